@@ -1,0 +1,98 @@
+"""Distances between policies, with the direction of every KL in its name, and the token chain rule (P3.2)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from teamtr_jax.dynamics import Tree
+from teamtr_jax.validation import InputError, require_float64
+
+__all__ = ["total_variation", "kl_current_to_new", "kl_new_to_current", "expected", "message_probabilities",
+           "message_kl_current_to_new", "token_kl_current_to_new"]  # fmt: skip
+
+_SERIES = 14
+_SMALL = 0.05
+
+
+def _excess(r: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`r − log(1+r) ≥ 0` to full relative precision: its series `r²/2 − r³/3 + …` where `|r|` is small."""
+    small = abs(r) < _SMALL
+    x = jnp.where(small, r, 0.0)
+    series = jnp.zeros_like(x)
+    for k in range(_SERIES, 1, -1):
+        series = series * x + (-1.0) ** k / k
+    away = jnp.where(small, 1.0, r)
+    return jnp.where(small, series * x * x, away - jnp.log1p(away))
+
+
+def total_variation(p: Float[Array, "*batch A"], q: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
+    """`TV(p, q) = ½ Σ_a |p_a − q_a|` in [0, 1].
+
+    Example:
+      >>> print(float(total_variation(jnp.array([0.5, 0.5]), jnp.array([1.0, 0.0]))))
+      0.5
+    """
+    require_float64(p=p, q=q)
+    return 0.5 * abs(p - q).sum(-1)
+
+
+def kl_current_to_new(current: Float[Array, "*batch A"], new: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
+    """`KL(current ‖ new) = Σ_a p_a log(p_a/q_a)` in nats, `[0, ∞]`; current first, as a trainer on its own rollouts has it.
+
+    Computed as `Σ p·(r − log(1+r))`, `r = (q−p)/p`, plus `Σ q` where `p = 0`: equal for normalised rows, every term ≥ 0, no
+    cancellation for small steps. `0·log 0 = 0`; infinite where `new` drops an action of `current`.
+
+    Raises:
+      InputError: if the arrays are not float64.
+
+    Example:
+      >>> p = jnp.array([0.5, 0.5]); q = jnp.array([0.25, 0.75])
+      >>> print(round(float(kl_current_to_new(p, q)), 6), round(float(kl_new_to_current(p, q)), 6))
+      0.143841 0.130812
+      >>> print(float(kl_current_to_new(p, jnp.array([1.0, 0.0]))))
+      inf
+    """
+    require_float64(current=current, new=new)
+    used = current > 0
+    p = jnp.where(used, current, 1.0)
+    return jnp.where(used, p * _excess((new - current) / p), new).sum(-1)
+
+
+def kl_new_to_current(current: Float[Array, "*batch A"], new: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
+    """`KL(new ‖ current)`: the other direction, arguments in the same order."""
+    return kl_current_to_new(new, current)
+
+
+def expected(weight: Float[Array, "*batch S"], x: Float[Array, "*batch S"]) -> Float[Array, "*batch"]:
+    """`Σ_s m(s) x(s)` with `0·∞ = 0`: a state without visits contributes nothing."""
+    return jnp.where(weight > 0, weight * jnp.where(weight > 0, x, 0.0), 0.0).sum(-1)
+
+
+def message_probabilities(tree: Tree, token_policy: Float[Array, "S V"]) -> Float[Array, " leaves"]:
+    """Probability of each of the `V^T` messages of `T` tokens, in lexicographic order."""
+    require_float64(token_policy=token_policy)
+    if token_policy.shape != (tree.states, tree.branching):
+        raise InputError("token_policy", f"shape {list(token_policy.shape)}", f"shape [{tree.states}, {tree.branching}]")
+    root = jnp.zeros(tree.states).at[0].set(1.0)
+    last = tree.level(tree.horizon - 1)
+    return (tree.resolvent(token_policy).visits(root)[last, None] * token_policy[last]).ravel()
+
+
+def message_kl_current_to_new(
+    tree: Tree, current: Float[Array, "S V"], new: Float[Array, "S V"]
+) -> Float[Array, ""]:
+    """KL between two laws of the whole message, by summing over all messages: the left side of P3.2."""
+    return kl_current_to_new(message_probabilities(tree, current), message_probabilities(tree, new))
+
+
+def token_kl_current_to_new(tree: Tree, current: Float[Array, "S V"], new: Float[Array, "S V"]) -> Float[Array, ""]:
+    """`E_{message ~ current} Σ_u KL(current(·|prefix_u) ‖ new(·|prefix_u))`: the right side of P3.2.
+
+    The prefixes are weighted by the *current* policy; weighting by the new one is another number.
+    """
+    message_probabilities(tree, new)  # shape and dtype of the second argument
+    resolvent = tree.resolvent(current)
+    root = jnp.zeros(tree.states).at[0].set(1.0)
+    return expected(resolvent.visits(root), kl_current_to_new(current, new))

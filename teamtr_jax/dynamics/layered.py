@@ -1,0 +1,115 @@
+"""An episodic world of `T` steps whose states are contexts at a time, solved by scanning over time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int
+
+from teamtr_jax.dynamics._linear import reachable
+from teamtr_jax.dynamics.dense import Dense
+from teamtr_jax.dynamics.successors import Successors
+from teamtr_jax.types import static_field
+from teamtr_jax.validation import require_float64
+
+__all__ = ["Layered"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Layered:
+    """`T` layers of `X` contexts: state `t·X + x` is context `x` at step `t`; after step `T−1` the episode is over.
+
+    `kernel` moves one layer to the next. With `stationary` its arrays have no time axis and serve every step, otherwise
+    each has a leading axis of length `T` (the last one's successors are never entered).
+    """
+
+    kernel: Dense | Successors
+    horizon: int = static_field()
+    stationary: bool = static_field(default=True)
+
+    @property
+    def discount(self) -> float:
+        return 1.0
+
+    def _layers(self, function, *xs: Array) -> Array:
+        return jax.vmap(function, in_axes=(None if self.stationary else 0, *(0 for _ in xs)))(self.kernel, *xs)
+
+    def _split(self, x: Array) -> Array:
+        return x.reshape(self.horizon, -1, *x.shape[1:])
+
+    def _next(self, v: Array) -> Array:
+        layers = self._split(v)
+        return jnp.concatenate([layers[1:], jnp.zeros_like(layers[:1])])
+
+    def time(self) -> Int[Array, " S"]:
+        tables = self.kernel.transition if isinstance(self.kernel, Dense) else self.kernel.index
+        return jnp.repeat(jnp.arange(self.horizon), tables.shape[-3])
+
+    def backward(self, v: Float[Array, " S"]) -> Float[Array, "S A"]:
+        """`E[v_{t+1}(x') | x, a]`, zero after the last step."""
+        out = self._layers(lambda kernel, w: kernel.backward(w), self._next(v))
+        return out.reshape(-1, out.shape[-1])
+
+    def forward(self, m: Float[Array, "S A"]) -> Float[Array, " S"]:
+        """Mass that arrives one step later; what leaves the last step is gone."""
+        out = self._layers(lambda kernel, flow: kernel.forward(flow), self._split(m))
+        return jnp.concatenate([jnp.zeros_like(out[:1]), out[:-1]]).ravel()
+
+    def greatest(self, v: Float[Array, " S"]) -> Float[Array, "S A"]:
+        """Greatest next value in the support, zero after the last step."""
+        out = self._layers(lambda kernel, w: kernel.greatest(w), self._next(v))
+        return out.reshape(-1, out.shape[-1])
+
+    def resolvent(self, policy: Float[Array, "S A"]) -> LayeredResolvent:
+        """Two scans over time, backwards for values and forwards for visits.
+
+        Raises:
+          InputError: if the policy is not float64.
+        """
+        require_float64(policy=policy)
+        return LayeredResolvent(self, policy)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LayeredResolvent:
+    """The scans that solve `(I − P_π) x = b` for time-indexed states; zeros stay exact zeros."""
+
+    world: Layered
+    policy: Array  #: [T·X, A]
+
+    def _scanned(self, b: Array) -> tuple[Array, Array, object]:
+        kernels = None if self.world.stationary else self.world.kernel
+        return self.world._split(b), self.world._split(self.policy), kernels
+
+    def _kernel(self, sliced: object) -> Dense | Successors:
+        return self.world.kernel if self.world.stationary else sliced  # pyright: ignore[reportReturnType]
+
+    def values(self, reward: Float[Array, " S"]) -> Float[Array, " S"]:
+        """`V_t = b_t + E_π V_{t+1}`."""
+
+        def step(v: Array, xs: tuple[Array, Array, object]) -> tuple[Array, Array]:
+            b, policy, kernel = xs
+            v = b + (policy * self._kernel(kernel).backward(v)).sum(-1)
+            return v, v
+
+        xs = self._scanned(reward)
+        return lax.scan(step, jnp.zeros_like(xs[0][0]), xs, reverse=True)[1].ravel()
+
+    def visits(self, initial: Float[Array, " S"]) -> Float[Array, " S"]:
+        """`m_{t+1} = b_{t+1} + P_πᵀ m_t`."""
+
+        def step(arriving: Array, xs: tuple[Array, Array, object]) -> tuple[Array, Array]:
+            b, policy, kernel = xs
+            m = b + arriving
+            return self._kernel(kernel).forward(m[:, None] * policy), m
+
+        xs = self._scanned(initial)
+        return lax.scan(step, jnp.zeros_like(xs[0][0]), xs)[1].ravel()
+
+    def reached(self, initial: Float[Array, " S"]) -> Bool[Array, " S"]:
+        return reachable(self.world.forward, self.policy, initial)

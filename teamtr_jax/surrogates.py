@@ -1,0 +1,146 @@
+"""One evaluation of a whole stage: surrogates, gaps, divergences, shifts.
+
+Gaps are never differences of objectives. With `x_i = m^{π̂ⁱ} − m^{π̂ⁱ⁻¹}` solved from `(I−γP_iᵀ)x = γ(P_i−P_{i−1})ᵀm^{π̂ⁱ⁻¹}`:
+
+    fresh_i  = Σ_s x_i g_i
+    stale_i  = fresh_i + (L_i^seq − L_i^stale),      L_i^seq − L_i^stale = Σ_s (x_1 + … + x_{i−1}) g_i
+    cached_i = stale_i + Σ_s m^{π̂⁰} Σ_a (π̂ⁱ−π̂ⁱ⁻¹)(A_{i−1} − A_0)
+
+and `V_{i} − V_{i−1}` is solved from `(I−γP_i) y = g_i` in the same way.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from teamtr_jax.divergences import expected
+from teamtr_jax.dynamics import after
+from teamtr_jax.types import Hybrids, Stage, StageReport
+from teamtr_jax.validation import require_float64
+from teamtr_jax.values import advantages, return_range
+from teamtr_jax.visits import cleaned_visits, hybrids, solo_steps
+
+__all__ = ["evaluate_stage", "stage_report"]
+
+
+def evaluate_stage(stage: Stage) -> StageReport:
+    """Everything known exactly about a stage (theory.md, section 1), in one jitted program.
+
+    Batch over stages with ``jax.vmap(stage_report)`` or by giving every array a leading axis and mapping this function.
+
+    Raises:
+      InputError: if an array of the stage is not float64.
+    """
+    return _jitted(stage)
+
+
+def stage_report(stage: Stage) -> StageReport:
+    """`evaluate_stage` without the `jit`: for use inside a larger program."""
+    team, dynamics = stage.team, stage.team.dynamics
+    require_float64(reward=team.reward, initial=team.initial, current=stage.current, target=stage.target)
+    gamma = jnp.asarray(dynamics.discount, team.reward.dtype)
+    h = hybrids(stage)
+
+    # Every hybrid: one factorisation, V and m; then the two differences from the hybrid before. One LAPACK call at a time.
+    resolvents = jax.vmap(dynamics.resolvent)(h.policies)
+    v = jax.vmap(lambda r, reward: r.values(reward))(resolvents, (h.policies * team.reward).sum(-1))
+    m = jax.vmap(lambda r, dependency: cleaned_visits(r, team.initial, dependency))(resolvents, v)
+    later = jax.tree.map(lambda leaf: leaf[1:], resolvents)
+    a = jax.vmap(partial(advantages, team))(v)
+    g = (h.steps * a[:-1]).sum(-1)
+    inflow = gamma * jax.vmap(dynamics.forward)(m[:-1, :, None] * h.steps)
+    y = jax.vmap(lambda r, b, dependency: r.values(after(b, dependency)))(later, g, m[1:])
+    x = jax.vmap(lambda r, b, dependency: r.visits(after(b, dependency)))(later, inflow, y)
+
+    zero = jnp.zeros_like(x[:1])
+    drift = jnp.concatenate([zero, jnp.cumsum(x, 0)[:-1]])  # m^{i−1} − m^0
+    value_drift = jnp.concatenate([zero, jnp.cumsum(y, 0)[:-1]])  # V_{i−1} − V_0
+    fresh = (x * g).sum(-1)
+    seq_minus_stale = (drift * g).sum(-1)
+    stale = fresh + seq_minus_stale
+    advantage_drift = gamma * jax.vmap(dynamics.backward)(value_drift)  # constants in a cancel against the step
+    cached = stale + (m[0] * (h.steps * advantage_drift).sum(-1)).sum(-1)
+
+    d, d_stale = m[:-1] / m[:-1].sum(-1, keepdims=True), m[0] / m[0].sum()
+    per_episode = m if dynamics.horizon is not None else m / m.sum(-1, keepdims=True)
+
+    report = StageReport(
+        visits=m,
+        values=v,
+        objective=v @ team.initial,
+        conditional=g,
+        shift=x,
+        surrogate_intermediate=(m[:-1] * g).sum(-1),
+        surrogate_stale=(m[0] * g).sum(-1),
+        surrogate_cached=(m[0] * (h.steps * a[0]).sum(-1)).sum(-1),
+        surrogate_reused=(m[0] * (solo_steps(stage) * a[0]).sum(-1)).sum(-1),
+        gap_fresh=fresh,
+        gap_stale=stale,
+        gap_cached=cached,
+        seq_minus_stale=seq_minus_stale,
+        kl=expected(per_episode[:-1], h.kl_current_to_new),
+        kl_stale=expected(jnp.broadcast_to(per_episode[0], d.shape), h.kl_current_to_new),
+        kl_reverse=expected(per_episode[:-1], h.kl_new_to_current),
+        tv=(d * h.tv).sum(-1),
+        tv_stale=(d_stale * h.tv).sum(-1),
+        share=(d * h.acts).sum(-1),
+        span_g=g.max(-1) - g.min(-1),
+        advantage_max=abs(a[:-1]).max((-2, -1)),
+        advantage_span=(a[:-1].max(-1) - a[:-1].min(-1)).max(-1),
+        occupancy_tv_fresh=_occupancy_tv(x, d, m[1:]),
+        occupancy_tv_stale=_occupancy_tv(drift, d_stale, m[:-1]),
+        mass=m[0].sum() if dynamics.horizon is not None else 1 / (1 - gamma),
+        discount=gamma,
+        reward_span=team.reward.max() - team.reward.min(),
+        return_range=return_range(team),
+        layer_kl=None,
+        layer_tv=None,
+        layer_shift=None,
+        rounding=_rounding(h, v, m, x, g, gamma, dynamics.horizon),
+    )
+    if dynamics.horizon is None:
+        return report
+
+    def layers(mass: Float[Array, "n S"]) -> Float[Array, "n T"]:
+        return jnp.zeros((mass.shape[0], dynamics.horizon), mass.dtype).at[:, dynamics.time()].add(mass)
+
+    visited = m[:-1] > 0
+    weighted_kl = jnp.where(visited, m[:-1] * jnp.where(visited, h.kl_current_to_new, 0.0), 0.0)
+    return report._replace(
+        layer_kl=layers(weighted_kl), layer_tv=layers(m[:-1] * h.tv), layer_shift=0.5 * layers(abs(x))
+    )
+
+
+_jitted = jax.jit(stage_report)
+
+
+def _occupancy_tv(shift: Array, d: Array, m_new: Array) -> Array:
+    """`½‖d' − d‖₁` from `m' − m`: `d' − d = (m'−m − d·Σ(m'−m)) / Σm'`, so nothing cancels for small steps."""
+    total = shift.sum(-1, keepdims=True)
+    return 0.5 * abs(shift - d * total).sum(-1) / m_new.sum(-1)
+
+
+def _rounding(h: Hybrids, v: Array, m: Array, x: Array, g: Array, gamma: Array, horizon: int | None) -> Array:
+    """A rounding budget for the fresh, stale and cached gaps (absolute; derivation in docs/rounding.md).
+
+    `η = 8 S u T_eff` bounds the relative error of a solve with an M-matrix of `S` rows whose inverse has norm
+    `T_eff = 1/(1−γ)` or `T`; the errors of `V`, `m` and the right-hand sides are carried through the sums.
+    """
+    unit = jnp.finfo(v.dtype).eps / 2
+    length = 1 / (1 - gamma) if horizon is None else jnp.asarray(float(horizon))
+    eta = 8 * v.shape[-1] * unit * length
+    step = abs(h.steps).sum(-1)
+    v_scale = abs(v).max(-1)
+    g_error = step.max(-1) * 3 * eta * jnp.maximum(v_scale[:-1], v_scale[1:])
+    inflow = (m[:-1] * step).sum(-1)
+    x_error = eta * (abs(x).sum(-1) + 2 * length * inflow)
+    drift, drift_error = jnp.cumsum(abs(x).sum(-1)), jnp.cumsum(x_error)
+    gaps = drift * g_error + abs(g).max(-1) * drift_error
+    y_scale = jnp.cumsum(abs(g).max(-1)) * length
+    cached = (m[0] * step).sum(-1) * (2 * eta * y_scale + length * jnp.cumsum(g_error))
+    return gaps + cached

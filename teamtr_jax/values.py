@@ -1,0 +1,90 @@
+"""Exact values: `V`, `Q`, `A`, `J`, the optimum and the range of the return."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float
+
+from teamtr_jax.types import Team
+from teamtr_jax.validation import InputError, require_float64
+
+__all__ = ["values", "action_values", "advantages", "objective", "optimal_values", "return_range"]
+
+
+def values(team: Team, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
+    """`V^π = (I − γP_π)⁻¹ r_π`, `r_π(s) = Σ_a π(a|s) r(s,a)`.
+
+    Raises:
+      InputError: if an array is not float64.
+    """
+    require_float64(policy=policy, reward=team.reward)
+    return team.dynamics.resolvent(policy).values((policy * team.reward).sum(-1))
+
+
+def action_values(team: Team, v: Float[Array, " S"]) -> Float[Array, "S A"]:
+    """`Q(s,a) = r(s,a) + γ E[v(s') | s,a]`."""
+    require_float64(v=v, reward=team.reward)
+    return team.reward + team.dynamics.discount * team.dynamics.backward(v)
+
+
+def advantages(team: Team, v: Float[Array, " S"]) -> Float[Array, "S A"]:
+    """`A(s,a) = Q(s,a) − v(s)`."""
+    return action_values(team, v) - v[:, None]
+
+
+def objective(team: Team, policy: Float[Array, "S A"]) -> Float[Array, ""]:
+    """`J(π) = ρᵀV^π`; differentiable in the policy, the gradient reusing the factorisation."""
+    return team.initial @ values(team, policy)
+
+
+def optimal_values(team: Team, tolerance: float = 1e-11) -> Float[Array, " S"]:
+    """`V*` by value iteration: the best the agents can reach together (each chooses at its own states; any joint action).
+
+    Stops when the error bound `γ/(1−γ)·‖v_{k+1} − v_k‖_∞` is below `tolerance`; episodic worlds need `T` sweeps and are exact.
+
+    Raises:
+      InputError: if `reward` is not float64 or `tolerance` is not positive.
+    """
+    require_float64(reward=team.reward)
+    if not tolerance > 0:
+        raise InputError("tolerance", tolerance, "a positive number")
+    gamma = jnp.asarray(team.dynamics.discount)
+    horizon = team.dynamics.horizon
+
+    def sweep(v: Array) -> Array:
+        return action_values(team, v).max(-1)
+
+    start = jnp.zeros(team.reward.shape[0])
+    if horizon is not None:
+        return lax.fori_loop(0, horizon, lambda _, v: sweep(v), start)
+
+    def unfinished(state: tuple[Array, Array]) -> Array:
+        v, error = state
+        return error > jnp.maximum(tolerance, 4 * jnp.finfo(v.dtype).eps * abs(v).max() / (1 - gamma))
+
+    def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        v, _ = state
+        better = sweep(v)
+        return better, gamma / (1 - gamma) * abs(better - v).max()
+
+    return lax.while_loop(unfinished, step, (start, jnp.asarray(jnp.inf)))[0]
+
+
+def return_range(team: Team) -> Float[Array, ""]:
+    """`ϱ`, the range of the return over all paths of positive probability under some policy.
+
+    Discounted: `span(r)/(1−γ)` (the declared range, all states and actions). Episodic: greatest minus least return of an
+    episode, by dynamic programming over the support.
+    """
+    require_float64(reward=team.reward)
+    dynamics = team.dynamics
+    if dynamics.horizon is None:
+        return (team.reward.max() - team.reward.min()) / (1 - dynamics.discount)
+
+    def best(reward: Array) -> Array:
+        start = jnp.zeros(reward.shape[0])
+        v = lax.fori_loop(0, dynamics.horizon, lambda _, v: (reward + dynamics.greatest(v)).max(-1), start)
+        return jnp.where(team.initial > 0, v, -jnp.inf).max()
+
+    return best(team.reward) + best(-team.reward)
