@@ -15,12 +15,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float
 
 from teamtr_jax.divergences import expected
-from teamtr_jax.dynamics import after
-from teamtr_jax.types import Hybrids, Stage, StageReport
+from teamtr_jax.dynamics import SparseResolvent, after
+from teamtr_jax.types import Hybrids, Resolvent, Stage, StageReport, Team
 from teamtr_jax.validation import require_float64
 from teamtr_jax.values import advantages, return_range
 from teamtr_jax.visits import cleaned_visits, hybrids, solo_steps
@@ -46,16 +46,8 @@ def stage_report(stage: Stage) -> StageReport:
     gamma = jnp.asarray(dynamics.discount, team.reward.dtype)
     h = hybrids(stage)
 
-    # Every hybrid: one factorisation, V and m; then the two differences from the hybrid before. One LAPACK call at a time.
-    resolvents = jax.vmap(dynamics.resolvent)(h.policies)
-    v = jax.vmap(lambda r, reward: r.values(reward))(resolvents, (h.policies * team.reward).sum(-1))
-    m = jax.vmap(lambda r, dependency: cleaned_visits(r, team.initial, dependency))(resolvents, v)
-    later = jax.tree.map(lambda leaf: leaf[1:], resolvents)
+    v, m, g, x, y = _solve_hybrids(team, h)
     a = jax.vmap(partial(advantages, team))(v)
-    g = (h.steps * a[:-1]).sum(-1)
-    inflow = gamma * jax.vmap(dynamics.forward)(m[:-1, :, None] * h.steps)
-    y = jax.vmap(lambda r, b, dependency: r.values(after(b, dependency)))(later, g, m[1:])
-    x = jax.vmap(lambda r, b, dependency: r.visits(after(b, dependency)))(later, inflow, y)
 
     zero = jnp.zeros_like(x[:1])
     drift = jnp.concatenate([zero, jnp.cumsum(x, 0)[:-1]])  # m^{i−1} − m^0
@@ -117,6 +109,46 @@ def stage_report(stage: Stage) -> StageReport:
 
 
 _jitted = jax.jit(stage_report)
+
+BATCH_LIMIT = 2**27
+"""Largest number of factor entries held at once (1 GiB); beyond it hybrids are solved one after the other."""
+
+
+def _solve_hybrids(team: Team, h: Hybrids) -> tuple[Array, Array, Array, Array, Array]:
+    """`V`, `m` of every hybrid, and `g`, `m'−m`, `V'−V` of every step: one factorisation a hybrid, four solves.
+
+    All hybrids at once by an array axis, or (sparse worlds, or factors too large to hold together) one by one in a scan. In
+    both there is one chain of LAPACK calls (`teamtr_jax.dynamics.after`).
+    """
+    dynamics = team.dynamics
+
+    def evaluate(policy: Array) -> tuple[Resolvent, Array, Array]:
+        resolvent = dynamics.resolvent(policy)
+        v = resolvent.values((policy * team.reward).sum(-1))
+        return resolvent, v, cleaned_visits(resolvent, team.initial, v)
+
+    def compare(resolvent: Resolvent, v: Array, m: Array, m_new: Array, step: Array) -> tuple[Array, Array, Array]:
+        g = (step * advantages(team, v)).sum(-1)
+        y = resolvent.values(after(g, m_new))
+        inflow = dynamics.discount * dynamics.forward(m[:, None] * step)
+        return g, resolvent.visits(after(inflow, y)), y
+
+    kind = jax.eval_shape(dynamics.resolvent, h.policies[0])
+    entries = h.policies.shape[0] * sum(leaf.size for leaf in jax.tree.leaves(kind))
+    if not isinstance(kind, SparseResolvent) and entries <= BATCH_LIMIT:
+        resolvents, v, m = jax.vmap(evaluate)(h.policies)
+        later = jax.tree.map(lambda leaf: leaf[1:], resolvents)
+        return v, m, *jax.vmap(compare)(later, v[:-1], m[:-1], m[1:], h.steps)
+
+    def advance(before: tuple[Array, Array], xs: tuple[Array, Array]):
+        policy, step = xs
+        resolvent, v, m = evaluate(policy)
+        return (v, m), (v, m, *compare(resolvent, *before, m, step))
+
+    _, v, m = evaluate(h.policies[0])
+    _, (later_v, later_m, g, x, y) = lax.scan(advance, (v, m), (h.policies[1:], h.steps))
+    return jnp.concatenate([v[None], later_v]), jnp.concatenate([m[None], later_m]), g, x, y
+
 
 
 def _occupancy_tv(shift: Array, d: Array, m_new: Array) -> Array:

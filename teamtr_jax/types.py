@@ -13,7 +13,7 @@ import jax
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-__all__ = ["Dynamics", "Resolvent", "Team", "Stage", "Hybrids", "StageReport", "static_field"]
+__all__ = ["Dynamics", "Resolvent", "Team", "Stage", "Hybrids", "StageReport", "UpdateRecord", "static_field"]
 
 
 def static_field(**kwargs: object):
@@ -181,3 +181,15 @@ class StageReport(NamedTuple):
     def episodic(self) -> bool:
         """Whether the stage is episodic (no discount, a horizon) rather than discounted."""
         return self.layer_kl is not None
+
+
+class UpdateRecord(NamedTuple):
+    """One update of one agent, as the driver books it (schema 1, docs/records.md)."""
+
+    stage: int
+    update: int  #: position in the order, from 0
+    agent: int
+    resampled: bool  #: whether new rollouts were collected for this update
+    surrogate: float  #: surrogate gain on the rollouts in use
+    kl: float  #: `E_d KL(current‖new)` on the rollouts in use (episodic: summed over the episode)
+    objective_before: float | None  #: J of the team that the rollouts in use came from, where known

@@ -14,7 +14,8 @@ from teamtr_jax.dynamics import after
 from teamtr_jax.types import Hybrids, Resolvent, Stage, Team
 from teamtr_jax.validation import require_float64
 
-__all__ = ["visits", "occupancy", "cleaned_visits", "hybrids", "joint_policy", "solo_steps"]
+__all__ = ["visits", "occupancy", "cleaned_visits", "hybrids", "joint_policy", "solo_steps",
+           "team_policy", "marginal_advantage"]  # fmt: skip
 
 
 def cleaned_visits(resolvent: Resolvent, initial: Float[Array, " S"], dependency: Array | None = None) -> Array:
@@ -125,3 +126,29 @@ def solo_steps(stage: Stage) -> Float[Array, "n S A"]:
 
     return jax.vmap(step)(order)
 
+
+
+def team_policy(team: Team, policy: Array) -> Float[Array, "S A"]:
+    """The joint policy: the table itself when turn-taking, `∏_k π^k` of the padded factors in a product team."""
+    if team.factors is None:
+        return policy
+    return joint_policy([policy[k, :, :size] for k, size in enumerate(team.factors)])
+
+
+def marginal_advantage(
+    team: Team, policy: Float[Array, "n S maxA"], advantage: Float[Array, "S A"], agent: Array
+) -> Float[Array, "S maxA"]:
+    """`Σ_{a_{−k}} π^{−k}(a_{−k}|s) A(s,a)` of a product team: the advantage of agent k's own action, zero-padded."""
+    assert team.factors is not None
+    width = policy.shape[-1]
+
+    def of(k: int) -> Array:
+        out = advantage.reshape(-1, *team.factors)
+        for other in reversed(range(team.agents)):
+            if other != k:
+                shape = [-1] + [team.factors[j] if j == other else 1 for j in range(out.ndim - 1)]
+                own = policy[other, :, : team.factors[other]].reshape(shape)
+                out = (out * own).sum(other + 1, keepdims=True)
+        return jnp.pad(out.reshape(-1, team.factors[k]), ((0, 0), (0, width - team.factors[k])))
+
+    return jnp.stack([of(k) for k in range(team.agents)])[agent]

@@ -1,9 +1,9 @@
 """Four ways to know a transition, one protocol (`teamtr_jax.types.Dynamics`)."""
 
-from teamtr_jax.dynamics._linear import after
+from teamtr_jax.dynamics._linear import SparseResolvent, after
 from teamtr_jax.dynamics.dense import Dense
 from teamtr_jax.dynamics.layered import Layered
 from teamtr_jax.dynamics.successors import Successors
 from teamtr_jax.dynamics.tree import Tree
 
-__all__ = ["Dense", "Layered", "Successors", "Tree", "after"]
+__all__ = ["Dense", "Layered", "SparseResolvent", "Successors", "Tree", "after"]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from teamtr_jax.dynamics._linear import DenseResolvent, KrylovResolvent, dense_resolvent
+from teamtr_jax.dynamics._linear import DenseResolvent, SparseResolvent, dense_resolvent, scatter
 from teamtr_jax.types import static_field
 from teamtr_jax.validation import InputError, require_float64
 
@@ -22,7 +22,7 @@ class Successors:
     """`index[s,a,k]`, `prob[s,a,k]`: kilobytes where a dense tensor would take gigabytes.
 
     Repeated indices add up; a slot of probability zero may point anywhere. Up to `lu_states` states the policy's matrix
-    `P_π` (not the tensor) is filled in and factored; above, matrix-free Krylov solves are used.
+    `P_π` (not the tensor) is filled in and factored; above, SciPy's sparse LU on the host is used.
     """
 
     index: Array  #: [S, A, K], integer
@@ -46,16 +46,15 @@ class Successors:
 
     def forward(self, m: Float[Array, "S A"]) -> Float[Array, " S"]:
         """The mass that arrives, scattered."""
-        flow = self.prob * m[..., None]
-        return jnp.zeros(self.index.shape[0], flow.dtype).at[self.index.ravel()].add(flow.ravel())
+        return scatter(self.index, self.prob * m[..., None])
 
     def greatest(self, v: Float[Array, " S"]) -> Float[Array, "S A"]:
         """`max {v(s') : P(s'|s,a) > 0}`, zero where nothing follows."""
         best = jnp.where(self.prob > 0, v[self.index], -jnp.inf).max(-1)
         return jnp.where(jnp.isfinite(best), best, 0.0)
 
-    def resolvent(self, policy: Float[Array, "S A"]) -> DenseResolvent | KrylovResolvent:
-        """LU of the filled-in `I − γP_π`, or Krylov solves when `S > lu_states` (discounted only).
+    def resolvent(self, policy: Float[Array, "S A"]) -> DenseResolvent | SparseResolvent:
+        """LU of the filled-in `I − γP_π`, or sparse LU when `S > lu_states` (discounted only).
 
         Raises:
           InputError: if the tables are not float64.
@@ -65,6 +64,6 @@ class Successors:
         weight = (policy[..., None] * self.prob).reshape(states, -1)
         index = self.index.reshape(states, -1)
         if states > self.lu_states:
-            return KrylovResolvent(index, weight, jnp.asarray(self._gamma()))
+            return SparseResolvent(index, weight, jnp.asarray(self._gamma()))
         induced = jnp.zeros((states, states), weight.dtype).at[jnp.arange(states)[:, None], index].add(weight)
         return dense_resolvent(induced, self._gamma())

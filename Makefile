@@ -1,0 +1,80 @@
+# Two commands matter: `make verify` and `make test`. Needed: python3 >= 3.11 with venv, pip and make.
+
+PYTHON ?= python3
+RUN := .venv/bin/python
+NOTEBOOKS := $(patsubst %.py,%.ipynb,$(wildcard theory/notebooks/*.py))
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
+	  || sed -n 's/^\([a-z-]*\):.*## /  make \1  /p' $(MAKEFILE_LIST)
+
+# ---------------------------------------------------------------------------------------------------------- set-up
+.PHONY: setup
+setup: .venv/installed ## create .venv with the pinned dependencies (done once; again when they change)
+
+# Without build isolation, so that the build backend is a pinned one too.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "teamtr_jax needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | tail -n 1)." \
+	       "Name another one: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing the pinned dependencies into .venv (once, a minute or two)"
+	@$(PYTHON) -m venv .venv
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+# ------------------------------------------------------------------------------------------------------ the main job
+.PHONY: verify
+verify: setup ## check every claim on many teams, draw the figures (two minutes)
+	$(RUN) -m theory
+
+.PHONY: quick
+quick: setup ## the same, smaller (half a minute)
+	$(RUN) -m theory --quick
+
+.PHONY: bench
+bench: setup ## timings against what one would use instead
+	$(RUN) -m benchmarks
+
+# ------------------------------------------------------------------------------------------------------------ checks
+.PHONY: lint
+lint: setup ## ruff and basedpyright
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m basedpyright --pythonpath $(RUN)
+
+.PHONY: test
+test: lint notebooks ## lint, then the tests, the docstring examples and the notebooks
+	$(RUN) -m pytest -n $(WORKERS) tests teamtr_jax $(if $(NOTEBOOKS),--nbmake $(NOTEBOOKS))
+
+.PHONY: notebooks
+notebooks: $(NOTEBOOKS) ## theory/notebooks/*.py as .ipynb, beside them
+
+%.ipynb: %.py .venv/installed
+	$(RUN) -m jupytext --quiet --set-kernel python3 --to ipynb --output $@ $<
+
+.PHONY: wheel
+wheel: setup ## build sdist and wheel into dist/, try the wheel in a throw-away environment
+	rm -rf dist build/wheel
+	$(RUN) -m build --no-isolation --outdir dist .
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd build && wheel/bin/python -c "import teamtr_jax, pathlib; p = pathlib.Path(teamtr_jax.__file__).parent; \
+	  assert 'site-packages' in str(p) and (p / 'py.typed').exists(), p"
+	cd build && wheel/bin/teamtr --help
+	rm -rf build/wheel
+
+# ---------------------------------------------------------------------------------------------------------- clearing
+.PHONY: clean
+clean: ## remove what was built, keep .venv
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis theory/notebooks/*.ipynb
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## remove .venv too
+	rm -rf .venv

@@ -1,0 +1,163 @@
+"""``python -m benchmarks.stage``: the package beside NumPy, SciPy LAPACK and plain Python, as ratios within one run.
+
+Every comparison runs in a process of its own whose BLAS thread count is set before NumPy and SciPy are imported, because
+it moves timings by orders of magnitude. Compilation is timed apart, arrays are on the device before the clock starts, and
+a call ends when its result is ready (`block_until_ready`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.report import show_row, show_setup
+
+__all__ = ["main"]
+
+GROUPS = ("dispatch", "batched", "single", "stage", "audit")
+BLAS_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+SETUPS = ("blas-all", "blas-1", "one-core")
+PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda"}
+
+
+def cores() -> list[int]:
+    """The cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def setup_of(name: str) -> dict[str, object]:
+    """BLAS threads and cores of a set-up: both sides get the same."""
+    available = len(cores())
+    return {
+        "blas-all": dict(name=name, blas_threads=available, cores=available),
+        "blas-1": dict(name=name, blas_threads=1, cores=available),
+        "one-core": dict(name=name, blas_threads=1, cores=1),
+    }[name]
+
+
+def environment(setup: dict[str, object], device: str) -> dict[str, str]:
+    """Environment of the process that measures."""
+    env = dict(os.environ) | {name: str(setup["blas_threads"]) for name in BLAS_VARIABLES}
+    env["JAX_ENABLE_X64"] = "1"
+    if (platforms := PLATFORMS[device]) is not None:
+        env["JAX_PLATFORMS"] = platforms
+    return env
+
+
+def pinned(setup: dict[str, object]) -> Callable[[], None] | None:
+    """What the child does before it starts: keep to as many cores as the set-up says."""
+    if setup["cores"] == len(cores()):
+        return None
+    return lambda: os.sched_setaffinity(0, cores()[: int(str(setup["cores"]))])
+
+
+def machine() -> dict[str, object]:
+    """Processor, cores and memory."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return dict(
+        cpu=models[0] if models else platform.processor() or platform.machine(),
+        cores=len(cores()),
+        memory_gib=round(memory, 1),
+        system=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def commit() -> str:
+    """The commit of the package that is measured, with a + when files differ from it; empty outside a checkout."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "teamtr_jax") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def child(args: argparse.Namespace) -> None:
+    """Measure one set-up in this process and write it to `args.json`."""
+    import jax
+    import numpy
+    import scipy
+
+    from benchmarks.cases import cases, measure
+
+    versions = dict(python=platform.python_version(), jax=jax.__version__, numpy=numpy.__version__, scipy=scipy.__version__)
+    device = jax.devices()[0]
+    setup = setup_of(args.child)
+    setup["device"] = device.device_kind if device.platform != "cpu" else "cpu"
+    setup["blas_environment"] = {name: os.environ[name] for name in BLAS_VARIABLES}
+    print(show_setup(setup, versions), flush=True)
+    rows = []
+    for make in cases(args.quick, frozenset(args.groups)):
+        rows.append(measure(make(), args.budget, args.quick))
+        print(show_row(rows[-1]), flush=True)
+    Path(args.json).write_text(json.dumps(dict(versions=versions, setup=setup | dict(rows=rows))))
+
+
+def run_setup(name: str, args: argparse.Namespace) -> dict[str, object]:
+    """Run one set-up in a process of its own.
+
+    Raises:
+      SystemExit: if it fails or does not finish in time.
+    """
+    setup = setup_of(name)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "rows.json")
+        command = [sys.executable, "-m", "benchmarks.stage", "--child", name, "--json", str(out), "--budget", str(args.budget)]
+        command += ["--quick"] * args.quick + ["--groups", *args.groups]
+        try:
+            subprocess.run(
+                command, env=environment(setup, args.device), preexec_fn=pinned(setup), timeout=args.timeout, check=True
+            )
+        except subprocess.TimeoutExpired:
+            raise SystemExit(f"{name}: not finished after {args.timeout:.0f} s") from None
+        except subprocess.CalledProcessError as error:
+            raise SystemExit(f"{name}: failed with exit code {error.returncode}") from None
+        return json.loads(out.read_text())
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, run every set-up in turn, write JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stage", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--json", metavar="FILE", help="write the results here")
+    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds")
+    parser.add_argument("--device", choices=sorted(PLATFORMS), default="auto", help="where the package runs")
+    parser.add_argument("--setups", nargs="+", choices=SETUPS, default=SETUPS, help="BLAS threads and cores")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="which comparisons")
+    parser.add_argument("--budget", type=float, help="seconds for the rounds of each case")
+    parser.add_argument("--timeout", type=float, default=1200.0, help="seconds for each set-up")
+    parser.add_argument("--child", choices=SETUPS, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.budget is None:
+        args.budget = 1.0 if args.quick else 6.0
+    if args.child:
+        return child(args)
+    names = [name for name in args.setups if name != "one-core" or hasattr(os, "sched_setaffinity")]
+    done = [run_setup(name, args) for name in names]
+    result = dict(
+        schema=1,
+        quick=args.quick,
+        machine=machine(),
+        commit=commit(),
+        versions=done[0]["versions"],
+        setups=[one["setup"] for one in done],
+    )
+    if args.json:
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+        print(f"written: {args.json}")
+
+
+if __name__ == "__main__":
+    main()

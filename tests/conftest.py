@@ -1,0 +1,17 @@
+"""Settings of the suite: x64 on, shapes and types of every public signature checked while it runs (jaxtyping, beartype).
+
+Warnings are errors (pyproject.toml). Rank promotion is not: agents and hybrids are batched by broadcasting.
+``TEAMTR_JAX_TYPECHECK=0`` leaves the checks of types out, for timing.
+"""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read when jax is imported; a run on an accelerator sets it
+
+import jax
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_enable_x64", True)
+
+if os.environ.get("TEAMTR_JAX_TYPECHECK", "1") != "0":
+    install_import_hook("teamtr_jax", "typechecker.check")
