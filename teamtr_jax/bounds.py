@@ -18,10 +18,12 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from teamtr_jax.divergences import exclusive_sum
 from teamtr_jax.types import StageReport
 from teamtr_jax.validation import InputError
 
-__all__ = ["Rung", "ladder", "DEFAULT", "paper_constant", "zero_times"]
+__all__ = ["Rung", "ladder", "DEFAULT", "paper_constant", "penalty_drift_paper", "penalty_log_sum", "penalty_paper",
+           "penalty_stale_paper", "penalty_trivial", "zero_times", "BOTH", "Form"]
 
 Form = Literal["discounted", "episodic"]
 
@@ -47,16 +49,11 @@ def paper_constant(report: StageReport) -> Float[Array, " n"]:
     return jnp.sqrt(2.0) * report.discount * report.advantage_max / (1 - report.discount) ** 2
 
 
-def _exclusive(x: Float[Array, "*n T"]) -> Float[Array, "*n T"]:
-    """`Σ_{u<t} x_u` for each `t`."""
-    return jnp.concatenate([jnp.zeros_like(x[..., :1]), jnp.cumsum(x, -1)[..., :-1]], -1)
-
-
 def penalty_paper(report: StageReport) -> Float[Array, " n"]:
     """P3.4: discounted `c_i √δ_i`; episodic (E1, the paper's form) `2A_max Σ_t min(1, Σ_{u<t} √(κ_u/2))`."""
     if report.layer_kl is None:
         return zero_times(paper_constant(report), jnp.sqrt(report.kl))
-    shift = jnp.minimum(1.0, _exclusive(jnp.sqrt(report.layer_kl / 2)))
+    shift = jnp.minimum(1.0, exclusive_sum(jnp.sqrt(report.layer_kl / 2)))
     return 2 * report.advantage_max * shift.sum(-1)
 
 
@@ -77,7 +74,7 @@ def _drift_penalty(report: StageReport, inclusive: bool) -> Float[Array, " n"]:
 
     if report.layer_kl is None:
         return zero_times(paper_constant(report), sums(jnp.sqrt(report.kl)))
-    shift = jnp.minimum(1.0, sums(_exclusive(jnp.sqrt(report.layer_kl / 2))))
+    shift = jnp.minimum(1.0, sums(exclusive_sum(jnp.sqrt(report.layer_kl / 2))))
     return 2 * report.advantage_max * shift.sum(-1)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from teamtr_jax.dynamics import Tree
 from teamtr_jax.validation import InputError, require_float64
 
-__all__ = ["total_variation", "kl_current_to_new", "kl_new_to_current", "expected", "message_probabilities",
+__all__ = ["total_variation", "kl_current_to_new", "kl_new_to_current", "expected", "exclusive_sum", "message_probabilities",
            "message_kl_current_to_new", "token_kl_current_to_new"]  # fmt: skip
 
 _SERIES = 14
@@ -68,6 +68,11 @@ def kl_new_to_current(current: Float[Array, "*batch A"], new: Float[Array, "*bat
 def expected(weight: Float[Array, "*batch S"], x: Float[Array, "*batch S"]) -> Float[Array, "*batch"]:
     """`Σ_s m(s) x(s)` with `0·∞ = 0`: a state without visits contributes nothing."""
     return jnp.where(weight > 0, weight * jnp.where(weight > 0, x, 0.0), 0.0).sum(-1)
+
+
+def exclusive_sum(x: Float[Array, "*batch T"]) -> Float[Array, "*batch T"]:
+    """`Σ_{u<t} x_u` for each `t` of the last axis."""
+    return jnp.concatenate([jnp.zeros_like(x[..., :1]), jnp.cumsum(x, -1)[..., :-1]], -1)
 
 
 def message_probabilities(tree: Tree, token_policy: Float[Array, "S V"]) -> Float[Array, " leaves"]:

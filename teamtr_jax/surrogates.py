@@ -18,14 +18,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-from teamtr_jax.divergences import expected
+from teamtr_jax.divergences import exclusive_sum, expected
 from teamtr_jax.dynamics import SparseResolvent, after
-from teamtr_jax.types import Hybrids, Resolvent, Stage, StageReport, Team
+from teamtr_jax.types import Dynamics, Hybrids, Resolvent, Rounding, Stage, StageReport, Team
 from teamtr_jax.validation import require_float64
 from teamtr_jax.values import advantages, return_range
 from teamtr_jax.visits import cleaned_visits, hybrids, solo_steps
 
-__all__ = ["evaluate_stage", "stage_report"]
+__all__ = ["evaluate_stage", "stage_report", "swap_report", "hybrids_report"]
 
 
 def evaluate_stage(stage: Stage) -> StageReport:
@@ -41,10 +41,21 @@ def evaluate_stage(stage: Stage) -> StageReport:
 
 def stage_report(stage: Stage) -> StageReport:
     """`evaluate_stage` without the `jit`: for use inside a larger program."""
-    team, dynamics = stage.team, stage.team.dynamics
-    require_float64(reward=team.reward, initial=team.initial, current=stage.current, target=stage.target)
+    require_float64(reward=stage.team.reward, initial=stage.team.initial)
+    return hybrids_report(stage.team, hybrids(stage), solo_steps(stage))
+
+
+def swap_report(stage: Stage, h: Hybrids, position: Array) -> StageReport:
+    """The one-update stage `π̂⁰ → π^{⟨i⟩}` in which only the agent at `position` of the order moves (P3.8, R5)."""
+    step = solo_steps(stage)[position]
+    one = Hybrids(jnp.stack([h.policies[0], h.policies[0] + step]), step[None], *(part[position][None] for part in h[2:]))
+    return hybrids_report(stage.team, one, step[None])
+
+
+def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"]) -> StageReport:
+    """The report of any chain of policies; `reused` are the steps that a trainer on the stage's first rollouts sees."""
+    dynamics = team.dynamics
     gamma = jnp.asarray(dynamics.discount, team.reward.dtype)
-    h = hybrids(stage)
 
     v, m, g, x, y = _solve_hybrids(team, h)
     a = jax.vmap(partial(advantages, team))(v)
@@ -70,7 +81,7 @@ def stage_report(stage: Stage) -> StageReport:
         surrogate_intermediate=(m[:-1] * g).sum(-1),
         surrogate_stale=(m[0] * g).sum(-1),
         surrogate_cached=(m[0] * (h.steps * a[0]).sum(-1)).sum(-1),
-        surrogate_reused=(m[0] * (solo_steps(stage) * a[0]).sum(-1)).sum(-1),
+        surrogate_reused=(m[0] * (reused * a[0]).sum(-1)).sum(-1),
         gap_fresh=fresh,
         gap_stale=stale,
         gap_cached=cached,
@@ -93,7 +104,7 @@ def stage_report(stage: Stage) -> StageReport:
         layer_kl=None,
         layer_tv=None,
         layer_shift=None,
-        rounding=_rounding(h, v, m, x, g, gamma, dynamics.horizon),
+        rounding=_rounding(dynamics, h, v, m, x, g),
     )
     if dynamics.horizon is None:
         return report
@@ -157,22 +168,27 @@ def _occupancy_tv(shift: Array, d: Array, m_new: Array) -> Array:
     return 0.5 * abs(shift - d * total).sum(-1) / m_new.sum(-1)
 
 
-def _rounding(h: Hybrids, v: Array, m: Array, x: Array, g: Array, gamma: Array, horizon: int | None) -> Array:
-    """A rounding budget for the fresh, stale and cached gaps (absolute; derivation in docs/rounding.md).
+def _rounding(dynamics: Dynamics, h: Hybrids, v: Array, m: Array, x: Array, g: Array) -> Rounding:
+    """Rounding budgets (derivation in docs/rounding.md).
 
     `η = 8 S u T_eff` bounds the relative error of a solve with an M-matrix of `S` rows whose inverse has norm
     `T_eff = 1/(1−γ)` or `T`; the errors of `V`, `m` and the right-hand sides are carried through the sums.
     """
     unit = jnp.finfo(v.dtype).eps / 2
-    length = 1 / (1 - gamma) if horizon is None else jnp.asarray(float(horizon))
+    gamma = jnp.asarray(dynamics.discount, v.dtype)
+    length = 1 / (1 - gamma) if dynamics.horizon is None else jnp.asarray(float(dynamics.horizon))
     eta = 8 * v.shape[-1] * unit * length
     step = abs(h.steps).sum(-1)
     v_scale = abs(v).max(-1)
+    g_scale = abs(g).max(-1)
     g_error = step.max(-1) * 3 * eta * jnp.maximum(v_scale[:-1], v_scale[1:])
-    inflow = (m[:-1] * step).sum(-1)
-    x_error = eta * (abs(x).sum(-1) + 2 * length * inflow)
-    drift, drift_error = jnp.cumsum(abs(x).sum(-1)), jnp.cumsum(x_error)
-    gaps = drift * g_error + abs(g).max(-1) * drift_error
-    y_scale = jnp.cumsum(abs(g).max(-1)) * length
-    cached = (m[0] * step).sum(-1) * (2 * eta * y_scale + length * jnp.cumsum(g_error))
-    return gaps + cached
+    inflow = gamma * jax.vmap(dynamics.forward)(m[:-1, :, None] * abs(h.steps)).sum(-1)
+    moved = abs(x).sum(-1)
+    shift = eta * (moved + 2 * length * inflow)
+    gap = jnp.cumsum(moved) * g_error + g_scale * jnp.cumsum(shift)
+    drift = exclusive_sum(moved) * g_error + g_scale * exclusive_sum(shift)
+    y_error = 2 * eta * length * jnp.cumsum(g_scale) + length * jnp.cumsum(g_error)
+    cached = gap + gamma * (m[0] * step).sum(-1) * y_error
+    mass = m.sum(-1)
+    identity = 2 * eta * (v_scale[1:] + v_scale[:-1]) + mass[1:] * (g_error + eta * g_scale)
+    return Rounding(relative=eta, gap=gap, cached=cached, drift=drift, shift=shift, identity=identity)

@@ -13,7 +13,7 @@ import jax
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-__all__ = ["Dynamics", "Resolvent", "Team", "Stage", "Hybrids", "StageReport", "UpdateRecord", "static_field"]
+__all__ = ["Dynamics", "Resolvent", "Team", "Stage", "Hybrids", "Rounding", "StageReport", "UpdateRecord", "static_field"]
 
 
 def static_field(**kwargs: object):
@@ -118,6 +118,17 @@ class Hybrids(NamedTuple):
     acts: Bool[Array, "n S"]  #: whether the updated agent acts at s
 
 
+class Rounding(NamedTuple):
+    """Bounds on rounding errors, absolute unless said otherwise (docs/rounding.md)."""
+
+    relative: Float[Array, ""]  #: `η`, relative error of one solve
+    gap: Float[Array, " n"]  #: of the fresh and the stale gap
+    cached: Float[Array, " n"]  #: of the cached gap
+    drift: Float[Array, " n"]  #: of `L_i^seq − L_i^stale`
+    shift: Float[Array, " n"]  #: of `m^{π̂ⁱ} − m^{π̂ⁱ⁻¹}` in the 1-norm
+    identity: Float[Array, " n"]  #: of `J(π̂ⁱ) − J(π̂ⁱ⁻¹) − Σ m^{π̂ⁱ} g_i`, formed by subtraction
+
+
 class StageReport(NamedTuple):
     """Everything known exactly about a stage. Index `i` of an ``[n]`` list is update `i+1` of the order.
 
@@ -155,7 +166,7 @@ class StageReport(NamedTuple):
     layer_kl: Float[Array, "n T"] | None  #: episodic: `κ_t = E_{d_t} KL(current‖new)` under `π̂ⁱ⁻¹`
     layer_tv: Float[Array, "n T"] | None  #: episodic: `E_{d_t} TV`
     layer_shift: Float[Array, "n T"] | None  #: episodic: `TV(d_t^{π̂ⁱ}, d_t^{π̂ⁱ⁻¹})`
-    rounding: Float[Array, " n"]  #: rounding budget of the gaps, absolute (docs/rounding.md)
+    rounding: Rounding  #: what rounding may have done to the numbers above
 
     @property
     def agents(self) -> int:

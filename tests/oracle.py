@@ -231,10 +231,11 @@ def rational(x) -> flint.fmpq:
     return flint.fmpq(fraction.numerator, fraction.denominator)
 
 
-def exact_gaps(world, policies):
-    """``(fresh, stale, cached)`` of consecutive policies in rational arithmetic, the tables taken literally.
+def exact_stage(world, policies):
+    """Gaps, drift and shifts of consecutive policies in rational arithmetic, the float tables taken literally.
 
-    Gaps are `J' − J − L` here, nothing being lost: the definition, not the package's formula. Rows must sum to one exactly.
+    A gap is `J' − J − L` here, nothing being lost: the definition, not the package's formula. Rows must sum to one exactly
+    for the advantage of the current policy to average to zero.
     """
     S, A = world["r"].shape
     gamma = rational(world.get("gamma", 1.0))
@@ -267,13 +268,15 @@ def exact_gaps(world, policies):
             (mass[s] * (pi[i + 1][s][a] - pi[i][s][a]) * advantage[s][a] for s in range(S) for a in range(A)), zero
         )
 
-    fresh, stale, cached = [], [], []
+    out = {"gap_fresh": [], "gap_stale": [], "gap_cached": [], "seq_minus_stale": [], "shift": []}
     for i in range(len(pi) - 1):
-        gain = J[i + 1] - J[i]
-        fresh.append(gain - surrogate(i, m[i], adv[i]))
-        stale.append(gain - surrogate(i, m[0], adv[i]))
-        cached.append(gain - surrogate(i, m[0], adv[0]))
-    return fresh, stale, cached
+        gain, seq, stale = J[i + 1] - J[i], surrogate(i, m[i], adv[i]), surrogate(i, m[0], adv[i])
+        out["gap_fresh"].append(gain - seq)
+        out["gap_stale"].append(gain - stale)
+        out["gap_cached"].append(gain - surrogate(i, m[0], adv[0]))
+        out["seq_minus_stale"].append(seq - stale)
+        out["shift"].append([x - y for x, y in zip(m[i + 1], m[i], strict=True)])
+    return out
 
 
 def to_float(q: flint.fmpq) -> float:

@@ -207,7 +207,7 @@ PER_STATE = {"visits", "values", "conditional", "shift"}
 
 
 def same_report(report, reference, place=None):
-    """All fields of two reports agree, per-state ones after embedding: 1e-11 of the field's scale.
+    """All fields of two reports (budgets apart) agree, per-state ones after embedding: 1e-11 of the field's scale.
 
     Each solve of a world of condition ≤ 2/(1−γ) errs by a few hundred units of rounding, and a report chains three.
     """
@@ -215,11 +215,9 @@ def same_report(report, reference, place=None):
         expected = getattr(reference, name)
         if expected is None:
             assert x is None
+        if expected is None or name == "rounding":
             continue
         x, expected = np.asarray(x), np.asarray(expected)
-        if name == "rounding":
-            assert (x >= 0).all()
-            continue
         if name in PER_STATE and place is not None:
             rest = np.delete(x, place, -1)
             x = x[..., place]

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import jax
+import math
+
 import jax.numpy as jnp
-from jax import Array
-from jaxtyping import Float, Int
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.types import Stage, Team
 from teamtr_jax.validation import InputError
 
-__all__ = ["random_stage"]
+__all__ = ["random_stages"]
 
 
-def random_stage(
-    key: Array,
+def random_stages(
+    rng: np.random.Generator,
+    batch: int,
     states: int,
     actions: int | tuple[int, ...],
     agents: int,
-    discount: Float[Array, ""] | float | None = None,
+    discount: ArrayLike | None = None,
     horizon: int | None = None,
-    branching: Int[Array, ""] | int | None = None,
-    step: Float[Array, ""] | float = 0.1,
-    concentration: Float[Array, ""] | float = 1.0,
-    live_states: Int[Array, ""] | int | None = None,
-    live_agents: Int[Array, ""] | int | None = None,
-    sparse_reward: Array | bool = False,
+    branching: ArrayLike | None = None,
+    step: ArrayLike = 0.1,
+    concentration: ArrayLike = 1.0,
+    live_states: ArrayLike | None = None,
+    live_agents: ArrayLike | None = None,
+    sparse_reward: ArrayLike = False,
 ) -> Stage:
-    """A random stage; only sizes are compile-time, so that a batch is ``vmap`` over keys and numbers.
+    """A batch of random stages: every array has a leading axis, so that ``jax.vmap(stage_report)`` takes it.
 
+    Made in NumPy from a seeded generator (drawing is not what needs a compiler). Every number may be given per instance.
     Transitions: `branching` distinct successors with uniform-simplex weights (Archibald, McKinnon, Thomas 1995). Policies:
     Dirichlet(`concentration`) rows. Target: `(1−step)·current + step·Dirichlet(1)`. Rewards: uniform in [0,1], or one action in
     eight rewarded by 1. Agents own states at random (turn-taking) or all act (`actions` a tuple: product team).
@@ -42,61 +45,63 @@ def random_stage(
 
     Raises:
       InputError: both or neither of `discount` and `horizon`.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> from teamtr_jax.surrogates import stage_report
+      >>> stages = random_stages(np.random.default_rng(0), 5, states=4, actions=2, agents=3, discount=0.9)
+      >>> jax.vmap(stage_report)(stages).gap_fresh.shape
+      (5, 3)
     """
     if (discount is None) == (horizon is None):
         raise InputError("discount, horizon", f"{discount}, {horizon}", "exactly one of the two")
     factors = actions if isinstance(actions, tuple) else None
-    joint = int(jnp.prod(jnp.array(factors))) if factors is not None else int(actions)  # pyright: ignore[reportArgumentType]
-    live_states = states if live_states is None else live_states
-    live_agents = agents if live_agents is None else live_agents
-    branching = states if branching is None else branching
-    keys = jax.random.split(key, 7)
+    joint = math.prod(factors) if factors else actions
 
-    alive = jnp.arange(states) < live_states
-    score = jnp.where(alive, jax.random.uniform(keys[0], (states, joint, states)), -1.0)
-    rank = jnp.argsort(jnp.argsort(-score, -1), -1)
-    weight = jnp.where((rank < branching) & alive, jax.random.exponential(keys[1], (states, joint, states)), 0.0)
+    def per_instance(x: ArrayLike | None, default: float) -> NDArray[np.generic]:
+        return np.broadcast_to(np.asarray(default if x is None else x), batch)
+
+    live = per_instance(live_states, states)
+    alive = np.arange(states) < live[:, None]
+    score = np.where(alive[:, None, None], rng.random((batch, states, joint, states)), 2.0)
+    keep = np.minimum(per_instance(branching, states), live)
+    cut = np.take_along_axis(np.sort(score, -1), keep[:, None, None, None].astype(int) - 1, -1)
+    weight = np.where(score <= cut, rng.exponential(size=score.shape), 0.0)
     transition = weight / weight.sum(-1, keepdims=True)
-    uniform = jax.random.uniform(keys[2], (states, joint))
-    reward = jnp.where(sparse_reward, (uniform < 0.125).astype(uniform.dtype), uniform)
-    start = jnp.where(alive, jax.random.exponential(keys[3], (states,)), 0.0)
-    initial = start / start.sum()
+    uniform = rng.random((batch, states, joint))
+    reward = np.where(per_instance(sparse_reward, 0)[:, None, None], (uniform < 0.125) * 1.0, uniform)
+    start = np.where(alive, rng.exponential(size=(batch, states)), 0.0)
+    initial = start / start.sum(-1, keepdims=True)
 
-    layers = 1 if horizon is None else horizon
-    rows = layers * states
+    rows = states * (1 if horizon is None else horizon)
 
-    def dirichlet(key: Array, alpha: Array | float, shape: tuple[int, ...]) -> Array:
-        g = jax.random.loggamma(key, jnp.broadcast_to(jnp.asarray(alpha, jnp.float64), shape))
-        return jax.nn.softmax(g, -1)
+    def dirichlet(alpha: NDArray[np.generic], width: int) -> NDArray[np.float64]:
+        g = rng.gamma(np.broadcast_to(alpha[:, None, None], (batch, rows, width)))
+        g[..., 0] += g.sum(-1) == 0  # all underflowed: a corner of the simplex
+        return g / g.sum(-1, keepdims=True)
+
+    alpha, size = per_instance(concentration, 1.0), per_instance(step, 0.1)[:, None, None]
+
+    def pair(width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        old = dirichlet(alpha, width)
+        return old, (1 - size) * old + size * dirichlet(np.ones(batch), width)
 
     if factors is None:
-        active = jax.random.randint(keys[4], (rows,), 0, live_agents)
-        shapes = [(rows, joint)]
+        owners = np.minimum(per_instance(live_agents, agents), agents)
+        active = jnp.asarray(rng.integers(0, owners[:, None], (batch, rows)))
+        current, target = pair(joint)
     else:
         active = None
-        shapes = [(rows, size) for size in factors]
+        pads = [[(0, 0), (0, 0), (0, max(factors) - width)] for width in factors]
+        tables = [[np.pad(t, pad) for t in pair(width)] for width, pad in zip(factors, pads, strict=True)]
+        current, target = (np.stack(side, 1) for side in zip(*tables, strict=True))
+    order = rng.permuted(np.tile(np.arange(agents), (batch, 1)), axis=1)
 
-    def policies(key: Array) -> tuple[Array, Array]:
-        current, target = [], []
-        for sub, shape in zip(jax.random.split(key, len(shapes)), shapes, strict=True):
-            first, second = jax.random.split(sub)
-            old = dirichlet(first, concentration, shape)
-            current.append(old)
-            target.append((1 - step) * old + step * dirichlet(second, 1.0, shape))
-        if factors is None:
-            return current[0], target[0]
-
-        def padded(tables: list[Array]) -> Array:
-            return jnp.stack([jnp.pad(t, ((0, 0), (0, max(factors) - t.shape[-1]))) for t in tables])
-
-        return padded(current), padded(target)
-
-    current, target = policies(keys[5])
     if horizon is None:
-        dynamics = Dense(transition, jnp.asarray(discount, jnp.float64))
-        team = Team(dynamics, reward, initial, active, agents, factors)
+        dynamics = Dense(jnp.asarray(transition), jnp.asarray(per_instance(discount, 0.9), jnp.float64))
     else:
-        dynamics = Layered(Dense(transition, None), horizon)
-        first_layer = jnp.zeros(rows).at[:states].set(initial)
-        team = Team(dynamics, jnp.tile(reward, (horizon, 1)), first_layer, active, agents, factors)
-    return Stage(team, current, target, jax.random.permutation(keys[6], agents))
+        dynamics = Layered(Dense(jnp.asarray(transition), None), horizon)
+        reward = np.tile(reward, (1, horizon, 1))
+        initial = np.concatenate([initial, np.zeros((batch, rows - states))], -1)
+    team = Team(dynamics, jnp.asarray(reward), jnp.asarray(initial), active, agents, factors)
+    return Stage(team, jnp.asarray(current), jnp.asarray(target), jnp.asarray(order))

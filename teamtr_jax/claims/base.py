@@ -1,0 +1,65 @@
+"""What a claim is, and how a float verdict is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
+from teamtr_jax.bounds import BOTH, Form
+from teamtr_jax.types import Stage, StageReport
+
+__all__ = ["Check", "Claim", "Verdicts", "judge"]
+
+
+class Check(NamedTuple):
+    """Instances of `measured ≤ bound`, each with the rounding that float64 may have done to their difference.
+
+    An identity is `|left − right| ≤ 0`; its `scale` is the size of either side, so that a relative error can be stated.
+    """
+
+    measured: Float[Array, "..."]
+    bound: Float[Array, "..."]
+    budget: Float[Array, "..."]
+    scale: Float[Array, "..."] | None = None  #: identities only
+
+
+class Claim(NamedTuple):
+    """One statement of theory.md about a stage. `check(stage, report)` returns named checks."""
+
+    id: str
+    statement: str
+    source: str  #: where the paper, or who, states it
+    check: Callable[[Stage, StageReport], dict[str, Check]]
+    forms: tuple[Form, ...] = BOTH
+    tight: str = ""  #: whether and where equality is reached
+
+
+class Verdicts(NamedTuple):
+    """Float verdicts on the instances of a check. Neither violated nor inconclusive: holds."""
+
+    violated: Bool[Array, "..."]
+    inconclusive: Bool[Array, "..."]
+    ratio: Float[Array, "..."]  #: measured/bound; 0 where both vanish, where the bound is infinite, and for identities
+    slack: Float[Array, "..."]  #: smallest relative error of the bound (of either side, for an identity) that would be caught
+
+
+def judge(check: Check) -> Verdicts:
+    """Compare with the rounding budget on both sides of the bound: violated, inconclusive or (neither) holds."""
+    measured, bound, budget = jnp.broadcast_arrays(check.measured, check.bound, check.budget)
+    if check.scale is not None:
+        wrong = measured > bound + budget
+        scale = jnp.broadcast_to(check.scale, measured.shape)
+        slack = jnp.where(scale > 0, (budget + measured) / jnp.where(scale > 0, scale, 1.0), jnp.inf)
+        return Verdicts(wrong | jnp.isnan(measured), jnp.zeros_like(wrong), jnp.zeros_like(measured), slack)
+    open_bound = jnp.isposinf(bound)
+    violated = ~open_bound & (measured - budget > bound)
+    inconclusive = ~open_bound & ~violated & (measured + budget > bound) & ((measured > 0) | (bound > 0) | (budget > 0))
+    usable = (bound > 0) & ~open_bound
+    ratio = jnp.where(usable, measured / jnp.where(usable, bound, 1.0), jnp.where(measured > bound, jnp.inf, 0.0))
+    broken = jnp.isnan(measured) | jnp.isnan(bound)
+    sure = jnp.where(usable, (measured - budget) / jnp.where(usable, bound, 1.0), 0.0)  # caught beyond rounding only
+    return Verdicts(violated | broken, inconclusive & ~broken, ratio, 1 - jnp.maximum(sure, 0.0))

@@ -1,0 +1,31 @@
+"""P3.7, the paper's lower bound on a stage scored on the stale occupancy."""
+
+import jax.numpy as jnp
+
+from teamtr_jax.bounds import paper_constant, penalty_stale_paper, zero_times
+from teamtr_jax.certificates import stage_bound_stale_paper
+from teamtr_jax.claims.base import Check, Claim
+from teamtr_jax.types import Stage, StageReport
+
+
+def check(stage: Stage, report: StageReport) -> dict[str, Check]:
+    """Per update and per stage, with the fresh δ; discounted teams also with `δ⁰`."""
+    del stage
+    total = report.surrogate_stale.sum() - stage_bound_stale_paper(report)
+    checks = {
+        "update": Check(abs(report.gap_stale), penalty_stale_paper(report), report.rounding.gap),
+        "stage": Check(abs(report.gap_stale.sum()), total, report.rounding.gap.sum()),
+    }
+    if not report.episodic:
+        stale = zero_times(paper_constant(report), jnp.cumsum(jnp.sqrt(report.kl_stale)))
+        checks["update, δ⁰"] = Check(abs(report.gap_stale), stale, report.rounding.gap)
+    return checks
+
+
+CLAIM = Claim(
+    id="P3.7",
+    statement="J(π̂ⁿ)−J(π̂⁰) ≥ Σ_i (L_i^stale − c_i Σ_{k≤i}√δ_k), with δ and with δ⁰",
+    source="paper, Theorem 3.7",
+    check=check,
+    tight="never (T2)",
+)
