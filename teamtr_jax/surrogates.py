@@ -66,7 +66,7 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"]) -> Sta
     fresh = (x * g).sum(-1)
     seq_minus_stale = (drift * g).sum(-1)
     stale = fresh + seq_minus_stale
-    advantage_drift = gamma * jax.vmap(dynamics.backward)(value_drift)  # constants in a cancel against the step
+    advantage_drift = gamma * jax.vmap(dynamics.backward)(value_drift) - value_drift[..., None]  # A_{i−1} − A_0
     cached = stale + (m[0] * (h.steps * advantage_drift).sum(-1)).sum(-1)
 
     d, d_stale = m[:-1] / m[:-1].sum(-1, keepdims=True), m[0] / m[0].sum()

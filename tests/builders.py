@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from teamtr_jax.bounds import ladder, paper_constant, penalty_drift_paper
+from teamtr_jax.certificates import lower_bound_paper, stage_bound_paper, stage_bound_stale_paper
 from teamtr_jax.dynamics import Dense, Layered, Successors, Tree
 from teamtr_jax.surrogates import stage_report
-from teamtr_jax.types import Stage, StageReport, Team
+from teamtr_jax.types import Stage, Team
 
-evaluate = jax.jit(jax.vmap(stage_report))
+
+class Evaluated(SimpleNamespace):
+    """The fields of a `StageReport` as NumPy, and with them what is derived from it: properties, rungs, certificates."""
+
+
+def everything(stage: Stage) -> dict:
+    """A report and all that is computed from it, in one program."""
+    report = stage_report(stage)
+    return report._asdict() | {
+        "improvement": report.improvement,
+        "delta_stale": report.delta_stale,
+        "d_occ": report.d_occ,
+        "ladder": ladder(report),
+        "drift_paper": penalty_drift_paper(report),
+        "constant": paper_constant(report),
+        "lower_bound_paper": lower_bound_paper(report),
+        "stage_bound_paper": stage_bound_paper(report),
+        "stage_bound_stale_paper": stage_bound_stale_paper(report),
+    }
+
+
+evaluate = jax.jit(jax.vmap(everything))
 """A batch of stages in one program; compiled once for each shape and shared by the tests of a process."""
 
 BATCH = 24
@@ -159,14 +183,14 @@ def stack(stages: list[Stage]) -> Stage:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *stages)
 
 
-def evaluated(cases: list[Case]) -> list[StageReport]:
+def evaluated(cases: list[Case]) -> list[Evaluated]:
     """Reports of many cases of one shape as NumPy, `BATCH` at a time (padded with the last case: one compiled shape)."""
-    out: list[StageReport] = []
+    out: list[Evaluated] = []
     for first in range(0, len(cases), BATCH):
         part = cases[first : first + BATCH]
         filled = part + [part[-1]] * (BATCH - len(part))
         batch = jax.tree.map(np.asarray, evaluate(stack([as_stage(case) for case in filled])))
-        out += [jax.tree.map(lambda leaf, b=b: leaf[b], batch) for b in range(len(part))]
+        out += [Evaluated(**jax.tree.map(lambda leaf, b=b: leaf[b], batch)) for b in range(len(part))]
     return out
 
 

@@ -1,0 +1,82 @@
+"""Versioned schemas of everything written (docs/records.md). Strict JSON: infinities are strings, NaN is an error."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from teamtr_jax.bounds import ladder
+from teamtr_jax.certificates import lower_bound_paper, stage_bound_paper, stage_bound_stale_paper
+from teamtr_jax.types import Stage, StageReport
+
+__all__ = ["REPORT_SCHEMA", "LEDGER_SCHEMA", "UPDATE_SCHEMA", "TOKEN_LOG_SCHEMA", "TOKEN_LOG_COLUMNS", "stage_record",
+           "dump"]  # fmt: skip
+
+REPORT_SCHEMA = 1
+LEDGER_SCHEMA = 1
+UPDATE_SCHEMA = 1
+TOKEN_LOG_SCHEMA = 1
+TOKEN_LOG_COLUMNS = (
+    "prompt", "rollout", "stage", "update", "agent", "turn", "t", "logp_behaviour", "logp_current", "logp_new", "reward",
+)  # fmt: skip
+
+LISTS = (
+    "surrogate_intermediate", "surrogate_stale", "surrogate_cached", "gap_fresh", "gap_stale", "gap_cached",
+    "kl", "kl_stale", "tv", "share", "span_g", "advantage_max", "occupancy_tv_fresh", "occupancy_tv_stale",
+)  # fmt: skip
+
+
+def stage_record(stage: Stage, report: StageReport, file: str) -> dict[str, Any]:
+    """The stage report of `teamtr stage --json`: plain numbers, lists in stage order."""
+    team = stage.team
+    record: dict[str, Any] = {
+        "schema": REPORT_SCHEMA,
+        "file": file,
+        "form": "episodic" if report.episodic else "discounted",
+        "protocol": "product" if team.factors is not None else "turn-taking",
+        "order": np.asarray(stage.order).tolist(),
+        "agents": team.agents,
+        "objective": report.objective,
+        **{name: getattr(report, name) for name in LISTS},
+    }
+    if team.factors is not None:
+        record["surrogate_reused"] = report.surrogate_reused
+    record |= ladder(report)
+    record |= {
+        "lower_bound_paper": lower_bound_paper(report),
+        "delta_stale": report.delta_stale,
+        "d_occ": report.d_occ,
+        "stage_bound_paper": stage_bound_paper(report),
+        "stage_bound_stale_paper": stage_bound_stale_paper(report),
+        "improvement": report.improvement,
+    }
+    return {key: value if isinstance(value, str | int | list) else np.asarray(value).tolist() for key, value in record.items()}
+
+
+def dump(record: Mapping[str, Any]) -> str:
+    """One line of strict JSON: `∞` as ``"inf"``, `−∞` as ``"-inf"``.
+
+    Raises:
+      ArithmeticError: if a number is NaN, with its key.
+
+    Example:
+      >>> dump({"kl": [0.5, float("inf")]})
+      '{"kl": [0.5, "inf"]}'
+    """
+
+    def plain(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: plain(name, item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(key, item) for item in value]
+        if isinstance(value, float) and math.isnan(value):
+            raise ArithmeticError(f"{key}: not a number (the linear solve did not succeed)")
+        if isinstance(value, float) and math.isinf(value):
+            return "inf" if value > 0 else "-inf"
+        return value
+
+    return json.dumps(plain("", dict(record)), allow_nan=False)
