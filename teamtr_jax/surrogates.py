@@ -181,14 +181,16 @@ def _rounding(dynamics: Dynamics, h: Hybrids, v: Array, m: Array, x: Array, g: A
     step = abs(h.steps).sum(-1)
     v_scale = abs(v).max(-1)
     g_scale = abs(g).max(-1)
-    g_error = step.max(-1) * 3 * eta * jnp.maximum(v_scale[:-1], v_scale[1:])
+    defect = abs(h.steps.sum(-1))  # rows of floats sum to one only up to rounding; the theorems want them closed
+    g_error = step.max(-1) * 3 * eta * jnp.maximum(v_scale[:-1], v_scale[1:]) + 2 * defect.max(-1) * v_scale[:-1]
+    closure = gamma * (m[:-1] * defect).sum(-1)
     inflow = gamma * jax.vmap(dynamics.forward)(m[:-1, :, None] * abs(h.steps)).sum(-1)
     moved = abs(x).sum(-1)
-    shift = eta * (moved + 2 * length * inflow)
+    shift = eta * (moved + 2 * length * inflow) + length * closure
     gap = jnp.cumsum(moved) * g_error + g_scale * jnp.cumsum(shift)
     drift = exclusive_sum(moved) * g_error + g_scale * exclusive_sum(shift)
     y_error = 2 * eta * length * jnp.cumsum(g_scale) + length * jnp.cumsum(g_error)
     cached = gap + gamma * (m[0] * step).sum(-1) * y_error
     mass = m.sum(-1)
     identity = 2 * eta * (v_scale[1:] + v_scale[:-1]) + mass[1:] * (g_error + eta * g_scale)
-    return Rounding(relative=eta, gap=gap, cached=cached, drift=drift, shift=shift, identity=identity)
+    return Rounding(relative=eta, gap=gap, cached=cached, drift=drift, shift=shift, closure=closure, identity=identity)

@@ -126,6 +126,7 @@ class Rounding(NamedTuple):
     cached: Float[Array, " n"]  #: of the cached gap
     drift: Float[Array, " n"]  #: of `L_i^seq − L_i^stale`
     shift: Float[Array, " n"]  #: of `m^{π̂ⁱ} − m^{π̂ⁱ⁻¹}` in the 1-norm
+    closure: Float[Array, " n"]  #: `γ Σ m |Σ_a (π̂ⁱ−π̂ⁱ⁻¹)|`: mass that appears because float rows do not sum to one exactly
     identity: Float[Array, " n"]  #: of `J(π̂ⁱ) − J(π̂ⁱ⁻¹) − Σ m^{π̂ⁱ} g_i`, formed by subtraction
 
 

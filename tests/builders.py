@@ -189,7 +189,7 @@ def evaluated(cases: list[Case]) -> list[Evaluated]:
     for first in range(0, len(cases), BATCH):
         part = cases[first : first + BATCH]
         filled = part + [part[-1]] * (BATCH - len(part))
-        batch = jax.tree.map(np.asarray, evaluate(stack([as_stage(case) for case in filled])))
+        batch = jax.tree.map(np.array, evaluate(stack([as_stage(case) for case in filled])))
         out += [Evaluated(**jax.tree.map(lambda leaf, b=b: leaf[b], batch)) for b in range(len(part))]
     return out
 

@@ -125,7 +125,7 @@ def test_a_stage_agrees_to_first_order(protocol):
         report = stage_report(replace(stage, target=target))
         return jnp.stack([report.objective[-1], *(getattr(report, name).sum() for name in names)])
 
-    gradients = np.asarray(jax.jit(jax.jacrev(sums))(stage.target))
+    gradients = np.array(jax.jit(jax.jacrev(sums))(stage.target))
     sizes = case.factors or (case.current.shape[-1],)
     for x in gradients if protocol == "product" else gradients[:, None]:
         for k, size in enumerate(sizes):

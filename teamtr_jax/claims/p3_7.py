@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 
 from teamtr_jax.bounds import paper_constant, penalty_stale_paper, zero_times
-from teamtr_jax.certificates import stage_bound_stale_paper
 from teamtr_jax.claims.base import Check, Claim
 from teamtr_jax.types import Stage, StageReport
 
@@ -11,10 +10,10 @@ from teamtr_jax.types import Stage, StageReport
 def check(stage: Stage, report: StageReport) -> dict[str, Check]:
     """Per update and per stage, with the fresh δ; discounted teams also with `δ⁰`."""
     del stage
-    total = report.surrogate_stale.sum() - stage_bound_stale_paper(report)
+    penalty = penalty_stale_paper(report)
     checks = {
-        "update": Check(abs(report.gap_stale), penalty_stale_paper(report), report.rounding.gap),
-        "stage": Check(abs(report.gap_stale.sum()), total, report.rounding.gap.sum()),
+        "update": Check(abs(report.gap_stale), penalty, report.rounding.gap),
+        "stage": Check(abs(report.gap_stale.sum()), penalty.sum(), report.rounding.gap.sum()),
     }
     if not report.episodic:
         stale = zero_times(paper_constant(report), jnp.cumsum(jnp.sqrt(report.kl_stale)))

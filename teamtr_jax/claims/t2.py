@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from teamtr_jax.bounds import zero_times
 from teamtr_jax.claims.base import Check, Claim
+from teamtr_jax.claims.t1 import layer_budget
 from teamtr_jax.divergences import exclusive_sum
 from teamtr_jax.types import Stage, StageReport
 
@@ -18,8 +19,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
         rounding = 2 * shift / report.mass + zero_times(relative * jnp.ones_like(bound), bound)
         return {"": Check(2 * report.occupancy_tv_fresh, bound, rounding)}
     bound = exclusive_sum(jnp.sqrt(report.layer_kl / 2))
-    rounding = 4 * relative * report.layer_shift + zero_times(relative * jnp.ones_like(bound), bound)
-    return {"": Check(report.layer_shift, bound, rounding)}
+    return {"": Check(report.layer_shift, bound, layer_budget(report, report.layer_shift, bound))}
 
 
 CLAIM = Claim(

@@ -1,0 +1,246 @@
+"""The ladder: constants by value, bounds that are attained, conventions, a reader's own rung."""
+
+import math
+
+import builders
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from builders import Case, as_stage, evaluated
+
+from teamtr_jax.bounds import DEFAULT, Rung, ladder, penalty_drift_paper, zero_times
+from teamtr_jax.certificates import lower_bound_paper, stage_bound_paper, stage_bound_stale_paper
+from teamtr_jax.dynamics import Tree
+from teamtr_jax.surrogates import evaluate_stage
+from teamtr_jax.types import Stage, Team
+from teamtr_jax.validation import InputError
+
+KL = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
+"""KL(½,½ ‖ ¼,¾)."""
+EXACT = {"rel": 1e-12, "abs": 1e-14}
+"""A dozen roundings of numbers about 1, behind a solve of condition 2/(1−γ) = 4."""
+
+
+@pytest.fixture(scope="module")
+def hand():
+    """Two states that follow each other by a fair coin, γ = ½, `r(s,a) = a`; agent k owns state k and goes ½,½ → ¼,¾.
+
+    `V = ½/(1−γ) = 1`, every `A_0 = ±½`; after update 1 state 0 has `A = −¾, ¼`, state 1 still ±½.
+    """
+    world = {"P": np.full((2, 2, 2), 0.5), "r": np.tile([0.0, 1.0], (2, 1)), "rho": np.array([0.5, 0.5]), "gamma": 0.5}
+    current, target = np.full((2, 2), 0.5), np.tile([0.25, 0.75], (2, 1))
+    return evaluated([Case(world, current, target, np.array([0, 1]), np.array([0, 1]))])[0]
+
+
+def test_the_hand_team(hand):
+    """What the constants are made of."""
+    assert hand.advantage_max == pytest.approx([0.5, 0.75], **EXACT)
+    assert hand.advantage_span == pytest.approx([1.0, 1.0], **EXACT)
+    assert hand.kl == pytest.approx([KL / 2, KL / 2], **EXACT)
+    assert hand.tv == pytest.approx([0.125, 0.125], **EXACT)
+    assert hand.share == pytest.approx([0.5, 0.5], **EXACT)
+    assert hand.span_g == pytest.approx([0.25, 0.25], **EXACT)
+    assert hand.surrogate_intermediate == pytest.approx([0.25, 0.25], **EXACT)
+    assert hand.objective == pytest.approx([1.0, 1.25, 1.5], **EXACT)
+    assert hand.gap_fresh == pytest.approx([0.0, 0.0], **EXACT)
+
+
+def test_constants_by_value(hand):
+    """`c_i = √2·γ·A_max,i/(1−γ)²` (√2 times γ, not √(2γ), not 2γ), S7's `span(r)/(1−γ)²`, S0's `Σm`."""
+    c = [math.sqrt(2) * 0.5 * 0.5 / 0.25, math.sqrt(2) * 0.5 * 0.75 / 0.25]
+    root = math.sqrt(KL / 2)
+    assert hand.constant == pytest.approx(c, **EXACT)
+    penalties = hand.ladder
+    assert penalties["penalty_paper"] == pytest.approx([c[0] * root, c[1] * root], **EXACT)
+    assert penalties["penalty_stale_paper"] == pytest.approx([c[0] * root, c[1] * 2 * root], **EXACT)
+    assert hand.drift_paper == pytest.approx([0.0, c[1] * root], **EXACT)
+    assert penalties["penalty_trivial"] == pytest.approx([2 * 0.25, 2 * 0.25], **EXACT)
+    assert penalties["penalty_stale_trivial"] == pytest.approx([2 * 0.25, 2 * 0.25], **EXACT)
+    assert penalties["penalty_log_sum"] == pytest.approx([1.0 / 0.25 * KL / 2, 1.0 / 0.25 * KL / 2], **EXACT)
+    assert penalties.keys() == {rung.name for rung in DEFAULT}
+
+
+def test_certificates_by_value(hand):
+    """P3.4, P3.6 and P3.7: surrogate minus penalty, and their sums."""
+    c, root = hand.constant, math.sqrt(KL / 2)
+    assert hand.lower_bound_paper == pytest.approx(0.25 - c * root, **EXACT)
+    assert hand.stage_bound_paper == pytest.approx(0.5 - (c[0] + c[1]) * root, **EXACT)
+    assert hand.stage_bound_stale_paper == pytest.approx(0.5 - (c[0] + 2 * c[1]) * root, **EXACT)
+
+
+@pytest.fixture(scope="module")
+def episode():
+    """Two turns: agent 0 chooses a branch, agent 1 acts there for `r = a·(1+branch)`; both go ½,½ → ¼,¾."""
+    reward = np.array([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
+    current, target = np.full((3, 2), 0.5), np.tile([0.25, 0.75], (3, 1))
+    team = Team(Tree(2, 2), jnp.asarray(reward), jnp.array([1.0, 0.0, 0.0]), jnp.array([0, 1, 1]), 2)
+    return evaluate_stage(Stage(team, jnp.asarray(current), jnp.asarray(target), jnp.arange(2)))
+
+
+def test_episodic_constants_by_value(episode):
+    """E1's form `2A_max Σ_t min(1, Σ_{u<t} √(κ_u/2))`, S7's `ϱ·δ^ep`, S0's `T·span(g)`."""
+    assert np.asarray(episode.layer_kl) == pytest.approx(np.array([[KL, 0.0], [0.0, KL]]), **EXACT)
+    assert np.asarray(episode.advantage_max) == pytest.approx([1.0, 1.0], **EXACT)
+    assert float(episode.return_range) == 2.0
+    penalties, shift = ladder(episode), math.sqrt(KL / 2)
+    assert np.asarray(penalties["penalty_paper"]) == pytest.approx([2 * shift, 0.0], **EXACT)
+    assert np.asarray(penalties["penalty_stale_paper"]) == pytest.approx([2 * shift, 2 * shift], **EXACT)
+    assert np.asarray(penalty_drift_paper(episode)) == pytest.approx([0.0, 2 * shift], **EXACT)
+    assert np.asarray(penalties["penalty_log_sum"]) == pytest.approx([2 * KL, 2 * KL], **EXACT)
+    # g_1 = ¾·1 + ¼·½ − ¾ = ⅛ at the root; g_2 = ¼·(1, 2) on the branches; zero elsewhere
+    assert np.asarray(penalties["penalty_trivial"]) == pytest.approx([2 / 8, 2 / 2], **EXACT)
+
+
+def test_the_episodic_shift_saturates_at_one():
+    """A total variation is at most 1: with κ = 8, √(κ/2) = 2 counts as 1."""
+    tiny = math.exp(-16) / 4
+    team = Team(Tree(2, 2), jnp.zeros((3, 2)).at[1, 1].set(1.0), jnp.array([1.0, 0.0, 0.0]), jnp.array([0, 1, 1]), 2)
+    current = jnp.full((3, 2), 0.5)
+    report = evaluate_stage(Stage(team, current, current.at[0].set(jnp.array([tiny, 1 - tiny])), jnp.arange(2)))
+    assert float(report.layer_kl[0, 0]) == pytest.approx(8.0, rel=1e-6)
+    assert float(ladder(report)["penalty_paper"][0]) == pytest.approx(2 * float(report.advantage_max[0]), rel=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------------------- attained
+
+
+def branch(step, reward, gamma=0.9):
+    """A root with two absorbing branches; the one agent takes branch 1 with `step[0]`, then `step[1]`.
+
+    At branch 1 it plays action 0, then action 1; action 1 there is worth `reward`.
+    """
+    P = np.zeros((3, 2, 3))
+    P[0, 0, 1] = P[0, 1, 2] = P[1, :, 1] = P[2, :, 2] = 1.0
+    r = np.zeros((3, 2))
+    r[2, 1] = reward
+    policies = [np.array([[1 - p, p], [1.0, 0.0], [1.0 - k, k]]) for k, p in enumerate(step)]
+    world = {"P": P, "r": r, "rho": np.array([1.0, 0.0, 0.0]), "gamma": gamma}
+    return Case(world, *policies, np.array([0]), np.zeros(3, int))
+
+
+@pytest.mark.parametrize("gamma", [0.5, 0.9, 0.99])
+def test_t1_is_attained(gamma):
+    """T1: one choice between two branches that never meet again: `‖d'−d‖₁ = 2γ/(1−γ)·E_d TV` to 1e-12."""
+    case = branch((0.25, 0.5), 1.0, gamma)
+    case.target[1:] = case.current[1:]
+    report = evaluated([case])[0]
+    bound = 2 * gamma / (1 - gamma) * report.tv[0]
+    assert 2 * report.occupancy_tv_fresh[0] / bound == pytest.approx(1.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize("step", [1e-2, 1e-5])
+def test_s7_is_sharp_discounted(gamma, step):
+    """S7: opening a never-visited branch, gap = `εγ/(1−γ)`, bound = `−log(1−ε)/(1−γ)`: ratio → γ."""
+    report = evaluated([branch((0.0, step), 1.0, gamma)])[0]
+    assert report.gap_fresh[0] == pytest.approx(step * gamma / (1 - gamma), rel=1e-12)
+    assert report.ladder["penalty_log_sum"][0] == pytest.approx(-math.log1p(-step) / (1 - gamma), rel=1e-12)
+    ratio = report.gap_fresh[0] / report.ladder["penalty_log_sum"][0]
+    assert gamma * (1 - step) < ratio < gamma
+
+
+@pytest.mark.parametrize("step", [1e-2, 1e-5])
+def test_s7_is_sharp_episodic(step):
+    """S7: the same in two turns: gap = ε, bound = `−log(1−ε)`: ratio → 1."""
+    team = Team(Tree(2, 2), jnp.zeros((3, 2)).at[2, 1].set(1.0), jnp.array([1.0, 0.0, 0.0]), jnp.zeros(3, int), 1)
+    current = jnp.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    target = jnp.array([[1 - step, step], [1.0, 0.0], [0.0, 1.0]])
+    report = evaluate_stage(Stage(team, current, target, jnp.arange(1)))
+    assert float(report.gap_fresh[0]) == pytest.approx(step, rel=1e-12)
+    ratio = float(report.gap_fresh[0] / ladder(report)["penalty_log_sum"][0])
+    assert ratio == pytest.approx(step / -math.log1p(-step), rel=1e-12)
+    assert 1 - step < ratio < 1
+
+
+def test_s0_when_episodes_end_early():
+    """S0 bounds the gap also where an update makes episodes longer, though `g` is the same at all states.
+
+    At step 0 the agent may end the episode (action 0) or go on to step 1, where action 1 pays 1. Both steps gain `g = 1/8`:
+    gap = ¼·⅛, the added visits to step 1. Σm and span(g) must count the end of the episode as a state with `g = 0`.
+    """
+    P = np.zeros((2, 2, 2))
+    P[0, 1, 1] = 1.0
+    r = np.array([[0.25, 0.0], [0.0, 1.0]])
+    current, target = np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([[0.25, 0.75], [0.125, 0.875]])
+    world = {"P": P, "r": r, "rho": np.array([1.0, 0.0]), "T": 2, "clock": np.array([0, 1])}
+    case = Case(world, current, target, np.array([0]), np.zeros(2, int))
+    report = evaluate_stage(as_stage(case))
+    assert np.asarray(report.conditional) == pytest.approx(np.array([[0.125, 0.125]]), **EXACT)
+    assert float(report.gap_fresh[0]) == pytest.approx(0.25 * 0.125, **EXACT)
+    for name in ("penalty_trivial", "penalty_paper", "penalty_log_sum"):
+        assert float(abs(report.gap_fresh[0])) <= float(ladder(report)[name][0]), name
+
+
+# ---------------------------------------------------------------------------------------------------------- conventions
+
+
+def test_zero_times_infinity():
+    """`0·∞ = 0` on either side, and ordinary products otherwise."""
+    x, y = jnp.array([0.0, jnp.inf, 2.0, 0.0]), jnp.array([jnp.inf, 0.0, 3.0, 0.0])
+    assert zero_times(x, y).tolist() == [0.0, 0.0, 6.0, 0.0]
+    assert float(zero_times(jnp.array(2.0), jnp.array(jnp.inf))) == math.inf
+
+
+def test_penalties_of_an_infinite_kl():
+    """An infinite KL makes a penalty infinite unless its constant is zero: γ = 0 (P3.4), no span of reward (S7)."""
+    dropped = branch((0.5, 0.5), 1.0)
+    target = dropped.target.copy()
+    target[0] = [0.0, 1.0]
+    kinds = {
+        "usual": dropped._replace(target=target),
+        "gamma 0": dropped._replace(target=target, world=dropped.world | {"gamma": 0.0}),
+        "no reward": dropped._replace(target=target, world=dropped.world | {"r": np.zeros((3, 2))}),
+    }
+    usual, zero_gamma, no_reward = evaluated(list(kinds.values()))
+    assert usual.kl[0] == zero_gamma.kl[0] == no_reward.kl[0] == math.inf
+    assert usual.ladder["penalty_paper"][0] == usual.ladder["penalty_log_sum"][0] == math.inf
+    assert usual.stage_bound_paper == -math.inf
+    assert zero_gamma.ladder["penalty_paper"][0] == zero_gamma.drift_paper[0] == 0
+    assert zero_gamma.ladder["penalty_log_sum"][0] == math.inf
+    assert all(penalty[0] == 0 for penalty in no_reward.ladder.values())
+    assert not any(np.isnan(x).any() for report in (usual, zero_gamma, no_reward) for x in jax.tree.leaves(vars(report)))
+
+
+# ------------------------------------------------------------------------------------------------------- a reader's rung
+
+
+def mine(fn, **kw):
+    return Rung(**{"id": "X1", "name": "mine", "gap": "fresh", "forms": ("episodic",), "information": "oracle", "fn": fn} | kw)
+
+
+def test_a_rung_of_ones_own(episode):
+    """A reader's rung is passed in like ours, alone or beside them, and is left out where it does not apply."""
+    rung = mine(lambda report: 2 * report.kl)
+    assert np.asarray(ladder(episode, [rung])["mine"]) == pytest.approx(2 * np.asarray(episode.kl))
+    assert list(ladder(episode, (*DEFAULT, rung))) == [*(r.name for r in DEFAULT), "mine"]
+    assert ladder(episode, [rung._replace(forms=("discounted",))]) == {}
+
+
+def test_errors_of_the_ladder(episode):
+    """Two rungs of one name, and a rung of another shape, are named."""
+    rung = mine(lambda report: report.kl)
+    with pytest.raises(InputError, match=r"^rungs: found two rungs named mine, expected one name for each$"):
+        ladder(episode, [rung, rung])
+    with pytest.raises(InputError, match=r"^rung mine: found shape \[\], expected shape \[2\], one for each update$"):
+        ladder(episode, [mine(lambda report: report.kl.sum())])
+
+
+def test_estimation_error_is_subtracted(episode):
+    """P3.4's `ζ_i/(1−γ)`: a number for all or one for each update."""
+    exact = np.asarray(lower_bound_paper(episode))
+    assert np.asarray(lower_bound_paper(episode, 0.5)) == pytest.approx(exact - 0.5)
+    assert np.asarray(lower_bound_paper(episode, jnp.array([0.0, 1.0]))) == pytest.approx(exact - [0.0, 1.0])
+    assert float(stage_bound_paper(episode)) == pytest.approx(exact.sum())
+    stale = np.asarray(episode.surrogate_stale - ladder(episode)["penalty_stale_paper"])
+    assert float(stage_bound_stale_paper(episode)) == pytest.approx(stale.sum())
+
+
+def test_the_paper_constant_in_a_batch():
+    """`c_i` over a batch of random stages, by its formula in NumPy."""
+    rng = np.random.default_rng(0)
+    cases = [builders.random_case(rng, "discounted", "turn-taking") for _ in range(8)]
+    for case, report in zip(cases, evaluated(cases), strict=True):
+        gamma = case.world["gamma"]
+        expected = [math.sqrt(2) * gamma * a / (1 - gamma) ** 2 for a in report.advantage_max]
+        assert report.constant == pytest.approx(expected, rel=1e-14)

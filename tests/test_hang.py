@@ -1,0 +1,87 @@
+"""Regression: batched solves of one program must finish on a two-core CPU (constraints.txt says what jax 0.10 does).
+
+Two LAPACK calls of one program that run at the same time wait for each other for ever: no error, no CPU, no end. So the
+programs run in a process of their own with a time limit, and print where they are.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 120  # seconds; the whole takes about 10
+
+SCRIPT = """
+import jax, jax.numpy as jnp, numpy as np
+jax.config.update("jax_enable_x64", True)
+from teamtr_jax.dynamics import Dense, Successors, after
+from teamtr_jax.surrogates import stage_report
+from teamtr_jax.types import Stage, Team
+from teamtr_jax.values import objective
+
+A, n = 4, 2
+rng = np.random.default_rng(0)
+
+def solves(world, r, rho, pi):
+    resolvent = world.resolvent(pi)
+    v = resolvent.values((pi * r).sum(-1))
+    return v, resolvent.visits(after(rho, v))
+
+def unchained(world, r, rho, pi):
+    resolvent = world.resolvent(pi)
+    return resolvent.values((pi * r).sum(-1)), resolvent.visits(rho)
+
+def gradient(world, r, rho, pi):
+    team = Team(world, r, rho, jnp.arange(rho.shape[0]) % n, n)
+    return jax.value_and_grad(lambda p: objective(team, p))(pi)
+
+def stage(world, r, rho, pi):
+    team = Team(world, r, rho, jnp.arange(rho.shape[0]) % n, n)
+    return stage_report(Stage(team, pi, pi[:, ::-1], jnp.arange(n))).gap_cached
+
+def run(name, world, B, S, repeat):
+    args = world, jnp.asarray(rng.random((B, S, A))), jnp.full((B, S), 1 / S), jnp.asarray(rng.dirichlet(np.ones(A), (B, S)))
+    print(name, B, S, end=" ", flush=True)
+    program = jax.jit(jax.vmap(globals()[name]))
+    for _ in range(repeat):
+        out = jax.block_until_ready(program(*args))
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(out))
+    print("done", flush=True)
+
+def dense(B, S):
+    P = rng.random((B, S, A, S))
+    return Dense(jnp.asarray(P / P.sum(-1, keepdims=True)), jnp.full(B, 0.9))
+
+def sparse(B, S):
+    return Successors(jnp.asarray(rng.integers(S, size=(B, S, A, 2))), jnp.full((B, S, A, 2), 0.5), jnp.full(B, 0.9), lu_states=0)
+"""
+
+DENSE = """
+for B, S in ((1000, 32), (4096, 8)):
+    world = dense(B, S)
+    for name, repeat in (("solves", 20), ("unchained", 20), ("gradient", 20), ("stage", 5)):
+        run(name, world, B, S, repeat)
+"""
+
+SPARSE = """
+for B, S, repeat in ((1, 1000, 3), (50, 20, 3)):
+    world = sparse(B, S)
+    for name in ("solves", "gradient", "stage"):
+        run(name, world, B, S, repeat)
+"""
+
+
+@pytest.mark.parametrize(("worlds", "programs"), [(DENSE, 8), (SPARSE, 6)], ids=["dense", "sparse"])
+def test_batched_solves_finish(worlds, programs):
+    """V and m, their gradients and whole stages: B = 1000, S = 32 and B = 4096, S = 8 by LU; host factorisations too."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    try:
+        run = subprocess.run([sys.executable, "-c", SCRIPT + worlds], env=env, capture_output=True, text=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired as hung:
+        said = hung.stdout.decode() if isinstance(hung.stdout, bytes) else hung.stdout
+        pytest.fail(f"hung for {LIMIT} s; the last line is where:\n{said}")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("done") == programs, run.stdout

@@ -1,0 +1,86 @@
+"""Imports go down only, the library imports nothing that is built on it, and importing it changes nothing."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "teamtr_jax"
+
+LEVELS = [
+    {"types", "validation"},
+    {"dynamics"},
+    {"teams", "divergences"},
+    {"visits"},
+    {"values"},
+    {"surrogates"},
+    {"bounds"},
+    {"certificates", "trust_region", "schedules"},
+    {"stage"},
+    {"records"},
+    {"claims"},
+    {"cli"},
+]
+LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
+OUTSIDE = {"theory", "experiments", "benchmarks", "tests", "docs", "builders", "oracle"}
+FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def unit(path: Path) -> str:
+    """The module or subpackage right under `teamtr_jax` that a file belongs to; ``""`` for the package itself."""
+    return path.parts[0].removesuffix(".py") if path != Path("__init__.py") else ""
+
+
+def imported(path: Path):
+    """``(line, dotted name)`` of every import of a file, anywhere in it, relative ones resolved."""
+    package = ["teamtr_jax", *path.parent.parts]
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_go_down_only(path):
+    """types, validation → dynamics → teams, divergences → visits → … → cli; a subpackage may import itself."""
+    source = unit(path)
+    assert source == "" or source in LEVEL, f"give {source!r} a level in tests/test_imports.py"
+    for line, name in imported(path):
+        parts = name.split(".")
+        assert parts[0] not in OUTSIDE, f"{path}:{line} imports {name}: nothing outside the package may be imported"
+        if parts[0] == "teamtr_jax":
+            target = parts[1]
+            allowed = target == source or (source != "" and LEVEL[target] < LEVEL[source]) or {source, target} <= LEVELS[0]
+            assert allowed, f"{path}:{line} imports {name}: {source} may import only what lies below it"
+
+
+def test_the_order_is_that_of_real_files():
+    """Every level names something that exists, or will soon be missed."""
+    assert {unit(path) for path in FILES} - {""} <= set(LEVEL)
+    assert {"types", "dynamics", "divergences", "visits", "values", "surrogates", "bounds"} <= {unit(p) for p in FILES}
+
+
+def test_importing_changes_no_setting():
+    """Importing every module leaves all settings of jax, its environment and NumPy's error state as they were."""
+    modules = [".".join(("teamtr_jax", *path.with_suffix("").parts)).removesuffix(".__init__") for path in FILES]
+    script = f"""
+import os, jax, numpy as np
+before = dict(jax.config.values), dict(os.environ), np.geterr(), np.get_printoptions()
+import importlib
+for name in {modules!r}:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+after = dict(jax.config.values), dict(os.environ), np.geterr(), np.get_printoptions()
+assert before == after, [(k, v, after[0][k]) for k, v in before[0].items() if after[0][k] != v]
+assert not jax.config.jax_enable_x64
+"""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")} | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr

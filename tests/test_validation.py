@@ -1,0 +1,137 @@
+"""Every error message of `teamtr_jax.validation`: it names the argument, what was found and what was expected, on one line."""
+
+import re
+
+import numpy as np
+import pytest
+
+from teamtr_jax.validation import (
+    ROW_TOLERANCE,
+    InputError,
+    discount_factor,
+    finite,
+    integers,
+    permutation,
+    probability_rows,
+    real_table,
+    require_float64,
+    shaped,
+)
+
+TABLE = np.array([[0.5, 0.5], [0.25, 0.75]])
+
+
+def with_entry(value):
+    """`TABLE` with one entry replaced."""
+    out = TABLE.copy()
+    out[1, 0] = value
+    return out
+
+
+ERRORS = {
+    "float32": (
+        lambda: require_float64(a=TABLE, b=TABLE.astype(np.float32)),
+        "b: found dtype float32, expected float64 (call jax.config.update('jax_enable_x64', True) before making arrays, or "
+        "set JAX_ENABLE_X64=1)",
+    ),
+    "a list": (lambda: require_float64(rows=[0.5]), "rows: found dtype None, expected float64 (call jax.config.update"),
+    "integers for floats": (lambda: require_float64(r=np.arange(3)), "r: found dtype int64, expected float64 ("),
+    "rank": (
+        lambda: shaped("policy", TABLE, ("S", "A", "S")),
+        "policy: found shape [2, 2], expected shape [S, A, S]",
+    ),
+    "unequal letters": (
+        lambda: shaped("square", np.zeros((2, 3)), ("S", "S")),
+        "square: found shape [2, 3], expected shape [S, S]",
+    ),
+    "a number": (lambda: shaped("row", np.zeros(3), (4,)), "row: found shape [3], expected shape [4]"),
+    "alternatives": (
+        lambda: shaped("P", np.zeros(3), ("S", "A", "S"), ("T", "S", "A", "S")),
+        "P: found shape [3], expected shape [S, A, S] or [T, S, A, S]",
+    ),
+    "a scalar": (lambda: shaped("x", np.zeros(3), ()), "x: found shape [3], expected shape []"),
+    "real dtype": (
+        lambda: real_table("reward", TABLE.astype(np.float32)),
+        "reward: found dtype float32, expected dtype float64",
+    ),
+    "objects": (
+        lambda: real_table("reward", np.array([None])),
+        "reward: found dtype object, expected dtype float64",
+    ),
+    "nan": (lambda: finite("reward", with_entry(np.nan)), "reward: found nan at [1, 0], expected finite numbers"),
+    "infinite": (lambda: finite("reward", with_entry(-np.inf)), "reward: found -inf at [1, 0], expected finite numbers"),
+    "nan probability": (
+        lambda: probability_rows("current", with_entry(np.nan)),
+        "current: found nan at [1, 0], expected finite probabilities",
+    ),
+    "infinite probability": (
+        lambda: probability_rows("current", with_entry(np.inf), sums=False),
+        "current: found inf at [1, 0], expected finite probabilities",
+    ),
+    "negative probability": (
+        lambda: probability_rows("current", with_entry(-0.25)),
+        "current: found -0.25 at [1, 0], expected probabilities ≥ 0",
+    ),
+    "row sum": (
+        lambda: probability_rows("current", with_entry(0.5)),
+        "current: found row [1] that sums to 1.25, expected rows that sum to 1 within 1e-09",
+    ),
+    "one row": (
+        lambda: probability_rows("initial", np.array([0.5, 0.25])),
+        "initial: found row [] that sums to 0.75, expected rows that sum to 1 within 1e-09",
+    ),
+    "float index": (lambda: integers("active", TABLE, 0, 3), "active: found dtype float64, expected an integer dtype"),
+    "low index": (lambda: integers("active", [0, -1], 0, 3), "active: found -1 at [1], expected integers from 0 to 2"),
+    "high index": (lambda: integers("active", [[0, 3]], 0, 3), "active: found 3 at [0, 1], expected integers from 0 to 2"),
+    "repeated": (lambda: permutation("order", [0, 0, 1], 3), "order: found [0, 0, 1], expected a permutation of 0 … 2"),
+    "too short": (lambda: permutation("order", [0, 1], 3), "order: found [0, 1], expected a permutation of 0 … 2"),
+    "not integers": (
+        lambda: permutation("order", [0.0, 1.0], 2),
+        "order: found [0.0, 1.0], expected a permutation of 0 … 1",
+    ),
+    "a list of discounts": (
+        lambda: discount_factor("discount", np.array([0.5])),
+        "discount: found shape [1], dtype float64, expected one float in [0, 1)",
+    ),
+    "an integer discount": (
+        lambda: discount_factor("discount", np.int64(0)),
+        "discount: found shape [], dtype int64, expected one float in [0, 1)",
+    ),
+    "discount one": (lambda: discount_factor("discount", 1.0), "discount: found 1.0, expected a discount in [0, 1)"),
+    "negative discount": (lambda: discount_factor("discount", -0.5), "discount: found -0.5, expected a discount in [0, 1)"),
+    "nan discount": (lambda: discount_factor("discount", np.nan), "discount: found nan, expected a discount in [0, 1)"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(ERRORS))
+def test_error_message(case):
+    """The message word for word, its three parts as attributes, and no line break."""
+    call, message = ERRORS[case]
+    with pytest.raises(InputError, match="^" + re.escape(message)) as caught:
+        call()
+    error = caught.value
+    assert str(error) == f"{error.name}: found {error.found}, expected {error.expected}"
+    assert "\n" not in str(error)
+    assert isinstance(error, ValueError)
+
+
+def test_what_is_accepted():
+    """Good input comes back as it was; rows are never renormalised."""
+    assert probability_rows("p", TABLE) is TABLE
+    almost = np.array([0.5, 0.5 + 0.9 * ROW_TOLERANCE])
+    assert probability_rows("p", almost).sum() != 1
+    assert probability_rows("p", np.array([0.5, 0.25]), sums=False).sum() == 0.75
+    assert finite("r", TABLE) is TABLE
+    assert real_table("r", TABLE) is TABLE
+    assert shaped("P", np.zeros((2, 3, 2)), ("S", "S"), ("S", "A", "S")) == {"S": 2, "A": 3}
+    assert integers("a", np.array([0, 2], np.int8), 0, 3).dtype == np.int64
+    assert permutation("order", np.array([2, 0, 1]), 3).tolist() == [2, 0, 1]
+    assert [discount_factor("γ", x) for x in (0.0, 0.999, np.float64(0.5))] == [0.0, 0.999, 0.5]
+    require_float64(a=TABLE)
+
+
+@pytest.mark.parametrize("beyond", [1.1, -1.1])
+def test_rows_must_sum_to_one_within_the_tolerance(beyond):
+    """Just outside on either side is refused."""
+    with pytest.raises(InputError, match="rows that sum to 1 within 1e-09"):
+        probability_rows("p", np.array([0.5, 0.5 + beyond * ROW_TOLERANCE]))

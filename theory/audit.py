@@ -1,0 +1,218 @@
+"""The audit: every stage claim on many stages, in batches; what float64 cannot decide is decided exactly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from teamtr_jax.claims import STAGE_CLAIMS, Claim, judge
+from teamtr_jax.surrogates import stage_report
+from teamtr_jax.types import Stage
+from theory.exact import exact_checks
+from theory.families import Family
+from theory.ledger import Row
+
+__all__ = ["Tally", "audit_family", "audit_stage", "rows"]
+
+EXACT_LIMIT = 40
+"""Stages re-decided exactly per family; the rest of the inconclusive instances stay counted as such."""
+EXACT_STATES = 24
+"""Largest team (states) that is re-decided with rationals."""
+
+
+class Tally(NamedTuple):
+    """Running totals of one named check of one claim."""
+
+    stages: int = 0
+    checks: int = 0
+    violated: int = 0
+    inconclusive: int = 0
+    decided: int = 0
+    ratio: float = 0.0
+    where: str = ""  #: family in which `ratio` was found
+    slack: float = np.inf  #: smallest relative error of the bound that would have been caught
+    gamma_power: float = np.inf  #: smallest error in the power of γ
+    length_power: float = np.inf  #: smallest error in the power of 1/(1−γ)
+    identity: bool = False
+
+    def plus(self, other: Tally) -> Tally:
+        best = other if other.ratio > self.ratio else self
+        return Tally(
+            self.stages + other.stages, self.checks + other.checks, self.violated + other.violated,
+            self.inconclusive + other.inconclusive, self.decided + other.decided, best.ratio, best.where or other.where,
+            min(self.slack, other.slack), min(self.gamma_power, other.gamma_power),
+            min(self.length_power, other.length_power), self.identity or other.identity,
+        )  # fmt: skip
+
+
+Tallies = dict[tuple[str, str], Tally]
+
+
+def _stage_verdicts(claims: Sequence[Claim]) -> Callable[[Stage], dict[tuple[str, str], dict[str, Array]]]:
+    """One stage → per check: counts, extreme ratio and slacks, and the pattern of inconclusive instances."""
+
+    def run(stage: Stage) -> dict[tuple[str, str], dict[str, Array]]:
+        report = stage_report(stage)
+        form = "episodic" if report.episodic else "discounted"
+        gamma = report.discount
+        out = {}
+        for claim in claims:
+            if form not in claim.forms:
+                continue
+            for name, check in claim.check(stage, report).items():
+                v = judge(check)
+                slack = v.slack.min()
+                log_slack = -jnp.log1p(-jnp.minimum(slack, 1 - 1e-12))
+                powers = {} if form == "episodic" else {
+                    "gamma_power": jnp.where(gamma > 0, log_slack / jnp.where(gamma > 0, -jnp.log(gamma), 1.0), jnp.inf),
+                    "length_power": jnp.where(gamma > 0, log_slack / jnp.where(gamma > 0, -jnp.log1p(-gamma), 1.0), jnp.inf),
+                }  # fmt: skip
+                out[claim.id, name] = {
+                    "checks": jnp.asarray(v.violated.size), "violated": v.violated.sum(), "open": v.inconclusive.ravel(),
+                    "ratio": v.ratio.max(), "slack": slack, **powers,
+                }  # fmt: skip
+        return out
+
+    return run
+
+
+def _decide(stage: Stage, key: tuple[str, str], open_: np.ndarray) -> tuple[int, int]:
+    """Exact verdicts on the open instances of one stage: (violated, still open)."""
+    pairs = exact_checks(stage).get(key)
+    if pairs is None:
+        return 0, int(open_.sum())
+    violated = left = 0
+    for k in np.flatnonzero(open_):
+        measured, bound = pairs[k]
+        if bound is None or measured <= bound:
+            continue
+        if measured > bound:
+            violated += 1
+        else:
+            left += 1  # two overlapping balls: equality of irrationals cannot be decided
+    return violated, left
+
+
+def _collect(out: dict, family: str, stages: Any, batch: int, identities: set[str], exact: bool, budget: list[int]) -> Tallies:
+    tallies: Tallies = {}
+    for key, found in out.items():
+        found = {name: np.asarray(value) for name, value in found.items()}
+        violated, open_ = int(found["violated"].sum()), found["open"].reshape(batch, -1)
+        decided, left = 0, int(open_.sum())
+        for b in np.flatnonzero(open_.any(-1)) if exact else []:
+            if budget[0] <= 0:
+                break
+            budget[0] -= 1
+            wrong, still = _decide(jax.tree.map(lambda x: x[b], stages), key, open_[b])  # noqa: B023
+            now = int(open_[b].sum())
+            violated += wrong
+            decided += now - still
+            left += still - now
+        tallies[key] = Tally(
+            batch, int(found["checks"].sum()), violated, left, decided, float(found["ratio"].max()), family,
+            float(found["slack"].min()), float(np.min(found.get("gamma_power", np.inf))),
+            float(np.min(found.get("length_power", np.inf))), f"{key[0]}/{key[1]}" in identities,
+        )  # fmt: skip
+    return tallies
+
+
+def _identities(claims: Sequence[Claim], stage: Stage) -> set[str]:
+    """Which checks are identities: read off their structure, without computing anything."""
+    found: set[str] = set()
+
+    def look(stage: Stage) -> Array:
+        report = stage_report(stage)
+        for claim in claims:
+            found.update(f"{claim.id}/{name}" for name, check in claim.check(stage, report).items() if check.scale is not None)
+        return report.discount
+
+    jax.eval_shape(look, stage)
+    return found
+
+
+def audit_family(
+    family: Family,
+    instances: int,
+    rng: np.random.Generator,
+    claims: Sequence[Claim] = STAGE_CLAIMS,
+    chunk: int = 5_000,
+    progress: Callable[[int], None] = lambda done: None,
+    lock: AbstractContextManager[Any] | None = None,
+) -> Tallies:
+    """Audit `instances` stages of one family.
+
+    Args:
+      progress: called with the number of stages done.
+      lock: held while a compiled program runs, so that families may compile in parallel threads.
+
+    Returns:
+      Tallies per (claim id, check name).
+    """
+    verdicts = _stage_verdicts(claims)
+    chunk = min(chunk, instances)
+    first = family.make(rng, chunk)
+    one = jax.tree.map(lambda x: x[0], first)
+    identities = _identities(claims, one)
+    program = jax.jit(jax.vmap(verdicts)).lower(first).compile()
+    total: Tallies = {}
+    budget = [EXACT_LIMIT]
+    exact = one.team.reward.shape[0] <= EXACT_STATES
+    done = 0
+    stages = first
+    while done < instances:
+        with lock or nullcontext():
+            out = jax.block_until_ready(program(stages))
+        now = min(chunk, instances - done)
+        if now < chunk:  # the last, partial batch: count only what was asked for
+            out = jax.tree.map(lambda x: x[:now], out)  # noqa: B023
+            stages = jax.tree.map(lambda x: x[:now], stages)  # noqa: B023
+        for key, tally in _collect(out, family.name, stages, now, identities, exact, budget).items():
+            total[key] = total[key].plus(tally) if key in total else tally
+        done += now
+        progress(now)
+        stages = family.make(rng, chunk) if done < instances else stages
+    return total
+
+
+def audit_stage(name: str, stage: Stage, claims: Sequence[Claim] = STAGE_CLAIMS) -> Tallies:
+    """Audit one stage that is its own family (a Gymnasium team)."""
+    out = jax.block_until_ready(jax.jit(_stage_verdicts(claims))(stage))
+    batched = jax.tree.map(lambda x: jnp.asarray(x)[None], out)
+    return _collect(batched, name, None, 1, _identities(claims, stage), False, [0])
+
+
+def rows(tallies: Tallies, claims: Sequence[Claim], started: float) -> list[Row]:
+    """One ledger row per claim, its named checks taken together."""
+    out = []
+    for claim in claims:
+        own = {name: tally for (id_, name), tally in tallies.items() if id_ == claim.id}
+        if not own:
+            continue
+        inequalities = {name: t for name, t in own.items() if not t.identity}
+        total = Tally()
+        for tally in own.values():
+            total = total.plus(tally)
+        best = max(inequalities.values(), key=lambda t: t.ratio, default=None)
+        decided = total.decided
+        finite = {
+            "γ": min((t.gamma_power for t in inequalities.values()), default=np.inf),
+            "1/(1−γ)": min((t.length_power for t in inequalities.values()), default=np.inf),
+        }
+        out.append(
+            Row(
+                claim.id, claim.statement, "float" if not decided else f"float; {decided} decided exactly",
+                max(t.stages for t in own.values()), total.violated, total.inconclusive,
+                best.ratio if best else None, min(t.slack for t in own.values()), checks=total.checks,
+                decided_exactly=decided, seconds=time.perf_counter() - started,
+                detects_exponents={name: x for name, x in finite.items() if np.isfinite(x)},
+                note=f"tight: {claim.tight}" + (f"; largest ratio in: {best.where}" if best else ""),
+            )
+        )  # fmt: skip
+    return out

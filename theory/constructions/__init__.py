@@ -1,0 +1,1 @@
+"""Teams whose rates are known exactly."""

@@ -1,0 +1,80 @@
+"""What a claim's audit found, as a row of the ledger: JSON, Markdown, terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from teamtr_jax.records import LEDGER_SCHEMA, dump
+
+__all__ = ["Row", "write_json", "terminal", "markdown"]
+
+
+@dataclass
+class Row:
+    """One claim. `detects`: the smallest relative error of the leading constant (of either side, for an identity) that this
+    audit would have caught; `detects_exponents`: the same for the powers of γ and of 1/(1−γ)."""
+
+    id: str
+    statement: str
+    evidence: str  #: exact, enclosed, float; "float; k decided exactly" where float64 was not enough
+    instances: int  #: stages (or messages, or team sizes) looked at
+    violations: int
+    inconclusive: int  #: left open after the exact decision
+    tightest: float | None  #: largest measured/bound; None for identities
+    detects: float | None
+    exponent: float | None = None
+    interval: tuple[float, float] | None = None
+    seconds: float = 0.0
+    checks: int = 0  #: inequalities or equations compared
+    decided_exactly: int = 0
+    detects_exponents: dict[str, float] = field(default_factory=dict)
+    note: str = ""  #: what was held fixed, over which range a slope was fitted, where the extreme was found
+
+
+def write_json(rows: Sequence[Row], path: Path, settings: dict[str, Any]) -> None:
+    """Write the ledger, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(dump({"schema": LEDGER_SCHEMA, "settings": settings, "claims": [asdict(row) for row in rows]}) + "\n")
+    temporary.replace(path)
+
+
+def _number(x: float | None) -> str:
+    return "–" if x is None else f"{x:.3g}"
+
+
+def _cells(row: Row) -> list[str]:
+    slope = "" if row.exponent is None else f"{row.exponent:.3f}"
+    if row.interval is not None:
+        slope += f" [{row.interval[0]:.3f}, {row.interval[1]:.3f}]"
+    return [
+        row.id, row.statement, row.evidence, f"{row.instances:,}", str(row.violations), str(row.inconclusive),
+        _number(row.tightest), _number(row.detects), slope or "–", f"{row.seconds:.1f}",
+    ]  # fmt: skip
+
+
+HEADINGS = ("id", "statement", "evidence", "instances", "violations", "inconclusive", "tightest", "detects", "exponent", "s")
+
+
+def terminal(rows: Sequence[Row]) -> Table:
+    """The ledger as a table for the terminal."""
+    table = Table(title="claim ledger", show_lines=True)
+    for heading in HEADINGS:
+        table.add_column(heading, overflow="fold", justify="left" if heading in ("id", "statement", "evidence") else "right")
+    for row in rows:
+        style = "bold red" if row.violations else "yellow" if row.inconclusive else None
+        table.add_row(*_cells(row), style=style)
+    return table
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The ledger as a Markdown table, with the notes below it."""
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row)) + " |" for row in rows]
+    notes = [f"* **{row.id}**: {row.note}" for row in rows if row.note]
+    return "\n".join([*lines, "", *notes, ""])
