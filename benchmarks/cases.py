@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from benchmarks.rivals import Tables
 from benchmarks.timing import first_call, interleaved, quartiles, ratio
 from teamtr_jax.dynamics import Dense, after
 from teamtr_jax.surrogates import evaluate_stage, stage_report
-from teamtr_jax.types import Stage, Team
+from teamtr_jax.types import Stage, StageReport, Team
 from teamtr_jax.visits import cleaned_visits
 
 __all__ = ["Case", "cases", "measure"]
@@ -61,13 +62,23 @@ def instance(seed: int, batch: tuple[int, ...], states: int, actions: int, agent
     )
 
 
+def chain(states: int, actions: int) -> Tables:
+    """A walk along a line, from its first state: `states` steps from end to end, where random dense worlds take one."""
+    tables = instance(2, (), states, actions, 2)
+    stay, forward = np.eye(states), np.eye(states)[np.minimum(np.arange(states) + 1, states - 1)]
+    speed = np.linspace(0.5, 1.0, actions)[:, None]
+    transition = (1 - speed) * stay[:, None] + speed * forward[:, None]
+    return tables._replace(transition=transition, initial=np.eye(states)[0])
+
+
 def to_stage(tables: Tables) -> Stage:
     """The same stage (or batch of stages, every array with a leading axis) for the package, on its device."""
     batch = tables.initial.shape[:-1]
     agents = tables.order.shape[-1]
     discount = jnp.full(batch, tables.discount)
     t = jax.tree.map(jnp.asarray, tables)
-    team = Team(Dense(t.transition, discount), t.reward, t.initial, t.active, agents)
+    dense = Dense(t.transition, discount)
+    team = Team(dense, t.reward, t.initial, t.active, agents)  # pyright: ignore[reportArgumentType]
     return jax.block_until_ready(Stage(team, t.current, t.target, t.order))
 
 
@@ -80,10 +91,10 @@ def solve_pair(stage: Stage, clean: bool) -> dict[str, Float[Array, " S"]]:
     return dict(values=v, visits=m)
 
 
-def _ready(function: Callable[[Stage], object], stage: Stage) -> Call:
+def _ready(function: Callable[[Any], Mapping[str, object] | StageReport], argument: object) -> Call:
     def call() -> Mapping[str, object]:
-        out = jax.block_until_ready(function(stage))
-        return out._asdict() if isinstance(out, tuple) else out
+        out = jax.block_until_ready(function(argument))
+        return out._asdict() if isinstance(out, StageReport) else out
 
     return call
 
@@ -97,7 +108,7 @@ def _pair(function: Callable[[Tables], tuple[object, object]], tables: Tables) -
 
 
 def _solves(stage: Stage, batched: bool) -> dict[str, Call]:
-    def program(clean: bool) -> Callable[[Stage], object]:
+    def program(clean: bool) -> Callable[[Stage], Mapping[str, object]]:
         one = partial(solve_pair, clean=clean)
         return jax.jit(jax.vmap(one) if batched else one)
 
@@ -143,13 +154,14 @@ def batched(batch: int, states: int, actions: int) -> Case:
     )
 
 
-def single(states: int, actions: int) -> Case:
+def single(states: int, actions: int, line: bool = False) -> Case:
     """Values and visits of one policy."""
-    tables = instance(2, (), states, actions, 2)
+    tables = chain(states, actions) if line else instance(2, (), states, actions, 2)
     name = "scipy lu_factor + 2 lu_solve"
+    remark = ", a chain" if line else " (dispatch-bound)" if states < 256 else ""
     return Case(
         "single",
-        f"V, m: S={states}, A={actions}" + (" (dispatch-bound)" if states < 256 else ""),
+        f"V, m: S={states}, A={actions}{remark}",
         _solves(to_stage(tables), False),
         {name: _pair(rivals.lu_scipy, tables)},
         {name: 1 / 1.3} if states >= 256 else {},
@@ -180,7 +192,7 @@ def stage_bytes(states: int, actions: int, agents: int) -> int:
 def audit(batch: int, states: int, actions: int, agents: int) -> Case:
     """Every number of many small stages."""
     tables = instance(4, (batch,), states, actions, agents)
-    members = [Tables(*(x if np.ndim(x) == 0 else x[b] for x in tables)) for b in range(batch)]
+    members = [tables.member(b) for b in range(batch)]
 
     def loop() -> Mapping[str, object]:
         done = [rivals.stage_scipy(member) for member in members]
@@ -198,20 +210,24 @@ def audit(batch: int, states: int, actions: int, agents: int) -> Case:
 def cases(quick: bool, groups: frozenset[str]) -> Iterator[Callable[[], Case]]:
     """Makers of the cases, so that the arrays of one are gone before the next is built."""
     every: list[tuple[str, Callable[[], Case]]] = [("dispatch", dispatch)]
-    every += [("batched", partial(batched, *size)) for size in ((100 if quick else 1000, 32, 5), (400 if quick else 4096, 8, 5))]
-    every += [("single", partial(single, states, 4)) for states in ((64, 256) if quick else (64, 256, 1024))]
+    sizes, teams = ((64, 256), (2, 8)) if quick else ((64, 256, 1024), (2, 8, 64))
+    batches = ((100, 32, 5), (400, 8, 5)) if quick else ((1000, 32, 5), (4096, 8, 5))
+    every += [("batched", partial(batched, *size)) for size in batches]
+    every += [("single", partial(single, states, 4)) for states in sizes]
+    every += [("single", partial(single, sizes[-1], 4, line=True))]
     every += [
         ("stage", partial(whole_stage, states, 4, agents, plain=states == 64 and agents < 64))
-        for states in ((64, 256) if quick else (64, 256, 1024))
-        for agents in ((2, 8) if quick else (2, 8, 64))
+        for states in sizes
+        for agents in teams
     ]
     every += [("audit", partial(audit, 100 if quick else 1000, 12, 3, 4))]
     return (make for group, make in every if group in groups)
 
 
 def disagreement(found: Mapping[str, object], wanted: Mapping[str, object]) -> float:
-    """The largest `|difference| / (1 + |number|)` over the names that both have (`None` where a form has no such number)."""
-    common = sorted(name for name in set(found) & set(wanted) if found[name] is not None)
+    """The largest `|difference| / (1 + |number|)` over the arrays that both have."""
+    arrays = (np.ndarray, Array)
+    common = sorted(name for name in set(found) & set(wanted) if isinstance(found[name], arrays))
     pairs = [(np.asarray(found[name]), np.asarray(wanted[name])) for name in common]
     for name, (a, b) in zip(common, pairs, strict=True):
         if a.shape != b.shape:

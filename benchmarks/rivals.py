@@ -16,7 +16,7 @@ from scipy.special import rel_entr
 
 __all__ = ["Tables", "solve_numpy", "inverse_numpy", "lu_scipy", "stage_scipy", "stage_numpy", "stage_python"]
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 Numbers = dict[str, Floats]
 
 
@@ -26,11 +26,15 @@ class Tables(NamedTuple):
     transition: Floats  #: [S, A, S]
     reward: Floats  #: [S, A]
     initial: Floats  #: [S]
-    active: NDArray[np.int64]  #: [S]
+    active: NDArray[np.integer]  #: [S]
     current: Floats  #: [S, A]
     target: Floats  #: [S, A]
-    order: NDArray[np.int64]  #: [n]
+    order: NDArray[np.integer]  #: [n]
     discount: float
+
+    def member(self, b: int) -> Tables:
+        """Instance `b` of a batch."""
+        return self._replace(**{name: getattr(self, name)[b] for name in self._fields if name != "discount"})
 
 
 def induced(policy: Floats, transition: Floats) -> Floats:
@@ -218,7 +222,11 @@ def stage_python(tables: Tables) -> Numbers:
     def evaluate(policy: list[Row]) -> tuple[list[Row], Row, Row]:
         matrix = [[(s == t) - gamma * sum(policy[s][a] * p[s][a][t] for a in actions) for t in states] for s in states]
         lu = _eliminate(matrix)
-        return lu, _solve(lu, [sum(policy[s][a] * r[s][a] for a in actions) for s in states]), _solve_transposed(lu, rho)
+        return (
+            lu,
+            _solve(lu, [sum(policy[s][a] * r[s][a] for a in actions) for s in states]),
+            _solve_transposed(lu, rho),
+        )
 
     def advantage(v: Row, s: int, a: int) -> float:
         return r[s][a] + gamma * sum(p[s][a][t] * v[t] for t in states) - v[s]
@@ -262,4 +270,12 @@ def stage_python(tables: Tables) -> Numbers:
     return {name: np.array(row) for name, row in out.items()} | dict(visits=np.array(visited), values=np.array(valued))
 
 
-PYTHON_NAMES = ("surrogate_intermediate", "surrogate_stale", "surrogate_cached", "gap_fresh", "gap_stale", "gap_cached", "kl")
+PYTHON_NAMES = (
+    "surrogate_intermediate",
+    "surrogate_stale",
+    "surrogate_cached",
+    "gap_fresh",
+    "gap_stale",
+    "gap_cached",
+    "kl",
+)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.report import show_row, show_setup
 
@@ -32,30 +33,35 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
-def setup_of(name: str) -> dict[str, object]:
-    """BLAS threads and cores of a set-up: both sides get the same."""
+class Setup(NamedTuple):
+    """BLAS threads and cores, the same for both sides."""
+
+    name: str
+    blas_threads: int
+    cores: int
+
+
+def setup_of(name: str) -> Setup:
+    """A set-up by name, on the cores that there are."""
     available = len(cores())
-    return {
-        "blas-all": dict(name=name, blas_threads=available, cores=available),
-        "blas-1": dict(name=name, blas_threads=1, cores=available),
-        "one-core": dict(name=name, blas_threads=1, cores=1),
-    }[name]
+    threads, used = {"blas-all": (available, available), "blas-1": (1, available), "one-core": (1, 1)}[name]
+    return Setup(name, threads, used)
 
 
-def environment(setup: dict[str, object], device: str) -> dict[str, str]:
+def environment(setup: Setup, device: str) -> dict[str, str]:
     """Environment of the process that measures."""
-    env = dict(os.environ) | {name: str(setup["blas_threads"]) for name in BLAS_VARIABLES}
+    env = dict(os.environ) | {name: str(setup.blas_threads) for name in BLAS_VARIABLES}
     env["JAX_ENABLE_X64"] = "1"
     if (platforms := PLATFORMS[device]) is not None:
         env["JAX_PLATFORMS"] = platforms
     return env
 
 
-def pinned(setup: dict[str, object]) -> Callable[[], None] | None:
+def pinned(setup: Setup) -> Callable[[], None] | None:
     """What the child does before it starts: keep to as many cores as the set-up says."""
-    if setup["cores"] == len(cores()):
+    if setup.cores == len(cores()):
         return None
-    return lambda: os.sched_setaffinity(0, cores()[: int(str(setup["cores"]))])
+    return lambda: os.sched_setaffinity(0, cores()[: setup.cores])
 
 
 def machine() -> dict[str, object]:
@@ -92,9 +98,12 @@ def child(args: argparse.Namespace) -> None:
 
     from benchmarks.cases import cases, measure
 
-    versions = dict(python=platform.python_version(), jax=jax.__version__, numpy=numpy.__version__, scipy=scipy.__version__)
+    versions = dict(
+        python=platform.python_version(), jax=jax.__version__, numpy=numpy.__version__, scipy=scipy.__version__
+    )
     device = jax.devices()[0]
-    setup = setup_of(args.child)
+    setup = json.loads(args.child)
+    setup["load"] = os.getloadavg()[0]
     setup["device"] = device.device_kind if device.platform != "cpu" else "cpu"
     setup["blas_environment"] = {name: os.environ[name] for name in BLAS_VARIABLES}
     print(show_setup(setup, versions), flush=True)
@@ -102,26 +111,30 @@ def child(args: argparse.Namespace) -> None:
     for make in cases(args.quick, frozenset(args.groups)):
         rows.append(measure(make(), args.budget, args.quick))
         print(show_row(rows[-1]), flush=True)
-    Path(args.json).write_text(json.dumps(dict(versions=versions, setup=setup | dict(rows=rows))))
+        # After every row, so that a run that is cut off keeps what it has measured.
+        Path(args.json).write_text(json.dumps(dict(versions=versions, setup=setup | dict(rows=rows))))
 
 
 def run_setup(name: str, args: argparse.Namespace) -> dict[str, object]:
-    """Run one set-up in a process of its own.
+    """Run one set-up in a process of its own; cut off after `--timeout`, it gives the rows measured until then.
 
     Raises:
-      SystemExit: if it fails or does not finish in time.
+      SystemExit: if it fails or measures nothing in time.
     """
     setup = setup_of(name)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "rows.json")
-        command = [sys.executable, "-m", "benchmarks.stage", "--child", name, "--json", str(out), "--budget", str(args.budget)]
-        command += ["--quick"] * args.quick + ["--groups", *args.groups]
+        command = [sys.executable, "-m", "benchmarks.stage", "--child", json.dumps(setup._asdict())]
+        command += ["--json", str(out), "--budget", str(args.budget), "--groups", *args.groups]
+        command += ["--quick"] * args.quick
         try:
             subprocess.run(
                 command, env=environment(setup, args.device), preexec_fn=pinned(setup), timeout=args.timeout, check=True
             )
         except subprocess.TimeoutExpired:
-            raise SystemExit(f"{name}: not finished after {args.timeout:.0f} s") from None
+            if not out.exists():
+                raise SystemExit(f"{name}: nothing measured after {args.timeout:.0f} s") from None
+            print(f"{name}: cut off after {args.timeout:.0f} s", flush=True)
         except subprocess.CalledProcessError as error:
             raise SystemExit(f"{name}: failed with exit code {error.returncode}") from None
         return json.loads(out.read_text())
@@ -137,12 +150,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="which comparisons")
     parser.add_argument("--budget", type=float, help="seconds for the rounds of each case")
     parser.add_argument("--timeout", type=float, default=1200.0, help="seconds for each set-up")
-    parser.add_argument("--child", choices=SETUPS, help=argparse.SUPPRESS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.budget is None:
         args.budget = 1.0 if args.quick else 6.0
     if args.child:
-        return child(args)
+        child(args)
+        return
     names = [name for name in args.setups if name != "one-core" or hasattr(os, "sched_setaffinity")]
     done = [run_setup(name, args) for name in names]
     result = dict(

@@ -24,7 +24,10 @@ def first_call(run: Callable[[], object]) -> float:
 
 
 def interleaved(
-    contenders: Mapping[str, Callable[[], object]], budget: float, least: float = 5e-3, rounds: tuple[int, int] = (5, 41)
+    contenders: Mapping[str, Callable[[], object]],
+    budget: float,
+    least: float = 5e-3,
+    rounds: tuple[int, int] = (5, 41),
 ) -> Samples:
     """Time every contender once in each round, in rotating order.
 

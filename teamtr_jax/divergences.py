@@ -16,15 +16,18 @@ _SERIES = 14
 _SMALL = 0.05
 
 
-def _excess(r: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`r − log(1+r) ≥ 0` to full relative precision: its series `r²/2 − r³/3 + …` where `|r|` is small."""
+def _excess(r: Float[Array, "..."], ratio: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`r − log(1+r) ≥ 0`, `ratio = 1+r`, to full relative precision.
+
+    Its series `r²/2 − r³/3 + …` where `|r|` is small; elsewhere the logarithm of the ratio itself, because `1 + r` has lost the
+    digits of a small ratio.
+    """
     small = abs(r) < _SMALL
     x = jnp.where(small, r, 0.0)
     series = jnp.zeros_like(x)
     for k in range(_SERIES, 1, -1):
         series = series * x + (-1.0) ** k / k
-    away = jnp.where(small, 1.0, r)
-    return jnp.where(small, series * x * x, away - jnp.log1p(away))
+    return jnp.where(small, series * x * x, r - jnp.log(jnp.where(small, 1.0, ratio)))
 
 
 def total_variation(p: Float[Array, "*batch A"], q: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
@@ -41,7 +44,7 @@ def total_variation(p: Float[Array, "*batch A"], q: Float[Array, "*batch A"]) ->
 def kl_current_to_new(current: Float[Array, "*batch A"], new: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
     """`KL(current ‖ new) = Σ_a p_a log(p_a/q_a)` in nats, `[0, ∞]`; current first, as a trainer on its own rollouts has it.
 
-    Computed as `Σ p·(r − log(1+r))`, `r = (q−p)/p`, plus `Σ q` where `p = 0`: equal for normalised rows, every term ≥ 0, no
+    Computed as `Σ p·(r − log(q/p))`, `r = (q−p)/p` (a series for small `r`), plus `Σ q` where `p = 0`: equal for normalised rows, every term ≥ 0, no
     cancellation for small steps. `0·log 0 = 0`; infinite where `new` drops an action of `current`.
 
     Raises:
@@ -57,7 +60,7 @@ def kl_current_to_new(current: Float[Array, "*batch A"], new: Float[Array, "*bat
     require_float64(current=current, new=new)
     used = current > 0
     p = jnp.where(used, current, 1.0)
-    return jnp.where(used, p * _excess((new - current) / p), new).sum(-1)
+    return jnp.where(used, p * _excess((new - current) / p, new / p), new).sum(-1)
 
 
 def kl_new_to_current(current: Float[Array, "*batch A"], new: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:

@@ -45,11 +45,15 @@ def stage_report(stage: Stage) -> StageReport:
     return hybrids_report(stage.team, hybrids(stage), solo_steps(stage))
 
 
-def swap_report(stage: Stage, h: Hybrids, position: Array) -> StageReport:
-    """The one-update stage `π̂⁰ → π^{⟨i⟩}` in which only the agent at `position` of the order moves (P3.8, R5)."""
-    step = solo_steps(stage)[position]
+def swap_report(team: Team, h: Hybrids, solo: Float[Array, "n S A"], position: Array) -> StageReport:
+    """The one-update stage `π̂⁰ → π^{⟨i⟩}` in which only the agent at `position` of the order moves (P3.8, R5).
+
+    Args:
+      solo: `solo_steps(stage)`.
+    """
+    step = solo[position]
     one = Hybrids(jnp.stack([h.policies[0], h.policies[0] + step]), step[None], *(part[position][None] for part in h[2:]))
-    return hybrids_report(stage.team, one, step[None])
+    return hybrids_report(team, one, step[None])
 
 
 def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"]) -> StageReport:
@@ -187,10 +191,11 @@ def _rounding(dynamics: Dynamics, h: Hybrids, v: Array, m: Array, x: Array, g: A
     inflow = gamma * jax.vmap(dynamics.forward)(m[:-1, :, None] * abs(h.steps)).sum(-1)
     moved = abs(x).sum(-1)
     shift = eta * (moved + 2 * length * inflow) + length * closure
-    gap = jnp.cumsum(moved) * g_error + g_scale * jnp.cumsum(shift)
+    fresh = moved * g_error + g_scale * shift
     drift = exclusive_sum(moved) * g_error + g_scale * exclusive_sum(shift)
     y_error = 2 * eta * length * jnp.cumsum(g_scale) + length * jnp.cumsum(g_error)
-    cached = gap + gamma * (m[0] * step).sum(-1) * y_error
+    stale = fresh + drift
+    cached = stale + gamma * (m[0] * step).sum(-1) * y_error
     mass = m.sum(-1)
     identity = 2 * eta * (v_scale[1:] + v_scale[:-1]) + mass[1:] * (g_error + eta * g_scale)
-    return Rounding(relative=eta, gap=gap, cached=cached, drift=drift, shift=shift, closure=closure, identity=identity)
+    return Rounding(relative=eta, fresh=fresh, stale=stale, cached=cached, drift=drift, shift=shift, closure=closure, identity=identity)

@@ -122,7 +122,8 @@ class Rounding(NamedTuple):
     """Bounds on rounding errors, absolute unless said otherwise (docs/rounding.md)."""
 
     relative: Float[Array, ""]  #: `η`, relative error of one solve
-    gap: Float[Array, " n"]  #: of the fresh and the stale gap
+    fresh: Float[Array, " n"]  #: of the fresh gap
+    stale: Float[Array, " n"]  #: of the stale gap
     cached: Float[Array, " n"]  #: of the cached gap
     drift: Float[Array, " n"]  #: of `L_i^seq − L_i^stale`
     shift: Float[Array, " n"]  #: of `m^{π̂ⁱ} − m^{π̂ⁱ⁻¹}` in the 1-norm

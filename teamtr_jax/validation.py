@@ -120,8 +120,8 @@ def permutation(name: str, array: ArrayLike, n: int) -> NDArray[np.int64]:
 def discount_factor(name: str, value: ArrayLike) -> float:
     """`value` as a discount in [0, 1)."""
     out = np.asarray(value)
-    if out.ndim or not np.issubdtype(out.dtype, np.floating):
-        raise InputError(name, f"shape {list(out.shape)}, dtype {out.dtype}", "one float in [0, 1)")
+    if out.ndim or (out.dtype != np.float64 and not np.issubdtype(out.dtype, np.integer)):
+        raise InputError(name, f"shape {list(out.shape)}, dtype {out.dtype}", "one float64 in [0, 1)")
     if not 0 <= float(out) < 1:
         raise InputError(name, float(out), "a discount in [0, 1)")
     return float(out)

@@ -16,8 +16,16 @@ from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage, Team
 
 
+BUDGET = {"gap_fresh": "fresh", "gap_stale": "stale", "gap_cached": "cached", "seq_minus_stale": "drift"}
+"""Which entry of `Rounding` speaks for which field of a report."""
+
+
 class Evaluated(SimpleNamespace):
     """The fields of a `StageReport` as NumPy, and with them what is derived from it: properties, rungs, certificates."""
+
+    def budget(self, field: str) -> np.ndarray:
+        """The rounding budget of a field."""
+        return getattr(self.rounding, BUDGET[field])
 
 
 def everything(stage: Stage) -> dict:
@@ -302,9 +310,9 @@ def stationary_ways(rng: np.random.Generator, X: int = 2, A: int = 3, T: int = 3
 
 
 def discounted_ways(case: Case) -> dict[str, Stage]:
-    """A discounted case as Dense, Successors by LU, Successors by Krylov."""
+    """A discounted case as Dense, Successors by LU, Successors by sparse LU."""
     return {
         "dense": as_stage(case),
         "successors": as_stage(case, successors(case.world)),
-        "krylov": as_stage(case, successors(case.world, lu_states=0)),
+        "sparse": as_stage(case, successors(case.world, lu_states=0)),
     }

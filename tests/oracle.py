@@ -231,18 +231,38 @@ def rational(x) -> flint.fmpq:
     return flint.fmpq(fraction.numerator, fraction.denominator)
 
 
-def exact_stage(world, policies):
-    """Gaps, drift and shifts of consecutive policies in rational arithmetic, the float tables taken literally.
+def exact_row(row) -> list[flint.fmpq]:
+    """A row of probabilities as fractions that sum to one exactly: each divided by the sum (rows of zeros stay)."""
+    fractions = [rational(x) for x in row]
+    total = sum(fractions, flint.fmpq(0))
+    return [x / total for x in fractions] if total else fractions
 
-    A gap is `J' − J − L` here, nothing being lost: the definition, not the package's formula. Rows must sum to one exactly
-    for the advantage of the current policy to average to zero.
+
+def exact_policies(current, target, order, active=None, factors=None):
+    """`π̂⁰ … π̂ⁿ` in fractions, from rows made to sum to one exactly."""
+    S = current.shape[-2]
+
+    def row(s, updated):
+        if factors is None:
+            return exact_row((target if active[s] in updated else current)[s])
+        parts = [exact_row((target if k in updated else current)[k, s, :size]) for k, size in enumerate(factors)]
+        return [math.prod(choice, start=flint.fmpq(1)) for choice in itertools.product(*parts)]
+
+    order = [int(k) for k in order]
+    return [[row(s, set(order[:i])) for s in range(S)] for i in range(len(order) + 1)]
+
+
+def exact_stage(world, current, target, order, active=None, factors=None):
+    """Gaps, drift and shifts of a stage in rational arithmetic, all rows of probabilities normalised exactly.
+
+    A gap is `J' − J − L` here, nothing being lost: the definition, not the package's formula.
     """
     S, A = world["r"].shape
     gamma = rational(world.get("gamma", 1.0))
-    P = [[[rational(x) for x in row] for row in block] for block in world["P"]]
+    P = [[exact_row(row) for row in block] for block in world["P"]]
     r = [[rational(x) for x in row] for row in world["r"]]
-    rho = [rational(x) for x in world["rho"]]
-    pi = [[[rational(x) for x in row] for row in policy] for policy in policies]
+    rho = exact_row(world["rho"])
+    pi = exact_policies(current, target, order, active, factors)
     zero = flint.fmpq(0)
 
     def solve(policy):

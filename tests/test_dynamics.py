@@ -42,7 +42,7 @@ def _layered(rng, kind, stationary):
 WORLDS = {
     "dense": lambda rng: builders.dense(discounted_world(rng, 6, 2, GAMMA, 0.8)),
     "successors": lambda rng: builders.successors(discounted_world(rng, 6, 2, GAMMA, 0.8), 7),
-    "krylov": lambda rng: builders.successors(discounted_world(rng, 6, 2, GAMMA, 0.8), 7, lu_states=0),
+    "sparse": lambda rng: builders.successors(discounted_world(rng, 6, 2, GAMMA, 0.8), 7, lu_states=0),
     "dense-episodic": lambda rng: builders.dense(episodic_world(rng, 2, 2, 3)),
     "successors-episodic": lambda rng: builders.successors(episodic_world(rng, 2, 2, 3), 3),
     "layered-dense": lambda rng: _layered(rng, "dense", False),
@@ -173,6 +173,12 @@ def test_time_is_the_clock(probed):
 @pytest.mark.parametrize("lu_states", [1500, 0])
 def test_unvisited_states_are_exactly_zero(lu_states):
     """A solve may leave dust where the truth is 0, and 0·∞ = 0 needs the truth: `visits` is exactly zero there."""
+
+    @jax.jit
+    def both(stage):
+        m = visits(stage.team, stage.current)
+        return m, stage.team.dynamics.resolvent(stage.current).visits(after(stage.team.initial, m))
+
     rng, dust, S = np.random.default_rng(5), 0, 12
     for _ in range(4):
         world = discounted_world(rng, S, 2, 0.99, 0.2)
@@ -181,8 +187,7 @@ def test_unvisited_states_are_exactly_zero(lu_states):
         world["P"][closed] /= world["P"][closed].sum(-1, keepdims=True)
         world["rho"][:] = np.eye(S)[closed[0]]
         stage = as_stage(builders.turn_taking(rng, world), builders.successors(world, S + 1, lu_states=lu_states))
-        m = np.asarray(visits(stage.team, stage.current))
-        raw = np.asarray(stage.team.dynamics.resolvent(stage.current).visits(stage.team.initial))
+        m, raw = map(np.asarray, both(stage))
         assert (m[rest] == 0).all()
         assert (m[closed] > 0).all()
         dust += int((raw[rest] != 0).sum())
@@ -194,11 +199,12 @@ def test_no_discount_no_future(lu_states):
     """γ = 0: values are rewards, visits the start, and nothing else is reached."""
     rng = np.random.default_rng(6)
     world = discounted_world(rng, 5, 2, 0.0)
-    resolvent = builders.successors(world, lu_states=lu_states).resolvent(jnp.asarray(builders.rows(rng, 5, 2)))
     b = np.array([0.0, 0.5, 0.0, 0.5, 0.0])
-    assert (np.asarray(resolvent.values(jnp.asarray(b))) == b).all()
-    assert (np.asarray(resolvent.visits(jnp.asarray(b))) == b).all()
-    assert (np.asarray(resolvent.reached(jnp.asarray(b))) == (b > 0)).all()
+    policy, flow = jnp.asarray(builders.rows(rng, 5, 2)), jnp.ones((5, 2))
+    out = jax.jit(probe)(builders.successors(world, lu_states=lu_states), policy, jnp.asarray(b), flow, jnp.asarray(b))
+    assert (np.asarray(out["values"]) == b).all()
+    assert (np.asarray(out["visits"]) == b).all()
+    assert (np.asarray(out["reached"]) == (b > 0)).all()
 
 
 # ------------------------------------------------------------------------------------------ one team written many ways
@@ -248,25 +254,25 @@ def test_one_kernel_for_every_step():
         same_report(evaluate_stage(stage), reference)
 
 
-@pytest.mark.parametrize("way", ["successors", "krylov"])
+@pytest.mark.parametrize("way", ["successors", "sparse"])
 def test_one_discounted_team_written_three_ways(way):
-    """Dense, Successors by LU and Successors by matrix-free solves give the same report."""
+    """Dense, Successors by LU and Successors by sparse LU give the same report."""
     ways = builders.discounted_ways(random_case(np.random.default_rng(12), "discounted", "turn-taking", 0.3, gamma=0.9))
     same_report(evaluate_stage(ways[way]), evaluate_stage(ways["dense"]))
 
 
 @pytest.mark.parametrize("gamma", [0.5, 0.999])
-def test_krylov_converges_on_long_cycles(gamma):
+def test_sparse_solves_on_long_cycles(gamma):
     """A deterministic cycle of 300 states (spectrum on the whole circle): V and m against their closed forms."""
     S = 300
     world = Successors(
         (jnp.arange(S)[:, None, None] + 1) % S, jnp.ones((S, 1, 1)), jnp.asarray(gamma), lu_states=0
     )
-    resolvent = world.resolvent(jnp.ones((S, 1)))
-    reward = jnp.zeros(S).at[0].set(1.0)
-    steps = (-np.arange(S)) % S  # to state 0
-    close(np.asarray(resolvent.values(reward)), gamma**steps / (1 - gamma**S), 1 / (1 - gamma))
-    close(np.asarray(resolvent.visits(reward)), gamma ** np.arange(S) / (1 - gamma**S), 1 / (1 - gamma))
+    b = jnp.zeros(S).at[0].set(1.0)
+    out = jax.jit(probe)(world, jnp.ones((S, 1)), b, jnp.ones((S, 1)), b)
+    to_0 = (-np.arange(S)) % S  # steps to state 0
+    close(np.asarray(out["values"]), gamma**to_0 / (1 - gamma**S), 1 / (1 - gamma))
+    close(np.asarray(out["visits"]), gamma ** np.arange(S) / (1 - gamma**S), 1 / (1 - gamma))
 
 
 # -------------------------------------------------------------------------------------------------------- what is refused

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LIMIT = 120  # seconds; the whole takes about 10
+LIMIT = 120  # seconds; it takes about 15
 
 SCRIPT = """
 import jax, jax.numpy as jnp, numpy as np
@@ -29,10 +29,6 @@ def solves(world, r, rho, pi):
     resolvent = world.resolvent(pi)
     v = resolvent.values((pi * r).sum(-1))
     return v, resolvent.visits(after(rho, v))
-
-def unchained(world, r, rho, pi):
-    resolvent = world.resolvent(pi)
-    return resolvent.values((pi * r).sum(-1)), resolvent.visits(rho)
 
 def gradient(world, r, rho, pi):
     team = Team(world, r, rho, jnp.arange(rho.shape[0]) % n, n)
@@ -62,19 +58,19 @@ def sparse(B, S):
 DENSE = """
 for B, S in ((1000, 32), (4096, 8)):
     world = dense(B, S)
-    for name, repeat in (("solves", 20), ("unchained", 20), ("gradient", 20), ("stage", 5)):
+    for name, repeat in (("solves", 10), ("gradient", 10), ("stage", 3)):
         run(name, world, B, S, repeat)
 """
 
 SPARSE = """
-for B, S, repeat in ((1, 1000, 3), (50, 20, 3)):
+for B, S, repeat in ((1, 400, 2), (20, 20, 2)):
     world = sparse(B, S)
     for name in ("solves", "gradient", "stage"):
         run(name, world, B, S, repeat)
 """
 
 
-@pytest.mark.parametrize(("worlds", "programs"), [(DENSE, 8), (SPARSE, 6)], ids=["dense", "sparse"])
+@pytest.mark.parametrize(("worlds", "programs"), [(DENSE, 6), (SPARSE, 6)], ids=["dense", "sparse"])
 def test_batched_solves_finish(worlds, programs):
     """V and m, their gradients and whole stages: B = 1000, S = 32 and B = 4096, S = 8 by LU; host factorisations too."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}

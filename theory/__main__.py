@@ -43,7 +43,7 @@ def run(settings: Settings) -> int:
     from theory import audit, families, figures, ledger
     from theory.claims import p3_2, r1, r3
 
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=170)
     started = time.perf_counter()
     total = max(1000, settings.instances // 20) if settings.quick else settings.instances
     chosen = [f for f in families.FAMILIES if not settings.quick or f.name in ("small", "product", "episodic", "corners")]

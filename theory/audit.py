@@ -21,8 +21,8 @@ from theory.ledger import Row
 
 __all__ = ["Tally", "audit_family", "audit_stage", "rows"]
 
-EXACT_LIMIT = 40
-"""Stages re-decided exactly per family; the rest of the inconclusive instances stay counted as such."""
+EXACT_SECONDS = 15.0
+"""Time for exact decisions in one family; inconclusive instances beyond it stay counted as such."""
 EXACT_STATES = 24
 """Largest team (states) that is re-decided with rationals."""
 
@@ -35,6 +35,7 @@ class Tally(NamedTuple):
     violated: int = 0
     inconclusive: int = 0
     decided: int = 0
+    trivial: int = 0
     ratio: float = 0.0
     where: str = ""  #: family in which `ratio` was found
     slack: float = np.inf  #: smallest relative error of the bound that would have been caught
@@ -46,7 +47,7 @@ class Tally(NamedTuple):
         best = other if other.ratio > self.ratio else self
         return Tally(
             self.stages + other.stages, self.checks + other.checks, self.violated + other.violated,
-            self.inconclusive + other.inconclusive, self.decided + other.decided, best.ratio, best.where or other.where,
+            self.inconclusive + other.inconclusive, self.decided + other.decided, self.trivial + other.trivial, best.ratio, best.where or other.where,
             min(self.slack, other.slack), min(self.gamma_power, other.gamma_power),
             min(self.length_power, other.length_power), self.identity or other.identity,
         )  # fmt: skip
@@ -55,8 +56,11 @@ class Tally(NamedTuple):
 Tallies = dict[tuple[str, str], Tally]
 
 
-def _stage_verdicts(claims: Sequence[Claim]) -> Callable[[Stage], dict[tuple[str, str], dict[str, Array]]]:
-    """One stage → per check: counts, extreme ratio and slacks, and the pattern of inconclusive instances."""
+def _stage_verdicts(claims: Sequence[Claim], identities: set[tuple[str, str]]):
+    """One stage → per check: counts, extreme ratio and slacks, and the pattern of inconclusive instances.
+
+    While it is traced it notes in `identities` which checks are identities.
+    """
 
     def run(stage: Stage) -> dict[tuple[str, str], dict[str, Array]]:
         report = stage_report(stage)
@@ -68,6 +72,8 @@ def _stage_verdicts(claims: Sequence[Claim]) -> Callable[[Stage], dict[tuple[str
                 continue
             for name, check in claim.check(stage, report).items():
                 v = judge(check)
+                if check.scale is not None:
+                    identities.add((claim.id, name))
                 slack = v.slack.min()
                 log_slack = -jnp.log1p(-jnp.minimum(slack, 1 - 1e-12))
                 powers = {} if form == "episodic" else {
@@ -75,7 +81,7 @@ def _stage_verdicts(claims: Sequence[Claim]) -> Callable[[Stage], dict[tuple[str
                     "length_power": jnp.where(gamma > 0, log_slack / jnp.where(gamma > 0, -jnp.log1p(-gamma), 1.0), jnp.inf),
                 }  # fmt: skip
                 out[claim.id, name] = {
-                    "checks": jnp.asarray(v.violated.size), "violated": v.violated.sum(), "open": v.inconclusive.ravel(),
+                    "checks": jnp.asarray(v.violated.size), "violated": v.violated.sum(), "trivial": v.trivial.sum(), "open": v.inconclusive.ravel(),
                     "ratio": v.ratio.max(), "slack": slack, **powers,
                 }  # fmt: skip
         return out
@@ -85,7 +91,7 @@ def _stage_verdicts(claims: Sequence[Claim]) -> Callable[[Stage], dict[tuple[str
 
 def _decide(stage: Stage, key: tuple[str, str], open_: np.ndarray) -> tuple[int, int]:
     """Exact verdicts on the open instances of one stage: (violated, still open)."""
-    pairs = exact_checks(stage).get(key)
+    pairs = exact_checks(stage, only=key[0]).get(key)
     if pairs is None:
         return 0, int(open_.sum())
     violated = left = 0
@@ -100,41 +106,27 @@ def _decide(stage: Stage, key: tuple[str, str], open_: np.ndarray) -> tuple[int,
     return violated, left
 
 
-def _collect(out: dict, family: str, stages: Any, batch: int, identities: set[str], exact: bool, budget: list[int]) -> Tallies:
+def _collect(out: dict, family: str, stages: Any, batch: int, identities: set[tuple[str, str]], deadline: float) -> Tallies:
     tallies: Tallies = {}
+    stages = jax.tree.map(np.asarray, stages)
     for key, found in out.items():
         found = {name: np.asarray(value) for name, value in found.items()}
         violated, open_ = int(found["violated"].sum()), found["open"].reshape(batch, -1)
         decided, left = 0, int(open_.sum())
-        for b in np.flatnonzero(open_.any(-1)) if exact else []:
-            if budget[0] <= 0:
+        for b in np.flatnonzero(open_.any(-1)):
+            if time.perf_counter() > deadline:
                 break
-            budget[0] -= 1
             wrong, still = _decide(jax.tree.map(lambda x: x[b], stages), key, open_[b])  # noqa: B023
             now = int(open_[b].sum())
             violated += wrong
             decided += now - still
             left += still - now
         tallies[key] = Tally(
-            batch, int(found["checks"].sum()), violated, left, decided, float(found["ratio"].max()), family,
+            batch, int(found["checks"].sum()), violated, left, decided, int(found["trivial"].sum()), float(found["ratio"].max()), family,
             float(found["slack"].min()), float(np.min(found.get("gamma_power", np.inf))),
-            float(np.min(found.get("length_power", np.inf))), f"{key[0]}/{key[1]}" in identities,
+            float(np.min(found.get("length_power", np.inf))), key in identities,
         )  # fmt: skip
     return tallies
-
-
-def _identities(claims: Sequence[Claim], stage: Stage) -> set[str]:
-    """Which checks are identities: read off their structure, without computing anything."""
-    found: set[str] = set()
-
-    def look(stage: Stage) -> Array:
-        report = stage_report(stage)
-        for claim in claims:
-            found.update(f"{claim.id}/{name}" for name, check in claim.check(stage, report).items() if check.scale is not None)
-        return report.discount
-
-    jax.eval_shape(look, stage)
-    return found
 
 
 def audit_family(
@@ -155,26 +147,24 @@ def audit_family(
     Returns:
       Tallies per (claim id, check name).
     """
-    verdicts = _stage_verdicts(claims)
+    identities: set[tuple[str, str]] = set()
     chunk = min(chunk, instances)
-    first = family.make(rng, chunk)
-    one = jax.tree.map(lambda x: x[0], first)
-    identities = _identities(claims, one)
-    program = jax.jit(jax.vmap(verdicts)).lower(first).compile()
+    stages = family.make(rng, chunk)
+    program = jax.jit(jax.vmap(_stage_verdicts(claims, identities))).lower(stages).compile()
     total: Tallies = {}
-    budget = [EXACT_LIMIT]
-    exact = one.team.reward.shape[0] <= EXACT_STATES
-    done = 0
-    stages = first
+    small = stages.team.reward.shape[1] <= EXACT_STATES
+    spent = done = 0
     while done < instances:
         with lock or nullcontext():
             out = jax.block_until_ready(program(stages))
         now = min(chunk, instances - done)
         if now < chunk:  # the last, partial batch: count only what was asked for
             out = jax.tree.map(lambda x: x[:now], out)  # noqa: B023
-            stages = jax.tree.map(lambda x: x[:now], stages)  # noqa: B023
-        for key, tally in _collect(out, family.name, stages, now, identities, exact, budget).items():
+        began = time.perf_counter()
+        deadline = began + EXACT_SECONDS - spent if small else began
+        for key, tally in _collect(out, family.name, stages, now, identities, deadline).items():
             total[key] = total[key].plus(tally) if key in total else tally
+        spent += time.perf_counter() - began
         done += now
         progress(now)
         stages = family.make(rng, chunk) if done < instances else stages
@@ -183,9 +173,10 @@ def audit_family(
 
 def audit_stage(name: str, stage: Stage, claims: Sequence[Claim] = STAGE_CLAIMS) -> Tallies:
     """Audit one stage that is its own family (a Gymnasium team)."""
-    out = jax.block_until_ready(jax.jit(_stage_verdicts(claims))(stage))
+    identities: set[tuple[str, str]] = set()
+    out = jax.block_until_ready(jax.jit(_stage_verdicts(claims, identities))(stage))
     batched = jax.tree.map(lambda x: jnp.asarray(x)[None], out)
-    return _collect(batched, name, None, 1, _identities(claims, stage), False, [0])
+    return _collect(batched, name, None, 1, identities, 0.0)
 
 
 def rows(tallies: Tallies, claims: Sequence[Claim], started: float) -> list[Row]:
@@ -210,7 +201,7 @@ def rows(tallies: Tallies, claims: Sequence[Claim], started: float) -> list[Row]
                 claim.id, claim.statement, "float" if not decided else f"float; {decided} decided exactly",
                 max(t.stages for t in own.values()), total.violated, total.inconclusive,
                 best.ratio if best else None, min(t.slack for t in own.values()), checks=total.checks,
-                decided_exactly=decided, seconds=time.perf_counter() - started,
+                decided_exactly=decided, trivial=total.trivial, seconds=time.perf_counter() - started,
                 detects_exponents={name: x for name, x in finite.items() if np.isfinite(x)},
                 note=f"tight: {claim.tight}" + (f"; largest ratio in: {best.where}" if best else ""),
             )

@@ -32,6 +32,7 @@ class Row:
     seconds: float = 0.0
     checks: int = 0  #: inequalities or equations compared
     decided_exactly: int = 0
+    trivial: int = 0  #: of the checks, those in which both sides are exactly zero
     detects_exponents: dict[str, float] = field(default_factory=dict)
     note: str = ""  #: what was held fixed, over which range a slope was fitted, where the extreme was found
 
@@ -49,26 +50,26 @@ def _number(x: float | None) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    slope = "" if row.exponent is None else f"{row.exponent:.3f}"
+    slope = "–" if row.exponent is None else f"{row.exponent:.2f}"
     if row.interval is not None:
-        slope += f" [{row.interval[0]:.3f}, {row.interval[1]:.3f}]"
+        slope += f" [{row.interval[0]:.2f}, {row.interval[1]:.2f}]"
     return [
-        row.id, row.statement, row.evidence, f"{row.instances:,}", str(row.violations), str(row.inconclusive),
-        _number(row.tightest), _number(row.detects), slope or "–", f"{row.seconds:.1f}",
+        row.id, f"{row.instances:,}", str(row.violations), str(row.inconclusive), _number(row.tightest), _number(row.detects),
+        slope, row.evidence, f"{row.seconds:.0f}", row.statement,
     ]  # fmt: skip
 
 
-HEADINGS = ("id", "statement", "evidence", "instances", "violations", "inconclusive", "tightest", "detects", "exponent", "s")
+HEADINGS = ("id", "instances", "violations", "inconclusive", "tightest", "detects", "exponent", "evidence", "s", "statement")
 
 
 def terminal(rows: Sequence[Row]) -> Table:
     """The ledger as a table for the terminal."""
-    table = Table(title="claim ledger", show_lines=True)
+    table = Table(title="claim ledger", caption="tightest: largest measured/bound; detects: smallest error of the constant it would catch")
     for heading in HEADINGS:
-        table.add_column(heading, overflow="fold", justify="left" if heading in ("id", "statement", "evidence") else "right")
+        words = heading in ("id", "statement", "evidence")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=heading != "evidence", overflow="ellipsis")
     for row in rows:
-        style = "bold red" if row.violations else "yellow" if row.inconclusive else None
-        table.add_row(*_cells(row), style=style)
+        table.add_row(*_cells(row), style="bold red" if row.violations else "yellow" if row.inconclusive else None)
     return table
 
 

@@ -39,10 +39,11 @@ class Claim(NamedTuple):
 
 
 class Verdicts(NamedTuple):
-    """Float verdicts on the instances of a check. Neither violated nor inconclusive: holds."""
+    """Float verdicts on the instances of a check. None of the first three: holds."""
 
     violated: Bool[Array, "..."]
     inconclusive: Bool[Array, "..."]
+    trivial: Bool[Array, "..."]  #: both sides are exactly 0.0: holds, and says nothing about any constant
     ratio: Float[Array, "..."]  #: measured/bound; 0 where both vanish, where the bound is infinite, and for identities
     slack: Float[Array, "..."]  #: smallest relative error of the bound (of either side, for an identity) that would be caught
 
@@ -54,12 +55,14 @@ def judge(check: Check) -> Verdicts:
         wrong = measured > bound + budget
         scale = jnp.broadcast_to(check.scale, measured.shape)
         slack = jnp.where(scale > 0, (budget + measured) / jnp.where(scale > 0, scale, 1.0), jnp.inf)
-        return Verdicts(wrong | jnp.isnan(measured), jnp.zeros_like(wrong), jnp.zeros_like(measured), slack)
+        broken = wrong | jnp.isnan(measured)
+        return Verdicts(broken, jnp.zeros_like(wrong), (measured == 0) & (scale == 0), jnp.zeros_like(measured), slack)
     open_bound = jnp.isposinf(bound)
     violated = ~open_bound & (measured - budget > bound)
-    inconclusive = ~open_bound & ~violated & (measured + budget > bound) & ((measured > 0) | (bound > 0) | (budget > 0))
+    trivial = (measured == 0) & (bound == 0)
+    inconclusive = ~open_bound & ~violated & ~trivial & (measured + budget > bound)
     usable = (bound > 0) & ~open_bound
     ratio = jnp.where(usable, measured / jnp.where(usable, bound, 1.0), jnp.where(measured > bound, jnp.inf, 0.0))
     broken = jnp.isnan(measured) | jnp.isnan(bound)
     sure = jnp.where(usable, (measured - budget) / jnp.where(usable, bound, 1.0), 0.0)  # caught beyond rounding only
-    return Verdicts(violated | broken, inconclusive & ~broken, ratio, 1 - jnp.maximum(sure, 0.0))
+    return Verdicts((violated & ~trivial) | broken, inconclusive & ~broken, trivial, ratio, 1 - jnp.maximum(sure, 0.0))

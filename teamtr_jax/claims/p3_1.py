@@ -19,7 +19,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
     finite_parts = jnp.where(same, 0.0, parts)
     residual = abs(jnp.where(same, 0.0, team_kl) - finite_parts)
     return {
-        "KL": Check(residual, jnp.zeros_like(residual), unit * (finite_parts + tv_parts), finite_parts),
+        "KL": Check(residual, jnp.zeros_like(residual), unit * (finite_parts + tv_parts + unit), finite_parts),
         # Turn-taking: both sides are the same float sum over one agent's row, so nothing was rounded apart.
         "TV": Check(tv, tv_parts, (0.0 if stage.team.factors is None else unit) * tv_parts),
     }

@@ -8,7 +8,7 @@ from teamtr_jax.types import Stage, StageReport
 def check(stage: Stage, report: StageReport) -> dict[str, Check]:
     """`|J(π̂ⁱ) − J(π̂ⁱ⁻¹) − L_i^seq| ≤ c_i √δ_i`; the theorem states the lower side (ζ = 0: exact surrogates)."""
     del stage
-    return {"": Check(abs(report.gap_fresh), penalty_paper(report), report.rounding.gap)}
+    return {"": Check(abs(report.gap_fresh), penalty_paper(report), report.rounding.fresh)}
 
 
 CLAIM = Claim(

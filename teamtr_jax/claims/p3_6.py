@@ -8,7 +8,7 @@ from teamtr_jax.types import Stage, StageReport
 def check(stage: Stage, report: StageReport) -> dict[str, Check]:
     """`J(π̂ⁿ) − J(π̂⁰) ≥ Σ_i (L_i^seq − c_i√δ_i)`: the shortfall `−Σ gap_i` against the summed penalties."""
     del stage
-    return {"": Check(abs(report.gap_fresh.sum()), penalty_paper(report).sum(), report.rounding.gap.sum())}
+    return {"": Check(abs(report.gap_fresh.sum()), penalty_paper(report).sum(), report.rounding.fresh.sum())}
 
 
 CLAIM = Claim(

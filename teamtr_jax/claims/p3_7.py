@@ -12,12 +12,12 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
     del stage
     penalty = penalty_stale_paper(report)
     checks = {
-        "update": Check(abs(report.gap_stale), penalty, report.rounding.gap),
-        "stage": Check(abs(report.gap_stale.sum()), penalty.sum(), report.rounding.gap.sum()),
+        "update": Check(abs(report.gap_stale), penalty, report.rounding.stale),
+        "stage": Check(abs(report.gap_stale.sum()), penalty.sum(), report.rounding.stale.sum()),
     }
     if not report.episodic:
         stale = zero_times(paper_constant(report), jnp.cumsum(jnp.sqrt(report.kl_stale)))
-        checks["update, δ⁰"] = Check(abs(report.gap_stale), stale, report.rounding.gap)
+        checks["update, δ⁰"] = Check(abs(report.gap_stale), stale, report.rounding.stale)
     return checks
 
 

@@ -13,7 +13,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
     total = report.kl_stale.sum() if report.episodic else report.kl_stale.sum() / (1 - report.discount)
     whole = zero_times(report.return_range, total)
     return {
-        "update": Check(abs(report.gap_fresh), penalty_log_sum(report), report.rounding.gap),
+        "update": Check(abs(report.gap_fresh), penalty_log_sum(report), report.rounding.fresh),
         "stage as one step": Check(jnp.asarray(abs(report.gap_cached.sum())), whole, report.rounding.cached.sum()),
     }
 

@@ -2,7 +2,8 @@
 
 Hazard: jax 0.10 on a two-core CPU can hang for ever when two batched LAPACK calls of one program run at the same time,
 because each blocks a worker of the pool that the other one waits for. No optimisation barrier helps (it is removed before
-the program is scheduled); only a data dependency does. So every program here has one chain of LAPACK calls: `after`.
+the program is scheduled); only a data dependency does. So every program here has one chain of LAPACK calls, `after`; whoever
+puts two stages into one batched program chains them in the same way, or maps over them with ``jax.lax.map``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ HIGHEST = lax.Precision.HIGHEST
 """Exact code asks for full precision in every product: accelerators default to less."""
 
 
-def after(x: Float[Array, " S"], y: Float[Array, "..."]) -> Float[Array, " S"]:
+def after(x: Float[Array, "*s"], y: Float[Array, "..."]) -> Float[Array, "*s"]:
     """`x`, scheduled after `y` has been computed (a true data dependency; see the module's text)."""
     return x + 0.0 * lax.stop_gradient(y).ravel()[0]
 

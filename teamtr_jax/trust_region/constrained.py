@@ -54,7 +54,7 @@ def kl_constrained_step(
     def policy(multiplier: Array) -> Array:
         share = jnp.where(support, current, 0.0)
 
-        def newton(_: int, excess: Array) -> Array:
+        def newton(_: Array, excess: Array) -> Array:
             terms = multiplier * share / (excess[:, None] + deficit)
             total, slope = terms.sum(-1), (terms / (excess[:, None] + deficit)).sum(-1)
             return jnp.where(useful, excess + (1 - 1 / total) * total**2 / jnp.where(useful, slope, 1.0), excess)
@@ -64,7 +64,7 @@ def kl_constrained_step(
         new = new / new.sum(-1, keepdims=True)
         return jnp.where(useful[:, None], new, current)
 
-    def bisect(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def bisect(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
         middle = (low + high) / 2
         inside = expected(weight, kl_current_to_new(current, policy(jnp.exp(middle)))) <= radius

@@ -34,7 +34,7 @@ class RandomCurves(NamedTuple):
     slopes: dict[str, dict[str, Slope]]
 
 
-def equal_kl(stage: Stage, kl: float, per_message: bool = False) -> Stage:
+def equal_kl(stage: Stage, kl: float, per_message: jax.Array | bool = False) -> Stage:
     """The same stage with every agent's step rescaled along `target − current` so that `δ⁰_k = kl` for each (bisection).
 
     With `per_message` it is the mean KL over the agent's own visits that equals `kl`, so that `δ⁰_k = w_k·kl`. Agents without a
@@ -44,7 +44,7 @@ def equal_kl(stage: Stage, kl: float, per_message: bool = False) -> Stage:
     assert team.active is not None
     d = occupancy(visits(team, stage.current))
     own = (team.active == jnp.arange(team.agents)[:, None]) * d
-    radius = kl * own.sum(-1) if per_message else jnp.full(team.agents, kl)
+    radius = kl * jnp.where(per_message, own.sum(-1), 1.0)
 
     def table(size: jax.Array) -> jax.Array:
         return stage.current + size[team.active][:, None] * (stage.target - stage.current)
@@ -70,15 +70,13 @@ def run(instances: int, rng: np.random.Generator, sizes: tuple[int, ...] = SIZES
         live_agents=np.repeat(sizes, instances),
     )  # fmt: skip
 
-    def stage_sums(stage: Stage) -> dict[str, dict[str, jax.Array]]:
-        out = {}
-        for held in HELD:
-            report = stage_report(equal_kl(stage, KL, held == "message"))
-            gaps = {"fresh": report.gap_fresh, "stale": report.gap_stale, "cached": report.gap_cached}
-            out[held] = {name: abs(gap).sum() for name, gap in gaps.items()}
-        return out
+    def stage_sums(stage: Stage, per_message: jax.Array) -> dict[str, jax.Array]:
+        report = stage_report(equal_kl(stage, KL, per_message))
+        gaps = {"fresh": report.gap_fresh, "stale": report.gap_stale, "cached": report.gap_cached}
+        return {name: abs(gap).sum() for name, gap in gaps.items()}
 
-    found = jax.jit(lambda stages: jax.lax.map(stage_sums, stages, batch_size=50))(stages)
+    program = jax.jit(lambda flag: jax.lax.map(lambda stage: stage_sums(stage, flag), stages, batch_size=50))
+    found = {held: program(jnp.asarray(held == "message")) for held in HELD}
     gaps = jax.tree.map(lambda gap: np.asarray(gap).reshape(len(sizes), instances), found)
     slopes = {held: {name: bootstrap_slope(sizes, gap, rng) for name, gap in of.items()} for held, of in gaps.items()}
     stale = slopes["message"]["stale"]
