@@ -22,8 +22,20 @@ from teamtr_jax.divergences import exclusive_sum
 from teamtr_jax.types import StageReport
 from teamtr_jax.validation import InputError
 
-__all__ = ["Rung", "ladder", "DEFAULT", "paper_constant", "penalty_drift_paper", "penalty_log_sum", "penalty_paper",
-           "penalty_stale_paper", "penalty_trivial", "zero_times", "BOTH", "Form"]
+__all__ = [
+    "Rung",
+    "ladder",
+    "DEFAULT",
+    "paper_constant",
+    "penalty_drift_paper",
+    "penalty_log_sum",
+    "penalty_paper",
+    "penalty_stale_paper",
+    "penalty_trivial",
+    "zero_times",
+    "BOTH",
+    "Form",
+]
 
 Form = Literal["discounted", "episodic"]
 

@@ -11,9 +11,7 @@ from teamtr_jax.types import StageReport
 __all__ = ["lower_bound_paper", "stage_bound_paper", "stage_bound_stale_paper"]
 
 
-def lower_bound_paper(
-    report: StageReport, estimation_error: Float[Array, " n"] | float = 0.0
-) -> Float[Array, " n"]:
+def lower_bound_paper(report: StageReport, estimation_error: Float[Array, " n"] | float = 0.0) -> Float[Array, " n"]:
     """P3.4: `L_i^seq − c_i√δ_i − ζ_i/(1−γ)`, a lower bound on `J(π̂ⁱ) − J(π̂ⁱ⁻¹)`.
 
     Args:

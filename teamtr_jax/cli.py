@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -72,7 +73,9 @@ class CheckCommand:
                     verdict = f"VIOLATED ×{violated}" if violated else f"inconclusive ×{unsure}" if unsure else "holds"
                     identity = check.scale is not None
                     tightest = "identity" if identity else f"{float(verdicts.ratio.max()):.3g}"
-                    table.add_row(claim.id, name or claim.statement, verdict, str(verdicts.violated.size), tightest, "float")
+                    table.add_row(
+                        claim.id, name or claim.statement, verdict, str(verdicts.violated.size), tightest, "float"
+                    )
             Console().print(table)
         print("float: float64 with a rounding budget; inconclusive: measured and bound closer than that budget")
         return int(failed)
@@ -93,7 +96,8 @@ class ImportGymCommand:
     seed: int = 0
     """Of the random target."""
     target: str = "improve:0.01"
-    """improve:δ, one exact improvement step of each agent with E_d KL(current‖new) ≤ δ, or random:ε, ε of the way to a random policy."""
+    """improve:δ, one exact improvement step of each agent with E_d KL(current‖new) ≤ δ; or random:ε, ε of the way to a
+    random policy."""
 
     def run(self) -> int:
         kind, _, text = self.target.partition(":")
@@ -152,8 +156,11 @@ def _print_record(record: dict) -> None:
 def main() -> None:
     """Entry point of `teamtr`. Bad input: one line on stderr, exit code 2, nothing written."""
     jax.config.update("jax_enable_x64", True)
+    warnings.formatwarning = lambda message, *_: f"teamtr: warning: {message}\n"
     command = tyro.extras.subcommand_cli_from_dict(
-        {"stage": StageCommand, "check": CheckCommand, "import-gym": ImportGymCommand}, prog="teamtr", description=__doc__
+        {"stage": StageCommand, "check": CheckCommand, "import-gym": ImportGymCommand},
+        prog="teamtr",
+        description=__doc__,
     )
     try:
         code = command.run()

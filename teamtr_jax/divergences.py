@@ -44,8 +44,8 @@ def total_variation(p: Float[Array, "*batch A"], q: Float[Array, "*batch A"]) ->
 def kl_current_to_new(current: Float[Array, "*batch A"], new: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
     """`KL(current ‖ new) = Σ_a p_a log(p_a/q_a)` in nats, `[0, ∞]`; current first, as a trainer on its own rollouts has it.
 
-    Computed as `Σ p·(r − log(q/p))`, `r = (q−p)/p` (a series for small `r`), plus `Σ q` where `p = 0`: equal for normalised rows, every term ≥ 0, no
-    cancellation for small steps. `0·log 0 = 0`; infinite where `new` drops an action of `current`.
+    Computed as `Σ p·(r − log(q/p))`, `r = (q−p)/p` (a series for small `r`), plus `Σ q` where `p = 0`: equal for normalised
+    rows, every term ≥ 0, no cancellation for small steps. `0·log 0 = 0`; infinite where `new` drops an action of `current`.
 
     Raises:
       InputError: if the arrays are not float64.
@@ -82,15 +82,15 @@ def message_probabilities(tree: Tree, token_policy: Float[Array, "S V"]) -> Floa
     """Probability of each of the `V^T` messages of `T` tokens, in lexicographic order."""
     require_float64(token_policy=token_policy)
     if token_policy.shape != (tree.states, tree.branching):
-        raise InputError("token_policy", f"shape {list(token_policy.shape)}", f"shape [{tree.states}, {tree.branching}]")
+        raise InputError(
+            "token_policy", f"shape {list(token_policy.shape)}", f"shape [{tree.states}, {tree.branching}]"
+        )
     root = jnp.zeros(tree.states).at[0].set(1.0)
     last = tree.level(tree.horizon - 1)
     return (tree.resolvent(token_policy).visits(root)[last, None] * token_policy[last]).ravel()
 
 
-def message_kl_current_to_new(
-    tree: Tree, current: Float[Array, "S V"], new: Float[Array, "S V"]
-) -> Float[Array, ""]:
+def message_kl_current_to_new(tree: Tree, current: Float[Array, "S V"], new: Float[Array, "S V"]) -> Float[Array, ""]:
     """KL between two laws of the whole message, by summing over all messages: the left side of P3.2."""
     return kl_current_to_new(message_probabilities(tree, current), message_probabilities(tree, new))
 

@@ -54,7 +54,10 @@ def stage_record(stage: Stage, report: StageReport, file: str) -> dict[str, Any]
         "stage_bound_stale_paper": stage_bound_stale_paper(report),
         "improvement": report.improvement,
     }
-    return {key: value if isinstance(value, str | int | list) else np.asarray(value).tolist() for key, value in record.items()}
+    return {
+        key: value if isinstance(value, str | int | list) else np.asarray(value).tolist()
+        for key, value in record.items()
+    }
 
 
 def dump(record: Mapping[str, Any]) -> str:

@@ -29,7 +29,9 @@ class Backend(NamedTuple):
 
     rollout: Callable[[Any, Array | None], Any]  #: (policy, key) → data of the team as it stands
     estimate: Callable[[Any, Any, int], Any]  #: (policy, data, agent) → what the agent's update needs
-    update: Callable[[Any, Any, int], tuple[Any, dict[str, float]]]  #: (policy, estimate, agent) → new policy, diagnostics
+    update: Callable[
+        [Any, Any, int], tuple[Any, dict[str, float]]
+    ]  #: (policy, estimate, agent) → new policy, diagnostics
 
 
 def run_stage(

@@ -52,7 +52,9 @@ def swap_report(team: Team, h: Hybrids, solo: Float[Array, "n S A"], position: A
       solo: `solo_steps(stage)`.
     """
     step = solo[position]
-    one = Hybrids(jnp.stack([h.policies[0], h.policies[0] + step]), step[None], *(part[position][None] for part in h[2:]))
+    one = Hybrids(
+        jnp.stack([h.policies[0], h.policies[0] + step]), step[None], *(part[position][None] for part in h[2:])
+    )
     return hybrids_report(team, one, step[None])
 
 
@@ -165,7 +167,6 @@ def _solve_hybrids(team: Team, h: Hybrids) -> tuple[Array, Array, Array, Array, 
     return jnp.concatenate([v[None], later_v]), jnp.concatenate([m[None], later_m]), g, x, y
 
 
-
 def _occupancy_tv(shift: Array, d: Array, m_new: Array) -> Array:
     """`½‖d' − d‖₁` from `m' − m`: `d' − d = (m'−m − d·Σ(m'−m)) / Σm'`, so nothing cancels for small steps."""
     total = shift.sum(-1, keepdims=True)
@@ -198,4 +199,13 @@ def _rounding(dynamics: Dynamics, h: Hybrids, v: Array, m: Array, x: Array, g: A
     cached = stale + gamma * (m[0] * step).sum(-1) * y_error
     mass = m.sum(-1)
     identity = 2 * eta * (v_scale[1:] + v_scale[:-1]) + mass[1:] * (g_error + eta * g_scale)
-    return Rounding(relative=eta, fresh=fresh, stale=stale, cached=cached, drift=drift, shift=shift, closure=closure, identity=identity)
+    return Rounding(
+        relative=eta,
+        fresh=fresh,
+        stale=stale,
+        cached=cached,
+        drift=drift,
+        shift=shift,
+        closure=closure,
+        identity=identity,
+    )

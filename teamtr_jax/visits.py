@@ -127,7 +127,6 @@ def solo_steps(stage: Stage) -> Float[Array, "n S A"]:
     return jax.vmap(step)(order)
 
 
-
 def team_policy(team: Team, policy: Array) -> Float[Array, "S A"]:
     """The joint policy: the table itself when turn-taking, `∏_k π^k` of the padded factors in a product team."""
     if team.factors is None:
@@ -139,16 +138,16 @@ def marginal_advantage(
     team: Team, policy: Float[Array, "n S maxA"], advantage: Float[Array, "S A"], agent: Array
 ) -> Float[Array, "S maxA"]:
     """`Σ_{a_{−k}} π^{−k}(a_{−k}|s) A(s,a)` of a product team: the advantage of agent k's own action, zero-padded."""
-    assert team.factors is not None
-    width = policy.shape[-1]
+    factors, width = team.factors, policy.shape[-1]
+    assert factors is not None
 
     def of(k: int) -> Array:
-        out = advantage.reshape(-1, *team.factors)
+        out = advantage.reshape(-1, *factors)
         for other in reversed(range(team.agents)):
             if other != k:
-                shape = [-1] + [team.factors[j] if j == other else 1 for j in range(out.ndim - 1)]
-                own = policy[other, :, : team.factors[other]].reshape(shape)
+                shape = [-1] + [factors[j] if j == other else 1 for j in range(out.ndim - 1)]
+                own = policy[other, :, : factors[other]].reshape(shape)
                 out = (out * own).sum(other + 1, keepdims=True)
-        return jnp.pad(out.reshape(-1, team.factors[k]), ((0, 0), (0, width - team.factors[k])))
+        return jnp.pad(out.reshape(-1, factors[k]), ((0, 0), (0, width - factors[k])))
 
     return jnp.stack([of(k) for k in range(team.agents)])[agent]

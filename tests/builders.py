@@ -15,7 +15,6 @@ from teamtr_jax.dynamics import Dense, Layered, Successors, Tree
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage, Team
 
-
 BUDGET = {"gap_fresh": "fresh", "gap_stale": "stale", "gap_cached": "cached", "seq_minus_stale": "drift"}
 """Which entry of `Rounding` speaks for which field of a report."""
 
@@ -136,7 +135,9 @@ def product_team(
     return Case(world, current, target, rng.permutation(len(factors)), None, factors)
 
 
-def random_case(rng: np.random.Generator, form: str, protocol: str, zeros: float = 0.0, gamma: float | None = None) -> Case:
+def random_case(
+    rng: np.random.Generator, form: str, protocol: str, zeros: float = 0.0, gamma: float | None = None
+) -> Case:
     """One case of the standard shapes: `form` discounted or episodic, `protocol` turn-taking or product."""
     A = ACTIONS if protocol == "turn-taking" else int(np.prod(FACTORS))
     if form == "discounted":

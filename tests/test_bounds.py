@@ -199,14 +199,18 @@ def test_penalties_of_an_infinite_kl():
     assert zero_gamma.ladder["penalty_paper"][0] == zero_gamma.drift_paper[0] == 0
     assert zero_gamma.ladder["penalty_log_sum"][0] == math.inf
     assert all(penalty[0] == 0 for penalty in no_reward.ladder.values())
-    assert not any(np.isnan(x).any() for report in (usual, zero_gamma, no_reward) for x in jax.tree.leaves(vars(report)))
+    assert not any(
+        np.isnan(x).any() for report in (usual, zero_gamma, no_reward) for x in jax.tree.leaves(vars(report))
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- a reader's rung
 
 
 def mine(fn, **kw):
-    return Rung(**{"id": "X1", "name": "mine", "gap": "fresh", "forms": ("episodic",), "information": "oracle", "fn": fn} | kw)
+    return Rung(
+        **{"id": "X1", "name": "mine", "gap": "fresh", "forms": ("episodic",), "information": "oracle", "fn": fn} | kw
+    )
 
 
 def test_a_rung_of_ones_own(episode):

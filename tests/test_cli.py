@@ -71,7 +71,11 @@ def textbook(t):
     for i, agent in enumerate(order):
         own = active == agent
         g = (policies[i + 1] * A[i]).sum(-1) * own
-        L = {"intermediate": m[i] @ g, "stale": m[0] @ g, "cached": m[0] @ ((policies[i + 1] - policies[i]) * A[0]).sum(-1)}
+        L = {
+            "intermediate": m[i] @ g,
+            "stale": m[0] @ g,
+            "cached": m[0] @ ((policies[i + 1] - policies[i]) * A[0]).sum(-1),
+        }
         for name, value in L.items():
             out[f"surrogate_{name}"].append(value)
             out["gap_" + {"intermediate": "fresh"}.get(name, name)].append(J[i + 1] - J[i] - value)
@@ -103,7 +107,12 @@ def test_stage_json_against_the_textbook(run, save, seed):
     code, out, err = run("stage", path, "--json")
     assert (code, err, out.count("\n")) == (0, "", 1)
     record = strict(out)
-    assert (record["schema"], record["file"], record["form"], record["protocol"]) == (1, str(path), "discounted", "turn-taking")
+    assert (record["schema"], record["file"], record["form"], record["protocol"]) == (
+        1,
+        str(path),
+        "discounted",
+        "turn-taking",
+    )
     assert record["order"] == arrays["order"].tolist()
     assert record["agents"] == 3
     assert {len(record[key]) for key in LISTS} == {3}
@@ -125,7 +134,11 @@ def test_every_form_prints_every_key(run, save):
     assert [r["protocol"] for r in records] == ["turn-taking", "turn-taking", "product", "product"]
     for record in records:
         assert not {"schema", "objective", *LISTS, *SCALARS} - set(record)
-        for gap, penalty in (("gap_fresh", "penalty_paper"), ("gap_stale", "penalty_stale_paper"), ("gap_fresh", "penalty_log_sum")):
+        for gap, penalty in (
+            ("gap_fresh", "penalty_paper"),
+            ("gap_stale", "penalty_stale_paper"),
+            ("gap_fresh", "penalty_log_sum"),
+        ):
             assert (np.abs(record[gap]) <= np.array(record[penalty], float) + 1e-12).all(), (record["file"], gap)
     code, out, _ = run("stage", *files)
     assert code == 0

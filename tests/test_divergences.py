@@ -80,7 +80,9 @@ def test_small_steps_keep_their_digits(size):
         q = p + 2.0**-52 * k * np.array([1.0, -1.0, 0.0, 0.0])
         truth = oracle.exact_kl(p, q)
         assert float(kl_current_to_new(jnp.asarray(p), jnp.asarray(q))) == pytest.approx(truth, rel=1e-13)
-        assert float(kl_new_to_current(jnp.asarray(p), jnp.asarray(q))) == pytest.approx(oracle.exact_kl(q, p), rel=1e-13)
+        assert float(kl_new_to_current(jnp.asarray(p), jnp.asarray(q))) == pytest.approx(
+            oracle.exact_kl(q, p), rel=1e-13
+        )
         naive = max(naive, abs(oracle.kl(p, q) / truth - 1))
     assert naive > 1e-3 or size > 1e-6  # where it matters, the naive sum does not keep them
 

@@ -8,7 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from builders import as_stage, discounted_world, episodic_world, four_ways, random_case, stack, stationary_ways, tree_case
+from builders import (
+    as_stage,
+    discounted_world,
+    episodic_world,
+    four_ways,
+    random_case,
+    stack,
+    stationary_ways,
+    tree_case,
+)
 
 from teamtr_jax.divergences import (
     kl_current_to_new,
@@ -182,7 +191,9 @@ def test_unvisited_states_are_exactly_zero(lu_states):
     rng, dust, S = np.random.default_rng(5), 0, 12
     for _ in range(4):
         world = discounted_world(rng, S, 2, 0.99, 0.2)
-        closed, rest = np.split(rng.permutation(S), 2)  # from `closed` nothing leads to `rest`, the other way round it does
+        closed, rest = np.split(
+            rng.permutation(S), 2
+        )  # from `closed` nothing leads to `rest`, the other way round it does
         world["P"][np.ix_(closed, [0, 1], rest)] = 0.0
         world["P"][closed] /= world["P"][closed].sum(-1, keepdims=True)
         world["rho"][:] = np.eye(S)[closed[0]]
@@ -265,9 +276,7 @@ def test_one_discounted_team_written_three_ways(way):
 def test_sparse_solves_on_long_cycles(gamma):
     """A deterministic cycle of 300 states (spectrum on the whole circle): V and m against their closed forms."""
     S = 300
-    world = Successors(
-        (jnp.arange(S)[:, None, None] + 1) % S, jnp.ones((S, 1, 1)), jnp.asarray(gamma), lu_states=0
-    )
+    world = Successors((jnp.arange(S)[:, None, None] + 1) % S, jnp.ones((S, 1, 1)), jnp.asarray(gamma), lu_states=0)
     b = jnp.zeros(S).at[0].set(1.0)
     out = jax.jit(probe)(world, jnp.ones((S, 1)), b, jnp.ones((S, 1)), b)
     to_0 = (-np.arange(S)) % S  # steps to state 0
@@ -371,7 +380,9 @@ def test_a_kernel_alone_has_no_discount():
     world = discounted_world(np.random.default_rng(14), 3, 2, 0.5)
     listed = builders.successors(world)
     for kernel in (Dense(jnp.asarray(world["P"]), None), Successors(listed.index, listed.prob, None)):
-        with pytest.raises(InputError, match=r"^discount: found None, expected a discount, unless the world is the kernel"):
+        with pytest.raises(
+            InputError, match=r"^discount: found None, expected a discount, unless the world is the kernel"
+        ):
             kernel.resolvent(jnp.full((3, 2), 0.5))
 
 

@@ -88,7 +88,9 @@ def test_gradient_in_the_transition_and_the_discount():
     team, policy = stage.team, stage.current
 
     def j(transition, discount):
-        return objective(replace(team, dynamics=replace(team.dynamics, transition=transition, discount=discount)), policy)
+        return objective(
+            replace(team, dynamics=replace(team.dynamics, transition=transition, discount=discount)), policy
+        )
 
     P, gamma = team.dynamics.transition, team.dynamics.discount
     by_transition, by_discount = jax.jit(jax.grad(j, (0, 1)))(P, gamma)

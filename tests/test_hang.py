@@ -75,7 +75,9 @@ def test_batched_solves_finish(worlds, programs):
     """V and m, their gradients and whole stages: B = 1000, S = 32 and B = 4096, S = 8 by LU; host factorisations too."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     try:
-        run = subprocess.run([sys.executable, "-c", SCRIPT + worlds], env=env, capture_output=True, text=True, timeout=LIMIT)
+        run = subprocess.run(
+            [sys.executable, "-c", SCRIPT + worlds], env=env, capture_output=True, text=True, timeout=LIMIT
+        )
     except subprocess.TimeoutExpired as hung:
         said = hung.stdout.decode() if isinstance(hung.stdout, bytes) else hung.stdout
         pytest.fail(f"hung for {LIMIT} s; the last line is where:\n{said}")

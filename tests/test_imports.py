@@ -57,7 +57,9 @@ def test_imports_go_down_only(path):
         assert parts[0] not in OUTSIDE, f"{path}:{line} imports {name}: nothing outside the package may be imported"
         if parts[0] == "teamtr_jax":
             target = parts[1]
-            allowed = target == source or (source != "" and LEVEL[target] < LEVEL[source]) or {source, target} <= LEVELS[0]
+            allowed = (
+                target == source or (source != "" and LEVEL[target] < LEVEL[source]) or {source, target} <= LEVELS[0]
+            )
             assert allowed, f"{path}:{line} imports {name}: {source} may import only what lies below it"
 
 

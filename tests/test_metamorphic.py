@@ -42,7 +42,9 @@ def without(report, position):
 @pytest.fixture(scope="module")
 def turns():
     rng = np.random.default_rng(0)
-    cases = [random_case(rng, "discounted", "turn-taking", 0.3 * (k % 2), [0.3, 0.9, 0.99][k % 3]) for k in range(COUNT)]
+    cases = [
+        random_case(rng, "discounted", "turn-taking", 0.3 * (k % 2), [0.3, 0.9, 0.99][k % 3]) for k in range(COUNT)
+    ]
     return cases, evaluated(cases)
 
 
@@ -212,7 +214,9 @@ def test_potential_shaping(turns):
         bonus = world["gamma"] * world["P"] @ potential - potential[:, None]
         shaped.append(case._replace(world=world | {"r": world["r"] + bonus}))
     after = evaluated(shaped)
-    assert all(x.reward_span != y.reward_span for x, y in zip(reports, after, strict=True))  # what is only declared does move
+    assert all(
+        x.reward_span != y.reward_span for x, y in zip(reports, after, strict=True)
+    )  # what is only declared does move
     same(
         reports,
         after,

@@ -18,7 +18,12 @@ EXAMPLES = st.tuples(
     st.sampled_from([0.0, 0.5, 0.9, 0.99, 0.999]),
     st.sampled_from([None, 1e-1, 1e-3, 1e-6]),  # size of the step; None: an unrelated target that may drop actions
 )
-FAMILIES = [("discounted", "turn-taking"), ("discounted", "product"), ("episodic", "turn-taking"), ("episodic", "product")]
+FAMILIES = [
+    ("discounted", "turn-taking"),
+    ("discounted", "product"),
+    ("episodic", "turn-taking"),
+    ("episodic", "product"),
+]
 
 
 def stages(example, form, protocol):

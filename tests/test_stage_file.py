@@ -101,7 +101,7 @@ BAD = [
     (put(order=np.array([0, 1, 2])), "order: found [0, 1, 2]"),
     (put(order=np.array([1.0, 0.0])), "order: found [1.0, 0.0]"),
     (put(schema=np.array(2)), "schema: found 2, expected schema 1"),
-    (put(reward=np.array([object()] * 12).reshape(4, 3)), "reward: found an object array, expected numbers (nothing is unpickled)"),
+    (put(reward=np.array([object()] * 12).reshape(4, 3)), "reward: found an object array, expected numbers (nothing"),
     *[
         (lambda t, key=key: t.update({key: t[key].astype(np.float32)}), f"{key}: found ")
         for key in ("transition", "reward", "initial", "current", "target", "discount")
@@ -218,20 +218,32 @@ def test_defaults_and_optional_keys(save):
     stage = read_stage(save(tables()))
     assert stage.team.agents == 2
     assert stage.order.tolist() == [0, 1]
-    stage = read_stage(save(tables() | {"agents": np.array(5), "order": np.array([4, 0, 3, 1, 2]), "schema": np.array(1)}))
+    stage = read_stage(
+        save(tables() | {"agents": np.array(5), "order": np.array([4, 0, 3, 1, 2]), "schema": np.array(1)})
+    )
     assert stage.team.agents == 5
     assert stage.order.tolist() == [4, 0, 3, 1, 2]
 
 
-def test_unknown_keys_are_ignored_aloud(save, capsys):
-    stage = read_stage(save(tables() | {"oder": np.array([1, 0])}))
+def test_unknown_keys_are_ignored_aloud(save):
+    with pytest.warns(UserWarning, match="ignored the unknown key 'oder'"):
+        stage = read_stage(save(tables() | {"oder": np.array([1, 0])}))
     assert stage.order.tolist() == [0, 1]
-    assert "ignored the unknown key 'oder'" in capsys.readouterr().err
 
 
 def equal_reports(first: Stage, second: Stage):
     a, b = evaluate_stage(first), evaluate_stage(second)
-    for name in ("objective", "gap_fresh", "gap_stale", "gap_cached", "kl", "kl_stale", "tv", "occupancy_tv_stale", "share"):
+    for name in (
+        "objective",
+        "gap_fresh",
+        "gap_stale",
+        "gap_cached",
+        "kl",
+        "kl_stale",
+        "tv",
+        "occupancy_tv_stale",
+        "share",
+    ):
         np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-9, atol=1e-14, err_msg=name)
 
 

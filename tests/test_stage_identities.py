@@ -37,7 +37,7 @@ def test_every_field_against_trajectories(checked):
     """
     seen = set()
     for case, report, truth in zip(*checked, strict=True):
-        scale = max(1.0, max(abs(v).max() for v in truth["values"])) / (1 - case.world.get("gamma", 0.0)) ** 2
+        scale = max(1.0, *(abs(v).max() for v in truth["values"])) / (1 - case.world.get("gamma", 0.0)) ** 2
         for name, expected in truth.items():
             ours = getattr(report, name)
             np.testing.assert_allclose(ours, expected, rtol=1e-11, atol=1e-13 * scale, err_msg=name)
@@ -120,7 +120,9 @@ def test_episodic_kl_is_that_of_the_whole_trajectory(checked):
     for case, report in zip(cases[:4], reports, strict=False):
         chain, _ = oracle.stage_policies(*case.oracle()[1:])
         for i in range(case.agents):
-            assert report.kl[i] == pytest.approx(oracle.path_log_ratio_sum(case.world, chain[i], chain[i + 1]), abs=1e-13)
+            assert report.kl[i] == pytest.approx(
+                oracle.path_log_ratio_sum(case.world, chain[i], chain[i + 1]), abs=1e-13
+            )
 
 
 # ------------------------------------------------------------------------------------------------------------ T0
@@ -128,7 +130,14 @@ def test_episodic_kl_is_that_of_the_whole_trajectory(checked):
 
 @pytest.mark.parametrize(
     ("n", "agents", "form"),
-    [(1, 4, "discounted"), (2, 4, "discounted"), (3, 4, "discounted"), (4, 4, "discounted"), (2, 3, "episodic"), (3, 3, "episodic")],
+    [
+        (1, 4, "discounted"),
+        (2, 4, "discounted"),
+        (3, 4, "discounted"),
+        (4, 4, "discounted"),
+        (2, 3, "episodic"),
+        (3, 3, "episodic"),
+    ],
 )
 def test_t0_for_every_order(n, agents, form):
     """T0: `Σ_i Σ_s m^{π̂ⁱ} g_i = J(π̂ⁿ) − J(π̂⁰)` for all n! orders, update by update and telescoped.
@@ -142,7 +151,10 @@ def test_t0_for_every_order(n, agents, form):
     idle = list(range(n, agents))
     orders = [[*order, *idle] if k % 2 else [*idle, *order] for k, order in enumerate(itertools.permutations(range(n)))]
     cases = [case._replace(active=owners, order=np.array(order)) for order in orders]
-    ends = {np.round(oracle.solved(case.world, case.current)[3], 10), np.round(oracle.solved(case.world, case.target)[3], 10)}
+    ends = {
+        np.round(oracle.solved(case.world, case.current)[3], 10),
+        np.round(oracle.solved(case.world, case.target)[3], 10),
+    }
     assert len(ends) == 2
     for case, report in zip(cases, evaluated(cases), strict=True):
         steps = (report.visits[1:] * report.conditional).sum(-1)

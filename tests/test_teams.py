@@ -131,13 +131,15 @@ def test_garnet_is_what_it_says():
         assert np.all(np.asarray(stages.team.initial)[b, size:] == 0)
     assert np.asarray(stages.team.active).max() == 1
     np.testing.assert_array_equal(stages.current, stages.target)
-    again = random_stages(np.random.default_rng(0), 3, 6, 2, 4, discount=0.9, branching=2, live_states=live, live_agents=2, step=0.0)
+    again = random_stages(
+        np.random.default_rng(0), 3, 6, 2, 4, discount=0.9, branching=2, live_states=live, live_agents=2, step=0.0
+    )
     jax.tree.map(np.testing.assert_array_equal, stages, again)
 
 
 @pytest.mark.parametrize(("discount", "horizon"), [(None, None), (0.9, 3)])
 def test_garnet_wants_one_form(discount, horizon):
-    with pytest.raises(InputError, match="discount, horizon: found .*, expected exactly one"):
+    with pytest.raises(InputError, match=r"discount, horizon: found .*, expected exactly one"):
         random_stages(np.random.default_rng(0), 1, 3, 2, 2, discount=discount, horizon=horizon)
 
 

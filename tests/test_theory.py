@@ -71,7 +71,9 @@ def test_relay_of_the_float_core_goes_to_the_coefficients():
             scaled = found.gaps[name][:, k] / found.steps**2
             error = abs(scaled / getattr(exact, name) - 1)
             assert error[0] < 1e-4
-            np.testing.assert_allclose(np.diff(np.log(error)), np.log(10), rtol=0.05)  # the next order is linear in the step
+            np.testing.assert_allclose(
+                np.diff(np.log(error)), np.log(10), rtol=0.05
+            )  # the next order is linear in the step
 
 
 def test_slopes():
@@ -143,7 +145,9 @@ def test_judge():
 
 
 def test_ledger_is_strict_json_and_a_table(tmp_path):
-    row = ledger.Row("S0", "a | b", "float", 10, 0, 0, None, 0.5, exponent=2.0, interval=(1.9, float("inf")), note="fixed")
+    row = ledger.Row(
+        "S0", "a | b", "float", 10, 0, 0, None, 0.5, exponent=2.0, interval=(1.9, float("inf")), note="fixed"
+    )
     ledger.write_json([row], tmp_path / "x" / "ledger.json", {"seed": 0})
     claim = json.loads((tmp_path / "x" / "ledger.json").read_text())["claims"][0]
     assert claim["interval"] == [1.9, "inf"]
@@ -163,19 +167,27 @@ def test_command_line(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     data = json.loads(target.read_text())
     claims = {claim["id"]: claim for claim in data["claims"]}
-    assert {"T0", "T1", "T2", "P3.1", "P3.2", "P3.3", "P3.4", "P3.6", "P3.7", "P3.8", "S0", "S7", "R1", "R3"} <= set(claims)
+    assert {"T0", "T1", "T2", "P3.1", "P3.2", "P3.3", "P3.4", "P3.6", "P3.7", "P3.8", "S0", "S7", "R1", "R3"} <= set(
+        claims
+    )
     keys = "id statement evidence instances violations inconclusive tightest detects exponent interval seconds".split()
     for claim in claims.values():
         assert not set(keys) - set(claim)
         assert claim["violations"] == 0, claim
     assert claims["R1"]["exponent"] > 1.8
-    assert {"scaling.png", "bounds.png", "ledger.json", "ledger.md"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"scaling.png", "bounds.png", "ledger.json", "ledger.md"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
     assert str(tmp_path / "out" / "scaling.png") in done.stdout
 
 
 def test_command_line_refuses(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "theory", "--instances", "0", "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "theory", "--instances", "0", "--out", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 2
     assert done.stderr == "theory: error: --instances: found 0, expected at least 1\n"

@@ -107,12 +107,16 @@ def counting_backend():
     return Backend(
         rollout=lambda policy, key: len(policy),
         estimate=lambda policy, data, agent: data,
-        update=lambda policy, data, agent: ([*policy, agent], {"surrogate": 0.0, "kl": 0.0, "objective_before": float(data)}),
+        update=lambda policy, data, agent: (
+            [*policy, agent],
+            {"surrogate": 0.0, "kl": 0.0, "objective_before": float(data)},
+        ),
     )
 
 
 @pytest.mark.parametrize(
-    ("schedule", "seen"), [(fresh, [0, 1, 2, 3, 4]), (once, [0] * 5), (every(2), [0, 0, 2, 2, 4]), (every(3), [0, 0, 0, 3, 3])]
+    ("schedule", "seen"),
+    [(fresh, [0, 1, 2, 3, 4]), (once, [0] * 5), (every(2), [0, 0, 2, 2, 4]), (every(3), [0, 0, 0, 3, 3])],
 )
 def test_schedules(schedule, seen):
     """Which update sees rollouts of which team, for any backend."""
@@ -123,13 +127,15 @@ def test_schedules(schedule, seen):
 
 
 def test_a_schedule_may_read_the_records():
-    policy, records = run_stage(counting_backend(), [], [0, 1, 2, 3], lambda i, done: len(done) == 2)
+    _, records = run_stage(counting_backend(), [], [0, 1, 2, 3], lambda i, done: len(done) == 2)
     assert [r.resampled for r in records] == [True, False, True, False]
 
 
 def test_keys_are_split_for_each_rollout():
     keys = []
-    backend = counting_backend()._replace(rollout=lambda policy, key: keys.append(jax.random.key_data(key).tolist()) or 0)
+    backend = counting_backend()._replace(
+        rollout=lambda policy, key: keys.append(jax.random.key_data(key).tolist()) or 0
+    )
     run_stage(backend, [], [0, 1, 2], fresh, key=jax.random.key(0))
     assert len({tuple(key) for key in keys}) == 3
 

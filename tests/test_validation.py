@@ -31,8 +31,7 @@ def with_entry(value):
 ERRORS = {
     "float32": (
         lambda: require_float64(a=TABLE, b=TABLE.astype(np.float32)),
-        "b: found dtype float32, expected float64 (call jax.config.update('jax_enable_x64', True) before making arrays, or "
-        "set JAX_ENABLE_X64=1)",
+        "b: found dtype float32, expected float64 (call jax.config.update('jax_enable_x64', True) before making arrays,",
     ),
     "a list": (lambda: require_float64(rows=[0.5]), "rows: found dtype None, expected float64 (call jax.config.update"),
     "integers for floats": (lambda: require_float64(r=np.arange(3)), "r: found dtype int64, expected float64 ("),
@@ -59,7 +58,10 @@ ERRORS = {
         "reward: found dtype object, expected dtype float64",
     ),
     "nan": (lambda: finite("reward", with_entry(np.nan)), "reward: found nan at [1, 0], expected finite numbers"),
-    "infinite": (lambda: finite("reward", with_entry(-np.inf)), "reward: found -inf at [1, 0], expected finite numbers"),
+    "infinite": (
+        lambda: finite("reward", with_entry(-np.inf)),
+        "reward: found -inf at [1, 0], expected finite numbers",
+    ),
     "nan probability": (
         lambda: probability_rows("current", with_entry(np.nan)),
         "current: found nan at [1, 0], expected finite probabilities",
@@ -82,7 +84,10 @@ ERRORS = {
     ),
     "float index": (lambda: integers("active", TABLE, 0, 3), "active: found dtype float64, expected an integer dtype"),
     "low index": (lambda: integers("active", [0, -1], 0, 3), "active: found -1 at [1], expected integers from 0 to 2"),
-    "high index": (lambda: integers("active", [[0, 3]], 0, 3), "active: found 3 at [0, 1], expected integers from 0 to 2"),
+    "high index": (
+        lambda: integers("active", [[0, 3]], 0, 3),
+        "active: found 3 at [0, 1], expected integers from 0 to 2",
+    ),
     "repeated": (lambda: permutation("order", [0, 0, 1], 3), "order: found [0, 0, 1], expected a permutation of 0 … 2"),
     "too short": (lambda: permutation("order", [0, 1], 3), "order: found [0, 1], expected a permutation of 0 … 2"),
     "not integers": (
@@ -98,7 +103,10 @@ ERRORS = {
         "discount: found shape [], dtype int64, expected one float in [0, 1)",
     ),
     "discount one": (lambda: discount_factor("discount", 1.0), "discount: found 1.0, expected a discount in [0, 1)"),
-    "negative discount": (lambda: discount_factor("discount", -0.5), "discount: found -0.5, expected a discount in [0, 1)"),
+    "negative discount": (
+        lambda: discount_factor("discount", -0.5),
+        "discount: found -0.5, expected a discount in [0, 1)",
+    ),
     "nan discount": (lambda: discount_factor("discount", np.nan), "discount: found nan, expected a discount in [0, 1)"),
 }
 

@@ -46,7 +46,9 @@ def run(settings: Settings) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=170)
     started = time.perf_counter()
     total = max(1000, settings.instances // 20) if settings.quick else settings.instances
-    chosen = [f for f in families.FAMILIES if not settings.quick or f.name in ("small", "product", "episodic", "corners")]
+    chosen = [
+        f for f in families.FAMILIES if not settings.quick or f.name in ("small", "product", "episodic", "corners")
+    ]
     weight = sum(f.share for f in chosen)
     counts = {f.name: max(200, round(total * f.share / weight)) for f in chosen}
     gym_teams = GYM_TEAMS[:1] if settings.quick else GYM_TEAMS
@@ -56,7 +58,9 @@ def run(settings: Settings) -> int:
     console.print("stages audited:")
     for family in chosen:
         console.print(f"  {counts[family.name]:>7,}  {family.name}: {family.sizes}", highlight=False)
-    console.print(f"  {len(gym_teams):>7}  Gymnasium: " + ", ".join(f"{env} × {n}" for env, n in gym_teams), highlight=False)
+    console.print(
+        f"  {len(gym_teams):>7}  Gymnasium: " + ", ".join(f"{env} × {n}" for env, n in gym_teams), highlight=False
+    )
 
     tallies: audit.Tallies = {}
     lock, running = threading.Lock(), threading.Lock()
@@ -66,13 +70,23 @@ def run(settings: Settings) -> int:
             for key, tally in found.items():
                 tallies[key] = tallies[key].plus(tally) if key in tallies else tally
 
-    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<22}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("random stages", total=sum(counts.values()))
 
         def one_family(family: families.Family, seed: np.random.SeedSequence) -> None:
             rng = np.random.default_rng(seed)
-            add(audit.audit_family(family, counts[family.name], rng, progress=lambda k: progress.advance(bar, k), lock=running))
+            add(
+                audit.audit_family(
+                    family, counts[family.name], rng, progress=lambda k: progress.advance(bar, k), lock=running
+                )
+            )
 
         with ThreadPoolExecutor(2) as pool:  # two compile at a time, one runs at a time
             for job in [pool.submit(one_family, family, next(seeds)) for family in chosen]:
@@ -118,7 +132,9 @@ def run(settings: Settings) -> int:
         paths.append(path)
     table = settings.out / "ledger.md"
     table.write_text(ledger.markdown(rows))
-    console.print(f"{sum(counts.values()):,} random stages and {len(gym_teams)} Gymnasium teams in {seconds:.0f} s on {about['device']}")
+    console.print(
+        f"{sum(counts.values()):,} random stages and {len(gym_teams)} Gymnasium teams in {seconds:.0f} s on {about['device']}"
+    )
     for path in [*paths, table]:
         console.print(f"  {path}", highlight=False, soft_wrap=True)
     return int(any(row.violations for row in rows))

@@ -47,7 +47,8 @@ class Tally(NamedTuple):
         best = other if other.ratio > self.ratio else self
         return Tally(
             self.stages + other.stages, self.checks + other.checks, self.violated + other.violated,
-            self.inconclusive + other.inconclusive, self.decided + other.decided, self.trivial + other.trivial, best.ratio, best.where or other.where,
+            self.inconclusive + other.inconclusive, self.decided + other.decided, self.trivial + other.trivial,
+            best.ratio, best.where or other.where,
             min(self.slack, other.slack), min(self.gamma_power, other.gamma_power),
             min(self.length_power, other.length_power), self.identity or other.identity,
         )  # fmt: skip
@@ -81,7 +82,8 @@ def _stage_verdicts(claims: Sequence[Claim], identities: set[tuple[str, str]]):
                     "length_power": jnp.where(gamma > 0, log_slack / jnp.where(gamma > 0, -jnp.log1p(-gamma), 1.0), jnp.inf),
                 }  # fmt: skip
                 out[claim.id, name] = {
-                    "checks": jnp.asarray(v.violated.size), "violated": v.violated.sum(), "trivial": v.trivial.sum(), "open": v.inconclusive.ravel(),
+                    "checks": jnp.asarray(v.violated.size), "violated": v.violated.sum(), "trivial": v.trivial.sum(),
+                    "open": v.inconclusive.ravel(),
                     "ratio": v.ratio.max(), "slack": slack, **powers,
                 }  # fmt: skip
         return out
@@ -106,7 +108,9 @@ def _decide(stage: Stage, key: tuple[str, str], open_: np.ndarray) -> tuple[int,
     return violated, left
 
 
-def _collect(out: dict, family: str, stages: Any, batch: int, identities: set[tuple[str, str]], deadline: float) -> Tallies:
+def _collect(
+    out: dict, family: str, stages: Any, batch: int, identities: set[tuple[str, str]], deadline: float
+) -> Tallies:
     tallies: Tallies = {}
     stages = jax.tree.map(np.asarray, stages)
     for key, found in out.items():
@@ -122,7 +126,8 @@ def _collect(out: dict, family: str, stages: Any, batch: int, identities: set[tu
             decided += now - still
             left += still - now
         tallies[key] = Tally(
-            batch, int(found["checks"].sum()), violated, left, decided, int(found["trivial"].sum()), float(found["ratio"].max()), family,
+            batch, int(found["checks"].sum()), violated, left, decided, int(found["trivial"].sum()),
+            float(found["ratio"].max()), family,
             float(found["slack"].min()), float(np.min(found.get("gamma_power", np.inf))),
             float(np.min(found.get("length_power", np.inf))), key in identities,
         )  # fmt: skip

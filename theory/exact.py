@@ -8,6 +8,7 @@ largest entry of each row is replaced by one minus the others, exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import flint
@@ -53,7 +54,9 @@ class ExactStage(NamedTuple):
     policies: list[list[Row]]  # [n+1][S][A]
     steps: list[list[Row]]  # [n][S][A]
     solo: list[list[Row]]  # [n][S][A]: π^{⟨i⟩}
-    moved: list[list[tuple[Row, Row] | None]]  # [n][S]: (current, new) row of the updated agent, None where it does not act
+    moved: list[
+        list[tuple[Row, Row] | None]
+    ]  # [n][S]: (current, new) row of the updated agent, None where it does not act
 
 
 def _joint(factors: Sequence[Row]) -> Row:
@@ -92,7 +95,9 @@ def exact_stage(stage: Stage, close: bool = True) -> ExactStage:
         table = _rows(tables[x] if stationary else tables[t, x], close)
         if isinstance(world, Layered):
             pad_before, after = (t + 1) * contexts, states - (t + 2) * contexts
-            table = [[fmpq(0)] * pad_before + row + [fmpq(0)] * after if after >= 0 else [fmpq(0)] * states for row in table]
+            table = [
+                [fmpq(0)] * pad_before + row + [fmpq(0)] * after if after >= 0 else [fmpq(0)] * states for row in table
+            ]
         transition.append(table)
     order = np.asarray(stage.order).tolist()
     rank = {agent: i for i, agent in enumerate(order)}
@@ -101,7 +106,7 @@ def exact_stage(stage: Stage, close: bool = True) -> ExactStage:
         active = np.asarray(team.active).tolist()
         old, new = _rows(np.asarray(stage.current), close), _rows(np.asarray(stage.target), close)
         for i in range(team.agents + 1):
-            policies.append([new[s] if 0 <= active[s] and rank[active[s]] < i else old[s] for s in range(states)])
+            policies.append([new[s] if active[s] >= 0 and rank[active[s]] < i else old[s] for s in range(states)])
         for agent in order:
             solo.append([new[s] if active[s] == agent else old[s] for s in range(states)])
             moved.append([(old[s], new[s]) if active[s] == agent else None for s in range(states)])
@@ -116,12 +121,13 @@ def exact_stage(stage: Stage, close: bool = True) -> ExactStage:
             moved.append([(old[agent][s], new[agent][s]) for s in range(states)])
     steps = [
         [[q - p for p, q in zip(a, b, strict=True)] for a, b in zip(before, after, strict=True)]
-        for before, after in zip(policies, policies[1:], strict=False)
+        for before, after in pairwise(policies)
     ]
     discounted = world.horizon is None
     gamma = rational(float(world.discount)) if discounted else fmpq(1)
     return ExactStage(
-        transition, [[rational(x) for x in row] for row in np.asarray(team.reward)], _rows(np.asarray(team.initial)[None], close)[0],
+        transition, [[rational(x) for x in row] for row in np.asarray(team.reward)],
+        _rows(np.asarray(team.initial)[None], close)[0],
         gamma, world.horizon, np.asarray(world.time()).tolist(), policies, steps, solo, moved,
     )  # fmt: skip
 

@@ -95,7 +95,13 @@ def sharp_discounted(rng: np.random.Generator, batch: int, states: int = 6, agen
     initial[:, 0] = 1.0
     active = np.zeros((batch, states), int)
     active[:, 3:] = np.arange(states - 3) % agents
-    team = Team(Dense(*map(jnp.asarray, (transition, gamma))), *map(jnp.asarray, (reward, initial, active)), agents)
+    team = Team(
+        Dense(jnp.asarray(transition), jnp.asarray(gamma)),
+        jnp.asarray(reward),
+        jnp.asarray(initial),
+        jnp.asarray(active),
+        agents,
+    )
     order = np.tile(np.arange(agents), (batch, 1))
     return Stage(team, jnp.asarray(current), jnp.asarray(target), jnp.asarray(order))
 
@@ -120,7 +126,9 @@ def sharp_episodic(rng: np.random.Generator, batch: int, horizon: int = 6, agent
     initial[:, 0, 0] = 1.0
     active = np.zeros((batch, horizon, 3), int)
     active[:, 2:] = 1 + np.arange(horizon - 2)[:, None] % (agents - 1)
-    flat = [jnp.asarray(x.reshape(batch, horizon * 3, *x.shape[3:])) for x in (reward, initial, active, current, target)]
+    flat = [
+        jnp.asarray(x.reshape(batch, horizon * 3, *x.shape[3:])) for x in (reward, initial, active, current, target)
+    ]
     team = Team(Layered(Dense(jnp.asarray(transition), None), horizon), flat[0], flat[1], flat[2], agents)
     return Stage(team, flat[3], flat[4], jnp.asarray(np.tile(np.arange(agents), (batch, 1))))
 
@@ -132,6 +140,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("large", f"S ≤ 16, A = 4, n ≤ 16; {LAW}", 0.05, _random(16, 4, 16)),
     Family("product", f"S ≤ 4, factors 2×3×2, n = 3; {LAW}", 0.143, _random(4, (2, 3, 2), 3)),
     Family("episodic", "X ≤ 3 contexts, A = 2, n ≤ 4, T = 6; step as above", 0.05, _random(3, 2, 4, 6)),
-    Family("corners", "S = 6, A = 2: fork, branch, parting; γ uniform or log-uniform [1e-4, 1)", 0.005, sharp_discounted),
+    Family(
+        "corners", "S = 6, A = 2: fork, branch, parting; γ uniform or log-uniform [1e-4, 1)", 0.005, sharp_discounted
+    ),
     Family("episodic corners", "X = 3, A = 2, T = 6: a branch opened", 0.002, sharp_episodic),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -22,7 +22,7 @@ class Slope(NamedTuple):
 def log_slope(n: ArrayLike, y: ArrayLike) -> Slope:
     """Least squares of `log y` on `log n`; the interval is Student's t on the residuals, that is, on how far from a power law."""
     x = np.log(np.asarray(n, float))
-    fit = scipy.stats.linregress(x, np.log(np.asarray(y, float)))
+    fit: Any = scipy.stats.linregress(x, np.log(np.asarray(y, float)))
     half = scipy.stats.t.ppf(0.975, max(len(x) - 2, 1)) * fit.stderr
     return Slope(float(fit.slope), float(fit.slope - half), float(fit.slope + half))
 

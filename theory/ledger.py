@@ -16,8 +16,11 @@ __all__ = ["Row", "write_json", "terminal", "markdown"]
 
 @dataclass
 class Row:
-    """One claim. `detects`: the smallest relative error of the leading constant (of either side, for an identity) that this
-    audit would have caught; `detects_exponents`: the same for the powers of γ and of 1/(1−γ)."""
+    """One claim.
+
+    `detects`: the smallest relative error of the leading constant (of either side, for an identity) that this audit would
+    have caught; `detects_exponents`: the same for the powers of γ and of 1/(1−γ).
+    """
 
     id: str
     statement: str
@@ -41,7 +44,9 @@ def write_json(rows: Sequence[Row], path: Path, settings: dict[str, Any]) -> Non
     """Write the ledger, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(dump({"schema": LEDGER_SCHEMA, "settings": settings, "claims": [asdict(row) for row in rows]}) + "\n")
+    temporary.write_text(
+        dump({"schema": LEDGER_SCHEMA, "settings": settings, "claims": [asdict(row) for row in rows]}) + "\n"
+    )
     temporary.replace(path)
 
 
@@ -59,17 +64,33 @@ def _cells(row: Row) -> list[str]:
     ]  # fmt: skip
 
 
-HEADINGS = ("id", "instances", "violations", "inconclusive", "tightest", "detects", "exponent", "evidence", "s", "statement")
+HEADINGS = (
+    "id",
+    "instances",
+    "violations",
+    "inconclusive",
+    "tightest",
+    "detects",
+    "exponent",
+    "evidence",
+    "s",
+    "statement",
+)
 
 
 def terminal(rows: Sequence[Row]) -> Table:
     """The ledger as a table for the terminal."""
-    table = Table(title="claim ledger", caption="tightest: largest measured/bound; detects: smallest error of the constant it would catch")
-    for heading in HEADINGS:
-        words = heading in ("id", "statement", "evidence")
-        table.add_column(heading, justify="left" if words else "right", no_wrap=heading != "evidence", overflow="ellipsis")
-    for row in rows:
-        table.add_row(*_cells(row), style="bold red" if row.violations else "yellow" if row.inconclusive else None)
+    table = Table(
+        title="claim ledger",
+        caption="tightest: largest measured/bound; detects: smallest error of the constant it would catch",
+    )
+    cells = [_cells(row) for row in rows]
+    for k, heading in enumerate(HEADINGS):
+        width = max(len(heading), *(len(row[k]) for row in cells)) if heading != "statement" else None
+        left = heading in ("id", "statement", "evidence")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True, overflow="ellipsis", min_width=width)
+    for row, texts in zip(rows, cells, strict=True):
+        table.add_row(*texts, style="bold red" if row.violations else "yellow" if row.inconclusive else None)
     return table
 
 

@@ -45,7 +45,9 @@ class Verdicts(NamedTuple):
     inconclusive: Bool[Array, "..."]
     trivial: Bool[Array, "..."]  #: both sides are exactly 0.0: holds, and says nothing about any constant
     ratio: Float[Array, "..."]  #: measured/bound; 0 where both vanish, where the bound is infinite, and for identities
-    slack: Float[Array, "..."]  #: smallest relative error of the bound (of either side, for an identity) that would be caught
+    slack: Float[
+        Array, "..."
+    ]  #: smallest relative error of the bound (of either side, for an identity) that would be caught
 
 
 def judge(check: Check) -> Verdicts:

@@ -23,7 +23,11 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
     bound = report.kl_stale / 2
     unit = 64 * jnp.finfo(kl_half.dtype).eps * jnp.ones_like(bound)
     # (p+q)/2 is rounded by u·p, which moves the KL by at most u·TV besides its own relative error.
-    return {"": Check(kl_half, bound, zero_times(unit, bound) + unit * report.tv_stale * (report.mass if report.episodic else 1.0))}
+    return {
+        "": Check(
+            kl_half, bound, zero_times(unit, bound) + unit * report.tv_stale * (report.mass if report.episodic else 1.0)
+        )
+    }
 
 
 CLAIM = Claim(

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,7 @@ def _solve_forward(matrix: Array, lu: Array, permutation: Array, b: Array, trans
 
 def _solve_backward(transposed: bool, residual: tuple[Array, Array, Array, Array], cotangent: Array):
     matrix, lu, permutation, x = residual
-    adjoint = solve(matrix, lu, permutation, after(cotangent, x), not transposed)
+    adjoint: Any = solve(matrix, lu, permutation, after(cotangent, x), not transposed)
     outer = jnp.outer(x, adjoint) if transposed else jnp.outer(adjoint, x)
     return -outer, jnp.zeros_like(lu), None, adjoint
 
@@ -148,7 +149,9 @@ class SparseResolvent:
         def host(b: Array, transposed: bool) -> Array:
             frozen = lax.stop_gradient((self.index, self.weight, self.discount))
             shape = jax.ShapeDtypeStruct(b.shape, b.dtype)
-            return jax.pure_callback(partial(_superlu, transposed=transposed), shape, *frozen, b, vmap_method="sequential")
+            return jax.pure_callback(
+                partial(_superlu, transposed=transposed), shape, *frozen, b, vmap_method="sequential"
+            )
 
         return lax.custom_linear_solve(
             lambda x: x - self._step(x, transposed),

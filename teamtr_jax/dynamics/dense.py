@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ class Dense:
     """
 
     transition: Array  #: [S, A, S], float64
-    discount: Array | None  #: [], float64; `None` in the kernel of a `Layered` world
+    discount: Any  #: [], a float64 array; `None` in the kernel of a `Layered` world
     clock: Array | None = None  #: [S], integer
     horizon: int | None = static_field(default=None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ class Successors:
 
     index: Array  #: [S, A, K], integer
     prob: Array  #: [S, A, K], float64
-    discount: Array | None  #: [], float64; `None` in the kernel of a `Layered` world
+    discount: Any  #: [], a float64 array; `None` in the kernel of a `Layered` world
     clock: Array | None = None  #: [S], integer, episodic only
     horizon: int | None = static_field(default=None)
     lu_states: int = static_field(default=1500)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -56,9 +57,9 @@ def random_stages(
     if (discount is None) == (horizon is None):
         raise InputError("discount, horizon", f"{discount}, {horizon}", "exactly one of the two")
     factors = actions if isinstance(actions, tuple) else None
-    joint = math.prod(factors) if factors else actions
+    joint = math.prod(actions) if isinstance(actions, tuple) else actions
 
-    def per_instance(x: ArrayLike | None, default: float) -> NDArray[np.generic]:
+    def per_instance(x: ArrayLike | None, default: float) -> NDArray[Any]:
         return np.broadcast_to(np.asarray(default if x is None else x), batch)
 
     live = per_instance(live_states, states)
@@ -75,7 +76,7 @@ def random_stages(
 
     rows = states * (1 if horizon is None else horizon)
 
-    def dirichlet(alpha: NDArray[np.generic], width: int) -> NDArray[np.float64]:
+    def dirichlet(alpha: NDArray[Any], width: int) -> NDArray[np.float64]:
         g = rng.gamma(np.broadcast_to(alpha[:, None, None], (batch, rows, width)))
         g[..., 0] += g.sum(-1) == 0  # all underflowed: a corner of the simplex
         return g / g.sum(-1, keepdims=True)

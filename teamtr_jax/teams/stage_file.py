@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def read_stage(path: str | Path) -> Stage:
             tables: dict[str, NDArray[np.generic]] = {}
             for key in archive.files:
                 if key not in KEYS:
-                    print(f"teamtr: warning: {path}: ignored the unknown key {key!r}", file=sys.stderr)
+                    warnings.warn(f"{path}: ignored the unknown key {key!r}", stacklevel=2)
                     continue
                 try:
                     tables[key] = archive[key]
@@ -123,7 +123,9 @@ def stage_from_tables(tables: dict[str, NDArray[np.generic]]) -> Stage:
         probability_rows("successor_prob", prob)
         index = tables["successor_index"]
         if index.shape != prob.shape:
-            raise InputError("successor_index", f"shape {list(index.shape)}", f"shape {list(prob.shape)}, that of successor_prob")
+            raise InputError(
+                "successor_index", f"shape {list(index.shape)}", f"shape {list(prob.shape)}, that of successor_prob"
+            )
         index = integers("successor_index", index, 0, states)
         timed = prob.ndim == 4
         kernel_arrays = (index, prob)
@@ -136,13 +138,14 @@ def stage_from_tables(tables: dict[str, NDArray[np.generic]]) -> Stage:
             array = np.broadcast_to(array, (horizon, *array.shape))
         return array.reshape(-1, *array.shape[2:])
 
-    kind = Dense if world == "transition" else Successors
     arrays = [jnp.asarray(x) for x in kernel_arrays]
+    gamma = None if horizon is not None else jnp.asarray(discount)
+    kernel = Dense(arrays[0], gamma) if world == "transition" else Successors(arrays[0], arrays[1], gamma)
     if horizon is None:
-        dynamics = kind(*arrays, jnp.asarray(discount))
+        dynamics = kernel
         start = initial
     else:
-        dynamics = Layered(kind(*arrays, None), horizon, stationary=not timed)
+        dynamics = Layered(kernel, horizon, stationary=not timed)
         start = np.concatenate([initial, np.zeros((horizon - 1) * states)])
 
     if protocol == "active":
@@ -163,7 +166,9 @@ def stage_from_tables(tables: dict[str, NDArray[np.generic]]) -> Stage:
             raise InputError("agents", int(tables["agents"]), f"{agents}, the length of factors")
         product = int(np.prod(factors_array, dtype=object))
         if product != actions:
-            raise InputError("factors", f"{list(factors)} with product {product}", f"a product of {actions}, the actions of reward")
+            raise InputError(
+                "factors", f"{list(factors)} with product {product}", f"a product of {actions}, the actions of reward"
+            )
         shape = (agents, states, max(factors))
         active_flat = None
 

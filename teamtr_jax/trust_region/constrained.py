@@ -80,4 +80,3 @@ def kl_constrained_step(
         gain=(weight * ((new - current) * jnp.where(support, advantage, 0.0)).sum(-1)).sum(),
         multiplier=jnp.where(scale > 0, jnp.exp(log_multiplier), 0.0),
     )
-

@@ -21,8 +21,8 @@ def run(instances: int, rng: np.random.Generator) -> Row:
     """Random pairs of token policies on messages of 4 tokens over 3 symbols, steps log-uniform on [1e-4, 1].
 
     Budget: a message probability is a product of T rounded numbers, relative error `2Tu` (u = eps/2). The message KL is
-    `Σ p f(r)` with `f = r − log(1+r)`, `r = q/p − 1`, `|f'(r)| δr ≤ 2Tu·2|q−p|/p`, hence an error of `8Tu·TV + 2Tu·KL`; and float rows
-    sum to one only within a few u, which each of the T levels turns into an absolute error. Doubled for the other side.
+    `Σ p f(r)` with `f = r − log(1+r)`, `r = q/p − 1`, `|f'(r)| δr ≤ 2Tu·2|q−p|/p`, hence an error of `8Tu·TV + 2Tu·KL`; and float
+    rows sum to one only within a few u, which each of the T levels turns into an absolute error. Doubled for the other side.
     """
     started = time.perf_counter()
     shape = (instances, TREE.states, TREE.branching)
@@ -48,5 +48,5 @@ def run(instances: int, rng: np.random.Generator) -> Row:
         "P3.2", "message KL(current‖new) = E_{message~current} Σ_u token KL_u", "float", instances,
         int((~(residual <= budget)).sum()), 0, None, float(np.min((budget + residual) / message)),
         seconds=time.perf_counter() - started, checks=instances,
-        note=f"identity on V = 3, T = 4; the reversed direction differs by up to {float(np.max(abs(swapped / message - 1))):.2g} relative",
+        note=f"identity on V = 3, T = 4; the other direction differs by up to {np.max(abs(swapped / message - 1)):.2g} relative",
     )  # fmt: skip

@@ -60,7 +60,7 @@ def run(sizes: tuple[int, ...] = SIZES) -> tuple[Row, RelayCurves]:
     found = curves(sizes)
     bends = {step: local_slopes(found.sizes, gap) for step, gap in zip(STEPS, found.gaps["stale"], strict=True)}
     bent = "; ".join(
-        f"at {step:g} it is {b[0]:.2f} first and {b.min():.2f} at the least (n = {found.sizes[b.argmin()]}…{found.sizes[b.argmin() + 1]})"
+        f"at {step:g} it is {b[0]:.2f} first, {b.min():.2f} at the least (n = {sizes[b.argmin()]}…{sizes[b.argmin() + 1]})"
         for step, b in bends.items()
     )
     slopes = ", ".join(f"{name} {s.slope:.3f} [{s.low:.3f}, {s.high:.3f}]" for name, s in found.slopes.items())
@@ -72,8 +72,8 @@ def run(sizes: tuple[int, ...] = SIZES) -> tuple[Row, RelayCurves]:
         checks=2 * len(sizes),
         note=(
             f"coefficients exact (integers) for n = {sizes[0]}…{sizes[-1]}; slopes at p = ε = {STEPS[FITTED]:g} per message, "
-            f"episode 2n turns, ϱ = 1, n = {sizes[0]}…{sizes[-1]}: {slopes}. Where the local stale slope bends (2n·p no longer small): "
-            f"{bent}. The paper quotes fresh 1.07, stale 1.94 at n ≤ 8"
+            f"episode 2n turns, ϱ = 1, n = {sizes[0]}…{sizes[-1]}: {slopes}. Where the local stale slope bends "
+            f"(2n·p no longer small): {bent}. The paper quotes fresh 1.07, stale 1.94 at n ≤ 8"
         ),
     )  # fmt: skip
     return row, found

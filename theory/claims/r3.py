@@ -81,7 +81,8 @@ def run(instances: int, rng: np.random.Generator, sizes: tuple[int, ...] = SIZES
     slopes = {held: {name: bootstrap_slope(sizes, gap, rng) for name, gap in of.items()} for held, of in gaps.items()}
     stale = slopes["message"]["stale"]
     text = "; ".join(
-        f"{KL:g} = {HELD[held]}: " + ", ".join(f"{name} {s.slope:.2f} [{s.low:.2f}, {s.high:.2f}]" for name, s in of.items())
+        f"{KL:g} = {HELD[held]}: "
+        + ", ".join(f"{name} {s.slope:.2f} [{s.low:.2f}, {s.high:.2f}]" for name, s in of.items())
         for held, of in slopes.items()
     )
     row = Row(
@@ -89,8 +90,9 @@ def run(instances: int, rng: np.random.Generator, sizes: tuple[int, ...] = SIZES
         batch, sum(of["stale"].high >= 2 for of in slopes.values()), 0, None, None,
         exponent=stale.slope, interval=(stale.low, stale.high), seconds=time.perf_counter() - started, checks=2 * batch,
         note=(
-            f"Garnet, S = {STATES}, A = {ACTIONS}, {BRANCHING} successors, γ = {DISCOUNT}, states owned at random, n = {sizes[0]}…{sizes[-1]}, "
-            f"{instances} teams each; slope of the mean, 95 % bootstrap over teams; exponent column: KL per message held fixed. {text}"
+            f"Garnet, S = {STATES}, A = {ACTIONS}, {BRANCHING} successors, γ = {DISCOUNT}, states owned at random, "
+            f"n = {sizes[0]}…{sizes[-1]}, {instances} teams each; slope of the mean, 95 % bootstrap over teams; exponent "
+            f"column: KL per message held fixed. {text}"
         ),
     )  # fmt: skip
     return row, RandomCurves(np.array(sizes), gaps, slopes)

@@ -37,7 +37,8 @@ from teamtr_jax.types import Stage, Team
 # %% [markdown]
 # ## Build a team
 #
-# Four contexts, two actions. Agent 0 speaks in contexts 0 and 1, agent 1 in contexts 2 and 3. `P[s, a, s']`, `r[s, a]`, `ρ[s]`, `γ`.
+# Four contexts, two actions. Agent 0 speaks in contexts 0 and 1, agent 1 in contexts 2 and 3.
+# `P[s, a, s']`, `r[s, a]`, `ρ[s]`, `γ`.
 
 # %%
 rng = np.random.default_rng(0)
