@@ -69,7 +69,7 @@ def test_what_stays():
 
 
 def test_float32_is_refused():
-    pi, A, w = (x.astype(np.float32) for x in problem(0))
+    pi, A, w = (jnp.asarray(x, jnp.float32) for x in problem(0))
     with pytest.raises(InputError, match="current: found dtype float32"):
         kl_constrained_step(pi, A, w, jnp.asarray(0.1))
 

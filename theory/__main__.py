@@ -117,7 +117,7 @@ def run(settings: Settings) -> int:
         "gymnasium": [f"{env} × {n}" for env, n in gym_teams], "seed": settings.seed, "quick": settings.quick, "seconds": seconds,
         "python": platform.python_version(), "jax": jax.__version__, "device": str(jax.devices()[0].device_kind),
     }  # fmt: skip
-    console.print(ledger.terminal(rows))
+    console.print(ledger.terminal(rows, console.width))
     for row in rows:
         if row.note and row.id[0] == "R":
             console.print(f"{row.id}: {row.note}", highlight=False)

@@ -26,6 +26,12 @@ def _save(figure, path: Path) -> Path:
     return path
 
 
+def _agent_axis(ax, sizes: np.ndarray) -> None:
+    ax.set_xticks([n for n in (2, 4, 8, 16, 32, 64, 128, 256) if n <= max(sizes)])
+    ax.xaxis.set_major_formatter("{x:.0f}")
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
 def scaling_figure(relay: RelayCurves, random: RandomCurves, path: Path) -> Path:
     """Stage sums of |gap| against n, log-log: a coherent team, where quadratic is real, and random teams, where it is not."""
     figure, axes = plt.subplots(1, 3, figsize=(13.5, 4.3))
@@ -94,6 +100,8 @@ def scaling_figure(relay: RelayCurves, random: RandomCurves, path: Path) -> Path
         ylabel="Σᵢ |gapᵢ|, mean over teams",
     )
     ax.legend(fontsize=6)
+    for ax, sizes in zip(axes, (n, n, random.sizes), strict=True):
+        _agent_axis(ax, sizes)
     figure.tight_layout()
     return _save(figure, path)
 
@@ -101,7 +109,7 @@ def scaling_figure(relay: RelayCurves, random: RandomCurves, path: Path) -> Path
 def bound_figure(gap: np.ndarray, penalties: dict[str, np.ndarray], path: Path) -> Path:
     """Every bound against the gap it bounds, on random stages; nothing may lie above the diagonal."""
     figure, ax = plt.subplots(figsize=(5.4, 5))
-    low = max(gap[gap > 0].min(), 1e-18)
+    low = 1e-18
     for name, colour in zip(penalties, ("#b2182b", "#2166ac", "#888888"), strict=False):
         keep = (gap > 0) & np.isfinite(penalties[name])
         ax.loglog(penalties[name][keep], gap[keep], ".", ms=1.5, alpha=0.35, color=colour, label=name, rasterized=True)
@@ -111,6 +119,7 @@ def bound_figure(gap: np.ndarray, penalties: dict[str, np.ndarray], path: Path) 
         xlabel="bound on |fresh gapᵢ|",
         ylabel="|fresh gapᵢ| (exact, float64)",
         title="Bound against realised gap, random stages",
+        xlim=(low, top),
         ylim=(low, top),
     )
     ax.legend(fontsize=8, markerscale=6)

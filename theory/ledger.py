@@ -78,19 +78,17 @@ HEADINGS = (
 )
 
 
-def terminal(rows: Sequence[Row]) -> Table:
-    """The ledger as a table for the terminal."""
-    table = Table(
-        title="claim ledger",
-        caption="tightest: largest measured/bound; detects: smallest error of the constant it would catch",
-    )
-    cells = [_cells(row) for row in rows]
-    for k, heading in enumerate(HEADINGS):
-        width = max(len(heading), *(len(row[k]) for row in cells)) if heading != "statement" else None
+def terminal(rows: Sequence[Row], width: int) -> Table:
+    """The ledger as a table for a terminal of `width` columns; a narrow one gets the numbers only."""
+    shown = HEADINGS if width >= 140 else HEADINGS[:-3]
+    caption = "tightest: largest measured/bound; detects: smallest error it would catch"
+    table = Table(title="claim ledger", caption=caption)
+    for heading in shown:
         left = heading in ("id", "statement", "evidence")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=True, overflow="ellipsis", min_width=width)
-    for row, texts in zip(rows, cells, strict=True):
-        table.add_row(*texts, style="bold red" if row.violations else "yellow" if row.inconclusive else None)
+        table.add_column(heading, justify="left" if left else "right", no_wrap=width >= 140 and heading != "statement")
+    for row in rows:
+        style = "bold red" if row.violations else "yellow" if row.inconclusive else None
+        table.add_row(*_cells(row)[: len(shown)], style=style)
     return table
 
 

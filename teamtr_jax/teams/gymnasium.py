@@ -19,7 +19,7 @@ Router = Literal["round_robin", "random"]
 ROUTERS: tuple[Router, ...] = ("round_robin", "random")
 
 
-def _table(environment: str) -> tuple[dict[int, dict[int, list[tuple[float, int, float, bool]]]], NDArray[np.float64]]:
+def _table(environment: str) -> tuple[dict[Any, Any], NDArray[np.float64]]:
     try:
         import gymnasium
     except ImportError as error:
@@ -38,7 +38,7 @@ def _table(environment: str) -> tuple[dict[int, dict[int, list[tuple[float, int,
     return table, np.asarray(start, np.float64)
 
 
-def gymnasium_team(environment: str, agents: int, router: Router = "round_robin", discount: float = 0.99) -> Team:
+def gymnasium_team(environment: str, agents: int, router: str = "round_robin", discount: float = 0.99) -> Team:
     """A turn-taking team in a tabular environment: state = (environment state, who speaks), index `s·n + speaker`.
 
     After a `terminated` transition the team sits in one more environment state that never pays and never ends, the turn
