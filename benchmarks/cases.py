@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from benchmarks import rivals
 from benchmarks.rivals import Tables
-from benchmarks.timing import first_call, interleaved, quartiles, ratio
+from benchmarks.timing import CLOCKS, first_call, interleaved, quartiles, ratio
 from teamtr_jax.dynamics import Dense, after
 from teamtr_jax.surrogates import evaluate_stage, stage_report
 from teamtr_jax.types import Stage, StageReport, Team
@@ -250,7 +250,7 @@ def check(case: Case, reference: Mapping[str, object]) -> float:
     return worst
 
 
-def measure(case: Case, budget: float, quick: bool) -> dict[str, object]:
+def measure(case: Case, budget: float, quick: bool, clock: str) -> dict[str, object]:
     """Check, then time: seconds of every contender and `rival / package` ratios, each as quartiles over the rounds."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     row: dict[str, object] = dict(group=case.group, label=case.label)
@@ -258,7 +258,7 @@ def measure(case: Case, budget: float, quick: bool) -> dict[str, object]:
         return row | dict(skipped=f"needs {case.needs / 2**30:.1f} GiB, {free / 2**30:.1f} are free")
     compiling = {name: first_call(call) for name, call in case.packages.items()}
     error = check(case, next(iter(case.packages.values()))())
-    samples = interleaved(case.packages | case.rivals, budget, rounds=(3, 7) if quick else (5, 41))
+    samples = interleaved(case.packages | case.rivals, budget, CLOCKS[clock], rounds=(3, 7) if quick else (5, 41))
     seconds = {name: quartiles(taken) for name, taken in samples.items()}
     ratios = [
         dict(package=package, rival=rival, ratio=ratio(samples, rival, package), target=case.targets.get(rival))

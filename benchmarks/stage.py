@@ -39,13 +39,14 @@ class Setup(NamedTuple):
     name: str
     blas_threads: int
     cores: int
+    clock: str  #: `cpu` where a process has one core for itself in name only: others may use it too
 
 
 def setup_of(name: str) -> Setup:
     """A set-up by name, on the cores that there are."""
     available = len(cores())
     threads, used = {"blas-all": (available, available), "blas-1": (1, available), "one-core": (1, 1)}[name]
-    return Setup(name, threads, used)
+    return Setup(name, threads, used, "cpu" if used == 1 else "wall")
 
 
 def environment(setup: Setup, device: str) -> dict[str, str]:
@@ -104,12 +105,13 @@ def child(args: argparse.Namespace) -> None:
     device = jax.devices()[0]
     setup = json.loads(args.child)
     setup["load"] = os.getloadavg()[0]
+    setup["clock"] = setup["clock"] if jax.devices()[0].platform == "cpu" else "wall"
     setup["device"] = device.device_kind if device.platform != "cpu" else "cpu"
     setup["blas_environment"] = {name: os.environ[name] for name in BLAS_VARIABLES}
     print(show_setup(setup, versions), flush=True)
     rows = []
     for make in cases(args.quick, frozenset(args.groups)):
-        rows.append(measure(make(), args.budget, args.quick))
+        rows.append(measure(make(), args.budget, args.quick, setup["clock"]))
         print(show_row(rows[-1]), flush=True)
         # After every row, so that a run that is cut off keeps what it has measured.
         Path(args.json).write_text(json.dumps(dict(versions=versions, setup=setup | dict(rows=rows))))

@@ -7,10 +7,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Samples", "first_call", "interleaved", "quartiles", "ratio"]
+__all__ = ["CLOCKS", "Samples", "first_call", "interleaved", "quartiles", "ratio"]
 
 Samples = dict[str, list[float]]
 """Seconds per call, one entry per round, for each contender."""
+
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+"""Seconds on the wall, or seconds that the threads of this process ran: on one core the same, but for other people's load."""
 
 LONG = 0.2
 """A call of this many seconds needs neither repetition inside a round nor a warm-up before it."""
@@ -26,6 +29,7 @@ def first_call(run: Callable[[], object]) -> float:
 def interleaved(
     contenders: Mapping[str, Callable[[], object]],
     budget: float,
+    clock: Callable[[], float] = time.perf_counter,
     least: float = 5e-3,
     rounds: tuple[int, int] = (5, 41),
 ) -> Samples:
@@ -34,6 +38,7 @@ def interleaved(
     Args:
       contenders: functions that have run before and that return only when their result is ready.
       budget: seconds after which no further round starts, once the least number of rounds is done.
+      clock: what a sample is measured with, one of `CLOCKS`.
       least: a sample repeats its call for at least this long, after one untimed call (so that caches and thread pools are
         in the state that a user's loop would leave them in); calls longer than `LONG` are single.
       rounds: least and greatest number of rounds.
@@ -51,10 +56,10 @@ def interleaved(
             run = contenders[name]
             if once[name] < LONG:
                 run()
-            start = time.perf_counter()
+            start = clock()
             for _ in range(repeats[name]):
                 run()
-            samples[name].append((time.perf_counter() - start) / repeats[name])
+            samples[name].append((clock() - start) / repeats[name])
     return samples
 
 

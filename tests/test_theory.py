@@ -152,7 +152,17 @@ def test_ledger_is_strict_json_and_a_table(tmp_path):
     claim = json.loads((tmp_path / "x" / "ledger.json").read_text())["claims"][0]
     assert claim["interval"] == [1.9, "inf"]
     assert claim["tightest"] is None
-    text = ledger.markdown([row])
+    about = {
+        "instances": 10,
+        "seed": 0,
+        "seconds": 1.0,
+        "machine": "m",
+        "python": "3",
+        "jax": "0",
+        "device": "cpu",
+        "date": "today",
+    }
+    text = ledger.markdown([row], about | {"counts": {"small": 10}, "families": {"small": "S"}, "gymnasium": []})
     assert "a \\| b" in text
     assert "* **S0**: fixed" in text
 

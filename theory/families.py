@@ -27,6 +27,9 @@ class Family(NamedTuple):
     sizes: str  #: printed distribution of S, A, n, γ or T
     share: float  #: of the audit's instances
     make: Callable[[np.random.Generator, int], Stage]
+    without: tuple[
+        str, ...
+    ] = ()  #: claims left out: P3.8 doubles a program, and a swap is a first update of some order
 
 
 def _discounts(rng: np.random.Generator, batch: int) -> NDArray[np.float64]:
@@ -136,12 +139,12 @@ def sharp_episodic(rng: np.random.Generator, batch: int, horizon: int = 6, agent
 LAW = "1−γ log-uniform [1e-3, 1] or γ = 0; step log-uniform [1e-6, 1] or 0"
 FAMILIES: tuple[Family, ...] = (
     Family("small", f"S ≤ 6, A = 2, n ≤ 3; {LAW}", 0.45, _random(6, 2, 3)),
-    Family("middle", f"S ≤ 12, A = 3, n ≤ 6; {LAW}", 0.30, _random(12, 3, 6)),
-    Family("large", f"S ≤ 16, A = 4, n ≤ 16; {LAW}", 0.05, _random(16, 4, 16)),
+    Family("middle", f"S ≤ 12, A = 3, n ≤ 6; {LAW}", 0.30, _random(12, 3, 6), ("P3.8",)),
+    Family("large", f"S ≤ 16, A = 4, n ≤ 16; {LAW}", 0.05, _random(16, 4, 16), ("P3.8",)),
     Family("product", f"S ≤ 4, factors 2×3×2, n = 3; {LAW}", 0.143, _random(4, (2, 3, 2), 3)),
     Family("episodic", "X ≤ 3 contexts, A = 2, n ≤ 4, T = 6; step as above", 0.05, _random(3, 2, 4, 6)),
     Family(
         "corners", "S = 6, A = 2: fork, branch, parting; γ uniform or log-uniform [1e-4, 1)", 0.005, sharp_discounted
     ),
-    Family("episodic corners", "X = 3, A = 2, T = 6: a branch opened", 0.002, sharp_episodic),
+    Family("episodic corners", "X = 3, A = 2, T = 6: a branch opened", 0.002, sharp_episodic, ("P3.8",)),
 )

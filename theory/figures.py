@@ -12,6 +12,7 @@ from theory.claims.r3 import HELD, RandomCurves
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullLocator
 
 __all__ = ["scaling_figure", "bound_figure"]
 

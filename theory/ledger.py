@@ -92,9 +92,16 @@ def terminal(rows: Sequence[Row], width: int) -> Table:
     return table
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The ledger as a Markdown table, with the notes below it."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
+def markdown(rows: Sequence[Row], settings: dict[str, Any]) -> str:
+    """The ledger as a Markdown page: how it was made, the table, the notes."""
+    made = (
+        f"{settings['instances']:,} stages, seed {settings['seed']}, {settings['seconds']:.0f} s on {settings['machine']} "
+        f"(Python {settings['python']}, jax {settings['jax']}, {settings['device']}), {settings['date']}."
+    )
+    lines = ["# Claim ledger", "", "Written by `python -m theory`. " + made, ""]
+    lines += [f"* {count:,} × {name}: {settings['families'][name]}" for name, count in settings["counts"].items()]
+    lines += ["* Gymnasium: " + ", ".join(settings["gymnasium"]), ""]
+    lines += ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row)) + " |" for row in rows]
     notes = [f"* **{row.id}**: {row.note}" for row in rows if row.note]
     return "\n".join([*lines, "", *notes, ""])
