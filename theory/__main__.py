@@ -54,7 +54,8 @@ def run(settings: Settings) -> int:
     counts = {f.name: max(200, round(total * f.share / weight)) for f in chosen}
     gym_teams = GYM_TEAMS[:1] if settings.quick else GYM_TEAMS
     relay_sizes = (2, 3, 4, 6, 8, 16) if settings.quick else r1.SIZES
-    seeds = iter(np.random.SeedSequence(settings.seed).spawn(len(chosen) + 4))
+    names = [*(f.name for f in families.FAMILIES), "P3.2", "R3"]
+    seeds = dict(zip(names, np.random.SeedSequence(settings.seed).spawn(len(names)), strict=True))
 
     console.print("stages audited:")
     for family in chosen:
@@ -79,37 +80,43 @@ def run(settings: Settings) -> int:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("random stages", total=sum(counts.values()))
+        stages_bar = progress.add_task("random stages", total=sum(counts.values()))
+        jobs_bar = progress.add_task("teams and families", total=len(gym_teams) + 3)
 
-        def one_family(family: families.Family, seed: np.random.SeedSequence) -> None:
-            rng = np.random.default_rng(seed)
-            add(
-                audit.audit_family(
-                    family, counts[family.name], rng, progress=lambda k: progress.advance(bar, k), lock=running
-                )
-            )
+        def one_family(family: families.Family) -> None:
+            def advance(done: int) -> None:
+                progress.advance(stages_bar, done)
 
-        with ThreadPoolExecutor(2) as pool:  # two compile at a time, one runs at a time
-            for job in [pool.submit(one_family, family, next(seeds)) for family in chosen]:
-                job.result()
-        bar = progress.add_task("Gymnasium teams", total=len(gym_teams))
-        for environment, agents in gym_teams:
+            rng = np.random.default_rng(seeds[family.name])
+            add(audit.audit_family(family, counts[family.name], rng, progress=advance, lock=running))
+
+        def one_team(environment: str, agents: int) -> None:
             team = gymnasium_team(environment, agents)
             states, actions = team.reward.shape
-            stage = improvement_stage(team, jax.numpy.full((states, actions), 1 / actions), 0.01, range(agents))
-            add(audit.audit_stage(f"{environment} × {agents}", stage, [c for c in STAGE_CLAIMS if c.id != "P3.8"]))
-            progress.advance(bar)
-        rows = audit.rows(tallies, STAGE_CLAIMS, started)
-        bar = progress.add_task("families (P3.2 R1 R3)", total=3)
-        rows.append(p3_2.run(2_000 if settings.quick else 20_000, np.random.default_rng(next(seeds))))
-        progress.advance(bar)
-        row, relay = r1.run(relay_sizes)
-        rows.append(row)
-        progress.advance(bar)
-        random_sizes = r3.SIZES[:3] if settings.quick else r3.SIZES
-        row, random = r3.run(20 if settings.quick else 150, np.random.default_rng(next(seeds)), random_sizes)
-        rows.append(row)
-        progress.advance(bar)
+            with running:
+                stage = improvement_stage(team, jax.numpy.full((states, actions), 1 / actions), 0.01, range(agents))
+            add(audit.audit_stage(f"{environment} × {agents}", stage, few, running))
+            progress.advance(jobs_bar)
+
+        def done(result):
+            progress.advance(jobs_bar)
+            return result
+
+        few = [claim for claim in STAGE_CLAIMS if claim.id != "P3.8"]
+        r3_sizes, r3_teams = (r3.SIZES[:3], 20) if settings.quick else (r3.SIZES, 150)
+        with ThreadPoolExecutor(2) as pool:  # two compile at a time, one runs at a time (dynamics/_linear.py says why)
+            jobs = [pool.submit(one_family, family) for family in chosen]
+            messages = pool.submit(
+                lambda: done(p3_2.run(2_000 if settings.quick else 20_000, np.random.default_rng(seeds["P3.2"])))
+            )
+            relays = pool.submit(lambda: done(r1.run(relay_sizes)))
+            randoms = pool.submit(lambda: done(r3.run(r3_teams, np.random.default_rng(seeds["R3"]), r3_sizes, running)))
+            jobs += [pool.submit(one_team, environment, agents) for environment, agents in gym_teams]
+            for job in jobs:
+                job.result()
+            relay_row, relay = relays.result()
+            random_row, random = randoms.result()
+            rows = [*audit.rows(tallies, STAGE_CLAIMS, started), messages.result(), relay_row, random_row]
 
     rows.sort(key=lambda row: ("TPSR".index(row.id[0]), [int(x) for x in row.id[1:].split(".")]))
     seconds = time.perf_counter() - started

@@ -181,11 +181,17 @@ def audit_family(
     return total
 
 
-def audit_stage(name: str, stage: Stage, claims: Sequence[Claim] = STAGE_CLAIMS) -> Tallies:
+def audit_stage(
+    name: str,
+    stage: Stage,
+    claims: Sequence[Claim] = STAGE_CLAIMS,
+    lock: AbstractContextManager[Any] | None = None,
+) -> Tallies:
     """Audit one stage that is its own family (a Gymnasium team)."""
     identities: set[tuple[str, str]] = set()
     program = jax.jit(_stage_verdicts(claims, identities)).lower(stage).compile(compiler_options=FEW)
-    out = jax.block_until_ready(program(stage))
+    with lock or nullcontext():
+        out = jax.block_until_ready(program(stage))
     batched = jax.tree.map(lambda x: jnp.asarray(x)[None], out)
     return _collect(batched, name, None, 1, identities, 0.0)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,8 +61,13 @@ def equal_kl(stage: Stage, kl: float, per_message: jax.Array | bool = False) -> 
     return Stage(team, stage.current, table(jax.lax.fori_loop(0, 50, bisect, start)[0]), stage.order)
 
 
-def run(instances: int, rng: np.random.Generator, sizes: tuple[int, ...] = SIZES) -> tuple[Row, RandomCurves]:
-    """Garnet teams of one size of world, more and more agents in it, each with the same δ⁰."""
+def run(
+    instances: int,
+    rng: np.random.Generator,
+    sizes: tuple[int, ...] = SIZES,
+    lock: AbstractContextManager[Any] | None = None,
+) -> tuple[Row, RandomCurves]:
+    """Garnet teams of one size of world, more and more agents in it, each with the same KL; `lock` as in the audit."""
     started = time.perf_counter()
     agents = max(sizes)
     batch = instances * len(sizes)
@@ -75,8 +81,13 @@ def run(instances: int, rng: np.random.Generator, sizes: tuple[int, ...] = SIZES
         gaps = {"fresh": report.gap_fresh, "stale": report.gap_stale, "cached": report.gap_cached}
         return {name: abs(gap).sum() for name, gap in gaps.items()}
 
-    program = jax.jit(lambda flag: jax.lax.map(lambda stage: stage_sums(stage, flag), stages, batch_size=50))
-    found = {held: program(jnp.asarray(held == "message")) for held in HELD}
+    @jax.jit
+    def all_sums(stages: Stage, per_message: jax.Array) -> dict[str, jax.Array]:
+        return jax.lax.map(lambda stage: stage_sums(stage, per_message), stages, batch_size=50)
+
+    program = all_sums.lower(stages, jnp.asarray(True)).compile()
+    with lock or nullcontext():
+        found = {held: jax.block_until_ready(program(stages, jnp.asarray(held == "message"))) for held in HELD}
     gaps = jax.tree.map(lambda gap: np.asarray(gap).reshape(len(sizes), instances), found)
     slopes = {held: {name: bootstrap_slope(sizes, gap, rng) for name, gap in of.items()} for held, of in gaps.items()}
     stale = slopes["message"]["stale"]
