@@ -91,8 +91,16 @@ def _drift_penalty(report: StageReport, inclusive: bool) -> Float[Array, " n"]:
 
 
 def penalty_trivial(report: StageReport) -> Float[Array, " n"]:
-    """S0: `Σm · span(g_i)`; bounds the fresh and the stale gap, no rung may be worse."""
-    return report.mass * report.span_g
+    """S0: `Σm · span(g_i)`; bounds the fresh and the stale gap, no rung may be worse.
+
+    Where an update changes how long episodes last, the end of the episode counts as a state with `g = 0`, and `Σm` is that of
+    the longest: only then are the visits that S0 compares measures of equal mass.
+    """
+    mass, g = report.visits.sum(-1), report.conditional
+    longest = mass.max(-1)
+    uneven = longest - mass.min(-1) > 1e-9 * longest
+    span = jnp.where(uneven, jnp.maximum(g.max(-1), 0.0) - jnp.minimum(g.min(-1), 0.0), report.span_g)
+    return jnp.where(uneven, longest, report.mass) * span
 
 
 def penalty_log_sum(report: StageReport) -> Float[Array, " n"]:

@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from teamtr_jax.divergences import exclusive_sum, expected
 from teamtr_jax.dynamics import SparseResolvent, after
-from teamtr_jax.types import Dynamics, Hybrids, Resolvent, Rounding, Stage, StageReport, Team
+from teamtr_jax.types import Hybrids, Resolvent, Rounding, Stage, StageReport, Team
 from teamtr_jax.validation import require_float64
 from teamtr_jax.values import advantages, return_range
 from teamtr_jax.visits import cleaned_visits, hybrids, solo_steps
@@ -110,7 +110,7 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"]) -> Sta
         layer_kl=None,
         layer_tv=None,
         layer_shift=None,
-        rounding=_rounding(dynamics, h, v, m, x, g),
+        rounding=_rounding(team, h, v, m, x, g, a),
     )
     if dynamics.horizon is None:
         return report
@@ -173,32 +173,40 @@ def _occupancy_tv(shift: Array, d: Array, m_new: Array) -> Array:
     return 0.5 * abs(shift - d * total).sum(-1) / m_new.sum(-1)
 
 
-def _rounding(dynamics: Dynamics, h: Hybrids, v: Array, m: Array, x: Array, g: Array) -> Rounding:
-    """Rounding budgets (derivation in docs/rounding.md).
+def _rounding(team: Team, h: Hybrids, v: Array, m: Array, x: Array, g: Array, a: Array) -> Rounding:
+    """Rounding budgets; every line is derived in docs/rounding.md.
 
-    `η = 8 S u T_eff` bounds the relative error of a solve with an M-matrix of `S` rows whose inverse has norm
-    `T_eff = 1/(1−γ)` or `T`; the errors of `V`, `m` and the right-hand sides are carried through the sums.
+    `η = T_eff·(8(S+A+n)u + lack)` bounds the relative error of one solve: `T_eff = 1/(1−γ)` or `T` is the norm of the
+    inverse, `lack` how far rows of probabilities are from summing to one.
     """
+    dynamics = team.dynamics
     unit = jnp.finfo(v.dtype).eps / 2
     gamma = jnp.asarray(dynamics.discount, v.dtype)
     length = 1 / (1 - gamma) if dynamics.horizon is None else jnp.asarray(float(dynamics.horizon))
-    eta = 8 * v.shape[-1] * unit * length
-    step = abs(h.steps).sum(-1)
-    v_scale = abs(v).max(-1)
-    g_scale = abs(g).max(-1)
-    defect = abs(h.steps.sum(-1))  # rows of floats sum to one only up to rounding; the theorems want them closed
-    g_error = step.max(-1) * 3 * eta * jnp.maximum(v_scale[:-1], v_scale[1:]) + 2 * defect.max(-1) * v_scale[:-1]
-    closure = gamma * (m[:-1] * defect).sum(-1)
+    updates, states, actions = h.steps.shape
+    lack = abs(h.policies.sum(-1) - 1) + actions * unit
+    follows = dynamics.backward(jnp.ones(states))  # zero where the episode ends
+    world = jnp.where(follows == 0, 0.0, abs(follows - 1)).max() + abs(team.initial.sum() - 1)
+    eta = length * (8 * (states + actions + updates) * unit + lack.max() + world)
+    step, scale = abs(h.steps).sum(-1), abs(v).max(-1) + abs(team.reward).max()
+    loose = jnp.where(step > 0, lack[:-1] + lack[1:], 0.0)
+
+    largest, v_scale, g_scale = step.max(-1), jnp.maximum(scale[:-1], scale[1:]), abs(g).max(-1)
+    g_error = 3 * eta * largest * v_scale + loose.max(-1) * abs(a[:-1]).max((-2, -1))
+    closure = gamma * (m[:-1] * loose).sum(-1)
     inflow = gamma * jax.vmap(dynamics.forward)(m[:-1, :, None] * abs(h.steps)).sum(-1)
+    inflow_error = 2 * gamma * eta * length * largest + closure + states * actions * unit * inflow
     moved = abs(x).sum(-1)
-    shift = eta * (moved + 2 * length * inflow) + length * closure
+    shift = eta * moved + length * inflow_error
     fresh = moved * g_error + g_scale * shift
     drift = exclusive_sum(moved) * g_error + g_scale * exclusive_sum(shift)
-    y_error = 2 * eta * length * jnp.cumsum(g_scale) + length * jnp.cumsum(g_error)
     stale = fresh + drift
-    cached = stale + gamma * (m[0] * step).sum(-1) * y_error
-    mass = m.sum(-1)
-    identity = 2 * eta * (v_scale[1:] + v_scale[:-1]) + mass[1:] * (g_error + eta * g_scale)
+
+    y_scale = length * jnp.cumsum(g_scale)
+    y_error = 2 * eta * y_scale + length * jnp.cumsum(g_error)
+    start = eta * length * largest + (m[0] * loose).sum(-1)
+    cached = stale + (m[0] * step).sum(-1) * y_error + start * y_scale
+    identity = 2 * eta * (scale[1:] + scale[:-1]) + m.sum(-1)[1:] * g_error + eta * length * g_scale
     return Rounding(
         relative=eta,
         fresh=fresh,

@@ -167,6 +167,7 @@ def test_ledger_is_strict_json_and_a_table(tmp_path):
     assert "* **S0**: fixed" in text
 
 
+@pytest.mark.slow  # .ci/run runs the same command; here its JSON is read too
 def test_command_line(tmp_path):
     """`python -m theory` on a handful of stages: exit code, JSON of the contract, figures on disk."""
     target = tmp_path / "claims.json"

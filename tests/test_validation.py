@@ -96,11 +96,11 @@ ERRORS = {
     ),
     "a list of discounts": (
         lambda: discount_factor("discount", np.array([0.5])),
-        "discount: found shape [1], dtype float64, expected one float in [0, 1)",
+        "discount: found shape [1], dtype float64, expected one float64 in [0, 1)",
     ),
-    "an integer discount": (
-        lambda: discount_factor("discount", np.int64(0)),
-        "discount: found shape [], dtype int64, expected one float in [0, 1)",
+    "a float32 discount": (
+        lambda: discount_factor("discount", np.float32(0.5)),
+        "discount: found shape [], dtype float32, expected one float64 in [0, 1)",
     ),
     "discount one": (lambda: discount_factor("discount", 1.0), "discount: found 1.0, expected a discount in [0, 1)"),
     "negative discount": (

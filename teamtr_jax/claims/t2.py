@@ -27,5 +27,5 @@ CLAIM = Claim(
     statement="‖d^{π'}−d^π‖₁ ≤ √2·γ/(1−γ)·√δ; episodic TV(d'_t,d_t) ≤ Σ_{u<t} √(κ_u/2)",
     source="paper, T1 with Pinsker and Jensen",
     check=check,
-    tight="never (S2 is smaller by √(1−γ))",
+    tight="never for γ > 0: √(1−γ) on the fork, → 1 only as γ → 0 (S2 is smaller by that factor)",
 )

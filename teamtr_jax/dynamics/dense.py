@@ -58,5 +58,5 @@ class Dense:
         Raises:
           InputError: if the tables are not float64.
         """
-        require_float64(transition=self.transition, policy=policy)
+        require_float64(transition=self.transition, discount=self._gamma(), policy=policy)
         return dense_resolvent(jnp.einsum("sa,sat->st", policy, self.transition, precision=HIGHEST), self._gamma())

@@ -68,8 +68,13 @@ class Layered:
         """Two scans over time, backwards for values and forwards for visits.
 
         Raises:
-          InputError: if the policy is not float64.
+          InputError: if the tables or the policy are not float64.
         """
+        kernel = self.kernel
+        if isinstance(kernel, Dense):
+            require_float64(transition=kernel.transition)
+        else:
+            require_float64(successor_prob=kernel.prob)
         require_float64(policy=policy)
         return LayeredResolvent(self, policy)
 

@@ -60,7 +60,7 @@ class Successors:
         Raises:
           InputError: if the tables are not float64.
         """
-        require_float64(successor_prob=self.prob, policy=policy)
+        require_float64(successor_prob=self.prob, discount=self._gamma(), policy=policy)
         states = self.index.shape[0]
         weight = (policy[..., None] * self.prob).reshape(states, -1)
         index = self.index.reshape(states, -1)

@@ -34,7 +34,7 @@ def relay_stage(
       >>> from teamtr_jax.surrogates import evaluate_stage
       >>> report = evaluate_stage(relay_stage(2, 1e-3, 1e-3, slots=2))
       >>> print(round(float(abs(report.gap_fresh).sum() / 1e-6), 2), round(float(abs(report.gap_stale).sum() / 1e-6), 2))
-      1.99 4.98
+      1.99 4.97
     """
     horizon = rounds * slots
     time = jnp.arange(horizon)
