@@ -83,7 +83,8 @@ def run(
 
     @jax.jit
     def all_sums(stages: Stage, per_message: jax.Array) -> dict[str, jax.Array]:
-        return jax.lax.map(lambda stage: stage_sums(stage, per_message), stages, batch_size=50)
+        # One batch a size: a remainder would be a second, independent chain of LAPACK calls in this program.
+        return jax.lax.map(lambda stage: stage_sums(stage, per_message), stages, batch_size=instances)
 
     program = all_sums.lower(stages, jnp.asarray(True)).compile()
     with lock or nullcontext():
