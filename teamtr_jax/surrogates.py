@@ -11,8 +11,6 @@ and `V_{i} − V_{i−1}` is solved from `(I−γP_i) y = g_i` in the same way.
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -23,7 +21,7 @@ from teamtr_jax.dynamics import SparseResolvent, after
 from teamtr_jax.types import Hybrids, Resolvent, Rounding, Stage, StageReport, Team
 from teamtr_jax.validation import require_float64
 from teamtr_jax.values import advantages, return_range
-from teamtr_jax.visits import cleaned_visits, hybrids, solo_steps
+from teamtr_jax.visits import cleaned_visits, exact_support, hybrids, solo_steps
 
 __all__ = ["evaluate_stage", "stage_report", "swap_report", "hybrids_report"]
 
@@ -63,8 +61,7 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"]) -> Sta
     dynamics = team.dynamics
     gamma = jnp.asarray(dynamics.discount, team.reward.dtype)
 
-    v, m, g, x, y = _solve_hybrids(team, h)
-    a = jax.vmap(partial(advantages, team))(v)
+    v, m, a, g, x, y = _solve_hybrids(team, h)
 
     zero = jnp.zeros_like(x[:1])
     drift = jnp.concatenate([zero, jnp.cumsum(x, 0)[:-1]])  # m^{i−1} − m^0
@@ -127,44 +124,53 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"]) -> Sta
 
 _jitted = jax.jit(stage_report)
 
-BATCH_LIMIT = 2**27
-"""Largest number of factor entries held at once (1 GiB); beyond it hybrids are solved one after the other."""
+
+BATCH_LIMIT = 2**18
+"""Largest number of factor entries (2 MiB) held at once: what a cache keeps; beyond it hybrids are solved one by one."""
 
 
-def _solve_hybrids(team: Team, h: Hybrids) -> tuple[Array, Array, Array, Array, Array]:
-    """`V`, `m` of every hybrid, and `g`, `m'−m`, `V'−V` of every step: one factorisation a hybrid, four solves.
+def _solve_hybrids(team: Team, h: Hybrids) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """`V`, `m`, `A` of every hybrid; `g`, `m'−m`, `V'−V` of every step: one factorisation a hybrid, two solves a side.
 
-    All hybrids at once by an array axis, or (sparse worlds, or factors too large to hold together) one by one in a scan. In
-    both there is one chain of LAPACK calls (`teamtr_jax.dynamics.after`).
+    All hybrids at once by an array axis, or (sparse worlds, or factors that leave the cache) one by one in a scan, where what
+    a step needs of the hybrid before is known in time to solve both right sides together. In both there is one chain of
+    LAPACK calls (`teamtr_jax.dynamics.after`).
     """
     dynamics = team.dynamics
 
-    def evaluate(policy: Array) -> tuple[Resolvent, Array, Array]:
+    def sources(m: Array, a: Array, step: Array) -> tuple[Array, Array]:
+        return (step * a).sum(-1), dynamics.discount * dynamics.forward(m[:, None] * step)
+
+    def evaluate(policy: Array) -> tuple[Resolvent, Array, Array, Array]:
         resolvent = dynamics.resolvent(policy)
         v = resolvent.values((policy * team.reward).sum(-1))
-        return resolvent, v, cleaned_visits(resolvent, team.initial, v)
+        return resolvent, v, cleaned_visits(resolvent, team.initial, v), advantages(team, v)
 
-    def compare(resolvent: Resolvent, v: Array, m: Array, m_new: Array, step: Array) -> tuple[Array, Array, Array]:
-        g = (step * advantages(team, v)).sum(-1)
+    def compare(resolvent: Resolvent, m: Array, a: Array, m_new: Array, step: Array) -> tuple[Array, Array, Array]:
+        g, inflow = sources(m, a, step)
         y = resolvent.values(after(g, m_new))
-        inflow = dynamics.discount * dynamics.forward(m[:, None] * step)
         return g, resolvent.visits(after(inflow, y)), y
 
     kind = jax.eval_shape(dynamics.resolvent, h.policies[0])
     entries = h.policies.shape[0] * sum(leaf.size for leaf in jax.tree.leaves(kind))
     if not isinstance(kind, SparseResolvent) and entries <= BATCH_LIMIT:
-        resolvents, v, m = jax.vmap(evaluate)(h.policies)
+        resolvents, v, m, a = jax.vmap(evaluate)(h.policies)
         later = jax.tree.map(lambda leaf: leaf[1:], resolvents)
-        return v, m, *jax.vmap(compare)(later, v[:-1], m[:-1], m[1:], h.steps)
+        return v, m, a, *jax.vmap(compare)(later, m[:-1], a[:-1], m[1:], h.steps)
 
     def advance(before: tuple[Array, Array], xs: tuple[Array, Array]):
         policy, step = xs
-        resolvent, v, m = evaluate(policy)
-        return (v, m), (v, m, *compare(resolvent, *before, m, step))
+        g, inflow = sources(*before, step)
+        resolvent = dynamics.resolvent(policy)
+        v, y = jax.vmap(resolvent.values)(jnp.stack([(policy * team.reward).sum(-1), g]))
+        solved, x = jax.vmap(resolvent.visits)(after(jnp.stack([team.initial, inflow]), v))
+        m, a = exact_support(resolvent, team.initial, solved), advantages(team, v)
+        return (m, a), (v, m, a, g, x, y)
 
-    _, v, m = evaluate(h.policies[0])
-    _, (later_v, later_m, g, x, y) = lax.scan(advance, (v, m), (h.policies[1:], h.steps))
-    return jnp.concatenate([v[None], later_v]), jnp.concatenate([m[None], later_m]), g, x, y
+    start = (jnp.zeros_like(team.initial), jnp.zeros_like(team.reward))
+    steps = jnp.concatenate([jnp.zeros_like(h.steps[:1]), h.steps])  # hybrid 0 follows no step
+    _, (v, m, a, g, x, y) = lax.scan(advance, start, (h.policies, steps))
+    return v, m, a, g[1:], x[1:], y[1:]
 
 
 def _occupancy_tv(shift: Array, d: Array, m_new: Array) -> Array:

@@ -43,8 +43,8 @@ class Resolvent(Protocol):
         """`bᵀ(I − γP_π)⁻¹`: expected discounted number of visits when mass `b` is let in."""
         ...
 
-    def reached(self, initial: Float[Array, " S"]) -> Bool[Array, " S"]:
-        """Which states have visits, decided on the support alone: exact, no rounding."""
+    def reached(self, initial: Float[Array, " S"], visits: Float[Array, " S"] | None = None) -> Bool[Array, " S"]:
+        """Which states have visits, decided on the support alone: exact, no rounding. `visits`, as solved for, may help."""
         ...
 
 

@@ -14,7 +14,7 @@ from teamtr_jax.dynamics import after
 from teamtr_jax.types import Hybrids, Resolvent, Stage, Team
 from teamtr_jax.validation import require_float64
 
-__all__ = ["visits", "occupancy", "cleaned_visits", "hybrids", "joint_policy", "solo_steps",
+__all__ = ["visits", "occupancy", "cleaned_visits", "exact_support", "hybrids", "joint_policy", "solo_steps",
            "team_policy", "marginal_advantage"]  # fmt: skip
 
 
@@ -24,8 +24,12 @@ def cleaned_visits(resolvent: Resolvent, initial: Float[Array, " S"], dependency
     `dependency`: an array to compute first (see `teamtr_jax.dynamics.after`).
     """
     start = initial if dependency is None else after(initial, dependency)
-    m = resolvent.visits(start)
-    return jnp.where(resolvent.reached(initial), jnp.maximum(m, jnp.finfo(m.dtype).tiny), 0.0)
+    return exact_support(resolvent, initial, resolvent.visits(start))
+
+
+def exact_support(resolvent: Resolvent, initial: Float[Array, " S"], m: Float[Array, " S"]) -> Float[Array, " S"]:
+    """`m = resolvent.visits(initial)` made zero at states that cannot be reached and positive at those that can."""
+    return jnp.where(resolvent.reached(initial, m), jnp.maximum(m, jnp.finfo(m.dtype).tiny), 0.0)
 
 
 def visits(team: Team, policy: Float[Array, "S A"]) -> Float[Array, " S"]:

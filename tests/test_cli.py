@@ -229,7 +229,10 @@ def test_import_gym_random_target_and_seed(run, tmp_path):
     for k, seed in enumerate((1, 1, 2)):
         args = ("--target", "random:0.3", "--seed", seed, "--discount", 0.9, "-o", path[k])
         assert run("import-gym", "CliffWalking", "--agents", 2, *args)[0] == 0
-    loaded = [np.load(p) for p in path]
+    loaded = []
+    for p in path:
+        with np.load(p) as archive:
+            loaded.append(dict(archive))
     assert loaded[0]["discount"] == 0.9
     assert np.array_equal(loaded[0]["target"], loaded[1]["target"])
     assert not np.array_equal(loaded[0]["target"], loaded[2]["target"])

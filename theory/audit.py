@@ -21,7 +21,7 @@ from theory.ledger import Row
 
 __all__ = ["Tally", "audit_family", "audit_stage", "rows"]
 
-EXACT_SECONDS = 15.0
+EXACT_SECONDS = 30.0
 """Time for exact decisions in one family; inconclusive instances beyond it stay counted as such."""
 FEW_INSTANCES = 5_000
 FEW: dict[str, Any] = {"xla_backend_optimization_level": 0}

@@ -22,7 +22,7 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 from jax import Array, lax
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
 __all__ = ["DenseResolvent", "SparseResolvent", "after", "dense_resolvent", "reachable", "scatter", "HIGHEST"]
@@ -59,16 +59,16 @@ def reachable(
 def _apply(lu: Array, permutation: Array, b: Array, transposed: bool) -> Array:
     triangular = partial(lax.linalg.triangular_solve, lu, left_side=True)
     if transposed:
-        y = triangular(b[:, None], lower=False, transpose_a=True)
-        z = triangular(y, lower=True, transpose_a=True, unit_diagonal=True)
-        return jnp.zeros_like(b).at[permutation].set(z[:, 0], unique_indices=True)
-    y = triangular(b[permutation][:, None], lower=True, unit_diagonal=True)
-    return triangular(y, lower=False)[:, 0]
+        y = triangular(b[permutation][:, None], lower=True, unit_diagonal=True)
+        return triangular(y, lower=False)[:, 0]
+    y = triangular(b[:, None], lower=False, transpose_a=True)
+    z = triangular(y, lower=True, transpose_a=True, unit_diagonal=True)
+    return jnp.zeros_like(b).at[permutation].set(z[:, 0], unique_indices=True)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def solve(matrix: Array, lu: Array, permutation: Array, b: Array, transposed: bool) -> Array:
-    """`M x = b` (or `Mᵀ x = b`) from the factors of `M`; the gradient reuses them: `λ = M⁻ᵀ x̄`, `M̄ = −λ xᵀ`, `b̄ = λ`."""
+    """`M x = b` (or `Mᵀ x = b`) from the factors of `Mᵀ`; the gradient reuses them: `λ = M⁻ᵀ x̄`, `M̄ = −λ xᵀ`, `b̄ = λ`."""
     del matrix
     return _apply(lu, permutation, b, transposed)
 
@@ -91,9 +91,14 @@ solve.defvjp(_solve_forward, _solve_backward)
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DenseResolvent:
-    """LU factors of `I − γP_π`."""
+    """LU factors of `(I − γP_π)ᵀ`.
 
-    matrix: Array  #: [S, S]
+    Of the transpose, because its columns are diagonally dominant: partial pivoting then exchanges no rows, both factors have
+    no positive entry off the diagonal, and visits are sums of terms of one sign: exactly zero where no path leads, positive
+    (but for underflow) where one does.
+    """
+
+    matrix: Array  #: [S, S], `I − γP_π`
     lu: Array  #: [S, S]
     permutation: Array  #: [S]
 
@@ -103,22 +108,40 @@ class DenseResolvent:
     def visits(self, initial: Float[Array, " S"]) -> Float[Array, " S"]:
         return solve(self.matrix, self.lu, self.permutation, initial, True)
 
-    def reached(self, initial: Float[Array, " S"]) -> Bool[Array, " S"]:
-        size = initial.shape[-1]
-        edges = lax.stop_gradient(jnp.where(self.matrix - jnp.eye(size) != 0, 1.0, 0.0))
+    def reached(self, initial: Float[Array, " S"], visits: Float[Array, " S"] | None = None) -> Bool[Array, " S"]:
+        matrix, start = lax.stop_gradient(self.matrix), lax.stop_gradient(initial > 0)
+        if visits is not None:  # then one sweep is left to do, which finds what underflowed to zero
+            kept = (self.permutation == jnp.arange(self.permutation.size)).all()
+            start = start | (kept & (lax.stop_gradient(visits) > 0))
 
-        def push(flow: Array) -> Array:
-            return jnp.matmul(flow[:, 0], edges, precision=HIGHEST)
+        def grow(state: tuple[Array, Array]) -> tuple[Array, Array]:
+            known, _ = state
+            # Off the diagonal the matrix is −γP_π ≤ 0; its diagonal speaks only for states already known.
+            larger = known | (jnp.matmul(jnp.where(known, 1.0, 0.0), matrix, precision=HIGHEST) < 0)
+            return larger, (larger != known).any()
 
         # γ = 0 has no edges left in the matrix: nothing is visited after the start, m = ρ.
-        return reachable(push, jnp.ones((size, 1)), initial)
+        return lax.while_loop(lambda state: state[1], grow, (start, jnp.asarray(True)))[0]
 
 
 def dense_resolvent(induced: Float[Array, "S S"], discount: Array | float) -> DenseResolvent:
     """Factor `I − γP_π` once."""
     matrix = jnp.eye(induced.shape[-1]) - discount * induced
-    lu, _, permutation = lax.linalg.lu(lax.stop_gradient(matrix))
-    return DenseResolvent(matrix, lu, permutation)
+    lu, exchanges, _ = lax.linalg.lu(lax.stop_gradient(matrix).T)
+    return DenseResolvent(matrix, lu, _permutation(exchanges))
+
+
+def _permutation(exchanges: Int[Array, " S"]) -> Int[Array, " S"]:
+    """The order of rows after LAPACK's exchanges, in as many steps as the last one that moves something: mostly none."""
+    rows = jnp.arange(exchanges.size, dtype=exchanges.dtype)
+    last = jnp.where(exchanges != rows, rows + 1, 0).max()
+
+    def exchange(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        i, order = state
+        j = exchanges[i]
+        return i + 1, order.at[i].set(order[j]).at[j].set(order[i])
+
+    return lax.while_loop(lambda state: state[0] < last, exchange, (jnp.zeros_like(last), rows))[1]
 
 
 @jax.tree_util.register_dataclass
@@ -160,7 +183,7 @@ class SparseResolvent:
             transpose_solve=lambda _, rhs: host(rhs, not transposed),
         )
 
-    def reached(self, initial: Float[Array, " S"]) -> Bool[Array, " S"]:
+    def reached(self, initial: Float[Array, " S"], visits: Float[Array, " S"] | None = None) -> Bool[Array, " S"]:
         edges = lax.stop_gradient(jnp.where(self.weight * self.discount != 0, 1.0, 0.0))
         ones = jnp.ones((initial.shape[-1], 1))
         return reachable(lambda flow: scatter(self.index, flow * edges), ones, initial)

@@ -45,7 +45,7 @@ class Dense:
 
     def forward(self, m: Float[Array, "S A"]) -> Float[Array, " S"]:
         """`Σ_{s,a} m(s,a) P(s'|s,a)`."""
-        return jnp.einsum("sa,sat->t", m, self.transition, precision=HIGHEST)
+        return jnp.matmul(m.ravel(), self.transition.reshape(m.size, -1), precision=HIGHEST)
 
     def greatest(self, v: Float[Array, " S"]) -> Float[Array, "S A"]:
         """`max {v(s') : P(s'|s,a) > 0}`, zero where nothing follows."""

@@ -116,5 +116,5 @@ class LayeredResolvent:
         xs = self._scanned(initial)
         return lax.scan(step, jnp.zeros_like(xs[0][0]), xs)[1].ravel()
 
-    def reached(self, initial: Float[Array, " S"]) -> Bool[Array, " S"]:
+    def reached(self, initial: Float[Array, " S"], visits: Float[Array, " S"] | None = None) -> Bool[Array, " S"]:
         return reachable(self.world.forward, self.policy, initial)

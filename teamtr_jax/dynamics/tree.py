@@ -108,5 +108,5 @@ class TreeResolvent:
             arriving = (m[:, None] * self.policy[level]).ravel()
         return jnp.concatenate(out)
 
-    def reached(self, initial: Float[Array, " S"]) -> Bool[Array, " S"]:
+    def reached(self, initial: Float[Array, " S"], visits: Float[Array, " S"] | None = None) -> Bool[Array, " S"]:
         return reachable(self.world.forward, self.policy, initial)
