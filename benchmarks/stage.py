@@ -117,7 +117,7 @@ def child(args: argparse.Namespace) -> None:
         Path(args.json).write_text(json.dumps(dict(versions=versions, setup=setup | dict(rows=rows))))
 
 
-def run_setup(name: str, args: argparse.Namespace) -> dict[str, object]:
+def run_setup(name: str, args: argparse.Namespace) -> dict[str, dict]:
     """Run one set-up in a process of its own; cut off after `--timeout`, it gives the rows measured until then.
 
     Raises:
@@ -160,19 +160,16 @@ def main(argv: list[str] | None = None) -> None:
         child(args)
         return
     names = [name for name in args.setups if name != "one-core" or hasattr(os, "sched_setaffinity")]
-    done = [run_setup(name, args) for name in names]
-    result = dict(
-        schema=1,
-        quick=args.quick,
-        machine=machine(),
-        commit=commit(),
-        versions=done[0]["versions"],
-        setups=[one["setup"] for one in done],
-    )
-    if args.json:
-        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
-        print(f"written: {args.json}")
+    result: dict[str, object] = dict(schema=1, quick=args.quick, machine=machine(), commit=commit())
+    setups = []
+    for name in names:
+        done = run_setup(name, args)
+        setups.append(done["setup"])
+        if args.json:  # after every set-up, so that a run that is cut off keeps what it has
+            Path(args.json).parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(result | dict(versions=done["versions"], setups=setups), indent=1)
+            Path(args.json).write_text(text + "\n")
+            print(f"written: {args.json}", flush=True)
 
 
 if __name__ == "__main__":

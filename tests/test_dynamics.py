@@ -29,7 +29,7 @@ from teamtr_jax.divergences import (
 )
 from teamtr_jax.dynamics import Dense, Layered, Successors, Tree, after
 from teamtr_jax.surrogates import evaluate_stage, stage_report
-from teamtr_jax.types import Dynamics, Resolvent
+from teamtr_jax.types import Dynamics, Resolvent, Team
 from teamtr_jax.validation import InputError
 from teamtr_jax.values import action_values, advantages, objective, optimal_values, return_range, values
 from teamtr_jax.visits import hybrids, visits
@@ -205,6 +205,27 @@ def test_unvisited_states_are_exactly_zero(lu_states):
     # The sparse solve alone does leave dust in these worlds, or this test shows nothing; the dense one exchanges no rows, and
     # its visits are sums of terms of one sign: zeros stay zeros.
     assert (dust > 0) == (lu_states == 0)
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse", "layered"])
+def test_a_state_reached_with_vanishing_probability_is_visited(kind):
+    """A probability of 1e-200 twice over is less than any float: the solve says 0, but the state is reached and has visits."""
+    P = np.zeros((4, 2, 4))
+    P[:, :, 3] = 1.0
+    for s in range(2):
+        P[s, 1] = np.eye(4)[s + 1]
+    policy = np.tile([1.0, 1e-200], (4, 1))  # a row that sums to one in floats
+    initial = np.eye(4)[0]
+    if kind == "layered":
+        world = Layered(Dense(jnp.asarray(P), None), 3)
+        policy, initial = np.tile(policy, (3, 1)), np.pad(initial, (0, 8))
+    else:
+        world = builders.successors({"P": P, "gamma": 0.5}, lu_states=1500 if kind == "dense" else 0)
+    team = Team(world, jnp.zeros(policy.shape), jnp.asarray(initial), jnp.zeros(len(initial), int), 1)
+    m = np.asarray(jax.jit(visits)(team, jnp.asarray(policy)))
+    m = m.reshape(-1, 4).sum(0)
+    assert 0 < m[2] < 1e-300
+    assert m[1] == pytest.approx(1e-200 if kind == "layered" else 0.5e-200)
 
 
 @pytest.mark.parametrize("lu_states", [1500, 0])
