@@ -103,7 +103,7 @@ def run(settings: Settings) -> int:
             return result
 
         few = [claim for claim in STAGE_CLAIMS if claim.id != "P3.8"]
-        r3_sizes, r3_teams = (r3.SIZES[:3], 20) if settings.quick else (r3.SIZES, 150)
+        r3_sizes, r3_teams = (r3.SIZES[:3], 20) if settings.quick else (r3.SIZES, 100)
         with ThreadPoolExecutor(2) as pool:  # two compile at a time, one runs at a time (dynamics/_linear.py says why)
             jobs = [pool.submit(one_family, family) for family in chosen]
             messages = pool.submit(

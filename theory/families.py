@@ -141,7 +141,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("small", f"S ≤ 6, A = 2, n ≤ 3; {LAW}", 0.45, _random(6, 2, 3)),
     Family("middle", f"S ≤ 12, A = 3, n ≤ 6; {LAW}", 0.30, _random(12, 3, 6), ("P3.8",)),
     Family("large", f"S ≤ 16, A = 4, n ≤ 16; {LAW}", 0.05, _random(16, 4, 16), ("P3.8",)),
-    Family("product", f"S ≤ 4, factors 2×3×2, n = 3; {LAW}", 0.143, _random(4, (2, 3, 2), 3)),
+    Family("product", f"S ≤ 4, factors 2×3×2, n = 3; {LAW}", 0.143, _random(4, (2, 3, 2), 3), ("P3.8",)),
     Family("episodic", "X ≤ 3 contexts, A = 2, n ≤ 4, T = 6; step as above", 0.05, _random(3, 2, 4, 6)),
     Family(
         "corners", "S = 6, A = 2: fork, branch, parting; γ uniform or log-uniform [1e-4, 1)", 0.005, sharp_discounted
