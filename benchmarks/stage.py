@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 GROUPS = ("dispatch", "batched", "single", "stage", "audit")
 BLAS_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-SETUPS = ("blas-all", "blas-1", "one-core")
+SETUPS = ("one-core", "blas-1", "blas-all")
 PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda"}
 
 

@@ -44,7 +44,8 @@ def interleaved(
       rounds: least and greatest number of rounds.
     """
     names = list(contenders)
-    once = {name: min(first_call(contenders[name]) for _ in range(2)) for name in names}
+    once = {name: first_call(contenders[name]) for name in names}
+    once |= {name: min(once[name], first_call(contenders[name])) for name in names if once[name] < LONG}
     repeats = {name: 1 if once[name] > least else math.ceil(least / once[name]) for name in names}
     samples: Samples = {name: [] for name in names}
     begin = time.perf_counter()
