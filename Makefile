@@ -58,6 +58,11 @@ notebooks: $(NOTEBOOKS) ## theory/notebooks/*.py as .ipynb, beside them
 %.ipynb: %.py .venv/installed
 	$(RUN) -m jupytext --quiet --set-kernel python3 --to ipynb --output $@ $<
 
+.PHONY: docs
+docs: setup ## the documentation, warnings as errors, into build/docs (a minute)
+	rm -rf build/docs
+	$(RUN) -m sphinx -W --keep-going -b html docs build/docs
+
 .PHONY: wheel
 wheel: setup ## build sdist and wheel into dist/, try the wheel in a throw-away environment
 	rm -rf dist build/wheel
@@ -73,6 +78,7 @@ wheel: setup ## build sdist and wheel into dist/, try the wheel in a throw-away 
 .PHONY: clean
 clean: ## remove what was built, keep .venv
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis theory/notebooks/*.ipynb
+	rm -rf docs/api docs/derivations docs/notebooks docs/project
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 .PHONY: distclean

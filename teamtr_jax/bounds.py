@@ -23,21 +23,16 @@ from teamtr_jax.types import StageReport
 from teamtr_jax.validation import InputError
 
 __all__ = [
-    "Rung",
-    "ladder",
-    "DEFAULT",
-    "paper_constant",
-    "penalty_drift_paper",
-    "penalty_log_sum",
-    "penalty_paper",
-    "penalty_stale_paper",
-    "penalty_trivial",
-    "zero_times",
-    "BOTH",
-    "Form",
-]
+    "Rung", "ladder", "least", "DEFAULT", "BOTH", "Form", "Gap", "Information", "paper_constant", "path_kl", "zero_times",
+    "penalty_trivial", "penalty_paper", "penalty_share", "penalty_path", "penalty_second_order", "penalty_later_turns",
+    "penalty_layers", "penalty_log_sum", "penalty_log_sum_advantage", "penalty_weighted", "penalty_drift_paper",
+    "penalty_stale_paper", "penalty_stale_share", "penalty_stale_path", "penalty_stale_second_order", "penalty_stale_log_sum",
+    "penalty_stale_return_range", "penalty_cached_log_sum", "penalty_reused_log_sum",
+]  # fmt: skip
 
 Form = Literal["discounted", "episodic"]
+Gap = Literal["fresh", "stale", "cached", "reused"]
+Information = Literal["oracle", "prior", "estimable"]
 
 
 class Rung(NamedTuple):
@@ -45,9 +40,9 @@ class Rung(NamedTuple):
 
     id: str
     name: str  #: the key it is printed under
-    gap: Literal["fresh", "stale", "cached"]
+    gap: Gap
     forms: tuple[Form, ...]
-    information: Literal["oracle", "prior", "estimable"]
+    information: Information
     fn: Callable[[StageReport], Float[Array, " n"]]
 
 
@@ -65,59 +60,213 @@ def penalty_paper(report: StageReport) -> Float[Array, " n"]:
     """P3.4: discounted `c_i √δ_i`; episodic (E1, the paper's form) `2A_max Σ_t min(1, Σ_{u<t} √(κ_u/2))`."""
     if report.layer_kl is None:
         return zero_times(paper_constant(report), jnp.sqrt(report.kl))
-    shift = jnp.minimum(1.0, exclusive_sum(jnp.sqrt(report.layer_kl / 2)))
-    return 2 * report.advantage_max * shift.sum(-1)
+    return _layered_paper(report, exclusive_sum(jnp.sqrt(report.layer_kl / 2)))
 
 
 def penalty_stale_paper(report: StageReport) -> Float[Array, " n"]:
     """P3.7: discounted `c_i Σ_{k≤i} √δ_k` with the `A_max` of update i; episodic with `Σ_{k≤i}` inside the minimum."""
-    return _drift_penalty(report, inclusive=True)
+    if report.layer_kl is None:
+        return zero_times(paper_constant(report), jnp.cumsum(jnp.sqrt(report.kl)))
+    return _layered_paper(report, jnp.cumsum(exclusive_sum(jnp.sqrt(report.layer_kl / 2)), 0))
 
 
 def penalty_drift_paper(report: StageReport) -> Float[Array, " n"]:
     """P3.3: the same sums over `k < i`, a bound on `|L_i^seq − L_i^stale|`."""
-    return _drift_penalty(report, inclusive=False)
-
-
-def _drift_penalty(report: StageReport, inclusive: bool) -> Float[Array, " n"]:
-    def sums(x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
-        through = jnp.cumsum(x, 0)
-        return through if inclusive else jnp.concatenate([jnp.zeros_like(x[:1]), through[:-1]])
-
     if report.layer_kl is None:
-        return zero_times(paper_constant(report), sums(jnp.sqrt(report.kl)))
-    shift = jnp.minimum(1.0, sums(exclusive_sum(jnp.sqrt(report.layer_kl / 2))))
-    return 2 * report.advantage_max * shift.sum(-1)
+        return zero_times(paper_constant(report), _before(jnp.sqrt(report.kl)))
+    return _layered_paper(report, _before(exclusive_sum(jnp.sqrt(report.layer_kl / 2))))
+
+
+def penalty_share(report: StageReport) -> Float[Array, " n"]:
+    """S1: P3.4 with `√(w_i δ_i)` for `√δ_i`, `w_i` the share of the time in which the agent speaks (of the layer, episodic)."""
+    if report.layer_kl is None:
+        return zero_times(paper_constant(report), jnp.sqrt(zero_times(report.share, report.kl)))
+    return _layered_paper(report, exclusive_sum(_layer_share(report)))
+
+
+def penalty_stale_share(report: StageReport) -> Float[Array, " n"]:
+    """S1: P3.7 with `√(w_k δ_k)` for `√δ_k`."""
+    if report.layer_kl is None:
+        return zero_times(paper_constant(report), jnp.cumsum(jnp.sqrt(zero_times(report.share, report.kl))))
+    return _layered_paper(report, jnp.cumsum(exclusive_sum(_layer_share(report)), 0))
+
+
+def _layer_share(report: StageReport) -> Float[Array, "n T"]:
+    assert report.layer_kl is not None
+    assert report.layer_share is not None
+    return jnp.sqrt(zero_times(report.layer_share, report.layer_kl) / 2)
+
+
+def _layered_paper(report: StageReport, shift: Float[Array, "n T"]) -> Float[Array, " n"]:
+    return 2 * report.advantage_max * jnp.minimum(1.0, shift).sum(-1)
+
+
+def _layered_span(report: StageReport, shift: Float[Array, "n T"]) -> Float[Array, " n"]:
+    """`Σ_t min(1, TV_t)·span(g_t)`."""
+    assert report.layer_span is not None
+    return zero_times(jnp.minimum(1.0, shift), report.layer_span).sum(-1)
+
+
+def _before(x: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
+    """`Σ_{k<i} x_k`."""
+    return jnp.concatenate([jnp.zeros_like(x[:1]), jnp.cumsum(x, 0)[:-1]])
+
+
+def penalty_path(report: StageReport) -> Float[Array, " n"]:
+    """S2: `Σm·TV·span(g_i)`, `TV = γ√(δ_i/(2(1−γ)))`; episodic `Σ_t min(1, √(½Σ_{u<t}κ_u))·span(g_t)`."""
+    return _path(report, report.kl, report.layer_kl)
+
+
+def penalty_stale_path(report: StageReport) -> Float[Array, " n"]:
+    """S3: the same with `Σ_{k≤i} δ⁰_k` (never the fresh δ) for `δ_i`: path KL adds over agents."""
+    layers = None if report.layer_kl_stale is None else jnp.cumsum(report.layer_kl_stale, 0)
+    return _path(report, jnp.cumsum(report.kl_stale), layers)
+
+
+def _path(report: StageReport, kl: Float[Array, " n"], layers: Float[Array, "n T"] | None) -> Float[Array, " n"]:
+    if layers is None:
+        gamma = report.discount
+        shift = zero_times(gamma * jnp.ones_like(kl), jnp.sqrt(kl / (2 * (1 - gamma))))
+        return zero_times(shift, report.span_g) / (1 - gamma)
+    return _layered_span(report, jnp.sqrt(exclusive_sum(layers) / 2))
+
+
+def penalty_second_order(report: StageReport) -> Float[Array, " n"]:
+    """S4: `γ/(1−γ)²·E_d[TV_i]·span(g_i)`; episodic `Σ_t min(1, Σ_{u<t} E TV_u)·span(g_t)`."""
+    return _second_order(report, report.tv, report.layer_tv)
+
+
+def penalty_stale_second_order(report: StageReport) -> Float[Array, " n"]:
+    """S4 for the stale gap: `Σ_{k≤i} E_{d^{π̂ᵏ⁻¹}} TV_k` for `E_d TV_i` (T1, added up along the stage)."""
+    layers = None if report.layer_tv is None else jnp.cumsum(report.layer_tv, 0)
+    return _second_order(report, jnp.cumsum(report.tv), layers)
+
+
+def _second_order(report: StageReport, tv: Float[Array, " n"], layers: Float[Array, "n T"] | None):
+    if layers is None:
+        gamma = report.discount
+        return gamma / (1 - gamma) ** 2 * tv * report.span_g
+    return _layered_span(report, exclusive_sum(layers))
+
+
+def penalty_later_turns(report: StageReport) -> Float[Array, " n"]:
+    """S4R: `Σm·E_d[TV_i]·N⁺·span(g_i)`, `N⁺` the agent's most later turns, expected and discounted (round robin `γⁿ/(1−γⁿ)`).
+
+    Where episodes may end early, the end counts as a state with `g = 0`.
+    """
+    g = report.conditional
+    ended = jnp.maximum(g.max(-1), 0.0) - jnp.minimum(g.min(-1), 0.0)
+    span = jnp.where(report.even, report.span_g, ended)
+    return report.visits[:-1].sum(-1) * report.tv * report.later_turns * span
+
+
+def penalty_layers(report: StageReport) -> Float[Array, " n"]:
+    """E1: `Σ_t TV_t·span(g_t)`, `TV_t = min(1, Σ_{u<t} E TV_u, √(½Σ_{u<t} κ_u))`."""
+    assert report.layer_tv is not None
+    assert report.layer_kl is not None
+    by_kl = jnp.sqrt(exclusive_sum(report.layer_kl) / 2)
+    return _layered_span(report, jnp.minimum(exclusive_sum(report.layer_tv), by_kl))
 
 
 def penalty_trivial(report: StageReport) -> Float[Array, " n"]:
     """S0: `Σm · span(g_i)`; bounds the fresh and the stale gap, no rung may be worse.
 
-    Where an update changes how long episodes last, the end of the episode counts as a state with `g = 0`, and `Σm` is that of
-    the longest: only then are the visits that S0 compares measures of equal mass.
+    Where an update can change how long episodes last, the end of the episode counts as a state with `g = 0`, and `Σm` is that
+    of the longest: only then are the visits that S0 compares measures of equal mass.
     """
     mass, g = report.visits.sum(-1), report.conditional
-    longest = mass.max(-1)
-    uneven = longest - mass.min(-1) > 1e-9 * longest
-    span = jnp.where(uneven, jnp.maximum(g.max(-1), 0.0) - jnp.minimum(g.min(-1), 0.0), report.span_g)
-    return jnp.where(uneven, longest, report.mass) * span
+    ended = jnp.maximum(g.max(-1), 0.0) - jnp.minimum(g.min(-1), 0.0)
+    return jnp.where(report.even, report.mass * report.span_g, mass.max(-1) * ended)
 
 
 def penalty_log_sum(report: StageReport) -> Float[Array, " n"]:
     """S7: discounted `span(r)·δ_i/(1−γ)²`, episodic `ϱ·δ_i^ep`: linear in the monitored KL."""
-    if report.layer_kl is None:
-        return zero_times(report.reward_span / (1 - report.discount) ** 2 * jnp.ones_like(report.kl), report.kl)
-    return zero_times(report.return_range * jnp.ones_like(report.kl), report.kl)
+    return zero_times(report.return_range * jnp.ones_like(report.kl), path_kl(report, report.kl))
+
+
+def path_kl(report: StageReport, kl: Float[Array, " n"]) -> Float[Array, " n"]:
+    """`K`: KL of the law of the whole path, `δ/(1−γ)` (to a geometric time) or `δ^ep`."""
+    return kl if report.episodic else kl / (1 - report.discount)
+
+
+def penalty_log_sum_advantage(report: StageReport) -> Float[Array, " n"]:
+    """S7b: discounted `B_i δ_i/(1−γ)²`; episodic `Σ_t B_{i,t} Σ_{u≤t} κ_u`, at most `B_i τ_i δ_i^ep`."""
+    if report.layer_kl is None or report.layer_advantage_span is None:
+        return zero_times(report.advantage_span, report.kl) / (1 - report.discount) ** 2
+    return zero_times(report.layer_advantage_span, jnp.cumsum(report.layer_kl, -1)).sum(-1)
+
+
+def penalty_stale_log_sum(report: StageReport) -> Float[Array, " n"]:
+    """S7b: discounted `B_i(δ⁰_i + γ/(1−γ)·Σ_{k≤i}δ⁰_k)/(1−γ)`; episodic `Σ_t B_{i,t}(κ⁰_{i,t} + Σ_{u<t} Σ_{k≤i} κ⁰_{k,u})`."""
+    if report.layer_kl_stale is None or report.layer_advantage_span is None:
+        return zero_times(report.advantage_span, _stale_kl(report)) / (1 - report.discount)
+    return zero_times(report.layer_advantage_span, _stale_layers(report.layer_kl_stale)).sum(-1)
+
+
+def penalty_stale_return_range(report: StageReport) -> Float[Array, " n"]:
+    """S7b with `ϱ ≥ B_i`, so that a trainer can print it; episodic the sum is over the steps at which agent i may speak."""
+    if report.layer_kl_stale is None or report.layer_advantage_span is None:
+        return zero_times(report.return_range * jnp.ones_like(report.kl), _stale_kl(report)) / (1 - report.discount)
+    speaks = report.layer_advantage_span > 0  # where its words change nothing it does not matter that it speaks
+    stale = jnp.where(speaks, _stale_layers(report.layer_kl_stale), 0.0).sum(-1)
+    return zero_times(report.return_range * jnp.ones_like(stale), stale)
+
+
+def _stale_kl(report: StageReport) -> Float[Array, " n"]:
+    """`δ⁰_i + γ/(1−γ)·Σ_{k≤i} δ⁰_k`."""
+    gamma = report.discount
+    earlier = jnp.cumsum(report.kl_stale) / (1 - gamma)
+    return report.kl_stale + zero_times(gamma * jnp.ones_like(earlier), earlier)
+
+
+def _stale_layers(kl: Float[Array, "n T"]) -> Float[Array, "n T"]:
+    """`κ⁰_{i,t} + Σ_{u<t} Σ_{k≤i} κ⁰_{k,u}`."""
+    return kl + exclusive_sum(jnp.cumsum(kl, 0))
+
+
+def penalty_cached_log_sum(report: StageReport) -> Float[Array, " n"]:
+    """S7c: `ϱ·D_i`, `D_i = Σ_{k≤i} K_k` with `K_k` of `δ⁰_k`; product teams `ϱ(D_i + D_{i−1})`."""
+    through = jnp.cumsum(path_kl(report, report.kl_stale))
+    total = jnp.where(report.simultaneous, through + _before(path_kl(report, report.kl_stale)), through)
+    return zero_times(report.return_range * jnp.ones_like(total), total)
+
+
+def penalty_reused_log_sum(report: StageReport) -> Float[Array, " n"]:
+    """S7c for the reused surrogate (`π^{⟨i⟩} − π̂⁰`): `ϱ·D_i`, in product teams too."""
+    through = jnp.cumsum(path_kl(report, report.kl_stale))
+    return zero_times(report.return_range * jnp.ones_like(through), through)
+
+
+def penalty_weighted(report: StageReport) -> Float[Array, " n"]:
+    """S9: `max(Σm Σ_a k(Q−Φ), Σm Σ_a k(Ψ−Q))`, `Σ_a k = KL(current‖new)`; at most S7, and at least half of it."""
+    return jnp.maximum(report.weighted_floor, report.weighted_ceiling)
 
 
 BOTH: tuple[Form, ...] = ("discounted", "episodic")
 
+DISCOUNTED: tuple[Form, ...] = ("discounted",)
+EPISODIC: tuple[Form, ...] = ("episodic",)
+
 DEFAULT: tuple[Rung, ...] = (
     Rung("S0", "penalty_trivial", "fresh", BOTH, "oracle", penalty_trivial),
-    Rung("S0", "penalty_stale_trivial", "stale", BOTH, "oracle", penalty_trivial),
     Rung("P3.4", "penalty_paper", "fresh", BOTH, "oracle", penalty_paper),
-    Rung("P3.7", "penalty_stale_paper", "stale", BOTH, "oracle", penalty_stale_paper),
+    Rung("S1", "penalty_share", "fresh", BOTH, "oracle", penalty_share),
+    Rung("S2", "penalty_path", "fresh", BOTH, "oracle", penalty_path),
+    Rung("S4", "penalty_second_order", "fresh", BOTH, "oracle", penalty_second_order),
+    Rung("S4R", "penalty_later_turns", "fresh", BOTH, "oracle", penalty_later_turns),
+    Rung("E1", "penalty_layers", "fresh", EPISODIC, "oracle", penalty_layers),
     Rung("S7", "penalty_log_sum", "fresh", BOTH, "estimable", penalty_log_sum),
+    Rung("S7b", "penalty_log_sum_advantage", "fresh", BOTH, "oracle", penalty_log_sum_advantage),
+    Rung("S9", "penalty_weighted", "fresh", BOTH, "estimable", penalty_weighted),
+    Rung("S0", "penalty_stale_trivial", "stale", BOTH, "oracle", penalty_trivial),
+    Rung("P3.7", "penalty_stale_paper", "stale", BOTH, "oracle", penalty_stale_paper),
+    Rung("S1", "penalty_stale_share", "stale", BOTH, "oracle", penalty_stale_share),
+    Rung("S3", "penalty_stale_path", "stale", BOTH, "oracle", penalty_stale_path),
+    Rung("S4", "penalty_stale_second_order", "stale", BOTH, "oracle", penalty_stale_second_order),
+    Rung("S7b", "penalty_stale_log_sum", "stale", BOTH, "oracle", penalty_stale_log_sum),
+    Rung("S7b", "penalty_stale_return_range", "stale", BOTH, "estimable", penalty_stale_return_range),
+    Rung("S7c", "penalty_cached_log_sum", "cached", BOTH, "estimable", penalty_cached_log_sum),
+    Rung("S7c", "penalty_reused_log_sum", "reused", BOTH, "estimable", penalty_reused_log_sum),
 )
 
 
@@ -140,3 +289,15 @@ def ladder(report: StageReport, rungs: Sequence[Rung] = DEFAULT) -> dict[str, Fl
             raise InputError(f"rung {rung.name}", f"shape {list(penalty.shape)}", f"shape {shape}, one for each update")
         out[rung.name] = penalty
     return out
+
+
+def least(
+    report: StageReport,
+    gap: Gap = "fresh",
+    information: Sequence[Information] = ("oracle", "prior", "estimable"),
+    rungs: Sequence[Rung] = DEFAULT,
+) -> Float[Array, " n"]:
+    """S6: the least penalty on one gap at the given information levels; `∞` where no rung applies."""
+    chosen = [rung for rung in rungs if rung.gap == gap and rung.information in information]
+    penalties = ladder(report, chosen)
+    return jnp.stack([jnp.full_like(report.gap_fresh, jnp.inf), *penalties.values()]).min(0)

@@ -146,7 +146,7 @@ def _print_record(record: dict) -> None:
         table.add_column(str(agent), justify="right")
     for key, value in record.items():
         if isinstance(value, list) and key not in ("order", "objective"):
-            table.add_row(key, *(f"{x:.6g}" for x in value))
+            table.add_row(key, *("–" if x is None else f"{x:.6g}" for x in value))
     console.print(table)
     for key, value in record.items():
         if isinstance(value, float):

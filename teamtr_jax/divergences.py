@@ -9,8 +9,8 @@ from jaxtyping import Float
 from teamtr_jax.dynamics import Tree
 from teamtr_jax.validation import InputError, require_float64
 
-__all__ = ["total_variation", "kl_current_to_new", "kl_new_to_current", "expected", "exclusive_sum", "message_probabilities",
-           "message_kl_current_to_new", "token_kl_current_to_new"]  # fmt: skip
+__all__ = ["total_variation", "kl_current_to_new", "kl_new_to_current", "kl_terms", "expected", "exclusive_sum",
+           "message_probabilities", "message_kl_current_to_new", "token_kl_current_to_new"]  # fmt: skip
 
 _SERIES = 14
 _SMALL = 0.05
@@ -58,9 +58,20 @@ def kl_current_to_new(current: Float[Array, "*batch A"], new: Float[Array, "*bat
       inf
     """
     require_float64(current=current, new=new)
+    return kl_terms(current, new, new - current).sum(-1)
+
+
+def kl_terms(
+    current: Float[Array, "*batch A"], new: Float[Array, "*batch A"], step: Float[Array, "*batch A"]
+) -> Float[Array, "*batch A"]:
+    """`k(a) ≥ 0` with `Σ_a k(a) = KL(current ‖ new)`: `p·(u − log(1+u))`, `u = step/p`, and `q` where `p = 0`.
+
+    Args:
+      step: `new − current`, formed without cancellation.
+    """
     used = current > 0
     p = jnp.where(used, current, 1.0)
-    return jnp.where(used, p * _excess((new - current) / p, new / p), new).sum(-1)
+    return jnp.where(used, p * _excess(step / p, new / p), step)
 
 
 def kl_new_to_current(current: Float[Array, "*batch A"], new: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:

@@ -9,8 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from teamtr_jax.bounds import ladder
-from teamtr_jax.certificates import lower_bound_paper, stage_bound_paper, stage_bound_stale_paper
+from teamtr_jax.bounds import ladder, least
+from teamtr_jax.certificates import (
+    certificate,
+    certificate_estimable,
+    certificate_weighted,
+    certified_share,
+    lower_bound_paper,
+    stage_bound_cached,
+    stage_bound_least,
+    stage_bound_paper,
+    stage_bound_reused,
+    stage_bound_stale_paper,
+    stage_bound_weighted,
+)
 from teamtr_jax.types import Stage, StageReport
 
 __all__ = ["REPORT_SCHEMA", "LEDGER_SCHEMA", "UPDATE_SCHEMA", "TOKEN_LOG_SCHEMA", "TOKEN_LOG_COLUMNS", "stage_record",
@@ -45,13 +57,27 @@ def stage_record(stage: Stage, report: StageReport, file: str) -> dict[str, Any]
     }
     if team.factors is not None:
         record["surrogate_reused"] = report.surrogate_reused
+        record["gap_reused"] = report.gap_reused
+    lower = certificate(report)
+    share, better = certified_share(report, lower)
     record |= ladder(report)
     record |= {
+        "penalty_least": least(report, "fresh"),
+        "penalty_stale_least": least(report, "stale"),
         "lower_bound_paper": lower_bound_paper(report),
+        "certificate_paper": lower_bound_paper(report),
+        "certificate_estimable": certificate_estimable(report),
+        "certificate_weighted": certificate_weighted(report),
+        "certificate": lower,
+        "certified_share": [float(x) if y else None for x, y in zip(share, better, strict=True)],
         "delta_stale": report.delta_stale,
         "d_occ": report.d_occ,
         "stage_bound_paper": stage_bound_paper(report),
         "stage_bound_stale_paper": stage_bound_stale_paper(report),
+        "stage_bound_cached": stage_bound_cached(report),
+        "stage_bound_reused": stage_bound_reused(report),
+        "stage_bound_weighted": stage_bound_weighted(report),
+        "stage_bound_least": stage_bound_least(report),
         "improvement": report.improvement,
     }
     return {

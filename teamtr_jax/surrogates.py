@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-from teamtr_jax.divergences import exclusive_sum, expected
+from teamtr_jax.divergences import exclusive_sum, expected, kl_terms
 from teamtr_jax.dynamics import SparseResolvent, after
 from teamtr_jax.types import Hybrids, Resolvent, Rounding, Stage, StageReport, Team
 from teamtr_jax.validation import require_float64
-from teamtr_jax.values import advantages, return_range
+from teamtr_jax.values import advantages, return_bounds, return_range
 from teamtr_jax.visits import cleaned_visits, exact_support, hybrids, solo_steps
 
 __all__ = ["evaluate_stage", "stage_report", "swap_report", "hybrids_report"]
@@ -61,7 +61,7 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"]) -> Sta
     dynamics = team.dynamics
     gamma = jnp.asarray(dynamics.discount, team.reward.dtype)
 
-    v, m, a, g, x, y = _solve_hybrids(team, h)
+    v, m, a, g, x, y, turns = _solve_hybrids(team, h)
 
     zero = jnp.zeros_like(x[:1])
     drift = jnp.concatenate([zero, jnp.cumsum(x, 0)[:-1]])  # m^{i−1} − m^0
@@ -71,9 +71,17 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"]) -> Sta
     stale = fresh + seq_minus_stale
     advantage_drift = gamma * jax.vmap(dynamics.backward)(value_drift) - value_drift[..., None]  # A_{i−1} − A_0
     cached = stale + (m[0] * (h.steps * advantage_drift).sum(-1)).sum(-1)
+    reused_gap = cached + (m[0] * ((h.steps - reused) * a[0]).sum(-1)).sum(-1)
 
     d, d_stale = m[:-1] / m[:-1].sum(-1, keepdims=True), m[0] / m[0].sum()
     per_episode = m if dynamics.horizon is not None else m / m.sum(-1, keepdims=True)
+    floor, ceiling = return_bounds(team)
+    terms = kl_terms(h.policies[:-1], h.policies[1:], h.steps)
+    to_go = jnp.maximum(a + (v - floor)[..., None], 0.0)  # Q − Φ
+    left = jnp.maximum((ceiling - v)[..., None] - a, 0.0)  # Ψ − Q
+    solo_terms = kl_terms(jnp.broadcast_to(h.policies[0], reused.shape), h.policies[0] + reused, reused)
+    follows = dynamics.backward(jnp.ones_like(team.initial))
+    even = jnp.asarray(True) if dynamics.horizon is None else _lasting(follows, dynamics.time(), dynamics.horizon)
 
     report = StageReport(
         visits=m,
@@ -88,6 +96,7 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"]) -> Sta
         gap_fresh=fresh,
         gap_stale=stale,
         gap_cached=cached,
+        gap_reused=reused_gap,
         seq_minus_stale=seq_minus_stale,
         kl=expected(per_episode[:-1], h.kl_current_to_new),
         kl_stale=expected(jnp.broadcast_to(per_episode[0], d.shape), h.kl_current_to_new),
@@ -104,21 +113,44 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"]) -> Sta
         discount=gamma,
         reward_span=team.reward.max() - team.reward.min(),
         return_range=return_range(team),
+        simultaneous=(h.acts.sum(0) > 1).any(),
+        even=even,
+        later_turns=_later_turns(team, h, m, turns),
+        weighted_floor=_weighted(m[:-1], terms, to_go[:-1]),
+        weighted_ceiling=_weighted(m[:-1], terms, left[:-1]),
+        weighted_reused=_weighted(m[0], solo_terms, to_go[0]),
         layer_kl=None,
+        layer_kl_stale=None,
         layer_tv=None,
         layer_shift=None,
-        rounding=_rounding(team, h, v, m, x, g, a),
+        layer_share=None,
+        layer_span=None,
+        layer_advantage_span=None,
+        rounding=_rounding(team, h, v, m, x, g, a, reused),
     )
     if dynamics.horizon is None:
         return report
+    time, shape = dynamics.time(), (h.steps.shape[0], dynamics.horizon)
 
     def layers(mass: Float[Array, "n S"]) -> Float[Array, "n T"]:
-        return jnp.zeros((mass.shape[0], dynamics.horizon), mass.dtype).at[:, dynamics.time()].add(mass)
+        return jnp.zeros(shape, mass.dtype).at[:, time].add(mass)
 
-    visited = m[:-1] > 0
-    weighted_kl = jnp.where(visited, m[:-1] * jnp.where(visited, h.kl_current_to_new, 0.0), 0.0)
+    def largest(per_state: Float[Array, "n S"]) -> Float[Array, "n T"]:
+        return jnp.full(shape, -jnp.inf).at[:, time].max(per_state)
+
+    def weighted_kl(mass: Float[Array, "n S"]) -> Float[Array, "n S"]:
+        return jnp.where(mass > 0, mass * jnp.where(mass > 0, h.kl_current_to_new, 0.0), 0.0)
+
+    end = jnp.where(even, -jnp.inf, 0.0)  # the end of an episode counts as a state with g = 0
+    own_span = jnp.where(h.acts, a[:-1].max(-1) - a[:-1].min(-1), 0.0)
     return report._replace(
-        layer_kl=layers(weighted_kl), layer_tv=layers(m[:-1] * h.tv), layer_shift=0.5 * layers(abs(x))
+        layer_kl=layers(weighted_kl(m[:-1])),
+        layer_kl_stale=layers(weighted_kl(jnp.broadcast_to(m[0], g.shape))),
+        layer_tv=layers(m[:-1] * h.tv),
+        layer_shift=0.5 * layers(abs(x)),
+        layer_share=layers(m[:-1] * h.acts),
+        layer_span=jnp.maximum(largest(g), end) + jnp.maximum(largest(-g), end),
+        layer_advantage_span=largest(own_span),
     )
 
 
@@ -129,12 +161,30 @@ BATCH_LIMIT = 2**18
 """Largest number of factor entries (2 MiB) held at once: what a cache keeps; beyond it hybrids are solved one by one."""
 
 
-def _solve_hybrids(team: Team, h: Hybrids) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """`V`, `m`, `A` of every hybrid; `g`, `m'−m`, `V'−V` of every step: one factorisation a hybrid, two solves a side.
+def _weighted(m: Array, terms: Array, value: Array) -> Array:
+    """`Σ_s m Σ_a k(s,a) q(s,a)` with `0·∞ = 0`."""
+    used = (m[..., None] > 0) & (value > 0) & (terms > 0)
+    return jnp.where(used, m[..., None] * jnp.where(used, terms, 0.0) * value, 0.0).sum((-2, -1))
 
-    All hybrids at once by an array axis, or (sparse worlds, or factors that leave the cache) one by one in a scan, where what
-    a step needs of the hybrid before is known in time to solve both right sides together. In both there is one chain of
-    LAPACK calls (`teamtr_jax.dynamics.after`).
+
+def _lasting(follows: Array, time: Array, horizon: int) -> Array:
+    """Whether every state before the last step has a successor for every action."""
+    return ((follows > 0.5) | (time == horizon - 1)[:, None]).all()
+
+
+def _later_turns(team: Team, h: Hybrids, m: Array, turns: Array) -> Array:
+    """`max γE[N(s')|s,a]` over visited own states and the actions whose probability moves; `N` counts own turns under `π̂ⁱ`."""
+    later = team.dynamics.discount * jax.vmap(team.dynamics.backward)(turns)
+    own = (h.acts & (m[:-1] > 0))[..., None] & (h.steps != 0)
+    return jnp.where(own, later, 0.0).max((-2, -1))
+
+
+def _solve_hybrids(team: Team, h: Hybrids) -> tuple[Array, Array, Array, Array, Array, Array, Array]:
+    """`V`, `m`, `A` of every hybrid; `g`, `m'−m`, `V'−V` and the updated agent's later turns of every step.
+
+    One factorisation a hybrid. All hybrids at once by an array axis, or (sparse worlds, or factors that leave the cache) one by
+    one in a scan, where what a step needs of the hybrid before is known in time to solve both right sides together. In both
+    there is one chain of LAPACK calls (`teamtr_jax.dynamics.after`).
     """
     dynamics = team.dynamics
 
@@ -146,31 +196,33 @@ def _solve_hybrids(team: Team, h: Hybrids) -> tuple[Array, Array, Array, Array, 
         v = resolvent.values((policy * team.reward).sum(-1))
         return resolvent, v, cleaned_visits(resolvent, team.initial, v), advantages(team, v)
 
-    def compare(resolvent: Resolvent, m: Array, a: Array, m_new: Array, step: Array) -> tuple[Array, Array, Array]:
+    def compare(resolvent: Resolvent, m: Array, a: Array, m_new: Array, step: Array, acts: Array):
         g, inflow = sources(m, a, step)
-        y = resolvent.values(after(g, m_new))
-        return g, resolvent.visits(after(inflow, y)), y
+        y, turns = jax.vmap(resolvent.values)(after(jnp.stack([g, jnp.where(acts, 1.0, 0.0)]), m_new))
+        return g, resolvent.visits(after(inflow, y)), y, turns
 
     kind = jax.eval_shape(dynamics.resolvent, h.policies[0])
     entries = h.policies.shape[0] * sum(leaf.size for leaf in jax.tree.leaves(kind))
     if not isinstance(kind, SparseResolvent) and entries <= BATCH_LIMIT:
         resolvents, v, m, a = jax.vmap(evaluate)(h.policies)
         later = jax.tree.map(lambda leaf: leaf[1:], resolvents)
-        return v, m, a, *jax.vmap(compare)(later, m[:-1], a[:-1], m[1:], h.steps)
+        return v, m, a, *jax.vmap(compare)(later, m[:-1], a[:-1], m[1:], h.steps, h.acts)
 
-    def advance(before: tuple[Array, Array], xs: tuple[Array, Array]):
-        policy, step = xs
+    def advance(before: tuple[Array, Array], xs: tuple[Array, Array, Array]):
+        policy, step, acts = xs
         g, inflow = sources(*before, step)
         resolvent = dynamics.resolvent(policy)
-        v, y = jax.vmap(resolvent.values)(jnp.stack([(policy * team.reward).sum(-1), g]))
+        rewards = jnp.stack([(policy * team.reward).sum(-1), g, jnp.where(acts, 1.0, 0.0)])
+        v, y, turns = jax.vmap(resolvent.values)(rewards)
         solved, x = jax.vmap(resolvent.visits)(after(jnp.stack([team.initial, inflow]), v))
         m, a = exact_support(resolvent, team.initial, solved), advantages(team, v)
-        return (m, a), (v, m, a, g, x, y)
+        return (m, a), (v, m, a, g, x, y, turns)
 
     start = (jnp.zeros_like(team.initial), jnp.zeros_like(team.reward))
-    steps = jnp.concatenate([jnp.zeros_like(h.steps[:1]), h.steps])  # hybrid 0 follows no step
-    _, (v, m, a, g, x, y) = lax.scan(advance, start, (h.policies, steps))
-    return v, m, a, g[1:], x[1:], y[1:]
+    first = (jnp.zeros_like(h.steps[:1]), jnp.zeros_like(h.acts[:1]))  # hybrid 0 follows no step
+    steps, acts = (jnp.concatenate(pair) for pair in zip(first, (h.steps, h.acts), strict=True))
+    _, (v, m, a, g, x, y, turns) = lax.scan(advance, start, (h.policies, steps, acts))
+    return v, m, a, g[1:], x[1:], y[1:], turns[1:]
 
 
 def _occupancy_tv(shift: Array, d: Array, m_new: Array) -> Array:
@@ -179,7 +231,7 @@ def _occupancy_tv(shift: Array, d: Array, m_new: Array) -> Array:
     return 0.5 * abs(shift - d * total).sum(-1) / m_new.sum(-1)
 
 
-def _rounding(team: Team, h: Hybrids, v: Array, m: Array, x: Array, g: Array, a: Array) -> Rounding:
+def _rounding(team: Team, h: Hybrids, v: Array, m: Array, x: Array, g: Array, a: Array, reused: Array) -> Rounding:
     """Rounding budgets; every line is derived in docs/rounding.md.
 
     `η = T_eff·(8(S+A+n)u + lack)` bounds the relative error of one solve: `T_eff = 1/(1−γ)` or `T` is the norm of the
@@ -212,12 +264,16 @@ def _rounding(team: Team, h: Hybrids, v: Array, m: Array, x: Array, g: Array, a:
     y_error = 2 * eta * y_scale + length * jnp.cumsum(g_error)
     start = eta * length * largest + (m[0] * loose).sum(-1)
     cached = stale + (m[0] * step).sum(-1) * y_error + start * y_scale
+    apart, formed = abs(h.steps - reused), unit * (abs(h.steps) + abs(reused)) * actions
+    apart_error = (4 * eta * apart * v_scale.max() + formed * abs(a[0])).sum(-1)
+    reused_error = cached + (m[0] * apart_error).sum(-1) + eta * length * (apart * abs(a[0])).sum(-1).max(-1)
     identity = 2 * eta * (scale[1:] + scale[:-1]) + m.sum(-1)[1:] * g_error + eta * length * g_scale
     return Rounding(
         relative=eta,
         fresh=fresh,
         stale=stale,
         cached=cached,
+        reused=reused_error,
         drift=drift,
         shift=shift,
         closure=closure,

@@ -135,6 +135,7 @@ class Rounding(NamedTuple):
     fresh: Float[Array, " n"]  #: of the fresh gap
     stale: Float[Array, " n"]  #: of the stale gap
     cached: Float[Array, " n"]  #: of the cached gap
+    reused: Float[Array, " n"]  #: of the reused gap
     drift: Float[Array, " n"]  #: of `L_i^seq − L_i^stale`
     shift: Float[Array, " n"]  #: of `m^{π̂ⁱ} − m^{π̂ⁱ⁻¹}` in the 1-norm
     closure: Float[
@@ -161,6 +162,7 @@ class StageReport(NamedTuple):
     gap_fresh: Float[Array, " n"]  #: `J(π̂ⁱ)−J(π̂ⁱ⁻¹) − L_i^seq`
     gap_stale: Float[Array, " n"]  #: the same minus `L_i^stale`
     gap_cached: Float[Array, " n"]  #: the same minus `L_i^cached`
+    gap_reused: Float[Array, " n"]  #: the same minus the reused surrogate
     seq_minus_stale: Float[Array, " n"]  #: `L_i^seq − L_i^stale`, without cancellation
     kl: Float[Array, " n"]  #: `δ_i`: E_d KL(current‖new) under `π̂ⁱ⁻¹`; episodic: summed over the episode
     kl_stale: Float[Array, " n"]  #: `δ⁰_i`: the same under `π̂⁰`
@@ -177,9 +179,21 @@ class StageReport(NamedTuple):
     discount: Float[Array, ""]  #: `γ` (1 when episodic)
     reward_span: Float[Array, ""]  #: `span(r)`
     return_range: Float[Array, ""]  #: `ϱ`
+    simultaneous: Bool[Array, ""]  #: whether several agents act at one state (a product team)
+    even: Bool[Array, ""]  #: whether no episode can end before its last step; true when discounted
+    later_turns: Float[Array, " n"]  #: `N⁺` of S4R: most own later turns, expected and discounted, after an own step
+    weighted_floor: Float[Array, " n"]  #: S9: `Σ m^{π̂ⁱ⁻¹} Σ_a k (Q_{i−1} − Φ)`, `Σ_a k = KL(current‖new)`
+    weighted_ceiling: Float[Array, " n"]  #: S9: `Σ m^{π̂ⁱ⁻¹} Σ_a k (Ψ − Q_{i−1})`
+    weighted_reused: Float[Array, " n"]  #: S9: `Σ m^{π̂⁰} Σ_a k (Q_0 − Φ)`, k of `π^{⟨i⟩}` against `π̂⁰`
     layer_kl: Float[Array, "n T"] | None  #: episodic: `κ_t = E_{d_t} KL(current‖new)` under `π̂ⁱ⁻¹`
+    layer_kl_stale: Float[Array, "n T"] | None  #: episodic: `κ⁰_t`, the same under `π̂⁰`
     layer_tv: Float[Array, "n T"] | None  #: episodic: `E_{d_t} TV`
     layer_shift: Float[Array, "n T"] | None  #: episodic: `TV(d_t^{π̂ⁱ}, d_t^{π̂ⁱ⁻¹})`
+    layer_share: Float[Array, "n T"] | None  #: episodic: `d_t^{π̂ⁱ⁻¹}(S_{σ(i)})`
+    layer_span: Float[Array, "n T"] | None  #: episodic: `span(g_i)` in the layer; with the end (g = 0) unless `even`
+    layer_advantage_span: (
+        Float[Array, "n T"] | None
+    )  #: episodic: `max span_a A_{i−1}(s,·)` over the agent's states of the layer
     rounding: Rounding  #: what rounding may have done to the numbers above
 
     @property

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from teamtr_jax.types import Team
 from teamtr_jax.validation import InputError, require_float64
 
-__all__ = ["values", "action_values", "advantages", "objective", "optimal_values", "return_range"]
+__all__ = ["values", "action_values", "advantages", "objective", "optimal_values", "return_bounds",
+           "return_range"]  # fmt: skip
 
 
 def values(team: Team, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
@@ -71,6 +72,28 @@ def optimal_values(team: Team, tolerance: float = 1e-11) -> Float[Array, " S"]:
     return lax.while_loop(unfinished, step, (start, jnp.asarray(jnp.inf)))[0]
 
 
+def return_bounds(team: Team) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
+    """Floor `Φ` and ceiling `Ψ` of the return to go: `r + γE[Φ'] − Φ ≥ 0` and `r + γE[Ψ'] − Ψ ≤ 0` for every action (S9).
+
+    Discounted: `min r/(1−γ)` and `max r/(1−γ)`, the declared range. Episodic: least and greatest return to go of an episode,
+    by dynamic programming over the support.
+    """
+    require_float64(reward=team.reward)
+    dynamics = team.dynamics
+    if dynamics.horizon is None:
+        ones = jnp.ones(team.reward.shape[0])
+        return (
+            ones * (team.reward.min() / (1 - dynamics.discount)),
+            ones * (team.reward.max() / (1 - dynamics.discount)),
+        )
+
+    def best(reward: Array) -> Array:
+        start = jnp.zeros(reward.shape[0])
+        return lax.fori_loop(0, dynamics.horizon, lambda _, v: (reward + dynamics.greatest(v)).max(-1), start)
+
+    return -best(-team.reward), best(team.reward)
+
+
 def return_range(team: Team) -> Float[Array, ""]:
     """`ϱ`, the range of the return over all paths of positive probability under some policy.
 
@@ -78,13 +101,8 @@ def return_range(team: Team) -> Float[Array, ""]:
     episode, by dynamic programming over the support.
     """
     require_float64(reward=team.reward)
-    dynamics = team.dynamics
-    if dynamics.horizon is None:
-        return (team.reward.max() - team.reward.min()) / (1 - dynamics.discount)
-
-    def best(reward: Array) -> Array:
-        start = jnp.zeros(reward.shape[0])
-        v = lax.fori_loop(0, dynamics.horizon, lambda _, v: (reward + dynamics.greatest(v)).max(-1), start)
-        return jnp.where(team.initial > 0, v, -jnp.inf).max()
-
-    return best(team.reward) + best(-team.reward)
+    if team.dynamics.horizon is None:
+        return (team.reward.max() - team.reward.min()) / (1 - team.dynamics.discount)
+    floor, ceiling = return_bounds(team)
+    start = team.initial > 0
+    return jnp.where(start, ceiling, -jnp.inf).max() - jnp.where(start, floor, jnp.inf).min()

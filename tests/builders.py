@@ -9,14 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from teamtr_jax import certificates
 from teamtr_jax.bounds import ladder, paper_constant, penalty_drift_paper
-from teamtr_jax.certificates import lower_bound_paper, stage_bound_paper, stage_bound_stale_paper
 from teamtr_jax.dynamics import Dense, Layered, Successors, Tree
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage, Team
 
 BUDGET = {"gap_fresh": "fresh", "gap_stale": "stale", "gap_cached": "cached", "seq_minus_stale": "drift"}
 """Which entry of `Rounding` speaks for which field of a report."""
+
+
+CERTIFICATES = [name for name in certificates.__all__ if name != "certified_share"]
 
 
 class Evaluated(SimpleNamespace):
@@ -30,17 +33,18 @@ class Evaluated(SimpleNamespace):
 def everything(stage: Stage) -> dict:
     """A report and all that is computed from it, in one program."""
     report = stage_report(stage)
-    return report._asdict() | {
-        "improvement": report.improvement,
-        "delta_stale": report.delta_stale,
-        "d_occ": report.d_occ,
-        "ladder": ladder(report),
-        "drift_paper": penalty_drift_paper(report),
-        "constant": paper_constant(report),
-        "lower_bound_paper": lower_bound_paper(report),
-        "stage_bound_paper": stage_bound_paper(report),
-        "stage_bound_stale_paper": stage_bound_stale_paper(report),
-    }
+    return (
+        report._asdict()
+        | {
+            "improvement": report.improvement,
+            "delta_stale": report.delta_stale,
+            "d_occ": report.d_occ,
+            "ladder": ladder(report),
+            "drift_paper": penalty_drift_paper(report),
+            "constant": paper_constant(report),
+        }
+        | {name: getattr(certificates, name)(report) for name in CERTIFICATES}
+    )
 
 
 evaluate = jax.jit(jax.vmap(everything))

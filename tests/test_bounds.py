@@ -58,7 +58,43 @@ def test_constants_by_value(hand):
     assert penalties["penalty_trivial"] == pytest.approx([2 * 0.25, 2 * 0.25], **EXACT)
     assert penalties["penalty_stale_trivial"] == pytest.approx([2 * 0.25, 2 * 0.25], **EXACT)
     assert penalties["penalty_log_sum"] == pytest.approx([1.0 / 0.25 * KL / 2, 1.0 / 0.25 * KL / 2], **EXACT)
-    assert penalties.keys() == {rung.name for rung in DEFAULT}
+    assert penalties.keys() == {rung.name for rung in DEFAULT if "discounted" in rung.forms}
+
+
+def test_sharper_constants_by_value(hand):
+    """S1–S4R, S7b, S7c, S9: `d = ½,½`, `δ_i = δ⁰_i = KL/2`, `E_d TV = ⅛`, `span(g) = ¼`, `B = 1`, `ϱ = 2`."""
+    penalties, c = hand.ladder, hand.constant
+    assert penalties["penalty_share"] == pytest.approx(c * math.sqrt(KL / 4), **EXACT)
+    assert penalties["penalty_stale_share"] == pytest.approx(c * math.sqrt(KL / 4) * [1, 2], **EXACT)
+    # γ·√(δ/(2(1−γ)))·span/(1−γ), δ → Σδ⁰ for the stale gap
+    assert penalties["penalty_path"] == pytest.approx(np.full(2, 0.25 * math.sqrt(KL / 2)), **EXACT)
+    assert penalties["penalty_stale_path"] == pytest.approx(0.25 * np.sqrt([KL / 2, KL]), **EXACT)
+    # γ/(1−γ)² = 2; S4R: Σm = 2, and after any action half of all later turns are the agent's own, γ·½/(1−γ) = ½
+    assert penalties["penalty_second_order"] == pytest.approx([2 / 32, 2 / 32], **EXACT)
+    assert penalties["penalty_stale_second_order"] == pytest.approx([2 / 32, 4 / 32], **EXACT)
+    assert penalties["penalty_later_turns"] == pytest.approx([1 / 32, 1 / 32], **EXACT)
+    assert penalties["penalty_log_sum_advantage"] == pytest.approx([2 * KL, 2 * KL], **EXACT)
+    assert penalties["penalty_stale_log_sum"] == pytest.approx([2 * KL, 3 * KL], **EXACT)
+    assert penalties["penalty_stale_return_range"] == pytest.approx([4 * KL, 6 * KL], **EXACT)
+    assert penalties["penalty_cached_log_sum"] == pytest.approx([2 * KL, 4 * KL], **EXACT)
+    assert penalties["penalty_reused_log_sum"] == pytest.approx([2 * KL, 4 * KL], **EXACT)
+    # k = ½(u − log(1+u)) for u = ∓½; Q(s,a) = a + γE[V] with E[V] = 1, then 1.25; Φ = 0, Ψ = 2
+    k = np.array([-0.5 + math.log(2), 0.5 - math.log(1.5)]) / 2
+    q = np.array([[0.5, 1.5], [0.625, 1.625]])
+    assert hand.weighted_floor == pytest.approx(q @ k, **EXACT)
+    assert hand.weighted_ceiling == pytest.approx((2 - q) @ k, **EXACT)
+    assert penalties["penalty_weighted"] == pytest.approx((2 - q) @ k, **EXACT)
+    assert hand.weighted_reused == pytest.approx(np.full(2, q[0] @ k), **EXACT)
+
+
+def test_sharper_certificates_by_value(hand):
+    """`L^seq = ¼, ¼`, `L^cached = ¼, ¼`; the least penalty of the hand team is S4R's 1/32."""
+    assert hand.certificate_estimable == pytest.approx(np.full(2, 0.25 - 2 * KL), **EXACT)
+    assert hand.certificate_weighted == pytest.approx(0.25 - hand.weighted_floor, **EXACT)
+    assert hand.certificate == pytest.approx(np.full(2, 0.25 - 1 / 32), **EXACT)
+    assert hand.stage_bound_least == pytest.approx(0.5 - 1 / 16, **EXACT)
+    assert hand.stage_bound_cached == pytest.approx(0.5 - 4 * KL, **EXACT)
+    assert hand.stage_bound_weighted == pytest.approx(0.5 - 2 * hand.weighted_reused[0], **EXACT)
 
 
 def test_certificates_by_value(hand):
@@ -88,6 +124,15 @@ def test_episodic_constants_by_value(episode):
     assert np.asarray(penalties["penalty_stale_paper"]) == pytest.approx([2 * shift, 2 * shift], **EXACT)
     assert np.asarray(penalty_drift_paper(episode)) == pytest.approx([0.0, 2 * shift], **EXACT)
     assert np.asarray(penalties["penalty_log_sum"]) == pytest.approx([2 * KL, 2 * KL], **EXACT)
+    # S7b by layer: agent 0 spans ½ at the root, agent 1 spans 1 and 2 on the branches (the larger counts)
+    assert np.asarray(penalties["penalty_log_sum_advantage"]) == pytest.approx([KL * 0.5, 2 * KL], **EXACT)
+    assert np.asarray(penalties["penalty_stale_log_sum"]) == pytest.approx([KL * 0.5, 2 * 2 * KL], **EXACT)
+    assert np.asarray(penalties["penalty_stale_return_range"]) == pytest.approx([2 * KL, 2 * 2 * KL], **EXACT)
+    # one turn each and nothing before the last one: a fresh update of second order is exact
+    for name in ("path", "second_order", "later_turns", "layers"):
+        assert np.asarray(penalties[f"penalty_{name}"])[0] == 0, name
+    assert np.asarray(penalties["penalty_stale_second_order"]) == pytest.approx([0.0, 0.25 * 0.25], **EXACT)
+    assert np.asarray(penalties["penalty_stale_path"]) == pytest.approx([0.0, math.sqrt(KL / 2) * 0.25], **EXACT)
     # g_1 = ¾·1 + ¼·½ − ¾ = ⅛ at the root; g_2 = ¼·(1, 2) on the branches; zero elsewhere
     assert np.asarray(penalties["penalty_trivial"]) == pytest.approx([2 / 8, 2 / 2], **EXACT)
 

@@ -186,8 +186,9 @@ def test_permuting_states(turns):
 
 
 REWARD = {"surrogate_intermediate", "surrogate_stale", "surrogate_cached", "surrogate_reused", "gap_fresh", "gap_stale",
-          "gap_cached", "seq_minus_stale", "conditional", "improvement"}  # fmt: skip
-SIZES = {"span_g", "advantage_max", "advantage_span", "reward_span", "return_range", "delta_stale"}
+          "gap_cached", "gap_reused", "seq_minus_stale", "conditional", "improvement"}  # fmt: skip
+SIZES = {"span_g", "advantage_max", "advantage_span", "reward_span", "return_range", "delta_stale", "layer_span",
+         "layer_advantage_span", "weighted_floor", "weighted_ceiling", "weighted_reused"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(3.0, 0.0), (1.0, 5.0), (-0.5, 2.0), (0.0, 1.0)])
@@ -201,7 +202,12 @@ def test_units_of_reward(form, scale, shift):
     changes = dict.fromkeys(REWARD, lambda x, _: scale * x) | dict.fromkeys(SIZES, lambda x, _: abs(scale) * x)
     changes["values"] = lambda x, _: scale * x + shift * time_left
     changes["objective"] = lambda x, _: scale * x + shift * np.max(time_left)
-    same(evaluated(cases), after, **changes)
+    before = evaluated(cases)
+    if scale < 0:  # the floor of the return becomes its ceiling
+        changes["weighted_floor"] = lambda _, k: abs(scale) * before[k].weighted_ceiling
+        changes["weighted_ceiling"] = lambda _, k: abs(scale) * before[k].weighted_floor
+        changes["weighted_reused"] = lambda _, k: after[k].weighted_reused  # its other side is not reported
+    same(before, after, **changes)
 
 
 def test_potential_shaping(turns):
@@ -224,6 +230,10 @@ def test_potential_shaping(turns):
         objective=lambda x, k: x - cases[k].world["rho"] @ potentials[k],
         reward_span=lambda _, k: after[k].reward_span,
         return_range=lambda _, k: after[k].return_range,
+        **{
+            name: lambda _, k, name=name: getattr(after[k], name)
+            for name in ("weighted_floor", "weighted_ceiling", "weighted_reused")
+        },
     )
 
 

@@ -4,11 +4,38 @@ They live in the package, not in `theory/`, because `teamtr check` runs them on 
 ships the package alone. Studies of whole families (P3.2 on token trees, R1, R3) are in `theory/claims/`.
 """
 
-from teamtr_jax.claims import p3_1, p3_3, p3_4, p3_6, p3_7, p3_8, p3_9, s0, s7, t0, t1, t2
+from teamtr_jax.claims import (
+    e1,
+    p3_1,
+    p3_3,
+    p3_4,
+    p3_6,
+    p3_7,
+    p3_8,
+    p3_9,
+    s0,
+    s1,
+    s2,
+    s3,
+    s4,
+    s5,
+    s6,
+    s7,
+    s7b,
+    s7c,
+    s9,
+    t0,
+    t1,
+    t2,
+)
 from teamtr_jax.claims.base import Check, Claim, Verdicts, judge
 
 STAGE_CLAIMS: tuple[Claim, ...] = tuple(
-    module.CLAIM for module in (t0, t1, t2, p3_1, p3_3, p3_4, p3_6, p3_7, p3_8, p3_9, s0, s7)
+    module.CLAIM
+    for module in (
+        *(t0, t1, t2, p3_1, p3_3, p3_4, p3_6, p3_7, p3_8, p3_9),
+        *(s0, s1, s2, s3, s4, s5, s6, s7, s7b, s7c, s9, e1),
+    )
 )
 
 __all__ = ["STAGE_CLAIMS", "Check", "Claim", "Verdicts", "judge"]

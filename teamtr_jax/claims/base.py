@@ -64,7 +64,7 @@ def judge(check: Check) -> Verdicts:
     trivial = (measured == 0) & (bound == 0)
     inconclusive = ~open_bound & ~violated & ~trivial & (measured + budget > bound)
     usable = (bound > 0) & ~open_bound
-    ratio = jnp.where(usable, measured / jnp.where(usable, bound, 1.0), jnp.where(measured > bound, jnp.inf, 0.0))
+    ratio = jnp.where(usable, measured / jnp.where(usable, bound, 1.0), jnp.where(violated, jnp.inf, 0.0))
     broken = jnp.isnan(measured) | jnp.isnan(bound)
     sure = jnp.where(usable, (measured - budget) / jnp.where(usable, bound, 1.0), 0.0)  # caught beyond rounding only
     return Verdicts((violated & ~trivial) | broken, inconclusive & ~broken, trivial, ratio, 1 - jnp.maximum(sure, 0.0))

@@ -1,0 +1,54 @@
+"""Sphinx settings: `python -m sphinx -W --keep-going -b html docs build/docs`.
+
+`DOCS_EXECUTE=off` leaves the notebooks unexecuted, `cache` executes those whose code changed; `force`, the default, all of them.
+"""
+
+import os
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+sys.path[:0] = [str(DOCS / "_ext"), str(DOCS.parent)]
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(DOCS.parent), os.environ.get("PYTHONPATH")])
+)  # of the kernels
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+project = "teamtr_jax"
+author = "The teamtr_jax authors"
+copyright = author
+try:
+    release = installed_version("teamtr-jax")
+except ImportError:  # built in a checkout that is not installed
+    release = ""
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "live",
+]
+exclude_patterns = ["_ext", "**/.ipynb_checkpoints"]
+
+myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_heading_anchors = 4
+
+nb_execution_mode = os.environ.get("DOCS_EXECUTE", "force")
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120
+nb_merge_streams = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+maximum_signature_line_length = 90
+
+html_theme = "furo"
+html_title = "teamtr_jax"
+html_copy_source = False
+html_show_sphinx = False
