@@ -147,6 +147,24 @@ def test_the_episodic_shift_saturates_at_one():
     assert float(ladder(report)["penalty_paper"][0]) == pytest.approx(2 * float(report.advantage_max[0]), rel=1e-12)
 
 
+def test_s3_needs_the_kl_under_the_first_team():
+    """With the fresh δ for δ⁰ S3 is false: each of two agents in a line leaves for R with probability ½ (derivations/s3.md)."""
+    gamma, n = 0.9, 3  # a third agent that moves nothing, so that TV(d², d⁰) is in the report
+    P = np.zeros((4, 2, 4))
+    P[0, 0, 1] = P[1, 0, 2] = P[0, 1, 3] = P[1, 1, 3] = 1.0
+    P[2, :, 2] = P[3, :, 3] = 1.0
+    current = np.tile([1.0, 0.0], (4, 1))
+    target = current.copy()
+    target[:2] = 0.5
+    world = {"P": P, "r": np.zeros((4, 2)), "rho": np.array([1.0, 0.0, 0.0, 0.0]), "gamma": gamma}
+    report = evaluated([Case(world, current, target, np.arange(n), np.array([0, 1, 2, 2]))])[0]
+    shift = report.occupancy_tv_stale[2]
+    assert shift == pytest.approx(gamma / 2 * (1 + gamma / 2), rel=1e-12)
+    fresh, stale = (gamma * math.sqrt(kl[:2].sum() / (2 * (1 - gamma))) for kl in (report.kl, report.kl_stale))
+    assert (shift / fresh) ** 2 == pytest.approx((1 + gamma / 2) / (2 * math.log(2)), rel=1e-12)
+    assert fresh < shift < stale
+
+
 # ------------------------------------------------------------------------------------------------------------- attained
 
 

@@ -68,7 +68,8 @@ def sharp_discounted(rng: np.random.Generator, batch: int, states: int = 6, agen
 
     * *fork* (T1 attained; T2's ratio √(1−γ)): two absorbing states worth 0 and 1; ½ → ½+ε.
     * *branch* (S7, ratio → γ as ε → 0): state 2 was never visited; there the new policy finds the only reward.
-    * *parting* (S0, ratio → γ as ε → 1): the new policy earns 1 a step where only it goes, loses 1 a step where it left.
+    * *parting* (S0, ratio → γ as ε → 1): the new policy earns 1 a step where only it goes, loses 1 a step where it left; the
+      root pays γ/(1−γ) for staying, so that nothing else there is worth more.
     """
     kind = np.arange(batch) % 3
     fork, branch, parting = kind == 0, kind == 1, kind == 2
@@ -86,6 +87,7 @@ def sharp_discounted(rng: np.random.Generator, batch: int, states: int = 6, agen
     reward[branch, 2, 1] = 1.0
     reward[branch, 3] = 1.0
     reward[parting, 1, 0] = reward[parting, 2, 1] = 1.0
+    reward[parting, 0, 1] = (gamma / (1 - gamma))[parting]
     current = np.zeros((batch, states, 2))
     current[..., 0] = 1.0
     current[fork, 0] = 0.5

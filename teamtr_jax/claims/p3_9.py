@@ -35,5 +35,5 @@ CLAIM = Claim(
     statement="base team, order, A_max fixed: half the swap has at most half the KL, so its own term shrinks by √2",
     source="paper, Proposition 3.9",
     check=check,
-    tight="ratio → 1 as the newcomer leaves the support: the KL is infinite only at the full swap",
+    tight="ratio → 1 as a newcomer takes up an action that was never used",
 )

@@ -28,5 +28,5 @@ CLAIM = Claim(
     statement="turn-taking: E_d TV_k ≤ √(w_kδ_k/2), so √(w_kδ_k) for √δ_k in T2, P3.4, P3.7; Σw_k ≤ 1 + D_occ",
     source="ours",
     check=check,
-    tight="Σw_k = 1 when who speaks is exogenous; the rest as T2",
+    tight="the shift: ratio → 1 on a fork (w = 1−γ), as the step goes to zero",
 )

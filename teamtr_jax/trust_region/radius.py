@@ -1,0 +1,105 @@
+"""U1: the radius at which a certificate is greatest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jax import Array
+from jaxtyping import Float
+
+from teamtr_jax.bounds import penalty_log_sum
+from teamtr_jax.dynamics import after
+from teamtr_jax.surrogates import hybrids_report
+from teamtr_jax.trust_region.constrained import kl_constrained_step
+from teamtr_jax.types import Stage, StageReport, Team
+from teamtr_jax.validation import InputError
+from teamtr_jax.values import advantages
+from teamtr_jax.visits import cleaned_visits, hybrids, marginal_advantage, solo_steps, team_policy
+
+__all__ = ["CertifiedStep", "certified_step", "certificate_optimal_radius"]
+
+Penalty = Callable[[StageReport], Float[Array, " n"]]
+GRID = 33
+
+
+class CertifiedStep(NamedTuple):
+    """One exact step and what is certified about it."""
+
+    radius: Float[Array, ""]  #: `δ`, the bound on `E_d KL(current‖new)` (episodic: summed over the episode)
+    certificate: Float[Array, ""]  #: `L − penalty`
+    improvement: Float[Array, ""]  #: `J(π') − J(π)`
+    multiplier: Float[Array, ""]  #: `λ` of the step
+    target: Array  #: the new tables of the team
+    report: StageReport  #: of this one update
+
+
+def certified_step(
+    team: Team, policy: Array, agent: Array, radius: Float[Array, ""], penalty: Penalty = penalty_log_sum
+) -> CertifiedStep:
+    """One agent's step `max Σ m A` with `E_d KL(current‖new) ≤ radius`, and its certificate `L − penalty(report)`. For `jit`.
+
+    Args:
+      penalty: a bound on the fresh gap, a function of the report of this one update.
+    """
+    joint = team_policy(team, policy)
+    resolvent = team.dynamics.resolvent(joint)
+    v = resolvent.values((joint * team.reward).sum(-1))
+    m = cleaned_visits(resolvent, team.initial, v)
+    weight = m if team.dynamics.horizon is not None else m / m.sum()
+    a = advantages(team, v)
+    if team.factors is None:
+        assert team.active is not None
+        table, info = kl_constrained_step(policy, a, jnp.where(team.active == agent, weight, 0.0), radius)
+        target = jnp.where((team.active == agent)[:, None], table, policy)
+    else:
+        table, info = kl_constrained_step(policy[agent], marginal_advantage(team, policy, a, agent), weight, radius)
+        target = policy.at[agent].set(table)
+    order = jnp.roll(jnp.arange(team.agents), -agent)  # the updated agent first
+    stage = Stage(team, policy, after(target, m), order)
+    h = jax.tree.map(lambda x: x[:1], hybrids(stage))._replace(policies=hybrids(stage).policies[:2])
+    report = hybrids_report(team, h, solo_steps(stage)[:1])
+    certificate = report.surrogate_intermediate - penalty(report)
+    improvement = report.surrogate_intermediate + report.gap_fresh
+    return CertifiedStep(radius, certificate[0], improvement[0], info.multiplier, target, report)
+
+
+@partial(jax.jit, static_argnames="penalty")
+def _certificate(team: Team, policy: Array, agent: Array, radius: Array, penalty: Penalty) -> CertifiedStep:
+    return certified_step(team, policy, agent, radius, penalty)
+
+
+def certificate_optimal_radius(
+    team: Team,
+    policy: Array,
+    agent: int,
+    penalty: Penalty = penalty_log_sum,
+    bracket: tuple[float, float] = (1e-10, 10.0),
+) -> CertifiedStep:
+    """The exact step of `agent` whose certificate is greatest over the radius: a grid on `log δ`, then Brent's method.
+
+    For S7 the certificate is concave in `δ` and the best multiplier is `λ = ϱ` (theory/derivations/u1.md).
+
+    Raises:
+      InputError: if `agent` is not one of the team, or `bracket` is not two increasing positive numbers.
+    """
+    if not 0 <= agent < team.agents:
+        raise InputError("agent", agent, f"0 … {team.agents - 1}")
+    if not 0 < bracket[0] < bracket[1] < np.inf:
+        raise InputError("bracket", bracket, "two positive numbers in increasing order")
+
+    def step(log_radius: float) -> CertifiedStep:
+        return _certificate(team, policy, jnp.asarray(agent), jnp.asarray(np.exp(log_radius)), penalty)
+
+    grid = np.linspace(*np.log(bracket), GRID)
+    best = int(np.argmax([float(step(x).certificate) for x in grid]))
+    around = grid[max(best - 1, 0)], grid[min(best + 1, GRID - 1)]
+    found: Any = scipy.optimize.minimize_scalar(
+        lambda x: -float(step(x).certificate), bounds=around, method="bounded", options={"xatol": 1e-6}
+    )
+    return max((step(grid[best]), step(float(found.x))), key=lambda s: float(s.certificate))
