@@ -238,7 +238,7 @@ def penalty_reused_log_sum(report: StageReport) -> Float[Array, " n"]:
 
 
 def penalty_weighted(report: StageReport) -> Float[Array, " n"]:
-    """S9: `max(Σm Σ_a k(Q−Φ), Σm Σ_a k(Ψ−Q))`, `Σ_a k = KL(current‖new)`; at most S7, and at least half of it."""
+    """S9: `max(Σm Σ_a k(Q−Φ), Σm Σ_a k(Ψ−Q))`, `Σ_a k = KL(current‖new)`; at most S7."""
     return jnp.maximum(report.weighted_floor, report.weighted_ceiling)
 
 

@@ -42,8 +42,19 @@ def certificate_estimable(report: StageReport) -> Float[Array, " n"]:
 
 
 def certificate_weighted(report: StageReport) -> Float[Array, " n"]:
-    """S9: `L_i^seq − Σm Σ_a k(Q−Φ) = Σm Σ_a π log(π'/π)(Q−Φ)`: estimable, and never below S7's."""
-    return report.surrogate_intermediate - report.weighted_floor
+    """S9 (g): `J̃(e^{b/J̃} − 1) ≥ b`, `b = L_i^seq − Σm Σ_a k(Q−Φ) = Σm Σ_a π log(π'/π)(Q−Φ)`, `J̃ = J(π̂ⁱ⁻¹) − ρᵀΦ`.
+
+    Estimable, never below S7's, and never below `−J̃`: no more can be lost than there is.
+    """
+    return _jensen(
+        report.surrogate_intermediate - report.weighted_floor, report.objective[:-1] - report.return_floor
+    )
+
+
+def _jensen(b: Float[Array, "*n"], above_floor: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """`J̃(e^{b/J̃} − 1)`; `b` where `J̃ = 0`, which then is 0."""
+    some = above_floor > 0
+    return jnp.where(some, above_floor * jnp.expm1(b / jnp.where(some, above_floor, 1.0)), b)
 
 
 def certificate(report: StageReport, rungs: Sequence[Rung] = DEFAULT) -> Float[Array, " n"]:
@@ -79,8 +90,13 @@ def stage_bound_reused(report: StageReport) -> Float[Array, ""]:
 
 
 def stage_bound_weighted(report: StageReport) -> Float[Array, ""]:
-    """S9: `Σ_k Σ m^{π̂⁰} Σ_a π̂⁰ log(π^{⟨k⟩}/π̂⁰)(Q_0−Φ)`: one term for each agent, from the stage's first rollouts alone."""
-    return (report.surrogate_reused - report.weighted_reused).sum(-1)
+    """S9 (e, g): `J̃(e^{b/J̃} − 1)`, `b = Σ_k Σ m^{π̂⁰} Σ_a π̂⁰ log(π^{⟨k⟩}/π̂⁰)(Q_0−Φ)`: from the stage's first rollouts alone.
+
+    `b` has one term for each agent.
+    """
+    return _jensen(
+        (report.surrogate_reused - report.weighted_reused).sum(-1), report.objective[..., 0] - report.return_floor
+    )
 
 
 def stage_bound_least(report: StageReport, rungs: Sequence[Rung] = DEFAULT) -> Float[Array, ""]:

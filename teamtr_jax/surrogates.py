@@ -116,6 +116,7 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"]) -> Sta
         simultaneous=(h.acts.sum(0) > 1).any(),
         even=even,
         later_turns=_later_turns(team, h, m, turns),
+        return_floor=team.initial @ floor,
         weighted_floor=_weighted(m[:-1], terms, to_go[:-1]),
         weighted_ceiling=_weighted(m[:-1], terms, left[:-1]),
         weighted_reused=_weighted(m[0], solo_terms, to_go[0]),

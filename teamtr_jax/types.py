@@ -182,6 +182,7 @@ class StageReport(NamedTuple):
     simultaneous: Bool[Array, ""]  #: whether several agents act at one state (a product team)
     even: Bool[Array, ""]  #: whether no episode can end before its last step; true when discounted
     later_turns: Float[Array, " n"]  #: `N⁺` of S4R: most own later turns, expected and discounted, after an own step
+    return_floor: Float[Array, ""]  #: `ρᵀΦ`, the least that the return can be
     weighted_floor: Float[Array, " n"]  #: S9: `Σ m^{π̂ⁱ⁻¹} Σ_a k (Q_{i−1} − Φ)`, `Σ_a k = KL(current‖new)`
     weighted_ceiling: Float[Array, " n"]  #: S9: `Σ m^{π̂ⁱ⁻¹} Σ_a k (Ψ − Q_{i−1})`
     weighted_reused: Float[Array, " n"]  #: S9: `Σ m^{π̂⁰} Σ_a k (Q_0 − Φ)`, k of `π^{⟨i⟩}` against `π̂⁰`

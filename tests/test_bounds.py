@@ -90,11 +90,12 @@ def test_sharper_constants_by_value(hand):
 def test_sharper_certificates_by_value(hand):
     """`L^seq = ¼, ¼`, `L^cached = ¼, ¼`; the least penalty of the hand team is S4R's 1/32."""
     assert hand.certificate_estimable == pytest.approx(np.full(2, 0.25 - 2 * KL), **EXACT)
-    assert hand.certificate_weighted == pytest.approx(0.25 - hand.weighted_floor, **EXACT)
+    b, level = 0.25 - hand.weighted_floor, np.array([1.0, 1.25])
+    assert hand.certificate_weighted == pytest.approx(level * (np.exp(b / level) - 1), **EXACT)
     assert hand.certificate == pytest.approx(np.full(2, 0.25 - 1 / 32), **EXACT)
     assert hand.stage_bound_least == pytest.approx(0.5 - 1 / 16, **EXACT)
     assert hand.stage_bound_cached == pytest.approx(0.5 - 4 * KL, **EXACT)
-    assert hand.stage_bound_weighted == pytest.approx(0.5 - 2 * hand.weighted_reused[0], **EXACT)
+    assert hand.stage_bound_weighted == pytest.approx(math.exp(0.5 - 2 * hand.weighted_reused[0]) - 1, **EXACT)
 
 
 def test_certificates_by_value(hand):

@@ -60,7 +60,9 @@ def test_the_weighted_step_is_the_best_certified_one(turns):
     stage = weighted_stage(turns)
     report = evaluate_stage(Stage(turns.team, turns.current, stage.target, jnp.arange(3)))
     searched = certificate_optimal_radius(turns.team, turns.current, 0, weighted_floor)
-    found = float(certificate_weighted(report)[0])
+    found = float((report.surrogate_intermediate - report.weighted_floor)[0])
+    level = float(report.objective[0] - report.return_floor)
+    assert float(certificate_weighted(report)[0]) == pytest.approx(level * np.expm1(found / level))
     assert float(searched.certificate) <= found * (1 + 1e-9)
     assert float(searched.certificate) > 0.99 * found
     floor = return_bounds(turns.team)[0]

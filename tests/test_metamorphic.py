@@ -203,10 +203,12 @@ def test_units_of_reward(form, scale, shift):
     changes["values"] = lambda x, _: scale * x + shift * time_left
     changes["objective"] = lambda x, _: scale * x + shift * np.max(time_left)
     before = evaluated(cases)
+    changes["return_floor"] = lambda x, _: scale * x + shift * np.max(time_left)
     if scale < 0:  # the floor of the return becomes its ceiling
         changes["weighted_floor"] = lambda _, k: abs(scale) * before[k].weighted_ceiling
         changes["weighted_ceiling"] = lambda _, k: abs(scale) * before[k].weighted_floor
-        changes["weighted_reused"] = lambda _, k: after[k].weighted_reused  # its other side is not reported
+        for name in ("weighted_reused", "return_floor"):  # whose other side is not reported
+            changes[name] = lambda _, k, name=name: getattr(after[k], name)
     same(before, after, **changes)
 
 
@@ -232,7 +234,7 @@ def test_potential_shaping(turns):
         return_range=lambda _, k: after[k].return_range,
         **{
             name: lambda _, k, name=name: getattr(after[k], name)
-            for name in ("weighted_floor", "weighted_ceiling", "weighted_reused")
+            for name in ("return_floor", "weighted_floor", "weighted_ceiling", "weighted_reused")
         },
     )
 

@@ -1,183 +1,87 @@
-"""`python -m theory`: every claim so far, on random stages, corner stages and Gymnasium teams; the ledger and its figures."""
+"""`python -m theory`: every claim, on random stages, corner stages, Gymnasium teams and studies of growth; the ledger."""
 
 from __future__ import annotations
 
 import os
-import platform
 import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import jax
-import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Verify the theory: the claim ledger, its figures and machine-readable results."""
+    """Verify the theory: the claim ledger, its figures and machine-readable results. Two minutes on a laptop."""
 
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """A tenth of the instances and smaller families: half a minute, for CI."""
+    """Half a minute, for CI: few stages, small studies."""
+    full: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """A million stages. Can be interrupted; the same command goes on where it was."""
     json: Path | None = None
     """Also write the ledger to this file."""
     out: Path = Path("results/theory")
     """Where the ledger and the figures go."""
-    instances: int = 100_000
-    """Random stages in all."""
+    instances: int | None = None
+    """Random stages in all, instead of the tier's 5,000, 100,000 or 1,000,000."""
     seed: int = 0
-
-
-GYM_TEAMS = (("FrozenLake", 4), ("CliffWalking", 3), ("FrozenLake8x8", 3), ("Taxi", 2))
+    plugin: Path | None = None
+    """A Python file with RUNGS, CLAIMS or FAMILIES of your own, audited beside what is built in."""
 
 
 def run(settings: Settings) -> int:
-    from teamtr_jax.claims import STAGE_CLAIMS
-    from teamtr_jax.stage import improvement_stage
-    from teamtr_jax.teams import gymnasium_team
-    from theory import audit, families, figures, ledger
-    from theory.claims import p3_2, r1, r3
+    """Run one tier, write and print what it found. Exit code 1: some claim is violated."""
+    from theory import ledger
+    from theory import run as suite
+    from theory.plugins import Plugins, load
 
-    console = Console() if sys.stdout.isatty() else Console(width=170)
-    started = time.perf_counter()
-    total = max(1000, settings.instances // 20) if settings.quick else settings.instances
-    chosen = [
-        f for f in families.FAMILIES if not settings.quick or f.name in ("small", "product", "episodic", "corners")
-    ]
-    weight = sum(f.share for f in chosen)
-    counts = {f.name: max(200, round(total * f.share / weight)) for f in chosen}
-    gym_teams = GYM_TEAMS[:1] if settings.quick else GYM_TEAMS
-    relay_sizes = (2, 3, 4, 6, 8, 16) if settings.quick else r1.SIZES
-    names = [*(f.name for f in families.FAMILIES), "P3.2", "R3"]
-    seeds = dict(zip(names, np.random.SeedSequence(settings.seed).spawn(len(names)), strict=True))
-
-    console.print("stages audited:")
-    for family in chosen:
-        console.print(f"  {counts[family.name]:>7,}  {family.name}: {family.sizes}", highlight=False)
-    console.print(
-        f"  {len(gym_teams):>7}  Gymnasium: " + ", ".join(f"{env} × {n}" for env, n in gym_teams), highlight=False
-    )
-
-    tallies: audit.Tallies = {}
-    lock, running = threading.Lock(), threading.Lock()
-
-    def add(found: audit.Tallies) -> None:
-        with lock:
-            for key, tally in found.items():
-                tallies[key] = tallies[key].plus(tally) if key in tallies else tally
-
-    columns = (
-        TextColumn("{task.description:<22}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        stages_bar = progress.add_task("random stages", total=sum(counts.values()))
-        jobs_bar = progress.add_task("teams and families", total=len(gym_teams) + 3)
-
-        def one_family(family: families.Family) -> None:
-            def advance(done: int) -> None:
-                progress.advance(stages_bar, done)
-
-            rng = np.random.default_rng(seeds[family.name])
-            add(audit.audit_family(family, counts[family.name], rng, progress=advance, lock=running))
-
-        def one_team(environment: str, agents: int) -> None:
-            team = gymnasium_team(environment, agents)
-            states, actions = team.reward.shape
-            with running:
-                stage = improvement_stage(team, jax.numpy.full((states, actions), 1 / actions), 0.01, range(agents))
-            add(audit.audit_stage(f"{environment} × {agents}", stage, few, running))
-            progress.advance(jobs_bar)
-
-        def done(result):
-            progress.advance(jobs_bar)
-            return result
-
-        few = [claim for claim in STAGE_CLAIMS if claim.id != "P3.8"]
-        r3_sizes, r3_teams = (r3.SIZES[:3], 20) if settings.quick else (r3.SIZES, 100)
-        with ThreadPoolExecutor(2) as pool:  # two compile at a time, one runs at a time (dynamics/_linear.py says why)
-            jobs = [pool.submit(one_family, family) for family in chosen]
-            messages = pool.submit(
-                lambda: done(p3_2.run(2_000 if settings.quick else 20_000, np.random.default_rng(seeds["P3.2"])))
-            )
-            relays = pool.submit(lambda: done(r1.run(relay_sizes)))
-            randoms = pool.submit(lambda: done(r3.run(r3_teams, np.random.default_rng(seeds["R3"]), r3_sizes, running)))
-            jobs += [pool.submit(one_team, environment, agents) for environment, agents in gym_teams]
-            for job in jobs:
-                job.result()
-            relay_row, relay = relays.result()
-            random_row, random = randoms.result()
-            rows = [*audit.rows(tallies, STAGE_CLAIMS, started), messages.result(), relay_row, random_row]
-
-    rows.sort(key=lambda row: ("TPSR".index(row.id[0]), [int(x) for x in row.id[1:].split(".")]))
-    seconds = time.perf_counter() - started
-    about = {
-        "instances": sum(counts.values()) + len(gym_teams), "families": {f.name: f.sizes for f in chosen}, "counts": counts,
-        "gymnasium": [f"{env} × {n}" for env, n in gym_teams], "seed": settings.seed, "quick": settings.quick, "seconds": seconds,
-        "python": platform.python_version(), "jax": jax.__version__, "device": str(jax.devices()[0].device_kind),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores", "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
+    console = Console() if sys.stdout.isatty() else Console(width=190)
+    plugins = load(settings.plugin) if settings.plugin else Plugins()
+    name = "quick" if settings.quick else "full" if settings.full else "default"
+    folder = settings.out / ".progress"
+    result = suite.run(suite.TIERS[name], plugins, settings.seed, settings.instances, folder, console)
+    rows, about = result.rows, result.about
     console.print(ledger.terminal(rows, console.width))
     for row in rows:
-        if row.note and row.id[0] == "R":
+        if row.note and row.id[0] in "RU":
             console.print(f"{row.id}: {row.note}", highlight=False)
 
-    sample = families.FAMILIES[0].make(np.random.default_rng(settings.seed), 2_000)
-    paths = [
-        figures.scaling_figure(relay, random, settings.out / "scaling.png"),
-        figures.bound_figure(*_bounds(sample), settings.out / "bounds.png"),
-    ]
+    paths = [draw(settings.out / file) for file, draw in result.draws.items()]
     for path in filter(None, (settings.out / "ledger.json", settings.json)):
         ledger.write_json(rows, path, about)
         paths.append(path)
     table = settings.out / "ledger.md"
-    table.write_text(ledger.markdown(rows, about))
+    table.write_text(ledger.markdown(rows, about, f"{os.path.relpath(suite.ROOT, settings.out.resolve())}/"))
     console.print(
-        f"{sum(counts.values()):,} random stages and {len(gym_teams)} Gymnasium teams in {seconds:.0f} s on {about['device']}"
+        f"{about['instances']:,} stages, {about['exact']:,} more without rounding, in {about['seconds']:.0f} s "
+        f"on {about['device']}"
     )
     for path in [*paths, table]:
         console.print(f"  {path}", highlight=False, soft_wrap=True)
-    return int(any(row.violations for row in rows))
-
-
-def _bounds(stages) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    from teamtr_jax.bounds import penalty_log_sum, penalty_paper, penalty_trivial
-    from teamtr_jax.surrogates import stage_report
-
-    @jax.jit
-    @jax.vmap
-    def numbers(stage):
-        report = stage_report(stage)
-        return abs(report.gap_fresh), penalty_paper(report), penalty_log_sum(report), penalty_trivial(report)
-
-    gap, paper, log_sum, trivial = (np.asarray(x).ravel() for x in numbers(stages))
-    return gap, {"P3.4, the paper: c√δ": paper, "S7, log-sum: ϱδ": log_sum, "S0, trivial": trivial}
+    return int(any(row.violations + row.exact_violations for row in rows))
 
 
 def main() -> None:
-    """Exit code 1 if a claim is violated, 2 on bad input."""
+    """Exit code 1 if a claim is violated, 2 on bad input, 130 if interrupted."""
     jax.config.update("jax_enable_x64", True)
     from teamtr_jax.validation import InputError
 
     settings = tyro.cli(Settings, prog="python -m theory")
     try:
-        if settings.instances < 1:
+        if settings.instances is not None and settings.instances < 1:
             raise InputError("--instances", settings.instances, "at least 1")
+        if settings.quick and settings.full:
+            raise InputError("--quick, --full", "both", "at most one of them")
         code = run(settings)
     except InputError as error:
         print(f"theory: error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("theory: interrupted; nothing was written", file=sys.stderr)
+        kept = "the same command goes on where it was" if settings.full else "nothing was written"
+        print(f"theory: interrupted; {kept}", file=sys.stderr)
         code = 130
     sys.exit(code)
 

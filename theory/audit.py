@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +22,7 @@ from theory.exact import exact_checks
 from theory.families import Family
 from theory.ledger import Row
 
-__all__ = ["Tally", "audit_family", "audit_stage", "rows"]
+__all__ = ["Tally", "Tallies", "Journal", "fingerprint", "audit_family", "audit_stage", "rows"]
 
 EXACT_SECONDS = 30.0
 """Time for exact decisions in one family; inconclusive instances beyond it stay counted as such."""
@@ -58,6 +61,41 @@ class Tally(NamedTuple):
 
 
 Tallies = dict[tuple[str, str], Tally]
+
+
+class Journal(NamedTuple):
+    """Where an interrupted audit stands: one JSON file a family, replaced whole after every chunk."""
+
+    folder: Path
+    fingerprint: str  #: of the settings and of the code; what was written under another one is not read
+
+    def read(self, family: str) -> tuple[int, Tallies, Any] | None:
+        path = self.folder / f"{family}.json"
+        if not path.exists():
+            return None
+        kept = json.loads(path.read_text())
+        if kept["fingerprint"] != self.fingerprint:
+            return None
+        return kept["done"], {(id_, name): Tally(*tally) for id_, name, tally in kept["tallies"]}, kept["generator"]
+
+    def write(self, family: str, done: int, tallies: Tallies, generator: Any) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record = {
+            "fingerprint": self.fingerprint, "done": done, "generator": generator,
+            "tallies": [[*key, list(tally)] for key, tally in tallies.items()],
+        }  # fmt: skip
+        temporary = self.folder / f".{family}.part"
+        temporary.write_text(json.dumps(record))  # read only by this program: Infinity is kept as such
+        temporary.replace(self.folder / f"{family}.json")
+
+
+def fingerprint(*settings: object) -> str:
+    """Of the settings, of the versions, and of every source file that a verdict depends on."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256(repr((settings, jax.__version__, np.__version__)).encode())
+    for path in sorted([*root.glob("teamtr_jax/**/*.py"), *root.glob("theory/*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _stage_verdicts(claims: Sequence[Claim], identities: set[tuple[str, str]]):
@@ -145,12 +183,16 @@ def audit_family(
     chunk: int = 5_000,
     progress: Callable[[int], None] = lambda done: None,
     lock: AbstractContextManager[Any] | None = None,
+    journal: Journal | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Tallies:
     """Audit `instances` stages of one family.
 
     Args:
       progress: called with the number of stages done.
       lock: held while a compiled program runs, so that families may compile in parallel threads.
+      journal: where this family stood when it was interrupted; written after every chunk.
+      stopped: asked before every chunk; the tallies so far are returned.
 
     Returns:
       Tallies per (claim id, check name).
@@ -164,7 +206,11 @@ def audit_family(
     total: Tallies = {}
     small = stages.team.reward.shape[1] <= EXACT_STATES
     spent = done = 0
-    while done < instances:
+    if journal is not None and (before := journal.read(family.name)) is not None:
+        done, total, rng.bit_generator.state = before
+        progress(done)
+        stages = family.make(rng, chunk)
+    while done < instances and not stopped():
         with lock or nullcontext():
             out = jax.block_until_ready(program(stages))
         now = min(chunk, instances - done)
@@ -177,6 +223,8 @@ def audit_family(
         spent += time.perf_counter() - began
         done += now
         progress(now)
+        if journal is not None:
+            journal.write(family.name, done, total, rng.bit_generator.state)
         stages = family.make(rng, chunk) if done < instances else stages
     return total
 

@@ -11,7 +11,20 @@ from rich.table import Table
 
 from teamtr_jax.records import LEDGER_SCHEMA, dump
 
-__all__ = ["Row", "write_json", "terminal", "markdown"]
+__all__ = ["Row", "write_json", "terminal", "markdown", "page_of"]
+
+SHARED = {"R6": "rates", "R7": "regimes"}
+"""Pages that are not named like the ids on them."""
+DERIVATIONS = Path(__file__).parent / "derivations"
+
+
+def page_of(id_: str) -> str:
+    """`theory/derivations/….md` of a claim: the page of its id, of its number (`S7c` is on `s7.md`), or shared; empty if none."""
+    full, family = id_.lower().replace(".", "_"), id_.partition(".")[0]
+    for stem in (full, full.rstrip("abcdefghijklmnopqrstuvwxyz"), SHARED.get(family, "")):
+        if stem and (DERIVATIONS / f"{stem}.md").exists():
+            return f"theory/derivations/{stem}.md"
+    return ""
 
 
 @dataclass
@@ -37,6 +50,13 @@ class Row:
     decided_exactly: int = 0
     trivial: int = 0  #: of the checks, those in which both sides are exactly zero
     detects_exponents: dict[str, float] = field(default_factory=dict)
+    exact: int = 0  #: random stages on which the claim was decided without rounding, every comparison
+    exact_kind: str = ""  #: exact (rationals), enclosed (balls)
+    exact_violations: int = 0
+    exact_undecided: int = 0
+    searched: float | None = None  #: largest measured/bound of the saved instances of the adversarial search
+    page: str = ""  #: derivation, from the root of the repository
+    figure: str = ""  #: file name of the figure, beside the ledger
     note: str = ""  #: what was held fixed, over which range a slope was fitted, where the extreme was found
 
 
@@ -58,42 +78,36 @@ def _cells(row: Row) -> list[str]:
     slope = "–" if row.exponent is None else f"{row.exponent:.2f}"
     if row.interval is not None:
         slope += f" [{row.interval[0]:.2f}, {row.interval[1]:.2f}]"
+    exactly = f"{row.exact:,} {row.exact_kind}" if row.exact else "–"
     return [
-        row.id, f"{row.instances:,}", str(row.violations), str(row.inconclusive), _number(row.tightest), _number(row.detects),
-        slope, row.evidence, f"{row.seconds:.0f}", row.statement,
+        row.id, f"{row.instances:,}", str(row.violations + row.exact_violations), str(row.inconclusive), _number(row.tightest),
+        _number(row.searched), _number(row.detects), slope, exactly, row.evidence, f"{row.seconds:.0f}", row.statement,
     ]  # fmt: skip
 
 
-HEADINGS = (
-    "id",
-    "instances",
-    "violations",
-    "inconclusive",
-    "tightest",
-    "detects",
-    "exponent",
-    "evidence",
-    "s",
-    "statement",
-)
+HEADINGS = ("id", "instances", "violations", "inconclusive", "tightest", "searched", "detects", "exponent", "also exactly",
+            "evidence", "s", "statement")  # fmt: skip
 
 
 def terminal(rows: Sequence[Row], width: int) -> Table:
     """The ledger as a table for a terminal of `width` columns; a narrow one gets the numbers only."""
-    shown = HEADINGS if width >= 140 else HEADINGS[:-3]
-    caption = "tightest: largest measured/bound; detects: smallest error it would catch"
+    shown = HEADINGS if width >= 160 else HEADINGS[:-4]
+    caption = (
+        "tightest: largest measured/bound; searched: the same, by adversarial search; detects: smallest error of a constant "
+        "that it would catch; also exactly: random stages decided without rounding"
+    )
     table = Table(title="claim ledger", caption=caption)
     for heading in shown:
         left = heading in ("id", "statement", "evidence")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=width >= 140 and heading != "statement")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=width >= 160 and heading != "statement")
     for row in rows:
-        style = "bold red" if row.violations else "yellow" if row.inconclusive else None
+        style = "bold red" if row.violations + row.exact_violations else "yellow" if row.inconclusive else None
         table.add_row(*_cells(row)[: len(shown)], style=style)
     return table
 
 
-def markdown(rows: Sequence[Row], settings: dict[str, Any]) -> str:
-    """The ledger as a Markdown page: how it was made, the table, the notes."""
+def markdown(rows: Sequence[Row], settings: dict[str, Any], root: str = "../../") -> str:
+    """The ledger as a Markdown page: how it was made, the table, the notes. `root`: the repository, seen from the page."""
     made = (
         f"{settings['instances']:,} stages, seed {settings['seed']}, {settings['seconds']:.0f} s on {settings['machine']} "
         f"(Python {settings['python']}, jax {settings['jax']}, {settings['device']}), {settings['date']}."
@@ -101,7 +115,12 @@ def markdown(rows: Sequence[Row], settings: dict[str, Any]) -> str:
     lines = ["# Claim ledger", "", "Written by `python -m theory`. " + made, ""]
     lines += [f"* {count:,} × {name}: {settings['families'][name]}" for name, count in settings["counts"].items()]
     lines += ["* Gymnasium: " + ", ".join(settings["gymnasium"]), ""]
-    lines += ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row)) + " |" for row in rows]
+    headings = [*HEADINGS, "page", "figure"]
+    lines += ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    for row in rows:
+        cells = [cell.replace("|", "\\|") for cell in _cells(row)]
+        page = f"[{Path(row.page).stem}]({root}{row.page})" if row.page else ""
+        figure = f"[{row.figure}]({row.figure})" if row.figure else ""
+        lines.append("| " + " | ".join([*cells, page, figure]) + " |")
     notes = [f"* **{row.id}**: {row.note}" for row in rows if row.note]
     return "\n".join([*lines, "", *notes, ""])

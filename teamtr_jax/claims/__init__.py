@@ -28,7 +28,7 @@ from teamtr_jax.claims import (
     t1,
     t2,
 )
-from teamtr_jax.claims.base import Check, Claim, Verdicts, judge
+from teamtr_jax.claims.base import Check, Claim, Verdicts, judge, rung_claim
 
 STAGE_CLAIMS: tuple[Claim, ...] = tuple(
     module.CLAIM
@@ -38,4 +38,4 @@ STAGE_CLAIMS: tuple[Claim, ...] = tuple(
     )
 )
 
-__all__ = ["STAGE_CLAIMS", "Check", "Claim", "Verdicts", "judge"]
+__all__ = ["STAGE_CLAIMS", "Check", "Claim", "Verdicts", "judge", "rung_claim"]

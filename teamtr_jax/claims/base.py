@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from teamtr_jax.bounds import BOTH, Form
+from teamtr_jax.bounds import BOTH, Form, Rung
 from teamtr_jax.types import Stage, StageReport
 
-__all__ = ["Check", "Claim", "Verdicts", "judge"]
+__all__ = ["Check", "Claim", "Verdicts", "judge", "rung_claim"]
 
 
 class Check(NamedTuple):
@@ -68,3 +68,14 @@ def judge(check: Check) -> Verdicts:
     broken = jnp.isnan(measured) | jnp.isnan(bound)
     sure = jnp.where(usable, (measured - budget) / jnp.where(usable, bound, 1.0), 0.0)  # caught beyond rounding only
     return Verdicts((violated & ~trivial) | broken, inconclusive & ~broken, trivial, ratio, 1 - jnp.maximum(sure, 0.0))
+
+
+def rung_claim(rung: Rung) -> Claim:
+    """A rung as a claim: `|gap| ≤ penalty` for every update, with the rounding budget of that gap. Its id is the rung's name."""
+
+    def check(stage: Stage, report: StageReport) -> dict[str, Check]:
+        del stage
+        gap = getattr(report, f"gap_{rung.gap}")
+        return {"": Check(abs(gap), rung.fn(report), getattr(report.rounding, rung.gap))}
+
+    return Claim(rung.name, f"|{rung.gap} gap_i| ≤ {rung.name}", rung.id, check, rung.forms)

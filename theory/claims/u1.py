@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from teamtr_jax.bounds import DEFAULT, BOTH, Rung, ladder
+from teamtr_jax.certificates import certificate_weighted
 from teamtr_jax.teams import gymnasium_team, random_stages
 from teamtr_jax.trust_region import certified_step
 from teamtr_jax.types import StageReport
@@ -29,7 +30,10 @@ STATES, ACTIONS, AGENTS, BRANCHING = 12, 3, 4, 3
 DISCOUNTS = (0.5, 0.9, 0.99)
 RADII = 10.0 ** np.arange(-6.0, -0.9, 0.5)
 GYM = (("FrozenLake", 4), ("CliffWalking", 3))
-WEIGHTED = Rung("S9", "certificate_weighted", "fresh", BOTH, "estimable", lambda report: report.weighted_floor)
+WEIGHTED = Rung(
+    "S9", "certificate_weighted", "fresh", BOTH, "estimable",
+    lambda report: report.surrogate_intermediate - certificate_weighted(report),
+)  # fmt: skip
 """S9's one-sided penalty: it bounds the gap from below, which is the side that a certificate needs."""
 
 
@@ -128,7 +132,9 @@ def run(
         for kind in kinds for radius in (1e-3, 1e-4)
     )  # fmt: skip
     positive = {
-        name: float(np.mean([x > 0 for kind, of in found.items() if "0.5" not in kind for x in of[name].ravel() if x == x]))
+        name: float(
+            np.mean([x > 0 for kind, of in found.items() if "0.5" not in kind for x in of[name].ravel() if x == x])
+        )
         for name in ("penalty_paper", "penalty_path", "least")
     }
     row = Row(
@@ -157,7 +163,9 @@ STYLE = {
 
 def certified_figure(curves: CertifiedCurves, path: Path) -> Path:
     """Median and quartiles of the certified share against the radius, a panel for each kind of team."""
-    figure, axes = plt.subplots(1, len(curves.shares), figsize=(3.6 * len(curves.shares), 4.1), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(curves.shares), figsize=(3.6 * len(curves.shares), 4.1), sharey=True, squeeze=False
+    )
     for ax, (kind, shares) in zip(axes[0], curves.shares.items(), strict=True):
         for name, (label, colour, line) in STYLE.items():
             low, middle, high = np.nanquantile(shares[name], [0.25, 0.5, 0.75], axis=-1)

@@ -1,0 +1,437 @@
+"""S8: what a finite sample of rollouts certifies about `J(π̂ⁱ) − J(π̂ⁱ⁻¹)`, outcome reward in [0, 1].
+
+B prompts are drawn independently, G rollouts of `π̂ⁱ⁻¹` on each; `π̂ⁱ` was trained on other data. A rollout has its reward R and,
+for the updated agent's messages m, the log ratios `log ρ_m = log π̂ⁱ/π̂ⁱ⁻¹`. Path weight `Λ = ∏_m ρ_m`, `X(x) = x − 1 − log x`.
+An estimator makes one number per prompt whose mean is at most the improvement, a bound turns B such numbers into a lower
+confidence limit for their mean. Everything here is NumPy on the host, in float64; leading axes are independent samples.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import lambertw
+
+from teamtr_jax.validation import InputError, finite, shaped
+
+__all__ = ["ESTIMATORS", "BOUNDS", "Sample", "Certificate", "finite_sample_certificate", "two_sample_certificate",
+           "message_sample", "log_sample", "path_sample", "truncated_sample", "clipped_sample", "difference_sample",
+           "bridge_sample", "tail_constants", "bernstein_bound", "betting_bound", "betting_log_capital"]  # fmt: skip
+
+ESTIMATORS = ("message", "log", "truncated", "path", "clipped")
+BOUNDS = ("bernstein", "betting")
+STAKE = 0.9  # largest share of the capital that a prompt can lose
+
+
+class Sample(NamedTuple):
+    """One number per prompt, its mean at most the improvement, and the interval it cannot leave."""
+
+    values: NDArray[np.float64]  #: [..., B]
+    lower: float  #: no value can be smaller
+    upper: float  #: no value can be larger; infinite for an unbounded weight
+
+
+class Certificate(NamedTuple):
+    """`P(J(π̂ⁱ) − J(π̂ⁱ⁻¹) ≥ lower) ≥ 1 − alpha` over the draw of the rollouts."""
+
+    lower: float  #: certified improvement, positive or not
+    estimate: float  #: mean of the per-prompt numbers
+    deviation: float  #: their sample standard deviation
+    alpha: float  #: probability of error
+    estimator: str
+    bound: str
+    prompts: int  #: B
+    rollouts: int  #: B·G
+    interval: tuple[float, float]  #: what the per-prompt numbers cannot leave
+
+
+def _leave_one_out(reward: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`R̄_{−g}`, the mean reward of the prompt's other rollouts; 0 for a lone one."""
+    rollouts = reward.shape[-1]
+    if rollouts == 1:
+        return np.zeros_like(reward)
+    return (reward.sum(-1, keepdims=True) - reward) / (rollouts - 1)
+
+
+def _baseline(
+    baseline: ArrayLike | Literal["others"], reward: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float, float]:
+    """The baseline per rollout and the least and largest value that it could take."""
+    if isinstance(baseline, str):
+        return _leave_one_out(reward), 0.0, 1.0
+    b = np.asarray(baseline, np.float64)
+    if b.ndim == 0:
+        return b, float(b), float(b)
+    return np.broadcast_to(b, reward.shape), 0.0, 1.0
+
+
+def _x(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`X(x) = x − 1 − log x ≥ 0`, infinite at 0."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(ratio - 1 - np.log(ratio))
+
+
+def _path_weight(log_ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.exp(log_ratio.sum(-1))
+
+
+def tail_constants(low: float, high: float) -> tuple[float, float]:
+    """`k_low = sup_{x<low} (low − x)/X(x)`, `k_high = sup_{x>high} (x − high)/X(x)` (S8c), for `0 ≤ low < 1 < high`.
+
+    With W₀ and W₋₁ the branches of Lambert's function the suprema are at `x = −c/W(−c·e^{−c})` and equal `x/|x − 1|`.
+
+    Example:
+      >>> print([round(k, 3) for k in tail_constants(0.5, 2.0)])
+      [0.398, 1.255]
+    """
+
+    def place(c: float, branch: int) -> float:
+        return float(-c / lambertw(-c * math.exp(-c), branch).real)
+
+    x = place(high, 0)
+    k_high = x / (x - 1)
+    if low == 0:
+        return 0.0, k_high
+    x = place(low, -1)
+    return x / (1 - x), k_high
+
+
+def message_sample(
+    reward: NDArray[np.float64],
+    log_ratio: NDArray[np.float64],
+    kl: NDArray[np.float64],
+    clip: float,
+    kl_path_max: float,
+) -> Sample:
+    """The S7 form, message by message, as theory.md S8 states it.
+
+    `Y = G⁻¹Σ_g[(R_g−R̄_{−g})Σ_m(ρ^clip_m−1) − Σ_m{1−min(ρ_m,1+ε)+(1−ε−ρ_m)⁺} − Σ_m KL_m]`.
+
+    Args:
+      reward: [..., B, G] in [0, 1].
+      log_ratio: [..., B, G, τ], zero where there is no message.
+      kl: [..., B, G, τ], KL(current‖new) at the message's context, zero where there is no message.
+      clip: `ε` in (0, 1].
+      kl_path_max: no rollout can have a larger `Σ_m KL_m`; `τκ_max` where KL ≤ κ_max at every context.
+    """
+    ratio = np.exp(log_ratio)
+    step = (np.clip(ratio, 1 - clip, 1 + clip) - 1).sum(-1)
+    lost = (1 - np.minimum(ratio, 1 + clip) + np.maximum(1 - clip - ratio, 0)).sum(-1)
+    values = ((reward - _leave_one_out(reward)) * step - lost - kl.sum(-1)).mean(-1)
+    messages = log_ratio.shape[-1]
+    return Sample(values, -messages * (clip + 2 - clip) - kl_path_max, 2 * messages * clip)
+
+
+def log_sample(reward: NDArray[np.float64], log_ratio: NDArray[np.float64], high: float = math.inf) -> Sample:
+    """`Z = G⁻¹Σ_g R_g·max(−1, min(log Λ_g, log high))` (S9: `max(−1, log x) ≤ x − 1`)."""
+    top = math.log(high)
+    return Sample((reward * np.clip(log_ratio.sum(-1), -1, top)).mean(-1), -1.0, top)
+
+
+def truncated_sample(reward: NDArray[np.float64], log_ratio: NDArray[np.float64], high: float) -> Sample:
+    """`Z = G⁻¹Σ_g R_g(min(Λ_g, high) − 1)`."""
+    return Sample((reward * (np.minimum(_path_weight(log_ratio), high) - 1)).mean(-1), -1.0, high - 1)
+
+
+def path_sample(
+    reward: NDArray[np.float64],
+    log_ratio: NDArray[np.float64],
+    baseline: ArrayLike | Literal["others"] = 0.0,
+    ratio_range: tuple[float, float] = (0.0, math.inf),
+) -> Sample:
+    """`Z = G⁻¹Σ_g (R_g − b)(Λ_g − 1)`; its mean *is* the improvement where the new agent opens nothing.
+
+    Args:
+      baseline: `b` in [0, 1]: a number, `"others"` for `R̄_{−g}`, or an array that does not depend on the rollout it is
+        subtracted from, given the prompt. Anything but 0 needs a finite `ratio_range`.
+      ratio_range: `(low, high)`, `low ≤ ρ ≤ high` for every message at every context, by construction of the new agent.
+    """
+    b, least, most = _baseline(baseline, reward)
+    low, high = (edge ** log_ratio.shape[-1] for edge in ratio_range)
+    values = ((reward - b) * (_path_weight(log_ratio) - 1)).mean(-1)
+    below, above = 1 - least, most  # of R − b and b − R
+    lower = -max(below * (1 - low), above * (high - 1) if most else 0.0)
+    upper = max(below * (high - 1), above * (1 - low))
+    return Sample(values, lower, upper)
+
+
+def clipped_sample(
+    reward: NDArray[np.float64],
+    log_ratio: NDArray[np.float64],
+    kl: NDArray[np.float64],
+    kl_path_max: float,
+    baseline: ArrayLike | Literal["others"] = "others",
+    path_clip: tuple[float, float] = (0.5, 2.0),
+) -> Sample:
+    """S8c: `Z = G⁻¹Σ_g [(R_g−b)(clip(Λ_g, l, h)−1) − k(Σ_m KL_m − X(Λ_g)·1{l ≤ Λ_g ≤ h})]`, `k = max(b·k_high, (1−b)·k_low)`.
+
+    Clipping loses at most k times `E[X(Λ); Λ ∉ [l, h]]`, and that is at most the path's KL less what was seen of X inside.
+    """
+    low, high = path_clip
+    k_low, k_high = tail_constants(low, high)
+    b, least, most = _baseline(baseline, reward)
+    weight = _path_weight(log_ratio)
+    inside = (low <= weight) & (weight <= high)
+    tail = kl.sum(-1) - _x(np.where(inside, weight, 1.0))
+    values = ((reward - b) * (np.clip(weight, low, high) - 1) - np.maximum(b * k_high, (1 - b) * k_low) * tail).mean(-1)
+    below, above = 1 - least, most
+    k = max(most * k_high, below * k_low)
+    seen = float(_x(np.array([low, high])).max())
+    lower = -max(below * (1 - low), above * (high - 1)) - k * kl_path_max
+    return Sample(values, lower, max(below * (high - 1), above * (1 - low)) + k * seen)
+
+
+def difference_sample(reward_old: NDArray[np.float64], reward_new: NDArray[np.float64]) -> Sample:
+    """`Z = R̄' − R̄`: rollouts of `π̂ⁱ` and of `π̂ⁱ⁻¹` on the same prompt, or on two independent ones."""
+    return Sample(reward_new.mean(-1) - reward_old.mean(-1), -1.0, 1.0)
+
+
+def bridge_sample(
+    reward_old: NDArray[np.float64],
+    log_ratio_old: NDArray[np.float64],
+    reward_new: NDArray[np.float64],
+    log_ratio_new: NDArray[np.float64],
+    baseline: float = 0.5,
+) -> Sample:
+    """S8d: `Z` = mean over both policies' rollouts of `(R − b)·tanh(½log Λ)`, old and new mean added.
+
+    `E_{(P+P')/2}[(R−b)·2(Λ−1)/(Λ+1)] = J(π̂ⁱ) − J(π̂ⁱ⁻¹)` exactly, and the weight is bounded by 2 whatever Λ is.
+    """
+    parts = [((r - baseline) * np.tanh(x.sum(-1) / 2)).mean(-1)
+             for r, x in ((reward_old, log_ratio_old), (reward_new, log_ratio_new))]  # fmt: skip
+    edge = 2 * max(baseline, 1 - baseline)
+    return Sample(parts[0] + parts[1], -edge, edge)
+
+
+def bernstein_bound(sample: Sample, alpha: float) -> NDArray[np.float64]:
+    """Maurer and Pontil (2009): `Z̄ − √(2V ln(2/α)/B) − 7b ln(2/α)/(3(B−1))`, b the width of the range, V the sample variance.
+
+    −∞ where the range is infinite or B = 1.
+    """
+    prompts, width = sample.values.shape[-1], sample.upper - sample.lower
+    mean = np.asarray(sample.values.mean(-1))
+    if prompts == 1 or math.isinf(width):
+        return np.full_like(mean, -np.inf)
+    scale = math.log(2 / alpha)
+    spread = np.sqrt(2 * sample.values.var(-1, ddof=1) * scale / prompts)
+    return np.asarray(mean - spread - 7 * width * scale / (3 * (prompts - 1)))
+
+
+def _log_capital(sample: Sample, mean: ArrayLike, alpha: float) -> NDArray[np.float64]:
+    """`Σ_{s≤t} log(1 + λ_s(Z_s − mean))` for every t; [..., B]."""
+    z = sample.values
+    prompts = z.shape[-1]
+    room = np.asarray(mean, np.float64)[..., None] - sample.lower
+    past = np.concatenate([np.zeros_like(z[..., :1]), np.cumsum(z**2, -1)[..., :-1]], -1)
+    variance = (max(sample.lower**2 / 4, np.finfo(float).tiny) + past) / np.arange(1, prompts + 1)
+    bet = np.minimum(np.sqrt(2 * math.log(1 / alpha) / (prompts * variance)), STAKE / room)
+    return np.cumsum(np.log1p(bet * (z - sample.lower - room)), -1)
+
+
+def betting_log_capital(sample: Sample, mean: ArrayLike, alpha: float) -> NDArray[np.float64]:
+    """`max_t Σ_{s≤t} log(1 + λ_s(Z_s − mean))`, the log capital of a bettor against `E Z ≤ mean`, `mean > lower`; [...].
+
+    Bets `λ_t = min(√(2 ln(1/α)/(B·V_{t−1})), 0.9/(mean − lower))`, V the running mean square started at `lower²/4` (after
+    Waudby-Smith and Ramdas 2024). Of the range only the lower end is used. Every factor decreases in `mean`; where
+    `E[Z_t | past] ≤ mean` the capital is a nonnegative supermartingale and reaches 1/α with probability at most α (Ville).
+    """
+    return np.asarray(_log_capital(sample, mean, alpha).max(-1))
+
+
+def betting_bound(sample: Sample, alpha: float, iterations: int = 60) -> NDArray[np.float64]:
+    """The largest mean that `betting_log_capital` rejects at `ln(1/α)`, by bisection from below; [...]."""
+    low = np.full(sample.values.shape[:-1], sample.lower)
+    high = np.asarray(sample.values.max(-1))
+    for _ in range(iterations):
+        middle = (low + high) / 2
+        with np.errstate(divide="ignore", invalid="ignore"):  # middle = lower where all values are equal to it
+            rejected = betting_log_capital(sample, middle, alpha) >= math.log(1 / alpha)
+        low, high = np.where(rejected, middle, low), np.where(rejected, high, middle)
+    return low
+
+
+def _certificate(sample: Sample, alpha: float, estimator: str, bound: str, rollouts: int) -> Certificate:
+    limit = bernstein_bound(sample, alpha) if bound == "bernstein" else betting_bound(sample, alpha)
+    values = sample.values
+    return Certificate(
+        max(float(limit), sample.lower), float(values.mean()), float(values.std(ddof=1)), alpha, estimator, bound,
+        values.shape[-1], rollouts, (sample.lower, sample.upper),
+    )  # fmt: skip
+
+
+def _level(alpha: float) -> float:
+    if not 0 < alpha < 1:
+        raise InputError("alpha", alpha, "a probability of error strictly between 0 and 1")
+    return float(alpha)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(name, repr(value), " or ".join(allowed))
+
+
+def _rewards(name: str, reward: ArrayLike) -> NDArray[np.float64]:
+    out = np.asarray(reward, np.float64)
+    shaped(name, out, ("B", "G"))
+    if out.shape[0] < 2 or out.shape[1] < 1:
+        raise InputError(name, f"shape {list(out.shape)}", "at least 2 prompts and 1 rollout")
+    finite(name, out)
+    if (bad := (out < 0) | (out > 1)).any():
+        raise InputError(name, float(out[bad][0]), "outcome rewards in [0, 1]; rescale by the declared range first")
+    return out
+
+
+def _log_ratios(name: str, log_ratio: ArrayLike, reward: NDArray[np.float64]) -> NDArray[np.float64]:
+    out = np.asarray(log_ratio, np.float64)
+    shaped(name, out, (*reward.shape, "τ"))
+    if (bad := np.isnan(out) | (out == np.inf)).any():
+        raise InputError(name, float(out[bad][0]), "log ratios: numbers or −inf")
+    if (most := out.sum(-1).max()) > 700:
+        raise InputError(name, f"a path whose log ratios sum to {most:g}", "at most 700")
+    return out
+
+
+def finite_sample_certificate(
+    reward: ArrayLike,
+    log_ratio: ArrayLike,
+    kl: ArrayLike | None = None,
+    *,
+    alpha: float,
+    estimator: str = "path",
+    bound: str = "betting",
+    baseline: ArrayLike | Literal["others"] | None = None,
+    ratio_range: tuple[float, float] = (0.0, math.inf),
+    kl_path_max: float | None = None,
+    clip: float = 0.2,
+    path_clip: tuple[float, float] = (0.5, 2.0),
+) -> Certificate:
+    """S8: a lower confidence limit for `J(π̂ⁱ) − J(π̂ⁱ⁻¹)` from rollouts of `π̂ⁱ⁻¹`, `π̂ⁱ` trained on other data.
+
+    The settings belong to the experiment's plan, or may be chosen on the training rollouts; chosen on these rollouts they cost a
+    union bound.
+
+    Args:
+      reward: [B, G] outcome rewards in [0, 1], B independent prompts, G rollouts each.
+      log_ratio: [B, G, τ], `log π̂ⁱ/π̂ⁱ⁻¹` of the updated agent's messages, zero where there is none, −inf allowed.
+      kl: [B, G, τ], KL(current‖new) at the messages' contexts, zero where there is none; `"message"` and `"clipped"` need it.
+      alpha: probability of error.
+      estimator: `"path"` (`path_sample`), `"truncated"`, `"log"`, `"clipped"`, `"message"` (as theory.md has it).
+      bound: `"betting"`, or `"bernstein"` for estimators whose range is finite on both sides.
+      baseline: see `path_sample`; default 0 for `"path"`, `"others"` for `"clipped"`; the other estimators take none.
+      ratio_range: bounds on a message's ratio that hold by construction, for `"path"`.
+      kl_path_max: declared bound on `Σ_m KL_m` of any rollout, for `"message"` and `"clipped"`.
+      clip: `ε` of `"message"`.
+      path_clip: interval for Λ of `"clipped"`; its upper end is that of `"truncated"` and `"log"`.
+
+    Raises:
+      InputError: a shape, a range, a NaN, a missing argument, or data that contradict a declared bound.
+
+    Example:
+      >>> rng = np.random.default_rng(0)
+      >>> up = rng.random((500, 1, 1)) < 0.5  # one message: up or not, ½ → 0.6; the reward is 1 after up
+      >>> found = finite_sample_certificate(up[..., 0] * 1.0, np.log(np.where(up, 1.2, 0.8)), alpha=0.1)
+      >>> 0 < found.lower < 0.1 < found.interval[1]
+      True
+    """
+    alpha = _level(alpha)
+    _one_of("estimator", estimator, ESTIMATORS)
+    _one_of("bound", bound, BOUNDS)
+    r = _rewards("reward", reward)
+    x = _log_ratios("log_ratio", log_ratio, r)
+    if baseline is None:
+        b: ArrayLike | Literal["others"] = "others" if estimator == "clipped" else 0.0
+    elif estimator not in ("path", "clipped"):
+        raise InputError("baseline", "a baseline", f"none for estimator {estimator!r}")
+    elif isinstance(baseline, str):
+        _one_of("baseline", baseline, ("others",))
+        b = baseline
+    else:
+        b = np.asarray(baseline, np.float64)
+        if b.ndim:
+            shaped("baseline", b, r.shape, (r.shape[0], 1))
+        if not ((b >= 0) & (b <= 1)).all():
+            raise InputError("baseline", float(b[~((b >= 0) & (b <= 1))].flat[0]), "numbers in [0, 1]")
+    low, high = ratio_range
+    if not 0 <= low <= 1 <= high:
+        raise InputError("ratio_range", ratio_range, "(low, high) with 0 ≤ low ≤ 1 ≤ high")
+    if ((np.exp(x) < low) | (np.exp(x) > high)).any():
+        raise InputError(
+            "log_ratio", f"a ratio in [{np.exp(x.min()):g}, {np.exp(x.max()):g}]", f"ratios in {ratio_range}"
+        )
+    if estimator == "path" and (isinstance(b, str) or np.any(np.asarray(b) != 0)) and math.isinf(high):
+        raise InputError("ratio_range", ratio_range, "a finite upper end: a baseline needs a bounded ratio (S8b)")
+    if not 0 < clip <= 1:
+        raise InputError("clip", clip, "ε in (0, 1]")
+    if not 0 <= path_clip[0] < 1 < path_clip[1] < math.inf:
+        raise InputError("path_clip", path_clip, "(low, high) with 0 ≤ low < 1 < high < ∞")
+
+    if estimator in ("message", "clipped"):
+        if kl is None or kl_path_max is None:
+            raise InputError("kl, kl_path_max", "none", f"both for estimator {estimator!r}")
+        k = np.asarray(kl, np.float64)
+        shaped("kl", k, x.shape)
+        finite("kl", k)
+        if (k < 0).any():
+            raise InputError("kl", float(k.min()), "divergences ≥ 0")
+        if not k.sum(-1).max() <= kl_path_max < math.inf:
+            raise InputError(
+                "kl_path_max", kl_path_max, f"a finite bound on Σ KL of a rollout, here up to {k.sum(-1).max():g}"
+            )
+        if estimator == "message":
+            sample = message_sample(r, x, k, clip, kl_path_max)
+        else:
+            sample = clipped_sample(r, x, k, kl_path_max, b, path_clip)
+    elif estimator == "path":
+        sample = path_sample(r, x, b, ratio_range)
+    elif estimator == "truncated":
+        sample = truncated_sample(r, x, path_clip[1])
+    else:
+        sample = log_sample(r, x, path_clip[1])
+    if bound == "bernstein" and math.isinf(sample.upper):
+        raise InputError(
+            "bound", "'bernstein'", "'betting': without a finite ratio_range the path weight has no upper bound"
+        )
+    return _certificate(sample, alpha, estimator, bound, r.size)
+
+
+def two_sample_certificate(
+    reward_old: ArrayLike,
+    reward_new: ArrayLike,
+    log_ratio_old: ArrayLike | None = None,
+    log_ratio_new: ArrayLike | None = None,
+    *,
+    alpha: float,
+    bound: str = "betting",
+    baseline: float = 0.5,
+) -> Certificate:
+    """The same limit once the next agent's rollouts, which come from `π̂ⁱ`, are there: S8d with log ratios, without them `R̄' − R̄`.
+
+    Args:
+      reward_old: [B, G] from `π̂ⁱ⁻¹`; `reward_new`: [B, G'] from `π̂ⁱ`; row t of both on one prompt or on two independent ones.
+      log_ratio_old: [B, G, τ], `log_ratio_new`: [B, G', τ'], always `log π̂ⁱ/π̂ⁱ⁻¹`; both or neither.
+      baseline: a number in [0, 1] fixed beforehand.
+
+    Raises:
+      InputError: as `finite_sample_certificate`.
+    """
+    alpha = _level(alpha)
+    _one_of("bound", bound, BOUNDS)
+    old, new = _rewards("reward_old", reward_old), _rewards("reward_new", reward_new)
+    if len(old) != len(new):
+        raise InputError("reward_new", f"{len(new)} prompts", f"{len(old)}, as in reward_old")
+    if not 0 <= baseline <= 1:
+        raise InputError("baseline", baseline, "a number in [0, 1]")
+    if (log_ratio_old is None) != (log_ratio_new is None):
+        raise InputError("log_ratio_old, log_ratio_new", "one of the two", "both or neither")
+    if log_ratio_old is None or log_ratio_new is None:
+        return _certificate(difference_sample(old, new), alpha, "difference", bound, old.size + new.size)
+    x_old = _log_ratios("log_ratio_old", log_ratio_old, old)
+    x_new = np.asarray(log_ratio_new, np.float64)
+    shaped("log_ratio_new", x_new, (*new.shape, "τ"))
+    if (bad := np.isnan(x_new) | (x_new == -np.inf)).any():  # +inf: a message that the old agent cannot send
+        raise InputError("log_ratio_new", float(x_new[bad][0]), "log ratios: numbers or +inf")
+    sample = bridge_sample(old, x_old, new, x_new, baseline)
+    return _certificate(sample, alpha, "bridge", bound, old.size + new.size)
