@@ -46,9 +46,7 @@ def certificate_weighted(report: StageReport) -> Float[Array, " n"]:
 
     Estimable, never below S7's, and never below `−J̃`: no more can be lost than there is.
     """
-    return _jensen(
-        report.surrogate_intermediate - report.weighted_floor, report.objective[:-1] - report.return_floor
-    )
+    return _jensen(report.surrogate_intermediate - report.weighted_floor, report.objective[:-1] - report.return_floor)
 
 
 def _jensen(b: Float[Array, "*n"], above_floor: Float[Array, "*n"]) -> Float[Array, "*n"]:

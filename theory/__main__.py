@@ -45,16 +45,13 @@ def run(settings: Settings) -> int:
     result = suite.run(suite.TIERS[name], plugins, settings.seed, settings.instances, folder, console)
     rows, about = result.rows, result.about
     console.print(ledger.terminal(rows, console.width))
-    for row in rows:
-        if row.note and row.id[0] in "RU":
-            console.print(f"{row.id}: {row.note}", highlight=False)
-
     paths = [draw(settings.out / file) for file, draw in result.draws.items()]
     for path in filter(None, (settings.out / "ledger.json", settings.json)):
         ledger.write_json(rows, path, about)
         paths.append(path)
     table = settings.out / "ledger.md"
     table.write_text(ledger.markdown(rows, about, f"{os.path.relpath(suite.ROOT, settings.out.resolve())}/"))
+    console.print("What was held fixed, ranges of fits and where extremes were found: the notes in ledger.md.")
     console.print(
         f"{about['instances']:,} stages, {about['exact']:,} more without rounding, in {about['seconds']:.0f} s "
         f"on {about['device']}"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -175,6 +177,28 @@ def _collect(
     return tallies
 
 
+_programs: dict[Any, Future[tuple[Any, set[tuple[str, str]]]]] = {}
+_compiling = threading.Lock()
+
+
+def _program(claims: tuple[Claim, ...], stages: Stage, few: bool) -> tuple[Any, set[tuple[str, str]]]:
+    """The compiled audit of a batch of this shape, and which checks are identities; families of one shape share it."""
+    leaves, structure = jax.tree.flatten(stages)
+    key = (claims, structure, tuple((x.shape, x.dtype) for x in leaves))
+    with _compiling:
+        mine = key not in _programs
+        pending = _programs.setdefault(key, Future())
+    if mine:
+        identities: set[tuple[str, str]] = set()
+        try:
+            lowered = jax.jit(jax.vmap(_stage_verdicts(claims, identities))).lower(stages)
+            pending.set_result((lowered.compile(compiler_options=FEW if few else None), identities))
+        except BaseException as error:
+            pending.set_exception(error)
+            raise
+    return pending.result()
+
+
 def audit_family(
     family: Family,
     instances: int,
@@ -197,12 +221,9 @@ def audit_family(
     Returns:
       Tallies per (claim id, check name).
     """
-    identities: set[tuple[str, str]] = set()
-    chunk = min(chunk, instances)
     stages = family.make(rng, chunk)
-    claims = [claim for claim in claims if claim.id not in family.without]
-    lowered = jax.jit(jax.vmap(_stage_verdicts(claims, identities))).lower(stages)
-    program = lowered.compile(compiler_options=FEW if instances <= FEW_INSTANCES else None)
+    chosen = tuple(claim for claim in claims if claim.id not in family.without)
+    program, identities = _program(chosen, stages, instances <= FEW_INSTANCES)
     total: Tallies = {}
     small = stages.team.reward.shape[1] <= EXACT_STATES
     spent = done = 0

@@ -148,5 +148,5 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "corners", "S = 6, A = 2: fork, branch, parting; γ uniform or log-uniform [1e-4, 1)", 0.005, sharp_discounted
     ),
-    Family("episodic corners", "X = 3, A = 2, T = 6: a branch opened", 0.002, sharp_episodic, ("P3.8",)),
+    Family("episodic corners", "X = 3, A = 2, T = 6: a branch opened", 0.002, sharp_episodic),
 )

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from teamtr_jax.claims import Claim
+from teamtr_jax.records import dump
 from teamtr_jax.stage import improvement_stage
 from teamtr_jax.teams import gymnasium_team
 from theory import adversarial, audit, exact_audit, figures, ledger, regimes
@@ -45,13 +46,14 @@ class Tier:
     families: tuple[str, ...]  #: names; a reader's own families are always included
     gym: tuple[tuple[str, int], ...]
     quick: bool  #: small studies
+    chunk: int = 5_000  #: stages evaluated at once
     keep: bool = False  #: write down where every family stands, and go on from there
 
 
 ALL = tuple(f.name for f in FAMILIES)
 GYM = (("FrozenLake", 4), ("CliffWalking", 3), ("FrozenLake8x8", 3), ("Taxi", 2))
 TIERS = {
-    "quick": Tier(5_000, 60, ("small", "product", "episodic", "corners"), GYM[:1], True),
+    "quick": Tier(5_000, 60, ("small", "episodic", "corners", "episodic corners"), (), True, 1_000),
     "default": Tier(100_000, 1_000, ALL, GYM, False),
     "full": Tier(1_000_000, 5_000, ALL, GYM, False, keep=True),
 }
@@ -86,7 +88,14 @@ def _scaling(quick: bool, rng: np.random.Generator, lock: AbstractContextManager
     return [relay_row, random_row, map_row], {
         "scaling.png": lambda path: figures.scaling_figure(relay, random, path),
         "regimes.png": lambda path: regimes.regime_figure(regime_map, path),
+        "regimes.json": lambda path: _write(dump(regimes.as_dict(regime_map)), path),
     }
+
+
+def _write(text: str, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+    return path
 
 
 def _interactions(quick: bool, rng: np.random.Generator, lock: AbstractContextManager[Any]):
@@ -174,8 +183,7 @@ def run(
 
             rng = np.random.default_rng(seeds[family.name])
             add(audit.audit_family(
-                family, counts[family.name], rng, chosen_claims, progress=advance, lock=running, journal=book,
-                stopped=stop.is_set,
+                family, counts[family.name], rng, chosen_claims, tier.chunk, advance, running, book, stop.is_set
             ))  # fmt: skip
 
         def one_team(environment: str, agents: int) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Float
 from jax import Array
+from jaxtyping import Float
 
 from teamtr_jax.validation import require_float64
 

@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 from jax import Array
 
-from teamtr_jax.bounds import DEFAULT, BOTH, Rung, ladder
+from teamtr_jax.bounds import BOTH, DEFAULT, Rung, ladder
 from teamtr_jax.certificates import certificate_weighted
 from teamtr_jax.teams import gymnasium_team, random_stages
 from teamtr_jax.trust_region import certified_step

@@ -1,0 +1,129 @@
+"""R7: the leaky relay, the closed form of its leading order, the error budget, the map."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from teamtr_jax.surrogates import stage_report
+from theory import regimes
+from theory.claims.r5 import expand
+
+GAPS = regimes.GAPS
+
+
+def sums(report):
+    return jnp.stack([abs(getattr(report, f"gap_{gap}")).sum() for gap in GAPS])
+
+
+evaluate = jax.jit(lambda *args: sums(stage_report(regimes.leaky_relay(*args))))
+
+
+def round_robin(n, rounds=2):
+    return np.arange(rounds * n) % n
+
+
+@pytest.mark.parametrize("n", [2, 5, 9])
+def test_leading_sums_of_the_coherent_relay(n):
+    """No leak: n, (3n²−n)/2 and 2n²−n (R1); last speaker first: n, (n²+n)/2 and 2n²−n."""
+    owner, ones, forward = round_robin(n), np.ones(n), np.arange(n)
+    found, scale = regimes.leading_sums(owner, ones, 0.0, forward)
+    np.testing.assert_allclose(found, [n, (3 * n * n - n) / 2, 2 * n * n - n])
+    np.testing.assert_allclose(scale, 2 * n * n - n)
+    np.testing.assert_allclose(
+        regimes.leading_sums(owner, ones, 0.0, forward[::-1])[0], [n, (n * n + n) / 2, 2 * n * n - n]
+    )
+
+
+def test_random_order_is_n_squared_on_average():
+    """Coherent, no leak, T = 2n: the mean of Σ|stale| over update orders is exactly n²."""
+    rng, n = np.random.default_rng(0), 6
+    orders = [rng.permutation(n) for _ in range(2000)]
+    stale = [regimes.leading_sums(round_robin(n), np.ones(n), 0.0, order)[0][1] for order in orders]
+    assert abs(np.mean(stale) - n * n) < 4 * np.std(stale) / np.sqrt(len(stale))
+
+
+def test_leak_by_hand():
+    """Two agents, turns 0 1 0 1, memory λ = 1 − leak: M = [[λ², λ + λ³ + λ], [λ, λ²]] by distances 2; 1, 3, 1; 1; 2."""
+    leak, memory = 0.3, 0.7
+    found, _ = regimes.leading_sums(round_robin(2), np.ones(2), leak, np.arange(2))
+    above, below = 2 * memory + memory**3, memory
+    np.testing.assert_allclose(found, [2 * memory**2, 2 * memory**2 + above, 2 * memory**2 + above + below])
+
+
+@pytest.mark.parametrize("leak", [0.0, 0.4])
+def test_core_goes_to_the_closed_form(leak):
+    """Signs, any order, idle turns: the deviation of the exact sums is linear in p, and small."""
+    owner = np.array([0, 2, 1, 2, 0, 1, 1, 0, -1, -1])
+    sign, order = np.array([1.0, -1.0, 1.0]), np.array([2, 0, 1])
+    errors = []
+    for p in (1e-5, 1e-6):
+        steps = sign * 1e-3 * p
+        expected, _ = regimes.leading_sums(owner, steps, leak, order)
+        found = evaluate(jnp.asarray(owner), p, jnp.asarray(steps), leak, jnp.asarray(order))
+        errors.append(abs(np.asarray(found) / expected - 1).max())
+    assert errors[0] < 5e-4
+    assert 7 < errors[0] / errors[1] < 13
+
+
+def test_leaky_relay_without_leak_is_exactly_r1():
+    """The exact t² coefficients of the coherent relay, from the tables of `leaky_relay` at p = ε = 1."""
+    n = 3
+    stage = regimes.leaky_relay(jnp.asarray(round_robin(n)), 1.0, jnp.ones(n), 0.0, jnp.arange(n))
+    found = expand(stage, 3, np.tile([1.0, 0.0], (stage.current.shape[0], 1)))
+    assert [int(sum(abs(c) for c in getattr(found, gap)[:, 2])) for gap in GAPS] == [3, 12, 15]
+
+
+def test_equal_kl():
+    """Every step has the asked KL, whichever way it goes."""
+    p, kl = regimes.PROBABILITY, 3e-7
+    sign = np.array([1.0, -1.0])
+    x = regimes._steps_of(np.full(2, kl), sign, p)
+    assert (np.sign(x) == sign).all()
+    assert abs(x[0]) != abs(x[1])
+    found = p * np.log(p / (p + x)) + (1 - p) * np.log((1 - p) / (1 - p - x))
+    np.testing.assert_allclose(found, kl, rtol=1e-8)
+
+
+@pytest.fixture(scope="module")
+def quick():
+    return regimes.run(True, np.random.default_rng(0))
+
+
+def test_quick_map(quick):
+    """Where quadratic is real and where it is not."""
+    row, found = quick
+    assert row.violations == 0
+    assert row.checks > 1000
+    near = {s: found.slopes(s, "stale")[-1, 0] for s in found.cells}  # coherent, no leak
+    forward, shuffled, backward, message, agent = regimes.SHOWN
+    assert near[forward] > 2
+    assert near[shuffled] > 1.5
+    assert 1.5 < near[backward] < near[forward]
+    assert abs(near[message]) < 0.05
+    assert abs(near[agent] - near[message] - 1) < 0.05
+    coherence = found.slopes(forward, "stale")[:, 0]
+    assert (np.diff(coherence) > 0).all(), "random signs cancel"
+    assert (np.diff(found.slopes(forward, "stale")[-1]) < 0).all(), "a leak forgets"
+    fresh = found.cells[forward]["fresh"]
+    assert fresh[-1][-1].slope is None
+    assert fresh[-1][-1].reason == "rounding"
+
+
+def test_a_wrong_closed_form_is_seen(monkeypatch):
+    """With the memory off by one turn the same run reports violations."""
+    right = regimes.leading_sums
+    monkeypatch.setattr(
+        regimes, "leading_sums", lambda owner, steps, leak, order: right(owner, steps * (1 - leak) ** 0.5, leak, order)
+    )
+    assert regimes.run(True, np.random.default_rng(0))[0].violations > 50
+
+
+def test_map_is_strict_json_and_a_figure(quick, tmp_path):
+    found = quick[1]
+    data = json.loads(json.dumps(regimes.as_dict(found), allow_nan=False))
+    assert len(data["cells"]) == len(found.cells) * 3 * len(found.coherence) * len(found.leaks)
+    assert any(cell["slope"] is None for cell in data["cells"])
+    assert regimes.regime_figure(found, tmp_path / "x" / "map.png").stat().st_size > 20_000
