@@ -19,15 +19,17 @@ _SMALL = 0.05
 def _excess(r: Float[Array, "..."], ratio: Float[Array, "..."]) -> Float[Array, "..."]:
     """`r − log(1+r) ≥ 0`, `ratio = 1+r`, to full relative precision.
 
-    Its series `r²/2 − r³/3 + …` where `|r|` is small; elsewhere the logarithm of the ratio itself, because `1 + r` has lost the
-    digits of a small ratio.
+    Its series `r²/2 − r³/3 + …` where `|r|` is small, `log1p` for other ratios above one half; below, the logarithm of the ratio
+    itself, because `1 + r` has lost the digits of a small ratio.
     """
     small = abs(r) < _SMALL
     x = jnp.where(small, r, 0.0)
     series = jnp.zeros_like(x)
     for k in range(_SERIES, 1, -1):
         series = series * x + (-1.0) ** k / k
-    return jnp.where(small, series * x * x, r - jnp.log(jnp.where(small, 1.0, ratio)))
+    tiny = ratio < 0.5
+    logarithm = jnp.where(tiny, jnp.log(jnp.where(tiny, ratio, 1.0)), jnp.log1p(jnp.where(tiny, 0.0, r)))
+    return jnp.where(small, series * x * x, r - logarithm)
 
 
 def total_variation(p: Float[Array, "*batch A"], q: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:

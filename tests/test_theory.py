@@ -5,54 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flint import arb
 
 from teamtr_jax.bounds import penalty_log_sum
 from teamtr_jax.claims import STAGE_CLAIMS, Check, Claim, judge
-from teamtr_jax.surrogates import stage_report
 from theory import audit, families, ledger
 from theory.claims import p3_2, r1, r3
 from theory.constructions.relay import leading_coefficients
-from theory.exact import exact_checks
 from theory.fits import bootstrap_slope, local_slopes, log_slope
 
 ROOT = Path(__file__).parents[1]
-
-
-def all_checks(stage):
-    report = stage_report(stage)
-    return {(claim.id, name): check for claim in STAGE_CLAIMS for name, check in claim.check(stage, report).items()}
-
-
-def number(x):
-    return np.inf if x is None else float(x.mid()) if isinstance(x, arb) else float(x)
-
-
-@pytest.mark.parametrize("family", [f for f in families.FAMILIES if f.name != "large"], ids=lambda f: f.name)
-def test_float_core_against_exact_arithmetic(family):
-    """Every measured side within its own rounding budget of the exact rational, every bound to 1e-9 relative."""
-    batch = 20
-    stages = family.make(np.random.default_rng(7), batch)
-    found = jax.tree.map(np.asarray, jax.jit(jax.vmap(all_checks))(stages))
-    compared = 0
-    for b in range(batch):
-        one = jax.tree.map(lambda x: np.asarray(x)[b], stages)  # noqa: B023
-        for key, pairs in exact_checks(one, close=False).items():
-            if key == ("P3.1", "TV"):
-                continue  # both sides are the same sum of floats; its budget is zero on purpose
-            measured, bound, budget = np.broadcast_arrays(*(np.asarray(x)[b] for x in found[key][:3]))
-            assert measured.size == len(pairs), key
-            for k, (left, right) in enumerate(pairs):
-                where = (family.name, b, key, k)
-                assert abs(number(left) - measured.ravel()[k]) <= budget.ravel()[k], where
-                expected = number(right)
-                assert bound.ravel()[k] == expected or abs(bound.ravel()[k] / expected - 1) < 1e-9, where
-                compared += 1
-    assert compared > 500
 
 
 @pytest.mark.parametrize("n", range(2, 17))
@@ -110,11 +74,12 @@ def test_the_audit_catches_a_wrong_constant():
     """S7 with half its constant is refuted by the corner family; with the right one it holds and says what it would catch."""
     wrong = Claim("S7/2", "half of S7", "a mistake", half_of_s7)
     corners = next(f for f in families.FAMILIES if f.name == "corners")
-    found = audit.audit_family(corners, 300, np.random.default_rng(0), (wrong, STAGE_CLAIMS[-1]), chunk=300)
+    s7 = next(c for c in STAGE_CLAIMS if c.id == "S7")
+    found = audit.audit_family(corners, 300, np.random.default_rng(0), (wrong, s7), chunk=300)
     assert found["S7/2", ""].violated > 20
-    assert found["S7", "update"].violated == 0
-    assert found["S7", "update"].ratio > 0.95
-    row = audit.rows(found, (STAGE_CLAIMS[-1],), 0.0)[0]
+    assert found["S7", ""].violated == 0
+    assert found["S7", ""].ratio > 0.95
+    row = audit.rows(found, (s7,), 0.0)[0]
     assert row.detects is not None
     assert row.detects < 0.05
     assert row.violations == 0

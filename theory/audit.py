@@ -21,6 +21,7 @@ from teamtr_jax.claims import STAGE_CLAIMS, Claim, judge
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage
 from theory.exact import exact_checks
+from theory.exact_bounds import verdict
 from theory.families import Family
 from theory.ledger import Row
 
@@ -139,42 +140,39 @@ def _decide(stage: Stage, key: tuple[str, str], open_: np.ndarray) -> tuple[int,
     pairs = exact_checks(stage, only=key[0]).get(key)
     if pairs is None:
         return 0, int(open_.sum())
-    violated = left = 0
-    for k in np.flatnonzero(open_):
-        measured, bound = pairs[k]
-        if bound is None or measured <= bound:
-            continue
-        if measured > bound:
-            violated += 1
-        else:
-            left += 1  # two overlapping balls: equality of irrationals cannot be decided
-    return violated, left
+    found = [verdict(*pairs[k]) for k in np.flatnonzero(open_)]
+    return found.count("violated"), found.count("open")
 
 
 def _collect(
     out: dict, family: str, stages: Any, batch: int, identities: set[tuple[str, str]], deadline: float
 ) -> Tallies:
-    tallies: Tallies = {}
-    stages = jax.tree.map(np.asarray, stages)
-    for key, found in out.items():
-        found = {name: np.asarray(value) for name, value in found.items()}
-        violated, open_ = int(found["violated"].sum()), found["open"].reshape(batch, -1)
-        decided, left = 0, int(open_.sum())
-        for b in np.flatnonzero(open_.any(-1)):
-            if time.perf_counter() > deadline:
-                break
-            wrong, still = _decide(jax.tree.map(lambda x: x[b], stages), key, open_[b])  # noqa: B023
-            now = int(open_[b].sum())
-            violated += wrong
-            decided += now - still
-            left += still - now
-        tallies[key] = Tally(
-            batch, int(found["checks"].sum()), violated, left, decided, int(found["trivial"].sum()),
+    stages, out = jax.tree.map(np.asarray, (stages, out))
+    opened = {key: found["open"].reshape(batch, -1) for key, found in out.items()}
+    violated = {key: int(found["violated"].sum()) for key, found in out.items()}
+    left = {key: int(open_.sum()) for key, open_ in opened.items()}
+    decided = dict.fromkeys(out, 0)
+    undecided = np.logical_or.reduce([open_.any(-1) for open_ in opened.values()])
+    for b in np.flatnonzero(undecided):  # stage by stage: what was solved for one check serves the next
+        if time.perf_counter() > deadline:
+            break
+        one = jax.tree.map(lambda x: x[b], stages)  # noqa: B023
+        for key, open_ in opened.items():
+            if open_[b].any():
+                wrong, still = _decide(one, key, open_[b])
+                now = int(open_[b].sum())
+                violated[key] += wrong
+                decided[key] += now - still
+                left[key] += still - now
+    return {
+        key: Tally(
+            batch, int(found["checks"].sum()), violated[key], left[key], decided[key], int(found["trivial"].sum()),
             float(found["ratio"].max()), family,
             float(found["slack"].min()), float(np.min(found.get("gamma_power", np.inf))),
             float(np.min(found.get("length_power", np.inf))), key in identities,
-        )  # fmt: skip
-    return tallies
+        )
+        for key, found in out.items()
+    }  # fmt: skip
 
 
 _programs: dict[Any, Future[tuple[Any, set[tuple[str, str]]]]] = {}

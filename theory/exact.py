@@ -2,27 +2,35 @@
 
 An independent implementation (python-flint, no array code of the package) that decides what float64 could not, and that the
 tests hold against the float core. The floats of a stage are rationals; since float rows sum to one only up to rounding, the
-largest entry of each row is replaced by one minus the others, exactly.
+largest entry of each row is replaced by one minus the others, exactly. Every number is computed when it is first asked for, so
+that one claim costs no more than it needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import flint
+import jax
 import numpy as np
 from flint import arb, fmpq, fmpq_mat
 
 from teamtr_jax.dynamics import Dense, Layered, Successors
 from teamtr_jax.types import Stage
+from theory.exact_bounds import CHECKS, Number, Pair, distance, times, total, verdict
 
-__all__ = ["ExactStage", "exact_stage", "exact_checks", "rational", "PRECISION"]
+__all__ = ["ExactStage", "Solved", "exact_stage", "exact_checks", "exact_numbers", "rational", "verdict", "PRECISION"]
 
 PRECISION = 256
+ZERO = fmpq(0)
 Row = list[fmpq]
-Number = Any  # fmpq or arb
+Flow = tuple[list[tuple[int, fmpq]], fmpq]  # successors with their probability, and the mean reward
+Pairs = dict[tuple[str, str], list[Pair]]
 
 
 def rational(x: float) -> fmpq:
@@ -33,11 +41,11 @@ def rational(x: float) -> fmpq:
 def _rows(table: np.ndarray, close: bool) -> list[Row]:
     """Rows of probabilities; if `close`, each with its largest entry replaced so that it sums to one exactly."""
     out = []
-    for row in np.asarray(table, np.float64):
-        exact = [rational(x) for x in row]
+    for row in np.asarray(table, np.float64).tolist():
+        exact = [rational(x) if x else ZERO for x in row]
         if close and any(exact):
-            top = int(np.argmax(row))
-            exact[top] = fmpq(1) - sum((x for k, x in enumerate(exact) if k != top), fmpq(0))
+            top = row.index(max(row))
+            exact[top] = 1 - sum((x for k, x in enumerate(exact) if k != top), ZERO)
         out.append(exact)
     return out
 
@@ -52,11 +60,15 @@ class ExactStage(NamedTuple):
     horizon: int | None
     time: list[int]
     policies: list[list[Row]]  # [n+1][S][A]
-    steps: list[list[Row]]  # [n][S][A]
     solo: list[list[Row]]  # [n][S][A]: π^{⟨i⟩}
     moved: list[
         list[tuple[Row, Row] | None]
     ]  # [n][S]: (current, new) row of the updated agent, None where it does not act
+    own: list[list[int]]  # [n][A]: the updated agent's own action in each (joint) action
+    others: Sequence[
+        list[Row] | None
+    ]  # [n][S][A]: probability of the others' actions under π̂ⁱ⁻¹; None when turn-taking
+    others_first: Sequence[list[Row] | None]  # [n][S][A]: the same under π̂⁰
 
 
 def _joint(factors: Sequence[Row]) -> Row:
@@ -64,6 +76,39 @@ def _joint(factors: Sequence[Row]) -> Row:
     for factor in factors:
         out = [x * y for x in out for y in factor]
     return out
+
+
+def _tables(kernel: object) -> np.ndarray:
+    if isinstance(kernel, Dense):
+        return np.asarray(kernel.transition)
+    if not isinstance(kernel, Successors):
+        raise TypeError("exact_stage reads Dense, Successors and Layered worlds")
+    index, prob = np.asarray(kernel.index), np.asarray(kernel.prob)
+    tables = np.zeros((*index.shape[:-1], index.shape[-3]))
+    for k in range(index.shape[-1]):
+        np.add.at(tables, (*np.indices(index.shape[:-1]), index[..., k]), prob[..., k])
+    return tables
+
+
+def _transition(world: Any, states: int, close: bool) -> tuple[list[list[Row]], list[int]]:
+    """`P[s][a][s']` and the time step of each state."""
+    if not isinstance(world, Layered):
+        clock = world.clock
+        return [_rows(table, close) for table in _tables(world)], [0] * states if clock is None else np.asarray(
+            clock
+        ).tolist()
+    tables, contexts = _tables(world.kernel), states // world.horizon
+    time = [s // contexts for s in range(states)]
+    if world.stationary:
+        layers = [[_rows(table, close) for table in tables]] * world.horizon
+    else:
+        layers = [[_rows(table, close) for table in layer] for layer in tables]
+    out = []
+    for s, t in enumerate(time):
+        before, after = (t + 1) * contexts, states - (t + 2) * contexts
+        rows = layers[t][s % contexts]
+        out.append([[ZERO] * before + row + [ZERO] * after if after >= 0 else [ZERO] * states for row in rows])
+    return out, time
 
 
 def exact_stage(stage: Stage, close: bool = True) -> ExactStage:
@@ -74,312 +119,549 @@ def exact_stage(stage: Stage, close: bool = True) -> ExactStage:
         themselves, which is what the rounding budgets of the float core speak of.
     """
     team, world = stage.team, stage.team.dynamics
-    layers = world.horizon if isinstance(world, Layered) else 1
-    kernel = world.kernel if isinstance(world, Layered) else world
-    states = team.reward.shape[0]
-    if isinstance(kernel, Dense):
-        tables = np.asarray(kernel.transition)
-    elif isinstance(kernel, Successors):
-        index, prob = np.asarray(kernel.index), np.asarray(kernel.prob)
-        tables = np.zeros((*index.shape[:-1], index.shape[-3]))
-        np.put_along_axis(tables, index, 0.0, -1)
-        for k in range(index.shape[-1]):
-            np.add.at(tables, (*np.indices(index.shape[:-1]), index[..., k]), prob[..., k])
-    else:
-        raise TypeError("exact_stage reads Dense, Successors and Layered worlds")
-    contexts = states // layers
-    stationary = not isinstance(world, Layered) or world.stationary
-    transition = []
-    for s in range(states):
-        t, x = divmod(s, contexts)
-        table = _rows(tables[x] if stationary else tables[t, x], close)
-        if isinstance(world, Layered):
-            pad_before, after = (t + 1) * contexts, states - (t + 2) * contexts
-            table = [
-                [fmpq(0)] * pad_before + row + [fmpq(0)] * after if after >= 0 else [fmpq(0)] * states for row in table
-            ]
-        transition.append(table)
+    reward = np.asarray(team.reward).tolist()
+    states, actions = len(reward), len(reward[0])
+    transition, time = _transition(world, states, close)
     order = np.asarray(stage.order).tolist()
     rank = {agent: i for i, agent in enumerate(order)}
     policies, solo, moved = [], [], []
+    current, target = np.asarray(stage.current), np.asarray(stage.target)
+    others: Sequence[list[Row] | None] = [None] * team.agents
+    others_first = others
     if team.factors is None:
         active = np.asarray(team.active).tolist()
-        old, new = _rows(np.asarray(stage.current), close), _rows(np.asarray(stage.target), close)
+        old, new = _rows(current, close), _rows(target, close)
         for i in range(team.agents + 1):
             policies.append([new[s] if active[s] >= 0 and rank[active[s]] < i else old[s] for s in range(states)])
         for agent in order:
             solo.append([new[s] if active[s] == agent else old[s] for s in range(states)])
             moved.append([(old[s], new[s]) if active[s] == agent else None for s in range(states)])
+        own = [list(range(actions))] * team.agents
     else:
-        old = [_rows(np.asarray(stage.current)[k, :, :size], close) for k, size in enumerate(team.factors)]
-        new = [_rows(np.asarray(stage.target)[k, :, :size], close) for k, size in enumerate(team.factors)]
+        old = [_rows(current[k, :, :size], close) for k, size in enumerate(team.factors)]
+        new = [_rows(target[k, :, :size], close) for k, size in enumerate(team.factors)]
         agents = range(team.agents)
         for i in range(team.agents + 1):
             policies.append([_joint([(new if rank[k] < i else old)[k][s] for k in agents]) for s in range(states)])
         for agent in order:
             solo.append([_joint([(new if k == agent else old)[k][s] for k in agents]) for s in range(states)])
             moved.append([(old[agent][s], new[agent][s]) for s in range(states)])
-    steps = [
-        [[q - p for p, q in zip(a, b, strict=True)] for a, b in zip(before, after, strict=True)]
-        for before, after in pairwise(policies)
-    ]
-    discounted = world.horizon is None
-    gamma = rational(float(world.discount)) if discounted else fmpq(1)
+        coordinates = np.indices(team.factors).reshape(team.agents, -1).tolist()
+        own = [coordinates[agent] for agent in order]
+
+        def rest(agent: int, updated: int) -> list[Row]:
+            one = [fmpq(1)] * team.factors[agent]  # pyright: ignore[reportOptionalSubscript]
+            return [
+                _joint([one if k == agent else (new if rank[k] < updated else old)[k][s] for k in agents])
+                for s in range(states)
+            ]
+
+        others = [rest(agent, i) for i, agent in enumerate(order)]
+        others_first = [rest(agent, 0) for agent in order]
     return ExactStage(
-        transition, [[rational(x) for x in row] for row in np.asarray(team.reward)],
-        _rows(np.asarray(team.initial)[None], close)[0],
-        gamma, world.horizon, np.asarray(world.time()).tolist(), policies, steps, solo, moved,
+        transition, [[rational(x) for x in row] for row in reward], _rows(np.asarray(team.initial)[None], close)[0],
+        rational(float(world.discount)) if world.horizon is None else fmpq(1),
+        world.horizon, time, policies, solo, moved, own, others, others_first,
     )  # fmt: skip
 
 
 def _dot(x: Sequence[Any], y: Sequence[Any]) -> Any:
-    return sum((a * b for a, b in zip(x, y, strict=True) if a and b), fmpq(0))
+    return sum((a * b for a, b in zip(x, y, strict=True) if a and b), ZERO)
 
 
-def _forward(e: ExactStage, policy: list[Row]) -> Row:
-    """`m` of one policy by pushing mass through the layers (states are ordered by time)."""
-    m = list(e.initial)
-    for s, mass in enumerate(m):
-        if mass:
-            for p, row in zip(policy[s], e.transition[s], strict=True):
-                for t, x in enumerate(row) if p else ():
-                    if x:
-                        m[t] += mass * p * x
-    return m
-
-
-def _visits(e: ExactStage, policy: list[Row]) -> Row:
-    return _solve(e, policy)[1] if e.horizon is None else _forward(e, policy)
-
-
-def _solve(e: ExactStage, policy: list[Row]) -> tuple[Row, Row]:
-    """`V` and `m` of one policy, exactly."""
-    states = range(len(e.initial))
-    matrix = fmpq_mat(len(e.initial), len(e.initial))
-    for s in states:
-        for t in states:
-            flow = sum((p * row[t] for p, row in zip(policy[s], e.transition[s], strict=True) if p and row[t]), fmpq(0))
-            matrix[s, t] = fmpq(int(s == t)) - e.gamma * flow
-    r = fmpq_mat(len(e.initial), 1, [_dot(policy[s], e.reward[s]) for s in states])
-    rho = fmpq_mat(len(e.initial), 1, e.initial)
-    return [x for (x,) in matrix.solve(r).tolist()], [x for (x,) in matrix.transpose().solve(rho).tolist()]
-
-
-def _advantages(e: ExactStage, v: Row) -> list[Row]:
-    return [
-        [r + e.gamma * _dot(row, v) - v[s] for r, row in zip(e.reward[s], e.transition[s], strict=True)]
-        for s in range(len(v))
-    ]
-
-
-def _kl(pair: tuple[Row, Row]) -> Number:
-    """`Σ p log(p/q) + Σ q − Σ p` as a ball, KL(first ‖ second) when both sum to one; `None` when infinite."""
-    total = arb(sum(pair[1], fmpq(0)) - sum(pair[0], fmpq(0)))
+def _kl_terms(pair: tuple[Row, Row]) -> list[Number]:
+    """`k(a)` with `Σ_a k = KL(first ‖ second)`: `q − p + p log(p/q)`, `q` where `p = 0`, ∞ where `q` drops an action."""
+    out: list[Number] = []
     for p, q in zip(*pair, strict=True):
-        if p and not q:
-            return None
-        if p:
-            total += arb(p) * (arb(p) / arb(q)).log()
-    return total
+        if p == q:
+            out.append(ZERO)
+        elif p and q:
+            out.append(q - p + p * arb(p / q).log())
+        else:
+            out.append(None if p else q)
+    return out
 
 
-def exact_numbers(e: ExactStage) -> dict[str, Any]:
-    """Visits, values, surrogates, gaps and divergences of the stage: rationals, and balls for the KLs (`None` = ∞)."""
-    solved = [_solve(e, policy) for policy in e.policies]
-    v, m = [x for x, _ in solved], [x for _, x in solved]
-    states, n = range(len(e.initial)), len(e.steps)
-    advantage = [_advantages(e, x) for x in v]
-    g = [[_dot(e.steps[i][s], advantage[i][s]) for s in states] for i in range(n)]
-    gain = [_dot(e.initial, v[i + 1]) - _dot(e.initial, v[i]) for i in range(n)]
-    seq = [_dot(m[i], g[i]) for i in range(n)]
-    stale = [_dot(m[0], g[i]) for i in range(n)]
-    cached = [_dot(m[0], [_dot(e.steps[i][s], advantage[0][s]) for s in states]) for i in range(n)]
-    fresh_gap = [_dot([a - b for a, b in zip(m[i + 1], m[i], strict=True)], g[i]) for i in range(n)]
-    stale_gap = [_dot([a - b for a, b in zip(m[i + 1], m[0], strict=True)], g[i]) for i in range(n)]
-    state_kl = [[_kl(pair) if pair else arb(0) for pair in e.moved[i]] for i in range(n)]
-
-    def mean_kl(weight: Row, i: int) -> Number:
-        parts = [(w, k) for w, k in zip(weight, state_kl[i], strict=True) if w]
-        return None if any(k is None for _, k in parts) else sum((arb(w) * k for w, k in parts), arb(0))
-
-    mass = sum(m[0], fmpq(0))
-    scale = mass if e.horizon is None else fmpq(1)
-    state_tv = [[_tv(pair) for pair in row] for row in e.moved]
-    return {
-        "v": v, "m": m, "g": g, "advantage": advantage, "gain": gain, "mass": mass, "state_tv": state_tv,
-        "state_kl": state_kl, "seq": seq, "stale": stale, "cached": cached,
-        "gap_fresh": fresh_gap, "gap_stale": stale_gap,
-        "gap_cached": [stale_gap[i] + stale[i] - cached[i] for i in range(n)],
-        "kl": [_scaled(mean_kl(m[i], i), scale) for i in range(n)],
-        "kl_stale": [_scaled(mean_kl(m[0], i), scale) for i in range(n)],
-        "tv": [_dot(m[i], state_tv[i]) / mass for i in range(n)],
-        "advantage_max": [max(abs(x) for row in advantage[i] for x in row) for i in range(n)],
-        "span_g": [max(g[i]) - min(g[i]) for i in range(n)],
-    }  # fmt: skip
+def _spread(xs: Sequence[fmpq]) -> fmpq:
+    return max(xs) - min(xs)
 
 
-def _tv(pair: tuple[Row, Row] | None) -> fmpq:
-    return fmpq(0) if pair is None else sum((abs(q - p) for p, q in zip(*pair, strict=True)), fmpq(0)) / 2
+class Solved:
+    """A stage and what follows from it (teamtr_jax/types.py names the same numbers), each computed when first asked for.
+
+    Lists have one entry for each update; `None` is ∞.
+    """
+
+    def __init__(self, stage: ExactStage):
+        self.stage = stage
+        self.gamma, self.horizon, self.agents = stage.gamma, stage.horizon, len(stage.moved)
+        self.states = range(len(stage.initial))
+        self.arrows = [[[(t, p) for t, p in enumerate(row) if p] for row in table] for table in stage.transition]
+        self._rows: dict[tuple[int, int], Flow] = {}
+        self._known: dict[int, list[Flow]] = {}
+        self._v: dict[int, Row] = {}
+        self._q: dict[tuple[int, int], Row] = {}
+
+    # --- one policy ---
+
+    def _flow(self, policy: list[Row], s: int) -> Flow:
+        out: dict[int, fmpq] = {}
+        for p, arrows in zip(policy[s], self.arrows[s], strict=True):
+            for t, x in arrows if p else ():
+                out[t] = out[t] + p * x if t in out else p * x
+        return list(out.items()), _dot(policy[s], self.stage.reward[s])
+
+    def _flows(self, policy: list[Row]) -> list[Flow]:
+        """Rows of `P_π`, sparse, and `r_π`. Rows that hybrids share are one object and are summed once."""
+        if id(policy) not in self._known:
+            rows = []
+            for s, row in enumerate(policy):
+                key = s, id(row)
+                if key not in self._rows:
+                    self._rows[key] = self._flow(policy, s)
+                rows.append(self._rows[key])
+            self._known[id(policy)] = rows
+        return self._known[id(policy)]
+
+    def _matrix(self, policy: list[Row]) -> fmpq_mat:
+        size = len(self.states)
+        entries = [ZERO] * size**2
+        for s, (arrows, _) in enumerate(self._flows(policy)):
+            for t, x in arrows:
+                entries[s * size + t] = -self.gamma * x
+            entries[s * size + s] += 1
+        return fmpq_mat(size, size, entries)
+
+    def _values(self, policy: list[Row], b: Row) -> Row:
+        """`(I − γP_π)⁻¹ b`; episodic worlds by a recursion over time."""
+        if self.horizon is None:
+            return self._matrix(policy).solve(fmpq_mat(len(b), 1, b)).entries()
+        v, flows = list(b), self._flows(policy)
+        for s in reversed(self._by_time):
+            for t, x in flows[s][0]:
+                if v[t]:
+                    v[s] += x * v[t]
+        return v
+
+    def _visits(self, policy: list[Row]) -> Row:
+        """`ρᵀ(I − γP_π)⁻¹`."""
+        if self.horizon is None:
+            rho = fmpq_mat(len(self.states), 1, self.stage.initial)
+            return self._matrix(policy).transpose().solve(rho).entries()
+        m, flows = list(self.stage.initial), self._flows(policy)
+        for s in self._by_time:
+            if m[s]:
+                for t, x in flows[s][0]:
+                    m[t] += m[s] * x
+        return m
+
+    @cached_property
+    def _by_time(self) -> list[int]:
+        return sorted(self.states, key=lambda s: self.stage.time[s])
+
+    # --- the hybrids ---
+
+    @cached_property
+    def m(self) -> list[Row]:
+        """`m^{π̂ⁱ}`, i = 0 … n."""
+        return [self._visits(policy) for policy in self.stage.policies]
+
+    @cached_property
+    def mass(self) -> Row:
+        """`Σ_s m^{π̂ⁱ}(s)`."""
+        return [sum(m, ZERO) for m in self.m]
+
+    def v(self, i: int) -> Row:
+        """`V^{π̂ⁱ}`."""
+        if i not in self._v:
+            policy = self.stage.policies[i]
+            self._v[i] = self._values(policy, [r for _, r in self._flows(policy)])
+        return self._v[i]
+
+    def advantage(self, i: int, s: int) -> Row:
+        """`A_i(s,·)`."""
+        if (i, s) not in self._q:
+            v, gamma = self.v(i), self.gamma
+            self._q[i, s] = [
+                r - v[s] + gamma * sum((x * v[t] for t, x in arrows), ZERO)
+                for r, arrows in zip(self.stage.reward[s], self.arrows[s], strict=True)
+            ]
+        return self._q[i, s]
+
+    def _step(self, s: int, before: list[Row], after: list[Row]) -> Row:
+        return [q - p for p, q in zip(before[s], after[s], strict=True)]
+
+    @cached_property
+    def moving(self) -> list[list[int]]:
+        """States at which the agent of an update acts and its row changes."""
+        return [[s for s, pair in enumerate(row) if pair and pair[0] != pair[1]] for row in self.stage.moved]
+
+    def _conditional(self, i: int, before: list[Row], after: list[Row], base: int) -> Row:
+        """`Σ_a (after − before)(a|s) A_base(s,a)`."""
+        g = [ZERO] * len(self.states)
+        for s in self.moving[i]:
+            g[s] = _dot(self._step(s, before, after), self.advantage(base, s))
+        return g
+
+    @cached_property
+    def g(self) -> list[Row]:
+        """`g_i`."""
+        return [self._conditional(i, *pair, i) for i, pair in enumerate(pairwise(self.stage.policies))]
+
+    @cached_property
+    def gain(self) -> Row:
+        """`J(π̂ⁱ) − J(π̂ⁱ⁻¹)` from the values."""
+        objective = [_dot(self.stage.initial, self.v(i)) for i in range(self.agents + 1)]
+        return [b - a for a, b in pairwise(objective)]
+
+    @cached_property
+    def gain_by_visits(self) -> Row:
+        """`Σ m^{π̂ⁱ} g_i`: the same by T0."""
+        return [_dot(m, g) for m, g in zip(self.m[1:], self.g, strict=True)]
+
+    @cached_property
+    def seq(self) -> Row:
+        return [_dot(m, g) for m, g in zip(self.m, self.g, strict=False)]
+
+    @cached_property
+    def stale(self) -> Row:
+        return [_dot(self.m[0], g) for g in self.g]
+
+    @cached_property
+    def cached(self) -> Row:
+        policies = pairwise(self.stage.policies)
+        return [_dot(self.m[0], self._conditional(i, *pair, 0)) for i, pair in enumerate(policies)]
+
+    @cached_property
+    def reused(self) -> Row:
+        first = self.stage.policies[0]
+        return [_dot(self.m[0], self._conditional(i, first, solo, 0)) for i, solo in enumerate(self.stage.solo)]
+
+    @cached_property
+    def gap_fresh(self) -> Row:
+        return [a - b for a, b in zip(self.gain_by_visits, self.seq, strict=True)]
+
+    @cached_property
+    def gap_stale(self) -> Row:
+        return [a - b for a, b in zip(self.gain_by_visits, self.stale, strict=True)]
+
+    @cached_property
+    def gap_cached(self) -> Row:
+        return [a - b for a, b in zip(self.gain_by_visits, self.cached, strict=True)]
+
+    @cached_property
+    def gap_reused(self) -> Row:
+        return [a - b for a, b in zip(self.gain_by_visits, self.reused, strict=True)]
+
+    @cached_property
+    def gap_alone(self) -> Row:
+        """Fresh gap of the step `π̂⁰ → π^{⟨i⟩}` in which nobody else moves."""
+        first, out = self.stage.policies[0], []
+        for i, solo in enumerate(self.stage.solo):
+            g, m = self._conditional(i, first, solo, 0), self._visits(solo)
+            out.append(_dot(m, g) - _dot(self.m[0], g))
+        return out
+
+    # --- sizes ---
+
+    @cached_property
+    def span_g(self) -> Row:
+        return [_spread(g) for g in self.g]
+
+    @cached_property
+    def span_ended(self) -> Row:
+        """`span(g_i ∪ {0})`: the end of an episode counts as a state with `g = 0`."""
+        return [_spread([*g, ZERO]) for g in self.g]
+
+    @cached_property
+    def even(self) -> bool:
+        """Whether no episode can end before its last step."""
+        if self.horizon is None:
+            return True
+        last = self.horizon - 1
+        return all(all(rows) for rows, t in zip(self.arrows, self.stage.time, strict=True) if t != last)
+
+    @cached_property
+    def advantage_max(self) -> Row:
+        return [max(abs(x) for s in self.states for x in self.advantage(i, s)) for i in range(self.agents)]
+
+    @cached_property
+    def advantage_span(self) -> Row:
+        return [max(_spread(self.advantage(i, s)) for s in self.states) for i in range(self.agents)]
+
+    @cached_property
+    def later_turns(self) -> Row:
+        """`N⁺`: most own later turns after a visited own state and an action whose probability moves."""
+        out = []
+        for i, (before, after) in enumerate(pairwise(self.stage.policies)):
+            turns = self._values(after, [fmpq(int(pair is not None)) for pair in self.stage.moved[i]])
+            later = [
+                self.gamma * sum((x * turns[t] for t, x in arrows), ZERO)
+                for s in self.moving[i]
+                if self.m[i][s]
+                for arrows, moves in zip(self.arrows[s], self._step(s, before, after), strict=True)
+                if moves
+            ]
+            out.append(max(later, default=ZERO))
+        return out
+
+    @cached_property
+    def simultaneous(self) -> bool:
+        """Whether several agents act at one state."""
+        return any(sum(pair is not None for pair in column) > 1 for column in zip(*self.stage.moved, strict=True))
+
+    @cached_property
+    def return_bounds(self) -> tuple[Row, Row]:
+        """Least and greatest return to go, over paths in the support; discounted `min r/(1−γ)`, `max r/(1−γ)`."""
+        if self.horizon is None:
+            rewards = [x for row in self.stage.reward for x in row]
+            floor, ceiling = (x / (1 - self.gamma) for x in (min(rewards), max(rewards)))
+            return [floor] * len(self.states), [ceiling] * len(self.states)
+
+        def best(choose: Callable[..., fmpq]) -> Row:
+            v = [ZERO] * len(self.states)
+            for s in reversed(self._by_time):
+                v[s] = choose(
+                    r + choose((v[t] for t, _ in arrows), default=ZERO)
+                    for r, arrows in zip(self.stage.reward[s], self.arrows[s], strict=True)
+                )
+            return v
+
+        return best(min), best(max)
+
+    @cached_property
+    def return_range(self) -> fmpq:
+        floor, ceiling = self.return_bounds
+        start = [s for s in self.states if self.stage.initial[s]]
+        return max(ceiling[s] for s in start) - min(floor[s] for s in start)
+
+    # --- divergences ---
+
+    def _mean(self, weight: Row, i: int, per_state: Sequence[Number]) -> Number:
+        """`Σ_s m(s) x(s)` over the states where update i moves, with `0·∞ = 0`."""
+        return total(times(weight[s], per_state[s]) for s in self.moving[i] if weight[s])
+
+    def _layers(self, weight: Row, states: Iterable[int], per_state: Sequence[Number]) -> list[Number]:
+        """The same for each layer."""
+        assert self.horizon is not None
+        out: list[Number] = [ZERO] * self.horizon
+        for s in states:
+            if weight[s]:
+                t = self.stage.time[s]
+                out[t] = total((out[t], times(weight[s], per_state[s])))
+        return out
+
+    @cached_property
+    def kl_terms(self) -> list[list[list[Number]]]:
+        """`k` of the updated agent's own actions, [n][S][own A]; empty where it does not act."""
+        return [[_kl_terms(pair) if pair else [] for pair in row] for row in self.stage.moved]
+
+    @cached_property
+    def state_kl(self) -> list[list[Number]]:
+        return [[total(terms) for terms in row] for row in self.kl_terms]
+
+    @cached_property
+    def state_tv(self) -> list[Row]:
+        return [
+            [sum((abs(q - p) for p, q in zip(*pair, strict=True)), ZERO) / 2 if pair else ZERO for pair in row]
+            for row in self.stage.moved
+        ]
+
+    def _scale(self, i: int) -> fmpq:
+        return 1 / self.mass[i] if self.horizon is None else fmpq(1)
+
+    @cached_property
+    def kl(self) -> list[Number]:
+        """`δ_i`."""
+        return [times(self._scale(i), self._mean(self.m[i], i, kl)) for i, kl in enumerate(self.state_kl)]
+
+    @cached_property
+    def kl_stale(self) -> list[Number]:
+        """`δ⁰_i`."""
+        return [times(self._scale(0), self._mean(self.m[0], i, kl)) for i, kl in enumerate(self.state_kl)]
+
+    @cached_property
+    def kl_half(self) -> list[Number]:
+        """`δ⁰_i` of half the step."""
+        out = []
+        for i, row in enumerate(self.stage.moved):
+            half = [
+                total(_kl_terms((pair[0], [(p + q) / 2 for p, q in zip(*pair, strict=True)]))) if pair else ZERO
+                for pair in row
+            ]
+            out.append(times(self._scale(0), self._mean(self.m[0], i, half)))
+        return out
+
+    @cached_property
+    def mean_tv(self) -> Row:
+        """`Σ m^{π̂ⁱ⁻¹} TV_i`."""
+        return [_dot(m, tv) for m, tv in zip(self.m, self.state_tv, strict=False)]
+
+    @cached_property
+    def tv(self) -> Row:
+        """`E_{d^{π̂ⁱ⁻¹}} TV_i`."""
+        return [tv / mass for tv, mass in zip(self.mean_tv, self.mass, strict=False)]
+
+    @cached_property
+    def _acts(self) -> list[Row]:
+        return [[fmpq(int(pair is not None)) for pair in row] for row in self.stage.moved]
+
+    @cached_property
+    def share(self) -> Row:
+        """`w_i`."""
+        return [_dot(m, acts) / mass for m, acts, mass in zip(self.m, self._acts, self.mass, strict=False)]
+
+    @cached_property
+    def occupancy_tv_fresh(self) -> Row:
+        return [distance(a, b) for a, b in pairwise(self.m)]
+
+    @cached_property
+    def occupancy_tv_stale(self) -> Row:
+        return [distance(self.m[i], self.m[0]) for i in range(self.agents)]
+
+    # --- layers ---
+
+    def _each_layer(self, per_state: Sequence[Sequence[Number]]) -> list[list[Number]]:
+        return [self._layers(self.m[i], self.moving[i], x) for i, x in enumerate(per_state)]
+
+    @cached_property
+    def layer_kl(self) -> list[list[Number]]:
+        return self._each_layer(self.state_kl)
+
+    @cached_property
+    def layer_kl_stale(self) -> list[list[Number]]:
+        return [self._layers(self.m[0], self.moving[i], kl) for i, kl in enumerate(self.state_kl)]
+
+    @cached_property
+    def layer_tv(self) -> list[list[Number]]:
+        return self._each_layer(self.state_tv)
+
+    @cached_property
+    def layer_tv_squared(self) -> list[list[Number]]:
+        return self._each_layer([[x * x for x in row] for row in self.state_tv])
+
+    @cached_property
+    def layer_share(self) -> list[list[Number]]:
+        return [self._layers(m, self.states, acts) for m, acts in zip(self.m, self._acts, strict=False)]
+
+    @cached_property
+    def layer_shift(self) -> list[list[Number]]:
+        """`½ Σ |m^{π̂ⁱ} − m^{π̂ⁱ⁻¹}|` in each layer."""
+        half = [fmpq(1, 2)] * len(self.states)
+        apart = [[abs(p - q) for p, q in zip(a, b, strict=True)] for a, b in pairwise(self.m)]
+        return [self._layers(half, self.states, x) for x in apart]
+
+    def _layer_states(self) -> list[list[int]]:
+        assert self.horizon is not None
+        out: list[list[int]] = [[] for _ in range(self.horizon)]
+        for s, t in enumerate(self.stage.time):
+            out[t].append(s)
+        return out
+
+    @cached_property
+    def layer_span(self) -> list[Row]:
+        """`span(g_i)` in each layer, with the end of the episode unless it cannot come early."""
+        end = [] if self.even else [ZERO]
+        return [[_spread([*(g[s] for s in layer), *end]) for layer in self._layer_states()] for g in self.g]
+
+    @cached_property
+    def layer_advantage_span(self) -> list[Row]:
+        """`max span_a A_{i−1}(s,·)` over the updated agent's own states of each layer."""
+        out = []
+        for i, moved in enumerate(self.stage.moved):
+            own = [[s for s in layer if moved[s]] for layer in self._layer_states()]
+            out.append([max((_spread(self.advantage(i, s)) for s in layer), default=ZERO) for layer in own])
+        return out
+
+    # --- S9 ---
+
+    def _weigh(self, i: int, base: int, others: list[Row] | None, to_go: Callable[[int], Row]) -> Number:
+        """`Σ_s m^{base}(s) Σ_a k_i(s,a) max(q(s,a), 0)`; a joint action's k is its own action's times the others' probability."""
+        parts: list[Number] = []
+        for s in self.moving[i]:
+            if not self.m[base][s]:
+                continue
+            weight = [ZERO] * len(self.kl_terms[i][s])
+            for a, q in enumerate(to_go(s)):
+                if q > 0:
+                    weight[self.stage.own[i][a]] += q if others is None else q * others[s][a]
+            parts.append(times(self.m[base][s], total(map(times, weight, self.kl_terms[i][s]))))
+        return total(parts)
+
+    def _above(self, base: int) -> Callable[[int], Row]:
+        """`Q − Φ`."""
+        floor = self.return_bounds[0]
+        return lambda s: [a + self.v(base)[s] - floor[s] for a in self.advantage(base, s)]
+
+    def _below(self, base: int) -> Callable[[int], Row]:
+        """`Ψ − Q`."""
+        ceiling = self.return_bounds[1]
+        return lambda s: [ceiling[s] - self.v(base)[s] - a for a in self.advantage(base, s)]
+
+    @cached_property
+    def weighted_floor(self) -> list[Number]:
+        return [self._weigh(i, i, self.stage.others[i], self._above(i)) for i in range(self.agents)]
+
+    @cached_property
+    def weighted_ceiling(self) -> list[Number]:
+        return [self._weigh(i, i, self.stage.others[i], self._below(i)) for i in range(self.agents)]
+
+    @cached_property
+    def weighted_reused(self) -> list[Number]:
+        return [self._weigh(i, 0, self.stage.others_first[i], self._above(0)) for i in range(self.agents)]
 
 
-def _scaled(x: Number, by: fmpq) -> Number:
-    return None if x is None else x / arb(by)
+@dataclass(frozen=True)
+class _Key:
+    """Contents of a stage, for the cache."""
+
+    content: bytes
+    structure: Any
+    close: bool
+    stage: Stage = field(compare=False)
 
 
-Pairs = dict[tuple[str, str], list[tuple[Number, Number]]]
+@lru_cache(maxsize=64)
+def _solved(key: _Key) -> Solved:
+    return Solved(exact_stage(key.stage, key.close))
+
+
+_LOCK = threading.Lock()  # the precision of python-flint belongs to the process
 
 
 def exact_checks(stage: Stage, close: bool = True, only: str = "") -> Pairs:
-    """`(measured, bound)` of every inequality claim, in the order of the float checks; `None` for an infinite bound.
+    """`(measured, bound)` of every claim, in the order of the float checks; `None` for an infinite bound.
 
-    `only` "T1" leaves out all but T1, which is often attained and therefore often asked for.
+    The last 64 stages asked about are remembered, so that asking claim by claim solves a stage once.
+
+    Args:
+      only: a claim id: compute what that claim needs and no more.
     """
-    with flint.ctx.workprec(PRECISION):
-        e = exact_stage(stage, close)
-        return {("T1", ""): _t1(e)} if only == "T1" else _checks(e)
+    leaves, structure = jax.tree.flatten(stage)
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    key = _Key(
+        b"".join(x.tobytes() for x in arrays), (structure, tuple((x.shape, x.dtype) for x in arrays)), close, stage
+    )
+    with _LOCK, flint.ctx.workprec(PRECISION):
+        x = _solved(key)
+        claims = CHECKS if not only else {only: CHECKS[only]} if only in CHECKS else {}
+        return {
+            (id_, name): [_comparable(*pair) for pair in pairs]
+            for id_, check in claims.items()
+            for name, pairs in check(x).items()
+        }
 
 
-def _times(x: Number, y: Number) -> Number:
-    """`x·y` with `0·∞ = 0`; `None` is ∞."""
-    if x is None or y is None:
-        other = y if x is None else x
-        return fmpq(0) if other is not None and not isinstance(other, arb) and other == 0 else None
-    return arb(x) * y if isinstance(y, arb) else x * y
+def _comparable(measured: Number, bound: Number) -> Pair:
+    """Two balls, where one side is one: to compare a rational with a ball rounds it to the precision of the moment."""
+    if isinstance(measured, arb) or isinstance(bound, arb):
+        return arb(measured), None if bound is None else arb(bound)
+    return measured, bound
 
 
-def _sum(xs: Sequence[Number]) -> Number:
-    return None if any(x is None for x in xs) else sum((arb(x) for x in xs), arb(0))
-
-
-def _root(x: Number) -> Number:
-    return None if x is None else arb(x).sqrt()
-
-
-def _capped(x: Number) -> Number:
-    """`min(1, x)` of a ball, exactly 1 where it is certainly larger."""
-    return arb(1) if x is None or arb(x) > 1 else arb(x).min(arb(1))
-
-
-def _layers(e: ExactStage, weight: Row, per_state: Sequence[Number]) -> list[Number]:
-    assert e.horizon is not None
-    out: list[Number] = []
-    for t in range(e.horizon):
-        parts = [(w, x) for w, x, u in zip(weight, per_state, e.time, strict=True) if u == t and w]
-        out.append(_sum([None if x is None else arb(w) * arb(x) for w, x in parts]))
-    return out
-
-
-def _before(xs: Sequence[Number]) -> list[Number]:
-    return [_sum(xs[:t]) for t in range(len(xs))]
-
-
-def _occupancy_l1(x: Row, y: Row) -> fmpq:
-    mx, my = sum(x, fmpq(0)), sum(y, fmpq(0))
-    return sum((abs(a / mx - b / my) for a, b in zip(x, y, strict=True)), fmpq(0))
-
-
-def _layer_shift(e: ExactStage, x: Row, y: Row) -> list[fmpq]:
-    assert e.horizon is not None
-    out = [fmpq(0)] * e.horizon
-    for a, b, t in zip(x, y, e.time, strict=True):
-        out[t] += abs(a - b) / 2
-    return out
-
-
-def _t1(e: ExactStage) -> list[tuple[Number, Number]]:
-    m = [_visits(e, policy) for policy in e.policies]
-    mass = sum(m[0], fmpq(0))
-    out: list[tuple[Number, Number]] = []
-    for i, row in enumerate(e.moved):
-        tv = [w * _tv(pair) for w, pair in zip(m[i], row, strict=True)]
-        if e.horizon is None:
-            out.append((_occupancy_l1(m[i + 1], m[i]), 2 * e.gamma / (1 - e.gamma) * sum(tv, fmpq(0)) / mass))
-            continue
-        before = fmpq(0)
-        for t, shift in enumerate(_layer_shift(e, m[i + 1], m[i])):
-            out.append((shift, before))
-            before += sum((x for x, u in zip(tv, e.time, strict=True) if u == t), fmpq(0))
-    return out
-
-
-def _checks(e: ExactStage) -> Pairs:
-    q, n = exact_numbers(e), len(e.steps)
-    m, gamma = q["m"], e.gamma
-    rewards = [x for row in e.reward for x in row]
-    out: Pairs = {}
-
-    def paper(numbers: dict[str, Any], i: int, updates: Sequence[int], stale: bool = False) -> Number:
-        """The first-order penalty of update i with the KLs of `updates`."""
-        a_max = numbers["advantage_max"][i]
-        if e.horizon is None:
-            c = arb(2).sqrt() * gamma * a_max / (1 - gamma) ** 2 if gamma and a_max else fmpq(0)
-            return _times(c, _sum([_root(numbers["kl_stale" if stale else "kl"][k]) for k in updates]))
-        rows = []
-        for k in updates:
-            kappa = _layers(e, numbers["m"][k], numbers["state_kl"][k])
-            rows.append(_before([_root(_scaled(x, fmpq(2))) for x in kappa]))
-        per_layer = [_capped(_sum([row[t] for row in rows])) for t in range(e.horizon)]
-        return 2 * arb(a_max) * sum(per_layer, arb(0)) if a_max else fmpq(0)
-
-    out["T1", ""] = _t1(e)
-    if e.horizon is None:
-        c2 = arb(2).sqrt() * gamma / (1 - gamma) if gamma else fmpq(0)
-        out["T2", ""] = [(_occupancy_l1(m[i + 1], m[i]), _times(c2, _root(q["kl"][i]))) for i in range(n)]
-    else:
-        out["T2", ""] = [
-            pair
-            for i in range(n)
-            for pair in zip(
-                _layer_shift(e, m[i + 1], m[i]),
-                _before([_root(_scaled(x, fmpq(2))) for x in _layers(e, m[i], q["state_kl"][i])]),
-                strict=True,
-            )
-        ]
-
-    first, last = e.policies[0], e.policies[-1]
-    out["P3.1", "TV"] = [
-        (_tv((first[s], last[s])), sum((q["state_tv"][i][s] for i in range(n)), fmpq(0))) for s in range(len(first))
-    ]
-    drift = [abs(a - b) for a, b in zip(q["seq"], q["stale"], strict=True)]
-    out["P3.3", ""] = [(drift[i], paper(q, i, range(i))) for i in range(n)]
-    fresh = [paper(q, i, [i]) for i in range(n)]
-    stale = [paper(q, i, range(i + 1)) for i in range(n)]
-    out["P3.4", ""] = [(abs(x), bound) for x, bound in zip(q["gap_fresh"], fresh, strict=True)]
-    out["P3.6", ""] = [(abs(sum(q["gap_fresh"], fmpq(0))), _sum(fresh))]
-    out["P3.7", "update"] = [(abs(x), bound) for x, bound in zip(q["gap_stale"], stale, strict=True)]
-    out["P3.7", "stage"] = [(abs(sum(q["gap_stale"], fmpq(0))), _sum(stale))]
-    if e.horizon is None:
-        out["P3.7", "update, δ⁰"] = [(abs(q["gap_stale"][i]), paper(q, i, range(i + 1), stale=True)) for i in range(n)]
-    swaps = []
-    for i in range(n):
-        step = [[b - a for a, b in zip(*rows, strict=True)] for rows in zip(first, e.solo[i], strict=True)]
-        alone = exact_numbers(e._replace(policies=[first, e.solo[i]], steps=[step], moved=[e.moved[i]]))
-        swaps.append((abs(alone["gap_fresh"][0]), paper(alone, 0, [0])))
-    out["P3.8", ""] = swaps
-    out["S0", "fresh"] = [(abs(q["gap_fresh"][i]), q["mass"] * q["span_g"][i]) for i in range(n)]
-    out["S0", "stale"] = [(abs(q["gap_stale"][i]), q["mass"] * q["span_g"][i]) for i in range(n)]
-    if e.horizon is None:
-        reach = (max(rewards) - min(rewards)) / (1 - gamma)
-        kls = [_scaled(x, 1 - gamma) for x in q["kl"]]
-        total = _scaled(_sum(q["kl_stale"]), 1 - gamma)
-    else:
-        reach, kls, total = _return_range(e), q["kl"], _sum(q["kl_stale"])
-    out["S7", "update"] = [(abs(q["gap_fresh"][i]), _times(reach, kls[i])) for i in range(n)]
-    out["S7", "stage as one step"] = [(abs(sum(q["gap_cached"], fmpq(0))), _times(reach, total))]
-    return out
-
-
-def _return_range(e: ExactStage) -> fmpq:
-    """Greatest minus least return of an episode over paths in the support."""
-    states = range(len(e.initial))
-
-    def best(sign: int) -> fmpq:
-        v: list[fmpq] = [fmpq(0)] * len(e.initial)
-        for s in sorted(states, key=lambda s: -e.time[s]):
-            v[s] = max(
-                sign * r + max((v[t] for t in states if row[t]), default=fmpq(0))
-                for r, row in zip(e.reward[s], e.transition[s], strict=True)
-            )
-        return max(v[s] for s in states if e.initial[s])
-
-    return best(1) + best(-1)
+def exact_numbers(e: ExactStage) -> dict[str, Any]:
+    """Visits, values, surrogates and gaps of the stage in rationals, KLs in balls (`None` = ∞)."""
+    with _LOCK, flint.ctx.workprec(PRECISION):
+        x = Solved(e)
+        names = "m g gain seq stale cached reused gap_fresh gap_stale gap_cached gap_reused kl kl_stale".split()
+        return {"v": [x.v(i) for i in range(x.agents + 1)]} | {name: getattr(x, name) for name in names}

@@ -2,8 +2,7 @@
 
 import jax.numpy as jnp
 
-from teamtr_jax.bounds import zero_times
-from teamtr_jax.certificates import lower_bound_paper
+from teamtr_jax.bounds import penalty_paper, zero_times
 from teamtr_jax.claims.base import Check, Claim
 from teamtr_jax.types import Stage, StageReport
 
@@ -20,13 +19,14 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
     path = zero_times(jnp.sqrt(2.0) * gamma * report.advantage_max / (1 - gamma) ** 1.5, root)
     golden = gamma >= (jnp.sqrt(5.0) - 1) / 2
 
-    def never(condition, certificate):
-        return Check(certificate, jnp.where(condition, 0.0, jnp.inf), budget)
+    def never(condition, penalty):
+        own = budget + jnp.where(jnp.isfinite(penalty), 8 * relative * penalty, 0.0)
+        return Check(report.surrogate_intermediate - penalty, jnp.where(condition, 0.0, jnp.inf), own)
 
     return {
         "surrogate": Check(abs(report.surrogate_intermediate), bound, budget),
-        "P3.4": never(gamma >= 0.5, lower_bound_paper(report)),
-        "S2": never(golden, report.surrogate_intermediate - path),
+        "P3.4": never(gamma >= 0.5, penalty_paper(report)),
+        "S2": never(golden, path),
     }
 
 

@@ -24,5 +24,5 @@ CLAIM = Claim(
     statement="J(π')−J(π) ≥ Σm Σ_a π log(π'/π)(Q−Φ): penalty Σm Σ_a k(Q−Φ) ≤ ϱK; additive over the agents of a stage",
     source="ours; Λ ≥ 1 + log Λ as in reward-weighted regression",
     check=check,
-    tight="ratio → 1 (episodic), → γ (discounted): a branch opened (ceiling)",
+    tight="ratio → 1: an opened action that pays at once (ceiling), a branch given up (floor)",
 )
