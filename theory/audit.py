@@ -29,7 +29,7 @@ __all__ = ["Tally", "Tallies", "Journal", "fingerprint", "audit_family", "audit_
 
 EXACT_SECONDS = 30.0
 """Time for exact decisions in one family; inconclusive instances beyond it stay counted as such."""
-FEW_INSTANCES = 15_000
+FEW_INSTANCES = 60_000
 FEW: dict[str, Any] = {"xla_backend_optimization_level": 0}
 """A program that runs few times is compiled fast instead of well (same arithmetic, a third less time to compile)."""
 EXACT_STATES = 24

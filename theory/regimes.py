@@ -253,17 +253,19 @@ def run(
     rng: np.random.Generator,
     lock: AbstractContextManager[Any] | None = None,
     garnet: RandomCurves | None = None,
+    thorough: bool = False,
 ) -> tuple[Row, RegimeMap]:
     """The ledger row and the map. Violations: sums further from the closed form of `leading_sums` than the next order in p.
 
     Args:
       lock: held while programs run, as in the audit.
       garnet: what `r3.run` returned: random teams as a reference in the figure.
+      thorough: all `SETTINGS`, not only those of the figure.
     """
     started = time.perf_counter()
     sizes, instances = (SIZES[:3], 4) if quick else (SIZES, 8)
     coherence, leaks = (COHERENCE[::2], LEAKS[::2]) if quick else (COHERENCE, LEAKS)
-    settings = SHOWN if quick else SETTINGS
+    settings = SETTINGS if thorough else SHOWN
     slots = sorted({sizes[min(2, len(sizes) - 1)], sizes[-1]})
     draws = _Draws(*(rng.random((instances, width)) for width in (sizes[-1], sizes[-1], 2 * sizes[-1])))
     checked = 2  # instances evaluated at half the step too

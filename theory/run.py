@@ -47,15 +47,16 @@ class Tier:
     gym: tuple[tuple[str, int], ...]
     quick: bool  #: small studies
     chunk: int = 5_000  #: stages evaluated at once
+    thorough: bool = False  #: the largest studies
     keep: bool = False  #: write down where every family stands, and go on from there
 
 
 ALL = tuple(f.name for f in FAMILIES)
-GYM = (("FrozenLake", 4), ("CliffWalking", 3), ("FrozenLake8x8", 3), ("Taxi", 2))
+GYM = (("FrozenLake", 4), ("Taxi", 2), ("CliffWalking", 3), ("FrozenLake8x8", 3))
 TIERS = {
     "quick": Tier(5_000, 60, ("small", "episodic", "corners", "episodic corners"), (), True, 1_000),
-    "default": Tier(100_000, 1_000, ALL, GYM, False),
-    "full": Tier(1_000_000, 5_000, ALL, GYM, False, keep=True),
+    "default": Tier(100_000, 1_000, ALL, GYM[:2], False),
+    "full": Tier(1_000_000, 5_000, ALL, GYM, False, thorough=True, keep=True),
 }
 
 
@@ -66,25 +67,24 @@ class Result:
     rows: list[Row]
     about: dict[str, Any]
     draws: dict[str, Callable[[Path], Path]] = field(default_factory=dict)  #: file name → how to draw it
-    studies: dict[str, Any] = field(default_factory=dict)  #: further numbers, for JSON
 
 
 class Study(NamedTuple):
-    """`job(quick, rng, lock)` → rows, and what can be drawn from them: `{file name: how}`."""
+    """`job(tier, rng, lock)` → rows, and what can be drawn from them: `{file name: how}`."""
 
     name: str
-    job: Callable[[bool, np.random.Generator, AbstractContextManager[Any]], tuple[list[Row], dict[str, Any]]]
+    job: Callable[[Tier, np.random.Generator, AbstractContextManager[Any]], tuple[list[Row], dict[str, Any]]]
 
 
-def _messages(quick: bool, rng: np.random.Generator, lock: AbstractContextManager[Any]):
+def _messages(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager[Any]):
     del lock
-    return [p3_2.run(2_000 if quick else 20_000, rng)], {}
+    return [p3_2.run(2_000 if tier.quick else 20_000, rng)], {}
 
 
-def _scaling(quick: bool, rng: np.random.Generator, lock: AbstractContextManager[Any]):
-    relay_row, relay = r1.run((2, 3, 4, 6, 8, 16) if quick else r1.SIZES)
-    random_row, random = r3.run(20 if quick else 100, rng, r3.SIZES[:3] if quick else r3.SIZES, lock)
-    map_row, regime_map = regimes.run(quick, rng, lock, None if quick else random)
+def _scaling(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager[Any]):
+    relay_row, relay = r1.run((2, 3, 4, 6, 8, 16) if tier.quick else r1.SIZES)
+    random_row, random = r3.run(20 if tier.quick else 100, rng, r3.SIZES[:3] if tier.quick else r3.SIZES, lock)
+    map_row, regime_map = regimes.run(tier.quick, rng, lock, None if tier.quick else random, tier.thorough)
     return [relay_row, random_row, map_row], {
         "scaling.png": lambda path: figures.scaling_figure(relay, random, path),
         "regimes.png": lambda path: regimes.regime_figure(regime_map, path),
@@ -98,14 +98,16 @@ def _write(text: str, path: Path) -> Path:
     return path
 
 
-def _interactions(quick: bool, rng: np.random.Generator, lock: AbstractContextManager[Any]):
-    row, found = r5.run(quick, rng, lock)
+def _interactions(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager[Any]):
+    row, found = r5.run(tier.quick, rng, lock)
     order = range(len(found.relay))
     return [row], {"interaction.png": lambda path: r5.interaction_figure(found.relay, order, path)}
 
 
-def _certified(quick: bool, rng: np.random.Generator, lock: AbstractContextManager[Any]):
-    row, curves = u1.run(20, rng, (), lock=lock) if quick else u1.run(100, rng, lock=lock)
+def _certified(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager[Any]):
+    if tier.quick:
+        return [], {}
+    row, curves = u1.run(100, rng, u1.GYM if tier.thorough else u1.GYM[:1], lock=lock)
     return [row], {"certified.png": lambda path: u1.certified_figure(curves, path)}
 
 
@@ -161,7 +163,9 @@ def run(
 
     book = None
     if tier.keep and journal is not None:
-        book = audit.Journal(journal, audit.fingerprint(seed, counts, [claim.id for claim in chosen_claims]))
+        book = audit.Journal(
+            journal, audit.fingerprint(seed, counts, tier.chunk, [claim.id for claim in chosen_claims])
+        )
     tallies: audit.Tallies = {}
     lock, running, stop = threading.Lock(), threading.Lock(), threading.Event()
 
@@ -197,11 +201,7 @@ def run(
             progress.advance(jobs_bar)
 
         def one_study(study: Study):
-            out = (
-                study.job(tier.quick, np.random.default_rng(seeds[study.name]), running)
-                if not stop.is_set()
-                else ([], {})
-            )
+            out = study.job(tier, np.random.default_rng(seeds[study.name]), running) if not stop.is_set() else ([], {})
             progress.advance(jobs_bar)
             return out
 
@@ -218,7 +218,7 @@ def run(
                 if apart is not None:
                     slow = {
                         "exact": apart.submit(exact_audit.run, tier.exact, np.random.default_rng(seeds["exact"])),
-                        "S8": apart.submit(s8.run, tier.quick, np.random.default_rng(seeds["S8"])),
+                        "S8": apart.submit(s8.run, tier.quick, np.random.default_rng(seeds["S8"]), tier.thorough),
                         "rates": apart.submit(rates.run, tier.quick),
                         "R4": apart.submit(
                             r4.run, *(((2, 3, 4), np.random.default_rng(seeds["R4"]), 4) if tier.quick
@@ -261,6 +261,7 @@ def run(
         "device": str(jax.devices()[0].device_kind), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
+    draws["adversarial.md"] = lambda path: _write(_instances(), path)
     draws["bounds.png"] = lambda path: figures.bound_figure(*_bounds(np.random.default_rng(seeds["bounds"])), path)
     figure = {name: file for file, ids in FIGURES.items() if file in draws for name in ids}
     for row in rows:
@@ -296,6 +297,25 @@ def _add_evidence(rows: Sequence[Row], evidence: dict[tuple[str, str], Any]) -> 
             row.exact_violations, row.exact_undecided = sum(e.violated for e in own), sum(e.undecided for e in own)
         ratios = [saved["ratio"] for saved in index if saved["id"].removesuffix("R") == row.id]  # S4R is a check of S4
         row.searched = max(ratios, default=None)
+
+
+def _instances() -> str:
+    """The tightest ratios that the adversarial search has found so far, as a page."""
+    ratios = json.loads((adversarial.INSTANCES / "index.json").read_text())["ratios"]
+    gammas = sorted({x["gamma"] for x in ratios if x["gamma"] is not None})
+    cells: dict[tuple[str, str, str, int], dict[float | None, float]] = {}
+    for x in ratios:
+        cells.setdefault((x["id"], x["rung"], x["shape"], x["agents"]), {})[x["gamma"]] = x["ratio"]
+    heads = ["id", "rung", "shape", "n", *(f"γ = {gamma:g}" for gamma in gammas), "episodic"]
+    about = (
+        "Largest `|gap|/penalty` found by `python -m theory.adversarial`, float64. The tightest stage of each rung, form and γ is "
+        "kept in `theory/instances/`, and decided again without rounding in `tests/test_adversarial.py`."
+    )
+    lines = ["# Tightest instances", "", about, "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for key, found in cells.items():
+        row = [str(x) for x in key] + [f"{found[g]:.5f}" if g in found else "" for g in (*gammas, None)]
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
 
 
 def _bounds(rng: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -96,7 +97,7 @@ def certificate_optimal_radius(
     def step(log_radius: float) -> CertifiedStep:
         return _certificate(team, policy, jnp.asarray(agent), jnp.asarray(np.exp(log_radius)), penalty)
 
-    grid = np.linspace(*np.log(bracket), GRID)
+    grid = np.linspace(math.log(bracket[0]), math.log(bracket[1]), GRID)
     best = int(np.argmax([float(step(x).certificate) for x in grid]))
     around = grid[max(best - 1, 0)], grid[min(best + 1, GRID - 1)]
     found: Any = scipy.optimize.minimize_scalar(

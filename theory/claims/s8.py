@@ -351,10 +351,14 @@ def _positive(
         yield method.name, share, enough[0] if enough else None
 
 
-def run(quick: bool, rng: np.random.Generator) -> tuple[Row, S8Data]:
-    """Coverage of every method at every level, and the rollouts it needs until 90 % of the certificates are positive."""
+def run(quick: bool, rng: np.random.Generator, thorough: bool = False) -> tuple[Row, S8Data]:
+    """Coverage of every method at every level, and the rollouts it needs until 90 % of the certificates are positive.
+
+    Args:
+      thorough: half as many repetitions again for coverage, twice as many for the second question.
+    """
     started = time.perf_counter()
-    repeats, prompts, pair, alpha = (1_000, 100, 2, 0.1) if quick else (1_500, 250, 2, 0.1)
+    repeats, prompts, pair, alpha = 1_500 if thorough else 1_000, 100 if quick else 250, 2, 0.1
     group = 4  # where rollouts are counted
     short = relay("relay, τ = 2, δ = .005", 2, 0.005, 0.5)
     harmful = short._replace(name="the same, backwards", current=short.new, new=short.current)
@@ -399,7 +403,7 @@ def run(quick: bool, rng: np.random.Generator) -> tuple[Row, S8Data]:
     needed: dict[str, dict[str, int | None]] = {}
     for task in timed:
         long = len(task.speaks) > 2
-        few = 20 if quick or long else 60
+        few = 20 if quick or long else 60 if thorough else 30
         sizes[task.name] = tuple(
             size for size in SIZES if size <= (5_000 if len(task.speaks) > 16 else 20_000 if long or quick else 50_000)
         )
@@ -408,7 +412,9 @@ def run(quick: bool, rng: np.random.Generator) -> tuple[Row, S8Data]:
             positive[task.name][name], needed[task.name][name] = share, enough
     groups: dict[int, dict[str, int | None]] = {}
     for size in () if quick else (1, 16):
-        groups[size] = {name: enough for name, _, enough in _positive(short, rng, 40, SIZES, size, alpha)}
+        groups[size] = {
+            name: enough for name, _, enough in _positive(short, rng, 40 if thorough else 20, SIZES, size, alpha)
+        }
 
     same = same_data_coverage(rng, repeats, 1_000, alpha)
     about = {

@@ -62,7 +62,7 @@ def _shares(rungs: tuple[Rung, ...]) -> Callable[[Any, Array, Array, Array], tup
         budget = report.rounding.fresh[0] + 8 * report.rounding.relative * abs(report.surrogate_intermediate[0])
         better = step.improvement > budget  # an improvement within its rounding error has no share
         share = {k: jnp.where(better, x / jnp.where(better, step.improvement, 1.0), jnp.nan) for k, x in lower.items()}
-        return share, sum((x > step.improvement + budget).astype(int) for x in lower.values())
+        return share, (jnp.stack(list(lower.values())) > step.improvement + budget).sum()
 
     return of
 
