@@ -14,12 +14,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import lambertw
+from scipy.stats import binom
 
 from teamtr_jax.validation import InputError, finite, shaped
 
 __all__ = ["ESTIMATORS", "BOUNDS", "Sample", "Certificate", "finite_sample_certificate", "two_sample_certificate",
            "message_sample", "log_sample", "path_sample", "truncated_sample", "clipped_sample", "difference_sample",
-           "bridge_sample", "tail_constants", "bernstein_bound", "betting_bound", "betting_log_capital"]  # fmt: skip
+           "bridge_sample", "tail_constants", "bernstein_bound", "betting_bound", "betting_log_capital",
+           "group_normalised_weight"]  # fmt: skip
 
 ESTIMATORS = ("message", "log", "truncated", "path", "clipped")
 BOUNDS = ("bernstein", "betting")
@@ -435,3 +437,30 @@ def two_sample_certificate(
         raise InputError("log_ratio_new", float(x_new[bad][0]), "log ratios: numbers or +inf")
     sample = bridge_sample(old, x_old, new, x_new, baseline)
     return _certificate(sample, alpha, "bridge", bound, old.size + new.size)
+
+
+def group_normalised_weight(success: ArrayLike, group: int) -> NDArray[np.float64]:
+    """PE.10: `w_G(p) = E√(K(G−K)) / (G p(1−p))`, `K ~ Bin(G, p)`: by how much normalising a group reweights a prompt.
+
+    The surrogate formed with `(R−R̄)/s` has the mean `w_G(p)·L` on a prompt whose binary outcome succeeds with probability `p`. Its
+    sign says nothing about `J` once the weights of prompts differ: `G ≥ 4`.
+
+    Args:
+      success: `p` in (0,1), any shape.
+      group: `G ≥ 2` rollouts of one prompt.
+
+    Raises:
+      InputError: if `success` or `group` is out of range.
+
+    Example:
+      >>> print(group_normalised_weight([0.5, 0.1], 2), group_normalised_weight([0.5, 0.1], 8).round(3))
+      [1. 1.] [1.856 2.328]
+    """
+    p = np.asarray(success, np.float64)
+    if not ((p > 0) & (p < 1)).all():
+        raise InputError("success", p.tolist(), "numbers in (0, 1)")
+    if group < 2:
+        raise InputError("group", group, "at least 2")
+    k = np.arange(group + 1)
+    chance = binom.pmf(k, group, p[..., None])
+    return np.asarray((chance * np.sqrt(k * (group - k))).sum(-1) / (group * p * (1 - p)))

@@ -144,13 +144,15 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"]) -> Sta
 
     end = jnp.where(even, -jnp.inf, 0.0)  # the end of an episode counts as a state with g = 0
     own_span = jnp.where(h.acts, a[:-1].max(-1) - a[:-1].min(-1), 0.0)
+    met = (m > 0).any(0)
+    greatest, least = (jnp.maximum(largest(jnp.where(met, x, -jnp.inf)), end) for x in (g, -g))
     return report._replace(
         layer_kl=layers(weighted_kl(m[:-1])),
         layer_kl_stale=layers(weighted_kl(jnp.broadcast_to(m[0], g.shape))),
         layer_tv=layers(m[:-1] * h.tv),
         layer_shift=0.5 * layers(abs(x)),
         layer_share=layers(m[:-1] * h.acts),
-        layer_span=jnp.maximum(largest(g), end) + jnp.maximum(largest(-g), end),
+        layer_span=jnp.where(jnp.isfinite(greatest), greatest + least, 0.0),
         layer_advantage_span=largest(own_span),
     )
 

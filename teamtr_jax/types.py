@@ -191,7 +191,9 @@ class StageReport(NamedTuple):
     layer_tv: Float[Array, "n T"] | None  #: episodic: `E_{d_t} TV`
     layer_shift: Float[Array, "n T"] | None  #: episodic: `TV(d_t^{π̂ⁱ}, d_t^{π̂ⁱ⁻¹})`
     layer_share: Float[Array, "n T"] | None  #: episodic: `d_t^{π̂ⁱ⁻¹}(S_{σ(i)})`
-    layer_span: Float[Array, "n T"] | None  #: episodic: `span(g_i)` in the layer; with the end (g = 0) unless `even`
+    layer_span: (
+        Float[Array, "n T"] | None
+    )  #: episodic: `span(g_i)` over the states of the layer that some hybrid visits; with the end unless `even`
     layer_advantage_span: (
         Float[Array, "n T"] | None
     )  #: episodic: `max span_a A_{i−1}(s,·)` over the agent's states of the layer

@@ -146,6 +146,30 @@ def mean(weight, x):
     return sum(w * y for w, y in zip(weight, x, strict=True) if w > 0)
 
 
+def bounds_to_go(world):
+    """Least and greatest return to go of each state, over the support (episodic) or from the range of `r` (discounted)."""
+    P, r, S = world["P"], world["r"], len(world["rho"])
+    if "gamma" in world:
+        return np.full(S, r.min() / (1 - world["gamma"])), np.full(S, r.max() / (1 - world["gamma"]))
+    low, high = np.zeros(S), np.zeros(S)
+    for s in sorted(range(S), key=lambda s: -world["clock"][s]):
+        after = [np.flatnonzero(P[s, a]) for a in range(r.shape[1])]
+        low[s] = min(r[s, a] + min(low[x], default=0.0) for a, x in enumerate(after))
+        high[s] = max(r[s, a] + max(high[x], default=0.0) for a, x in enumerate(after))
+    return low, high
+
+
+def kl_weighted(mass, old, new, q):
+    """`Σ_s m Σ_a k(s,a) q(s,a)`, `k = p·(u − log(1+u))`, `u = p'/p − 1`, and `p'` where `p = 0`; `0·∞ = 0`."""
+    total = 0.0
+    for s in np.flatnonzero(mass):
+        for x, y, value in zip(old[s], new[s], q[s], strict=True):
+            k = y if x == 0 else math.inf if y == 0 else y - x - x * math.log(y / x)
+            if k > 0 and value > 0:
+                total += mass[s] * k * value
+    return total
+
+
 def stage(world, current, target, order, active=None, factors=None):
     """Every field of a `StageReport` that has a definition in theory.md, section 1, as plainly as it is written there."""
     hybrid, solo = stage_policies(current, target, order, active, factors)
@@ -153,7 +177,11 @@ def stage(world, current, target, order, active=None, factors=None):
     m, V, Q, J = zip(*(solved(world, policy) for policy in hybrid), strict=True)
     A = [q - v[:, None] for q, v in zip(Q, V, strict=True)]
     d = [x / x.sum() for x in m]
-    out = {"visits": m, "values": V, "objective": J, "mass": m[0].sum()}
+    gamma, floor, ceiling = world.get("gamma", 1.0), *bounds_to_go(world)
+    last = world["clock"] == world["T"] - 1 if episodic else np.zeros(S, bool)
+    even = bool((world["P"].sum(-1) > 0.5)[~last].all())
+    out = {"visits": m, "values": V, "objective": J, "mass": m[0].sum(), "even": even,
+           "simultaneous": factors is not None and n > 1, "return_floor": world["rho"] @ floor}  # fmt: skip
     lists: dict[str, list] = {}
 
     def put(**fields):
@@ -175,6 +203,15 @@ def stage(world, current, target, order, active=None, factors=None):
         gain = J[i + 1] - J[i]
         seq, stale = m[i] @ g, m[0] @ g
         cached = m[0] @ ((after - before) * A[0]).sum(1)
+        reused = m[0] @ ((solo[i] - hybrid[0]) * A[0]).sum(1)
+        induced = np.einsum("sa,sat->st", after, world["P"])
+        turns = np.linalg.solve(np.eye(S) - gamma * induced, np.array(mine, float))
+        later = [
+            gamma * world["P"][s, a] @ turns
+            for s in range(S)
+            for a in range(after.shape[1])
+            if mine[s] and m[i][s] > 0 and after[s, a] != before[s, a]
+        ]
         weight, weight_stale = (m[i], m[0]) if episodic else (d[i], d[0])
         put(
             conditional=g,
@@ -182,10 +219,15 @@ def stage(world, current, target, order, active=None, factors=None):
             surrogate_intermediate=seq,
             surrogate_stale=stale,
             surrogate_cached=cached,
-            surrogate_reused=m[0] @ ((solo[i] - hybrid[0]) * A[0]).sum(1),
+            surrogate_reused=reused,
+            later_turns=max(later, default=0.0),
+            weighted_floor=kl_weighted(m[i], before, after, Q[i] - floor[:, None]),
+            weighted_ceiling=kl_weighted(m[i], before, after, ceiling[:, None] - Q[i]),
+            weighted_reused=kl_weighted(m[0], hybrid[0], solo[i], Q[0] - floor[:, None]),
             gap_fresh=gain - seq,
             gap_stale=gain - stale,
             gap_cached=gain - cached,
+            gap_reused=gain - reused,
             seq_minus_stale=seq - stale,
             kl=mean(weight, forward),
             kl_stale=mean(weight_stale, forward),
@@ -202,7 +244,13 @@ def stage(world, current, target, order, active=None, factors=None):
         if episodic:
             clock, T = world["clock"], world["T"]
             at = [[s for s in range(S) if clock[s] == t] for t in range(T)]
+            met = [[s for s in layer if any(x[s] > 0 for x in m)] for layer in at]
+            end = [] if even else [0.0]
             put(
+                layer_kl_stale=[mean(m[0][s], np.array(forward)[s]) for s in at],
+                layer_share=[sum(m[i][x] for x in s if mine[x]) for s in at],
+                layer_span=[max([*g[s], *end], default=0.0) - min([*g[s], *end], default=0.0) for s in met],
+                layer_advantage_span=[max((np.ptp(A[i][x]) for x in s if mine[x]), default=0.0) for s in at],
                 layer_kl=[mean(m[i][s], np.array(forward)[s]) for s in at],
                 layer_tv=[mean(m[i][s], np.array(distance)[s]) for s in at],
                 layer_shift=[tv(m[i + 1][s], m[i][s]) for s in at],

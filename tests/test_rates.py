@@ -14,7 +14,7 @@ from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.surrogates import evaluate_stage, stage_report
 from teamtr_jax.types import Stage, Team
 from teamtr_jax.visits import marginal_advantage
-from theory.claims import rates
+from theory.claims import r2, rates
 from theory.constructions.chain import chain_gaps, chain_stage
 from theory.constructions.counts import (
     count_coefficient,
@@ -343,3 +343,25 @@ def test_fresh_kl_of_parity_is_infinite():
     assert q["kl"][0] is not None
     assert q["kl"][1:] == [None, None]
     assert all(kl.overlaps(arb(fmpq(1, 4)) * opening_kl(fmpq(1, 8))) for kl in q["kl_stale"])
+
+
+def test_running_count_crossover():
+    """R2: exact at every n and p; exponent 1 while steps are rare, ½ when mixed; √(2/e) is the best ratio of rare steps."""
+    row, found = r2.run((1, 2, 4, 8, 16, 32, 64))
+    assert row.violations == 0
+    half, rare = found.exponents[0], found.exponents[-1]
+    assert abs(half[-1] - 0.5) < 0.02
+    assert rare[0] > 0.99
+    assert found.ratios.max() <= 1
+    assert found.ratios[0, 0] == 1.0  # one fair toss: TV = ε, and S3 says ε
+    scaled = [r2.shift_coefficient(n, fmpq(1, 2 * n)) for n in (8, 64)]  # np = ½
+    limits = [
+        2 * float(c.p) / float(c.q) * (1 / (2 * n) * (1 - 1 / (2 * n)) / n) ** 0.5
+        for c, n in zip(scaled, (8, 64), strict=True)
+    ]
+    assert abs(limits[1] - (2 / np.e) ** 0.5) < abs(limits[0] - (2 / np.e) ** 0.5) < 0.05
+
+
+def test_a_wrong_coefficient_is_found(monkeypatch):
+    monkeypatch.setattr(r2, "shift_coefficient", lambda n, p: n * (1 - p) ** (n - 1))  # true only while np < 1
+    assert r2.run((1, 2, 4))[0].violations > 0

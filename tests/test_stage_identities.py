@@ -42,7 +42,7 @@ def test_every_field_against_trajectories(checked):
             ours = getattr(report, name)
             np.testing.assert_allclose(ours, expected, rtol=1e-11, atol=1e-13 * scale, err_msg=name)
             seen.add(name)
-    layers = {"layer_kl", "layer_tv", "layer_shift"}
+    layers = {name for name in StageReport._fields if name.startswith("layer_")}
     assert set(StageReport._fields) - seen == {"rounding"} | (layers - seen)  # nothing in the report without a truth
     assert all((getattr(report, name) is None) == ("gamma" in case.world) for name in layers)
 

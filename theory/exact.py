@@ -560,9 +560,10 @@ class Solved:
 
     @cached_property
     def layer_span(self) -> list[Row]:
-        """`span(g_i)` in each layer, with the end of the episode unless it cannot come early."""
+        """`span(g_i)` over the states of each layer that some hybrid visits, with the end unless it cannot come early."""
         end = [] if self.even else [ZERO]
-        return [[_spread([*(g[s] for s in layer), *end]) for layer in self._layer_states()] for g in self.g]
+        met = [[s for s in layer if any(m[s] for m in self.m)] for layer in self._layer_states()]
+        return [[_spread([*(g[s] for s in layer), *end]) if layer or end else ZERO for layer in met] for g in self.g]
 
     @cached_property
     def layer_advantage_span(self) -> list[Row]:

@@ -25,7 +25,7 @@ from teamtr_jax.records import dump
 from teamtr_jax.stage import improvement_stage
 from teamtr_jax.teams import gymnasium_team
 from theory import adversarial, audit, exact_audit, figures, ledger, regimes
-from theory.claims import p3_2, r1, r3, r4, r5, rates, s8, u1
+from theory.claims import p3_2, r1, r2, r3, r4, r5, rates, s8, u1
 from theory.families import FAMILIES
 from theory.ledger import Row
 from theory.plugins import Plugins
@@ -179,7 +179,7 @@ def run(
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         stages_bar = progress.add_task("random stages", total=sum(counts.values()))
-        jobs_bar = progress.add_task("teams and studies", total=len(tier.gym) + len(studies) + 4 * bool(studies))
+        jobs_bar = progress.add_task("teams and studies", total=len(tier.gym) + len(studies) + 5 * bool(studies))
 
         def one_family(family: Any) -> None:
             def advance(done: int) -> None:
@@ -220,6 +220,7 @@ def run(
                         "exact": apart.submit(exact_audit.run, tier.exact, np.random.default_rng(seeds["exact"])),
                         "S8": apart.submit(s8.run, tier.quick, np.random.default_rng(seeds["S8"]), tier.thorough),
                         "rates": apart.submit(rates.run, tier.quick),
+                        "R2": apart.submit(r2.run, r2.SIZES[:6] if tier.quick else r2.SIZES),
                         "R4": apart.submit(
                             r4.run, *(((2, 3, 4), np.random.default_rng(seeds["R4"]), 4) if tier.quick
                                       else (r4.SIZES, np.random.default_rng(seeds["R4"]), 20))
@@ -248,7 +249,7 @@ def run(
         draws |= drawn
     if done:
         (finite, finite_data), (rate_rows, rate_curves), (power, _) = done["S8"], done["rates"], done["R4"]
-        rows += [finite, *rate_rows, power]
+        rows += [finite, *rate_rows, power, done["R2"][0]]
         draws["finite_sample.png"] = lambda path: s8.finite_sample_figure(finite_data, path)
         draws["rates.png"] = lambda path: rates.rates_figure(rate_curves, path)
     _add_evidence(rows, done.get("exact", {}))

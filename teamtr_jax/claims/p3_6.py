@@ -16,5 +16,5 @@ CLAIM = Claim(
     statement="J(π̂ⁿ)−J(π̂⁰) ≥ Σ_i (L_i^seq − c_i√δ_i), any order",
     source="paper, Theorem 3.6",
     check=check,
-    tight="never (P3.4)",
+    tight="as P3.4",
 )

@@ -26,5 +26,5 @@ CLAIM = Claim(
     statement="J(π̂ⁿ)−J(π̂⁰) ≥ Σ_i (L_i^stale − c_i Σ_{k≤i}√δ_k), with δ and with δ⁰",
     source="paper, Theorem 3.7",
     check=check,
-    tight="never (T2)",
+    tight="as P3.4",
 )
