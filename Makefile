@@ -49,8 +49,8 @@ lint: setup ## ruff and basedpyright
 	$(RUN) -m basedpyright --pythonpath $(RUN)
 
 .PHONY: test
-test: lint notebooks ## lint, then the tests, the docstring examples and the notebooks
-	$(RUN) -m pytest -n $(WORKERS) tests teamtr_jax $(if $(NOTEBOOKS),--nbmake $(NOTEBOOKS))
+test: lint docs ## lint, the documentation with its notebooks executed, then the tests and the docstring examples
+	$(RUN) -m pytest -n $(WORKERS) tests teamtr_jax
 
 .PHONY: notebooks
 notebooks: $(NOTEBOOKS) ## theory/notebooks/*.py as .ipynb, beside them
@@ -59,7 +59,7 @@ notebooks: $(NOTEBOOKS) ## theory/notebooks/*.py as .ipynb, beside them
 	$(RUN) -m jupytext --quiet --set-kernel python3 --to ipynb --output $@ $<
 
 .PHONY: docs
-docs: setup ## the documentation, warnings as errors, into build/docs (a minute)
+docs: setup ## the documentation, warnings as errors, into build/docs (two minutes)
 	rm -rf build/docs
 	$(RUN) -m sphinx -W --keep-going -b html docs build/docs
 

@@ -19,7 +19,7 @@ _SMALL = 0.3
 def _excess(r: Float[Array, "..."], ratio: Float[Array, "..."]) -> Float[Array, "..."]:
     """`r − log(1+r) ≥ 0`, `ratio = 1+r`, to a relative error of some dozen units.
 
-    Where `|r|` is small, with `z = r/(2+r)` and `log(1+r) = 2·artanh z`, as `z·(r − 2z²(1/3 + z²/5 + z⁴/7 + …))`: nothing cancels.
+    Where `|r|` is small, `z = r/(2+r)` and `log(1+r) = 2·artanh z` give `z·(r − 2z²(1/3 + z²/5 + z⁴/7 + …))`: nothing cancels.
     Elsewhere the logarithm of the ratio itself, because `1 + r` has lost the digits of a small ratio.
     """
     small = abs(r) < _SMALL

@@ -442,8 +442,8 @@ def two_sample_certificate(
 def group_normalised_weight(success: ArrayLike, group: int) -> NDArray[np.float64]:
     """PE.10: `w_G(p) = E√(K(G−K)) / (G p(1−p))`, `K ~ Bin(G, p)`: by how much normalising a group reweights a prompt.
 
-    The surrogate formed with `(R−R̄)/s` has the mean `w_G(p)·L` on a prompt whose binary outcome succeeds with probability `p`. Its
-    sign says nothing about `J` once the weights of prompts differ: `G ≥ 4`.
+    The surrogate formed with `(R−R̄)/s` has the mean `w_G(p)·L` on a prompt whose binary outcome succeeds with probability `p`.
+    Its sign says nothing about `J` once the weights of prompts differ: `G ≥ 4`.
 
     Args:
       success: `p` in (0,1), any shape.

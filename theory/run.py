@@ -309,8 +309,8 @@ def _instances() -> str:
         cells.setdefault((x["id"], x["rung"], x["shape"], x["agents"]), {})[x["gamma"]] = x["ratio"]
     heads = ["id", "rung", "shape", "n", *(f"γ = {gamma:g}" for gamma in gammas), "episodic"]
     about = (
-        "Largest `|gap|/penalty` found by `python -m theory.adversarial`, float64. The tightest stage of each rung, form and γ is "
-        "kept in `theory/instances/`, and decided again without rounding in `tests/test_adversarial.py`."
+        "Largest `|gap|/penalty` found by `python -m theory.adversarial`, float64. The tightest stage of each rung, form and γ "
+        "is kept in `theory/instances/`, and decided again without rounding in `tests/test_adversarial.py`."
     )
     lines = ["# Tightest instances", "", about, "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for key, found in cells.items():

@@ -50,7 +50,7 @@ def mean_deviation(n: int, p: fmpq) -> fmpq:
 
 
 def run(sizes: tuple[int, ...] = SIZES) -> tuple[Row, Crossover]:
-    """Violations: coefficients that are not `E|X−np|/(2p(1−p))`, not `n(1−p)^{n−1}` where `np < 1`, or above S3's `½√(n/(p(1−p)))`."""
+    """Violations: coefficients other than `E|X−np|/(2p(1−p))`, or `n(1−p)^{n−1}` where `np < 1`, or above S3's `½√(n/(p(1−p)))`."""
     started = time.perf_counter()
     wrong = checks = 0
     table, ratios = [], []
@@ -83,8 +83,8 @@ def run(sizes: tuple[int, ...] = SIZES) -> tuple[Row, Crossover]:
         float(1 - found.ratios.max()), checks=checks, exponent=float(exponents[0, -1]),
         seconds=time.perf_counter() - started,
         note=(
-            f"first order in the change ε of the probability of a step, episodic, one turn each, n = {sizes[0]}…{sizes[-1]}, p and ε "
-            f"fixed as n grows. Local exponents in n: {said}. Exponent column: p = ½, n = {sizes[-2]}…{sizes[-1]}"
+            f"first order in the change ε of the probability of a step, episodic, one turn each, n = {sizes[0]}…{sizes[-1]}, "
+            f"p and ε fixed as n grows. Local exponents in n: {said}. Exponent column: p = ½, n = {sizes[-2]}…{sizes[-1]}"
         ),
     )  # fmt: skip
     return row, found
