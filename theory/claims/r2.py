@@ -50,7 +50,7 @@ def mean_deviation(n: int, p: fmpq) -> fmpq:
 
 
 def run(sizes: tuple[int, ...] = SIZES) -> tuple[Row, Crossover]:
-    """Violations: coefficients other than `E|X−np|/(2p(1−p))`, or `n(1−p)^{n−1}` where `np < 1`, or above S3's `½√(n/(p(1−p)))`."""
+    """Violations: coefficients other than `E|X−np|/(2p(1−p))` or, where `np < 1`, `n(1−p)^{n−1}`; above S3's `½√(n/(p(1−p)))`."""
     started = time.perf_counter()
     wrong = checks = 0
     table, ratios = [], []
