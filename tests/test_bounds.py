@@ -11,7 +11,7 @@ from builders import Case, as_stage, evaluated
 
 from teamtr_jax.bounds import DEFAULT, Rung, ladder, penalty_drift_paper, zero_times
 from teamtr_jax.certificates import lower_bound_paper, stage_bound_paper, stage_bound_stale_paper
-from teamtr_jax.dynamics import Tree
+from teamtr_jax.dynamics import Dense, Layered, Tree
 from teamtr_jax.surrogates import evaluate_stage
 from teamtr_jax.types import Stage, Team
 from teamtr_jax.validation import InputError
@@ -166,6 +166,41 @@ def test_s3_needs_the_kl_under_the_first_team():
     assert fresh < shift < stale
 
 
+def test_the_stale_gap_is_not_bounded_by_the_return_range_times_the_path_kl():
+    """`|stale_i| ≤ ϱ Σ_{k≤i} K⁰_k` is false, by two parts in a thousand; S7b holds (derivations/s7.md has the closed forms)."""
+    N, eps, p, new_p, q, new_q = 128, 1 / 256, 1 / 256, 1 / 128, 2 / 5, 9 / 25
+    T, on, branch, over = 2 * N + 1, 0, 1, 2
+    move = np.zeros((T, 3, 2, 3))
+    move[:, [branch, over], :, over] = 1.0
+    move[:N, on, 0, on] = move[:N, on, 1, branch] = 1.0  # agent 1 passes, or opens
+    move[N, on, 0, over] = move[N, on, 1, on] = 1.0  # agent 0 gives up, or goes on
+    move[N + 1 :, on, 0, on] = move[N + 1 :, on, 1, over] = 1.0  # agent 1 waits, or wins
+    reward = np.zeros((T, 3, 2))
+    reward[N + 1 :, on, 1] = 1.0
+    reward[:, branch, 0] = 1.0
+    rows = np.zeros((2, T, 3, 2))
+    rows[..., 0] = 1.0
+    for table, chances in zip(rows, ((0.0, q, p), (eps, new_q, new_p)), strict=True):
+        for turns, chance in zip((slice(N), N, slice(N + 1, T)), chances, strict=True):
+            table[turns, on] = [1 - chance, chance]
+    rows[1, :, branch] = [0.0, 1.0]
+    active = np.ones((T, 3), int)
+    active[N, on] = 0
+    start = np.zeros(3 * T)
+    start[on] = 1.0
+    world = Layered(Dense(jnp.asarray(move), None), T, stationary=False)
+    tables = [jnp.asarray(x.reshape(3 * T, *x.shape[2:])) for x in (reward, *rows, active)]
+    team = Team(world, tables[0], jnp.asarray(start), tables[3], 2)
+    report = evaluate_stage(Stage(team, tables[1], tables[2], jnp.arange(2)))
+    value = new_q * (1 - (1 - p) ** N)
+    stale = N * eps * (1 - value) + q * N * (new_p - p) * (1 - p) ** (N - 1)
+    gain = (1 - eps) ** N * new_q * (1 - (1 - new_p) ** N) - value
+    assert float(report.return_range) == 1.0
+    assert float(report.gap_stale[1]) == pytest.approx(gain - stale, rel=1e-9)
+    assert abs(float(report.gap_stale[1])) > 1.002 * float(report.kl_stale.sum())
+    assert abs(float(report.gap_stale[1])) < float(ladder(report)["penalty_stale_log_sum"][1])
+
+
 # ------------------------------------------------------------------------------------------------------------- attained
 
 
@@ -312,3 +347,18 @@ def test_the_paper_constant_in_a_batch():
         gamma = case.world["gamma"]
         expected = [math.sqrt(2) * gamma * a / (1 - gamma) ** 2 for a in report.advantage_max]
         assert report.constant == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("gamma", [0.3, 0.9])
+def test_s7b_stale_is_attained_by_two_agents(gamma):
+    """Agent 0 opens a branch, agent 1 acts there: the ratio is `ε/κ`, `κ = −log(1−ε)`, at every γ; with ϱ it is `(1−γ)ε/κ`."""
+    step = 1e-4
+    case = branch((0.0, step), 1.0, gamma)
+    target = case.target.copy()
+    target[2] = [0.0, 1.0]
+    report = evaluated([case._replace(target=target, order=np.array([0, 1]), active=np.array([0, 0, 1]))])[0]
+    ratio = step / -math.log1p(-step)
+    assert abs(report.gap_stale[1]) / report.ladder["penalty_stale_log_sum"][1] == pytest.approx(ratio, rel=1e-10)
+    assert abs(report.gap_stale[1]) / report.ladder["penalty_stale_return_range"][1] == pytest.approx(
+        (1 - gamma) * ratio, rel=1e-10
+    )

@@ -16,5 +16,5 @@ CLAIM = Claim(
     statement="|L_i^seq − L_i^stale| ≤ c_i Σ_{k<i} √δ_k, c_i = √2·γ·A_max/(1−γ)²",
     source="paper, Proposition 3.3",
     check=check,
-    tight="discounted: ratio → √(1−γ) for the second update, as T2",
+    tight="discounted: ratio → √(1−γ) for the second update, as T2; episodic: large steps",
 )

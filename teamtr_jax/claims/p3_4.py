@@ -16,5 +16,5 @@ CLAIM = Claim(
     statement="J(π̂ⁱ)−J(π̂ⁱ⁻¹) ≥ L_i^seq − c_i√δ_i (two-sided); episodic 2A_max Σ_t min(1, Σ_{u<t} √(κ_u/2))",
     source="paper, Theorem 3.4",
     check=check,
-    tight="discounted: never, first order in √δ where the gap is second order; episodic: where every layer is capped at 1",
+    tight="discounted: never, first order in √δ where the gap is second order; episodic: large steps",
 )

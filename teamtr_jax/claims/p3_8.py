@@ -34,5 +34,5 @@ CLAIM = Claim(
     statement="swapping one agent keeps the form of the bound: |J(π^⟨k⟩)−J−L| ≤ c√δ for each newcomer k",
     source="paper, Proposition 3.8",
     check=check,
-    tight="never (P3.4)",
+    tight="as P3.4",
 )

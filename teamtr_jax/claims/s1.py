@@ -26,7 +26,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="S1",
-    statement="turn-taking: E_d TV_k ≤ √(w_kδ_k/2), so √(w_kδ_k) for √δ_k in T2, P3.4, P3.7; Σw_k ≤ 1 + D_occ",
+    statement="turn-taking: E_d TV_k ≤ √(w_kδ_k/2), so √(w_kδ_k) for √δ_k in T2, P3.4, P3.7",
     source="ours",
     check=check,
     tight="the shift: ratio → 1 on a fork (w = 1−γ), as the step goes to zero",

@@ -16,5 +16,5 @@ CLAIM = Claim(
     statement="|J(π')−J(π)−L_π(π')| ≤ ϱ·KL(P_π‖P_π'): |fresh gap_i| ≤ span(r)δ_i/(1−γ)², episodic ≤ ϱδ_i^ep",
     source="ours",
     check=check,
-    tight="ratio → 1 (episodic), → γ (discounted, → 1 with K − (1−γ)κ_0): an agent that opens a never-visited branch",
+    tight="ratio → 1 (episodic), ≥ γ (discounted; → 1 with K − (1−γ)κ_0): an agent that opens a never-visited branch",
 )

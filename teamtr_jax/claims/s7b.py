@@ -20,5 +20,5 @@ CLAIM = Claim(
     statement="|fresh_i| ≤ B_iδ_i/(1−γ)²; |stale_i| ≤ B_i(δ⁰_i + γ/(1−γ)·Σ_{k≤i}δ⁰_k)/(1−γ), both protocols; episodic per layer",
     source="ours",
     check=check,
-    tight="stale: ratio → 1 in the parity team (n → ∞), and in searched teams of two agents",
+    tight="stale: a branch opened by one agent for another (ratio → 1, n = 2); the parity team (n → ∞)",
 )

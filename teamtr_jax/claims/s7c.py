@@ -24,5 +24,5 @@ CLAIM = Claim(
     statement="|cached_i| ≤ ϱΣ_{k≤i}K_k (product ϱ(D_i+D_{i−1})), |reused_i| ≤ ϱD_i; |Σ_i cached_i|, |Σ_i reused_i| ≤ ϱΣ_kK_k",
     source="ours",
     check=check,
-    tight="ratio → 1 (episodic), → γ (discounted): own doors",
+    tight="ratio → 1 (episodic), ≥ γ (discounted): own doors",
 )
