@@ -138,15 +138,17 @@ def sharp_episodic(rng: np.random.Generator, batch: int, horizon: int = 6, agent
     return Stage(team, flat[3], flat[4], jnp.asarray(np.tile(np.arange(agents), (batch, 1))))
 
 
-LAW = "1−γ log-uniform [1e-3, 1] or γ = 0; step log-uniform [1e-6, 1] or 0"
+LAW = "1−γ log-uniform [1e-3, 1] or (1 in 50) γ = 0; step log-uniform [1e-6, 1] or (1 in 50) 0"
 FAMILIES: tuple[Family, ...] = (
-    Family("small", f"S ≤ 6, A = 2, n ≤ 3; {LAW}", 0.45, _random(6, 2, 3)),
-    Family("middle", f"S ≤ 12, A = 3, n ≤ 6; {LAW}", 0.30, _random(12, 3, 6), ("P3.8",)),
-    Family("large", f"S ≤ 16, A = 4, n ≤ 16; {LAW}", 0.05, _random(16, 4, 16), ("P3.8",)),
-    Family("product", f"S ≤ 4, factors 2×3×2, n = 3; {LAW}", 0.143, _random(4, (2, 3, 2), 3), ("P3.8",)),
-    Family("episodic", "X ≤ 3 contexts, A = 2, n ≤ 4, T = 6; step as above", 0.05, _random(3, 2, 4, 6)),
+    Family("small", f"S uniform 2…6, A = 2, n uniform 1…3; {LAW}", 0.45, _random(6, 2, 3)),
+    Family("middle", f"S uniform 2…12, A = 3, n uniform 1…6; {LAW}", 0.30, _random(12, 3, 6), ("P3.8",)),
+    Family("large", f"S uniform 2…16, A = 4, n uniform 1…16; {LAW}", 0.05, _random(16, 4, 16), ("P3.8",)),
+    Family("product", f"S uniform 2…4, factors 2×3×2, n = 3; {LAW}", 0.143, _random(4, (2, 3, 2), 3), ("P3.8",)),
+    Family("episodic", "contexts uniform 2…3, A = 2, n uniform 1…4, T = 6; step as above", 0.05, _random(3, 2, 4, 6)),
     Family(
         "corners", "S = 6, A = 2: fork, branch, parting; γ uniform or log-uniform [1e-4, 1)", 0.005, sharp_discounted
     ),
     Family("episodic corners", "X = 3, A = 2, T = 6: a branch opened", 0.002, sharp_episodic),
 )
+"""In random families every state has 1…S successors (uniform), rows are Dirichlet with a concentration log-uniform on [0.1, 10],
+rewards uniform or, in three of ten, 1 for one action in eight. A product team's agents all act, whatever n is drawn."""
