@@ -30,11 +30,11 @@ setup: .venv/installed ## create .venv with the pinned dependencies (done once; 
 
 # ------------------------------------------------------------------------------------------------------ the main job
 .PHONY: verify
-verify: setup ## check every claim on many teams, draw the figures (two minutes)
+verify: setup ## check every claim on many teams, draw the figures (two or three minutes)
 	$(RUN) -m theory
 
 .PHONY: quick
-quick: setup ## the same, smaller (half a minute)
+quick: setup ## the same, smaller (under a minute)
 	$(RUN) -m theory --quick
 
 .PHONY: bench

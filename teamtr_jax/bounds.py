@@ -46,7 +46,7 @@ class Rung(NamedTuple):
     fn: Callable[[StageReport], Float[Array, " n"]]
 
 
-def zero_times(x: Float[Array, "*s"], y: Float[Array, "*s"]) -> Float[Array, "*s"]:
+def zero_times(x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
     """`x·y` with `0·∞ = 0`."""
     return jnp.where((x == 0) | (y == 0), 0.0, x * y)
 
@@ -73,8 +73,8 @@ def penalty_stale_paper(report: StageReport) -> Float[Array, " n"]:
 def penalty_drift_paper(report: StageReport) -> Float[Array, " n"]:
     """P3.3: the same sums over `k < i`, a bound on `|L_i^seq − L_i^stale|`."""
     if report.layer_kl is None:
-        return zero_times(paper_constant(report), _before(jnp.sqrt(report.kl)))
-    return _layered_paper(report, _before(exclusive_sum(jnp.sqrt(report.layer_kl / 2))))
+        return zero_times(paper_constant(report), exclusive_sum(jnp.sqrt(report.kl)))
+    return _layered_paper(report, exclusive_sum(exclusive_sum(jnp.sqrt(report.layer_kl / 2)).T).T)
 
 
 def penalty_share(report: StageReport) -> Float[Array, " n"]:
@@ -107,11 +107,6 @@ def _layered_span(report: StageReport, shift: Float[Array, "n T"]) -> Float[Arra
     return zero_times(jnp.minimum(1.0, shift), report.layer_span).sum(-1)
 
 
-def _before(x: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
-    """`Σ_{k<i} x_k`."""
-    return jnp.concatenate([jnp.zeros_like(x[:1]), jnp.cumsum(x, 0)[:-1]])
-
-
 def penalty_path(report: StageReport) -> Float[Array, " n"]:
     """S2: `Σm·TV·span(g_i)`, `TV = γ√(δ_i/(2(1−γ)))`; episodic `Σ_t min(1, √(½Σ_{u<t}κ_u))·span(g_t)`."""
     return _path(report, report.kl, report.layer_kl)
@@ -126,7 +121,7 @@ def penalty_stale_path(report: StageReport) -> Float[Array, " n"]:
 def _path(report: StageReport, kl: Float[Array, " n"], layers: Float[Array, "n T"] | None) -> Float[Array, " n"]:
     if layers is None:
         gamma = report.discount
-        shift = zero_times(gamma * jnp.ones_like(kl), jnp.sqrt(kl / (2 * (1 - gamma))))
+        shift = zero_times(gamma, jnp.sqrt(kl / (2 * (1 - gamma))))
         return zero_times(shift, report.span_g) / (1 - gamma)
     return _layered_span(report, jnp.sqrt(exclusive_sum(layers) / 2))
 
@@ -154,10 +149,14 @@ def penalty_later_turns(report: StageReport) -> Float[Array, " n"]:
 
     Where episodes may end early, the end counts as a state with `g = 0`.
     """
+    return report.visits[:-1].sum(-1) * report.tv * report.later_turns * _span(report)
+
+
+def _span(report: StageReport) -> Float[Array, " n"]:
+    """`span(g_i)`; where episodes may end early, with the end as a state with `g = 0`."""
     g = report.conditional
     ended = jnp.maximum(g.max(-1), 0.0) - jnp.minimum(g.min(-1), 0.0)
-    span = jnp.where(report.even, report.span_g, ended)
-    return report.visits[:-1].sum(-1) * report.tv * report.later_turns * span
+    return jnp.where(report.even, report.span_g, ended)
 
 
 def penalty_layers(report: StageReport) -> Float[Array, " n"]:
@@ -174,14 +173,12 @@ def penalty_trivial(report: StageReport) -> Float[Array, " n"]:
     Where an update can change how long episodes last, the end of the episode counts as a state with `g = 0`, and `Σm` is that
     of the longest: only then are the visits that S0 compares measures of equal mass.
     """
-    mass, g = report.visits.sum(-1), report.conditional
-    ended = jnp.maximum(g.max(-1), 0.0) - jnp.minimum(g.min(-1), 0.0)
-    return jnp.where(report.even, report.mass * report.span_g, mass.max(-1) * ended)
+    return jnp.where(report.even, report.mass, report.visits.sum(-1).max(-1)) * _span(report)
 
 
 def penalty_log_sum(report: StageReport) -> Float[Array, " n"]:
     """S7: discounted `span(r)·δ_i/(1−γ)²`, episodic `ϱ·δ_i^ep`: linear in the monitored KL."""
-    return zero_times(report.return_range * jnp.ones_like(report.kl), path_kl(report, report.kl))
+    return zero_times(report.return_range, path_kl(report, report.kl))
 
 
 def path_kl(report: StageReport, kl: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -206,17 +203,17 @@ def penalty_stale_log_sum(report: StageReport) -> Float[Array, " n"]:
 def penalty_stale_return_range(report: StageReport) -> Float[Array, " n"]:
     """S7b with `ϱ ≥ B_i`, so that a trainer can print it; episodic the sum is over the steps at which agent i may speak."""
     if report.layer_kl_stale is None or report.layer_advantage_span is None:
-        return zero_times(report.return_range * jnp.ones_like(report.kl), _stale_kl(report)) / (1 - report.discount)
+        return zero_times(report.return_range, _stale_kl(report)) / (1 - report.discount)
     speaks = report.layer_advantage_span > 0  # where its words change nothing it does not matter that it speaks
     stale = jnp.where(speaks, _stale_layers(report.layer_kl_stale), 0.0).sum(-1)
-    return zero_times(report.return_range * jnp.ones_like(stale), stale)
+    return zero_times(report.return_range, stale)
 
 
 def _stale_kl(report: StageReport) -> Float[Array, " n"]:
     """`δ⁰_i + γ/(1−γ)·Σ_{k≤i} δ⁰_k`."""
     gamma = report.discount
     earlier = jnp.cumsum(report.kl_stale) / (1 - gamma)
-    return report.kl_stale + zero_times(gamma * jnp.ones_like(earlier), earlier)
+    return report.kl_stale + zero_times(gamma, earlier)
 
 
 def _stale_layers(kl: Float[Array, "n T"]) -> Float[Array, "n T"]:
@@ -227,14 +224,14 @@ def _stale_layers(kl: Float[Array, "n T"]) -> Float[Array, "n T"]:
 def penalty_cached_log_sum(report: StageReport) -> Float[Array, " n"]:
     """S7c: `ϱ·D_i`, `D_i = Σ_{k≤i} K_k` with `K_k` of `δ⁰_k`; product teams `ϱ(D_i + D_{i−1})`."""
     through = jnp.cumsum(path_kl(report, report.kl_stale))
-    total = jnp.where(report.simultaneous, through + _before(path_kl(report, report.kl_stale)), through)
-    return zero_times(report.return_range * jnp.ones_like(total), total)
+    total = jnp.where(report.simultaneous, through + exclusive_sum(path_kl(report, report.kl_stale)), through)
+    return zero_times(report.return_range, total)
 
 
 def penalty_reused_log_sum(report: StageReport) -> Float[Array, " n"]:
     """S7c for the reused surrogate (`π^{⟨i⟩} − π̂⁰`): `ϱ·D_i`, in product teams too."""
     through = jnp.cumsum(path_kl(report, report.kl_stale))
-    return zero_times(report.return_range * jnp.ones_like(through), through)
+    return zero_times(report.return_range, through)
 
 
 def penalty_weighted(report: StageReport) -> Float[Array, " n"]:
@@ -244,7 +241,6 @@ def penalty_weighted(report: StageReport) -> Float[Array, " n"]:
 
 BOTH: tuple[Form, ...] = ("discounted", "episodic")
 
-DISCOUNTED: tuple[Form, ...] = ("discounted",)
 EPISODIC: tuple[Form, ...] = ("episodic",)
 
 DEFAULT: tuple[Rung, ...] = (

@@ -14,6 +14,7 @@ from teamtr_jax.bounds import ladder, paper_constant, penalty_drift_paper
 from teamtr_jax.dynamics import Dense, Layered, Successors, Tree
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage, Team
+from theory.exact_audit import random_rows
 
 BUDGET = {"gap_fresh": "fresh", "gap_stale": "stale", "gap_cached": "cached", "seq_minus_stale": "drift"}
 """Which entry of `Rounding` speaks for which field of a report."""
@@ -78,14 +79,7 @@ class Case(NamedTuple):
 
 def rows(rng: np.random.Generator, *shape: int, zeros: float = 0.0, bits: int = 20) -> np.ndarray:
     """Random probability rows with entries `k/2^bits`: they sum to one exactly. A share `zeros` of the entries is 0."""
-    keep = rng.random(shape) >= zeros
-    np.put_along_axis(keep, rng.integers(shape[-1], size=(*shape[:-1], 1)), True, -1)
-    weight = np.where(keep, rng.exponential(size=shape), 0.0)
-    counts = np.floor(weight / weight.sum(-1, keepdims=True) * 2**bits)
-    first = keep.argmax(-1)[..., None]
-    missing = 2**bits - counts.sum(-1, keepdims=True)
-    np.put_along_axis(counts, first, np.take_along_axis(counts, first, -1) + missing, -1)
-    return counts / 2**bits
+    return random_rows(rng, *shape, zeros=zeros, bits=bits)
 
 
 def near(rng: np.random.Generator, current: np.ndarray, size: float, bits: int = 44) -> np.ndarray:

@@ -3,6 +3,9 @@
 Every world is checked against the tensor `builders.table` that its fields spell out, so `vmap` over worlds is checked too.
 """
 
+from dataclasses import replace
+from functools import partial
+
 import builders
 import jax
 import jax.numpy as jnp
@@ -316,8 +319,7 @@ def _entries():
     case = random_case(rng, "discounted", "turn-taking", gamma=0.9)
     stage, tree = as_stage(case), Tree(2, 2)
     team, policy = stage.team, stage.current
-    f32 = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
-    replace = lambda x, **kw: type(x)(**{**x.__dict__, **kw})  # noqa: E731
+    f32 = partial(jnp.asarray, dtype=jnp.float32)
     poor = replace(team, reward=f32(team.reward))
     tokens = jnp.full((3, 2), 0.5)
     listed = builders.successors(case.world)

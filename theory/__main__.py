@@ -15,10 +15,10 @@ from rich.console import Console
 
 @dataclass(frozen=True)
 class Settings:
-    """Verify the theory: the claim ledger, its figures and machine-readable results. Two minutes on a laptop."""
+    """Verify the theory: the claim ledger, its figures and machine-readable results. Two or three minutes on two cores."""
 
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Half a minute, for CI: few stages, small studies."""
+    """Under a minute, for CI: few stages, small studies."""
     full: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """A million stages. Can be interrupted; the same command goes on where it was."""
     json: Path | None = None

@@ -40,6 +40,7 @@ from teamtr_jax.teams import read_stage, write_stage
 from teamtr_jax.types import Stage, StageReport, Team
 from teamtr_jax.validation import InputError
 from theory.exact import PRECISION, exact_checks
+from theory.families import take
 
 __all__ = [
     "Exact",
@@ -369,10 +370,6 @@ def _projected(logits: Logits, least: float) -> Logits:
     )  # fmt: skip
 
 
-def _take(tree: Any, index: NDArray) -> Any:
-    return jax.tree.map(lambda x: np.asarray(x)[index], tree)
-
-
 class _Pool(NamedTuple):
     """Candidates, judged for every rung. `case.which` says whose ascent they come from."""
 
@@ -425,7 +422,7 @@ def _next(rng: np.random.Generator, pool: _Pool, case: Case, restarts: int, shap
         first = [group[np.argsort(-pool.sure[group, which])] for group in pools]
         chosen = [*first[0][:few], first[2][0], first[3][0], *first[1]]
         source[members] = chosen[:restarts]
-    logits, taken = _take(pool.logits, source), _take(pool.case, source)
+    logits, taken = take(pool.logits, source), take(pool.case, source)
     kept = np.arange(batch) % restarts == 0
     noise = np.where(kept, 0.0, 10.0 ** rng.uniform(-2, 0.3, batch))
 
@@ -529,7 +526,7 @@ def search_all(
     out = []
     for k in range(len(rungs)):
         first = np.argsort(-pool.sure[:, k])[:many]
-        out.append(Found(_take(pool.stages, first), pool.ratio[first, k], pool.slack[first, k]))
+        out.append(Found(take(pool.stages, first), pool.ratio[first, k], pool.slack[first, k]))
     return out
 
 
@@ -644,7 +641,7 @@ def run(
             out.append(
                 Record(
                     rung.name, rung.id, rung.gap, shape.form, shape.name, live, gamma if shape.horizon is None else None,
-                    float(pool.ratio[top, k]), float(pool.slack[top, k]), _take(pool.stages, np.asarray(top)),
+                    float(pool.ratio[top, k]), float(pool.slack[top, k]), take(pool.stages, np.asarray(top)),
                 )
             )  # fmt: skip
         if stopped:

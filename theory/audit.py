@@ -22,7 +22,7 @@ from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage
 from theory.exact import exact_checks
 from theory.exact_bounds import verdict
-from theory.families import Family
+from theory.families import Family, take
 from theory.ledger import Row
 
 __all__ = ["Tally", "Tallies", "Journal", "fingerprint", "audit_family", "audit_stage", "rows"]
@@ -156,7 +156,7 @@ def _collect(
     for b in np.flatnonzero(undecided):  # stage by stage: what was solved for one check serves the next
         if time.perf_counter() > deadline:
             break
-        one = jax.tree.map(lambda x: x[b], stages)  # noqa: B023
+        one = take(stages, b)
         for key, open_ in opened.items():
             if open_[b].any():
                 wrong, still = _decide(one, key, open_[b])
@@ -234,7 +234,7 @@ def audit_family(
             out = jax.block_until_ready(program(stages))
         now = min(chunk, instances - done)
         if now < chunk:  # the last, partial batch: count only what was asked for
-            out = jax.tree.map(lambda x: x[:now], out)  # noqa: B023
+            out = take(out, slice(now))
         began = time.perf_counter()
         deadline = began + EXACT_SECONDS - spent if small else began
         for key, tally in _collect(out, family.name, stages, now, identities, deadline).items():

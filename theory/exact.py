@@ -22,9 +22,9 @@ from flint import arb, fmpq, fmpq_mat
 
 from teamtr_jax.dynamics import Dense, Layered, Successors
 from teamtr_jax.types import Stage
-from theory.exact_bounds import CHECKS, Number, Pair, distance, times, total, verdict
+from theory.exact_bounds import CHECKS, Number, Pair, distance, times, total
 
-__all__ = ["ExactStage", "Solved", "exact_stage", "exact_checks", "exact_numbers", "rational", "verdict", "PRECISION"]
+__all__ = ["ExactStage", "Solved", "exact_stage", "exact_checks", "exact_numbers", "rational", "PRECISION"]
 
 PRECISION = 256
 ZERO = fmpq(0)

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.types import Stage, Team
-from theory.exact import Pairs, exact_checks, verdict
+from theory.exact import Pairs, exact_checks
+from theory.exact_bounds import verdict
+from theory.families import take
 
 __all__ = ["Evidence", "World", "WORLDS", "draw", "random_rows", "unstack", "judge_exactly", "run"]
 
@@ -117,7 +119,7 @@ def unstack(stages: Stage, batch: int) -> Iterator[Stage]:
     """The stages of a batch one by one, their arrays in NumPy."""
     arrays = jax.tree.map(np.asarray, stages)
     for b in range(batch):
-        yield jax.tree.map(lambda x: x[b], arrays)  # noqa: B023
+        yield take(arrays, b)
 
 
 def judge_exactly(pairs: Pairs) -> dict[tuple[str, str], Evidence]:

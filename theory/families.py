@@ -7,8 +7,9 @@ never entered, agents beyond `live_agents` own nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.teams import random_stages
 from teamtr_jax.types import Stage, Team
 
-__all__ = ["Family", "FAMILIES", "sharp_discounted", "sharp_episodic"]
+__all__ = ["Family", "FAMILIES", "take", "sharp_discounted", "sharp_episodic"]
 
 
 class Family(NamedTuple):
@@ -30,6 +31,11 @@ class Family(NamedTuple):
     without: tuple[
         str, ...
     ] = ()  #: claims left out: P3.8 doubles a program, and a swap is a first update of some order
+
+
+def take(batch: Any, index: Any) -> Any:
+    """The instances at `index` of the leading axis, in NumPy."""
+    return jax.tree.map(lambda x: np.asarray(x)[index], batch)
 
 
 def _discounts(rng: np.random.Generator, batch: int) -> NDArray[np.float64]:

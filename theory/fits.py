@@ -8,7 +8,7 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
 
-__all__ = ["Slope", "log_slope", "local_slopes", "bootstrap_slope"]
+__all__ = ["Slope", "log_slope", "local_slopes", "bootstrap_slope", "median_interval"]
 
 
 class Slope(NamedTuple):
@@ -44,3 +44,10 @@ def bootstrap_slope(n: ArrayLike, y: np.ndarray, rng: np.random.Generator, repea
     resampled = np.stack([row[picks].mean(-1) for row in y])
     low, high = np.quantile(slope(resampled), [0.025, 0.975])
     return Slope(float(slope(y.mean(-1))), float(low), float(high))
+
+
+def median_interval(x: ArrayLike) -> tuple[float, float, float]:
+    """Median of a sample and its 95 % interval from order statistics: how many lie below it is Bin(n, ½)."""
+    found = np.sort(np.asarray(x, float))
+    low, high = scipy.stats.binom.interval(0.95, len(found), 0.5)
+    return float(np.median(found)), float(found[max(int(low) - 1, 0)]), float(found[min(int(high), len(found) - 1)])

@@ -322,7 +322,10 @@ def run(
     first = cells[SETTINGS[0]]["stale"][-1][0].slope
 
     def text(setting: Setting, c: int, q: int) -> str:
-        parts = [f"{gap} {x.slope.slope:.2f}" if (x := cells[setting][gap][c][q]).slope else f"{gap} –" for gap in GAPS]
+        parts = []
+        for gap in GAPS:
+            slope = cells[setting][gap][c][q].slope
+            parts.append(f"{gap} {slope.slope:.2f} [{slope.low:.2f}, {slope.high:.2f}]" if slope else f"{gap} –")
         return f"{setting.name}, coherence {coherence[c]:g}, leak {leaks[q]:g}: " + ", ".join(parts)
 
     corners = [

@@ -18,7 +18,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
     if not report.episodic:
         gamma = report.discount
         root = jnp.sqrt(zero_times(report.share, report.kl))
-        bound = zero_times(jnp.sqrt(2.0) * gamma / (1 - gamma) * jnp.ones_like(root), root)
+        bound = zero_times(jnp.sqrt(2.0) * gamma / (1 - gamma), root)
         budget = 2 * rounding.shift / report.mass + 2 * rounding.relative * jnp.where(jnp.isfinite(bound), bound, 0.0)
         checks["shift"] = Check(2 * report.occupancy_tv_fresh, bound, budget)
     return checks

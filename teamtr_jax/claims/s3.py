@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from teamtr_jax.bounds import penalty_stale_path
 from teamtr_jax.claims.base import Check, Claim
+from teamtr_jax.divergences import exclusive_sum
 from teamtr_jax.types import Stage, StageReport
 
 
@@ -13,11 +14,11 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
     rounding = report.rounding
     checks = {"gap": Check(abs(report.gap_stale), penalty_stale_path(report), rounding.stale)}
     if not report.episodic:
-        before = jnp.concatenate([jnp.zeros(1), jnp.cumsum(report.kl_stale)[:-1]])
-        bound = report.discount * jnp.sqrt(before / (2 * (1 - report.discount)))
+        bound = report.discount * jnp.sqrt(exclusive_sum(report.kl_stale) / (2 * (1 - report.discount)))
         bound = jnp.where(report.discount == 0, 0.0, bound)
-        shifts = jnp.concatenate([jnp.zeros(1), jnp.cumsum(rounding.shift)[:-1]]) / report.mass
-        budget = shifts + 2 * rounding.relative * jnp.where(jnp.isfinite(bound), bound, 0.0)
+        budget = exclusive_sum(rounding.shift) / report.mass + 2 * rounding.relative * jnp.where(
+            jnp.isfinite(bound), bound, 0.0
+        )
         checks["shift"] = Check(report.occupancy_tv_stale, bound, budget)
     return checks
 

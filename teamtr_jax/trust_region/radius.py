@@ -63,7 +63,8 @@ def certified_step(
         target = policy.at[agent].set(table)
     order = jnp.roll(jnp.arange(team.agents), -agent)  # the updated agent first
     stage = Stage(team, policy, after(target, m), order)
-    h = jax.tree.map(lambda x: x[:1], hybrids(stage))._replace(policies=hybrids(stage).policies[:2])
+    whole = hybrids(stage)
+    h = jax.tree.map(lambda x: x[:1], whole)._replace(policies=whole.policies[:2])
     report = hybrids_report(team, h, solo_steps(stage)[:1])
     certificate = report.surrogate_intermediate - penalty(report)
     improvement = report.surrogate_intermediate + report.gap_fresh

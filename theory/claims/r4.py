@@ -10,9 +10,9 @@ it is 0/0 or infinite, with interaction of bounded range it is bounded, in the c
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flint import fmpq
@@ -21,6 +21,7 @@ from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.teams import random_stages
 from teamtr_jax.types import Stage, Team
 from theory.claims.r5 import coherent_relay, expand
+from theory.families import take
 from theory.fits import Slope, log_slope
 from theory.ledger import Row
 
@@ -95,6 +96,15 @@ def _rare(stage: Stage) -> np.ndarray:
     return np.tile([1.0, 0.0], (stage.current.shape[0], 1))
 
 
+def _pairs(reach: int | None, n: int) -> int:
+    """Pairs of agents at most `reach` apart; all of them if `None`."""
+    return sum(min(i, n if reach is None else reach) for i in range(n))
+
+
+def _windowed(reach: int | None, n: int) -> Stage:
+    return windowed_relay(n, n - 1 if reach is None else reach, 1.0, 1.0)
+
+
 def run(sizes: tuple[int, ...], rng: np.random.Generator, teams: int = 20) -> tuple[Row, OnePower]:
     """The ledger row: violations are exact coefficients that differ from the stated ones. `sizes`: see `SIZES`."""
     started = time.perf_counter()
@@ -108,9 +118,8 @@ def run(sizes: tuple[int, ...], rng: np.random.Generator, teams: int = 20) -> tu
         ),
     }  # fmt: skip
     for reach in (*RANGES, None):
-        pairs = lambda n, b=reach: sum(min(i, n if b is None else b) for i in range(n))  # noqa: E731
         name = "range n−1" if reach is None else f"range {reach}"
-        make = lambda n, b=reach: windowed_relay(n, n - 1 if b is None else b, 1.0, 1.0)  # noqa: E731
+        pairs, make = partial(_pairs, reach), partial(_windowed, reach)
         families[name] = (make, lambda n, pairs=pairs: (n, n + pairs(n), n + pairs(n)))
         families[f"{name}, reversed"] = (
             lambda n, make=make: reversed_order(make(n)),
@@ -136,7 +145,7 @@ def run(sizes: tuple[int, ...], rng: np.random.Generator, teams: int = 20) -> tu
     shape: dict[str, Any] = {"states": 4, "actions": 2, "agents": 3}
     stages = random_stages(rng, teams, **shape, discount=0.9, step=0.5, branching=2)
     for b in range(teams):
-        found = leading_sums(jax.tree.map(lambda x, b=b: np.asarray(x)[b], stages))
+        found = leading_sums(take(stages, b))
         signed_wrong += found["signed stale"] != found["trace"] + found["above"]
         signed_wrong += found["signed fresh"] != found["trace"]
         differs += found["stale"] * abs(found["signed fresh"]) != abs(found["signed stale"]) * found["fresh"]

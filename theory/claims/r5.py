@@ -24,6 +24,7 @@ from teamtr_jax.surrogates import stage_report
 from teamtr_jax.teams import random_stages
 from teamtr_jax.types import Stage, Team
 from theory.exact import exact_numbers, exact_stage
+from theory.families import take
 from theory.fits import Slope, bootstrap_slope
 from theory.ledger import Row
 
@@ -296,7 +297,7 @@ def run(
             small["agents"] = 3
         stages = random_stages(rng, exact, **small, step=0.5, branching=2)
         for b in range(exact):
-            done, bad, found = _exact(jax.tree.map(lambda x, b=b: np.asarray(x)[b], stages))
+            done, bad, found = _exact(take(stages, b))
             checks, wrong = checks + done, wrong + bad
             third = {name: third[name] + found[name] for name in third}
 

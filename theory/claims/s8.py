@@ -376,7 +376,7 @@ def run(quick: bool, rng: np.random.Generator, thorough: bool = False) -> tuple[
 
     coverage: dict[str, dict[str, dict[float, int]]] = {}
     worst, tightest, detects, violations, checks = 0.0, 0.0, math.inf, 0, 0
-    where = ""
+    where, lowest, highest = "", 0.0, 0.0
     for task in covering:
         methods = (
             METHODS if math.isfinite(task.ratio_range[1]) else tuple(m for m in METHODS if "bounded" not in m.name)
@@ -388,12 +388,13 @@ def run(quick: bool, rng: np.random.Generator, thorough: bool = False) -> tuple[
             for level in ALPHAS:
                 covered = int((~exceeds(method, found[method.name], task.improvement, level)).sum())
                 table[method.name][level] = covered
-                sure = float(coverage_interval(covered, repeats)[1])
+                least, sure = (float(x) for x in coverage_interval(covered, repeats))
                 violations += int(sure < 1 - level)
                 checks += 1
                 tightest = max(tightest, (1 - sure) / level)
                 if (ratio := (1 - covered / repeats) / level) > worst:
                     worst, where = ratio, f"{method.name}, {task.name}, α = {level:g}"
+                    lowest, highest = (1 - sure) / level, (1 - least) / level
     for level in ALPHAS:
         flagged = coverage_interval(repeats - np.arange(repeats + 1), repeats)[1] < 1 - level
         detects = min(detects, float(np.argmax(flagged)) / (repeats * level) - 1)
@@ -434,13 +435,19 @@ def run(quick: bool, rng: np.random.Generator, thorough: bool = False) -> tuple[
     counts = "; ".join(
         f"{task.name}: " + ", ".join(f"{m.name} {until(m.name, task)}" for m in METHODS) for task in timed
     )
-    kept = {name: covered / repeats for name, (covered, _) in same.items()}
+
+    def kept(name: str) -> str:
+        covered, _ = same[name]
+        low, high = coverage_interval(covered, repeats)
+        return f"{covered / repeats:.1%} [{float(low):.1%}, {float(high):.1%}]"
+
+    tried, times = ", ".join(f"{s:,}" for s in SIZES), "20" if quick else "20 to 60" if thorough else "20 to 30"
     note = (
         f"{repeats:,} repetitions of {prompts * pair} rollouts per team, α = {levels}; largest share of misses per α: "
-        f"{worst:.2f} ({where}). First of {', '.join(f'{s:,}' for s in SIZES)} rollouts from which {SHARE:.0%} of the "
-        f"certificates are positive at α = {alpha:g}, G = {group}: {counts}. The last two use as many of the new team again. "
-        f"Control, update trained on the rollouts that certify it: {kept['same rollouts']:.1%} covered at α = {alpha:g}; "
-        f"on others {kept['other rollouts']:.1%}"
+        f"{worst:.2f} [{lowest:.2f}, {highest:.2f}], 95 % Clopper–Pearson of that one cell ({where}). First of {tried} rollouts "
+        f"from which {SHARE:.0%} of the certificates are positive ({times} repetitions each) at α = {alpha:g}, G = {group}: "
+        f"{counts}. The last two use as many of the new team again. Control, update trained on the rollouts that certify it: "
+        f"{kept('same rollouts')} covered at α = {alpha:g}; on others {kept('other rollouts')}"
     )
     row = Row(
         "S8", "P(J(π̂ⁱ)−J(π̂ⁱ⁻¹) ≥ certificate from B·G rollouts) ≥ 1−α", "simulated", repeats * len(covering), violations, 0,
