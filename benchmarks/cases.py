@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from benchmarks import rivals
 from benchmarks.rivals import Tables
 from benchmarks.timing import CLOCKS, first_call, interleaved, quartiles, ratio
 from teamtr_jax.dynamics import Dense, after
-from teamtr_jax.surrogates import evaluate_stage, stage_report
+from teamtr_jax.surrogates import evaluate_stage, hybrid_evaluations, stage_report
 from teamtr_jax.types import Stage, StageReport, Team
 from teamtr_jax.visits import cleaned_visits
 
@@ -36,12 +36,13 @@ Call = Callable[[], Mapping[str, object]]
 class Case:
     """Contenders that return the same named numbers; each of `packages` is compared with each other contender."""
 
-    group: str  #: `dispatch`, `batched`, `single`, `stage`, `audit`
+    group: str  #: `dispatch`, `batched`, `single`, `hybrids`, `stage`, `audit`
     label: str
     packages: dict[str, Call]
     rivals: dict[str, Call]
     targets: dict[str, float]  #: for a rival: the least median of rival time / package time that the project asks for
     needs: int = 0  #: bytes of memory
+    units: dict[str, Call] = field(default_factory=dict)  #: what a price is counted in: timed, but other numbers
 
 
 def instance(seed: int, batch: tuple[int, ...], states: int, actions: int, agents: int) -> Tables:
@@ -168,6 +169,28 @@ def single(states: int, actions: int, line: bool = False) -> Case:
     )
 
 
+def every_hybrid(states: int, actions: int, agents: int) -> Case:
+    """Values and visits of all hybrids of a stage, beside those of one policy."""
+    tables = instance(5, (), states, actions, agents)
+    stage = to_stage(tables)
+
+    def evaluations(stage: Stage) -> Mapping[str, object]:
+        m, v = hybrid_evaluations(stage)
+        return dict(visits=m, values=v)
+
+    one = _solves(stage, False)
+    units = {"one policy, package": one["package"], "one policy, scipy": _pair(rivals.lu_scipy, tables)}
+    return Case(
+        "hybrids",
+        f"V, m of all hybrids: S={states}, A={actions}, n={agents}",
+        {"package": _ready(evaluations, stage)},
+        {"scipy, n+1 LU + 2 solves each": lambda: rivals.hybrids_scipy(tables)},
+        dict.fromkeys(units, 1 / 5) if states == 512 else {},
+        needs=8 * states**2 * (2 * actions + 20),
+        units=units,
+    )
+
+
 def whole_stage(states: int, actions: int, agents: int, plain: bool) -> Case:
     """Every number of a stage of `agents` updates."""
     tables = instance(3, (), states, actions, agents)
@@ -215,6 +238,8 @@ def cases(quick: bool, groups: frozenset[str]) -> Iterator[Callable[[], Case]]:
     every += [("batched", partial(batched, *size)) for size in batches]
     every += [("single", partial(single, states, 4)) for states in sizes]
     every += [("single", partial(single, sizes[-1], 4, line=True))]
+    size, numbers = (128, (2, 8)) if quick else (512, (2, 8, 64, 256))
+    every += [("hybrids", partial(every_hybrid, size, 4, agents)) for agents in numbers]
     every += [
         ("stage", partial(whole_stage, states, 4, agents, plain=states == 64 and agents < 64))
         for states in sizes
@@ -258,12 +283,15 @@ def measure(case: Case, budget: float, quick: bool, clock: str) -> dict[str, obj
         return row | dict(skipped=f"needs {case.needs / 2**30:.1f} GiB, {free / 2**30:.1f} are free")
     compiling = {name: first_call(call) for name, call in case.packages.items()}
     error = check(case, next(iter(case.packages.values()))())
-    samples = interleaved(case.packages | case.rivals, budget, CLOCKS[clock], rounds=(3, 7) if quick else (5, 41))
+    for call in case.units.values():
+        call()
+    others = case.rivals | case.units
+    samples = interleaved(case.packages | others, budget, CLOCKS[clock], rounds=(3, 7) if quick else (5, 41))
     seconds = {name: quartiles(taken) for name, taken in samples.items()}
     ratios = [
         dict(package=package, rival=rival, ratio=ratio(samples, rival, package), target=case.targets.get(rival))
         for package in case.packages
-        for rival in case.rivals
+        for rival in others
     ]
     return row | dict(
         rounds=len(next(iter(samples.values()))),

@@ -14,7 +14,16 @@ import scipy.linalg
 from numpy.typing import NDArray
 from scipy.special import rel_entr
 
-__all__ = ["Tables", "solve_numpy", "inverse_numpy", "lu_scipy", "stage_scipy", "stage_numpy", "stage_python"]
+__all__ = [
+    "Tables",
+    "solve_numpy",
+    "inverse_numpy",
+    "lu_scipy",
+    "hybrids_scipy",
+    "stage_scipy",
+    "stage_numpy",
+    "stage_python",
+]
 
 Floats = NDArray[np.floating]
 Numbers = dict[str, Floats]
@@ -76,6 +85,21 @@ def _updated(tables: Tables) -> NDArray[np.bool_]:
     rank = np.argsort(tables.order, -1)
     own = np.take_along_axis(rank, tables.active, -1)
     return own[..., None, :] < np.arange(tables.order.shape[-1] + 1)[:, None]
+
+
+def hybrids_scipy(tables: Tables) -> Numbers:
+    """Values and visits of every hybrid: one LU and two solves each; the matrices of both policies are formed once."""
+    size, updated = tables.initial.size, _updated(tables)
+    pair = tables.current, tables.target
+    matrices = [np.eye(size) - tables.discount * np.einsum("sa,sat->st", p, tables.transition) for p in pair]
+    rewards = [(p * tables.reward).sum(-1) for p in pair]
+    v, m = np.empty(updated.shape), np.empty(updated.shape)
+    for i, rows in enumerate(updated):
+        matrix = np.where(rows[:, None], matrices[1], matrices[0])
+        factors = scipy.linalg.lu_factor(matrix, overwrite_a=True, check_finite=False)
+        v[i] = scipy.linalg.lu_solve(factors, np.where(rows, rewards[1], rewards[0]), check_finite=False)
+        m[i] = scipy.linalg.lu_solve(factors, tables.initial, trans=1, check_finite=False)
+    return dict(visits=m, values=v)
 
 
 def stage_scipy(tables: Tables) -> Numbers:

@@ -22,7 +22,7 @@ from benchmarks.report import show_row, show_setup
 
 __all__ = ["main"]
 
-GROUPS = ("dispatch", "batched", "single", "stage", "audit")
+GROUPS = ("dispatch", "batched", "single", "hybrids", "stage", "audit")
 BLAS_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 SETUPS = ("one-core", "blas-1", "blas-all")
 PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda"}

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from teamtr_jax.claims import STAGE_CLAIMS, judge
 from teamtr_jax.records import dump, stage_record
-from teamtr_jax.stage import improvement_stage
 from teamtr_jax.surrogates import evaluate_stage
+from teamtr_jax.tabular import improvement_stage
 from teamtr_jax.teams import gymnasium_team, read_stage, write_stage
 from teamtr_jax.teams.gymnasium import Router
 from teamtr_jax.types import Stage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,11 @@ from teamtr_jax.certificates import (
     stage_bound_stale_paper,
     stage_bound_weighted,
 )
-from teamtr_jax.types import Stage, StageReport
+from teamtr_jax.types import Stage, StageReport, UpdateRecord
+from teamtr_jax.validation import InputError
 
 __all__ = ["REPORT_SCHEMA", "LEDGER_SCHEMA", "UPDATE_SCHEMA", "TOKEN_LOG_SCHEMA", "TOKEN_LOG_COLUMNS", "stage_record",
-           "dump"]  # fmt: skip
+           "update_lines", "dump"]  # fmt: skip
 
 REPORT_SCHEMA = 1
 LEDGER_SCHEMA = 1
@@ -84,6 +85,38 @@ def stage_record(stage: Stage, report: StageReport, file: str) -> dict[str, Any]
         key: value if isinstance(value, str | int | list) else np.asarray(value).tolist()
         for key, value in record.items()
     }
+
+
+def update_lines(records: Sequence[UpdateRecord], labels: Sequence[Mapping[str, Any]] = ({},)) -> list[dict[str, Any]]:
+    """Update records as JSON objects, one for each update and instance; `labels[i]` names instance i of the batch.
+
+    Raises:
+      InputError: if there is not one label for each instance.
+
+    Example:
+      >>> record = UpdateRecord(0, 0, agent=2, resampled=True, surrogate=0.5, kl=0.01, rollouts=8)
+      >>> update_lines([record], [{"seed": 7}])[0]["seed"]
+      7
+    """
+    lines = []
+    for record in records:
+        columns = record._asdict()
+        nested = {name: columns.pop(name) for name in ("info", "exact")}
+        size = 1 if np.ndim(record.agent) == 0 else np.shape(record.agent)[0]
+        if len(labels) != size:
+            raise InputError("labels", f"{len(labels)} labels", f"{size}, one for each instance")
+        for i, label in enumerate(labels):
+
+            def pick(value: Any, i: int = i, whole: bool = np.ndim(record.agent) == 0) -> Any:
+                picked = np.asarray(value if whole or np.ndim(value) == 0 else value[i])
+                return None if picked.dtype == object else picked.tolist()
+
+            line: dict[str, Any] = {"schema": UPDATE_SCHEMA, **label}
+            line |= {name: pick(value) for name, value in columns.items()}
+            for name, inner in nested.items():
+                line[name] = None if inner is None else {key: pick(value) for key, value in inner.items()}
+            lines.append(line)
+    return lines
 
 
 def dump(record: Mapping[str, Any]) -> str:

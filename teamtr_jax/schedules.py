@@ -1,31 +1,62 @@
 """U2: orders and resampling schedules, shared by tables and networks.
 
-A schedule is a function ``resample(i, records) -> bool``: whether to collect new rollouts before update `i` (from 0) of the
-stage, given the records of the updates since its start. Update 0 always has rollouts of the stage's first team.
+A schedule says before which updates new rollouts are collected, how the updates between use the old ones, and for how many
+sets of rollouts a stage's budget has to last. An order says who is updated next. Both are plain functions; where a backend
+carries a batch of instances they are given, and return, arrays over the batch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax.types import UpdateRecord
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, permutation
 
-__all__ = ["Schedule", "fresh", "once", "every"]
+__all__ = ["Reuse", "Schedule", "fresh", "once", "every", "stale_occupancy", "joint", "importance_weighted",
+           "certificate_driven", "path_shift", "Order", "fixed", "reverse", "random_order", "greedy", "single"]  # fmt: skip
 
-Schedule = Callable[[int, Sequence[UpdateRecord]], bool]
+Reuse = Literal["rollouts", "occupancy", "weights", "start"]
+"""What an update between two rollouts makes of the old ones:
+
+* ``rollouts``: their occupancy and their advantages (the cached surrogate, `L_i^cached`);
+* ``occupancy``: their occupancy and the current team's advantages (the paper's `L_i^stale`; needs a critic);
+* ``weights``: importance weights of the current team against the one that wrote them;
+* ``start``: as ``rollouts``, computed against the tables of that team too (all agents at once; the reused surrogate).
+"""
 
 
-def fresh(update: int, records: Sequence[UpdateRecord]) -> bool:
-    """Resample before every update (TeamTR: the intermediate occupancy)."""
-    del update, records
-    return True
+class Schedule(NamedTuple):
+    """When to collect rollouts, and how to use them until then.
+
+    `resample(i, records)` is asked before update `i ≥ 1`, given the records of the stage's updates so far; update 0 always has
+    new rollouts. `records[-1].path_kl` is the KL between the team that the rollouts in use came from and the team now.
+    """
+
+    name: str
+    resample: Callable[[int, Sequence[UpdateRecord]], ArrayLike]
+    draws: Callable[[int], int]  #: n ↦ the most sets of rollouts that a stage of n updates can ask for
+    reuse: Reuse = "rollouts"
+    truncation: float = math.inf  #: importance weights above it are cut
 
 
-def once(update: int, records: Sequence[UpdateRecord]) -> bool:
-    """One set of rollouts for the whole stage (stale)."""
-    del records
-    return update == 0
+fresh = Schedule("fresh", lambda update, records: True, lambda n: n)
+"""Resample before every update (TeamTR: the intermediate occupancy)."""
+
+once = Schedule("once", lambda update, records: False, lambda n: 1)
+"""One set of rollouts for the whole stage: occupancy and advantages are those of its start."""
+
+stale_occupancy = once._replace(name="stale_occupancy", reuse="occupancy")
+"""One set of rollouts for the occupancy, advantages of the current team: the paper's stale surrogate."""
+
+joint = once._replace(name="joint", reuse="start")
+"""All agents at once: every update is computed from the stage's first team and its rollouts. Turn-taking: the same as `once`."""
 
 
 def every(k: int) -> Schedule:
@@ -36,4 +67,100 @@ def every(k: int) -> Schedule:
     """
     if k < 1:
         raise InputError("k", k, "at least 1")
-    return lambda update, records: update % k == 0
+    return Schedule(f"every {k}", lambda update, records: update % k == 0, lambda n: -(-n // k))
+
+
+def importance_weighted(truncation: float = math.inf) -> Schedule:
+    """One set of rollouts, reweighted to the current team; weights above `truncation` are cut to it.
+
+    Raises:
+      InputError: if `truncation` is not positive.
+    """
+    if not truncation > 0:
+        raise InputError("truncation", truncation, "a positive number")
+    return once._replace(name="importance weights", reuse="weights", truncation=truncation)
+
+
+def path_shift(path_kl: ArrayLike, discount: float | None) -> NDArray[np.float64] | np.float64:
+    """S3: `TV(d^{now}, d^{rollouts}) ≤ γ√(K/(2(1−γ)))`, `K = Σ_k δ_k` under the rollouts; episodic `√(K/2)`; at most 1.
+
+    Args:
+      path_kl: `K` in nats; episodic: summed over the episode.
+      discount: `γ`, or `None` for an episodic team (where it bounds the TV of the laws of the transcript).
+    """
+    kl = np.maximum(np.asarray(path_kl, float), 0.0)
+    shift = np.sqrt(kl / 2) if discount is None else discount * np.sqrt(kl / (2 * (1 - discount)))
+    return np.minimum(shift, 1.0)
+
+
+def certificate_driven(tolerance: float, discount: float | None) -> Schedule:
+    """Resample once the certified shift since the last rollouts (`path_shift`) exceeds `tolerance`.
+
+    So every update is scored on rollouts whose occupancy is within `tolerance` of the current team's in total variation. The
+    budget is split as for `fresh`; what is not asked for is saved.
+
+    Raises:
+      InputError: if `tolerance` is negative, or `discount` is given and not in [0, 1).
+    """
+    if not tolerance >= 0:
+        raise InputError("tolerance", tolerance, "a number that is not negative")
+    if discount is not None and not 0 <= discount < 1:
+        raise InputError("discount", discount, "γ with 0 ≤ γ < 1, or None for an episodic team")
+    return Schedule(
+        f"certificate {tolerance:g}",
+        lambda update, records: path_shift(records[-1].path_kl, discount) > tolerance,
+        lambda n: n,
+    )
+
+
+Order = Callable[[NDArray[np.bool_], Callable[[], ArrayLike], Array | None], ArrayLike]
+"""`(waiting [..., n], gains, key) → agent [...]`: who of those waiting is next; `gains()` are predicted gains ``[..., n]``."""
+
+
+def fixed(order: Sequence[int]) -> Order:
+    """The agents in this order, in every stage.
+
+    Raises:
+      InputError: if `order` is not a permutation.
+    """
+    agents = permutation("order", list(order), len(order))
+
+    def following(waiting: NDArray[np.bool_], gains: Callable[[], ArrayLike], key: Array | None) -> ArrayLike:
+        del gains, key
+        if waiting.shape[-1] != agents.size:
+            raise InputError("order", agents.tolist(), f"a permutation of {waiting.shape[-1]} agents")
+        return agents[agents.size - waiting.sum(-1)]
+
+    return following
+
+
+def reverse(agents: int) -> Order:
+    """The last agent first."""
+    return fixed(range(agents)[::-1])
+
+
+def random_order(waiting: NDArray[np.bool_], gains: Callable[[], ArrayLike], key: Array | None) -> ArrayLike:
+    """Each agent still waiting with equal probability."""
+    del gains
+    if key is None:
+        raise InputError("key", "None", "a PRNG key for a random order")
+    drawn = np.asarray(jax.random.uniform(key, waiting.shape))
+    return np.where(waiting, drawn, -1.0).argmax(-1)
+
+
+def greedy(waiting: NDArray[np.bool_], gains: Callable[[], ArrayLike], key: Array | None) -> ArrayLike:
+    """The agent whose update promises the greatest surrogate gain on the rollouts in use."""
+    del key
+    return np.where(waiting, np.asarray(gains()), -np.inf).argmax(-1)
+
+
+def single(agent: int) -> Order:
+    """One agent for the whole budget: every update of the stage is its."""
+
+    def same(waiting: NDArray[np.bool_], gains: Any, key: Array | None) -> ArrayLike:
+        del gains, key
+        if not 0 <= agent < waiting.shape[-1]:
+            raise InputError("agent", agent, f"0 … {waiting.shape[-1] - 1}")
+        return np.full(waiting.shape[:-1], agent)
+
+    return same

@@ -1,136 +1,151 @@
-"""The one driver: `run_stage(backend, policy, order, schedule)`, and the backend of exact tables.
+"""The one driver: `run_stage(backend, state, order, schedule)`.
 
-A backend is three functions. It never decides when to sample; the schedule does. It never keeps books; the driver does.
+A backend is a handful of functions. It never decides when to sample or who is next; the schedule and the order do. It never
+keeps books; the driver does. Tables exactly and by samples are in `teamtr_jax.tabular`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from numpy.typing import NDArray
 
-from teamtr_jax.schedules import Schedule, fresh
-from teamtr_jax.trust_region import kl_constrained_step
-from teamtr_jax.types import Stage, Team, UpdateRecord
-from teamtr_jax.validation import permutation
-from teamtr_jax.values import advantages
-from teamtr_jax.visits import cleaned_visits, marginal_advantage, occupancy, team_policy
+from teamtr_jax.schedules import Order, Schedule, fixed, fresh
+from teamtr_jax.types import UpdateRecord
+from teamtr_jax.validation import InputError
 
-__all__ = ["Backend", "run_stage", "exact_backend", "improvement_stage"]
+__all__ = ["Backend", "run_stage"]
+
+Numbers = Mapping[str, Any]
 
 
 class Backend(NamedTuple):
-    """What a stage is run on. `policy` is whatever the backend updates: tables, parameters of networks."""
+    """What a stage is run on. `state` is whatever an update changes: tables, parameters of networks.
 
-    rollout: Callable[[Any, Array | None], Any]  #: (policy, key) → data of the team as it stands
-    estimate: Callable[[Any, Any, int], Any]  #: (policy, data, agent) → what the agent's update needs
-    update: Callable[
-        [Any, Any, int], tuple[Any, dict[str, float]]
-    ]  #: (policy, estimate, agent) → new policy, diagnostics
+    With `batch` ``()`` agents are Python integers and every diagnostic a number. With ``(N,)`` the state carries a leading axis
+    of N instances; agents are ``[N]`` integer arrays and so are the diagnostics.
+    """
+
+    agents: int
+    rollout: Callable[[Any, Array | None], Any]  #: (state, key) → rollouts of the team as it stands
+    estimate: Callable[[Any, Any, Any, Schedule], Any]  #: (state, rollouts, agent, schedule) → what the update needs
+    update: Callable[[Any, Any, Any], tuple[Any, Numbers]]
+    """(state, estimate, agent) → new state, diagnostics; `surrogate` and `kl` on the rollouts in use are among them."""
+    cost: int = 0  #: rollouts in one set
+    batch: tuple[int, ...] = ()
+    predict: Callable[[Any, Any], Any] | None = None  #: (state, rollouts) → predicted gain of each agent ``[..., n]``
+    certify: Callable[[Any, Any, Any, Any], Numbers] | None = None
+    """(state before, state after, rollouts, agent) → what a finite sample certifies of the update, or nothing."""
+    audit: Callable[[list[Any], list[UpdateRecord], Schedule], Numbers] | None = None
+    """(states 0 … n, records, schedule) → what is known exactly of every update, ``[n, ...]``, in the order of the records."""
 
 
 def run_stage(
     backend: Backend,
-    policy: Any,
-    order: Sequence[int],
+    state: Any,
+    order: Order | Sequence[int],
     schedule: Schedule = fresh,
     key: Array | None = None,
     stage: int = 0,
+    budget: int | None = None,
 ) -> tuple[Any, list[UpdateRecord]]:
-    """Update each agent of `order` once, on rollouts as recent as `schedule` says.
+    """One stage: as many updates as there are agents, each on rollouts as recent as `schedule` says.
 
     Args:
-      key: a PRNG key, split once for each set of rollouts; exact backends need none.
+      order: who is next (`teamtr_jax.schedules`), or a permutation of the agents.
+      key: a PRNG key, split once for each set of rollouts and each choice of an agent; exact backends need none.
       stage: the number written into the records.
+      budget: the most rollouts that the stage may collect; counted and enforced.
 
     Returns:
-      The updated policy and one record per update.
+      The updated state and one record per update, with the exact numbers of the backend's audit where it has one.
 
     Raises:
-      InputError: if `order` is not a permutation of the agents.
+      InputError: if `order` is not a permutation of the agents, or the schedule may ask for more rollouts than the budget has.
     """
-    agents = permutation("order", list(order), len(order))
+    n, batch = backend.agents, backend.batch
+    if not callable(order):
+        if len(order) != n:
+            raise InputError("order", list(order), f"a permutation of {n} agents")
+        order = fixed(order)
+    needed = schedule.draws(n) * backend.cost
+    if budget is not None and needed > budget:
+        raise InputError("budget", budget, f"at least {needed}: {schedule.draws(n)} sets of {backend.cost} rollouts")
+
+    states: list[Any] = [state]
     records: list[UpdateRecord] = []
-    data = None
-    for update, agent in enumerate(agents.tolist()):
-        resampled = update == 0 or schedule(update, records)
-        if resampled:
-            use = None
-            if key is not None:
-                key, use = jax.random.split(key)
-            data = backend.rollout(policy, use)
-        policy, info = backend.update(policy, backend.estimate(policy, data, agent), agent)
-        records.append(UpdateRecord(stage=stage, update=update, agent=agent, resampled=resampled, **info))
-    return policy, records
+    waiting = np.ones((*batch, n), bool)
+    data: Any = None
+    moved = np.zeros((*batch, n), bool)  # since the rollouts in use
+    source, collected, path_kl = np.zeros(batch, int), np.zeros(batch, int), np.zeros(batch)
+    for update in range(n):
+        again = np.broadcast_to(np.asarray(update == 0 or schedule.resample(update, records), bool), batch)
+        key, draw, choice = (None, None, None) if key is None else jax.random.split(key, 3)
+        if again.any():
+            drawn = backend.rollout(state, draw)
+            data = drawn if again.all() else _select(again, drawn, data)
+        source, path_kl = np.where(again, update, source), np.where(again, 0.0, path_kl)
+        moved &= ~again[..., None]
+        collected = collected + np.where(again, backend.cost, 0)
+        if budget is not None and (collected > budget).any():
+            raise InputError(
+                f"schedule {schedule.name}", f"{collected.max()} rollouts", f"at most the budget, {budget}"
+            )
+
+        agent = np.asarray(order(waiting, lambda state=state, data=data: _predicted(backend, state, data), choice), int)
+        np.put_along_axis(waiting, agent[..., None], False, -1)
+        who: Any = agent if batch else int(agent)
+        before = state
+        estimate = backend.estimate(state, data, who, schedule)
+        state, info = backend.update(state, estimate, who)
+        info = dict(info)
+        if backend.certify is not None:
+            info |= backend.certify(before, state, data, who)
+        kl = info.pop("kl")
+        twice = np.take_along_axis(moved, agent[..., None], -1)[..., 0]  # the KL adds up over different agents only
+        path_kl = np.where(twice, np.inf, path_kl + np.asarray(kl))
+        np.put_along_axis(moved, agent[..., None], True, -1)
+        records.append(
+            UpdateRecord(
+                stage=stage,
+                update=update,
+                agent=who,
+                resampled=again if batch else bool(again),
+                surrogate=info.pop("surrogate"),
+                kl=kl,
+                objective_before=info.pop("objective_before", None),
+                rollouts=np.where(again, backend.cost, 0) if batch else backend.cost * bool(again),
+                source=source if batch else int(source),
+                path_kl=path_kl if batch else float(path_kl),
+                info=info,
+            )
+        )
+        states.append(state)
+    if backend.audit is not None:
+        exact = backend.audit(states, records, schedule)
+        records = [
+            record._replace(exact={name: value[i] for name, value in exact.items()}) for i, record in enumerate(records)
+        ]
+    return state, records
 
 
-class ExactData(NamedTuple):
-    """What infinitely many rollouts of one team would show."""
+def _select(flags: NDArray[np.bool_], new: Any, old: Any) -> Any:
+    """New rollouts where `flags`, old ones elsewhere; every array has the batch as its leading axes."""
 
-    occupancy: Float[Array, " S"]
-    mass: Float[Array, ""]
-    advantage: Float[Array, "S A"]
-    objective: Float[Array, ""]
+    def choose(x: Array, y: Array) -> Array:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return x
+        return jnp.where(flags.reshape(flags.shape + (1,) * (x.ndim - flags.ndim)), x, y)
 
-
-def exact_backend(team: Team, radius: float) -> Backend:
-    """Exact tables: occupancy and advantages by linear solves, the step by U1 with `E_d KL(current‖new) ≤ radius`.
-
-    In an episodic team `radius` bounds the KL summed over the episode, as `δ^ep` does.
-    """
-
-    @jax.jit
-    def rollout(policy: Array, key: Array | None) -> ExactData:
-        del key
-        joint = team_policy(team, policy)
-        resolvent = team.dynamics.resolvent(joint)
-        v = resolvent.values((joint * team.reward).sum(-1))
-        m = cleaned_visits(resolvent, team.initial, v)
-        return ExactData(occupancy(m), m.sum(), advantages(team, v), team.initial @ v)
-
-    rows, owned = _rows(team)
-
-    @jax.jit
-    def step(policy: Array, data: ExactData, agent: Array) -> tuple[Array, dict[str, Array]]:
-        weight = data.occupancy * (data.mass if team.dynamics.horizon is not None else 1.0)
-        if team.factors is None:
-            mine = rows[agent]
-            own = jnp.where(owned[agent], weight[mine], 0.0)
-            table, info = kl_constrained_step(policy[mine], data.advantage[mine], own, jnp.asarray(radius))
-            new = policy.at[jnp.where(owned[agent], mine, policy.shape[0])].set(table, mode="drop")
-        else:
-            advantage = marginal_advantage(team, policy, data.advantage, agent)
-            table, info = kl_constrained_step(policy[agent], advantage, weight, jnp.asarray(radius))
-            new = policy.at[agent].set(table)
-        scale = 1.0 if team.dynamics.horizon is not None else data.mass
-        return new, {"surrogate": info.gain * scale, "kl": info.kl, "objective_before": data.objective}
-
-    def update(policy: Array, data: ExactData, agent: int) -> tuple[Array, dict[str, float]]:
-        new, info = step(policy, data, jnp.asarray(agent))
-        return new, {name: float(value) for name, value in info.items()}
-
-    return Backend(rollout, lambda policy, data, agent: data, update)
+    return jax.tree.map(choose, new, old)
 
 
-def _rows(team: Team) -> tuple[Array, Array]:
-    """``[n, R]``: the states of each agent, padded to the largest number of them, and which entries are real."""
-    if team.factors is not None:
-        return jnp.zeros((team.agents, 0), int), jnp.zeros((team.agents, 0), bool)
-    active = np.asarray(team.active)
-    counts = np.bincount(active[active >= 0], minlength=team.agents)
-    owned = np.arange(max(counts.max(), 1)) < counts[:, None]
-    rows = np.zeros(owned.shape, int)
-    by_agent = np.argsort(active, kind="stable")[np.sum(active < 0) :]
-    rows[owned] = by_agent
-    return jnp.asarray(rows), jnp.asarray(owned)
-
-
-def improvement_stage(team: Team, current: Array, radius: float, order: Sequence[int]) -> Stage:
-    """The stage in which each agent in turn takes one exact KL-constrained improvement step, always on fresh occupancy."""
-    target, _ = run_stage(exact_backend(team, radius), current, order)
-    return Stage(team, current, target, jnp.asarray(order))
+def _predicted(backend: Backend, state: Any, data: Any) -> Any:
+    if backend.predict is None:
+        raise InputError("order", "one that asks for predicted gains", "a backend with `predict`")
+    return backend.predict(state, data)

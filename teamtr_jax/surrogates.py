@@ -17,13 +17,13 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from teamtr_jax.divergences import exclusive_sum, expected, kl_terms
-from teamtr_jax.dynamics import SparseResolvent, after
+from teamtr_jax.dynamics import DenseResolvent, PrefixResolvent, SparseResolvent, after, prefix_resolvent
 from teamtr_jax.types import Hybrids, Resolvent, Rounding, Stage, StageReport, Team
 from teamtr_jax.validation import require_float64
 from teamtr_jax.values import advantages, return_bounds, return_range
 from teamtr_jax.visits import cleaned_visits, exact_support, hybrids, solo_steps
 
-__all__ = ["evaluate_stage", "stage_report", "swap_report", "hybrids_report"]
+__all__ = ["evaluate_stage", "stage_report", "swap_report", "hybrids_report", "hybrid_evaluations", "occupancy_tv"]
 
 
 def evaluate_stage(stage: Stage) -> StageReport:
@@ -40,7 +40,34 @@ def evaluate_stage(stage: Stage) -> StageReport:
 def stage_report(stage: Stage) -> StageReport:
     """`evaluate_stage` without the `jit`: for use inside a larger program."""
     require_float64(reward=stage.team.reward, initial=stage.team.initial)
-    return hybrids_report(stage.team, hybrids(stage), solo_steps(stage))
+    return hybrids_report(stage.team, hybrids(stage), solo_steps(stage), once=True)
+
+
+def hybrid_evaluations(stage: Stage) -> tuple[Float[Array, "m S"], Float[Array, "m S"]]:
+    """`m^{π̂ⁱ}` and `V^{π̂ⁱ}` of every hybrid, each [n+1, S].
+
+    In a turn-taking team with dense matrices the work is that of a few evaluations of one policy, for any number of agents
+    (`teamtr_jax.dynamics.prefix`); otherwise one factorisation a hybrid.
+
+    Raises:
+      InputError: if an array is not float64.
+    """
+    require_float64(reward=stage.team.reward, initial=stage.team.initial)
+    return _evaluations(stage)
+
+
+@jax.jit
+def _evaluations(stage: Stage) -> tuple[Array, Array]:
+    team, h = stage.team, hybrids(stage)
+    if _nested(team, h):
+        return _prefix_evaluations(team, h)[1:]
+
+    def evaluate(policy: Array) -> tuple[Array, Array]:
+        resolvent = team.dynamics.resolvent(policy)
+        v = resolvent.values((policy * team.reward).sum(-1))
+        return cleaned_visits(resolvent, team.initial, v), v
+
+    return jax.vmap(evaluate)(h.policies) if _at_once(team, h) else lax.map(evaluate, h.policies)
 
 
 def swap_report(team: Team, h: Hybrids, solo: Float[Array, "n S A"], position: Array) -> StageReport:
@@ -53,15 +80,19 @@ def swap_report(team: Team, h: Hybrids, solo: Float[Array, "n S A"], position: A
     one = Hybrids(
         jnp.stack([h.policies[0], h.policies[0] + step]), step[None], *(part[position][None] for part in h[2:])
     )
-    return hybrids_report(team, one, step[None])
+    return hybrids_report(team, one, step[None], once=True)
 
 
-def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"]) -> StageReport:
-    """The report of any chain of policies; `reused` are the steps that a trainer on the stage's first rollouts sees."""
+def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"], once: bool = False) -> StageReport:
+    """The report of any chain of policies; `reused` are the steps that a trainer on the stage's first rollouts sees.
+
+    Args:
+      once: no agent moves twice, as in a stage. Then a large turn-taking team is solved by `teamtr_jax.dynamics.prefix`.
+    """
     dynamics = team.dynamics
     gamma = jnp.asarray(dynamics.discount, team.reward.dtype)
 
-    v, m, a, g, x, y, turns = _solve_hybrids(team, h)
+    v, m, a, g, x, y, turns = _solve_hybrids(team, h, once)
 
     zero = jnp.zeros_like(x[:1])
     drift = jnp.concatenate([zero, jnp.cumsum(x, 0)[:-1]])  # m^{i−1} − m^0
@@ -107,8 +138,8 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"]) -> Sta
         span_g=g.max(-1) - g.min(-1),
         advantage_max=abs(a[:-1]).max((-2, -1)),
         advantage_span=(a[:-1].max(-1) - a[:-1].min(-1)).max(-1),
-        occupancy_tv_fresh=_occupancy_tv(x, d, m[1:]),
-        occupancy_tv_stale=_occupancy_tv(drift, d_stale, m[:-1]),
+        occupancy_tv_fresh=occupancy_tv(x, d, m[1:]),
+        occupancy_tv_stale=occupancy_tv(drift, d_stale, m[:-1]),
         mass=m[0].sum() if dynamics.horizon is not None else 1 / (1 - gamma),
         discount=gamma,
         reward_span=team.reward.max() - team.reward.min(),
@@ -161,7 +192,10 @@ _jitted = jax.jit(stage_report)
 
 
 BATCH_LIMIT = 2**18
-"""Largest number of factor entries (2 MiB) held at once: what a cache keeps; beyond it hybrids are solved one by one."""
+"""Largest number of factor entries (2 MiB) held at once: what a cache keeps."""
+
+PREFIX_UPDATES = 3
+"""Least number of updates for which the shared elimination of `teamtr_jax.dynamics.prefix` is less work than one LU a hybrid."""
 
 
 def _weighted(m: Array, terms: Array, value: Array) -> Array:
@@ -182,12 +216,44 @@ def _later_turns(team: Team, h: Hybrids, m: Array, turns: Array) -> Array:
     return jnp.where(own, later, 0.0).max((-2, -1))
 
 
-def _solve_hybrids(team: Team, h: Hybrids) -> tuple[Array, Array, Array, Array, Array, Array, Array]:
+def _entries(team: Team, h: Hybrids) -> tuple[Resolvent, int]:
+    """The shape of a factorisation, and the number of entries of all of them."""
+    kind = jax.eval_shape(team.dynamics.resolvent, h.policies[0])
+    return kind, h.policies.shape[0] * sum(leaf.size for leaf in jax.tree.leaves(kind))
+
+
+def _at_once(team: Team, h: Hybrids) -> bool:
+    kind, entries = _entries(team, h)
+    return not isinstance(kind, SparseResolvent) and entries <= BATCH_LIMIT
+
+
+def _nested(team: Team, h: Hybrids) -> bool:
+    """Whether the hybrids of a stage share their elimination: turn-taking, dense, large, and enough of them."""
+    kind, entries = _entries(team, h)
+    dense = team.factors is None and isinstance(kind, DenseResolvent)
+    return dense and entries > BATCH_LIMIT and h.steps.shape[0] >= PREFIX_UPDATES
+
+
+def _prefix_evaluations(team: Team, h: Hybrids) -> tuple[PrefixResolvent, Array, Array]:
+    """The inverses of a stage's hybrids, and their visits and values."""
+    updates = h.steps.shape[0]
+    position = jnp.where(h.acts.any(0), h.acts.argmax(0), updates)
+    ends = [h.policies[0], h.policies[-1]]
+    matrices: list[Array] = [team.dynamics.resolvent(policy).matrix for policy in ends]  # pyright: ignore[reportAttributeAccessIssue]
+    resolvent = prefix_resolvent(*matrices, position, updates)
+    v = resolvent.hybrid_values(*((policy * team.reward).sum(-1) for policy in ends))
+    m = resolvent.hybrid_visits(team.initial)
+    reached = resolvent.reached(team.initial, m)
+    return resolvent, jnp.where(reached, jnp.maximum(m, jnp.finfo(m.dtype).tiny), 0.0), v
+
+
+def _solve_hybrids(team: Team, h: Hybrids, once: bool) -> tuple[Array, Array, Array, Array, Array, Array, Array]:
     """`V`, `m`, `A` of every hybrid; `g`, `m'−m`, `V'−V` and the updated agent's later turns of every step.
 
-    One factorisation a hybrid. All hybrids at once by an array axis, or (sparse worlds, or factors that leave the cache) one by
-    one in a scan, where what a step needs of the hybrid before is known in time to solve both right sides together. In both
-    there is one chain of LAPACK calls (`teamtr_jax.dynamics.after`).
+    Small: all hybrids at once by an array axis, one LU a hybrid. Large: turn-taking dense stages by one shared elimination;
+    others (sparse worlds, product teams, agents that move twice) one by one in a scan, where what a step needs of the hybrid
+    before is known in time to solve both right sides together. In each there is one chain of LAPACK calls at most
+    (`teamtr_jax.dynamics.after`).
     """
     dynamics = team.dynamics
 
@@ -204,9 +270,16 @@ def _solve_hybrids(team: Team, h: Hybrids) -> tuple[Array, Array, Array, Array, 
         y, turns = jax.vmap(resolvent.values)(after(jnp.stack([g, jnp.where(acts, 1.0, 0.0)]), m_new))
         return g, resolvent.visits(after(inflow, y)), y, turns
 
-    kind = jax.eval_shape(dynamics.resolvent, h.policies[0])
-    entries = h.policies.shape[0] * sum(leaf.size for leaf in jax.tree.leaves(kind))
-    if not isinstance(kind, SparseResolvent) and entries <= BATCH_LIMIT:
+    if once and _nested(team, h):
+        resolvent, m, v = _prefix_evaluations(team, h)
+        a = jax.vmap(lambda v: advantages(team, v))(v)
+        g, inflow = jax.vmap(sources)(m[:-1], a[:-1], h.steps)
+        none = jnp.zeros_like(g[:1])
+        rewards, inflows = jnp.stack([g, jnp.where(h.acts, 1.0, 0.0)]), jnp.concatenate([none, inflow])
+        y, turns = jax.vmap(resolvent.values)(jnp.concatenate([jnp.stack([none, none]), rewards], 1))[:, 1:]
+        return v, m, a, g, resolvent.visits(inflows)[1:], y, turns
+
+    if _at_once(team, h):
         resolvents, v, m, a = jax.vmap(evaluate)(h.policies)
         later = jax.tree.map(lambda leaf: leaf[1:], resolvents)
         return v, m, a, *jax.vmap(compare)(later, m[:-1], a[:-1], m[1:], h.steps, h.acts)
@@ -228,7 +301,7 @@ def _solve_hybrids(team: Team, h: Hybrids) -> tuple[Array, Array, Array, Array, 
     return v, m, a, g[1:], x[1:], y[1:], turns[1:]
 
 
-def _occupancy_tv(shift: Array, d: Array, m_new: Array) -> Array:
+def occupancy_tv(shift: Array, d: Array, m_new: Array) -> Array:
     """`½‖d' − d‖₁` from `m' − m`: `d' − d = (m'−m − d·Σ(m'−m)) / Σm'`, so nothing cancels for small steps."""
     total = shift.sum(-1, keepdims=True)
     return 0.5 * abs(shift - d * total).sum(-1) / m_new.sum(-1)

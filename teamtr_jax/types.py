@@ -6,8 +6,9 @@ team the joint actions, C order), ``n`` agents, ``T`` time steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jax import Array
@@ -21,6 +22,9 @@ __all__ = [
     "Hybrids",
     "Rounding",
     "StageReport",
+    "Estimate",
+    "StepInfo",
+    "Step",
     "UpdateRecord",
     "static_field",
 ]
@@ -79,6 +83,12 @@ class Dynamics(Protocol):
 
     def greatest(self, v: Float[Array, " S"]) -> Float[Array, "S A"]:
         """`max {v(s') : P(s'|s,a) > 0}`; a state after the end counts zero."""
+        ...
+
+    def draw(
+        self, state: Int[Array, "*batch"], action: Int[Array, "*batch"], uniform: Float[Array, "*batch"]
+    ) -> Int[Array, "*batch"]:
+        """A next state from one uniform number in [0, 1); −1 at the end of an episode, and from −1."""
         ...
 
     def resolvent(self, policy: Float[Array, "S A"]) -> Resolvent:
@@ -225,13 +235,43 @@ class StageReport(NamedTuple):
         return self.layer_kl is not None
 
 
+class Estimate(NamedTuple):
+    """What the update of one agent knows: tables over `R` rows of the agent (rows that pad have weight 0)."""
+
+    weight: Float[Array, " R"]  #: `ŵ(s)`, visits of the row, normalised as `δ` is: occupancy, or visits per episode
+    advantage: Float[Array, "R A"]  #: `Â(s,a)`; a constant per row changes nothing
+    positive: Float[Array, "R A"]  #: `Ê[1{s,a} Â⁺]`; exact: `w π A⁺`
+    negative: Float[Array, "R A"]  #: `Ê[1{s,a} Â⁻]`; `positive − negative = ŵ π Â`
+    value: Float[Array, "R A"]  #: `q = Q̂ − Φ ≥ 0`, `Φ` a floor of the return (S9)
+
+
+class StepInfo(NamedTuple):
+    """What a step did to one agent's table."""
+
+    kl: Float[Array, ""]  #: `Σ_s ŵ KL(current‖new)`
+    kl_new_to_current: Float[Array, ""]  #: `Σ_s ŵ KL(new‖current)`
+    gain: Float[Array, ""]  #: `Σ_s ŵ Σ_a (new − current) Â`
+    objective: Float[Array, ""]  #: what the step maximised, less its value at `current`; the gain unless it is clipped
+    multiplier: Float[Array, ""]  #: `λ`; zero where the step has none
+    memory: Float[Array, ""]  #: what the step wants back when it next updates this agent (PPO: its `β`)
+
+
+Step = Callable[[Float[Array, "R A"], Estimate, Float[Array, ""]], tuple[Float[Array, "R A"], StepInfo]]
+"""An update of one agent's rows: `(current, estimate, memory) → (new, info)`; pure, for `jit` and `vmap`."""
+
+
 class UpdateRecord(NamedTuple):
-    """One update of one agent, as the driver books it (schema 1, docs/records.md)."""
+    """One update of one agent, as the driver books it (schema 1, docs/records.md). Over a batch, arrays ``[N]``."""
 
     stage: int
     update: int  #: position in the order, from 0
-    agent: int
-    resampled: bool  #: whether new rollouts were collected for this update
-    surrogate: float  #: surrogate gain on the rollouts in use
-    kl: float  #: `E_d KL(current‖new)` on the rollouts in use (episodic: summed over the episode)
-    objective_before: float | None  #: J of the team that the rollouts in use came from, where known
+    agent: Any
+    resampled: Any  #: whether new rollouts were collected for this update
+    surrogate: Any  #: surrogate gain on the rollouts in use, as the update maximised it
+    kl: Any  #: `E_d KL(current‖new)` on the rollouts in use (episodic: summed over the episode)
+    objective_before: Any = None  #: J of the team that the rollouts in use came from, where known
+    rollouts: Any = 0  #: rollouts collected for this update
+    source: Any = 0  #: number of the hybrid that wrote the rollouts in use
+    path_kl: Any = 0.0  #: sum of `kl` over the updates since those rollouts, this one included
+    info: Mapping[str, Any] = {}  #: further diagnostics of the update, by name
+    exact: Mapping[str, Any] | None = None  #: what is known exactly about it, by name; `None` without tables

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from teamtr_jax.divergences import kl_current_to_new, kl_new_to_current, total_variation
 from teamtr_jax.dynamics import after
 from teamtr_jax.types import Hybrids, Resolvent, Stage, Team
 from teamtr_jax.validation import require_float64
 
-__all__ = ["visits", "occupancy", "cleaned_visits", "exact_support", "hybrids", "joint_policy", "solo_steps",
+__all__ = ["visits", "occupancy", "cleaned_visits", "exact_support", "hybrids", "solo_steps", "chain_hybrids",
+           "chain_solo_steps", "joint_policy",
            "team_policy", "marginal_advantage"]  # fmt: skip
 
 
@@ -56,86 +57,100 @@ def joint_policy(factors: Sequence[Float[Array, "S _"]]) -> Float[Array, "S A"]:
 
 
 def hybrids(stage: Stage) -> Hybrids:
-    """`π̂⁰ … π̂ⁿ`, the steps between them and the divergence of each step at each state.
+    """Every hybrid of a stage: `π̂ⁱ` plays `target` for the first i agents of the order and `current` for the others.
 
-    By P3.1 the team's KL at a state is that of the one agent that moved: `j(s)` when turn-taking, agent `σ(i)` in a
-    product team. Steps are built from `target − current`, so that they are exact zeros wherever nothing moved.
+    Steps are built from `target − current`, so that they are exact zeros wherever nothing moved.
 
     Raises:
       InputError: if a policy is not float64.
     """
-    require_float64(current=stage.current, target=stage.target)
-    team, order = stage.team, stage.order
-    rank = jnp.argsort(order)
-    updates = jnp.arange(team.agents + 1)
-    if team.factors is None:
-        assert team.active is not None
-        owner = team.active
-        updated = jnp.where(owner >= 0, rank[owner], team.agents) < updates[:, None]
-        policies = jnp.where(updated[..., None], stage.target, stage.current)
-        acts = owner == order[:, None]
-        steps = jnp.where(acts[..., None], stage.target - stage.current, 0.0)
-
-        def moved(divergence: Array) -> Array:
-            return jnp.where(acts, divergence, 0.0)
-
-        return Hybrids(
-            policies,
-            steps,
-            moved(kl_current_to_new(stage.current, stage.target)),
-            moved(kl_new_to_current(stage.current, stage.target)),
-            moved(total_variation(stage.current, stage.target)),
-            acts,
-        )
-
-    pairs = list(_factors(team, stage))
-
-    def hybrid(i: Array) -> Array:
-        return joint_policy([jnp.where(rank[k] < i, new, old) for k, (old, new) in enumerate(pairs)])
-
-    def step(i: Array) -> Array:
-        chosen = [
-            jnp.where(rank[k] == i, new - old, jnp.where(rank[k] < i, new, old)) for k, (old, new) in enumerate(pairs)
-        ]
-        return joint_policy(chosen)
-
-    def by_agent(divergence) -> Array:
-        return jnp.stack([divergence(old, new) for old, new in pairs])[order]
-
-    return Hybrids(
-        jax.vmap(hybrid)(updates),
-        jax.vmap(step)(updates[:-1]),
-        by_agent(kl_current_to_new),
-        by_agent(kl_new_to_current),
-        by_agent(total_variation),
-        jnp.ones((team.agents, stage.current.shape[1]), bool),
-    )
-
-
-def _factors(team: Team, stage: Stage):
-    assert team.factors is not None
-    for k, size in enumerate(team.factors):
-        yield stage.current[k, :, :size], stage.target[k, :, :size]
+    return chain_hybrids(stage.team, _states(stage), stage.order)
 
 
 def solo_steps(stage: Stage) -> Float[Array, "n S A"]:
     """`π^{⟨i⟩} − π̂⁰`: what a trainer that reuses the stage's rollouts credits to update i (product teams differ here)."""
-    team, order = stage.team, stage.order
+    return chain_solo_steps(stage.team, _states(stage), stage.order, stage.current)
+
+
+def _states(stage: Stage) -> Array:
+    """The tables after 0, 1, …, n updates."""
+    require_float64(current=stage.current, target=stage.target)
+    team = stage.team
+    rank = jnp.argsort(stage.order)
+    updates = jnp.arange(team.agents + 1)
     if team.factors is None:
-        return hybrids(stage).steps
-    pairs = list(_factors(team, stage))
+        assert team.active is not None
+        position = jnp.where(team.active >= 0, rank[team.active], team.agents)
+    else:
+        position = rank[:, None]
+    updated = position < updates.reshape(-1, *(1 for _ in position.shape))
+    return jnp.where(updated[..., None], stage.target, stage.current)
 
-    def step(agent: Array) -> Array:
-        return joint_policy([jnp.where(agent == k, new - old, old) for k, (old, new) in enumerate(pairs)])
 
-    return jax.vmap(step)(order)
+def chain_hybrids(team: Team, states: Float[Array, "m ..."], agents: Int[Array, " n"]) -> Hybrids:
+    """The hybrids of any chain of updates: `agents[i]` moves from the team's tables `states[i]` to `states[i+1]`.
+
+    An agent may move more than once. By P3.1 the team's KL at a state is that of the one agent that moved: `j(s)` when
+    turn-taking, agent `agents[i]` in a product team.
+
+    Raises:
+      InputError: if `states` is not float64.
+    """
+    require_float64(states=states)
+    old, new = states[:-1], states[1:]
+    if team.factors is None:
+        acts = team.active == agents[:, None]
+        kl, reverse, tv = (jnp.where(acts, f(old, new), 0.0) for f in DIVERGENCES)
+        return Hybrids(states, jnp.where(acts[..., None], new - old, 0.0), kl, reverse, tv, acts)
+
+    def joint(tables: Array) -> Array:
+        return team_policy(team, tables)
+
+    def moved(divergence: Callable[[Array, Array], Array]) -> Array:
+        def of(agent: Array, old: Array, new: Array) -> Array:
+            return jnp.stack([divergence(x, y) for x, y in zip(_factors(team, old), _factors(team, new), strict=True)])[
+                agent
+            ]
+
+        return jax.vmap(of)(agents, old, new)
+
+    kl, reverse, tv = (moved(divergence) for divergence in DIVERGENCES)
+    steps = jax.vmap(joint)(_replaced(old, new - old, agents))
+    return Hybrids(jax.vmap(joint)(states), steps, kl, reverse, tv, jnp.ones(kl.shape, bool))
+
+
+def chain_solo_steps(
+    team: Team, states: Float[Array, "m ..."], agents: Int[Array, " n"], start: Float[Array, "..."]
+) -> Float[Array, "n S A"]:
+    """The steps of `chain_hybrids` with the others playing as in `start`, one table or one for each update.
+
+    They differ from the steps of the chain in product teams only.
+    """
+    if team.factors is None:
+        return chain_hybrids(team, states, agents).steps
+    others = jnp.broadcast_to(start, states[1:].shape)
+    return jax.vmap(lambda tables: team_policy(team, tables))(_replaced(others, states[1:] - states[:-1], agents))
+
+
+DIVERGENCES = (kl_current_to_new, kl_new_to_current, total_variation)
+
+
+def _replaced(tables: Array, factors: Array, agents: Array) -> Array:
+    """`tables[i]` with the factor of `agents[i]` taken from `factors[i]`."""
+    own = jnp.arange(tables.shape[1]) == agents[:, None]
+    return jnp.where(own[..., None, None], factors, tables)
+
+
+def _factors(team: Team, tables: Float[Array, "n S maxA"]) -> list[Array]:
+    assert team.factors is not None
+    return [tables[k, :, :size] for k, size in enumerate(team.factors)]
 
 
 def team_policy(team: Team, policy: Array) -> Float[Array, "S A"]:
     """The joint policy: the table itself when turn-taking, `∏_k π^k` of the padded factors in a product team."""
     if team.factors is None:
         return policy
-    return joint_policy([policy[k, :, :size] for k, size in enumerate(team.factors)])
+    return joint_policy(_factors(team, policy))
 
 
 def marginal_advantage(

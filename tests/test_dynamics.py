@@ -31,6 +31,7 @@ from teamtr_jax.divergences import (
     total_variation,
 )
 from teamtr_jax.dynamics import Dense, Layered, Successors, Tree, after
+from teamtr_jax.dynamics._draw import inverse_cdf
 from teamtr_jax.surrogates import evaluate_stage, stage_report
 from teamtr_jax.types import Dynamics, Resolvent, Team
 from teamtr_jax.validation import InputError
@@ -180,6 +181,74 @@ def test_time_is_the_clock(probed):
         for s, _, t in np.argwhere(builders.table(world) > 0):
             assert y["time"][t] == (0 if world.horizon is None else y["time"][s] + 1)
         assert y["time"].max() == (0 if world.horizon is None else world.horizon - 1)
+
+
+def dyadic(world, rng, bits=5):
+    """The world with other probabilities, multiples of `2^−bits`, and some that end the episode if it has ends."""
+    if isinstance(world, Tree):
+        return world
+    if isinstance(world, Layered):
+        return replace(world, kernel=dyadic(world.kernel, rng, bits))
+    name = "transition" if isinstance(world, Dense) else "prob"
+    shape = np.asarray(getattr(world, name)).shape
+    p = builders.rows(rng, *shape, zeros=0.4, bits=bits)
+    if world.discount is None:
+        return replace(world, **{name: jnp.asarray(p)})
+    return replace(
+        world, **{name: jnp.asarray(np.where(np.asarray(getattr(world, name)).any(-1, keepdims=True), p, 0))}
+    )
+
+
+@pytest.mark.parametrize("kind", sorted(WORLDS))
+def test_draw_inverts_the_distribution_function(kind):
+    """All multiples of `2^−bits` as uniforms: each next state comes up exactly as often as `forward` of a point mass says."""
+    rng, bits = np.random.default_rng(20), 5
+    world = dyadic(WORLDS[kind](rng), rng, bits)
+    P = builders.table(world)
+    S, A, _ = P.shape
+    uniform = np.arange(2**bits) / 2**bits
+    grid = [jnp.asarray(x) for x in np.meshgrid(np.arange(S), np.arange(A), uniform, indexing="ij")]
+    flows = jnp.eye(S * A).reshape(S, A, S, A)
+
+    @jax.jit
+    def run(world, state, action, uniform):
+        late = world.draw(state, action, jnp.nextafter(uniform + 2.0**-bits, 0))  # just before the next multiple
+        return (
+            world.draw(state, action, uniform),
+            late,
+            world.draw(state - S, action, uniform),
+            jax.vmap(jax.vmap(world.forward))(flows),
+        )
+
+    drawn, late, ended, arrived = map(np.asarray, run(world, *grid))
+    assert (drawn == late).all()  # the steps are where the sums are
+    assert (ended == -1).all()  # nothing follows the end
+    count = (drawn[..., None] == np.arange(S)).sum(2)
+    assert (count == 2**bits * arrived).all()
+    assert (count == 2**bits * P).all()
+    assert ((drawn == -1).all(-1) == (P.sum(-1) == 0)).all()
+    assert (drawn >= 0).any()
+
+
+def test_draw_never_leaves_the_support():
+    """XLA's running sums of many numbers are not monotone, and the last is not that of the last term; no zero is drawn."""
+    rng, rows, K, tries = np.random.default_rng(21), 200, 2000, 8
+    p = rng.random((rows, K)) * (rng.random((rows, K)) < 0.3) * 10.0 ** rng.uniform(-5, 0, (rows, K))
+    p[0] = 0.0
+    p[rows // 2 :, K // 2 :] = 0.0
+    below = np.asarray(jax.jit(lambda x: jnp.cumsum(x, -1))(jnp.asarray(p)))
+    top = np.maximum.accumulate(below, -1)
+    jumps = (p[:, 1:] == 0) & (below[:, 1:] > top[:, :-1])
+    assert jumps.any()  # or this test shows nothing
+    where = np.argsort(~jumps, -1, kind="stable")[:, :tries]
+    u = np.take_along_axis(top, where, -1) / np.where(below[:, -1:] > 0, below[:, -1:], 1.0)
+    edge = np.nextafter(1, 0)
+    u = np.concatenate([u, np.nextafter(u, 1), np.zeros((rows, 1)), np.full((rows, 1), edge)], -1).clip(0, edge)
+    k = np.asarray(jax.jit(jax.vmap(inverse_cdf, in_axes=(None, 1), out_axes=1))(jnp.asarray(p), jnp.asarray(u)))
+    assert (k[0] == -1).all()
+    assert (np.take_along_axis(p, k, -1)[1:] > 0).all()
+    assert (k[1:] >= 0).all()
+    assert (k[1:] < K).all()
 
 
 @pytest.mark.parametrize("lu_states", [1500, 0])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from teamtr_jax.dynamics import SparseResolvent
-from teamtr_jax.stage import improvement_stage
 from teamtr_jax.surrogates import evaluate_stage, stage_report
+from teamtr_jax.tabular import improvement_stage
 from teamtr_jax.teams import gymnasium_team, random_stages, relay_stage
 from teamtr_jax.types import Stage
 from teamtr_jax.validation import InputError

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from teamtr_jax.claims import Claim
 from teamtr_jax.records import dump
-from teamtr_jax.stage import improvement_stage
+from teamtr_jax.tabular import improvement_stage
 from teamtr_jax.teams import gymnasium_team
 from theory import adversarial, audit, exact_audit, figures, ledger, regimes
 from theory.claims import p3_2, r1, r2, r3, r4, r5, rates, s8, u1

@@ -1,9 +1,20 @@
 """Four ways to know a transition, one protocol (`teamtr_jax.types.Dynamics`)."""
 
-from teamtr_jax.dynamics._linear import SparseResolvent, after
+from teamtr_jax.dynamics._linear import DenseResolvent, SparseResolvent, after
 from teamtr_jax.dynamics.dense import Dense
 from teamtr_jax.dynamics.layered import Layered
+from teamtr_jax.dynamics.prefix import PrefixResolvent, prefix_resolvent
 from teamtr_jax.dynamics.successors import Successors
 from teamtr_jax.dynamics.tree import Tree
 
-__all__ = ["Dense", "Layered", "SparseResolvent", "Successors", "Tree", "after"]
+__all__ = [
+    "Dense",
+    "DenseResolvent",
+    "Layered",
+    "PrefixResolvent",
+    "SparseResolvent",
+    "Successors",
+    "Tree",
+    "after",
+    "prefix_resolvent",
+]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from teamtr_jax.dynamics._draw import inverse_cdf
 from teamtr_jax.dynamics._linear import HIGHEST, DenseResolvent, dense_resolvent
 from teamtr_jax.types import static_field
 from teamtr_jax.validation import InputError, require_float64
@@ -51,6 +52,12 @@ class Dense:
         """`max {v(s') : P(s'|s,a) > 0}`, zero where nothing follows."""
         best = jnp.where(self.transition > 0, v, -jnp.inf).max(-1)
         return jnp.where(jnp.isfinite(best), best, 0.0)
+
+    def draw(
+        self, state: Int[Array, "*batch"], action: Int[Array, "*batch"], uniform: Float[Array, "*batch"]
+    ) -> Int[Array, "*batch"]:
+        """A next state by the inverse of the distribution function of `P(·|s,a)`."""
+        return jnp.where(state < 0, -1, inverse_cdf(self.transition[state, action], uniform))
 
     def resolvent(self, policy: Float[Array, "S A"]) -> DenseResolvent:
         """Factor `I − γP_π`, `P_π[s,s'] = Σ_a π(a|s) P(s'|s,a)`.

@@ -64,6 +64,21 @@ class Layered:
         out = self._layers(lambda kernel, w: kernel.greatest(w), self._next(v))
         return out.reshape(-1, out.shape[-1])
 
+    def draw(
+        self, state: Int[Array, "*batch"], action: Int[Array, "*batch"], uniform: Float[Array, "*batch"]
+    ) -> Int[Array, "*batch"]:
+        """A context of the next layer by the kernel of this one; −1 after the last."""
+        tables = self.kernel.transition if isinstance(self.kernel, Dense) else self.kernel.index
+        contexts = tables.shape[-3]
+        layer = state // contexts
+        if self.stationary:
+            context = self.kernel.draw(state % contexts, action, uniform)
+        else:
+            flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), self.kernel)
+            context = flat.draw(state, action, uniform)
+        over = (state < 0) | (context < 0) | (layer == self.horizon - 1)
+        return jnp.where(over, -1, (layer + 1) * contexts + context)
+
     def resolvent(self, policy: Float[Array, "S A"]) -> LayeredResolvent:
         """Two scans over time, backwards for values and forwards for visits.
 

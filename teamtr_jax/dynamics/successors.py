@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from teamtr_jax.dynamics._draw import inverse_cdf
 from teamtr_jax.dynamics._linear import DenseResolvent, SparseResolvent, dense_resolvent, scatter
 from teamtr_jax.types import static_field
 from teamtr_jax.validation import InputError, require_float64
@@ -53,6 +54,13 @@ class Successors:
         """`max {v(s') : P(s'|s,a) > 0}`, zero where nothing follows."""
         best = jnp.where(self.prob > 0, v[self.index], -jnp.inf).max(-1)
         return jnp.where(jnp.isfinite(best), best, 0.0)
+
+    def draw(
+        self, state: Int[Array, "*batch"], action: Int[Array, "*batch"], uniform: Float[Array, "*batch"]
+    ) -> Int[Array, "*batch"]:
+        """The successor in a slot drawn with its probability."""
+        slot = inverse_cdf(self.prob[state, action], uniform)
+        return jnp.where((state < 0) | (slot < 0), -1, self.index[state, action, slot])
 
     def resolvent(self, policy: Float[Array, "S A"]) -> DenseResolvent | SparseResolvent:
         """LU of the filled-in `I − γP_π`, or sparse LU when `S > lu_states` (discounted only).

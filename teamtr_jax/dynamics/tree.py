@@ -69,6 +69,13 @@ class Tree:
         """A child is the only successor."""
         return self._children(v)
 
+    def draw(
+        self, state: Int[Array, "*batch"], action: Int[Array, "*batch"], uniform: Float[Array, "*batch"]
+    ) -> Int[Array, "*batch"]:
+        """The child; −1 below the last level. Nothing is left to `uniform`."""
+        child = state * self.branching + 1 + action
+        return jnp.where((state < 0) | (child >= self.states), -1, child)
+
     def resolvent(self, policy: Float[Array, "S A"]) -> TreeResolvent:
         """Level by level.
 

@@ -1,9 +1,16 @@
 """Trust-region updates: direction apart from radius."""
 
-from teamtr_jax.trust_region.constrained import StepInfo, kl_constrained_step
+from teamtr_jax.trust_region.alignment import Alignment, align_to_ball
+from teamtr_jax.trust_region.certified import certificate_optimal
+from teamtr_jax.trust_region.clipped import ppo_clip
+from teamtr_jax.trust_region.constrained import Direction, kl_constrained, kl_constrained_step
+from teamtr_jax.trust_region.natural import natural_gradient
 from teamtr_jax.trust_region.radius import CertifiedStep, certificate_optimal_radius, certified_step
-from teamtr_jax.trust_region.weighted import value_weighted_step
+from teamtr_jax.trust_region.weighted import value_weighted, value_weighted_step
 
 __all__ = [
-    "StepInfo", "kl_constrained_step", "CertifiedStep", "certified_step", "certificate_optimal_radius", "value_weighted_step",
+    "Direction", "kl_constrained", "natural_gradient", "ppo_clip", "certificate_optimal", "value_weighted",
+    "kl_constrained_step", "value_weighted_step",
+    "Alignment", "align_to_ball",
+    "CertifiedStep", "certified_step", "certificate_optimal_radius",
 ]  # fmt: skip

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from jax import Array
+from jax.tree_util import Partial
 from jaxtyping import Float
 
+from teamtr_jax.trust_region._info import require_estimate, step_info, support_of
+from teamtr_jax.types import Estimate, Step, StepInfo
 from teamtr_jax.validation import require_float64
 
-__all__ = ["value_weighted_step"]
+__all__ = ["value_weighted", "value_weighted_step"]
+
+
+def value_weighted() -> Step:
+    """The step of S9 on the rows of positive weight: `value_weighted_step` with `estimate.value`. It takes no settings."""
+    return Partial(_value_weighted)
+
+
+def _value_weighted(current: Array, estimate: Estimate, memory: Array) -> tuple[Array, StepInfo]:
+    require_estimate(current, estimate)
+    moved = value_weighted_step(current, estimate.value)
+    new = jnp.where(support_of(current, estimate.weight), moved, current)
+    return new, step_info(current, new, estimate.advantage, estimate.weight, memory=memory)
 
 
 def value_weighted_step(current: Float[Array, "S A"], value: Float[Array, "S A"]) -> Float[Array, "S A"]:

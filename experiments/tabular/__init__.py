@@ -1,0 +1,1 @@
+"""The paper's ablations on tables (`python -m experiments.tabular --help`)."""

@@ -1,0 +1,48 @@
+"""`python -m experiments.tabular STUDY`: train what is missing, draw the figure, print the table and where the files are."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import jax
+import tyro
+
+from experiments.tabular.settings import Settings
+from experiments.tabular.studies import STUDIES
+from teamtr_jax.validation import InputError
+
+DEFAULT = Settings()
+
+
+def main() -> int:
+    """Bad input: one line on stderr, exit code 2. Ctrl-C: what is saved stays, exit code 130."""
+    jax.config.update("jax_enable_x64", True)
+
+    def command(
+        study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=f"{', '.join(STUDIES)} or all")],
+        settings: Annotated[Settings, tyro.conf.arg(name="")] = DEFAULT,
+    ) -> int:
+        chosen = tuple(STUDIES) if study == "all" else (study,)
+        if chosen[0] not in STUDIES:
+            raise InputError("study", repr(study), f"{', '.join(STUDIES)} or all")
+        figures = [figure for name in chosen for figure in STUDIES[name](settings)]
+        for figure in figures:
+            print(figure)
+        print(f"records: {settings.out}")
+        return 0
+
+    try:
+        return tyro.cli(command, prog="python -m experiments.tabular", description=__doc__)
+    except InputError as error:
+        print(f"experiments.tabular: error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, ArithmeticError) as error:
+        print(f"experiments.tabular: error: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Train a family by a row and keep its records: resumable, one folder for each row."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from experiments.tabular.families import Family
+from experiments.tabular.rows import Row, backend_of
+from teamtr_jax.records import update_lines
+from teamtr_jax.stage import run_stage
+from teamtr_jax.tabular import TeamState, team_state
+from teamtr_jax.training import read_records, train
+
+__all__ = ["Records", "train_row", "load", "slug"]
+
+
+class Records(NamedTuple):
+    """The records of a run as arrays ``[stages, updates, instances]``, by name; those of the audit as ``exact.…``."""
+
+    about: dict[str, Any]
+    columns: dict[str, np.ndarray]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+
+def slug(name: str) -> str:
+    """A file name for a row."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+def train_row(
+    row: Row, family: Family, stages: int, budget: int, seed: int, folder: Path, progress: bool = True
+) -> Records:
+    """Train every instance of the family for `stages` stages, from `folder` if it was begun there, and load the records.
+
+    Args:
+      budget: rollouts a stage, enforced; exact backends count sets, at most one for each update.
+    """
+    backend = backend_of(row, family, budget)
+    schedule, order = row.schedule(family), row.order(family)
+    limit = budget if row.sampling is not None else family.team.agents
+    labels = [{"instance": i} for i in range(family.instances)]
+
+    def stage(state: TeamState, key: Array, k: int) -> tuple[TeamState, list[dict[str, Any]]]:
+        begin = time.perf_counter()
+        state, records = run_stage(backend, state, order, schedule, key, k, limit)
+        lines = update_lines(records, labels)
+        for line in lines:
+            line["time_stage"] = time.perf_counter() - begin
+        return state, lines
+
+    settings = {**family.about, "row": row.name, "note": row.note, "budget": limit, "schedule": schedule.name,
+                "sampled": row.sampling is not None, "sampling": row.sampling or {}, "cost": backend.cost, "seed_run": seed,
+                "optimum": family.optimum.tolist()}  # fmt: skip
+    home = folder / family.name / slug(row.name)
+    train(stage, team_state(family.team, family.policy), stages, jax.random.key(seed), home, settings, progress)
+    (home / "settings.json").write_text(json.dumps(settings))
+    return load(home)
+
+
+def load(home: Path) -> Records:
+    """The saved records of a run as arrays."""
+    about = json.loads((home / "settings.json").read_text())
+    lines = read_records(home)
+    shape = (
+        max(x["stage"] for x in lines) + 1,
+        max(x["update"] for x in lines) + 1,
+        max(x["instance"] for x in lines) + 1,
+    )
+    return Records(about, {name: np.array(column).reshape(shape) for name, column in _columns(lines).items()})
+
+
+def _columns(lines: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {}
+    for line in lines:
+        flat = {name: value for name, value in line.items() if not isinstance(value, dict)}
+        for part in ("info", "exact"):
+            flat |= {f"{part}.{name}": value for name, value in (line[part] or {}).items()}
+        for name, value in flat.items():
+            columns.setdefault(name, []).append(float(value) if value in ("inf", "-inf") else value)
+    return columns

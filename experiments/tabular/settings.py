@@ -1,0 +1,28 @@
+"""What the studies share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where, on which teams, for how long."""
+
+    out: Path = Path("results/tabular")
+    """Folder of records and figures; an interrupted run goes on from there."""
+    families: tuple[str, ...] = ("garnet",)
+    """Among garnet, frozenlake, relay, handover."""
+    instances: int = 20
+    """Teams (or start policies) of a family, trained side by side."""
+    stages: int = 10
+    """Stages of training."""
+    budget: int = 384
+    """Rollouts a stage, the same for every schedule."""
+    seed: int = 0
+    """Of the teams, the start policies and the rollouts."""
+    progress: bool = True
+    """Bars with the time left."""

@@ -1,0 +1,528 @@
+"""Sampled rollouts of a team of tables, and what an update learns from them.
+
+Every estimator here is a mean over rollouts of sums over steps, so its expectation is a sum over paths. Let
+`m(s) = Σ_t γ^t P(s_t = s)`, `G_t = Σ_{u≥t} γ^{u−t} r_u` the return to go and `R = G_0`. For whole rollouts of `π`
+
+    E Σ_t γ^t 1{s_t=s, a_t=a} G_t     = m(s) π(a|s) Q(s,a)                                                     (1)
+    E Σ_t     1{s_t=s, a_t=a} R       = m(s) π(a|s) Q(s,a) + c(s) π(a|s)                                       (2)
+    E Σ_t γ^t 1{s_t=s, a_t=a} (G_t−b) = m(s) π(a|s) Q(s,a) − c(s) π(a|s)                                       (3)
+
+where `b` may depend on the past up to `s_t` and on other rollouts of the prompt. `c` does not depend on the action and drops
+out of `Σ_a (π'−π) Â`. (2): given `s_t` the rewards before `t` do not depend on `a_t`, and `R` contains `γ^t G_t`, so a full
+return is not weighted with `γ^t` once more. In a product team `π(a|s)` and `Q` are those of the agent's own action, averaged
+over the others.
+
+Shapes: B prompts, G rollouts of each, H steps. Functions take one team; `jax.vmap` adds a batch of teams, policies and keys.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+
+from teamtr_jax.divergences import kl_current_to_new
+from teamtr_jax.dynamics._draw import inverse_cdf
+from teamtr_jax.types import Estimate, Team
+from teamtr_jax.validation import InputError, require_float64
+from teamtr_jax.values import return_bounds
+
+__all__ = ["Rollouts", "WeightDiagnostics", "SurrogateParts", "EstimationError", "Messages", "sample_rollouts",
+           "rollouts_of_paths", "default_horizon", "truncation_bias", "reward_to_go", "group_normalised_advantage",
+           "centred_advantage", "broadcast_advantage", "estimate_tables", "log_ratios", "path_weight", "prefix_weight",
+           "weight_diagnostics", "surrogate_parts", "estimation_error", "message_log_ratios"]  # fmt: skip
+
+
+class Rollouts(NamedTuple):
+    """G rollouts from each of B starts, H steps. After the end of an episode: state and agent −1, all else zero."""
+
+    state: Int[Array, "B G H"]
+    action: Int[Array, "B G H"]  #: the joint action in a product team
+    agent: Int[Array, "B G H"] | None  #: who acts, −1 for chance; `None` in a product team, where all do
+    alive: Bool[Array, "B G H"]
+    weight: Float[Array, "B G H"]  #: `γ^t`
+    logp: Float[Array, "B G H *n"]  #: log-probability of what the agents did, 0 for chance; product: one for each agent
+    reward: Float[Array, "B G H"]
+    returns: Float[Array, "B G"]  #: `Σ_t γ^t r_t`
+
+
+# ---------------------------------------------------------------------------------------------------------------- sampling
+
+
+def default_horizon(discount: Array | float, tolerance: float = 1e-3) -> int:
+    """The least H with `γ^H ≤ tolerance`: the truncated return is off by at most that share of its range `span(r)/(1−γ)`.
+
+    Args:
+      discount: `γ`, on the host; of a batch of teams, the largest decides.
+
+    Raises:
+      InputError: if the discount is traced or not below one, or the tolerance is not in (0, 1).
+
+    Example:
+      >>> print(default_horizon(0.9), default_horizon(0.99))
+      66 688
+    """
+    try:
+        gamma = float(np.max(np.asarray(discount)))
+    except jax.errors.TracerArrayConversionError:
+        expected = "an integer, such as default_horizon(discount) outside"
+        raise InputError("horizon", "none, under jit or vmap", expected) from None
+    if not 0 <= gamma < 1:
+        raise InputError("discount", gamma, "a discount in [0, 1)")
+    if not 0 < tolerance < 1:
+        raise InputError("tolerance", tolerance, "a number in (0, 1)")
+    steps = 1 if gamma == 0 else max(1, math.ceil(math.log(tolerance) / math.log(gamma)) - 1)
+    return steps if gamma**steps <= tolerance else steps + 1
+
+
+def truncation_bias(team: Team, horizon: int) -> Float[Array, ""]:
+    """`β = γ^H span(r)/(1−γ)`; zero in an episodic team, whose rollouts are whole.
+
+    `J − β ≤ E R + γ^H min r/(1−γ) ≤ J` for the truncated return R. For the weighted return to go `γ^t G_t` of (1) the same holds
+    at every step, with the same β and the same constant.
+    """
+    if team.dynamics.horizon is not None:
+        return jnp.zeros(())
+    gamma = jnp.asarray(team.dynamics.discount)
+    return gamma**horizon * (team.reward.max() - team.reward.min()) / (1 - gamma)
+
+
+def sample_rollouts(
+    team: Team, policy: Float[Array, "..."], key: Array, prompts: int, group: int, horizon: int | None = None
+) -> Rollouts:
+    """B prompts `s_0 ~ ρ`, G rollouts of each under `policy`; every choice by the inverse of a distribution function.
+
+    Args:
+      policy: [S, A] turn-taking (the rows of chance nodes are the chance), [n, S, max A_k] product.
+      key: a PRNG key; nothing else is random.
+      prompts: B.
+      group: G.
+      horizon: H of a discounted team, default `default_horizon(γ)`; must be given where γ is traced. An episodic team is
+        played to its end.
+
+    Raises:
+      InputError: an array that is not float64, a size below one, or a horizon that is not that of an episodic team.
+    """
+    require_float64(policy=policy, reward=team.reward, initial=team.initial)
+    for name, size in (("prompts", prompts), ("group", group)):
+        if size < 1:
+            raise InputError(name, size, "at least 1")
+    whole = team.dynamics.horizon
+    if whole is not None and horizon not in (None, whole):
+        raise InputError("horizon", horizon, f"none, or {whole}: an episodic team is played to its end")
+    if horizon is None:
+        horizon = default_horizon(team.dynamics.discount) if whole is None else whole
+    if horizon < 1:
+        raise InputError("horizon", horizon, "at least 1")
+    return _sample(team, policy, key, prompts, group, horizon)
+
+
+@partial(jax.jit, static_argnames=("prompts", "group", "horizon"))
+def _sample(team: Team, policy: Array, key: Array, prompts: int, group: int, horizon: int) -> Rollouts:
+    choices = 1 if team.factors is None else team.agents
+    first, rest = jax.random.split(key)
+    start = inverse_cdf(
+        jnp.broadcast_to(team.initial, (prompts, team.initial.size)),
+        jax.random.uniform(first, (prompts,), team.initial.dtype),
+    )
+    uniform = jax.random.uniform(rest, (horizon, choices + 1, prompts, group), team.initial.dtype)
+
+    def step(state: Array, u: Array) -> tuple[Array, tuple[Array, Array]]:
+        at = jnp.maximum(state, 0)
+        if team.factors is None:
+            action = inverse_cdf(policy[at], u[0])
+        else:
+            own = inverse_cdf(policy[:, at], u[:-1])
+            action = jnp.tensordot(_strides(team.factors), own, 1)
+        return team.dynamics.draw(state, action, u[-1]), (state, action)
+
+    starts = jnp.broadcast_to(start[:, None], (prompts, group))
+    _, (state, action) = lax.scan(step, starts, uniform)
+    return rollouts_of_paths(team, policy, jnp.moveaxis(state, 0, -1), jnp.moveaxis(action, 0, -1))
+
+
+def rollouts_of_paths(
+    team: Team, policy: Float[Array, "..."], state: Int[Array, "B G H"], action: Int[Array, "B G H"]
+) -> Rollouts:
+    """Given paths as rollouts of `policy`: who acted, with which log-probability, for which reward.
+
+    Args:
+      state: −1 after the end of an episode.
+      action: joint actions in a product team; whatever it is after the end.
+    """
+    alive = state >= 0
+    at, action = jnp.maximum(state, 0), jnp.where(alive, action, 0)
+    weight = jnp.where(alive, jnp.asarray(team.dynamics.discount) ** jnp.arange(state.shape[-1]), 0.0)
+    agent = None if team.active is None else jnp.where(alive, team.active[at], -1)
+    reward = jnp.where(alive, team.reward[at, action], 0.0)
+    paths = Rollouts(
+        jnp.where(alive, state, -1), action, agent, alive, weight, weight, reward, (weight * reward).sum(-1)
+    )
+    return paths._replace(logp=_log_probability(team, paths, policy))
+
+
+def _strides(factors: tuple[int, ...]) -> NDArray[np.int64]:
+    """What one more of each agent's action adds to the joint action (C order)."""
+    return np.array([math.prod(factors[k + 1 :]) for k in range(len(factors))], np.int64)
+
+
+def _own_actions(team: Team, action: Array) -> Int[Array, "B G H n"]:
+    assert team.factors is not None
+    return action[..., None] // _strides(team.factors) % np.array(team.factors)
+
+
+def _log_probability(team: Team, rollouts: Rollouts, policy: Array) -> Array:
+    at = jnp.maximum(rollouts.state, 0)
+    if team.factors is None:
+        assert rollouts.agent is not None
+        p, acts = policy[at, rollouts.action], rollouts.agent >= 0
+    else:
+        p = policy[jnp.arange(team.agents), at[..., None], _own_actions(team, rollouts.action)]
+        acts = rollouts.alive[..., None]
+    return jnp.where(acts, jnp.log(jnp.where(acts, p, 1.0)), 0.0)
+
+
+def _moves(team: Team, rollouts: Rollouts, agent: Array | int) -> tuple[Array, Array, Array]:
+    """When `agent` acts, what it does, and where the log-probability of that stands: (mask, action, index or all)."""
+    if team.factors is None:
+        assert rollouts.agent is not None
+        return rollouts.agent == agent, rollouts.action, rollouts.logp
+    own = jnp.take(_own_actions(team, rollouts.action), agent, axis=-1)
+    return rollouts.alive, own, jnp.take(rollouts.logp, agent, axis=-1)
+
+
+# -------------------------------------------------------------------------------------------------------------- advantages
+
+
+def reward_to_go(
+    rollouts: Rollouts, discount: Array | float, log_ratio: Float[Array, "B G H *n"] | None = None
+) -> Float[Array, "B G H"]:
+    """`G_t = r_t + γ ρ_{t+1} G_{t+1}`, `ρ = 1` or, with `log_ratio`, the ratio of the whole team at each step.
+
+    With ratios it is the per-decision form (Precup et al. 2000): weighted with `prefix_weight`, (1) holds for the current team.
+
+    Args:
+      discount: `team.dynamics.discount`.
+      log_ratio: `log_ratios(team, rollouts, current)`.
+    """
+    ratio = jnp.ones_like(rollouts.reward) if log_ratio is None else jnp.exp(_joint(rollouts, log_ratio))
+
+    def step(later: Array, xs: tuple[Array, Array]) -> tuple[Array, Array]:
+        reward, rho = xs
+        now = reward + discount * later
+        return rho * now, now
+
+    xs = jnp.moveaxis(rollouts.reward, -1, 0), jnp.moveaxis(ratio, -1, 0)
+    return jnp.moveaxis(lax.scan(step, jnp.zeros_like(rollouts.returns), xs, reverse=True)[1], 0, -1)
+
+
+def group_normalised_advantage(
+    returns: Float[Array, "..."], clip: float = math.inf, epsilon: float = 1e-8, axis: int = -1
+) -> Float[Array, "..."]:
+    """The paper's `clip((R − μ)/√(σ²+ε), ±A_clip)`, μ and `σ² = mean (R−μ)²` over the rollouts of a prompt.
+
+    Not unbiased: it reweights prompts (PE.10, `group_normalised_weight`), and a surrogate formed with it is not in units of the
+    return.
+
+    Args:
+      returns: [B, G]; or [B, G, H], returns to go, with `axis=-2`.
+      clip: `A_clip`.
+      axis: that of the group.
+
+    Example:
+      >>> print(group_normalised_advantage(jnp.array([[0.0, 0.0, 0.0, 1.0]]), clip=1.5).round(3))
+      [[-0.577 -0.577 -0.577  1.5  ]]
+    """
+    centred = returns - returns.mean(axis, keepdims=True)
+    scale = jnp.sqrt((centred**2).mean(axis, keepdims=True) + epsilon)
+    return jnp.clip(centred / scale, -clip, clip)
+
+
+def centred_advantage(returns: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
+    """`R_g − R̄_{−g}`, the mean of the prompt's other rollouts; R itself where there is no other. Unbiased: (2), (3).
+
+    Args:
+      returns: [B, G]; or [B, G, H], returns to go, with `axis=-2`.
+      axis: that of the group.
+
+    Example:
+      >>> print(centred_advantage(jnp.array([[0.0, 1.0, 1.0]])))
+      [[-1.   0.5  0.5]]
+    """
+    group = returns.shape[axis]
+    if group == 1:
+        return returns
+    return (returns - returns.mean(axis, keepdims=True)) * (group / (group - 1))
+
+
+def broadcast_advantage(rollouts: Rollouts, advantage: Float[Array, "B G"]) -> Float[Array, "B G H"]:
+    """One advantage of a rollout at every step of it, over `γ^t`, which `estimate_tables` multiplies with: (2)."""
+    weight = rollouts.weight
+    return jnp.where(weight > 0, advantage[..., None] / jnp.where(weight > 0, weight, 1.0), 0.0)
+
+
+# --------------------------------------------------------------------------------------------------------------- estimates
+
+
+def estimate_tables(
+    team: Team,
+    policy: Float[Array, "..."],
+    rollouts: Rollouts,
+    agent: Int[Array, ""] | int,
+    advantage: Float[Array, "B G H"],
+    rows: Int[Array, " R"],
+    owned: Bool[Array, " R"],
+    weights: Float[Array, "B G *H"] | None = None,
+    to_go: Float[Array, "B G H"] | None = None,
+    floor: Float[Array, " S"] | None = None,
+    shrink: Float[Array, ""] | float = 1.0,
+) -> Estimate:
+    """Sufficient statistics of the rollouts for an update of `agent`, whose table is `policy`.
+
+    With w the weight of a sample, `Ê` the mean over rollouts of the sum over the agent's steps (discounted: times `1−γ`), and
+    `ρ = π/π_behaviour` the ratio of the agent's own action (1 if `weights` are given, which then have to contain it):
+
+        ŵ(s) = Ê[γ^t w 1{s}],  positive(s,a) = Ê[γ^t w ρ Â⁺ 1{s,a}],  negative likewise,  Â = (positive − negative)/(ŵ π),
+        q(s,a) = (Σ γ^t w q_t 1{s,a} + k v̂(s)) / (Σ γ^t w 1{s,a} + k),   q_t = G_t − Φ(s_t) ≥ 0,
+
+    `v̂(s)` the same mean over all actions of the row and k = `shrink` pseudo-samples.
+
+    Expectations. Let `μ` be the law of the rollouts. Without weights `E ŵ = m^μ`, and by (1)–(3)
+    `E[positive − negative] = m^μ π A^μ + c(s) π` for returns to go or full returns less an admissible baseline: the surrogate
+    `Σ (π'/π)(positive − negative)` of a table `π'` that does not depend on the rollouts has the mean
+    `Σ_s m^μ Σ_a (π'−π) A^μ` plus a constant (fresh: `L^seq`). Untruncated `path_weight`, or `prefix_weight` with a per-decision
+    `reward_to_go`, turn μ into the current team where the behaviour covers it; `prefix_weight` with a plain one turns `m^μ` but
+    not `A^μ`. `Â` and `q` are quotients of such means: consistent, not unbiased.
+
+    In the value-weighted step `π' ∝ π q` an action that was not seen has `q = v̂(s)` and is scaled by `v̂/Σ_b π q`: it stays about
+    where it is. For k > 0 no action of a row is dropped unless every return there was at its floor. Rows without samples stay.
+
+    Args:
+      policy: the table to be updated, turn-taking [S, A], product [n, S, max A_k].
+      agent: may be traced.
+      advantage: `Â_t` at every step; at the steps of others it is not read.
+      rows: the agent's states, `agent_rows(team)[0][agent]`; ignored in a product team, whose rows are all states.
+      owned: which of them are real; likewise.
+      weights: of rollouts [B, G] or of steps [B, G, H]; not normalised here.
+      to_go: `G_t` for q, default `reward_to_go`.
+      floor: `Φ` [S], default `return_bounds(team)[0]`. In a discounted team it also stands for what was cut off.
+      shrink: k.
+
+    Raises:
+      InputError: if `policy` or `advantage` is not float64.
+    """
+    require_float64(policy=policy, advantage=advantage)
+    acts, action, behaviour = _moves(team, rollouts, agent)
+    gamma, horizon = jnp.asarray(team.dynamics.discount), rollouts.state.shape[-1]
+    table = policy if team.factors is None else policy[agent]
+    states, actions = table.shape
+    at = jnp.maximum(rollouts.state, 0)
+
+    seen = jnp.where(acts, rollouts.weight, 0.0)
+    if weights is None:
+        p = table[at, action]
+        sample = seen * jnp.where(acts, p * jnp.exp(-behaviour), 0.0)
+    else:
+        seen = seen * (weights[..., None] if weights.ndim == 2 else weights)
+        sample = seen
+    if to_go is None:
+        to_go = reward_to_go(rollouts, gamma)
+    if floor is None:
+        floor = return_bounds(team)[0]
+    cut_off = gamma ** (horizon - jnp.arange(horizon)) * floor.min() if team.dynamics.horizon is None else 0.0
+    q = jnp.maximum(to_go + cut_off - floor[at], 0.0)
+
+    samples = jnp.stack(
+        [seen, sample * jnp.maximum(advantage, 0.0), sample * jnp.maximum(-advantage, 0.0), seen * q], -1
+    )
+    samples = jnp.where(acts[..., None], samples, 0.0)
+    sums = jnp.zeros((states, actions, 4), table.dtype).at[at, action].add(samples)
+    if team.factors is None:
+        sums, table = jnp.where(owned[:, None, None], sums[rows], 0.0), table[rows]
+
+    count, positive, negative, total = jnp.moveaxis(sums, -1, 0)
+    scale = (1.0 if team.dynamics.horizon is not None else 1 - gamma) / rollouts.returns.size
+    weight, positive, negative = scale * count.sum(-1), scale * positive, scale * negative
+    share = weight[:, None] * table
+    mean = _quotient(total.sum(-1), count.sum(-1))[:, None]
+    return Estimate(
+        weight,
+        _quotient(positive - negative, share),
+        positive,
+        negative,
+        _quotient(total + shrink * mean, count + shrink, mean),
+    )
+
+
+def _quotient(x: Array, y: Array, otherwise: Array | float = 0.0) -> Array:
+    """`x/y` where `y > 0`."""
+    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1.0), otherwise)
+
+
+# ----------------------------------------------------------------------------------------------------- importance weights
+
+
+def log_ratios(team: Team, rollouts: Rollouts, policy: Float[Array, "..."]) -> Float[Array, "B G H *n"]:
+    """`log π(a_t|s_t) − log π_behaviour(a_t|s_t)` at every step; product: one for each agent.
+
+    0 for chance and after the end, −∞ where `policy` drops the action. A rollout never has an action of probability zero under
+    its behaviour, so zeros of the behaviour need no care; what it never does is seen by no weight.
+    """
+    return _log_probability(team, rollouts, policy) - rollouts.logp
+
+
+def _joint(rollouts: Rollouts, log_ratio: Array) -> Array:
+    return log_ratio.sum(-1) if log_ratio.ndim > rollouts.state.ndim else log_ratio
+
+
+def path_weight(
+    team: Team, rollouts: Rollouts, current: Float[Array, "..."], truncation: float = math.inf
+) -> Float[Array, "B G"]:
+    """`min(∏_t π_current/π_behaviour, c)` over the whole path, all agents; mean 1 if the behaviour covers it and `c = ∞`."""
+    return jnp.minimum(jnp.exp(_joint(rollouts, log_ratios(team, rollouts, current)).sum(-1)), truncation)
+
+
+def prefix_weight(
+    team: Team, rollouts: Rollouts, current: Float[Array, "..."], truncation: float = math.inf
+) -> Float[Array, "B G H"]:
+    """`min(∏_{u≤t} π_current/π_behaviour, c)` at every step, its own action included."""
+    return jnp.minimum(jnp.exp(jnp.cumsum(_joint(rollouts, log_ratios(team, rollouts, current)), -1)), truncation)
+
+
+class WeightDiagnostics(NamedTuple):
+    """How far importance weights have degenerated (Table 10)."""
+
+    ess_share: Float[Array, "*batch"]  #: `(Σw)²/(N Σw²)` in [0, 1], N = B·G
+    p95: Float[Array, "*batch"]  #: quantiles, linearly interpolated
+    p99: Float[Array, "*batch"]
+    largest: Float[Array, "*batch"]
+    above_ten: Float[Array, "*batch"]  #: share of the weights above 10
+
+
+def weight_diagnostics(weight: Float[Array, "*batch B G"]) -> WeightDiagnostics:
+    """Effective sample size and upper tail of the weights of B·G rollouts.
+
+    Example:
+      >>> print(float(weight_diagnostics(jnp.array([[1.0, 1.0], [1.0, 0.0]])).ess_share))
+      0.75
+    """
+    w = weight.reshape(*weight.shape[:-2], -1)
+    scaled = w * _quotient(jnp.ones(()), w.max(-1, keepdims=True))  # a square of a large weight may overflow
+    p95, p99 = jnp.percentile(w, jnp.array([95.0, 99.0]), axis=-1)
+    return WeightDiagnostics(
+        _quotient(scaled.sum(-1) ** 2, w.shape[-1] * (scaled**2).sum(-1)),
+        p95,
+        p99,
+        w.max(-1),
+        (w > 10).mean(-1, dtype=w.dtype),
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- estimation error
+
+
+class SurrogateParts(NamedTuple):
+    """Surrogates of one step as samples show them; units of `Estimate.weight`: `(1−γ)L`, episodic `L`."""
+
+    raw: Float[Array, ""]  #: `L̂_raw`: unbiased advantages
+    normalised: Float[Array, ""]  #: `L̂_norm`: the advantages that the step used
+    clipped: Float[Array, ""]  #: `L̂_clip`: those with clipped ratios
+
+
+class EstimationError(NamedTuple):
+    """`ζ` of P3.4 and its parts, `ratio + sampling + normalisation + clip = L̂ − L^seq`; units of `SurrogateParts`."""
+
+    ratio: Float[
+        Array, ""
+    ]  #: `L_data − L^seq`, `L_data = Σ m_data Σ_a (π'−π) A_data`: rollouts or weights of another team
+    sampling: Float[Array, ""]  #: `L̂_raw − L_data`: finitely many rollouts
+    normalisation: Float[Array, ""]  #: `L̂_norm − L̂_raw`: group normalisation, the clip of advantages included
+    clip: Float[Array, ""]  #: `L̂_clip − L̂_norm`: the clip of ratios
+    zeta: Float[Array, ""]  #: `ζ = (1−γ)|L̂ − L^seq|`, episodic `|L̂ − L^seq|`, `L̂ = L̂_clip`
+
+
+def surrogate_parts(
+    current: Float[Array, "R A"],
+    new: Float[Array, "R A"],
+    raw: Estimate,
+    normalised: Estimate,
+    clip: float | None = None,
+) -> SurrogateParts:
+    """`L̂ = Σ u (positive − negative)` of both estimates, `u = π'/π − 1`, and `Σ min(u,ε)·positive − max(u,−ε)·negative`.
+
+    Entries with `π = 0` have no samples and contribute nothing. `clip=None`: no ratio is clipped.
+    """
+    used = current > 0
+    u = jnp.where(used, (new - current) / jnp.where(used, current, 1.0), 0.0)
+    linear = [(u * (estimate.positive - estimate.negative)).sum((-2, -1)) for estimate in (raw, normalised)]
+    if clip is None:
+        return SurrogateParts(linear[0], linear[1], linear[1])
+    gain, loss = jnp.minimum(u, clip) * normalised.positive, jnp.maximum(u, -clip) * normalised.negative
+    return SurrogateParts(linear[0], linear[1], (gain - loss).sum((-2, -1)))
+
+
+def estimation_error(
+    intermediate: Float[Array, ""] | float, data: Float[Array, ""] | float, parts: SurrogateParts
+) -> EstimationError:
+    """The parts of `ζ`. `intermediate` is `L^seq` and `data` is `L_data`, exact, in the units of `parts`.
+
+    Fixed tables π, π' and unbiased raw advantages give `E sampling = 0`. A π' fitted to the same rollouts does not: the sampling
+    error of a maximum is positive on average.
+    """
+    steps = (intermediate, data, *parts)
+    changes = [jnp.asarray(after - before) for before, after in itertools.pairwise(steps)]
+    return EstimationError(*changes, zeta=abs(jnp.asarray(parts.clipped - intermediate)))
+
+
+# --------------------------------------------------------------------------------------------- what a certificate asks for
+
+
+class Messages(NamedTuple):
+    """An agent's messages, for `teamtr_jax.finite_sample` (S8); zero where a rollout has no more."""
+
+    log_ratio: NDArray[np.float64]  #: [B, G, τ], `log π'/π`; −inf: dropped, +inf: not in the current policy
+    kl: NDArray[np.float64]  #: [B, G, τ], `KL(current‖new)` at the message's context
+
+
+def message_log_ratios(
+    team: Team,
+    rollouts: Rollouts,
+    agent: int,
+    current: Float[Array, "..."],
+    new: Float[Array, "..."],
+    messages: int | None = None,
+) -> Messages:
+    """What S8 needs of rollouts of `current` or of `new` on an episodic team whose return is in [0, 1], on the host.
+
+    A message is an action of the agent. With the rewards `rollouts.returns` and rollouts of the current team this goes into
+    `finite_sample_certificate`; with those of both teams, into `two_sample_certificate`.
+
+    Args:
+      messages: τ, a bound on the agent's messages in *every* possible rollout, fixed beforehand; default H.
+
+    Raises:
+      InputError: a discounted team, or a rollout with more messages than declared.
+    """
+    if team.dynamics.horizon is None:
+        raise InputError("team", "a discounted team", "an episodic one: S8 is about whole episodes")
+    acts, action, _ = (np.asarray(x) for x in _moves(team, rollouts, agent))
+    at = np.maximum(np.asarray(rollouts.state), 0)
+    old, now = (x if team.factors is None else x[agent] for x in (current, new))
+    context_kl = np.asarray(kl_current_to_new(old, now))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.log(np.asarray(now)[at, action]) - np.log(np.asarray(old)[at, action])
+    found = [np.where(acts, x, 0.0) for x in (ratio, context_kl[at])]
+    if messages is not None:
+        if (most := int(acts.sum(-1).max())) > messages:
+            raise InputError("messages", messages, f"at least {most}, the messages of one of the rollouts")
+        first = np.argsort(~acts, -1, kind="stable")[..., :messages]
+        found = [np.take_along_axis(x, first, -1) for x in found]
+    return Messages(*found)

@@ -1,0 +1,385 @@
+"""Teams of tables as backends of the driver: exactly, and by sampled rollouts.
+
+A backend is built for one team, or for a batch of teams of one shape (every array of the `Team` with a leading axis of N
+instances); all instances then take their updates in one program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+from numpy.typing import ArrayLike, NDArray
+
+from teamtr_jax.bounds import DEFAULT, ladder
+from teamtr_jax.certificates import certificate, certificate_estimable, certificate_weighted, lower_bound_paper
+from teamtr_jax.schedules import Schedule
+from teamtr_jax.stage import Backend, run_stage
+from teamtr_jax.surrogates import hybrids_report, occupancy_tv
+from teamtr_jax.trust_region import kl_constrained
+from teamtr_jax.types import Estimate, Hybrids, Stage, StageReport, Step, Team, UpdateRecord
+from teamtr_jax.validation import InputError
+from teamtr_jax.values import advantages, return_bounds
+from teamtr_jax.visits import (
+    chain_hybrids,
+    chain_solo_steps,
+    cleaned_visits,
+    marginal_advantage,
+    occupancy,
+    team_policy,
+)
+
+__all__ = ["TeamState", "ExactData", "Estimated", "team_state", "evaluate", "exact_backend", "improvement_stage", "audit_chain",
+           "audit_records", "zeta_parts", "report_numbers", "agent_rows", "own_table", "with_own_table", "as_pytree",
+           "batch_of", "plain", "updater"]  # fmt: skip
+
+
+class TeamState(NamedTuple):
+    """What training changes: the tables of the team, and what the step of each agent remembers."""
+
+    policy: Array  #: [S, A] turn-taking, [n, S, max A_k] product
+    memory: Array  #: [n]
+
+
+def team_state(team: Team, policy: Array, memory: float = 0.0) -> TeamState:
+    """The state at the start of training. With a batch of teams `policy` has the batch axis too."""
+    return TeamState(policy, jnp.full((*team.initial.shape[:-1], team.agents), memory))
+
+
+class ExactData(NamedTuple):
+    """What infinitely many rollouts of one team would show."""
+
+    weight: Float[Array, " S"]  #: occupancy; episodic: visits
+    mass: Float[Array, ""]  #: 1/(1−γ); 1 when episodic: surrogates are `mass · Σ weight (…)`
+    values: Float[Array, " S"]
+    objective: Float[Array, ""]
+    policy: Array  #: the tables that wrote the rollouts
+
+
+def evaluate(team: Team, policy: Array) -> ExactData:
+    """Occupancy (episodic: visits), values and objective of the team that plays `policy`."""
+    joint = team_policy(team, policy)
+    resolvent = team.dynamics.resolvent(joint)
+    v = resolvent.values((joint * team.reward).sum(-1))
+    m = cleaned_visits(resolvent, team.initial, v)
+    if team.dynamics.horizon is not None:
+        return ExactData(m, jnp.ones(()), v, team.initial @ v, policy)
+    total = m.sum()
+    return ExactData(m / total, total, v, team.initial @ v, policy)
+
+
+def _estimate(
+    team: Team, policy: Array, data: ExactData, agent: Array, rows: Array, owned: Array, reuse: str, cut: float
+) -> Estimate:
+    """The tables of `agent`: rows `[R, A]` of the team's table, or its factor `[S, max A_k]`."""
+    weight, v = data.weight, data.values
+    if reuse in ("occupancy", "weights"):
+        now = evaluate(team, policy)
+        v = now.values
+        if reuse == "weights":
+            some = data.weight > 0
+            ratio = jnp.where(some, now.weight / jnp.where(some, data.weight, 1.0), 0.0)
+            weight = data.weight * jnp.minimum(ratio, cut)
+    a = advantages(team, v)
+    above = jnp.maximum(a + (v - return_bounds(team)[0])[:, None], 0.0)  # Q − Φ
+    tables = a, jnp.maximum(a, 0.0), jnp.maximum(-a, 0.0), above
+    if team.factors is None:
+        mine = rows[agent]
+        a, gain, loss, above = (table[mine] for table in tables)
+        w = jnp.where(owned[agent], weight[mine], 0.0)
+        current = policy[mine]
+    else:
+        a, gain, loss, above = (marginal_advantage(team, policy, table, agent) for table in tables)
+        w, current = weight, policy[agent]
+    share = w[:, None] * current
+    return Estimate(w, a, share * gain, share * loss, above)
+
+
+def own_table(team: Team, policy: Array, agent: Array, rows: Array) -> Array:
+    """The rows that `agent` may change."""
+    return policy[agent] if team.factors is not None else policy[rows[agent]]
+
+
+def with_own_table(team: Team, policy: Array, table: Array, agent: Array, rows: Array, owned: Array) -> Array:
+    """`policy` with the agent's rows replaced by `table`."""
+    if team.factors is not None:
+        return policy.at[agent].set(table)
+    return policy.at[jnp.where(owned[agent], rows[agent], policy.shape[0])].set(table, mode="drop")
+
+
+def agent_rows(team: Team) -> tuple[Array, Array]:
+    """``[..., n, R]``: the states of each agent, padded to the largest number of them, and which entries are real."""
+    batch = team.initial.shape[:-1]
+    if team.factors is not None:
+        return jnp.zeros((*batch, team.agents, 0), int), jnp.zeros((*batch, team.agents, 0), bool)
+    active = np.asarray(team.active).reshape(-1, team.initial.shape[-1])
+    own = active[:, None, :] == np.arange(team.agents)[:, None]
+    width = max(int(own.sum(-1).max()), 1)
+    rows = np.argsort(~own, axis=-1, kind="stable")[..., :width]
+    owned = np.arange(width) < own.sum(-1, keepdims=True)
+    shape = (*batch, team.agents, width)
+    return jnp.asarray(np.where(owned, rows, 0).reshape(shape)), jnp.asarray(owned.reshape(shape))
+
+
+class Estimated(NamedTuple):
+    """An estimate in the units of the return: surrogates are `mass · Σ weight (…)`."""
+
+    tables: Estimate
+    mass: Float[Array, ""]
+    objective: Float[Array, ""]
+
+
+def _update(
+    step: Step, team: Team, state: TeamState, estimate: Estimated, agent: Array, rows: Array, owned: Array
+) -> tuple[TeamState, dict[str, Array]]:
+    current = own_table(team, state.policy, agent, rows)
+    new, info = step(current, estimate.tables, state.memory[agent])
+    policy = with_own_table(team, state.policy, new, agent, rows, owned)
+    mass = estimate.mass
+    return TeamState(policy, state.memory.at[agent].set(info.memory)), {
+        "surrogate": info.objective * mass,
+        "kl": info.kl,
+        "objective_before": estimate.objective,
+        "gain": info.gain * mass,
+        "kl_new_to_current": info.kl_new_to_current,
+        "multiplier": info.multiplier,
+        "memory": info.memory,
+    }
+
+
+def exact_backend(team: Team, step: Step, audit: bool = True) -> Backend:
+    """Exact tables: occupancy and advantages by linear solves, so every set of rollouts is infinitely large and costs 1.
+
+    Between rollouts (`Schedule.reuse`): importance weights are those of the states, `min(m^{now}/m^{rollouts}, truncation)`, with
+    the current team's advantages, so that without truncation they are exact; by samples they are weights of whole paths.
+
+    Args:
+      team: one team, or a batch of teams (every array with a leading axis).
+      step: the update (`teamtr_jax.trust_region`); its radius bounds `E_d KL(current‖new)`, in an episodic team the KL summed
+        over the episode.
+      audit: whether the records carry the exact numbers of every update.
+    """
+    batch = batch_of(team)
+    rows, owned = agent_rows(team)
+    step = as_pytree(step)
+    programs = _exact_programs(bool(batch))
+
+    def estimate(state: TeamState, data: ExactData, agent: Any, schedule: Schedule) -> Estimated:
+        options = {"reuse": schedule.reuse, "cut": schedule.truncation}
+        policy = data.policy if schedule.reuse == "start" else state.policy
+        return programs.estimate(team, policy, data, jnp.asarray(agent), rows, owned, **options)
+
+    def update(state: TeamState, estimated: Estimated, agent: Any) -> tuple[TeamState, dict[str, Any]]:
+        return plain(batch, *programs.update(step, team, state, estimated, jnp.asarray(agent), rows, owned))
+
+    return Backend(
+        agents=team.agents,
+        rollout=lambda state, key: programs.evaluate(team, state.policy),
+        estimate=estimate,
+        update=update,
+        cost=1,
+        batch=batch,
+        predict=lambda state, data: programs.predict(step, team, state, data, rows, owned),
+        audit=partial(audit_records, team) if audit else None,
+    )
+
+
+class _Programs(NamedTuple):
+    evaluate: Callable[..., ExactData]
+    estimate: Callable[..., Estimated]
+    predict: Callable[..., Array]
+    update: Callable[..., tuple[TeamState, dict[str, Array]]]
+
+
+@cache
+def _exact_programs(batched: bool) -> _Programs:
+    """Compiled once for each kind of step and shape of team: settings of a step are arguments (`as_pytree`)."""
+
+    def estimate(*arguments: Any, reuse: str, cut: float) -> Estimated:
+        data: ExactData = arguments[2]
+        return Estimated(_estimate(*arguments, reuse, cut), data.mass, data.objective)
+
+    def predict(step: Step, team: Team, state: TeamState, data: ExactData, rows: Array, owned: Array) -> Array:
+        def gain(agent: Array) -> Array:
+            tables = _estimate(team, state.policy, data, agent, rows, owned, "rollouts", 1.0)
+            return step(own_table(team, state.policy, agent, rows), tables, state.memory[agent])[1].gain
+
+        return jax.vmap(gain)(jnp.arange(team.agents))
+
+    lift = jax.vmap if batched else lambda f: f
+    return _Programs(
+        jax.jit(lift(evaluate)),
+        jax.jit(
+            lambda *arguments, reuse, cut: lift(partial(estimate, reuse=reuse, cut=cut))(*arguments),
+            static_argnames=("reuse", "cut"),
+        ),
+        jax.jit(lambda step, *arguments: lift(partial(predict, step))(*arguments)),
+        updater(batched),
+    )
+
+
+@cache
+def updater(batched: bool) -> Callable[..., tuple[TeamState, dict[str, Array]]]:
+    """`(step, team, state, estimated, agent, rows, owned) → (state, diagnostics)`."""
+    lift = jax.vmap if batched else lambda f: f
+    return jax.jit(lambda step, *arguments: lift(partial(_update, step))(*arguments))
+
+
+def as_pytree(step: Step) -> Step:
+    """A step whose settings are leaves (`jax.tree_util.Partial`, as factories return), so that new settings compile nothing."""
+    return step if isinstance(step, jax.tree_util.Partial) else jax.tree_util.Partial(step)
+
+
+def batch_of(team: Team) -> tuple[int, ...]:
+    """``()``, or ``(N,)`` for a batch of teams.
+
+    Raises:
+      InputError: if there are more leading axes.
+    """
+    batch = team.initial.shape[:-1]
+    if len(batch) > 1:
+        raise InputError("team", f"arrays with {len(batch)} leading axes", "one team, or a batch with one leading axis")
+    return batch
+
+
+def plain(batch: tuple[int, ...], state: Any, info: dict[str, Array]) -> tuple[Any, dict[str, Any]]:
+    """Diagnostics as numbers, or as NumPy arrays over the batch."""
+    return state, {name: np.asarray(x) if batch else float(x) for name, x in info.items()}
+
+
+def audit_records(
+    team: Team, states: list[TeamState], records: list[UpdateRecord], schedule: Schedule
+) -> dict[str, Any]:
+    """The audit of a stage: `audit_chain`, and the parts of `ζ` of the surrogates that the records hold (P3.4)."""
+    axis = len(team.initial.shape) - 1
+    chain = jnp.stack([state.policy for state in states], axis)
+    agents, sources = (
+        jnp.asarray(np.stack([np.asarray(x) for x in xs], axis))
+        for xs in ([r.agent for r in records], [r.source for r in records])
+    )
+    exact = (_audit_batch if axis else _audit_one)(team, chain, agents, sources)
+    exact["surrogate_in_use"] = exact.pop("in_use")[schedule.reuse]
+    exact = {name: np.moveaxis(np.asarray(x), axis, 0) for name, x in exact.items()}
+    return exact | zeta_parts(
+        exact["surrogate_intermediate"],
+        exact["surrogate_in_use"],
+        *(np.stack([np.asarray(r.info.get(name, r.surrogate)) for r in records]) for name in ("surrogate_raw", "gain")),
+        np.stack([np.asarray(r.surrogate) for r in records]),
+        1.0 if team.dynamics.horizon is not None else 1 - np.asarray(team.dynamics.discount),
+    )
+
+
+def zeta_parts(
+    intermediate: NDArray[np.float64],
+    in_use: NDArray[np.float64],
+    raw: NDArray[np.float64],
+    normalised: NDArray[np.float64],
+    clipped: NDArray[np.float64],
+    scale: ArrayLike,
+) -> dict[str, NDArray[np.float64]]:
+    """`ζ = (1−γ)|L̂ − L^seq|` (episodic without `1−γ`) and its parts: `ζ = |ratio + sampling + normalisation + clip|`.
+
+    * ratio: `L_data − L^seq`, what the team that wrote the rollouts in use shows in expectation (exact; 0 on fresh rollouts),
+    * sampling: `L̂_raw − L_data`, finitely many rollouts, unbiased advantages,
+    * normalisation: `L̂_norm − L̂_raw`, the group normalisation of advantages and their clip,
+    * clip: `L̂ − L̂_norm`, the clip of probability ratios.
+
+    Args:
+      scale: `1−γ`, or 1.
+    """
+    steps = (intermediate, in_use, raw, normalised, clipped)
+    names = ("zeta_ratio", "zeta_sampling", "zeta_normalisation", "zeta_clip")
+    parts = {name: scale * (y - x) for name, x, y in zip(names, steps[:-1], steps[1:], strict=True)}
+    return parts | {"zeta": scale * abs(clipped - intermediate)}
+
+
+def audit_chain(team: Team, states: Array, agents: Array, sources: Array) -> dict[str, Any]:
+    """Everything that is known exactly of a chain of updates, by name (docs/records.md). For `jit` and `vmap`.
+
+    Args:
+      states: the team's tables after 0, 1, …, n updates.
+      agents: who moves.
+      sources: the number of updates after which the rollouts in use were collected.
+
+    Returns:
+      ``[n]`` arrays; `in_use` holds one for each way to use old rollouts.
+    """
+    h = chain_hybrids(team, states, agents)
+    report = hybrids_report(team, h, chain_solo_steps(team, states, agents, states[0]))
+    solo = chain_solo_steps(team, states, agents, states[sources])
+    again = (jnp.diff(jnp.sort(agents)) == 0).any()
+    return report_numbers(report, again) | _in_use(team, h, solo, report, sources)
+
+
+OPTIONS = {"xla_backend_optimization_level": 0}  # most of the time is compilation
+_audit_one = jax.jit(audit_chain, compiler_options=OPTIONS)
+_audit_batch = jax.jit(jax.vmap(audit_chain), compiler_options=OPTIONS)
+
+
+COPIED = ("surrogate_intermediate", "surrogate_stale", "surrogate_cached", "surrogate_reused", "gap_fresh", "gap_stale",
+          "gap_cached", "gap_reused", "seq_minus_stale", "kl", "kl_stale", "kl_reverse", "tv", "share", "occupancy_tv_fresh",
+          "occupancy_tv_stale")  # fmt: skip
+
+
+def report_numbers(report: StageReport, again: Array) -> dict[str, Float[Array, " n"]]:
+    """The `[n]` quantities of a report that an update record carries: surrogates, gaps, rungs, certificates, violations.
+
+    Args:
+      again: whether some agent is updated twice; then only the rungs on the fresh gap hold, the others are infinite.
+    """
+    penalties = ladder(report)
+    for rung in DEFAULT:
+        if rung.gap != "fresh" and rung.name in penalties:
+            penalties[rung.name] = jnp.where(again, jnp.inf, penalties[rung.name])
+    improvement = report.surrogate_intermediate + report.gap_fresh
+    excess = [
+        abs(getattr(report, f"gap_{rung.gap}")) - getattr(report.rounding, rung.gap) > penalties[rung.name]
+        for rung in DEFAULT
+        if rung.name in penalties
+    ]
+    return {
+        **{name: getattr(report, name) for name in COPIED},
+        "objective_before": report.objective[:-1],
+        "objective_after": report.objective[1:],
+        "improvement": improvement,
+        "regression": improvement + report.rounding.fresh < 0,
+        **penalties,
+        "certificate_paper": lower_bound_paper(report),
+        "certificate_estimable": certificate_estimable(report),
+        "certificate_weighted": certificate_weighted(report),
+        "certificate": certificate(report),
+        "violations": jnp.stack(excess).sum(0),
+    }
+
+
+def _in_use(team: Team, h: Hybrids, solo: Array, report: StageReport, sources: Array) -> dict[str, Any]:
+    """What the rollouts in use show in expectation: their surrogate, and how far their occupancy is off."""
+    a = jax.vmap(partial(advantages, team))(report.values)[sources]
+    m = report.visits
+    since = jnp.concatenate([jnp.zeros_like(report.shift[:1]), jnp.cumsum(report.shift, 0)[:-1]])  # m^{π̂ⁱ⁻¹} − m^{π̂⁰}
+
+    def surrogate(g: Array) -> Array:
+        return (m[sources] * g).sum(-1)
+
+    return {
+        "shift_in_use": occupancy_tv(since - since[sources], occupancy(m[sources]), m[:-1]),
+        "in_use": {
+            "rollouts": surrogate((h.steps * a).sum(-1)),
+            "occupancy": surrogate(report.conditional),
+            "start": surrogate((solo * a).sum(-1)),  # the others as in the team that wrote the rollouts
+            "weights": report.surrogate_intermediate,  # weights that are not cut are unbiased
+        },
+    }
+
+
+def improvement_stage(team: Team, current: Array, radius: float, order: Sequence[int]) -> Stage:
+    """The stage in which each agent in turn takes one exact KL-constrained improvement step, always on fresh occupancy."""
+    backend = exact_backend(team, kl_constrained(radius), audit=False)
+    target, _ = run_stage(backend, team_state(team, current), order)
+    return Stage(team, current, target.policy, jnp.asarray(order))

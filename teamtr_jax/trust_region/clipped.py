@@ -1,0 +1,160 @@
+"""PPO on a softmax table: clipped ratios, a KL penalty that adapts, and an early stop on the monitor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+from jax.tree_util import Partial
+
+from teamtr_jax.divergences import expected, kl_current_to_new
+from teamtr_jax.trust_region._info import require_estimate, step_info, support_of
+from teamtr_jax.types import Estimate, Step, StepInfo
+from teamtr_jax.validation import InputError
+
+__all__ = ["ppo_clip"]
+
+BETA_RANGE = 2.0**20  # the adaptive coefficient stays within this factor of its start
+
+
+def ppo_clip(
+    radius: float,
+    clip: float | None = 0.2,
+    epochs: int = 40,
+    learning_rate: float = 0.05,
+    beta: float = 1.0,
+    target: float | None = None,
+    adaptive: bool = True,
+    backtracks: int = 0,
+    optimiser: optax.GradientTransformation | None = None,
+) -> Step:
+    """PPO-clip with a KL penalty (Schulman et al. 2017) on the logits of one agent's rows, the whole batch in each epoch.
+
+    It ascends `Σ_{s,a} [min(ρ, 1+ε) Â⁺ − max(ρ, 1−ε) Â⁻] − β Σ_s ŵ KL(π‖π')`, `ρ = π'/π`, with `Â⁺`, `Â⁻` the `positive` and
+    `negative` parts of the estimate: the clipped ratio of PPO, since `min(ρÂ, clip(ρ)Â)` is `min(ρ, 1+ε)Â` for `Â ≥ 0` and
+    `max(ρ, 1−ε)Â` for `Â < 0`. The result is the last iterate whose monitor `Σ ŵ KL(π‖π')` is at most the radius.
+
+    `β` is the step's memory: doubled when the KL that the last epoch reached, kept or not, is above 1.5 times the target,
+    halved when it is below the target divided by 1.5. A memory of 0 stands for `beta`.
+
+    Args:
+      radius: `δ` in nats; infinite: no early stop.
+      clip: `ε`; `None`: the ratios are not clipped.
+      epochs: gradient steps at most.
+      learning_rate: of Adam.
+      beta: first or fixed coefficient of the KL penalty.
+      target: KL at which `β` rests; default half of the radius.
+      adaptive: whether `β` adapts; otherwise it is `beta`, and the memory is returned as it came.
+      backtracks: how often the step that left the region is halved to get back into it; 0: it is undone.
+      optimiser: an optax transformation instead of Adam.
+
+    Raises:
+      InputError: if `β` adapts to a target that is not positive and finite, or `clip`, `beta` or `epochs` is negative.
+    """
+    aim = radius / 2 if target is None else target
+    if adaptive and not (0 < aim < math.inf):
+        raise InputError("target", aim, "a positive number (its default is half of the radius), or adaptive=False")
+    if adaptive and not beta > 0:
+        raise InputError("beta", beta, "a positive number, or adaptive=False")
+    for name, value in (("clip", clip or 0.0), ("beta", beta), ("epochs", epochs), ("backtracks", backtracks)):
+        if value < 0:
+            raise InputError(name, value, "at least 0")
+    unclipped = math.inf if clip is None else clip
+    return Partial(_ppo_clip(epochs, backtracks, optimiser), radius, unclipped, learning_rate, beta, aim, adaptive)
+
+
+@cache
+def _ppo_clip(
+    epochs: int, backtracks: int, optimiser: optax.GradientTransformation | None
+) -> Callable[..., tuple[Array, StepInfo]]:
+    def step(
+        radius: Array,
+        clip: Array,
+        learning_rate: Array,
+        beta: Array,
+        aim: Array,
+        adaptive: Array,
+        current: Array,
+        estimate: Estimate,
+        memory: Array,
+    ) -> tuple[Array, StepInfo]:
+        require_estimate(current, estimate)
+        transform = optax.adam(learning_rate) if optimiser is None else optimiser
+        support = support_of(current, estimate.weight)
+        share = jnp.where(support, current, 0.0)
+        total = jnp.where(support.any(-1, keepdims=True), share.sum(-1, keepdims=True), 1.0)
+        penalty = jnp.where(jnp.asarray(adaptive) & (memory > 0), memory, beta)
+
+        def log_ratios(logits: Array) -> Array:
+            """`log π'/π` for logits `log π + logits`; exactly 0 at zero."""
+            logits = jnp.where(support, logits, 0.0)
+            logits -= lax.stop_gradient(logits.max(-1, keepdims=True))
+            mean = (share * jnp.exp(logits)).sum(-1, keepdims=True) / total
+            return jnp.where(support, logits - jnp.log(jnp.where(mean > 0, mean, 1.0)), 0.0)
+
+        def surrogate(ratio: Array) -> Array:
+            up, down = jnp.minimum(ratio, 1 + clip), jnp.maximum(ratio, 1 - clip)
+            terms = (up - 1) * estimate.positive - (down - 1) * estimate.negative
+            return jnp.where(support, terms, 0.0).sum()
+
+        def loss(logits: Array) -> Array:
+            log_ratio = log_ratios(logits)
+            divergence = -(share * log_ratio).sum(-1)
+            return penalty * (estimate.weight * divergence).sum() - surrogate(jnp.exp(log_ratio))
+
+        def table(logits: Array) -> Array:
+            return jnp.where(support, current * jnp.exp(log_ratios(logits)), current)
+
+        def monitor(logits: Array) -> Array:
+            return expected(estimate.weight, kl_current_to_new(current, table(logits)))
+
+        def unfinished(state: tuple[Any, ...]) -> Array:
+            *_, epoch, inside = state
+            return inside & (epoch < epochs)
+
+        def ascend(state: tuple[Any, ...]) -> tuple[Any, ...]:
+            _, logits, moments, _, epoch, _ = state
+            change: Any
+            change, moments = transform.update(jax.grad(loss)(logits), moments, logits)
+            following = logits + jnp.where(support, change, 0.0)
+            reached = monitor(following)
+            return logits, following, moments, reached, epoch + 1, reached <= radius
+
+        origin = jnp.zeros_like(current)
+        begin = (
+            origin,
+            origin,
+            transform.init(origin),
+            jnp.zeros((), current.dtype),
+            jnp.asarray(0),
+            jnp.asarray(True),
+        )
+        before, last, _, reached, _, inside = lax.while_loop(unfinished, ascend, begin)
+
+        def halved(scale: Array) -> Array:
+            return monitor(before + scale * (last - before)) <= radius
+
+        scales = 0.5 ** jnp.arange(1, backtracks + 1, dtype=current.dtype)
+        scale = jnp.where(jax.vmap(halved)(scales), scales, 0.0).max(initial=0.0) if backtracks else 0.0
+        logits = jnp.where(inside, last, before + scale * (last - before))
+        new = table(logits)
+
+        factor = jnp.where(reached > 1.5 * aim, 2.0, jnp.where(reached < aim / 1.5, 0.5, 1.0))
+        adapted = jnp.clip(penalty * factor, beta / BETA_RANGE, beta * BETA_RANGE)
+        return new, step_info(
+            current,
+            new,
+            estimate.advantage,
+            estimate.weight,
+            multiplier=penalty,
+            memory=jnp.where(adaptive, adapted, memory),
+            objective=surrogate(jnp.exp(log_ratios(logits))),
+        )
+
+    return step
