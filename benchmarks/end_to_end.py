@@ -18,7 +18,7 @@ import json
 import time
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +128,7 @@ def run(team: Team, start: Float[Array, "S A"], way: str, sharp: str = FLOORS[1]
     zero = jnp.zeros(start.shape[0])
     first = (0, after(start, optimum), zero, (jnp.zeros(limit),) * 4, jnp.asarray(False))
     i, _, _, (objective, improvement, certificate, slack), _ = lax.while_loop(short, update, first)
-    return Run(optimum, objective, certificate, improvement[1:], slack, i - 1)
+    return Run(optimum, objective, certificate, improvement[1:], slack, jnp.asarray(i - 1))
 
 
 def _once(team: Team, way: str, sharp: str) -> tuple[float, float, Run]:
@@ -139,7 +139,7 @@ def _once(team: Team, way: str, sharp: str) -> tuple[float, float, Run]:
     return time.perf_counter() - begin, time.process_time() - busy, out
 
 
-def measure(seed: int, way: str, sharp: str, cold: bool = True) -> dict[str, object]:
+def measure(seed: int, way: str, sharp: str, cold: bool = True) -> dict[str, Any]:
     """One seed, compiled afresh, and once more."""
     team = jax.block_until_ready(team_of(seed))
     if cold:
@@ -180,12 +180,13 @@ def main(argv: list[str] | None = None) -> None:
     jax.config.update("jax_enable_x64", True)
     rows = []
     for way, sharp in (("weighted", FLOORS[1]), ("weighted", FLOORS[0]), ("greedy", "")):
-        some = [measure(seed, way, sharp) for seed in range(args.seeds)]
+        some = []
+        for seed in range(args.seeds):
+            some.append(measure(seed, way, sharp))
+            print(json.dumps(some[-1]), flush=True)
         rows += some
-        for row in some:
-            print(json.dumps(row), flush=True)
         for name in ("seconds", "seconds_cpu", "seconds_compiled", "updates", "least_certificate", "certified_part"):
-            lower, middle, upper = quartiles([row[name] for row in some])  # pyright: ignore[reportArgumentType]
+            lower, middle, upper = quartiles([row[name] for row in some])
             print(
                 f"{way} {sharp}: {name} {middle:.3g} [{lower:.3g}, {upper:.3g}], most {max(row[name] for row in some):.3g}"
             )

@@ -432,21 +432,21 @@ def weight_diagnostics(weight: Float[Array, "*batch B G"]) -> WeightDiagnostics:
 class SurrogateParts(NamedTuple):
     """Surrogates of one step as samples show them; units of `Estimate.weight`: `(1−γ)L`, episodic `L`."""
 
-    raw: Float[Array, ""]  #: `L̂_raw`: unbiased advantages
-    normalised: Float[Array, ""]  #: `L̂_norm`: the advantages that the step used
-    clipped: Float[Array, ""]  #: `L̂_clip`: those with clipped ratios
+    raw: Float[Array, "..."]  #: `L̂_raw`: unbiased advantages
+    normalised: Float[Array, "..."]  #: `L̂_norm`: the advantages that the step used
+    clipped: Float[Array, "..."]  #: `L̂_clip`: those with clipped ratios
 
 
 class EstimationError(NamedTuple):
     """`ζ` of P3.4 and its parts, `ratio + sampling + normalisation + clip = L̂ − L^seq`; units of `SurrogateParts`."""
 
     ratio: Float[
-        Array, ""
+        Array, "..."
     ]  #: `L_data − L^seq`, `L_data = Σ m_data Σ_a (π'−π) A_data`: rollouts or weights of another team
-    sampling: Float[Array, ""]  #: `L̂_raw − L_data`: finitely many rollouts
-    normalisation: Float[Array, ""]  #: `L̂_norm − L̂_raw`: group normalisation, the clip of advantages included
-    clip: Float[Array, ""]  #: `L̂_clip − L̂_norm`: the clip of ratios
-    zeta: Float[Array, ""]  #: `ζ = (1−γ)|L̂ − L^seq|`, episodic `|L̂ − L^seq|`, `L̂ = L̂_clip`
+    sampling: Float[Array, "..."]  #: `L̂_raw − L_data`: finitely many rollouts
+    normalisation: Float[Array, "..."]  #: `L̂_norm − L̂_raw`: group normalisation, the clip of advantages included
+    clip: Float[Array, "..."]  #: `L̂_clip − L̂_norm`: the clip of ratios
+    zeta: Float[Array, "..."]  #: `ζ = (1−γ)|L̂ − L^seq|`, episodic `|L̂ − L^seq|`, `L̂ = L̂_clip`
 
 
 def surrogate_parts(
@@ -470,7 +470,7 @@ def surrogate_parts(
 
 
 def estimation_error(
-    intermediate: Float[Array, ""] | float, data: Float[Array, ""] | float, parts: SurrogateParts
+    intermediate: Float[Array, "..."] | float, data: Float[Array, "..."] | float, parts: SurrogateParts
 ) -> EstimationError:
     """The parts of `ζ`. `intermediate` is `L^seq` and `data` is `L_data`, exact, in the units of `parts`.
 

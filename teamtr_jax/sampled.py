@@ -252,8 +252,8 @@ def _certify(
         return {"certificate_finite_sample": lower}
     lower = np.empty(len(agent))
     for i, who in enumerate(np.asarray(agent)):
-        one = jax.tree.map(lambda x, i=i: x[i], (team, before.policy, after.policy, data))
-        lower[i] = _lower_limit(one[0], sampling, *one[1:], int(who))
+        one, old, new, seen = jax.tree.map(lambda x, i=i: x[i], (team, before.policy, after.policy, data))
+        lower[i] = _lower_limit(one, sampling, old, new, seen, int(who))
     return {"certificate_finite_sample": lower}
 
 

@@ -239,8 +239,8 @@ def _prefix_evaluations(team: Team, h: Hybrids) -> tuple[PrefixResolvent, Array,
     updates = h.steps.shape[0]
     position = jnp.where(h.acts.any(0), h.acts.argmax(0), updates)
     ends = [h.policies[0], h.policies[-1]]
-    matrices: list[Array] = [team.dynamics.resolvent(policy).matrix for policy in ends]  # pyright: ignore[reportAttributeAccessIssue]
-    resolvent = prefix_resolvent(*matrices, position, updates)
+    old, new = (team.dynamics.resolvent(policy).matrix for policy in ends)  # pyright: ignore[reportAttributeAccessIssue]
+    resolvent = prefix_resolvent(old, new, position, updates)
     v = resolvent.hybrid_values(*((policy * team.reward).sum(-1) for policy in ends))
     m = resolvent.hybrid_visits(team.initial)
     reached = resolvent.reached(team.initial, m)

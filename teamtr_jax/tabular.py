@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
-from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax.bounds import DEFAULT, ladder
 from teamtr_jax.certificates import certificate, certificate_estimable, certificate_weighted, lower_bound_paper
+from teamtr_jax.rollouts import SurrogateParts, estimation_error
 from teamtr_jax.schedules import Schedule
 from teamtr_jax.stage import Backend, run_stage
 from teamtr_jax.surrogates import hybrids_report, occupancy_tv
@@ -36,7 +36,7 @@ from teamtr_jax.visits import (
 )
 
 __all__ = ["TeamState", "ExactData", "Estimated", "team_state", "evaluate", "exact_backend", "improvement_stage", "audit_chain",
-           "audit_records", "zeta_parts", "report_numbers", "agent_rows", "own_table", "with_own_table", "as_pytree",
+           "audit_records", "report_numbers", "agent_rows", "own_table", "with_own_table", "as_pytree",
            "batch_of", "plain", "updater"]  # fmt: skip
 
 
@@ -201,9 +201,11 @@ class _Programs(NamedTuple):
 def _exact_programs(batched: bool) -> _Programs:
     """Compiled once for each kind of step and shape of team: settings of a step are arguments (`as_pytree`)."""
 
-    def estimate(*arguments: Any, reuse: str, cut: float) -> Estimated:
-        data: ExactData = arguments[2]
-        return Estimated(_estimate(*arguments, reuse, cut), data.mass, data.objective)
+    def estimate(
+        team: Team, policy: Array, data: ExactData, agent: Array, rows: Array, owned: Array, reuse: str, cut: float
+    ) -> Estimated:
+        tables = _estimate(team, policy, data, agent, rows, owned, reuse, cut)
+        return Estimated(tables, data.mass, data.objective)
 
     def predict(step: Step, team: Team, state: TeamState, data: ExactData, rows: Array, owned: Array) -> Array:
         def gain(agent: Array) -> Array:
@@ -263,63 +265,46 @@ def audit_records(
         jnp.asarray(np.stack([np.asarray(x) for x in xs], axis))
         for xs in ([r.agent for r in records], [r.source for r in records])
     )
-    exact = (_audit_batch if axis else _audit_one)(team, chain, agents, sources)
+    once = bool((np.diff(np.sort(np.asarray(agents)), axis=-1) > 0).all())
+    exact = (_audit_batch if axis else _audit_one)(team, chain, agents, sources, once=once)
     exact["surrogate_in_use"] = exact.pop("in_use")[schedule.reuse]
     exact = {name: np.moveaxis(np.asarray(x), axis, 0) for name, x in exact.items()}
-    return exact | zeta_parts(
-        exact["surrogate_intermediate"],
-        exact["surrogate_in_use"],
-        *(np.stack([np.asarray(r.info.get(name, r.surrogate)) for r in records]) for name in ("surrogate_raw", "gain")),
-        np.stack([np.asarray(r.surrogate) for r in records]),
-        1.0 if team.dynamics.horizon is not None else 1 - np.asarray(team.dynamics.discount),
-    )
+    clipped = np.stack([np.asarray(r.surrogate) for r in records])
+    gain = np.stack([np.asarray(r.info["gain"]) for r in records])
+    raw = np.stack([np.asarray(r.info.get("surrogate_raw", r.info["gain"])) for r in records])
+    scale = 1.0 if team.dynamics.horizon is not None else 1 - np.asarray(team.dynamics.discount)
+    parts = SurrogateParts(jnp.asarray(scale * raw), jnp.asarray(scale * gain), jnp.asarray(scale * clipped))
+    known = (jnp.asarray(scale * exact[name]) for name in ("surrogate_intermediate", "surrogate_in_use"))
+    zeta = estimation_error(*known, parts)._asdict()
+    return exact | {name if name == "zeta" else f"zeta_{name}": np.asarray(x) for name, x in zeta.items()}
 
 
-def zeta_parts(
-    intermediate: NDArray[np.float64],
-    in_use: NDArray[np.float64],
-    raw: NDArray[np.float64],
-    normalised: NDArray[np.float64],
-    clipped: NDArray[np.float64],
-    scale: ArrayLike,
-) -> dict[str, NDArray[np.float64]]:
-    """`ζ = (1−γ)|L̂ − L^seq|` (episodic without `1−γ`) and its parts: `ζ = |ratio + sampling + normalisation + clip|`.
-
-    * ratio: `L_data − L^seq`, what the team that wrote the rollouts in use shows in expectation (exact; 0 on fresh rollouts),
-    * sampling: `L̂_raw − L_data`, finitely many rollouts, unbiased advantages,
-    * normalisation: `L̂_norm − L̂_raw`, the group normalisation of advantages and their clip,
-    * clip: `L̂ − L̂_norm`, the clip of probability ratios.
-
-    Args:
-      scale: `1−γ`, or 1.
-    """
-    steps = (intermediate, in_use, raw, normalised, clipped)
-    names = ("zeta_ratio", "zeta_sampling", "zeta_normalisation", "zeta_clip")
-    parts = {name: scale * (y - x) for name, x, y in zip(names, steps[:-1], steps[1:], strict=True)}
-    return parts | {"zeta": scale * abs(clipped - intermediate)}
-
-
-def audit_chain(team: Team, states: Array, agents: Array, sources: Array) -> dict[str, Any]:
+def audit_chain(team: Team, states: Array, agents: Array, sources: Array, once: bool = False) -> dict[str, Any]:
     """Everything that is known exactly of a chain of updates, by name (docs/records.md). For `jit` and `vmap`.
 
     Args:
       states: the team's tables after 0, 1, …, n updates.
       agents: who moves.
       sources: the number of updates after which the rollouts in use were collected.
+      once: no agent moves twice; then a large stage is solved by one elimination.
 
     Returns:
       ``[n]`` arrays; `in_use` holds one for each way to use old rollouts.
     """
     h = chain_hybrids(team, states, agents)
-    report = hybrids_report(team, h, chain_solo_steps(team, states, agents, states[0]))
+    report = hybrids_report(team, h, chain_solo_steps(team, states, agents, states[0]), once)
     solo = chain_solo_steps(team, states, agents, states[sources])
     again = (jnp.diff(jnp.sort(agents)) == 0).any()
     return report_numbers(report, again) | _in_use(team, h, solo, report, sources)
 
 
 OPTIONS = {"xla_backend_optimization_level": 0}  # most of the time is compilation
-_audit_one = jax.jit(audit_chain, compiler_options=OPTIONS)
-_audit_batch = jax.jit(jax.vmap(audit_chain), compiler_options=OPTIONS)
+_audit_one = jax.jit(audit_chain, static_argnames="once", compiler_options=OPTIONS)
+_audit_batch = jax.jit(
+    lambda *arguments, once: jax.vmap(partial(audit_chain, once=once))(*arguments),
+    static_argnames="once",
+    compiler_options=OPTIONS,
+)
 
 
 COPIED = ("surrogate_intermediate", "surrogate_stale", "surrogate_cached", "surrogate_reused", "gap_fresh", "gap_stale",

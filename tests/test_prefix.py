@@ -135,7 +135,7 @@ def test_halving():
 def test_inverse_of_an_m_matrix():
     """By halves with several levels of blocks, and the loop alone: positive where a path leads, exactly zero elsewhere."""
     rng = np.random.default_rng(2)
-    for size in (1, 5, 68):
+    for size in (1, 5, 68, 136):
         matrix = np.eye(size) - 0.99 * rows(rng, size, size, zeros=0.98 if size > 5 else 0.5)
         inverse = np.asarray(prefix._inverse(jnp.asarray(matrix)))
         truth = np.linalg.inv(matrix)

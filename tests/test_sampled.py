@@ -10,7 +10,7 @@ import pytest
 from teamtr_jax.sampled import Sampling, prompts_per_set, sampled_backend
 from teamtr_jax.schedules import every, fresh, greedy, importance_weighted, once, stale_occupancy
 from teamtr_jax.stage import run_stage
-from teamtr_jax.tabular import exact_backend, team_state, zeta_parts
+from teamtr_jax.tabular import exact_backend, team_state
 from teamtr_jax.teams import random_stages, relay_stage
 from teamtr_jax.trust_region import kl_constrained, ppo_clip
 from teamtr_jax.validation import InputError
@@ -98,15 +98,6 @@ def test_zeta_is_the_sum_of_its_parts(batch):
     assert (exact["zeta_clip"] <= 1e-15).all()
 
 
-def test_zeta_parts_in_discounted_units():
-    """(1−γ) times differences of surrogates."""
-    found = zeta_parts(*(np.array([x]) for x in (1.0, 3.0, 2.0, 7.0, 6.5)), scale=0.1)
-    expected = {"ratio": 0.2, "sampling": -0.1, "normalisation": 0.5, "clip": -0.05}
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[f"zeta_{name}"], value, rtol=1e-14)
-    np.testing.assert_allclose(found["zeta"], 0.55, rtol=1e-14)
-
-
 def test_exact_backend_has_no_sampling_error(relay):
     """Cached: ζ is its ratio part, |L^cached − L^seq|."""
     _, records = run_stage(exact_backend(relay.team, STEP), team_state(relay.team, relay.current), [0, 1], once)
@@ -116,6 +107,19 @@ def test_exact_backend_has_no_sampling_error(relay):
     )
     assert exact["zeta"] > 1e-4
     assert abs(exact["zeta_sampling"]) < 1e-15
+
+
+def test_exact_clipped_surrogates_differ_by_the_clip_alone():
+    """ζ = (1−γ)|L̂ − L^seq| of PPO on exact fresh tables is its clip part."""
+    stage = jax.tree.map(lambda x: x[0], random_stages(np.random.default_rng(0), 1, 4, 3, 2, discount=0.8))
+    step = ppo_clip(math.inf, clip=0.05, epochs=20, learning_rate=0.2, adaptive=False)
+    _, records = run_stage(exact_backend(stage.team, step), team_state(stage.team, stage.current), [0, 1])
+    for record in records:
+        exact = record.exact
+        np.testing.assert_allclose(exact["zeta"], 0.2 * (exact["surrogate_intermediate"] - record.surrogate), rtol=1e-9)
+        np.testing.assert_allclose(exact["zeta_clip"], -exact["zeta"], rtol=1e-9)
+        assert exact["zeta"] > 1e-4
+        assert abs(exact["zeta_sampling"]) < 1e-12
 
 
 def test_held_out_rollouts_certify(batch):

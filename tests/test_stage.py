@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from builders import as_stage, discounted_world, product_team, stack
 
+from teamtr_jax.dynamics import Dense
 from teamtr_jax.schedules import (
     Schedule,
     certificate_driven,
@@ -25,9 +26,9 @@ from teamtr_jax.schedules import (
 from teamtr_jax.stage import Backend, run_stage
 from teamtr_jax.surrogates import evaluate_stage
 from teamtr_jax.tabular import exact_backend, team_state
-from teamtr_jax.teams import random_stages
+from teamtr_jax.teams import handover_team, random_stages
 from teamtr_jax.trust_region import kl_constrained
-from teamtr_jax.types import Stage
+from teamtr_jax.types import Stage, Team
 from teamtr_jax.validation import InputError
 
 CLOSE = dict(rtol=1e-10, atol=1e-13)
@@ -172,6 +173,64 @@ def test_single_agent(one, backend):
     np.testing.assert_allclose(steps.sum(), from_start, rtol=1e-9)
     assert (exact(records, "violations") == 0).all()
     assert np.isinf(exact(records, "penalty_cached_log_sum")).all()
+
+
+def test_certified_shift_holds(batch):
+    """U2 (a): the true shift of the rollouts in use is at most `path_shift` of the KL summed since they were collected."""
+    backend = exact_backend(batch.team, kl_constrained(0.05))
+    _, records = run_stage(backend, team_state(batch.team, batch.current), [0, 1, 2], once)
+    shift = exact(records, "shift_in_use")[1:]
+    certified = path_shift(column(records, "path_kl")[:-1], 0.9)
+    assert (shift <= certified).all()
+    assert (shift > 0).all()
+
+
+def test_current_advantages_never_lose(batch):
+    """U2 (b): at any radius, on any occupancy."""
+    for radius in (0.1, 3.0):
+        for schedule in (fresh, stale_occupancy):
+            backend = exact_backend(batch.team, kl_constrained(radius))
+            _, records = run_stage(backend, team_state(batch.team, batch.current), [0, 1, 2], schedule)
+            assert (exact(records, "improvement") > 0).all()
+
+
+def test_one_batch_of_a_turn_taking_stage_never_ends_lower(batch):
+    """U2 (c): the stage, not its updates. In the second team the dispatcher learns from an idle worker to settle."""
+    for radius in (0.1, 3.0):
+        backend = exact_backend(batch.team, kl_constrained(radius))
+        _, records = run_stage(backend, team_state(batch.team, batch.current), [0, 1, 2], once)
+        assert (exact(records, "improvement").sum(0) > 0).all()
+    follows = np.zeros((3, 2, 3))  # desk: wait or open; hall: settle or pass; bench: idle or work
+    follows[0, 0, 0] = follows[0, 1, 1] = follows[1, 0, 0] = follows[1, 1, 2] = follows[2, 0, 0] = follows[2, 1, 0] = (
+        1.0
+    )
+    team = Team(
+        Dense(jnp.asarray(follows), jnp.asarray(0.9)),
+        jnp.array([[0.0, 0.0], [0.3, 0.0], [0.0, 1.0]]),
+        jnp.array([1.0, 0.0, 0.0]),
+        jnp.array([0, 2, 1]),
+        3,
+    )
+    start = jnp.array([[0.9, 0.1], [0.5, 0.5], [0.8, 0.2]])
+    backend = exact_backend(team, kl_constrained(0.03))
+    _, records = run_stage(backend, team_state(team, start), [0, 1, 2], once)
+    assert records[2].surrogate > 0
+    assert exact(records, "regression").tolist() == [False, False, True]
+    assert exact(records, "improvement").sum() > 0
+
+
+def test_a_joint_product_stage_can_end_lower():
+    """U2 (c) fails where all act at once: everybody learns to take the item."""
+    team = handover_team(3, 2, 0.9)
+    start = jnp.broadcast_to(jnp.array([0.7, 0.3]), (3, 2, 2))
+    backend = exact_backend(team, kl_constrained(0.05))
+    ends = {}
+    for schedule in (fresh, joint):
+        _, records = run_stage(backend, team_state(team, start), [0, 1, 2], schedule)
+        ends[schedule.name] = exact(records, "improvement")
+        assert min(r.surrogate for r in records) > 0
+    assert ends["joint"].sum() < 0
+    assert (ends["fresh"] > 0).all()
 
 
 def test_random_orders_are_drawn_from_the_key(one, backend):

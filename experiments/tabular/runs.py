@@ -6,8 +6,9 @@ import json
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +24,8 @@ from teamtr_jax.training import read_records, train
 __all__ = ["Records", "train_row", "load", "slug"]
 
 
-class Records(NamedTuple):
+@dataclass(frozen=True)
+class Records:
     """The records of a run as arrays ``[stages, updates, instances]``, by name; those of the audit as ``exact.…``."""
 
     about: dict[str, Any]

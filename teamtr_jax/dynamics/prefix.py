@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,19 +71,19 @@ class PrefixResolvent:
 
     def values(self, rewards: Float[Array, "m S"]) -> Float[Array, "m S"]:
         """`x_i` with `M_i x_i = b_i`."""
-        return _solve(self.old, self.new, self.position, self.factors, rewards, False)
+        return _applied(_solve, self, rewards, False)
 
     def visits(self, initial: Float[Array, "m S"]) -> Float[Array, "m S"]:
         """`x_i` with `x_iᵀ M_i = b_iᵀ`."""
-        return _solve(self.old, self.new, self.position, self.factors, initial, True)
+        return _applied(_solve, self, initial, True)
 
     def hybrid_values(self, old: Float[Array, " S"], new: Float[Array, " S"]) -> Float[Array, "m S"]:
         """`values` of rewards that are mixed as the rows of the matrices are, with less work."""
-        return _solve_shared(self.old, self.new, self.position, self.factors, jnp.stack([old, new]), False)
+        return _applied(_solve_shared, self, jnp.stack([old, new]), False)
 
     def hybrid_visits(self, initial: Float[Array, " S"]) -> Float[Array, "m S"]:
         """`visits` of one start for all, with less work."""
-        return _solve_shared(self.old, self.new, self.position, self.factors, initial[None], True)
+        return _applied(_solve_shared, self, initial[None], True)
 
     def reached(self, initial: Float[Array, " S"], visits: Float[Array, "m S"] | None = None) -> Bool[Array, "m S"]:
         """Which states have visits, decided on the support alone (`DenseResolvent.reached`), all matrices in one sweep."""
@@ -117,6 +117,10 @@ def prefix_resolvent(
     """
     factors = _factor(lax.stop_gradient(old), lax.stop_gradient(new), position, updates)
     return PrefixResolvent(old, new, position, factors, updates)
+
+
+def _applied(solve: Any, resolvent: PrefixResolvent, b: Array, transposed: bool) -> Array:
+    return solve(resolvent.old, resolvent.new, resolvent.position, resolvent.factors, b, transposed)
 
 
 def _updated(position: Array, updates: int) -> Bool[Array, "m S"]:
@@ -345,13 +349,13 @@ def _solve_shared(old: Array, new: Array, position: Array, factors: _Factors, b:
 
 
 def _forward(solve, old: Array, new: Array, position: Array, factors: _Factors, b: Array, transposed: bool):
-    x = solve(old, new, position, factors, b, transposed)
+    x: Any = solve(old, new, position, factors, b, transposed)
     return x, (old, new, position, factors, x)
 
 
 def _adjoint(transposed: bool, residual, cotangent: Array):
     old, new, position, factors, x = residual
-    adjoint = _solve(old, new, position, factors, cotangent, not transposed)
+    adjoint: Any = _solve(old, new, position, factors, cotangent, not transposed)
     rows, columns = (x, adjoint) if transposed else (adjoint, x)
     updated = _updated(position, x.shape[0] - 1)
     parts = [-_product(jnp.where(mask, rows, 0.0).T, columns) for mask in (~updated, updated)]

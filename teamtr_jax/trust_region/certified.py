@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
 
 from teamtr_jax.trust_region._info import deficits, require_estimate, step_info, support_of
 from teamtr_jax.trust_region._solve import harmonic
@@ -29,7 +30,7 @@ def certificate_optimal(penalty_range: float | Array) -> Step:
 
 
 def _certificate_optimal(
-    penalty_range: Array, current: Array, estimate: Estimate, memory: Array
+    penalty_range: ArrayLike, current: Array, estimate: Estimate, memory: Array
 ) -> tuple[Array, StepInfo]:
     require_estimate(current, estimate)
     weight, advantage = estimate.weight, estimate.advantage

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
 
 from teamtr_jax.divergences import expected, kl_current_to_new
 from teamtr_jax.trust_region._info import require_estimate, step_info, support_of
@@ -74,18 +75,18 @@ def _ppo_clip(
     epochs: int, backtracks: int, optimiser: optax.GradientTransformation | None
 ) -> Callable[..., tuple[Array, StepInfo]]:
     def step(
-        radius: Array,
-        clip: Array,
-        learning_rate: Array,
-        beta: Array,
-        aim: Array,
-        adaptive: Array,
+        radius: ArrayLike,
+        clip: ArrayLike,
+        learning_rate: ArrayLike,
+        beta: ArrayLike,
+        aim: ArrayLike,
+        adaptive: ArrayLike,
         current: Array,
         estimate: Estimate,
         memory: Array,
     ) -> tuple[Array, StepInfo]:
         require_estimate(current, estimate)
-        transform = optax.adam(learning_rate) if optimiser is None else optimiser
+        transform = optax.adam(jnp.asarray(learning_rate)) if optimiser is None else optimiser
         support = support_of(current, estimate.weight)
         share = jnp.where(support, current, 0.0)
         total = jnp.where(support.any(-1, keepdims=True), share.sum(-1, keepdims=True), 1.0)

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from teamtr_jax.divergences import expected
@@ -146,7 +147,7 @@ def kl_constrained(radius: float | Array, direction: str = "current_to_new", per
 
 @cache
 def _kl_constrained(direction: str, per_state: bool) -> Callable[..., tuple[Array, StepInfo]]:
-    def step(radius: Array, current: Array, estimate: Estimate, memory: Array) -> tuple[Array, StepInfo]:
+    def step(radius: ArrayLike, current: Array, estimate: Estimate, memory: Array) -> tuple[Array, StepInfo]:
         require_estimate(current, estimate)
         delta = jnp.asarray(radius, current.dtype)
         options = {"direction": direction, "per_state": per_state}

@@ -8,6 +8,7 @@ from functools import cache
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
 
 from teamtr_jax.divergences import expected, kl_current_to_new
 from teamtr_jax.trust_region._info import deficits, require_estimate, step_info, support_of
@@ -36,7 +37,9 @@ def natural_gradient(radius: float | Array, shrink: float = 0.8, backtracks: int
 
 @cache
 def _natural_gradient(backtracks: int) -> Callable[..., tuple[Array, StepInfo]]:
-    def step(radius: Array, shrink: Array, current: Array, estimate: Estimate, memory: Array) -> tuple[Array, StepInfo]:
+    def step(
+        radius: ArrayLike, shrink: ArrayLike, current: Array, estimate: Estimate, memory: Array
+    ) -> tuple[Array, StepInfo]:
         require_estimate(current, estimate)
         weight, advantage = estimate.weight, estimate.advantage
         share = jnp.where(support_of(current, weight), current, 0.0)
