@@ -1,5 +1,7 @@
 """The driver: who is updated when, on which rollouts, and what the books say."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from builders import as_stage, discounted_world, product_team, stack
 
 from teamtr_jax.dynamics import Dense
+from teamtr_jax.records import dump, update_lines
 from teamtr_jax.schedules import (
     Schedule,
     certificate_driven,
@@ -347,3 +350,20 @@ def test_two_leading_axes_are_refused(batch):
     twice = stack([batch, batch])
     with pytest.raises(InputError, match="team: found arrays with 2 leading axes"):
         exact_backend(twice.team, STEP)
+
+
+def test_records_as_lines(batch):
+    """One strict-JSON line for each update and instance: what the record says of that instance, ∞ as a string."""
+    backend = exact_backend(batch.team, STEP)
+    _, records = run_stage(backend, team_state(batch.team, batch.current), single(0), once, stage=4)
+    lines = [json.loads(dump(line)) for line in update_lines(records, [{"seed": seed} for seed in (5, 6, 7)])]
+    assert [(x["update"], x["seed"]) for x in lines] == [(i, seed) for i in range(3) for seed in (5, 6, 7)]
+    last = lines[7]
+    assert (last["schema"], last["stage"], last["agent"], last["resampled"], last["source"]) == (1, 4, 0, False, 0)
+    assert last["path_kl"] == last["exact"]["penalty_cached_log_sum"] == "inf"
+    assert last["kl"] == float(records[2].kl[1])
+    assert last["exact"]["improvement"] == float(records[2].exact["improvement"][1])
+    assert last["exact"]["regression"] is False
+    assert last["info"]["gain"] == float(records[2].info["gain"][1])
+    with pytest.raises(InputError, match="labels: found 2 labels, expected 3, one for each instance"):
+        update_lines(records, [{}, {}])

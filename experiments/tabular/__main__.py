@@ -9,10 +9,11 @@ import jax
 import tyro
 
 from experiments.tabular.settings import Settings
-from experiments.tabular.studies import STUDIES
+from experiments.tabular.studies import LONGER, STUDIES
 from teamtr_jax.validation import InputError
 
 DEFAULT = Settings()
+NAMES = f"{', '.join([*STUDIES, *LONGER])} or all"
 
 
 def main() -> int:
@@ -20,13 +21,14 @@ def main() -> int:
     jax.config.update("jax_enable_x64", True)
 
     def command(
-        study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=f"{', '.join(STUDIES)} or all")],
+        study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=NAMES)],
         settings: Annotated[Settings, tyro.conf.arg(name="")] = DEFAULT,
     ) -> int:
         chosen = tuple(STUDIES) if study == "all" else (study,)
-        if chosen[0] not in STUDIES:
-            raise InputError("study", repr(study), f"{', '.join(STUDIES)} or all")
-        figures = [figure for name in chosen for figure in STUDIES[name](settings)]
+        studies = STUDIES | LONGER
+        if chosen[0] not in studies:
+            raise InputError("study", repr(study), NAMES)
+        figures = [figure for name in chosen for figure in studies[name](settings)]
         for figure in figures:
             print(figure)
         print(f"records: {settings.out}")

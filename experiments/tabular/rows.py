@@ -50,8 +50,8 @@ class Row:
 
 
 def ppo(**options: Any) -> Callable[[Family], Step]:
-    """The paper's update: PPO-clip, adaptive β, early stop on the monitor."""
-    settings = {"radius": RADIUS, "target": RADIUS / 2, "epochs": 40, "learning_rate": 0.05, **options}
+    """The paper's update: PPO-clip, adaptive β, early stop or backtrack on the monitor."""
+    settings = {"radius": RADIUS, "target": RADIUS / 2, "epochs": 40, "learning_rate": 0.05, "backtracks": 6, **options}
     return lambda family: ppo_clip(**settings)
 
 

@@ -18,8 +18,9 @@ from experiments.tabular.families import Family
 from experiments.tabular.rows import Row, backend_of
 from teamtr_jax.records import update_lines
 from teamtr_jax.stage import run_stage
-from teamtr_jax.tabular import TeamState, team_state
+from teamtr_jax.tabular import TeamState, as_pytree, team_state
 from teamtr_jax.training import read_records, train
+from teamtr_jax.types import Step
 
 __all__ = ["Records", "train_row", "load", "slug"]
 
@@ -63,11 +64,18 @@ def train_row(
 
     settings = {**family.about, "row": row.name, "note": row.note, "budget": limit, "schedule": schedule.name,
                 "sampled": row.sampling is not None, "sampling": row.sampling or {}, "cost": backend.cost, "seed_run": seed,
-                "optimum": family.optimum.tolist()}  # fmt: skip
+                "step": _described(row.step(family)), "optimum": family.optimum.tolist()}  # fmt: skip
     home = folder / family.name / slug(row.name)
     train(stage, team_state(family.team, family.policy), stages, jax.random.key(seed), home, settings, progress)
     (home / "settings.json").write_text(json.dumps(settings))
     return load(home)
+
+
+def _described(step: Step) -> list[Any]:
+    """The kind of a step and its settings, so that a run is continued under the same ones only."""
+    made = as_pytree(step)
+    leaves = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(made)]
+    return [str(getattr(made, "func", made)).split(" at ")[0], *(str(x) if x == np.inf else x for x in leaves)]
 
 
 def load(home: Path) -> Records:

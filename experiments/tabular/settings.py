@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.tabular.families import FAMILIES
+from teamtr_jax.validation import InputError
+
 __all__ = ["Settings"]
 
 
@@ -26,3 +29,13 @@ class Settings:
     """Of the teams, the start policies and the rollouts."""
     progress: bool = True
     """Bars with the time left."""
+
+    def __post_init__(self):
+        for name in self.families:
+            if name not in FAMILIES:
+                raise InputError("families", repr(name), ", ".join(FAMILIES))
+        for name in ("instances", "stages", "budget"):
+            if getattr(self, name) < 1:
+                raise InputError(name, getattr(self, name), "at least 1")
+        if self.out.exists() and not self.out.is_dir():
+            raise InputError("out", f"{self.out}, a file", "a folder")

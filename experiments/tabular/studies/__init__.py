@@ -1,13 +1,36 @@
 """One study, one file: `run(settings)` trains what is missing, prints its table and draws from the saved records."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from experiments.tabular.settings import Settings
-from experiments.tabular.studies import ablation
+from experiments.tabular.studies import (
+    ablation,
+    cost,
+    importance,
+    order,
+    regressions,
+    replacement,
+    scaling,
+    tracking,
+)
 
-__all__ = ["STUDIES"]
+__all__ = ["STUDIES", "LONGER"]
 
-STUDIES: dict[str, Callable[[Settings], list[Path]]] = {
+Study = Callable[[Settings], list[Path]]
+
+STUDIES: dict[str, Study] = {
+    "scaling": scaling.run,
     "ablation": ablation.run,
+    "regressions": regressions.run,
+    "tracking": tracking.run,
+    "importance": importance.run,
+    "cost": cost.run,
+    "order": order.run,
+    "replacement": replacement.run,
 }
+"""In the order of the paper; `all` runs these."""
+
+LONGER: dict[str, Study] = {"scaling-wide": partial(scaling.run, wide=True)}
+"""By name only."""

@@ -39,9 +39,9 @@ def run(settings: Settings) -> list[Path]:
                  int(found["exact.violations"].sum()), "–" if row.paper is None else f"{row.paper:.1f}"]
             )  # fmt: skip
         heads = ["row", "gap closed %", "regressions %", "instability %", "rollouts", "violations", "paper: AIME24"]
-        held = f"{settings.instances} teams, {settings.stages} stages, {settings.budget} rollouts a stage, δ = .01 unless named"
-        show(f"Ablation, {name}: {held}", heads, lines,
-             "medians or means over teams with 95 % bootstrap intervals; J exact (float64); the last column is the paper's")  # fmt: skip
+        held = f"{settings.instances} teams, {settings.stages} stages, {settings.budget} rollouts a stage"
+        note = "medians or means over teams with 95 % bootstrap intervals; J exact (float64); last column: the paper's"
+        show(f"Ablation, {name}: {held}, δ = .01 unless named", heads, lines, note)
         figures.append(draw(runs, name, settings.out / f"ablation-{name}.png"))
     return figures
 

@@ -30,7 +30,7 @@ ROWS: dict[str, tuple[Row, ...]] = {
         Row("exact random", exact_step(), order=lambda family: random_order),
         *named(EXACT, "greedy order"),
     ),
-    "sampled": named(ABLATION, "full", "order reverse", "order random", "order greedy"),
+    "PPO": named(ABLATION, "full", "order reverse", "order random", "order greedy"),
 }
 """In the order of `ORDERS`."""
 
@@ -82,12 +82,12 @@ def run(settings: Settings) -> list[Path]:
     lines, found = [], {}
     for name in names:
         sets = {kind: orders(settings, name, kind) for kind in ROWS}
-        sets["fixed, other rollouts"] = repeated(settings, name)
+        sets["other rollouts"] = repeated(settings, name)
         found[name] = sets
         for kind, runs in sets.items():
             finals = np.stack([final(x) for x in runs.values()])
             worse = np.mean([regressions(x) for x in runs.values()], 0)
-            means = [text(bootstrap(x, np.mean)) for x in finals] if kind in ROWS else ["–"] * len(ORDERS)
+            means = [_around(bootstrap(x, np.mean)) for x in finals] if kind in ROWS else ["–"] * len(ORDERS)
             lines.append(
                 [f"{name}, {kind}", *means, text(bootstrap(spread(finals), np.mean)),
                  text(spread_of_means(finals)), text(bootstrap(100 * worse, np.mean))]
@@ -96,13 +96,18 @@ def run(settings: Settings) -> list[Path]:
     show(
         f"Order of updates: {settings.instances} teams, {settings.stages} stages, fresh rollouts, δ = .01; sampled: PPO, "
         f"{settings.budget} rollouts a stage",
-        ["", *ORDERS, "spread in a team", "of the means", "worse %"],
+        ["", *ORDERS, "spread", "of the means", "worse %"],
         lines,
-        "Final J in % of J*, mean over teams; spread: max − min over the orders, of each team (mean) and of the means; 95 % "
+        "Final J in % of J*, mean over teams ± half of its interval; spread: max − min over the orders, of each team (mean) and of the means; 95 % "
         "bootstrap intervals over teams (a team with all its orders). J exact (float64). Third line of a family: four runs of the "
         "fixed order that differ in their rollouts only. Worse: updates that make J smaller. Last line: the paper's.",
     )  # fmt: skip
     return [draw(found, settings.out / "order.png")]
+
+
+def _around(x: Interval) -> str:
+    """The value and half the length of its interval."""
+    return f"{x.value:.1f} ±{(x.high - x.low) / 2:.1f}"
 
 
 def draw(found: dict[str, dict[str, dict[str, Records]]], path: Path) -> Path:

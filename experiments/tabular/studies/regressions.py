@@ -18,13 +18,10 @@ from experiments.tabular.studies.ablation import trained
 from experiments.tabular.summary import Interval, bootstrap, closed, objective, regressions, rollouts
 from teamtr_jax.schedules import importance_weighted, joint, once
 
-__all__ = ["RADII", "GROUPS", "teams_of", "named", "text", "stage_regressions", "lost", "fall", "band", "run", "draw"]
+__all__ = ["RADII", "GROUPS", "teams_of", "named", "text", "lost", "fall", "band", "run", "draw"]
 
 RADII = (RADIUS, 0.1, 0.3)
 """The paper's radius, and larger ones, at which the failure is looked for."""
-
-DROP = 1e-9
-"""A stage regresses where J falls by more than this share of `J*`."""
 
 Table = NDArray[np.float64]
 
@@ -45,7 +42,10 @@ def _exact(radius: float) -> tuple[Row, ...]:
 
 
 def _sampled(radius: float) -> tuple[Row, ...]:
-    name, base = f"U1 δ = {radius:g}", replace(FULL, step=exact_step(radius), paper=None, note="U1 on sampled advantages")
+    name, base = (
+        f"U1 δ = {radius:g}",
+        replace(FULL, step=exact_step(radius), paper=None, note="U1 on sampled advantages"),
+    )
     return (
         replace(base, name=f"{name}, fresh"),
         replace(base, name=f"{name}, no resampling", schedule=lambda family: once),
@@ -74,14 +74,9 @@ def text(x: Interval) -> str:
     def plain(value: float) -> str:
         if abs(value) < 5e-4:
             return "0"
-        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) < 1 else f"{value:.1f}"
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}" if abs(value) < 1 else f"{value:.1f}"
 
     return f"{plain(x.value)} [{plain(x.low)}, {plain(x.high)}]"
-
-
-def stage_regressions(run: Records) -> Table:
-    """``[N]``: share of the stages after which J is smaller than before."""
-    return (np.diff(objective(run), axis=0) < -DROP * np.asarray(run.about["optimum"])).mean(0)
 
 
 def lost(run: Records) -> Table:
@@ -122,7 +117,7 @@ def run(settings: Settings) -> list[Path]:
     show(
         f"Regressions: {settings.instances} teams, {settings.stages} stages; sampled: {settings.budget} rollouts a stage for "
         "every row; δ in nats per agent",
-        ["", "gap closed %", "updates worse %", "stages worse %", "lost % of J*", "fall % of J*", "rollouts"],
+        ["", "gap closed %", "updates worse %", "lost % of J*", "fall % of J*", "rollouts"],
         lines,
         "Gap closed: median over teams; others: means; 95 % bootstrap intervals over teams. J exact (float64): an update is worse "
         "where J(π̂ⁱ) < J(π̂ⁱ⁻¹) beyond rounding. Lost: sum of all losses; fall: largest drop below an earlier stage. Rollouts of "
@@ -135,7 +130,7 @@ def measured(found: Records) -> list[str]:
     """The columns of the table."""
     return [
         text(bootstrap(100 * closed(found))),
-        *(text(bootstrap(100 * f(found), np.mean)) for f in (regressions, stage_regressions)),
+        text(bootstrap(100 * regressions(found), np.mean)),
         *(text(bootstrap(f(found), np.mean)) for f in (lost, fall)),
         f"{rollouts(found).mean():.3g}",
     ]

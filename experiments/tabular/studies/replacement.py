@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -230,11 +231,8 @@ def run(settings: Settings) -> list[Path]:
             cells = [short(_over(x, settings)) for x in (shock, *(j[1 + k] for k in shown))]
             bounds: list[object] = ["", "", ""]
             if condition.kind in ("direct", "align"):
-                limits = [
-                    _over(-certified(course.swap, name), settings)
-                    for name in ("certificate_paper", "certificate_estimable")
-                ]
-                bounds = [_over(course.swap["exact.kl"][0, 0], settings), *limits]
+                limits = [-certified(course.swap, rung) for rung in ("certificate_paper", "certificate_estimable")]
+                bounds = [short(_over(x, settings)) for x in (course.swap["exact.kl"][0, 0], *limits)]
             lost = bootstrap(100 * per_team(regressions(course.after), settings.instances), np.mean)
             lines.append([condition.name, bounds[0], *cells, *bounds[1:], lost.value])
         show(
@@ -271,35 +269,28 @@ def _reasons(found: dict[str, Course], settings: Settings) -> list[str]:
     )
     there = "still differs" if end.low > 0 or end.high < 0 else "no longer differs"
     first, second = paper.REPLACEMENT["shock"]
+    final = [100 * paper.REPLACEMENT[name] for name in ("aligned", "direct")]
     return [
         (
-            f"The shock is {shock[0]} direct and {shock[1]} aligned, a factor of {shock[0].value / shock[1].value:.1f}; the "
-            "paper's "
+            f"The shock is {shock[0]} direct and {shock[1]} aligned, factor {shock[0].value / shock[1].value:.1f}; the paper's "
             f"{first} → {second} is a factor of {first / second:.1f}. J is back at what it was after: {back}."
         ),
         (
-            f"After {settings.stages} stages of training J {there} between the two: aligned − direct = {end} points. The paper "
-            "finds +27 % "
-            "against −18 %."
+            f"After {settings.stages} stages of training J {there} between the two: aligned − direct {end} points. Paper: "
+            f"{final[0]:+.0f} % aligned and trained, {final[1]:+.0f} % swapped directly."
         ),
-        (
-            "Why. A table is its behaviour: aligned to a ball around the outgoing agent it is nearly that agent, so a small "
-            "shock "
-            "is by "
-            "construction, and what alignment saves is the stages that a random newcomer needs to catch up. Exact steps "
-            "climb from "
-            "any "
-            "start with full support, so training recovers either way; language models with few rollouts may not. The "
-            "paper's +27 "
-            "% is "
-            "about newcomers that bring abilities of their own, which a random table does not have."
-        ),
-        (
-            "P3.8's limit exceeds any possible loss where it is above 100 % of J* (S5). S7's is linear in the KL and falls with "
-            "the radius. "
-            "Both hold in every row."
-        ),
+        *textwrap.dedent(WHY).strip().split("\n\n"),
     ]
+
+
+WHY = """
+    Why. A table is its behaviour: aligned to a ball around the outgoing agent it is nearly that agent, so a small shock is by
+    construction, and what alignment saves is the stages that a random newcomer needs to catch up. Exact steps climb from any
+    start with full support, so training recovers either way; language models with few rollouts may not. A random table brings no
+    ability of its own, so there is nothing that a replaced team could gain over the old one.
+
+    P3.8's limit says nothing where it is above 100 % of J* (S5). S7's is linear in the KL and falls with the radius.
+"""
 
 
 # -------------------------------------------------------------------------------------------------------------------- figure
@@ -328,6 +319,6 @@ def draw(found: dict[str, Course], name: str, settings: Settings, path: Path) ->
     right.plot(theirs, [0, 1], "s", color="0.6", markersize=5, label="the paper (8–32B models)")
     right.set_yticks(range(len(bars)), [condition.name for condition in bars], fontsize=7)
     right.invert_yaxis()
-    right.set_xlabel("shock: loss of J at the swap, % of J*")
+    right.set_xlabel("shock at the swap, % of J*")
     right.legend(fontsize=6, frameon=False)
     return save(figure, path)

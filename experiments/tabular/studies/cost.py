@@ -1,0 +1,215 @@
+"""Table 6: what resampling costs and what it buys, at equal sets of rollouts and at an equal budget."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from experiments import paper
+from experiments.figures import COLOURS, axes, save
+from experiments.tables import show
+from experiments.tabular.families import FAMILIES, Family
+from experiments.tabular.rows import FULL, RADIUS, Row, exact_step
+from experiments.tabular.runs import Records, train_row
+from experiments.tabular.settings import Settings
+from experiments.tabular.studies.regressions import teams_of, text
+from experiments.tabular.summary import Interval, bootstrap, closed, regressions, rollouts
+from teamtr_jax.divergences import expected, kl_current_to_new
+from teamtr_jax.rollouts import default_horizon
+from teamtr_jax.schedules import Schedule, certificate_driven, every, fresh, once
+from teamtr_jax.tabular import evaluate
+
+__all__ = ["AGENTS", "MARGIN", "Setup", "SETUPS", "sized", "rows", "trained", "horizon_of", "stage_time", "verdict",
+           "monitor_share", "run", "draw"]  # fmt: skip
+
+AGENTS = 6
+"""With three agents a stage has three updates, and one set in three is the least: too few to save half in more than one way."""
+
+MARGIN = 3.0
+"""Points of the gap closed and of the share of regressions within which a schedule counts as equal to the fresh one."""
+
+Table = NDArray[np.float64]
+
+
+class Setup(NamedTuple):
+    """What is held fixed in one block of the table."""
+
+    family: str
+    name: str
+    base: Row
+    tolerances: tuple[float, ...]
+
+
+EXACT_ROW = Row("exact", exact_step())
+HARD = 0.03
+"""A radius at which cached rollouts hurt in the handover."""
+
+SETUPS: tuple[Setup, ...] = (
+    Setup("garnet", "exact", EXACT_ROW, (0.3, 0.4)),
+    Setup("garnet", "PPO", FULL, (0.1, 0.2)),
+    Setup("handover", "exact", EXACT_ROW, (0.3, 0.4)),
+    Setup("handover", "PPO", FULL, (0.1, 0.2)),
+    Setup("handover", f"U1 δ = {HARD:g}", replace(FULL, step=exact_step(HARD), note="U1 on samples"), (0.4, 0.6)),
+    Setup("relay", "PPO", FULL, (0.03, 0.05)),
+)
+
+
+def sized(name: str, settings: Settings, agents: int = AGENTS) -> Family:
+    """A family with so many agents, under a name of its own."""
+    make: Callable[..., Family] = FAMILIES[name]
+    return make(settings.instances, settings.seed, agents=agents)._replace(name=f"{name}-{agents}")
+
+
+def _same_set(make: Callable[[Family], Schedule]) -> Callable[[Family], Schedule]:
+    """Sets as small as those of the fresh schedule; the rest of the budget is saved."""
+    return lambda family: make(family)._replace(draws=lambda n: n)
+
+
+def rows(setup: Setup) -> dict[str, Row]:
+    """The schedules of a setup, by the name in the table. Exact sets are infinitely large: there is no equal budget."""
+    made: dict[str, Callable[[Family], Schedule]] = {
+        "fresh": lambda family: fresh,
+        "every 2nd": _same_set(lambda family: every(2)),
+        **{f"certificate {x:g}": lambda family, x=x: certificate_driven(x, family.discount) for x in setup.tolerances},
+        "once": _same_set(lambda family: once),
+    }
+    if setup.base.sampling is not None:
+        made |= {"every 2nd, = budget": lambda family: every(2), "once, = budget": lambda family: once}
+    return {
+        name: replace(setup.base, name=f"cost {setup.name} {name}".replace("=", "equal"), schedule=schedule, paper=None)
+        for name, schedule in made.items()
+    }
+
+
+def trained(settings: Settings, setup: Setup) -> dict[str, Records]:
+    """The runs of a setup; `settings.budget` is that of three agents, so that a set is as large as theirs."""
+    teams = sized(setup.family, settings)
+    budget = settings.budget * AGENTS // 3
+    common = (teams, settings.stages, budget, settings.seed, settings.out / "rows", settings.progress)
+    return {name: train_row(row, *common) for name, row in rows(setup).items()}
+
+
+def horizon_of(teams: Family) -> int:
+    """Steps of a rollout (tokens): all rollouts of a family are equally long."""
+    horizon = teams.team.dynamics.horizon
+    return horizon if horizon is not None else default_horizon(np.asarray(teams.team.dynamics.discount).max())
+
+
+def stage_time(found: Records) -> float:
+    """Seconds a stage of all instances, median over the stages after the first, which compiles."""
+    seconds = found["time_stage"][:, 0, 0]
+    return float(np.median(seconds[1:] if len(seconds) > 1 else seconds))
+
+
+def verdict(share: float, gain: Interval, worse: Interval) -> str:
+    """Whether the goal is reached: at most half of the rollouts, final J and regressions as with fresh ones.
+
+    ``yes``: both intervals of the paired differences stay within `MARGIN`; ``no``: one of them lies wholly on the bad side of 0;
+    ``open`` otherwise.
+    """
+    if share > 0.5:
+        return "–"
+    if gain.low > -MARGIN and worse.high < MARGIN:
+        return "yes"
+    return "no" if gain.high < 0 or worse.low > 0 else "open"
+
+
+def compared(found: Records, base: Records) -> tuple[Interval, Interval, float]:
+    """Paired differences to the fresh schedule, in points: gap closed, share of regressions; and the share of rollouts."""
+    gain = bootstrap(100 * (closed(found) - closed(base)), np.mean)
+    worse = bootstrap(100 * (regressions(found) - regressions(base)), np.mean)
+    return gain, worse, float(rollouts(found).mean() / rollouts(base).mean())
+
+
+def run(settings: Settings) -> list[Path]:
+    """Train every schedule of every setup; one table and one figure."""
+    chosen = [x for x in SETUPS if x.family in teams_of(settings, ("garnet", "handover", "relay"))]
+    lines: list[list[object]] = []
+    found = [(setup, trained(settings, setup)) for setup in chosen]
+    for setup, runs in found:
+        teams = sized(setup.family, settings)
+        steps, base = horizon_of(teams), runs["fresh"]
+        for name, records in runs.items():
+            gain, worse, share = compared(records, base)
+            number = rollouts(records).mean()
+            paired = ["", "", ""] if name == "fresh" else [text(gain), text(worse), verdict(share, gain, worse)]
+            lines.append(
+                [f"{setup.family} {setup.name}: {name}", f"{number:.4g}",
+                 "–" if setup.base.sampling is None else f"{number * steps:.2g}", f"{share:.2f}",
+                 f"{stage_time(records) / stage_time(base):.2f}", text(bootstrap(100 * closed(records), np.mean)), *paired]
+            )  # fmt: skip
+    monitor = monitor_share(settings)
+    show(
+        f"Cost: {AGENTS} agents, {settings.instances} teams, {settings.stages} stages, δ = {RADIUS:g} unless named",
+        ["", "rollouts", "steps", "share", "wall", "gap closed %", "− fresh", "worse − fresh", "goal"],
+        lines,
+        "Means a stage; share and wall: of the fresh schedule's. Sets as large as the fresh schedule's, except '= budget': fewer, "
+        "larger sets. Exact rows count sets. Gap closed, its paired difference to fresh and that of the updates that make J worse, "
+        "in points: means, 95 % bootstrap intervals over teams; J exact (float64). "
+        f"Goal: at most half of the rollouts, both differences within {MARGIN:g} points (yes), one significantly worse (no). "
+        f"KL monitor of one PPO update: {100 * monitor:.2g} % of a fresh stage's wall time. The paper (Table 6): tokens "
+        f"+{100 * paper.COST['tokens']:.1f} %, wall {paper.COST['wall']:.2f}×, monitor {100 * paper.COST['monitor']:.1f} %.",
+    )  # fmt: skip
+    return [draw(found, settings.out / "cost.png")]
+
+
+def monitor_share(settings: Settings) -> float:
+    """Share of the wall time of a fresh stage that its KL monitors take; measured once and saved."""
+    path = settings.out / "cost-monitor.json"
+    if not path.exists():
+        setup = next(x for x in SETUPS if x.base is FULL)
+        teams = sized(setup.family, settings)
+        epochs = 40
+        weight = jax.vmap(lambda team, policy: evaluate(team, policy).weight)(teams.team, teams.policy)
+
+        @jax.jit
+        def monitor(policy: Array, new: Array) -> Array:
+            return jax.vmap(lambda w, p, q: expected(w, kl_current_to_new(p, q)))(weight, policy, new)
+
+        new = 0.9 * teams.policy + 0.1 / teams.policy.shape[-1]
+        monitor(teams.policy, new).block_until_ready()
+        seconds = []
+        for _ in range(50):
+            begin = time.perf_counter()
+            monitor(teams.policy, new).block_until_ready()
+            seconds.append(time.perf_counter() - begin)
+        stage = stage_time(trained(settings, setup)["fresh"])
+        record: dict[str, Any] = {"monitor": min(seconds), "epochs": epochs, "updates": AGENTS, "stage": stage}
+        path.write_text(json.dumps(record))
+    record = json.loads(path.read_text())
+    return record["monitor"] * record["epochs"] * record["updates"] / record["stage"]
+
+
+def draw(found: list[tuple[Setup, dict[str, Records]]], path: Path) -> Path:
+    """Gap closed and regressions against rollouts, relative to the fresh schedule."""
+    figure, grid = axes(2, len(found), (2.5 * len(found), 4.6), sharex=True, squeeze=False)
+    for column, (setup, runs) in enumerate(found):
+        base = runs["fresh"]
+        for name, records in runs.items():
+            share = rollouts(records).mean() / rollouts(base).mean()
+            word = name.split()[0]
+            colour = COLOURS.get(word, "0.4")
+            marker = "s" if "budget" in name else "o"
+            for ax, x in ((grid[0, column], closed(records)), (grid[1, column], regressions(records))):
+                y = bootstrap(100 * x, np.mean)
+                ax.plot([share, share], [y.low, y.high], color=colour, linewidth=1)
+                face = colour if marker == "o" else "white"
+                ax.plot(share, y.value, marker, color=colour, markerfacecolor=face, markersize=4.5, label=name)
+        grid[0, column].set_title(f"{setup.family}, {setup.name}", fontsize=9)
+        grid[1, column].set_xlabel("rollouts, share of fresh")
+        grid[0, column].legend(fontsize=6, frameon=False)
+        for ax in grid[:, column]:
+            ax.axvline(0.5, color="0.85", linewidth=0.8, zorder=0)
+            ax.set_xlim(0, 1.1)
+    grid[0, 0].set_ylabel("gap to the optimum closed, %")
+    grid[1, 0].set_ylabel("updates that make J smaller, %")
+    return save(figure, path)
