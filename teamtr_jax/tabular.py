@@ -274,8 +274,8 @@ def audit_records(
     raw = np.stack([np.asarray(r.info.get("surrogate_raw", r.info["gain"])) for r in records])
     scale = 1.0 if team.dynamics.horizon is not None else 1 - np.asarray(team.dynamics.discount)
     parts = SurrogateParts(jnp.asarray(scale * raw), jnp.asarray(scale * gain), jnp.asarray(scale * clipped))
-    known = (jnp.asarray(scale * exact[name]) for name in ("surrogate_intermediate", "surrogate_in_use"))
-    zeta = estimation_error(*known, parts)._asdict()
+    intermediate, data = (jnp.asarray(scale * exact[f"surrogate_{name}"]) for name in ("intermediate", "in_use"))
+    zeta = estimation_error(intermediate, data, parts)._asdict()
     return exact | {name if name == "zeta" else f"zeta_{name}": np.asarray(x) for name, x in zeta.items()}
 
 

@@ -98,9 +98,10 @@ def run(settings: Settings) -> list[Path]:
         f"{settings.budget} rollouts a stage",
         ["", *ORDERS, "spread", "of the means", "worse %"],
         lines,
-        "Final J in % of J*, mean over teams ± half of its interval; spread: max − min over the orders, of each team (mean) and of the means; 95 % "
-        "bootstrap intervals over teams (a team with all its orders). J exact (float64). Third line of a family: four runs of the "
-        "fixed order that differ in their rollouts only. Worse: updates that make J smaller. Last line: the paper's.",
+        "Final J in % of J*, mean over teams ± half of its interval; spread: max − min over the orders, of each team (mean) and "
+        "of the means; 95 % bootstrap intervals over teams (a team with all its orders). J exact (float64). Third line of a "
+        "family: four runs of the fixed order that differ in their rollouts only. Worse: updates that make J smaller. Last line: "
+        "the paper's.",
     )  # fmt: skip
     return [draw(found, settings.out / "order.png")]
 

@@ -120,7 +120,7 @@ def run(settings: Settings) -> list[Path]:
         ["", "gap closed %", "updates worse %", "lost % of J*", "fall % of J*", "rollouts"],
         lines,
         "Gap closed: median over teams; others: means; 95 % bootstrap intervals over teams. J exact (float64): an update is worse "
-        "where J(π̂ⁱ) < J(π̂ⁱ⁻¹) beyond rounding. Lost: sum of all losses; fall: largest drop below an earlier stage. Rollouts of "
+        "where J falls by more than rounding. Lost: sum of all losses; fall: largest drop below an earlier stage. Rollouts of "
         "exact rows: sets. The paper (Fig 3, figures not given): sequential PPO/GRPO/DAPO regress mid-training, TeamTR does not.",
     )  # fmt: skip
     return figures
@@ -146,12 +146,15 @@ def _colour(row: str) -> str:
 
 def draw(settings: Settings, name: str, path: Path) -> Path:
     """J over the stages and the regressions so far, with bands, for three groups of rows."""
-    figure, grid = axes(2, len(SHOWN), (3.7 * len(SHOWN), 5.2), sharex="row")
+    figure, grid = axes(2, len(SHOWN), (3.7 * len(SHOWN), 5.2), sharex="row", squeeze=False)
     for column, group in enumerate(SHOWN):
         upper, lower = grid[:, column]
         for row, found in trained(settings, name, GROUPS[group]).items():
             share = 100 * objective(found) / np.asarray(found.about["optimum"])
-            style = {"color": _colour(row), "linestyle": "--" if "joint" in row else "-"}
+            style = {
+                "color": _colour(row),
+                "linestyle": "--" if "joint" in row else ":" if row.endswith(("once", "no resampling")) else "-",
+            }
             label = row.split(", ")[-1]
             for ax, (middle, low, high) in ((upper, band(share, np.median)), (lower, band(cumulative(found)))):
                 x = np.arange(len(middle)) + (ax is lower)

@@ -320,5 +320,5 @@ def draw(found: dict[str, Course], name: str, settings: Settings, path: Path) ->
     right.set_yticks(range(len(bars)), [condition.name for condition in bars], fontsize=7)
     right.invert_yaxis()
     right.set_xlabel("shock at the swap, % of J*")
-    right.legend(fontsize=6, frameon=False)
+    right.legend(fontsize=6, frameon=False, loc="lower right")
     return save(figure, path)

@@ -1,0 +1,233 @@
+"""Studies of training: each runs on tiny settings, trains nothing twice, and its numbers are those of its records."""
+
+import re
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from experiments.tabular import runs as training
+from experiments.tabular.families import family
+from experiments.tabular.rows import ABLATION, EXACT, FULL, exact_step
+from experiments.tabular.runs import Records
+from experiments.tabular.settings import Settings
+from experiments.tabular.studies import cost, order, regressions, tracking
+from experiments.tabular.studies.ablation import trained
+from experiments.tabular.summary import Interval, bootstrap, closed, outside
+from teamtr_jax.divergences import kl_current_to_new
+from teamtr_jax.schedules import fresh
+from teamtr_jax.stage import run_stage
+from teamtr_jax.tabular import evaluate, exact_backend, team_state
+from teamtr_jax.trust_region import kl_constrained
+
+TINY = {"instances": 2, "stages": 1, "budget": 48, "progress": False}
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(out=tmp_path, families=("garnet",), **TINY)
+
+
+def made(improvement, j=None, kl=None, **columns) -> Records:
+    """Records written by hand: ``[stages, updates, N]``."""
+    improvement = np.asarray(improvement, float)
+    after = np.zeros_like(improvement) if j is None else np.asarray(j, float)
+    about = {"optimum": [2.0] * improvement.shape[-1]}
+    return Records(
+        about,
+        {"exact.improvement": improvement, "exact.regression": improvement < 0, "exact.objective_after": after,
+         "exact.objective_before": np.ones_like(after), "kl": np.zeros_like(after) if kl is None else np.asarray(kl), **columns},
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------- statistics
+
+
+def test_losses_and_falls_by_hand():
+    run = made([[[0.5, -0.25]], [[-0.125, -0.25]]], j=[[[1.5, 0.75]], [[1.375, 0.5]]])
+    assert regressions.lost(run).tolist() == [6.25, 25.0]
+    assert regressions.fall(run).tolist() == [6.25, 25.0]  # the second falls below its start
+    assert regressions.cumulative(run).tolist() == [[0, 1], [1, 2]]
+
+
+def test_bands_hold_the_mean_and_shrink():
+    rng = np.random.default_rng(0)
+    for n, width in ((25, 0.8), (2500, 0.08)):
+        middle, low, high = regressions.band(rng.normal(size=(4, n)))
+        assert ((low < middle) & (middle < high)).all()
+        assert (high - low).mean() == pytest.approx(width, rel=0.2)  # 2 · 1.96/√n
+
+
+def test_rank_correlation_with_ties():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, 60).astype(float), rng.integers(0, 5, 60).astype(float)
+    assert tracking.spearman(x, y) == pytest.approx(spearmanr(x, y)[0])
+    assert tracking.spearman(x, -x) == pytest.approx(-1)
+    assert tracking.spearman(x, np.full(60, -np.inf)) == 0
+    assert tracking.spearman(np.r_[x, -np.inf], np.r_[y, -9]) == pytest.approx(
+        spearmanr(np.r_[x, -np.inf], np.r_[y, -9])[0]
+    )
+
+
+def test_instances_are_resampled_whole():
+    """200 updates of each of 8 teams that differ in their mean: the interval is that of 8 numbers."""
+    x = np.random.default_rng(0).normal(size=8) + np.zeros((10, 20, 1))
+    pooled = tracking.clustered(lambda x: float(x.mean()), (x,))
+    alone = bootstrap(x[0, 0], np.mean)
+    assert pooled.value == pytest.approx(alone.value)
+    assert pooled.high - pooled.low == pytest.approx(alone.high - alone.low, rel=0.1)
+
+
+def test_spread_of_orders():
+    finals = np.array([[1.0, 5.0], [2.0, 4.0], [4.0, 3.0]])
+    assert order.spread(finals).tolist() == [3, 2]
+    assert order.spread_of_means(finals).value == 0.5  # the means 3, 3, 3.5
+
+
+@pytest.mark.parametrize(
+    ("share", "gain", "worse", "found"),
+    [
+        (0.5, (-1, 1), (-1, 1), "yes"),
+        (0.6, (-1, 1), (-1, 1), "–"),
+        (0.5, (-4, 1), (-1, 1), "open"),
+        (0.5, (-1, 1), (-1, 4), "open"),
+        (0.5, (-4, -1), (-1, 1), "no"),
+        (0.5, (-1, 1), (1, 4), "no"),
+        (0.5, (-2, -1), (1, 2), "yes"),  # worse for certain, and by less than the margin
+        (0.2, (5, 9), (-9, -5), "yes"),
+    ],
+)
+def test_verdict(share, gain, worse, found):
+    assert cost.verdict(share, *(Interval(0.0, low, high, 20) for low, high in (gain, worse))) == found
+
+
+def test_monitor_and_truth_are_told_apart():
+    run = made(np.ones((1, 2, 1)), kl=[[[0.02], [0.0]]], **{"exact.kl": np.array([[[0.0], [0.005]]])})
+    assert tracking.monitored(run, 0.01).tolist() == [0.5]
+    assert outside(run, 0.01).tolist() == [0.0]
+    assert outside(run, 0.004).tolist() == [0.5]
+
+
+def test_numbers_are_printed_short():
+    assert regressions.text(Interval(123.4, -0.0001, 0.256, 3)) == "123 [0, 0.26]"
+
+
+# ------------------------------------------------------------------------------------------------------------------- rows
+
+
+def test_schedules_of_the_cost_study():
+    teams = cost.sized("garnet", Settings(instances=2))
+    assert (teams.name, teams.team.agents) == ("garnet-6", 6)
+    setup = next(x for x in cost.SETUPS if x.base is FULL)
+    sets = {name: row.schedule(teams).draws(6) for name, row in cost.rows(setup).items()}
+    assert sets.pop("once, = budget") == 1
+    assert set(sets.values()) == {6}  # as small as the fresh schedule's
+    names = [row.name for setup in cost.SETUPS for row in cost.rows(setup).values()]
+    assert len({(x.family, training.slug(row.name)) for x in cost.SETUPS for row in cost.rows(x).values()}) == len(
+        names
+    )
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row for group in regressions.GROUPS.values() for row in group]
+        + [row for x in order.ROWS.values() for row in x],
+        [*tracking.ROWS, *tracking.SOURCES],
+    ],
+)
+def test_no_two_rows_share_a_folder(rows):
+    by_folder = {}
+    for row in rows:
+        assert by_folder.setdefault(training.slug(row.name), row) is row, row.name
+
+
+# ---------------------------------------------------------------------------------------------------------------- studies
+
+
+def without_training(monkeypatch):
+    """A stage that is trained now is an error."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(training, "run_stage", refuse)
+
+
+def test_a_second_call_trains_nothing_and_prints_the_same(settings, monkeypatch, capsys):
+    small = {"U1, δ = 0.3, exact": regressions.GROUPS["U1, δ = 0.3, exact"][:1]}
+    monkeypatch.setattr(regressions, "GROUPS", small)
+    monkeypatch.setattr(regressions, "SHOWN", tuple(small))
+    figures = regressions.run(settings)
+    first = capsys.readouterr().out
+    assert all(x.stat().st_size > 10_000 for x in figures)
+    without_training(monkeypatch)
+    assert regressions.run(settings) == figures
+    assert capsys.readouterr().out == first
+    with pytest.raises(AssertionError, match="trained again"):
+        trained(replace(settings, out=settings.out / "new"), "garnet", EXACT[:1])
+
+
+def test_the_table_against_a_direct_computation(settings):
+    """One team alone, its J, KL and gap closed by the linear solves."""
+    found = trained(settings, "garnet", EXACT[:1])[EXACT[0].name]
+    teams = family("garnet", settings.instances, settings.seed)
+    team, policy = jax.tree.map(lambda x: x[1], (teams.team, teams.policy))
+    backend = exact_backend(team, kl_constrained(0.01), audit=False)
+    chain = [policy]
+
+    def update(*arguments):
+        state, info = backend.update(*arguments)
+        chain.append(state.policy)
+        return state, info
+
+    run_stage(backend._replace(update=update), team_state(team, policy), range(3), fresh)
+    data = [evaluate(team, x) for x in chain]
+    j = np.array([float(x.objective) for x in data])
+    assert closed(found)[1] == pytest.approx((j[-1] - j[0]) / (teams.optimum[1] - j[0]), rel=1e-9)
+    assert found["exact.improvement"][0, :, 1] == pytest.approx(np.diff(j), rel=1e-6)
+    kl = [
+        float((x.weight * kl_current_to_new(a, b)).sum())
+        for x, a, b in zip(data[:-1], chain[:-1], chain[1:], strict=True)
+    ]
+    assert found["exact.kl"][0, :, 1] == pytest.approx(kl, rel=1e-9)
+    assert outside(found, 0.0099)[1] == 1
+    assert order.final(found)[1] == pytest.approx(100 * j[-1] / teams.optimum[1])
+
+
+@pytest.mark.slow
+def test_cached_samples_are_joint_updates(settings):
+    """By samples no update between two rollouts can know what the others have become: `once` and `joint` are one thing."""
+    rows = [replace(row, step=exact_step()) for row in regressions.named(ABLATION, "no resampling", "joint")]
+    first, second = trained(replace(settings, families=("handover",)), "handover", rows).values()
+    np.testing.assert_allclose(first["exact.objective_after"], second["exact.objective_after"], rtol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", [regressions, order, tracking, cost], ids=lambda x: x.__name__.split(".")[-1])
+def test_study(study, settings, monkeypatch, capsys):
+    budget = 96 if study is not cost else 48
+    settings = replace(settings, budget=budget, stages=2)
+    figures = study.run(settings)
+    first = capsys.readouterr().out
+    assert figures
+    assert all(x.stat().st_size > 10_000 for x in figures)
+    assert "paper" in first
+    assert not re.search(r"\bnan\b", first)
+    without_training(monkeypatch)
+    assert study.run(settings) == figures
+    assert capsys.readouterr().out == first
+
+
+@pytest.mark.slow
+def test_certificates_hold_and_the_finite_sample_one_covers(settings):
+    settings = replace(settings, instances=4, stages=3, budget=192)
+    found = tracking.finite_sample(settings)
+    lower, improvement = found[tracking.FINITE], found["exact.improvement"]
+    assert np.isfinite(lower).all()
+    assert (lower > improvement).mean() <= tracking.ALPHA + 3 * np.sqrt(0.09 / lower.size)
+    assert found["exact.violations"].sum() == 0
+    assert jnp.asarray(lower).shape == (2, 4, 4)
