@@ -17,4 +17,4 @@ def show(title: str, heads: Sequence[str], lines: Sequence[Sequence[object]], ca
         table.add_column(head, justify="left" if i == 0 else "right")
     for line in lines:
         table.add_row(*map(str, line))
-    Console(width=130 if not Console().is_terminal else None).print(table)
+    Console(width=130).print(table)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
+from io import StringIO, TextIOBase
+from pathlib import Path
 from typing import Annotated
 
 import jax
@@ -14,6 +17,20 @@ from teamtr_jax.validation import InputError
 
 DEFAULT = Settings()
 NAMES = f"{', '.join([*STUDIES, *LONGER])} or all"
+
+
+class Both(TextIOBase):
+    """The terminal, and a copy of what is printed there."""
+
+    def __init__(self, copy: StringIO):
+        self.terminal, self.copy = sys.stdout, copy
+
+    def write(self, text: str, /) -> int:
+        self.copy.write(text)
+        return self.terminal.write(text)
+
+    def flush(self) -> None:
+        self.terminal.flush()
 
 
 def main() -> int:
@@ -28,10 +45,14 @@ def main() -> int:
         studies = STUDIES | LONGER
         if chosen[0] not in studies:
             raise InputError("study", repr(study), NAMES)
-        figures = [figure for name in chosen for figure in studies[name](settings)]
-        for figure in figures:
-            print(figure)
-        print(f"records: {settings.out}")
+        written: list[Path] = []
+        for name in chosen:
+            text = StringIO()
+            with redirect_stdout(Both(text)):
+                written += studies[name](settings)
+            written.append(settings.out / f"{name}.txt")
+            written[-1].write_text(text.getvalue())
+        print("\nrecords:", settings.out, "figures and tables:", *written, sep="\n  ")
         return 0
 
     try:
