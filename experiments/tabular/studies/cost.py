@@ -153,11 +153,11 @@ def run(settings: Settings) -> list[Path]:
         f"Cost: {AGENTS} agents, {settings.instances} teams, {settings.stages} stages, δ = {RADIUS:g} unless named",
         ["", "rollouts", "share", "wall", "gap closed %", "− fresh", "worse − fresh", "goal"],
         lines,
-        f"Means a stage; share and wall: of the fresh schedule's; steps (tokens) of a rollout: {lengths}, so share is theirs, too. "
+        f"Means a stage; share and wall: of the fresh schedule's; steps (tokens) of a rollout: {lengths}: share is theirs, too. "
         "'shift ≤': certificate-driven. Sets as large as the fresh schedule's, except '= budget': fewer, larger sets. Exact rows "
-        "count sets. Gap closed, its paired difference to fresh and that of the updates that make J worse, in points: means, 95 % "
+        "count sets. Gap closed, its paired difference to fresh and that of updates that make J worse, in points: means, 95 % "
         "bootstrap intervals over teams; J exact (float64). Goal: at most half of the rollouts, both differences within "
-        f"{MARGIN:g} points (yes), one significantly worse (no). KL monitors: {100 * monitor:.2g} % of a fresh stage's wall time. "
+        f"{MARGIN:g} points (yes), one significantly worse (no). KL monitors: {100 * monitor:.2g} % of a fresh stage's time. "
         f"The paper (Table 6): tokens +{100 * paper.COST['tokens']:.1f} %, wall {paper.COST['wall']:.2f}×, "
         f"monitor {100 * paper.COST['monitor']:.1f} %.",
     )  # fmt: skip

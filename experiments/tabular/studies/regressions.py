@@ -119,9 +119,9 @@ def run(settings: Settings) -> list[Path]:
         "every row; δ in nats per agent",
         ["", "gap closed %", "updates worse %", "lost % of J*", "fall % of J*", "rollouts"],
         lines,
-        "Gap closed: median over teams; others: means; 95 % bootstrap intervals over teams. J exact (float64): an update is worse "
-        "where J falls by more than rounding. Lost: sum of all losses; fall: largest drop below an earlier stage. Rollouts of "
-        "exact rows: sets. The paper (Fig 3, figures not given): sequential PPO/GRPO/DAPO regress mid-training, TeamTR does not.",
+        "Gap closed: median over teams; others: means; 95 % bootstrap intervals over teams. J exact (float64): an update is "
+        "worse where J falls by more than rounding. Lost: sum of all losses; fall: largest drop below an earlier stage. Rollouts "
+        "of exact rows: sets. The paper (Fig 3, figures not given): sequential PPO/GRPO/DAPO regress mid-training, TeamTR not.",
     )  # fmt: skip
     return figures
 

@@ -154,12 +154,12 @@ def run(settings: Settings) -> list[Path]:
     )
     low, high = coverage_interval(lower.size - missed, lower.size)
     show(
-        f"Tracking: {settings.instances} teams, {settings.stages} stages, δ = {RADIUS:g}; sampled rows: {settings.budget} rollouts "
+        f"Tracking: {settings.instances} teams, {settings.stages} stages, δ = {RADIUS:g}; sampled: {settings.budget} rollouts "
         f"a stage, S8: {SCALE * settings.budget}",
         ["", "outside %, exact", "on the monitor %", "Spearman ρ", "certified > 0, %", "violations"],
         lines,
-        "First lines of a family: how often sampled updates leave the region; then certificates in exact training. Outside: exact "
-        "E_d KL(current‖new) > 1.01 δ under the true intermediate occupancy (float64); monitor: the same on the rollouts in use. "
+        "First lines of a family: how often sampled updates leave the region; then certificates in exact training. Outside: "
+        "exact E_d KL(current‖new) > 1.01 δ under the true intermediate occupancy (float64); monitor: on the rollouts in use. "
         "ρ: certificate against exact improvement, all updates. Means over teams; 95 % bootstrap intervals over teams. S8 at "
         f"α = {ALPHA:g} covers {100 * (1 - missed / lower.size):.1f} % [{100 * low:.1f}, {100 * high:.1f}] of the updates "
         "(Clopper–Pearson, as if independent).",
