@@ -261,9 +261,15 @@ def _lower_limit(team: Team, sampling: Sampling, before: Array, after: Array, da
     if not bool((data.policy == before).all()):
         return -math.inf
     held_out = jax.tree.map(lambda x: x[-sampling.held_out :], data.rollouts)
-    floor, span = float(return_bounds(team)[0][team.initial > 0].min()), float(return_range(team))
+    floor, span = (float(x) for x in _floor_and_span(team))
     if span == 0:
         return 0.0
     messages = message_log_ratios(team, held_out, agent, before, after)
     reward: NDArray[np.float64] = np.clip((np.asarray(held_out.returns) - floor) / span, 0.0, 1.0)
     return span * finite_sample_certificate(reward, messages.log_ratio, alpha=sampling.alpha).lower
+
+
+@jax.jit
+def _floor_and_span(team: Team) -> tuple[Array, Array]:
+    """The least return of an episode, and the range of returns."""
+    return jnp.where(team.initial > 0, return_bounds(team)[0], jnp.inf).min(), return_range(team)

@@ -30,7 +30,7 @@ from teamtr_jax.trust_region import certificate_optimal, kl_constrained, natural
 from teamtr_jax.types import Step
 from teamtr_jax.values import return_range
 
-__all__ = ["Row", "ABLATION", "EXACT", "RADIUS", "backend_of"]
+__all__ = ["Row", "FULL", "GROUP", "ABLATION", "EXACT", "RADIUS", "backend_of", "driven", "exact_step", "ppo"]
 
 RADIUS = 0.01
 """`δ` per agent, the paper's default (nats; `E_d KL(current‖new)`, of an episodic team summed over the episode)."""
@@ -130,10 +130,10 @@ ABLATION: tuple[Row, ...] = (
 EXACT: tuple[Row, ...] = (
     Row("fresh", exact_step()),
     Row("every 2nd", exact_step(), schedule=lambda family: every(2)),
-    Row("certificate-driven", exact_step(), schedule=driven(0.25)),
+    Row("certificate-driven (exact)", exact_step(), schedule=driven(0.25)),
     Row("once (cached)", exact_step(), schedule=lambda family: once),
-    Row("joint", exact_step(), schedule=lambda family: joint),
-    Row("single agent", exact_step(), order=lambda family: single(0)),
+    Row("joint (exact)", exact_step(), schedule=lambda family: joint),
+    Row("single agent (exact)", exact_step(), order=lambda family: single(0)),
     Row("greedy order", exact_step(), order=lambda family: greedy),
     Row("certificate-optimal radius", _certificate_optimal),
     Row("value-weighted (S9)", lambda family: value_weighted()),
