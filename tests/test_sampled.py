@@ -167,12 +167,14 @@ def test_importance_weights_are_reported_and_cut(batch):
     assert not np.allclose(cut[1].surrogate, whole[1].surrogate, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_greedy_order_works_on_samples(batch):
     backend = sampled_backend(batch.team, STEP, Sampling(16, 4, "to_go"), audit=False)
     _, records = run_stage(backend, team_state(batch.team, batch.current), greedy, fresh, jax.random.key(0))
     assert (np.sort([record.agent for record in records], 0) == np.arange(2)[:, None]).all()
 
 
+@pytest.mark.slow
 def test_discounted_teams():
     stage = random_stages(np.random.default_rng(0), 3, 5, 3, 2, discount=0.8)
     backend = sampled_backend(stage.team, STEP, Sampling(512, 8, "to_go"))
