@@ -96,8 +96,10 @@ def path_shift(path_kl: ArrayLike, discount: float | None) -> NDArray[np.float64
 def certificate_driven(tolerance: float, discount: float | None) -> Schedule:
     """Resample once the certified shift since the last rollouts (`path_shift`) exceeds `tolerance`.
 
-    So every update is scored on rollouts whose occupancy is within `tolerance` of the current team's in total variation. The
-    budget is split as for `fresh`; what is not asked for is saved.
+    With exact KL every update is scored on rollouts whose occupancy is within `tolerance` of the current team's in total
+    variation; with sampled KL that is an estimate. The budget is split as for `fresh`; what is not asked for is saved. A set of
+    rollouts from which no agent learns anything (a sparse reward that was not met) leaves the KL at zero, and is kept until the
+    stage ends.
 
     Raises:
       InputError: if `tolerance` is negative, or `discount` is given and not in [0, 1).

@@ -1,7 +1,7 @@
 """The one driver: `run_stage(backend, state, order, schedule)`.
 
 A backend is a handful of functions. It never decides when to sample or who is next; the schedule and the order do. It never
-keeps books; the driver does. Tables exactly and by samples are in `teamtr_jax.tabular`.
+keeps books; the driver does. Exact tables are in `teamtr_jax.tabular`, tables by samples in `teamtr_jax.sampled`.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from teamtr_jax.divergences import exclusive_sum, expected, kl_terms
 from teamtr_jax.dynamics import DenseResolvent, PrefixResolvent, SparseResolvent, after, prefix_resolvent
 from teamtr_jax.types import Hybrids, Resolvent, Rounding, Stage, StageReport, Team
 from teamtr_jax.validation import require_float64
-from teamtr_jax.values import advantages, return_bounds, return_range
-from teamtr_jax.visits import cleaned_visits, exact_support, hybrids, solo_steps
+from teamtr_jax.values import advantages, evaluate_policy, return_bounds, return_range
+from teamtr_jax.visits import exact_support, hybrids, solo_steps
 
 __all__ = ["evaluate_stage", "stage_report", "swap_report", "hybrids_report", "hybrid_evaluations", "occupancy_tv"]
 
@@ -63,9 +63,8 @@ def _evaluations(stage: Stage) -> tuple[Array, Array]:
         return _prefix_evaluations(team, h)[1:]
 
     def evaluate(policy: Array) -> tuple[Array, Array]:
-        resolvent = team.dynamics.resolvent(policy)
-        v = resolvent.values((policy * team.reward).sum(-1))
-        return cleaned_visits(resolvent, team.initial, v), v
+        _, v, m = evaluate_policy(team, policy)
+        return m, v
 
     return jax.vmap(evaluate)(h.policies) if _at_once(team, h) else lax.map(evaluate, h.policies)
 
@@ -243,8 +242,7 @@ def _prefix_evaluations(team: Team, h: Hybrids) -> tuple[PrefixResolvent, Array,
     resolvent = prefix_resolvent(old, new, position, updates)
     v = resolvent.hybrid_values(*((policy * team.reward).sum(-1) for policy in ends))
     m = resolvent.hybrid_visits(team.initial)
-    reached = resolvent.reached(team.initial, m)
-    return resolvent, jnp.where(reached, jnp.maximum(m, jnp.finfo(m.dtype).tiny), 0.0), v
+    return resolvent, exact_support(resolvent, team.initial, m), v
 
 
 def _solve_hybrids(team: Team, h: Hybrids, once: bool) -> tuple[Array, Array, Array, Array, Array, Array, Array]:
@@ -261,9 +259,8 @@ def _solve_hybrids(team: Team, h: Hybrids, once: bool) -> tuple[Array, Array, Ar
         return (step * a).sum(-1), dynamics.discount * dynamics.forward(m[:, None] * step)
 
     def evaluate(policy: Array) -> tuple[Resolvent, Array, Array, Array]:
-        resolvent = dynamics.resolvent(policy)
-        v = resolvent.values((policy * team.reward).sum(-1))
-        return resolvent, v, cleaned_visits(resolvent, team.initial, v), advantages(team, v)
+        resolvent, v, m = evaluate_policy(team, policy)
+        return resolvent, v, m, advantages(team, v)
 
     def compare(resolvent: Resolvent, m: Array, a: Array, m_new: Array, step: Array, acts: Array):
         g, inflow = sources(m, a, step)

@@ -25,11 +25,10 @@ from teamtr_jax.surrogates import hybrids_report, occupancy_tv
 from teamtr_jax.trust_region import kl_constrained
 from teamtr_jax.types import Estimate, Hybrids, Stage, StageReport, Step, Team, UpdateRecord
 from teamtr_jax.validation import InputError
-from teamtr_jax.values import advantages, return_bounds
+from teamtr_jax.values import advantages, evaluate_policy, return_bounds
 from teamtr_jax.visits import (
     chain_hybrids,
     chain_solo_steps,
-    cleaned_visits,
     marginal_advantage,
     occupancy,
     team_policy,
@@ -65,9 +64,7 @@ class ExactData(NamedTuple):
 def evaluate(team: Team, policy: Array) -> ExactData:
     """Occupancy (episodic: visits), values and objective of the team that plays `policy`."""
     joint = team_policy(team, policy)
-    resolvent = team.dynamics.resolvent(joint)
-    v = resolvent.values((joint * team.reward).sum(-1))
-    m = cleaned_visits(resolvent, team.initial, v)
+    _, v, m = evaluate_policy(team, joint)
     if team.dynamics.horizon is not None:
         return ExactData(m, jnp.ones(()), v, team.initial @ v, policy)
     total = m.sum()

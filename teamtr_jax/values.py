@@ -6,10 +6,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-from teamtr_jax.types import Team
+from teamtr_jax.types import Resolvent, Team
 from teamtr_jax.validation import InputError, require_float64
+from teamtr_jax.visits import cleaned_visits
 
-__all__ = ["values", "action_values", "advantages", "objective", "optimal_values", "return_bounds",
+__all__ = ["values", "evaluate_policy", "action_values", "advantages", "objective", "optimal_values", "return_bounds",
            "return_range"]  # fmt: skip
 
 
@@ -21,6 +22,15 @@ def values(team: Team, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
     """
     require_float64(policy=policy, reward=team.reward)
     return team.dynamics.resolvent(policy).values((policy * team.reward).sum(-1))
+
+
+def evaluate_policy(
+    team: Team, policy: Float[Array, "S A"]
+) -> tuple[Resolvent, Float[Array, " S"], Float[Array, " S"]]:
+    """`(I − γP_π)⁻¹`, `V^π` and the visits `m^π` with exact support, by one factorisation."""
+    resolvent = team.dynamics.resolvent(policy)
+    v = resolvent.values((policy * team.reward).sum(-1))
+    return resolvent, v, cleaned_visits(resolvent, team.initial, v)
 
 
 def action_values(team: Team, v: Float[Array, " S"]) -> Float[Array, "S A"]:

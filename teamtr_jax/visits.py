@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from teamtr_jax.divergences import kl_current_to_new, kl_new_to_current, total_variation
-from teamtr_jax.dynamics import after
+from teamtr_jax.dynamics import PrefixResolvent, after
 from teamtr_jax.types import Hybrids, Resolvent, Stage, Team
 from teamtr_jax.validation import require_float64
 
@@ -28,7 +28,9 @@ def cleaned_visits(resolvent: Resolvent, initial: Float[Array, " S"], dependency
     return exact_support(resolvent, initial, resolvent.visits(start))
 
 
-def exact_support(resolvent: Resolvent, initial: Float[Array, " S"], m: Float[Array, " S"]) -> Float[Array, " S"]:
+def exact_support(
+    resolvent: Resolvent | PrefixResolvent, initial: Float[Array, " S"], m: Float[Array, "*n S"]
+) -> Float[Array, "*n S"]:
     """`m = resolvent.visits(initial)` made zero at states that cannot be reached and positive at those that can."""
     return jnp.where(resolvent.reached(initial, m), jnp.maximum(m, jnp.finfo(m.dtype).tiny), 0.0)
 

@@ -20,8 +20,8 @@ from teamtr_jax.surrogates import hybrids_report
 from teamtr_jax.trust_region.constrained import kl_constrained_step
 from teamtr_jax.types import Stage, StageReport, Team
 from teamtr_jax.validation import InputError
-from teamtr_jax.values import advantages
-from teamtr_jax.visits import cleaned_visits, hybrids, marginal_advantage, solo_steps, team_policy
+from teamtr_jax.values import advantages, evaluate_policy
+from teamtr_jax.visits import hybrids, marginal_advantage, solo_steps, team_policy
 
 __all__ = ["CertifiedStep", "certified_step", "certificate_optimal_radius"]
 
@@ -49,9 +49,7 @@ def certified_step(
       penalty: a bound on the fresh gap, a function of the report of this one update.
     """
     joint = team_policy(team, policy)
-    resolvent = team.dynamics.resolvent(joint)
-    v = resolvent.values((joint * team.reward).sum(-1))
-    m = cleaned_visits(resolvent, team.initial, v)
+    _, v, m = evaluate_policy(team, joint)
     weight = m if team.dynamics.horizon is not None else m / m.sum()
     a = advantages(team, v)
     if team.factors is None:
