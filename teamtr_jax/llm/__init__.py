@@ -1,0 +1,1 @@
+"""Teams of small transformers with one shared transcript: enumerated exactly, trained, and monitored."""

@@ -1,0 +1,239 @@
+"""What a transcript looks like: vocabulary, turns, router, and which position holds what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike, NDArray
+
+from teamtr_jax.validation import InputError, shaped
+
+__all__ = ["Vocabulary", "View", "Router", "round_robin", "random_router", "Layout", "Transcripts", "by_turn", "emitted",
+           "author", "messages"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A character-level tokenizer. What agents may write comes first: END (if `ends`), then `characters`.
+
+    After that the characters that only prompts hold, one role header for each agent, and PAD, which is never read.
+
+    Example:
+      >>> v = Vocabulary("01", agents=2, prompt_only="+")
+      >>> v.encode("1+0").tolist(), v.actions, v.header(1), v.pad, v.size
+      ([2, 3, 1], 3, 5, 6, 7)
+      >>> v.decode([2, 1, 0, 6])
+      '10'
+    """
+
+    characters: str
+    agents: int
+    prompt_only: str = ""
+    ends: bool = True  #: whether END is among the actions; otherwise every message is as long as it may be
+
+    def __post_init__(self) -> None:
+        text = self.characters + self.prompt_only
+        if len(set(text)) != len(text):
+            raise InputError("characters, prompt_only", repr(text), "every character once")
+        if self.actions < 2:
+            raise InputError("characters", repr(self.characters), "at least two things to write, END included")
+        if self.agents < 1:
+            raise InputError("agents", self.agents, "at least 1")
+
+    @property
+    def actions(self) -> int:
+        """`A`: the number of ids that an agent may write."""
+        return len(self.characters) + self.ends
+
+    @property
+    def size(self) -> int:
+        """All ids, PAD included."""
+        return self.pad + 1
+
+    @property
+    def pad(self) -> int:
+        return self.header(self.agents)
+
+    def header(self, agent: int) -> int:
+        """The role header that opens a message of this agent."""
+        return self.actions + len(self.prompt_only) + agent
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {c: i + self.ends for i, c in enumerate(self.characters + self.prompt_only)}
+
+    def encode(self, text: str) -> NDArray[np.int32]:
+        """Ids of a text.
+
+        Raises:
+          InputError: names a character that the vocabulary does not have.
+        """
+        if unknown := sorted(set(text) - set(self._ids)):
+            raise InputError("text", repr(unknown[0]), f"characters among {self.characters + self.prompt_only!r}")
+        return np.array([self._ids[c] for c in text], np.int32)
+
+    def decode(self, ids: ArrayLike) -> str:
+        """The text up to END, PAD or a header."""
+        text = self.characters + self.prompt_only
+        out = []
+        for i in np.asarray(ids).tolist():
+            if not self.ends <= i < len(text) + self.ends:
+                break
+            out.append(text[i - self.ends])
+        return "".join(out)
+
+
+class View(NamedTuple):
+    """What a router sees when a turn begins."""
+
+    turn: Int[Array, ""]
+    last: Int[Array, " B"]  #: who spoke before, −1 at first
+    tokens: Int[Array, "B N"]  #: the transcript so far, PAD from here on
+
+
+class Router(NamedTuple):
+    """Who speaks next: `probabilities(view) → [B, n]`. A router never samples; enumeration needs the chance node.
+
+    `schedule(turn) → agent` where neither chance nor the text decides (then a batch costs one agent a step without sorting).
+    """
+
+    name: str
+    probabilities: Callable[[View], Float[Array, "B n"]]
+    schedule: Callable[[int], int] | None = None
+
+
+@cache
+def round_robin(agents: int) -> Router:
+    """Agent `turn mod n`."""
+
+    def probabilities(view: View) -> Array:
+        chosen = jnp.broadcast_to(view.turn % agents, view.last.shape)
+        return (chosen[:, None] == jnp.arange(agents)).astype(jnp.float32)
+
+    return Router(f"round robin of {agents}", probabilities, lambda turn: turn % agents)
+
+
+@cache
+def random_router(agents: int) -> Router:
+    """Every agent with the same probability at every turn."""
+    return Router(f"random of {agents}", lambda view: jnp.full((*view.last.shape, agents), 1 / agents))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A transcript is a row of `N = P + turns·(1+L)` ids, each position of a fixed kind.
+
+    The prompt, padded on the left to `P`; then for each turn the header of the speaker and `L` positions of its message, PAD
+    after END and after the speaker's cap. The position of an id is its index in the row. Hashable: a static argument of `jit`.
+    """
+
+    vocabulary: Vocabulary
+    prompt: int  #: P ≥ 1
+    message: int  #: L, most ids of one message, END included
+    turns: int
+    router: Router
+    caps: tuple[int, ...] | None = None  #: most ids of a message of each agent; L for all if not given
+    temperature: float = 1.0  #: every policy is `softmax(logits/temperature)`: sampled, trained and certified alike
+    agents: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "agents", self.vocabulary.agents)
+        if min(self.prompt, self.message, self.turns) < 1:
+            found = f"{self.prompt}, {self.message}, {self.turns}"
+            raise InputError("prompt, message, turns", found, "at least 1 each")
+        if self.caps is not None and (
+            len(self.caps) != self.agents or not all(1 <= c <= self.message for c in self.caps)
+        ):
+            raise InputError("caps", self.caps, f"one for each of {self.agents} agents, from 1 to {self.message}")
+        if not self.temperature > 0:
+            raise InputError("temperature", self.temperature, "a positive number")
+
+    @property
+    def length(self) -> int:
+        """`N`."""
+        return self.prompt + self.turns * (1 + self.message)
+
+    def start(self, turn: int) -> int:
+        """The position of the header of this turn."""
+        return self.prompt + turn * (1 + self.message)
+
+    def cap(self, agent: int) -> int:
+        """Most ids of one message of this agent."""
+        return self.message if self.caps is None else self.caps[agent]
+
+    def encode_prompts(self, prompts: list[str]) -> NDArray[np.int32]:
+        """``[B, P]`` ids, padded on the left.
+
+        Raises:
+          InputError: a prompt that is too long, or has a character that the vocabulary does not have.
+        """
+        out = np.full((len(prompts), self.prompt), self.vocabulary.pad, np.int32)
+        for row, text in zip(out, prompts, strict=True):
+            if len(text) > self.prompt:
+                raise InputError("prompts", f"{text!r}, {len(text)} characters", f"at most {self.prompt}")
+            if text:
+                row[-len(text) :] = self.vocabulary.encode(text)
+        return out
+
+    def encode_transcripts(
+        self, prompts: list[str], said: list[list[str]], speaker: NDArray[np.int32]
+    ) -> NDArray[np.int32]:
+        """``[B, N]`` ids of given messages, one for each turn; END where there is room and the vocabulary has it.
+
+        Raises:
+          InputError: a message that is longer than its speaker may write, or too short where messages do not end.
+        """
+        v = self.vocabulary
+        shaped("speaker", speaker, (len(prompts), self.turns))
+        out = np.full((len(prompts), self.length), v.pad, np.int32)
+        out[:, : self.prompt] = self.encode_prompts(prompts)
+        for row, texts, who in zip(out, said, speaker.tolist(), strict=True):
+            for turn, (text, agent) in enumerate(zip(texts, who, strict=True)):
+                ids, cap, at = v.encode(text), self.cap(agent), self.start(turn)
+                if len(ids) > cap or (len(ids) < cap and not v.ends):
+                    found = f"{text!r}, {len(ids)} characters"
+                    raise InputError("message", found, f"{'at most' if v.ends else 'exactly'} {cap}")
+                row[at] = v.header(agent)
+                row[at + 1 : at + 1 + len(ids)] = ids
+                if len(ids) < cap:
+                    row[at + 1 + len(ids)] = 0
+        return out
+
+
+class Transcripts(NamedTuple):
+    """Finished conversations, and with which probability they were written."""
+
+    tokens: Int[Array, "B N"]
+    logp: Float[Array, "B N"]  #: behaviour log-probability of what agents wrote; 0 elsewhere
+    speaker: Int[Array, "B turns"]
+
+
+def by_turn(layout: Layout, x: Array | NDArray[np.generic]) -> Array:
+    """The message positions ``[B, turns, L]`` of a ``[B, N, …]`` array, headers left out."""
+    rows = jnp.asarray(x)[:, layout.prompt :]
+    return rows.reshape(rows.shape[0], layout.turns, 1 + layout.message, *rows.shape[2:])[:, :, 1:]
+
+
+def emitted(layout: Layout, tokens: Int[Array, "B N"]) -> Bool[Array, "B N"]:
+    """Which positions an agent wrote: message positions that are not PAD."""
+    at = np.arange(layout.length) - layout.prompt
+    return jnp.asarray((at >= 0) & (at % (1 + layout.message) > 0)) & (tokens != layout.vocabulary.pad)
+
+
+def author(layout: Layout, speaker: Int[Array, "B turns"]) -> Int[Array, "B N"]:
+    """The speaker of the turn at each of its positions, header included; −1 in the prompt."""
+    prompt = jnp.full((speaker.shape[0], layout.prompt), -1, speaker.dtype)
+    return jnp.concatenate([prompt, jnp.repeat(speaker, 1 + layout.message, axis=1)], 1)
+
+
+def messages(layout: Layout, tokens: ArrayLike) -> list[list[str]]:
+    """What was said in each transcript of ``[B, N]`` ids, one text for each turn."""
+    turns = np.asarray(tokens)[:, layout.prompt :].reshape(-1, layout.turns, 1 + layout.message)
+    return [[layout.vocabulary.decode(turn[1:]) for turn in row] for row in turns]

@@ -1,0 +1,272 @@
+"""A decoder-only transformer (RoPE, RMSNorm, SwiGLU, tied embeddings) and teams of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from teamtr_jax.llm.layout import Layout
+from teamtr_jax.validation import InputError
+
+__all__ = ["ModelConfig", "Transformer", "Cache", "LanguageTeam", "init_params", "init_team", "init_cache", "agent_params",
+           "with_agent_params", "policy_logits", "extend_cache", "is_trained", "parameter_count"]  # fmt: skip
+
+Params = Any
+Cache = tuple[tuple[Array, Array], ...]
+"""For each layer keys and values ``[B, H, N, d/H]``. Other layouts are slower, and one of them is wrong on jax 0.10.2."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The size of one agent's network."""
+
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    hidden: int | None = None  #: of SwiGLU; default: 8/3 of the width, rounded up to a multiple of 8
+    lora_rank: int = 0  #: > 0: low-rank adapters on every linear map, and only they are trained
+    rope_base: float = 10_000.0
+    dtype: str = "float32"  #: of the computation; parameters are float32. bfloat16 is for accelerators
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.layers, self.heads) < 1 or self.width % (2 * self.heads):
+            found = f"{self.width}, {self.layers}, {self.heads}"
+            raise InputError("width, layers, heads", found, "positive, the width a multiple of twice the heads")
+        if self.lora_rank < 0:
+            raise InputError("lora_rank", self.lora_rank, "0 or more")
+        if self.dtype not in ("float32", "bfloat16", "float64"):
+            raise InputError("dtype", self.dtype, "float32, bfloat16 or float64")
+
+    @property
+    def inner(self) -> int:
+        """The hidden width of SwiGLU."""
+        return self.hidden or -(-8 * self.width // 24) * 8
+
+
+class Linear(nn.Module):
+    """`x W + x A B / r`: a linear map without bias, with adapters of rank `r` if `rank > 0` (`B = 0` at first)."""
+
+    features: int
+    rank: int = 0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        into = x.shape[-1]
+        kernel = self.param("kernel", nn.initializers.normal(into**-0.5), (into, self.features), jnp.float32)
+        y = x @ kernel.astype(x.dtype)
+        if self.rank:
+            a = self.param("lora_a", nn.initializers.normal(into**-0.5), (into, self.rank), jnp.float32)
+            b = self.param("lora_b", nn.initializers.zeros, (self.rank, self.features), jnp.float32)
+            y = y + (x @ a.astype(x.dtype)) @ b.astype(x.dtype) / self.rank
+        return y
+
+
+class RMSNorm(nn.Module):
+    """`x / √(mean x² + 1e-6) · scale`, in float32 at least."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return (wide * jax.lax.rsqrt((wide**2).mean(-1, keepdims=True) + 1e-6) * scale).astype(x.dtype)
+
+
+def rotate(x: Array, positions: Array, base: float) -> Array:
+    """RoPE: the pair `(x_i, x_{i+d/2})` turned by `position · base^{−2i/d}`; `x` is ``[B, H, C, d]``."""
+    half = x.shape[-1] // 2
+    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions.astype(jnp.float32)[:, None] * frequency
+    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], -1)
+
+
+class Attention(nn.Module):
+    """Causal attention of a chunk over the cache, or over itself without one."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Array, readable: Array, start: Array | int, cache: tuple[Array, Array] | None
+    ) -> tuple[Array, tuple[Array, Array]]:
+        config, (batch, chunk, width) = self.config, x.shape
+        size = width // config.heads
+        joint = Linear(3 * width, config.lora_rank, name="qkv")(x)
+        q, k, v = (z.reshape(batch, chunk, config.heads, size).swapaxes(1, 2) for z in jnp.split(joint, 3, -1))
+        positions = start + jnp.arange(chunk)
+        q, k = rotate(q, positions, config.rope_base), rotate(k, positions, config.rope_base)
+        if cache is not None:
+            k, v = (
+                jax.lax.dynamic_update_slice(old, new, (0, 0, start, 0)) for old, new in zip(cache, (k, v), strict=True)
+            )
+        key_at = jnp.arange(k.shape[2])
+        # A position reads itself even if it is PAD: a row without keys has no softmax. Nobody reads what it computes.
+        seen = (key_at <= positions[:, None]) & (readable[:, None, :] | (key_at == positions[:, None]))
+        scores = jnp.einsum("bhqd,bhkd->bhqk", q, k) * size**-0.5
+        scores = jnp.where(seen[:, None], scores, jnp.finfo(scores.dtype).min)
+        out = jnp.einsum("bhqk,bhkd->bhqd", nn.softmax(scores, -1), v)
+        return Linear(width, config.lora_rank, name="out")(out.swapaxes(1, 2).reshape(batch, chunk, width)), (k, v)
+
+
+class Block(nn.Module):
+    """Attention and SwiGLU, each after a norm and added to what came in."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Array, readable: Array, start: Array | int, cache: tuple[Array, Array] | None):
+        config = self.config
+        y, cache = Attention(config)(RMSNorm()(x), readable, start, cache)
+        x = x + y
+        gate, up = jnp.split(Linear(2 * config.inner, config.lora_rank, name="gate_up")(RMSNorm()(x)), 2, -1)
+        return x + Linear(x.shape[-1], config.lora_rank, name="down")(nn.silu(gate) * up), cache
+
+
+class Transformer(nn.Module):
+    """Logits over the first `actions` ids for the position after each one of a chunk.
+
+    Args of a call:
+      tokens: ``[B, C]`` ids at positions `start … start+C−1`.
+      readable: ``[B, N]`` which positions are not PAD; without a cache N = C.
+      cache: what was written before `start`; it comes back with the chunk in it.
+    """
+
+    config: ModelConfig
+    vocabulary: int
+    actions: int
+
+    @nn.compact
+    def __call__(
+        self, tokens: Array, readable: Array, start: Array | int = 0, cache: Cache | None = None
+    ) -> tuple[Array, Cache]:
+        config = self.config
+        table = self.param(
+            "embedding", nn.initializers.normal(config.width**-0.5), (self.vocabulary, config.width), jnp.float32
+        )
+        x = table.astype(config.dtype)[tokens] * config.width**0.5
+        caches = []
+        for layer in range(config.layers):
+            x, written = Block(config, name=f"block_{layer}")(
+                x, readable, start, None if cache is None else cache[layer]
+            )
+            caches.append(written)
+        x = RMSNorm()(x)
+        head = table[: self.actions].astype(x.dtype)
+        return (x @ head.T).astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(caches)
+
+
+@dataclass(frozen=True)
+class LanguageTeam:
+    """The fixed part of a team: transcript layout and the network of each agent. Hashable: a static argument of `jit`.
+
+    Its parameters are one pytree with a leading axis of agents if all networks are alike, a tuple of pytrees otherwise. No two
+    agents share parameters: an update would then move both (P3.1). Let sharers be one agent.
+    """
+
+    layout: Layout
+    models: tuple[ModelConfig, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.models) != self.layout.agents:
+            raise InputError("models", f"{len(self.models)} networks", f"{self.layout.agents}, one for each agent")
+
+    @property
+    def agents(self) -> int:
+        return self.layout.agents
+
+    @property
+    def alike(self) -> bool:
+        """Whether parameters are stacked."""
+        return len(set(self.models)) == 1
+
+    def network(self, agent: int = 0) -> Transformer:
+        """The network of an agent, parameters apart."""
+        return network(self.models[agent], self.layout)
+
+
+def network(config: ModelConfig, layout: Layout) -> Transformer:
+    """The network of this size for this vocabulary."""
+    return Transformer(config, layout.vocabulary.size, layout.vocabulary.actions)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def init_params(config: ModelConfig, layout: Layout, key: Array) -> Params:
+    """Random parameters of one agent."""
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    return network(config, layout).init(key, tokens, jnp.ones((1, 2), bool))["params"]
+
+
+def init_team(team: LanguageTeam, key: Array) -> Params:
+    """Random parameters of all agents, each from a key of its own."""
+    keys = jax.random.split(key, team.agents)
+    each = [init_params(config, team.layout, k) for config, k in zip(team.models, keys, strict=True)]
+    return jax.tree.map(lambda *x: jnp.stack(x), *each) if team.alike else tuple(each)
+
+
+def agent_params(team: LanguageTeam, params: Params, agent: Array | int) -> Params:
+    """The parameters of one agent; `agent` may be traced where networks are alike."""
+    if team.alike:
+        return jax.tree.map(lambda x: x[agent], params)
+    if isinstance(agent, Array):
+        raise InputError("agent", "a traced index", "a Python integer: the networks differ")
+    return params[agent]
+
+
+def with_agent_params(team: LanguageTeam, params: Params, agent: Array | int, new: Params) -> Params:
+    """The team's parameters with those of one agent replaced; the others are the same arrays, bit for bit."""
+    if team.alike:
+        return jax.tree.map(lambda all_, own: all_.at[agent].set(own), params, new)
+    if isinstance(agent, Array):
+        raise InputError("agent", "a traced index", "a Python integer: the networks differ")
+    return (*params[:agent], new, *params[agent + 1 :])
+
+
+def is_trained(params: Params) -> Any:
+    """Which leaves an update may change: all of them, or with adapters only those. A pytree of Booleans, for `optax.masked`."""
+    named, structure = jax.tree_util.tree_flatten_with_path(params)
+    lora = ["lora_" in jax.tree_util.keystr(path) for path, _ in named]
+    return jax.tree.unflatten(structure, lora if any(lora) else [True] * len(lora))
+
+
+def parameter_count(params: Params) -> int:
+    """The number of parameters in a pytree."""
+    return sum(x.size for x in jax.tree.leaves(params))
+
+
+def policy_logits(
+    config: ModelConfig, layout: Layout, params: Params, tokens: Int[Array, "B N"]
+) -> Float[Array, "B N A"]:
+    """Teacher-forced logits of the policy, over what an agent may write, already divided by the temperature.
+
+    Entry `p` is about the id at position `p + 1`. Rows may be cut at any N ≤ `layout.length`.
+    """
+    readable = tokens != layout.vocabulary.pad
+    return network(config, layout).apply({"params": params}, tokens, readable)[0] / layout.temperature  # pyright: ignore
+
+
+def init_cache(config: ModelConfig, batch: int, length: int) -> Cache:
+    """An empty cache of `length` positions."""
+    shape = (batch, config.heads, length, config.width // config.heads)
+    return tuple((jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)) for _ in range(config.layers))
+
+
+def extend_cache(
+    config: ModelConfig,
+    layout: Layout,
+    params: Params,
+    tokens: Int[Array, "B C"],
+    readable: Bool[Array, "B N"],
+    start: Array | int,
+    cache: Cache,
+) -> tuple[Float[Array, "B C A"], Cache]:
+    """As `policy_logits` for the chunk that begins at `start`, after what the cache holds."""
+    logits, cache = network(config, layout).apply({"params": params}, tokens, readable, start, cache)  # pyright: ignore
+    return logits / layout.temperature, cache

@@ -1,0 +1,206 @@
+"""Sampling whole conversations: one compiled program over turns and tokens, a cache for each agent."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Int
+
+from teamtr_jax.dynamics._draw import inverse_cdf
+from teamtr_jax.llm.layout import Layout, Transcripts, View
+from teamtr_jax.llm.model import LanguageTeam, Params, agent_params, extend_cache, init_cache
+from teamtr_jax.validation import InputError
+
+__all__ = ["sample"]
+
+
+class _Carry(NamedTuple):
+    tokens: Array  #: [B, N]
+    logp: Array  #: [B, N]
+    caches: Any  #: of each agent: stacked, or a tuple
+    seen: Array  #: [n, B] how many positions of the transcript the agent's cache holds
+
+
+def sample(team: LanguageTeam, params: Params, prompts: Int[Array, "B P"], key: Array) -> Transcripts:
+    """One conversation for each prompt, by the team as it stands.
+
+    At its turn an agent takes in by chunks what was written since its last one, then writes token by token: a step costs one
+    network, whatever the size of the team. Where the router depends on chance or on the text, rows are sorted by speaker and
+    handled in blocks, so that a turn costs little more than if one agent spoke in every row.
+
+    Args:
+      prompts: ids, padded on the left (`Layout.encode_prompts`).
+      key: a PRNG key; row b draws from uniforms of its own.
+
+    Raises:
+      InputError: prompts of another length than the layout's.
+    """
+    if prompts.ndim != 2 or prompts.shape[1] != team.layout.prompt:
+        raise InputError("prompts", f"shape {list(prompts.shape)}", f"[B, {team.layout.prompt}]")
+    return _sample(team, params, prompts, key)
+
+
+@partial(jax.jit, static_argnums=0)
+def _sample(team: LanguageTeam, params: Params, prompts: Array, key: Array) -> Transcripts:
+    layout, batch = team.layout, prompts.shape[0]
+    pad = layout.vocabulary.pad
+    tokens = jnp.full((batch, layout.length), pad, jnp.int32).at[:, : layout.prompt].set(prompts)
+    each = [init_cache(config, batch, layout.length) for config in team.models]
+    caches = jax.tree.map(lambda *x: jnp.stack(x), *each) if team.alike else tuple(each)
+    logp = jnp.zeros((batch, layout.length), jnp.float32)
+    carry = _Carry(tokens, logp, caches, jnp.zeros((team.agents, batch), jnp.int32))
+    route, write = jax.random.split(key)
+    router = jax.random.uniform(route, (layout.turns, batch))
+    uniform = jax.random.uniform(write, (layout.turns, layout.message, batch))
+    scheduled = layout.router.schedule
+    planned = None if scheduled is None else jnp.array([scheduled(t) for t in range(layout.turns)], jnp.int32)
+
+    def turn(state: tuple[_Carry, Array], now: tuple[Array, Array, Array]):
+        carry, last = state
+        number, chance, uniform = now
+        at = layout.prompt + number * (1 + layout.message)
+        if planned is not None:
+            speaker = jnp.full(batch, planned[number])
+        else:
+            view = View(number, last, carry.tokens)
+            speaker = inverse_cdf(layout.router.probabilities(view), chance).astype(jnp.int32)
+        header = layout.vocabulary.header(0) + speaker
+        carry = carry._replace(tokens=lax.dynamic_update_slice(carry.tokens, header[:, None], (0, at)))
+        if planned is not None:
+            carry = _speak(team, params, carry, planned[number], None, at, uniform)
+        else:
+            carry = _speak_in_blocks(team, params, carry, speaker, at, uniform)
+        return (carry, speaker), speaker
+
+    start = (carry, jnp.full(batch, -1, jnp.int32))
+    (carry, _), speaker = lax.scan(turn, start, (jnp.arange(layout.turns), router, uniform))
+    return Transcripts(carry.tokens, carry.logp, speaker.T)
+
+
+def _speak(
+    team: LanguageTeam, params: Params, carry: _Carry, agent: Array, rows: Array | None, at: Array, uniform: Array
+) -> _Carry:
+    """One message by `agent` in the given rows (all rows if `None`); rows beyond the batch are read from the last, not written."""
+    if team.alike:
+        cache = jax.tree.map(lambda x: _take(x[agent], rows), carry.caches)
+        own, cache = _write(team, 0, agent_params(team, params, agent), carry, agent, cache, rows, at, uniform)
+
+        def put(old: Array, new: Array) -> Array:
+            return old.at[agent].set(new) if rows is None else old.at[agent, rows].set(new, mode="drop")
+
+        return own._replace(caches=jax.tree.map(put, carry.caches, cache))
+
+    def branch(k: int, carry: _Carry) -> _Carry:
+        cache = jax.tree.map(lambda x: _take(x, rows), carry.caches[k])
+        own, cache = _write(team, k, params[k], carry, agent, cache, rows, at, uniform)
+        whole = jax.tree.map(
+            lambda old, new: new if rows is None else old.at[rows].set(new, mode="drop"), carry.caches[k], cache
+        )
+        return own._replace(caches=(*carry.caches[:k], whole, *carry.caches[k + 1 :]))
+
+    return lax.switch(agent, [partial(branch, k) for k in range(team.agents)], carry)
+
+
+def _take(x: Array, rows: Array | None) -> Array:
+    return x if rows is None else x.at[rows].get(mode="clip")
+
+
+def _write(
+    team: LanguageTeam,
+    which: int,
+    own: Params,
+    carry: _Carry,
+    agent: Array,
+    cache: Any,
+    rows: Array | None,
+    at: Array,
+    uniform: Array,
+) -> tuple[_Carry, Any]:
+    """Prefill up to the header at position `at`, then write."""
+    layout, config = team.layout, team.models[which]
+    pad, length = layout.vocabulary.pad, layout.length
+    tokens, seen = _take(carry.tokens, rows), _take(carry.seen[agent], rows)
+    idle = jnp.zeros(tokens.shape[0], bool) if rows is None else rows == carry.tokens.shape[0]
+    uniform = uniform if rows is None else _take(uniform.swapaxes(0, 1), rows).swapaxes(0, 1)
+    chunk = _chunk(layout)
+
+    def unread(state: tuple[Array, Any]) -> Array:
+        return state[0] < at
+
+    def prefill(state: tuple[Array, Any]) -> tuple[Array, Any]:
+        first, cache = state
+        begin = jnp.minimum(first, length - chunk)  # what is read twice is written twice, the same
+        piece = lax.dynamic_slice(tokens, (0, begin), (tokens.shape[0], chunk))
+        _, cache = extend_cache(config, layout, own, piece, tokens != pad, begin, cache)
+        return first + chunk, cache
+
+    _, cache = lax.while_loop(unread, prefill, (jnp.where(idle, at, seen).min(), cache))
+
+    caps = jnp.array([layout.cap(a) for a in range(layout.agents)], jnp.int32)
+    most = caps[agent]
+
+    def unfinished(state: Any) -> Array:
+        u, _, _, done, _ = state
+        return (u < most) & ~done.all()
+
+    def step(state: Any) -> Any:
+        u, tokens, logp, done, cache = state
+        piece = lax.dynamic_slice(tokens, (0, at + u), (tokens.shape[0], 1))
+        logits, cache = extend_cache(config, layout, own, piece, tokens != pad, at + u, cache)
+        log_probs = jax.nn.log_softmax(logits[:, 0])
+        drawn = inverse_cdf(jnp.exp(log_probs), uniform[u]).astype(jnp.int32)
+        here = jnp.take_along_axis(log_probs, drawn[:, None], 1)
+        written = jnp.where(done, pad, drawn)[:, None]
+        tokens = lax.dynamic_update_slice(tokens, written, (0, at + u + 1))
+        logp = lax.dynamic_update_slice(logp, jnp.where(done[:, None], 0.0, here).astype(logp.dtype), (0, at + u + 1))
+        if layout.vocabulary.ends:
+            done |= drawn == 0
+        return u + 1, tokens, logp, done, cache
+
+    begin = (jnp.zeros((), jnp.int32), tokens, _take(carry.logp, rows), idle, cache)
+    u, tokens, logp, _, cache = lax.while_loop(unfinished, step, begin)
+    # The last id written has not been read, and where rows ended early neither have the PADs after it; nor will be, but for it.
+    seen = jnp.broadcast_to((at + u).astype(jnp.int32), tokens.shape[:1])
+    if rows is None:
+        return carry._replace(tokens=tokens, logp=logp, seen=carry.seen.at[agent].set(seen)), cache
+    return carry._replace(
+        tokens=carry.tokens.at[rows].set(tokens, mode="drop"),
+        logp=carry.logp.at[rows].set(logp, mode="drop"),
+        seen=carry.seen.at[agent, rows].set(seen, mode="drop"),
+    ), cache
+
+
+def _chunk(layout: Layout) -> int:
+    """How many positions a prefill reads at once: what is new to an agent in a later round, 64 at most."""
+    new = 1 + (layout.agents - 1) * (1 + layout.message) if layout.agents > 1 else layout.prompt
+    return min(layout.length, max(new, 8), 64)
+
+
+def _speak_in_blocks(
+    team: LanguageTeam, params: Params, carry: _Carry, speaker: Array, at: Array, uniform: Array
+) -> _Carry:
+    """One message in each row by the row's own speaker: rows sorted by speaker, one pass for each (block, speaker) that occurs."""
+    n, batch = team.agents, speaker.shape[0]
+    size = min(batch, max(8, -(-batch // (4 * n))))
+    order = jnp.argsort(speaker, stable=True)
+    sorted_ = speaker[order]
+    # Passes: a new one begins where the speaker changes or a block is full. At most ⌈B/size⌉ + n of them.
+    rank = jnp.arange(batch) - jnp.searchsorted(sorted_, sorted_, side="left")
+    opens = rank % size == 0
+    passes = jnp.nonzero(opens, size=-(-batch // size) + n, fill_value=batch)[0]
+
+    def one(state: tuple[Array, _Carry]) -> tuple[Array, _Carry]:
+        i, carry = state
+        first = passes[i]
+        agent = sorted_[first]
+        at_most = first + jnp.arange(size)
+        mine = (at_most < batch) & (sorted_[jnp.minimum(at_most, batch - 1)] == agent)
+        rows = jnp.where(mine, order[jnp.minimum(at_most, batch - 1)], batch)
+        return i + 1, _speak(team, params, carry, agent, rows, at, uniform)
+
+    total = opens.sum()
+    return lax.while_loop(lambda s: s[0] < total, one, (jnp.zeros((), total.dtype), carry))[1]
