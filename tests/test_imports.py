@@ -26,6 +26,7 @@ LEVELS = [
     {"records"},
     {"checkpoint"},
     {"training"},
+    {"llm"},
     {"claims"},
     {"cli"},
 ]
@@ -65,6 +66,28 @@ def test_imports_go_down_only(path):
                 target == source or (source != "" and LEVEL[target] < LEVEL[source]) or {source, target} <= LEVELS[0]
             )
             assert allowed, f"{path}:{line} imports {name}: {source} may import only what lies below it"
+
+
+INNER = [
+    {"layout", "monitor"},
+    {"model", "tasks"},
+    {"sampler", "description"},
+    {"enumeration", "losses", "warm_start"},
+    {"update", "alignment"},
+    {"backend", "replacement"},
+]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parts[0] == "llm" and p.name != "__init__.py"], ids=str)
+def test_imports_of_llm_go_down_only(path):
+    """layout → model → sampler → enumeration, losses, warm start → update, alignment → backend, replacement."""
+    level = {name: i for i, names in enumerate(INNER) for name in names}
+    source = path.parts[1].removesuffix(".py")
+    assert source in level, f"give {source!r} a level in tests/test_imports.py"
+    for line, name in imported(path):
+        if name.startswith("teamtr_jax.llm."):
+            target = name.split(".")[2]
+            assert target == source or level[target] < level[source], f"{path}:{line} imports {name}"
 
 
 def test_the_order_is_that_of_real_files():

@@ -154,6 +154,20 @@ class Layout:
             raise InputError("caps", self.caps, f"one for each of {self.agents} agents, from 1 to {self.message}")
         if not self.temperature > 0:
             raise InputError("temperature", self.temperature, "a positive number")
+        self._check_router()
+
+    def _check_router(self) -> None:
+        """What the router says of an empty transcript, and whom it schedules."""
+        name, empty = f"router {self.router.name}", jnp.full((2, self.length), self.vocabulary.pad, jnp.int32)
+        found = np.asarray(self.router.probabilities(View(jnp.zeros((), jnp.int32), jnp.full(2, -1, jnp.int32), empty)))
+        if found.shape != (2, self.agents):
+            raise InputError(name, f"probabilities of shape {list(found.shape)}", f"[B, {self.agents}]")
+        if not ((found >= 0).all() and np.allclose(found.sum(-1), 1, atol=1e-5)):
+            raise InputError(name, found[0].tolist(), "probabilities that sum to 1")
+        if self.router.schedule is not None:
+            planned = [self.router.schedule(turn) for turn in range(self.turns)]
+            if not all(0 <= agent < self.agents for agent in planned):
+                raise InputError(name, planned, f"agents from 0 to {self.agents - 1}")
 
     @property
     def length(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -249,7 +249,8 @@ def policy_logits(
     Entry `p` is about the id at position `p + 1`. Rows may be cut at any N ≤ `layout.length`.
     """
     readable = tokens != layout.vocabulary.pad
-    return network(config, layout).apply({"params": params}, tokens, readable)[0] / layout.temperature  # pyright: ignore
+    logits, _ = _apply(config, layout, params, tokens, readable)
+    return logits / layout.temperature
 
 
 def init_cache(config: ModelConfig, batch: int, length: int) -> Cache:
@@ -268,5 +269,10 @@ def extend_cache(
     cache: Cache,
 ) -> tuple[Float[Array, "B C A"], Cache]:
     """As `policy_logits` for the chunk that begins at `start`, after what the cache holds."""
-    logits, cache = network(config, layout).apply({"params": params}, tokens, readable, start, cache)  # pyright: ignore
+    logits, cache = _apply(config, layout, params, tokens, readable, start, cache)
     return logits / layout.temperature, cache
+
+
+def _apply(config: ModelConfig, layout: Layout, params: Params, *arguments: Any) -> tuple[Array, Cache]:
+    out = network(config, layout).apply({"params": params}, *arguments)
+    return cast(tuple[Array, Cache], out)

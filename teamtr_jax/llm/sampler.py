@@ -84,7 +84,7 @@ def _sample(team: LanguageTeam, params: Params, prompts: Array, key: Array) -> T
 def _speak(
     team: LanguageTeam, params: Params, carry: _Carry, agent: Array, rows: Array | None, at: Array, uniform: Array
 ) -> _Carry:
-    """One message by `agent` in the given rows (all rows if `None`); rows beyond the batch are read from the last, not written."""
+    """One message by `agent` in the given rows (all if `None`). A row beyond the batch is idle: nothing of it is written."""
     if team.alike:
         cache = jax.tree.map(lambda x: _take(x[agent], rows), carry.caches)
         own, cache = _write(team, 0, agent_params(team, params, agent), carry, agent, cache, rows, at, uniform)
@@ -183,7 +183,7 @@ def _chunk(layout: Layout) -> int:
 def _speak_in_blocks(
     team: LanguageTeam, params: Params, carry: _Carry, speaker: Array, at: Array, uniform: Array
 ) -> _Carry:
-    """One message in each row by the row's own speaker: rows sorted by speaker, one pass for each (block, speaker) that occurs."""
+    """One message in each row by its own speaker: rows sorted by speaker, a pass for each block of one speaker."""
     n, batch = team.agents, speaker.shape[0]
     size = min(batch, max(8, -(-batch // (4 * n))))
     order = jnp.argsort(speaker, stable=True)
