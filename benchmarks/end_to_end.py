@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import time
 from functools import partial
 from pathlib import Path
@@ -23,9 +25,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax import Array, lax
 from jaxtyping import Bool, Float
 
+from benchmarks.stage import commit, machine
 from benchmarks.timing import quartiles
 from teamtr_jax.divergences import kl_new_to_current
 from teamtr_jax.dynamics import after
@@ -169,8 +173,13 @@ def measure(seed: int, way: str, sharp: str, cold: bool = True) -> dict[str, Any
     )
 
 
+def versions() -> dict[str, str]:
+    """What was measured with."""
+    return dict(python=platform.python_version(), jax=jax.__version__, numpy=np.__version__, scipy=scipy.__version__)
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Every way on every seed; one line each, then quartiles."""
+    """Every way on every seed; one line each, then quartiles. The file also says on what machine and with which versions."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.end_to_end", description=(__doc__ or "").split("\n\n")[0]
     )
@@ -178,6 +187,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the results here")
     args = parser.parse_args(argv)
     jax.config.update("jax_enable_x64", True)
+    load = os.getloadavg()[0]
     rows = []
     for way, sharp in (("weighted", FLOORS[1]), ("weighted", FLOORS[0]), ("greedy", "")):
         some = []
@@ -198,7 +208,17 @@ def main(argv: list[str] | None = None) -> None:
             f"{way} {sharp}: {counts} of {len(some)} seeds, {sum(row['updates'] for row in some)} updates", flush=True
         )
     if args.json:
-        Path(args.json).write_text(json.dumps(dict(schema=1, rows=rows), indent=1) + "\n")
+        result = dict(
+            schema=1,
+            machine=machine(),
+            commit=commit(),
+            versions=versions(),
+            load=load,
+            device=jax.default_backend(),
+            rows=rows,
+        )
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
         print(f"written: {args.json}")
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "OUTSIDE",
     "CERTIFICATE",
     "REPLACEMENT",
+    "ORDER",
     "ORDER_SPREAD",
 ]
 
@@ -50,6 +51,9 @@ CERTIFICATE = {"correlation": 0.73, "violations": 0.0}
 
 REPLACEMENT = {"direct": -0.18, "aligned": 0.27, "shock": (18.3, 2.9)}
 """Figure 6, Table 11: after a direct swap; after training with Stage-0 alignment; the shock, direct and aligned, in points."""
+
+ORDER = {"fixed": 87.2, "reverse": 86.9, "random": 87.5}
+"""Table 9: accuracy on AIME24."""
 
 ORDER_SPREAD = 1.2
 """Table 9: fixed, reverse and random order are within this many points."""

@@ -1,10 +1,13 @@
 """95 % of the optimal return with every update certified (`benchmarks/end_to_end.py`), checked from the outside."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import end_to_end, report
 from benchmarks.end_to_end import FLOORS, SHARE, floor, run, team_of
 
 
@@ -68,3 +71,35 @@ def test_floor():
         np.testing.assert_allclose(phi, worst, atol=1e-6)
         others = np.where(free[:, None], rng.dirichlet(np.ones(A), S), policy)
         assert (np.asarray(phi) <= exact(team, others)[0]).all()
+
+
+def measured(seed, way, sharp):
+    """A row of the results, written by hand."""
+    numbers = dict.fromkeys(
+        ("seconds", "seconds_cpu", "seconds_compiled", "least_certificate", "certified_part"), 1.5 + seed
+    )
+    counts = dict(updates=7, reached=True, negative=0, violations=0, floor_violations=0)
+    return dict(seed=seed, way=way, floor=sharp if way == "weighted" else "", **numbers, **counts)
+
+
+def test_results_say_where_they_were_measured(tmp_path, monkeypatch, capsys):
+    """The file names machine, versions, commit and load; the report shows them, and says so where an old file does not."""
+    monkeypatch.setattr(end_to_end, "measure", measured)
+    path = tmp_path / "results" / "end_to_end-here.json"
+    end_to_end.main(["--seeds", "3", "--json", str(path)])
+    result = json.loads(path.read_text())
+    assert set(result["machine"]) == {"cpu", "cores", "memory_gib", "system"}
+    assert result["versions"]["jax"] == jax.__version__
+    assert result["versions"]["numpy"] == np.__version__
+    assert len(result["rows"]) == 9
+    (tmp_path / "results" / "end_to_end-old.jsonl").write_text("\n".join(map(json.dumps, result["rows"])))
+    monkeypatch.setattr(report, "HERE", tmp_path)
+    report.main()
+    text = (tmp_path / "README.md").read_text()
+    new, old = text.split("## end_to_end-here")[1].split("## end_to_end-old")
+    assert f"jax {jax.__version__}" in new
+    assert result["machine"]["cpu"] in new
+    assert report.UNKNOWN in old
+    assert report.UNKNOWN not in new
+    for part in (new, old):
+        assert "| greedy | 3 | 2.5 [2, 3], most 3.5 |" in part

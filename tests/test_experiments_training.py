@@ -1,27 +1,31 @@
 """Studies of training: each runs on tiny settings, trains nothing twice, and its numbers are those of its records."""
 
+import json
 import re
+import sys
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from experiments.tabular import runs as training
+from experiments.tabular.__main__ import main
 from experiments.tabular.families import family
 from experiments.tabular.rows import ABLATION, EXACT, FULL, exact_step
 from experiments.tabular.runs import Records
-from experiments.tabular.settings import Settings
-from experiments.tabular.studies import cost, order, regressions, tracking
+from experiments.tabular.settings import Settings, teams_of
+from experiments.tabular.studies import ablation, cost, order, regressions, replacement, tracking
 from experiments.tabular.studies.ablation import trained
-from experiments.tabular.summary import Interval, bootstrap, closed, outside
+from experiments.tabular.summary import Interval, bootstrap, closed, outside, resampled
 from teamtr_jax.divergences import kl_current_to_new
 from teamtr_jax.schedules import fresh
 from teamtr_jax.stage import run_stage
 from teamtr_jax.tabular import evaluate, exact_backend, team_state
 from teamtr_jax.trust_region import kl_constrained
+from teamtr_jax.validation import InputError
 
 TINY = {"instances": 2, "stages": 1, "budget": 48, "progress": False}
 
@@ -56,20 +60,37 @@ def test_losses_and_falls_by_hand():
 def test_bands_hold_the_mean_and_shrink():
     rng = np.random.default_rng(0)
     for n, width in ((25, 0.8), (2500, 0.08)):
-        middle, low, high = regressions.band(rng.normal(size=(4, n)))
+        middle, low, high = resampled(np.mean, rng.normal(size=(4, n)), repeats=1000)
         assert ((low < middle) & (middle < high)).all()
         assert (high - low).mean() == pytest.approx(width, rel=0.2)  # 2 · 1.96/√n
 
 
+def test_resampling_by_hand():
+    """The quantiles of `np.random`'s own draws; columns are resampled together; one instance has no spread."""
+    x = np.random.default_rng(3).normal(size=(2, 12))
+    picks = np.random.default_rng(0).integers(0, 12, (2000, 12))
+    low, high = np.quantile(np.median(x[:, picks], -1), [0.025, 0.975], axis=-1)
+    np.testing.assert_allclose(resampled(np.median, x), (np.median(x, -1), low, high), rtol=1e-12)
+    found = bootstrap(x[0])
+    assert (found.value, found.low, found.high, found.n) == pytest.approx((np.median(x[0]), low[0], high[0], 12))
+    together = resampled(lambda a, b, axis: (a - b).mean(axis), x[0], x[0] - 1)
+    np.testing.assert_allclose(together, 1.0)
+    assert bootstrap(x[0, :1]) == (x[0, 0], x[0, 0], x[0, 0], 1)
+
+
 def test_rank_correlation_with_ties():
     rng = np.random.default_rng(0)
-    x, y = rng.integers(0, 5, 60).astype(float), rng.integers(0, 5, 60).astype(float)
-    assert tracking.spearman(x, y) == pytest.approx(spearmanr(x, y)[0])
+    x, y = rng.integers(0, 5, (3, 20)).astype(float), rng.integers(0, 5, (3, 20)).astype(float)
+
+    def by_ranks(x, y):
+        return pytest.approx(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+
+    assert tracking.spearman(x, y) == by_ranks(x, y)
     assert tracking.spearman(x, -x) == pytest.approx(-1)
-    assert tracking.spearman(x, np.full(60, -np.inf)) == 0
-    assert tracking.spearman(np.r_[x, -np.inf], np.r_[y, -9]) == pytest.approx(
-        spearmanr(np.r_[x, -np.inf], np.r_[y, -9])[0]
-    )
+    assert tracking.spearman(x, np.full((3, 20), -np.inf)) == 0
+    assert tracking.spearman(np.full((3, 20), 2.0), y) == 0
+    first, second = np.r_[x.ravel(), -np.inf], np.r_[y.ravel(), -9]
+    assert tracking.spearman(first, second) == by_ranks(first, second)
 
 
 def test_instances_are_resampled_whole():
@@ -84,7 +105,8 @@ def test_instances_are_resampled_whole():
 def test_spread_of_orders():
     finals = np.array([[1.0, 5.0], [2.0, 4.0], [4.0, 3.0]])
     assert order.spread(finals).tolist() == [3, 2]
-    assert order.spread_of_means(finals).value == 0.5  # the means 3, 3, 3.5
+    found = order.spread_of_means(finals)
+    assert found == (0.5, 0.5, 3, 2)  # the means 3, 3, 3.5; of the first team twice 1, 2, 4, of the second 5, 4, 3
 
 
 @pytest.mark.parametrize(
@@ -111,8 +133,83 @@ def test_monitor_and_truth_are_told_apart():
     assert outside(run, 0.004).tolist() == [0.5]
 
 
+def timed(seconds) -> Records:
+    return Records({}, {"time_stage": np.asarray(seconds, float)[:, None, None]})
+
+
+def test_wall_times_have_quartiles():
+    """The first stage, which compiles, does not count, unless it is the only one."""
+    assert cost.stage_times(timed([90, 1, 2, 3, 4, 5])).tolist() == [1, 2, 3, 4, 5]
+    assert cost.stage_times(timed([90])).tolist() == [90]
+    assert cost.spread_of(np.array([1.0, 2, 3, 4, 5]) / 2, ".2f") == "1.50 [1.00, 2.00]"
+
+
+def test_monitor_share_by_hand(settings):
+    """Six updates of 40 readings of 1 and 2 ms in a stage of 2 s."""
+    record = {"monitor": [0.001, 0.002], "epochs": 40, "updates": 6, "stage": 2.0}
+    (settings.out / "cost-monitors.json").write_text(json.dumps(record))
+    assert cost.monitor_share(settings).tolist() == pytest.approx([0.12, 0.24])
+
+
 def test_numbers_are_printed_short():
     assert regressions.text(Interval(123.4, -0.0001, 0.256, 3)) == "123 [0, 0.26]"
+
+
+# --------------------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ([], ("handover", "relay")),
+        (["--families", "garnet"], ("garnet",)),
+        (["--families", "relay", "garnet"], ("relay", "garnet")),
+    ],
+)
+def test_families_that_are_asked_for(arguments, found, tmp_path, monkeypatch, capsys):
+    """From the command line, `--families garnet` too; the study's usual ones otherwise. Text files have no trailing blanks."""
+
+    def study(settings):
+        sys.stdout.write(" ".join(teams_of(settings, ("handover", "relay"))) + "  \n")
+        return []
+
+    monkeypatch.setattr("experiments.tabular.__main__.STUDIES", {"order": study})
+    monkeypatch.setattr(sys, "argv", ["tabular", "order", "--out", str(tmp_path), *arguments])
+    assert main() == 0
+    assert capsys.readouterr().out.startswith(" ".join(found))
+    assert (tmp_path / "order.txt").read_text() == " ".join(found) + "\n"
+
+
+class Asked(Exception):
+    """What `teams_of` answered a study."""
+
+
+@pytest.mark.parametrize(
+    ("study", "usual"),
+    [
+        (ablation, ("garnet",)),
+        (regressions, ("garnet", "handover")),
+        (tracking, ("garnet", "handover")),
+        (cost, ("garnet", "handover", "relay")),
+        (order, ("garnet", "handover")),
+        (replacement, ("garnet",)),
+    ],
+    ids=lambda x: x.__name__.split(".")[-1] if hasattr(x, "__name__") else "",
+)
+def test_studies_ask_for_their_families(study, usual, tmp_path, monkeypatch):
+    def asked(*arguments):
+        raise Asked(teams_of(*arguments))
+
+    monkeypatch.setattr(study, "teams_of", asked)
+    for families, expected in ((None, usual), (("garnet",), ("garnet",)), (("relay",), ("relay",))):
+        with pytest.raises(Asked) as found:
+            study.run(Settings(out=tmp_path, families=families, **TINY))
+        assert found.value.args == (expected,)
+
+
+def test_cost_has_no_frozenlake(settings):
+    with pytest.raises(InputError, match="families: found frozenlake, expected one of garnet, handover, relay"):
+        cost.run(replace(settings, families=("frozenlake",)))
 
 
 # ------------------------------------------------------------------------------------------------------------------- rows

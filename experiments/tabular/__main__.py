@@ -51,7 +51,8 @@ def main() -> int:
             with redirect_stdout(Both(text)):
                 written += studies[name](settings)
             written.append(settings.out / f"{name}.txt")
-            written[-1].write_text(text.getvalue())
+            lines = (line.rstrip() for line in text.getvalue().splitlines())
+            written[-1].write_text("\n".join([*lines, ""]))
         print("\nrecords:", settings.out, "figures and tables:", *written, sep="\n  ")
         return 0
 

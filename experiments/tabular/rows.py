@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.tabular.families import Family
@@ -30,10 +31,13 @@ from teamtr_jax.trust_region import certificate_optimal, kl_constrained, natural
 from teamtr_jax.types import Step
 from teamtr_jax.values import return_range
 
-__all__ = ["Row", "FULL", "GROUP", "ABLATION", "EXACT", "RADIUS", "backend_of", "driven", "exact_step", "ppo"]
+__all__ = ["Row", "FULL", "GROUP", "ABLATION", "EXACT", "EPOCHS", "RADIUS", "backend_of", "driven", "exact_step", "ppo"]
 
 RADIUS = 0.01
 """`δ` per agent, the paper's default (nats; `E_d KL(current‖new)`, of an episodic team summed over the episode)."""
+
+EPOCHS = 40
+"""Gradient steps of a PPO update; the KL monitor is read after each."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Row:
 
 def ppo(**options: Any) -> Callable[[Family], Step]:
     """The paper's update: PPO-clip, adaptive β, early stop or backtrack on the monitor."""
-    settings = {"radius": RADIUS, "target": RADIUS / 2, "epochs": 40, "learning_rate": 0.05, "backtracks": 6, **options}
+    settings = {"radius": RADIUS, "target": RADIUS / 2, "epochs": EPOCHS, "learning_rate": 0.05, "backtracks": 6}
+    settings |= options
     return lambda family: ppo_clip(**settings)
 
 
@@ -61,8 +66,7 @@ def exact_step(radius: float = RADIUS) -> Callable[[Family], Step]:
 
 
 def _certificate_optimal(family: Family) -> Step:
-    import jax
-
+    """With the greatest ϱ of the batch: S7 certifies every team; one with a smaller ϱ steps less far than it allows."""
     return certificate_optimal(float(np.asarray(jax.vmap(return_range)(family.team)).max()))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from experiments.tabular.families import FAMILIES
 from teamtr_jax.validation import InputError
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "teams_of"]
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Settings:
 
     out: Path = Path("results/tabular")
     """Folder of records and figures; an interrupted run goes on from there."""
-    families: tuple[str, ...] = ("garnet",)
-    """Among garnet, frozenlake, relay, handover."""
+    families: tuple[str, ...] | None = None
+    """Among garnet, frozenlake, relay, handover; None: each study's usual ones. Those of scaling and importance are fixed."""
     instances: int = 20
     """Teams (or start policies) of a family, trained side by side."""
     stages: int = 10
@@ -31,7 +31,7 @@ class Settings:
     """Bars with the time left."""
 
     def __post_init__(self):
-        for name in self.families:
+        for name in self.families or ():
             if name not in FAMILIES:
                 raise InputError("families", repr(name), ", ".join(FAMILIES))
         for name in ("instances", "stages", "budget"):
@@ -39,3 +39,8 @@ class Settings:
                 raise InputError(name, getattr(self, name), "at least 1")
         if self.out.exists() and not self.out.is_dir():
             raise InputError("out", f"{self.out}, a file", "a folder")
+
+
+def teams_of(settings: Settings, usual: tuple[str, ...]) -> tuple[str, ...]:
+    """The families that were asked for; where none was, those that are usual in a study."""
+    return usual if settings.families is None else settings.families

@@ -12,7 +12,7 @@ from experiments.tables import show
 from experiments.tabular.families import family
 from experiments.tabular.rows import ABLATION, Row
 from experiments.tabular.runs import Records, train_row
-from experiments.tabular.settings import Settings
+from experiments.tabular.settings import Settings, teams_of
 from experiments.tabular.summary import bootstrap, closed, instability, regressions, rollouts
 
 __all__ = ["run", "trained", "draw"]
@@ -28,7 +28,7 @@ def trained(settings: Settings, name: str, rows: Sequence[Row]) -> dict[str, Rec
 def run(settings: Settings) -> list[Path]:
     """Train every row on every family; one table and one figure for each family."""
     figures = []
-    for name in settings.families:
+    for name in teams_of(settings, ("garnet",)):
         runs = trained(settings, name, ABLATION)
         lines = []
         for row in ABLATION:

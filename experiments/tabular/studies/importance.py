@@ -275,25 +275,18 @@ def _reasons(runs: dict[tuple[str, float], dict[str, Records]]) -> list[str]:
         )
     return [
         *out,
-        (
-            "Why. For many rollouts ESS/B is 1/E w² ≤ exp(−KL(now‖then)) with the KL of whole paths, a sum over messages: "
-            "γ-discounted "
-            "teams with a fixed horizon have many, relays two for each agent. So the numbers move with δ and the horizon, "
-            "and the "
-            "paper's belong to its own. No set shows less than 1/B. Once the KL is large, nearly every weight is near 0 on "
-            "nearly "
-            "every "
-            "set: the estimate is then about 0 (bias −100 % of its own L^seq) with a small spread, and its unbiased mean "
-            "rests on "
-            "sets "
-            "that are hardly ever drawn. Truncation then changes little."
-        ),
-        (
-            "The paper ranks fresh > weights > cached. At equal rollouts ours need not: an update on fresh rollouts sees 1/n of "
-            "them, and "
-            "where the bias of cached ones is small beside that sampling error, reusing all of them is the better use (n = "
-            f"{AGENTS})."
-        ),
+        """
+        Why. For many rollouts ESS/B is 1/E w² ≤ exp(−KL(now‖then)) with the KL of whole paths, a sum over messages:
+        γ-discounted teams with a fixed horizon have many, relays two for each agent. So the numbers move with δ and the
+        horizon, and the paper's belong to its own. No set shows less than 1/B. Once the KL is large, nearly every weight is
+        near 0 on nearly every set: the estimate is then about 0 (bias −100 % of its own L^seq) with a small spread, and its
+        unbiased mean rests on sets that are hardly ever drawn. Truncation then changes little.
+        """,
+        f"""
+        The paper ranks fresh > weights > cached. At equal rollouts ours need not: an update on fresh rollouts sees 1/n of
+        them, and where the bias of cached ones is small beside that sampling error, reusing all of them is the better use
+        (n = {AGENTS}).
+        """,
     ]
 
 

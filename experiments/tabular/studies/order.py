@@ -14,10 +14,10 @@ from experiments.tables import show
 from experiments.tabular.families import family
 from experiments.tabular.rows import ABLATION, EXACT, FULL, Row, exact_step
 from experiments.tabular.runs import Records, train_row
-from experiments.tabular.settings import Settings
+from experiments.tabular.settings import Settings, teams_of
 from experiments.tabular.studies.ablation import trained
-from experiments.tabular.studies.regressions import named, teams_of, text
-from experiments.tabular.summary import Interval, bootstrap, objective, regressions
+from experiments.tabular.studies.regressions import named, text
+from experiments.tabular.summary import Interval, bootstrap, interval, objective, regressions
 from teamtr_jax.schedules import random_order, reverse
 
 __all__ = ["ORDERS", "ROWS", "final", "spread", "spread_of_means", "orders", "repeated", "run", "draw"]
@@ -34,9 +34,6 @@ ROWS: dict[str, tuple[Row, ...]] = {
 }
 """In the order of `ORDERS`."""
 
-PAPER = {"fixed": 87.2, "reverse": 86.9, "random": 87.5}
-"""Table 9 of the paper, accuracy on AIME24."""
-
 Table = NDArray[np.float64]
 
 
@@ -50,12 +47,13 @@ def spread(finals: Table) -> Table:
     return finals.max(0) - finals.min(0)
 
 
-def spread_of_means(finals: Table, repeats: int = 2000, seed: int = 0) -> Interval:
+def spread_of_means(finals: Table) -> Interval:
     """Max − min over the orders of the means over teams, as the paper has it; a team with all its orders is resampled."""
-    n = finals.shape[1]
-    picks = np.random.default_rng(seed).integers(0, n, (repeats, n))
-    low, high = np.quantile(spread(finals[:, picks].mean(-1)), [0.025, 0.975])
-    return Interval(float(spread(finals.mean(-1, keepdims=True))[0]), float(low), float(high), n)
+
+    def statistic(*orders: Table, axis: int) -> Table:
+        return np.ptp([x.mean(axis) for x in orders], 0)
+
+    return interval(statistic, *finals)
 
 
 def orders(settings: Settings, name: str, kind: str) -> dict[str, Records]:
@@ -92,7 +90,7 @@ def run(settings: Settings) -> list[Path]:
                 [f"{name}, {kind}", *means, text(bootstrap(spread(finals), np.mean)),
                  text(spread_of_means(finals)), text(bootstrap(100 * worse, np.mean))]
             )  # fmt: skip
-    lines.append(["the paper: AIME24", *(PAPER.get(x, "–") for x in ORDERS), "–", f"< {paper.ORDER_SPREAD}", "–"])
+    lines.append(["the paper: AIME24", *(paper.ORDER.get(x, "–") for x in ORDERS), "–", f"< {paper.ORDER_SPREAD}", "–"])
     show(
         f"Order of updates: {settings.instances} teams, {settings.stages} stages, fresh rollouts, δ = .01; sampled: PPO, "
         f"{settings.budget} rollouts a stage",
@@ -119,7 +117,7 @@ def draw(found: dict[str, dict[str, dict[str, Records]]], path: Path) -> Path:
         runs = found[name][kind]
         base = final(runs["fixed"])
         interval_points(ax, [bootstrap(final(runs[order]) - base, np.mean) for order in ORDERS])
-        theirs = [(i, PAPER[x] - PAPER["fixed"]) for i, x in enumerate(ORDERS) if x in PAPER]
+        theirs = [(i, paper.ORDER[x] - paper.ORDER["fixed"]) for i, x in enumerate(ORDERS) if x in paper.ORDER]
         ax.plot([x for _, x in theirs], [i + 0.2 for i, _ in theirs], "s", color="0.6", markersize=4)
         ax.axvline(0, color="0.8", linewidth=0.8, zorder=0)
         ax.set_title(f"{name}, {kind}", fontsize=9)

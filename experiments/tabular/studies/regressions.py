@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from experiments.figures import COLOURS, axes, save
 from experiments.tables import show
 from experiments.tabular.rows import ABLATION, FULL, RADIUS, Row, exact_step
 from experiments.tabular.runs import Records
-from experiments.tabular.settings import Settings
+from experiments.tabular.settings import Settings, teams_of
 from experiments.tabular.studies.ablation import trained
-from experiments.tabular.summary import Interval, bootstrap, closed, objective, regressions, rollouts
+from experiments.tabular.summary import Interval, bootstrap, closed, objective, regressions, resampled, rollouts
 from teamtr_jax.schedules import importance_weighted, joint, once
 
-__all__ = ["RADII", "GROUPS", "teams_of", "named", "text", "lost", "fall", "band", "run", "draw"]
+__all__ = ["RADII", "GROUPS", "named", "text", "lost", "fall", "run", "draw"]
 
 RADII = (RADIUS, 0.1, 0.3)
 """The paper's radius, and larger ones, at which the failure is looked for."""
@@ -63,11 +63,6 @@ GROUPS: dict[str, tuple[Row, ...]] = {
 SHOWN = ("PPO, δ = .01, sampled", "U1, δ = .3, sampled", "U1, δ = 0.3, exact")
 
 
-def teams_of(settings: Settings, usual: tuple[str, ...]) -> tuple[str, ...]:
-    """The families that were asked for; those that are usual in a study where none was."""
-    return usual if settings.families == Settings().families else settings.families
-
-
 def text(x: Interval) -> str:
     """A statistic and its interval, short."""
 
@@ -88,15 +83,6 @@ def fall(run: Records) -> Table:
     """``[N]``: how far J falls below the best of the stages before, at most, in percent of `J*`."""
     j = objective(run)
     return 100 * (np.maximum.accumulate(j) - j).max(0) / np.asarray(run.about["optimum"])
-
-
-def band(
-    y: Table, statistic: Callable[..., Table] = np.mean, repeats: int = 1000, seed: int = 0
-) -> tuple[Table, Table, Table]:
-    """A statistic over instances of curves ``[T, N]``, and its pointwise 95 % bootstrap interval."""
-    picks = np.random.default_rng(seed).integers(0, y.shape[1], (repeats, y.shape[1]))
-    low, high = np.quantile(statistic(y[:, picks], axis=-1), [0.025, 0.975], axis=-1)
-    return statistic(y, axis=-1), low, high
 
 
 def cumulative(run: Records) -> Table:
@@ -121,7 +107,8 @@ def run(settings: Settings) -> list[Path]:
         lines,
         "Gap closed: median over teams; others: means; 95 % bootstrap intervals over teams. J exact (float64): an update is "
         "worse where J falls by more than rounding. Lost: sum of all losses; fall: largest drop below an earlier stage. Rollouts "
-        "of exact rows: sets. The paper (Fig 3, figures not given): sequential PPO/GRPO/DAPO regress mid-training, TeamTR not.",
+        "of exact rows: sets. The paper (Figure 3, no figures given): sequential PPO/GRPO/DAPO regress mid-training; TeamTR does "
+        "not.",
     )  # fmt: skip
     return figures
 
@@ -156,7 +143,8 @@ def draw(settings: Settings, name: str, path: Path) -> Path:
                 "linestyle": "--" if "joint" in row else ":" if row.endswith(("once", "no resampling")) else "-",
             }
             label = row.split(", ")[-1]
-            for ax, (middle, low, high) in ((upper, band(share, np.median)), (lower, band(cumulative(found)))):
+            curves = ((upper, resampled(np.median, share)), (lower, resampled(np.mean, cumulative(found))))
+            for ax, (middle, low, high) in curves:
                 x = np.arange(len(middle)) + (ax is lower)
                 ax.plot(x, middle, label=label, linewidth=1.3, **style)
                 ax.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)

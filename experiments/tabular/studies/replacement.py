@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from experiments.tables import show
 from experiments.tabular.families import Family, family
 from experiments.tabular.rows import Row, exact_step
 from experiments.tabular.runs import Records, load, slug, train_row
-from experiments.tabular.settings import Settings
+from experiments.tabular.settings import Settings, teams_of
 from experiments.tabular.studies.scaling import paragraphs, short
 from experiments.tabular.summary import Interval, bootstrap, objective, regressions
 from teamtr_jax.checkpoint import restore
@@ -220,7 +219,7 @@ def stages_back(j: Table, before: Table) -> Table:
 def run(settings: Settings) -> list[Path]:
     """One table and one figure for each family."""
     figures = []
-    for name in settings.families:
+    for name in teams_of(settings, ("garnet",)):
         found = courses(settings, name)
         lines: list[list[object]] = []
         shown = sorted({min(k, settings.stages) for k in (1, 3, settings.stages)})
@@ -237,17 +236,16 @@ def run(settings: Settings) -> list[Path]:
             lines.append([condition.name, bounds[0], *cells, *bounds[1:], lost.value])
         show(
             f"Replacing an agent, {name}: {settings.instances} teams × each of their agents, trained for {settings.stages} "
-            "stages "
-            f"before and after (U1, δ = .01, fresh), alignment to {RADIUS}",
+            f"stages before and after (U1, δ = .01, fresh), alignment to {RADIUS}",
             ["", "KL of swap", "shock", *(f"J after {k}" for k in shown), "P3.8 loss ≤", "S7 loss ≤", "regr. %"],
             lines,
-            "J, shock (loss of J at the swap) and certified losses in % of J*; means over teams of the mean over the replaced "
-            "agents, "
-            "± half the 95 % bootstrap interval over teams; exact, float64. KL = E_d KL(outgoing‖newcomer). The paper: direct "
-            f"{100 * paper.REPLACEMENT['direct']:+.0f} %, aligned {100 * paper.REPLACEMENT['aligned']:+.0f} % after training, "
-            "shock "
-            "{:.1f} → {:.1f}.".format(*paper.REPLACEMENT["shock"]),
-        )  # fmt: skip
+            f"""
+            J, shock (loss of J at the swap) and certified losses in % of J*; means over teams of the mean over the replaced
+            agents, ± half the 95 % bootstrap interval over teams; exact, float64. KL = E_d KL(outgoing‖newcomer). The
+            paper: direct {100 * paper.REPLACEMENT["direct"]:+.0f} %, aligned {100 * paper.REPLACEMENT["aligned"]:+.0f} %
+            after training, shock {" → ".join(f"{x:.1f}" for x in paper.REPLACEMENT["shock"])}.
+            """,
+        )
         paragraphs(_reasons(found, settings))
         figures.append(draw(found, name, settings, settings.out / f"replacement-{name}.png"))
     return figures
@@ -279,7 +277,7 @@ def _reasons(found: dict[str, Course], settings: Settings) -> list[str]:
             f"After {settings.stages} stages of training J {there} between the two: aligned − direct {end} points. Paper: "
             f"{final[0]:+.0f} % aligned and trained, {final[1]:+.0f} % swapped directly."
         ),
-        *textwrap.dedent(WHY).strip().split("\n\n"),
+        *WHY.split("\n\n"),
     ]
 
 

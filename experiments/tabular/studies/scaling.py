@@ -295,10 +295,11 @@ def _slopes(found: dict[str, list[dict[str, Records]]]) -> None:
         f"Slopes in log n, n = {sizes[0]} … {sizes[-1]}: exponents on this range only, with what is named held fixed",
         ["quantity", "stage 1", "all stages", "paper quotes", "its rows, refitted"],
         lines,
-        "Least squares of the log of the mean over instances; 95 % bootstrap interval over instances, an instance with all its "
-        "n "
-        "resampled together. Refit: least squares on the paper's own six rows, Student interval of the residuals. "
-        "Not listed: where under half of the instances are positive at some n, there is no logarithm to fit.",
+        """
+        Least squares of the log of the mean over instances; 95 % bootstrap interval over instances, an instance with all
+        its n resampled together. Refit: least squares on the paper's own six rows, Student interval of the residuals. Not
+        listed: where under half of the instances are positive at some n, there is no logarithm to fit.
+        """,
     )
     paragraphs([*off, *_order(found[SETUPS[0].name][0]), *_reasons(sizes)])
 
@@ -316,9 +317,9 @@ def _order(runs: dict[str, Records]) -> list[str]:
 
 
 def paragraphs(texts: Sequence[str]) -> None:
-    """Print them, 130 characters a line."""
+    """Print them, 130 characters a line. Line breaks in them count as blanks."""
     for text in texts:
-        print(textwrap.fill(text, 130))
+        print(textwrap.fill(" ".join(text.split()), 130))
 
 
 def _verdict(label: str, ours: tuple[Slope | None, Slope | None], quoted: float) -> str:
@@ -336,40 +337,31 @@ def _reasons(sizes: Sequence[int]) -> list[str]:
     random = log_slope(n, [np.sqrt(np.arange(k)).sum() for k in sizes]).slope
     relay = log_slope(n, (3 * n**2 - n) / 2).slope
     return [
-        (
-            "Why. (1) Rollouts are exact, so on fresh ones the mismatch in use is zero at every n, and the mismatch that old "
-            "ones "
-            "would have had is the same under both schedules: Δ_stale and D_occ tell how far the team moves in a stage. What "
-            "the "
-            "paper reports of TeamTR has sampling error in it. Fresh rollouts leave Σ TV(dⁱ,dⁱ⁻¹) and Σ|fresh gap|."
-        ),
-        (
-            "(2) Δ_stale and D_occ are sums over pairs k < i, none at i = 1, so a fit over small n reads more than the exponent "
-            "that "
-            f"lasts: on n = {sizes[0]} … {sizes[-1]} equal terms of one sign, n(n−1)/2, read {coherent:.2f}, equal terms of "
-            "random "
-            f"sign, Σ√(i−1), read {random:.2f}. With δ per agent fixed, discounted and turn-taking, Σ|stale gap| ≤ max "
-            "B·nδ/(1−γ)²."
-        ),
-        (
-            "(3) In random teams signs cancel and the world forgets within 1/(1−γ) steps (R3). Later stages read less: larger "
-            "teams "
-            "move further in a stage and are done sooner. With KL per message fixed the team moves as far at every n."
-        ),
-        (
-            f"(4) R1, all agents p → p+ε, T·p ≪ 1, reads {relay:.2f} for Σ|stale gap| and 1 for Σ|fresh gap| on these n. U1 "
-            "does "
-            "not "
-            "take that step: the gain is largest where one more step ends the relay, a context that is rarely seen, so it "
-            "moves p "
-            "there by much more."
-        ),
-        (
-            "(5) Cached rollouts do not make J fall with n, as they do in the paper: a step of δ = .01 on exact advantages "
-            "is too "
-            "small "
-            "for its error to outweigh its gain."
-        ),
+        """
+        Why. (1) Rollouts are exact, so on fresh ones the mismatch in use is zero at every n, and the mismatch that old ones
+        would have had is the same under both schedules: Δ_stale and D_occ tell how far the team moves in a stage. The
+        paper's rows are from samples; how much of them is sampling error is not tested here. Fresh rollouts leave Σ
+        TV(dⁱ,dⁱ⁻¹) and Σ|fresh gap|.
+        """,
+        f"""
+        (2) Δ_stale and D_occ are sums over pairs k < i, none at i = 1, so a fit over small n reads more than the exponent
+        that lasts: on n = {sizes[0]} … {sizes[-1]} equal terms of one sign, n(n−1)/2, read {coherent:.2f}, equal terms of
+        random sign, Σ√(i−1), read {random:.2f}. With δ per agent fixed, discounted and turn-taking, Σ|stale gap| ≤ max
+        B·nδ/(1−γ)².
+        """,
+        """
+        (3) In random teams signs cancel and the world forgets within 1/(1−γ) steps (R3). Later stages read less: larger
+        teams move further in a stage and are done sooner. With KL per message fixed the team moves as far at every n.
+        """,
+        f"""
+        (4) R1, all agents p → p+ε, T·p ≪ 1, reads {relay:.2f} for Σ|stale gap| and 1 for Σ|fresh gap| on these n. U1 does
+        not take that step: the gain is largest where one more step ends the relay, a context that is rarely seen, so it
+        moves p there by much more.
+        """,
+        """
+        (5) In the paper accuracy on cached rollouts falls with n. Here no stage on them ends below its start, whatever n
+        and δ: these teams take turns and their advantages are exact (U2 c).
+        """,
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from experiments import paper
 from experiments.figures import COLOURS, axes, save
@@ -17,10 +17,10 @@ from experiments.tables import show
 from experiments.tabular.families import family
 from experiments.tabular.rows import ABLATION, EXACT, FULL, GROUP, RADIUS, Row, exact_step, ppo
 from experiments.tabular.runs import Records, train_row
-from experiments.tabular.settings import Settings
+from experiments.tabular.settings import Settings, teams_of
 from experiments.tabular.studies.ablation import trained
-from experiments.tabular.studies.regressions import named, teams_of, text
-from experiments.tabular.summary import Interval, bootstrap, outside
+from experiments.tabular.studies.regressions import named, text
+from experiments.tabular.summary import Interval, bootstrap, interval, outside
 from teamtr_jax.schedules import once
 from theory.claims.s8 import coverage_interval
 
@@ -76,19 +76,19 @@ Table = NDArray[np.float64]
 
 def spearman(x: Table, y: Table) -> float:
     """Rank correlation of all entries; 0 if one of them is constant."""
-    a, b = rankdata(x), rankdata(y)
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
+    if any((a == a.flat[0]).all() for a in (x, y)):
         return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
+    found: Any = spearmanr(x.ravel(), y.ravel())
+    return float(found.statistic)
 
 
-def clustered(statistic: Callable[..., float], columns: Sequence[Table], repeats: int = 500, seed: int = 0) -> Interval:
+def clustered(statistic: Callable[..., float], columns: Sequence[Table]) -> Interval:
     """A statistic of columns ``[stages, updates, N]`` pooled; instances are resampled with all their updates."""
-    n = columns[0].shape[-1]
-    rng = np.random.default_rng(seed)
-    drawn = [statistic(*(x[..., pick].ravel() for x in columns)) for pick in rng.integers(0, n, (repeats, n))]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(statistic(*(x.ravel() for x in columns)), float(low), float(high), n)
+
+    def pooled(picks: NDArray[np.int64], axis: int) -> Table:
+        return np.apply_along_axis(lambda pick: statistic(*(x[..., pick].ravel() for x in columns)), axis, picks)
+
+    return interval(pooled, np.arange(columns[0].shape[-1]), repeats=500)
 
 
 def monitored(run: Records, radius: float) -> Table:
