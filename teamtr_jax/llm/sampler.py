@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -49,9 +50,10 @@ def _sample(team: LanguageTeam, params: Params, prompts: Array, key: Array) -> T
     layout, batch = team.layout, prompts.shape[0]
     pad = layout.vocabulary.pad
     tokens = jnp.full((batch, layout.length), pad, jnp.int32).at[:, : layout.prompt].set(prompts)
-    each = [init_cache(config, batch, layout.length) for config in team.models]
-    caches = jax.tree.map(lambda *x: jnp.stack(x), *each) if team.alike else tuple(each)
     logp = jnp.zeros((batch, layout.length), jnp.float32)
+    groups = _groups(layout)
+    each = [init_cache(config, batch, groups[0].keys[0]) for config in team.models]
+    caches = jax.tree.map(lambda *x: jnp.stack(x), *each) if team.alike else tuple(each)
     carry = _Carry(tokens, logp, caches, jnp.zeros((team.agents, batch), jnp.int32))
     route, write = jax.random.split(key)
     router = jax.random.uniform(route, (layout.turns, batch))
@@ -59,7 +61,7 @@ def _sample(team: LanguageTeam, params: Params, prompts: Array, key: Array) -> T
     scheduled = layout.router.schedule
     planned = None if scheduled is None else jnp.array([scheduled(t) for t in range(layout.turns)], jnp.int32)
 
-    def turn(state: tuple[_Carry, Array], now: tuple[Array, Array, Array]):
+    def turn(group: _Group, state: tuple[_Carry, Array], now: tuple[Array, Array, Array]):
         carry, last = state
         number, chance, uniform = now
         at = layout.prompt + number * (1 + layout.message)
@@ -71,23 +73,63 @@ def _sample(team: LanguageTeam, params: Params, prompts: Array, key: Array) -> T
         header = layout.vocabulary.header(0) + speaker
         carry = carry._replace(tokens=lax.dynamic_update_slice(carry.tokens, header[:, None], (0, at)))
         if planned is not None:
-            carry = _speak(team, params, carry, planned[number], None, at, uniform)
+            carry = _speak(team, params, carry, planned[number], None, at, uniform, group.keys)
         else:
-            carry = _speak_in_blocks(team, params, carry, speaker, at, uniform)
+            carry = _speak_in_blocks(team, params, carry, speaker, at, uniform, group.keys)
         return (carry, speaker), speaker
 
-    start = (carry, jnp.full(batch, -1, jnp.int32))
-    (carry, _), speaker = lax.scan(turn, start, (jnp.arange(layout.turns), router, uniform))
-    return Transcripts(carry.tokens, carry.logp, speaker.T)
+    state, spoken = (carry, jnp.full(batch, -1, jnp.int32)), []
+    for group in groups:
+        state = (state[0]._replace(caches=_grown(state[0].caches, group.keys[0])), state[1])
+        turns = slice(group.first, group.stop)
+        state, speaker = lax.scan(
+            partial(turn, group), state, (jnp.arange(layout.turns)[turns], router[turns], uniform[turns])
+        )
+        spoken.append(speaker)
+    return Transcripts(state[0].tokens, state[0].logp, jnp.concatenate(spoken).T)
+
+
+class _Group(NamedTuple):
+    """Turns that are scanned with caches of one length; two lengths for the halves of a last, long message."""
+
+    first: int
+    stop: int
+    keys: tuple[int, ...]
+
+
+def _groups(layout: Layout) -> list[_Group]:
+    """Attention reads the whole cache, so caches grow once or twice in a long conversation."""
+    turns, message = layout.turns, layout.message
+    last = turns - 1 if message >= 32 else turns
+    middle = last // 2 if layout.length >= 96 and last >= 4 else 0
+    bounds = [b for b in dict.fromkeys([0, middle, last]) if b <= last]
+    groups = [_Group(a, b, (layout.start(b),)) for a, b in pairwise(bounds)]
+    if last < turns:
+        groups.append(_Group(last, turns, (layout.start(last) + 1 + message // 2, layout.length)))
+    return groups
+
+
+def _grown(caches: Any, keys: int) -> Any:
+    def grow(x: Array) -> Array:
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, keys - x.shape[-2]), (0, 0)])
+
+    return jax.tree.map(grow, caches)
 
 
 def _speak(
-    team: LanguageTeam, params: Params, carry: _Carry, agent: Array, rows: Array | None, at: Array, uniform: Array
+    team: LanguageTeam,
+    params: Params,
+    carry: _Carry,
+    agent: Array,
+    rows: Array | None,
+    at: Array,
+    uniform: Array,
+    keys: tuple[int, ...],
 ) -> _Carry:
     """One message by `agent` in the given rows (all if `None`). A row beyond the batch is idle: nothing of it is written."""
     if team.alike:
         cache = jax.tree.map(lambda x: _take(x[agent], rows), carry.caches)
-        own, cache = _write(team, 0, agent_params(team, params, agent), carry, agent, cache, rows, at, uniform)
+        own, cache = _write(team, 0, agent_params(team, params, agent), carry, agent, cache, rows, at, uniform, keys)
 
         def put(old: Array, new: Array) -> Array:
             return old.at[agent].set(new) if rows is None else old.at[agent, rows].set(new, mode="drop")
@@ -96,7 +138,7 @@ def _speak(
 
     def branch(k: int, carry: _Carry) -> _Carry:
         cache = jax.tree.map(lambda x: _take(x, rows), carry.caches[k])
-        own, cache = _write(team, k, params[k], carry, agent, cache, rows, at, uniform)
+        own, cache = _write(team, k, params[k], carry, agent, cache, rows, at, uniform, keys)
         whole = jax.tree.map(
             lambda old, new: new if rows is None else old.at[rows].set(new, mode="drop"), carry.caches[k], cache
         )
@@ -119,23 +161,24 @@ def _write(
     rows: Array | None,
     at: Array,
     uniform: Array,
+    keys: tuple[int, ...],
 ) -> tuple[_Carry, Any]:
-    """Prefill up to the header at position `at`, then write."""
+    """Prefill up to the header at position `at`, then write. The cache comes back as long as it was given."""
     layout, config = team.layout, team.models[which]
-    pad, length = layout.vocabulary.pad, layout.length
+    pad = layout.vocabulary.pad
     tokens, seen = _take(carry.tokens, rows), _take(carry.seen[agent], rows)
     idle = jnp.zeros(tokens.shape[0], bool) if rows is None else rows == carry.tokens.shape[0]
     uniform = uniform if rows is None else _take(uniform.swapaxes(0, 1), rows).swapaxes(0, 1)
-    chunk = _chunk(layout)
+    chunk = min(_chunk(layout), keys[0])
 
     def unread(state: tuple[Array, Any]) -> Array:
         return state[0] < at
 
     def prefill(state: tuple[Array, Any]) -> tuple[Array, Any]:
         first, cache = state
-        begin = jnp.minimum(first, length - chunk)  # what is read twice is written twice, the same
+        begin = jnp.minimum(first, keys[0] - chunk)  # what is read twice is written twice, the same
         piece = lax.dynamic_slice(tokens, (0, begin), (tokens.shape[0], chunk))
-        _, cache = extend_cache(config, layout, own, piece, tokens != pad, begin, cache)
+        _, cache = extend_cache(config, layout, own, piece, (tokens != pad)[:, : keys[0]], begin, cache)
         return first + chunk, cache
 
     _, cache = lax.while_loop(unread, prefill, (jnp.where(idle, at, seen).min(), cache))
@@ -143,26 +186,33 @@ def _write(
     caps = jnp.array([layout.cap(a) for a in range(layout.agents)], jnp.int32)
     most = caps[agent]
 
-    def unfinished(state: Any) -> Array:
-        u, _, _, done, _ = state
-        return (u < most) & ~done.all()
+    def write(state: Any, stop: int, length: int) -> Any:
+        def unfinished(state: Any) -> Array:
+            u, _, _, done, _ = state
+            return (u < jnp.minimum(most, stop)) & ~done.all()
 
-    def step(state: Any) -> Any:
-        u, tokens, logp, done, cache = state
-        piece = lax.dynamic_slice(tokens, (0, at + u), (tokens.shape[0], 1))
-        logits, cache = extend_cache(config, layout, own, piece, tokens != pad, at + u, cache)
-        log_probs = jax.nn.log_softmax(logits[:, 0])
-        drawn = inverse_cdf(jnp.exp(log_probs), uniform[u]).astype(jnp.int32)
-        here = jnp.take_along_axis(log_probs, drawn[:, None], 1)
-        written = jnp.where(done, pad, drawn)[:, None]
-        tokens = lax.dynamic_update_slice(tokens, written, (0, at + u + 1))
-        logp = lax.dynamic_update_slice(logp, jnp.where(done[:, None], 0.0, here).astype(logp.dtype), (0, at + u + 1))
-        if layout.vocabulary.ends:
-            done |= drawn == 0
-        return u + 1, tokens, logp, done, cache
+        def step(state: Any) -> Any:
+            u, tokens, logp, done, cache = state
+            piece = lax.dynamic_slice(tokens, (0, at + u), (tokens.shape[0], 1))
+            readable = (tokens != pad)[:, :length]
+            logits, cache = extend_cache(config, layout, own, piece, readable, at + u, cache)
+            log_probs = jax.nn.log_softmax(logits[:, 0])
+            drawn = inverse_cdf(jnp.exp(log_probs), uniform[u]).astype(jnp.int32)
+            here = jnp.where(done, 0.0, jnp.take_along_axis(log_probs, drawn[:, None], 1)[:, 0])
+            tokens = lax.dynamic_update_slice(tokens, jnp.where(done, pad, drawn)[:, None], (0, at + u + 1))
+            logp = lax.dynamic_update_slice(logp, here.astype(logp.dtype)[:, None], (0, at + u + 1))
+            if layout.vocabulary.ends:
+                done |= drawn == 0
+            return u + 1, tokens, logp, done, cache
 
-    begin = (jnp.zeros((), jnp.int32), tokens, _take(carry.logp, rows), idle, cache)
-    u, tokens, logp, _, cache = lax.while_loop(unfinished, step, begin)
+        return lax.while_loop(unfinished, step, state)
+
+    state = (jnp.zeros((), jnp.int32), tokens, _take(carry.logp, rows), idle, cache)
+    stops = [layout.message] if len(keys) == 1 else [layout.message // 2, layout.message]
+    for stop, length in zip(stops, keys, strict=True):
+        state = write((*state[:4], _grown(state[4], length)), stop, length)
+    u, tokens, logp, _, grown = state
+    cache = jax.tree.map(lambda x: x[..., : keys[0], :], grown) if len(keys) > 1 else grown
     # The last id written has not been read, and where rows ended early neither have the PADs after it; nor will be, but for it.
     seen = jnp.broadcast_to((at + u).astype(jnp.int32), tokens.shape[:1])
     if rows is None:
@@ -181,7 +231,7 @@ def _chunk(layout: Layout) -> int:
 
 
 def _speak_in_blocks(
-    team: LanguageTeam, params: Params, carry: _Carry, speaker: Array, at: Array, uniform: Array
+    team: LanguageTeam, params: Params, carry: _Carry, speaker: Array, at: Array, uniform: Array, keys: tuple[int, ...]
 ) -> _Carry:
     """One message in each row by its own speaker: rows sorted by speaker, a pass for each block of one speaker."""
     n, batch = team.agents, speaker.shape[0]
@@ -200,7 +250,7 @@ def _speak_in_blocks(
         at_most = first + jnp.arange(size)
         mine = (at_most < batch) & (sorted_[jnp.minimum(at_most, batch - 1)] == agent)
         rows = jnp.where(mine, order[jnp.minimum(at_most, batch - 1)], batch)
-        return i + 1, _speak(team, params, carry, agent, rows, at, uniform)
+        return i + 1, _speak(team, params, carry, agent, rows, at, uniform, keys)
 
     total = opens.sum()
     return lax.while_loop(lambda s: s[0] < total, one, (jnp.zeros((), total.dtype), carry))[1]

@@ -1,0 +1,36 @@
+"""Tasks with a verifier. `TASKS` names those that come with the package; any object that satisfies `Task` is one."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from teamtr_jax.llm.tasks.base import Problem, Task, check_task, draw, is_held_out, layout_of, make
+from teamtr_jax.llm.tasks.carry import Carry
+from teamtr_jax.llm.tasks.reasoning import RECIPES, Recipe, reasoning_gym_task
+from teamtr_jax.llm.tasks.relay import Relay
+from teamtr_jax.llm.tasks.small import Copy, Parity
+
+__all__ = ["Problem", "Task", "is_held_out", "draw", "layout_of", "check_task", "TASKS", "make_task", "Carry", "Relay", "Copy",
+           "Parity", "reasoning_gym_task", "Recipe"]  # fmt: skip
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "carry": Carry,
+    "relay": Relay,
+    "copy": Copy,
+    "parity": Parity,
+    **{name: partial(reasoning_gym_task, name) for name in RECIPES},
+}
+"""Name → what makes the task from its settings."""
+
+
+def make_task(name: str, **settings: Any) -> Task:
+    """A task of `TASKS` by name.
+
+    Raises:
+      InputError: unknown name or setting, or a setting out of range.
+
+    Example:
+      >>> make_task("carry", digits=4).message_length
+      5
+    """
+    return make(TASKS, name, settings)
