@@ -37,6 +37,11 @@ verify: setup ## check every claim on many teams, draw the figures (two or three
 quick: setup ## the same, smaller (under a minute)
 	$(RUN) -m theory --quick
 
+.PHONY: experiments
+experiments: setup ## the paper's tables and figures on small teams, onto docs/experiments.md (resumes from results/)
+	$(RUN) -m experiments.tabular all
+	cp $(addprefix results/tabular/,$(notdir $(wildcard docs/experiments/*))) docs/experiments/
+
 .PHONY: bench
 bench: setup ## timings against what one would use instead
 	$(RUN) -m benchmarks
