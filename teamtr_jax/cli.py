@@ -1,10 +1,10 @@
-"""`teamtr`: stage reports, checks of every claim, and Gymnasium teams from the command line."""
+"""`teamtr`: stage reports, checks of every claim, Gymnasium teams, and the monitor of token logs from the command line."""
 
 from __future__ import annotations
 
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from teamtr_jax.claims import STAGE_CLAIMS, judge
+from teamtr_jax.llm import monitor
 from teamtr_jax.records import dump, stage_record
 from teamtr_jax.surrogates import evaluate_stage
 from teamtr_jax.tabular import improvement_stage
@@ -123,6 +124,23 @@ class ImportGymCommand:
         return 0
 
 
+@dataclass(frozen=True)
+class MonitorCommand:
+    """What a token log says about every update: KL, weights, certificates, resampling, interaction."""
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="LOG.jsonl|.parquet")]
+    settings: Annotated[monitor.Settings, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff] = field(
+        default_factory=monitor.Settings
+    )
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """One strict-JSON object per update, one per line, instead of tables."""
+    html: Path | None = None
+    """Also write one page with tables and figures."""
+
+    def run(self) -> int:
+        return monitor.run(self.file, self.settings, self.json, self.html)
+
+
 def _read_all(files: tuple[Path, ...]) -> list[tuple[Path, Stage]]:
     """Every file, checked, before anything is printed."""
     if not files:
@@ -158,7 +176,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     warnings.formatwarning = lambda message, *_: f"teamtr: warning: {message}\n"
     command = tyro.extras.subcommand_cli_from_dict(
-        {"stage": StageCommand, "check": CheckCommand, "import-gym": ImportGymCommand},
+        {"stage": StageCommand, "check": CheckCommand, "import-gym": ImportGymCommand, "monitor": MonitorCommand},
         prog="teamtr",
         description=__doc__,
     )

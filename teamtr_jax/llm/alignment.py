@@ -1,0 +1,284 @@
+"""U3 in networks: Stage-0 alignment of a newcomer to the agent that it replaces, on probe contexts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, lax
+from numpy.typing import ArrayLike, NDArray
+
+from teamtr_jax.checkpoint import describe, same_leaves
+from teamtr_jax.llm.description import vocabulary_difference
+from teamtr_jax.llm.layout import Layout, Transcripts, Vocabulary, author, by_turn, emitted
+from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, agent_params, init_params, is_trained, policy_logits
+from teamtr_jax.trust_region.alignment import align_to_ball
+from teamtr_jax.trust_region.constrained import require_direction
+from teamtr_jax.validation import InputError
+
+__all__ = ["PROBES", "check_newcomer", "own_log_probs", "own_positions", "log_kl", "AlignmentSettings", "Distances",
+           "AlignmentInfo", "align", "targets"]  # fmt: skip
+
+PROBES = 500
+"""Probe conversations of the paper (Figure 6)."""
+
+
+def check_newcomer(
+    team: LanguageTeam, agent: int, config: ModelConfig, own_params: Params, vocabulary: Vocabulary | None = None
+) -> None:
+    """Refuse a newcomer that does not read and write the ids of this team, or whose parameters are not those of `config`.
+
+    Raises:
+      InputError: names what differs: the agent, characters, END, header ids, the rows of the embedding, or a leaf.
+    """
+    own = team.layout.vocabulary
+    if not 0 <= agent < team.agents:
+        raise InputError("agent", agent, f"0 to {team.agents - 1}")
+    if vocabulary is not None and (differs := vocabulary_difference(vocabulary, own)):
+        raise InputError("vocabulary of the newcomer", *differs)
+    table = own_params.get("embedding") if isinstance(own_params, dict) else None
+    if getattr(table, "ndim", 0) == 2 and table.shape[0] != own.size:  # pyright: ignore[reportOptionalMemberAccess]
+        found = f"{table.shape[0]} ids"  # pyright: ignore[reportOptionalMemberAccess]
+        raise InputError("embedding of the newcomer", found, f"{own.size}, the size of the team's vocabulary")
+    expected = jax.eval_shape(partial(init_params, config, team.layout), jax.random.key(0))
+    same_leaves(describe(own_params), describe(expected), "parameters of the newcomer")
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _logits(config: ModelConfig, layout: Layout, params: Params, tokens: Array) -> Array:
+    """``[B, turns, L, A]``: logits of what is written at each message position."""
+    return by_turn(layout, jnp.roll(policy_logits(config, layout, params, tokens), 1, axis=1))
+
+
+def own_log_probs(config: ModelConfig, layout: Layout, params: Params, tokens: ArrayLike) -> NDArray[np.float64]:
+    """``[B, turns, L, A]``: the policy at every message position, `log π(·|context)` in float64, whoever wrote there."""
+    logits = np.asarray(_logits(config, layout, params, jnp.asarray(tokens)), np.float64)
+    logits -= logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def own_positions(layout: Layout, probes: Transcripts, agent: int) -> NDArray[np.bool_]:
+    """``[B, turns, L]``: the message positions that `agent` wrote.
+
+    Raises:
+      InputError: if there is none.
+    """
+    own = np.asarray(by_turn(layout, emitted(layout, probes.tokens) & (author(layout, probes.speaker) == agent)))
+    if not own.any():
+        raise InputError("probes", f"no message of agent {agent}", "conversations in which it speaks")
+    return own
+
+
+def log_kl(log_p: NDArray[np.float64], log_q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`KL(p‖q)` in the last axis."""
+    return (np.exp(log_p) * (log_p - log_q)).sum(-1)
+
+
+@dataclass(frozen=True)
+class AlignmentSettings:
+    """How close, in which direction, and how long."""
+
+    radius: float = 0.05  #: `δ`, nats of a conversation
+    direction: str = (
+        "current_to_new"  #: which KL is bounded: KL(outgoing‖aligned), or with ``"new_to_current"`` the other one
+    )
+    margin: float = 0.5  #: targets are in the ball of radius `margin·δ`: a network misses them by something
+    epochs: int = 100  #: most passes over the probes
+    batch: int = 50  #: conversations of a step
+    learning_rate: float = 3e-3  #: of Adam
+    held_out: float = 0.2  #: share of the probes that only measure
+
+    def __post_init__(self) -> None:
+        require_direction(self.direction)
+        if not self.radius > 0:
+            raise InputError("radius", self.radius, "a positive number of nats")
+        if not 0 < self.margin <= 1:
+            raise InputError("margin", self.margin, "a share in (0, 1]")
+        if self.epochs < 0 or self.batch < 1:
+            raise InputError("epochs, batch", f"{self.epochs}, {self.batch}", "epochs ≥ 0 and batch ≥ 1")
+        if not self.learning_rate > 0:
+            raise InputError("learning_rate", self.learning_rate, "a positive number")
+        if not 0 < self.held_out < 1:
+            raise InputError("held_out", self.held_out, "a share strictly between 0 and 1")
+
+
+class Distances(NamedTuple):
+    """KL between the outgoing agent and another policy, on the probes: nats of a conversation, in both directions."""
+
+    kl: float  #: KL(outgoing‖·), probes that train
+    kl_new_to_current: float  #: KL(·‖outgoing), probes that train
+    held_out_kl: float
+    held_out_kl_new_to_current: float
+
+
+class AlignmentInfo(NamedTuple):
+    """What alignment did."""
+
+    before: Distances  #: of the newcomer as it came
+    target: Distances  #: of the projection, which the network was taught
+    after: Distances  #: of the network that is returned
+    mixture: float  #: `t`, weight of the outgoing agent in the targets; 0 if the newcomer was close enough
+    inside: bool  #: whether the KL in the direction of the settings is at most the radius, on both parts of the probes
+    steps: int  #: of the optimiser
+    epochs: int
+    history: tuple[float, ...]  #: that KL after each epoch, on the part where it is greater
+    conversations: tuple[int, int]  #: probes that train, held-out ones
+    contexts: int  #: token contexts of the agent in the probes that train
+
+
+def align(
+    team: LanguageTeam,
+    params: Params,
+    agent: int,
+    config: ModelConfig,
+    own_params: Params,
+    probes: Transcripts,
+    settings: AlignmentSettings = AlignmentSettings(),
+    seed: int = 0,
+) -> tuple[Params, AlignmentInfo]:
+    """Bring a newcomer near the agent that it is to replace; then `replace_agent`.
+
+    The targets are the projection of U3: the policy nearest to the newcomer in a KL ball around the outgoing agent, over the
+    contexts in which that agent wrote (`align_to_ball`, one `t` for all). The network learns them by the Lagrangian of the same
+    problem, which up to a constant is ``"current_to_new"`` `Σ KL(target‖network)` (arithmetic mixture), ``"new_to_current"``
+    `Σ KL(network‖target)` (geometric mixture), over the whole vocabulary. It starts from the newcomer and ends as soon as it is
+    inside the ball on the probes that train and on those held out: no closer to the outgoing agent than it has to be. If it never
+    is inside, the parameters that came closest come back, and `inside` says so. Because the probes chose the end, the KL on new
+    conversations may be above the radius: `replacement.sampled_swap` measures it.
+
+    Args:
+      config, own_params: the newcomer.
+      probes: conversations of the team with the outgoing agent (`sample`), prompts in random order; the last ones are held out.
+      seed: of the order of the probes in training.
+
+    Raises:
+      InputError: a newcomer that does not fit (`check_newcomer`), or probes in which the agent does not speak.
+    """
+    layout = team.layout
+    check_newcomer(team, agent, config, own_params)
+    own = own_positions(layout, probes, agent)
+    rows = len(own)
+    held = max(1, round(settings.held_out * rows))
+    if rows - held < 1:
+        raise InputError("probes", f"{rows} conversations", "at least 2")
+    train, test = slice(0, rows - held), slice(rows - held, rows)
+    if not (own[train].any() and own[test].any()):
+        raise InputError("probes", f"agent {agent} silent in the held-out or in the other ones", "more conversations")
+    out = own_log_probs(team.models[agent], layout, agent_params(team, params, agent), probes.tokens)
+    new = own_log_probs(config, layout, own_params, probes.tokens)
+    weight = np.where(own, 1.0 / (rows - held), 0.0)
+    weight[test] = 0.0
+    target, mixture = targets(out, new, weight, settings.margin * settings.radius, settings.direction)
+
+    def distances(log_probs: NDArray[np.float64]) -> Distances:
+        found = []
+        for part in (train, test):
+            for p, q in ((out, log_probs), (log_probs, out)):
+                found.append(float(np.where(own[part], log_kl(p[part], q[part]), 0.0).sum() / len(own[part])))
+        return Distances(*found)
+
+    def arrays(part: slice) -> Any:
+        return jax.tree.map(
+            lambda x: jnp.asarray(x[part]),
+            (np.asarray(probes.tokens), own, np.asarray(target, np.float32), np.asarray(out, np.float32)),
+        )
+
+    aligned, epochs, history = _distil(
+        config, layout, settings.direction, min(settings.batch, rows - held), settings.epochs, own_params, arrays(train),
+        arrays(test), jax.random.key(seed), jnp.asarray(settings.radius, jnp.float32),
+        jnp.asarray(settings.learning_rate, jnp.float32),
+    )  # fmt: skip
+    epochs = int(epochs)
+    after = distances(own_log_probs(config, layout, aligned, probes.tokens))
+    measured = after[0::2] if settings.direction == "current_to_new" else after[1::2]
+    return aligned, AlignmentInfo(
+        before=distances(new),
+        target=distances(target),
+        after=after,
+        mixture=mixture,
+        inside=max(measured) <= settings.radius,
+        steps=epochs * ((rows - held) // min(settings.batch, rows - held)),
+        epochs=epochs,
+        history=tuple(np.asarray(history, float)[:epochs].tolist()),
+        conversations=(rows - held, held),
+        contexts=int(own[train].sum()),
+    )
+
+
+INSIDE = 1 - 1e-4
+"""Training ends at so much of the radius, so that rounding in float32 does not count."""
+
+_project = jax.jit(align_to_ball, static_argnames="direction")
+
+
+def targets(
+    out: NDArray[np.float64], new: NDArray[np.float64], weight: NDArray[np.float64], radius: float, direction: str
+) -> tuple[NDArray[np.float64], float]:
+    """The projection at every message position as log-probabilities, and its `t`; float64 whatever the setting of jax.
+
+    Args:
+      out, new: ``[…, A]`` log-probabilities.
+      weight: ``[…]``: how often each context is met in a conversation.
+    """
+    actions = out.shape[-1]
+    with jax.enable_x64(True):
+        aligned, info = _project(
+            jnp.asarray(np.exp(out).reshape(-1, actions)), jnp.asarray(np.exp(new).reshape(-1, actions)),
+            jnp.asarray(weight.ravel()), jnp.asarray(radius, float), direction=direction,
+        )  # fmt: skip
+        log_probs = np.log(np.maximum(np.asarray(aligned), np.finfo(float).tiny)).reshape(out.shape)
+        return log_probs, float(info.mixture[0])
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _distil(
+    config: ModelConfig, layout: Layout, direction: str, batch: int, most: int, start: Params, train: Any, test: Any,
+    key: Array, radius: Array, rate: Array,
+) -> tuple[Params, Array, Array]:  # fmt: skip
+    """Parameters, epochs, KL after each (the greater of both parts); one program for all radii and rates."""
+    forward = direction == "current_to_new"
+    adam = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b2=0.99))
+    trained = is_trained(start)
+
+    def log_probs(own_params: Params, tokens: Array) -> Array:
+        logits = jnp.roll(policy_logits(config, layout, own_params, tokens), 1, axis=1)
+        return jax.nn.log_softmax(by_turn(layout, logits))
+
+    def spent(net: Array, other: Array, own: Array) -> Array:
+        p, q = (other, net) if forward else (net, other)
+        return jnp.where(own[..., None], jnp.exp(p) * (p - q), 0.0).sum() / own.shape[0]
+
+    def loss(own_params: Params, rows: Any) -> Array:
+        tokens, own, target, _ = rows
+        return spent(log_probs(own_params, tokens), target, own)
+
+    def measure(own_params: Params) -> Array:
+        found = [spent(log_probs(own_params, tokens), out, own) for tokens, own, _, out in (train, test)]
+        return jnp.maximum(*found)
+
+    def step(state: Any, rows: Array) -> Any:
+        own_params, memory = state
+        gradient = jax.grad(loss)(own_params, jax.tree.map(lambda x: x[rows], train))
+        gradient = jax.tree.map(lambda g, use: g if use else jnp.zeros_like(g), gradient, trained)
+        change, memory = adam.update(gradient, memory, own_params)
+        return (jax.tree.map(lambda p, c: p - rate * c, own_params, change), memory), None
+
+    def epoch(state: Any) -> Any:
+        k, own_params, memory, best, least, history = state
+        order = jax.random.permutation(jax.random.fold_in(key, k), len(train[0]))
+        order = order[: len(order) // batch * batch].reshape(-1, batch)
+        (own_params, memory), _ = lax.scan(step, (own_params, memory), order)
+        kl = measure(own_params)
+        better = kl < least
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), own_params, best)
+        return k + 1, own_params, memory, best, jnp.minimum(kl, least), history.at[k].set(kl)
+
+    kl = measure(start)
+    state = (jnp.zeros((), jnp.int32), start, adam.init(start), start, kl, jnp.zeros(most, kl.dtype))
+    k, _, _, best, _, history = lax.while_loop(lambda s: (s[0] < most) & (s[4] > INSIDE * radius), epoch, state)
+    return best, k, history

@@ -1,0 +1,18 @@
+"""`teamtr monitor`: what a token log says about every update, for anybody's trainer (docs/monitor.md)."""
+
+from teamtr_jax.llm.monitor.command import run
+from teamtr_jax.llm.monitor.log import (
+    TokenLog,
+    append_token_log,
+    read_token_log,
+    token_log,
+    token_rows,
+    write_token_log,
+)
+from teamtr_jax.llm.monitor.page import write_page
+from teamtr_jax.llm.monitor.report import INFORMATION, MONITOR_SCHEMA, Report, Settings, monitor
+from teamtr_jax.llm.monitor.terminal import show
+
+__all__ = ["run", "TokenLog", "token_log", "read_token_log", "write_token_log", "append_token_log", "token_rows",
+           "Settings", "Report",
+           "monitor", "show", "write_page", "MONITOR_SCHEMA", "INFORMATION"]  # fmt: skip

@@ -1,0 +1,38 @@
+"""The command `teamtr monitor`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from teamtr_jax.llm.monitor.log import optional_import, read_token_log
+from teamtr_jax.llm.monitor.page import write_page
+from teamtr_jax.llm.monitor.report import Settings, monitor
+from teamtr_jax.llm.monitor.terminal import show
+from teamtr_jax.records import dump
+from teamtr_jax.validation import InputError
+
+__all__ = ["run"]
+
+
+def run(file: Path, settings: Settings, json: bool = False, html: Path | None = None) -> int:
+    """Read, report, print: tables, or one strict-JSON object per update; and a page with figures.
+
+    Raises:
+      InputError: before anything is printed or written.
+    """
+    settings.check()
+    if html is not None:
+        optional_import("matplotlib")
+        if not html.parent.is_dir():
+            raise InputError("--html", f"no folder {html.parent}", "a file in an existing folder")
+    report = monitor(read_token_log(file, settings.match), settings)
+    lines = [dump(record) for record in report.records]
+    if html is not None:
+        write_page(report, html, str(file))
+    if json:
+        sys.stdout.writelines(line + "\n" for line in lines)
+        sys.stdout.flush()
+    else:
+        show(report, str(file))
+    return 0

@@ -1,0 +1,148 @@
+"""Means with intervals by cluster, importance weights, monitored shares of tokens: NumPy on the host, float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+__all__ = ["Interval", "Weights", "interval", "mean", "ratio", "two_means", "lower_limit", "upper_limit", "weights", "flips",
+           "leave_one_out", "normalised", "k3", "grow"]  # fmt: skip
+
+BLOCKS = 1024
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class Interval(NamedTuple):
+    """A mean over `n` prompts with its two-sided interval (Student's t); `low = −∞`, `high = ∞` where n = 1."""
+
+    value: float
+    low: float
+    high: float
+    error: float  #: standard error
+    n: int
+
+
+class Weights(NamedTuple):
+    """Importance weights of whole rollouts (Table 10)."""
+
+    ess: float  #: `(Σw)²/(N Σw²)`
+    p95: float
+    p99: float
+    largest: float
+    above_ten: float  #: share above 10
+    n: int  #: rollouts
+
+
+def interval(value: float, error: float, n: int, alpha: float, freedom: float | None = None) -> Interval:
+    """`value ± t·error`, `n − 1` degrees of freedom unless given; the whole line where n = 1."""
+    if n < 2:
+        return Interval(value, -np.inf, np.inf, np.inf, n)
+    half = float(stdtrit(n - 1 if freedom is None else freedom, 1 - alpha / 2)) * error
+    return Interval(value, value - half, value + half, error, n)
+
+
+def mean(values: Floats, alpha: float) -> Interval:
+    """`Z̄ ± t·s/√B`, one independent value per prompt."""
+    n = values.size
+    error = float(values.std(ddof=1)) / n**0.5 if n > 1 else np.inf
+    return interval(float(values.mean()), error, n, alpha)
+
+
+def ratio(total: Floats, count: Floats, alpha: float) -> Interval:
+    """`ΣX/ΣN` over prompts, its error linearised: `√(B/(B−1) Σ(X − r̂N)²)/ΣN`."""
+    n, whole = total.size, float(count.sum())
+    value = float(total.sum()) / whole
+    rest = total - value * count
+    error = (n / (n - 1) * float(rest @ rest)) ** 0.5 / whole if n > 1 else np.inf
+    return interval(value, error, n, alpha)
+
+
+def two_means(new: Floats, old: Floats, alpha: float) -> Interval:
+    """`Z̄' − Z̄` of independent samples (Welch)."""
+    sizes = np.array([new.size, old.size])
+    n = int(sizes.min())
+    value = float(new.mean() - old.mean())
+    if n < 2:
+        return interval(value, np.inf, n, alpha)
+    parts = np.array([new.var(ddof=1), old.var(ddof=1)]) / sizes
+    total = float(parts.sum())
+    freedom = total**2 / float((parts**2 / (sizes - 1)).sum()) if total > 0 else n - 1.0
+    return interval(value, total**0.5, n, alpha, freedom)
+
+
+def lower_limit(found: Interval, alpha: float) -> float:
+    """One-sided lower confidence limit of level `1 − alpha`."""
+    return found.value - float(stdtrit(found.n - 1, 1 - alpha)) * found.error if found.n > 1 else -np.inf
+
+
+def upper_limit(found: Interval, alpha: float) -> float:
+    """One-sided upper confidence limit of level `1 − alpha`."""
+    return found.value + float(stdtrit(found.n - 1, 1 - alpha)) * found.error if found.n > 1 else np.inf
+
+
+def grow(log_ratio: Floats) -> Floats:
+    """`exp`, kept finite."""
+    return np.exp(np.minimum(log_ratio, 700.0))
+
+
+def k3(log_ratio: Floats) -> Floats:
+    """`r − 1 − log r ≥ 0` at `log r`; its mean under the old policy is KL(old‖new) where the new one opens nothing."""
+    return np.expm1(np.minimum(log_ratio, 700.0)) - log_ratio
+
+
+def weights(log_weight: Floats) -> Weights:
+    """Effective sample size and upper tail.
+
+    Example:
+      >>> print(round(weights(np.log([1.0, 1.0, 1.0, 3.0])).ess, 12))
+      0.75
+    """
+    w = grow(log_weight)
+    scaled = w / w.max() if w.max() > 0 else w
+    square = float(scaled @ scaled)
+    p95, p99 = np.percentile(w, [95.0, 99.0])
+    ess = float(scaled.sum()) ** 2 / (w.size * square) if square > 0 else 0.0
+    return Weights(ess, float(p95), float(p99), float(w.max()), float((w > 10).mean()), w.size)
+
+
+def flips(
+    values: Floats, messages: int, threshold: float, shares: Sequence[float], draws: int, rng: np.random.Generator
+) -> list[float]:
+    """Share of sub-samples of the tokens in which the decision `mean per message > threshold` is another one (Table 8).
+
+    A sub-sample is a random share of the tokens; its mean, times the tokens per message, is compared. Tokens are dealt to
+    `BLOCKS` blocks at random, once, and a sub-sample is a random choice of blocks: marginally a random choice of tokens.
+    """
+    n = values.size
+    blocks = min(n, BLOCKS)
+    place = rng.permutation(np.arange(n, dtype=np.int32) % blocks)
+    total, size = np.bincount(place, values, blocks), np.bincount(place, minlength=blocks)
+    whole = values.sum() / messages > threshold
+    order = rng.permuted(np.tile(np.arange(blocks), (draws, 1)), axis=1)
+    out = []
+    for share in shares:
+        kept = order[:, : max(1, round(blocks * share))]
+        estimate = total[kept].sum(1) / size[kept].sum(1) * (n / messages)
+        out.append(float(((estimate > threshold) != whole).mean()))
+    return out
+
+
+def leave_one_out(reward: Floats, cluster: Ints, clusters: int) -> Floats:
+    """`R_g − R̄_{−g}` over the other rollouts of the prompt; R itself where there is no other."""
+    total, size = np.bincount(cluster, reward, clusters)[cluster], np.bincount(cluster, minlength=clusters)[cluster]
+    others = np.maximum(size - 1, 1)
+    return reward - np.where(size > 1, (total - reward) / others, 0.0)
+
+
+def normalised(reward: Floats, cluster: Ints, clusters: int, clip: float = np.inf, epsilon: float = 1e-8) -> Floats:
+    """`clip((R−μ)/√(σ²+ε), ±A_clip)` over the rollouts of the prompt."""
+    size = np.bincount(cluster, minlength=clusters)
+    centred = reward - (np.bincount(cluster, reward, clusters) / size)[cluster]
+    spread = np.sqrt(np.bincount(cluster, centred**2, clusters) / size + epsilon)
+    return np.clip(centred / spread[cluster], -clip, clip)

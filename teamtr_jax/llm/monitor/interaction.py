@@ -1,0 +1,149 @@
+"""R5 from samples: whose update spoiled whose context (docs/monitor.md has the derivation)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teamtr_jax.llm.monitor.estimates import Floats, Interval, grow, interval, mean
+from teamtr_jax.llm.monitor.scored import Scored, per_prompt
+
+__all__ = ["Interaction", "Values", "interaction_values", "estimate_interaction", "gap_values", "Pooled", "pool"]
+
+
+class Interaction(NamedTuple):
+    """`M[k,i]` of one stage. Rows and columns are updates; entries that the log does not show are `None`."""
+
+    stage: int
+    updates: list[int]
+    agents: list[list[int]]  #: who was updated
+    entries: list[list[Interval | None]]  #: `M[k,i]`
+    drift: list[Interval | None]  #: `L_i^seq − L_i^stale`, exactly
+    clear: list[list[bool]]  #: whether the interval excludes 0 at `alpha` divided by the number of entries
+
+
+def _earlier(s: Scored, x: Floats | NDArray[np.bool_]) -> Floats:
+    """[M] the sum of `x` over the earlier messages of the rollout; exact for booleans."""
+    before = np.cumsum(x, dtype=np.float64) - x
+    return before - before[s.first][s.rollout]
+
+
+def _before(s: Scored, log_ratio: Floats) -> Floats:
+    """`log Λ(<m)`: the sum over the earlier messages of the rollout, exactly 0 where none of them moved."""
+    return np.where(_earlier(s, log_ratio != 0) > 0, _earlier(s, log_ratio), 0.0)
+
+
+def _after(s: Scored, log_ratio: Floats) -> Floats:
+    """`log Λ(>m)`: the sum over the later messages, exactly 0 where none of them moved."""
+    moved = log_ratio != 0
+    left = s.sums(moved.astype(float))[s.rollout] - moved - _earlier(s, moved)
+    return np.where(left > 0, s.sums(log_ratio)[s.rollout] - log_ratio - _before(s, log_ratio), 0.0)
+
+
+def _column(s: Scored) -> Floats:
+    """[M] `λ(m)·(ρ_i(m) − 1)·Λ(>m)·(R − R̄_{−g})`: λ and Λ are those of current against behaviour."""
+    return grow(s.current + _after(s, s.current)) * np.expm1(np.minimum(s.new, 700.0)) * s.advantage[s.rollout]
+
+
+def gap_values(s: Scored) -> Floats:
+    """[B], one number per prompt whose mean is the fresh gap `J(π̂ⁱ) − J(π̂ⁱ⁻¹) − L_i^seq`, on rollouts of `π̂ⁱ⁻¹`.
+
+    `E Σ_m (Λ_i(<m) − 1)(ρ_i(m) − 1)(R − R̄_{−g})`.
+    """
+    return per_prompt(s, s.sums(np.expm1(np.minimum(_before(s, s.new), 700.0)) * _column(s)))
+
+
+class Values(NamedTuple):
+    """One number per prompt for every entry that the log shows."""
+
+    entries: dict[tuple[int, int], Floats]  #: (k, i) ↦ [B], mean `M[k,i]`
+    drift: dict[int, Floats]  #: i ↦ [B], mean `L_i^seq − L_i^stale`
+
+
+def interaction_values(scored: Mapping[int, Scored], agents: Mapping[int, list[int]]) -> Values:
+    """`M[k,i] = E_b Σ_m (Λ_⟨k⟩(<m) − 1)·λ_{i−1}(m)(ρ_i(m) − 1)·Λ_{i−1}(>m)·(R − R̄_{−g})`, b the first team of the stage.
+
+    The drift has `Λ_{i−1}(<m)`, of all updates before i, in the place of `Λ_⟨k⟩(<m)`.
+
+    Args:
+      scored: by update, the same rollouts of the stage's first team, scored at that update.
+      agents: by update, who was updated; also of updates without such rows.
+    """
+
+    def step(k: int, i: int) -> Floats | None:
+        """`log ρ_k` of every message: from the rows of update k, or of update i where these agents had moved at k alone."""
+        if k in scored:
+            return scored[k].new
+        others = [set(agents[j]) for j in agents if j <= i and j != k]
+        if k < i and agents[k] and not any(set(agents[k]) & other for other in others):
+            return np.where(np.isin(scored[i].agent, agents[k]), scored[i].current, 0.0)
+        return None
+
+    entries: dict[tuple[int, int], Floats] = {}
+    drift: dict[int, Floats] = {}
+    for i, s in scored.items():
+        column = _column(s)
+
+        def weigh(log_ratio: Floats, s: Scored = s, column: Floats = column) -> Floats:
+            return per_prompt(s, s.sums(np.expm1(np.minimum(_before(s, log_ratio), 700.0)) * column))
+
+        drift[i] = weigh(s.current)
+        for k in agents:
+            if (log_ratio := step(k, i)) is not None:
+                entries[k, i] = weigh(log_ratio)
+    return Values(entries, drift)
+
+
+def estimate_interaction(
+    stage: int, scored: Mapping[int, Scored], agents: Mapping[int, list[int]], alpha: float
+) -> Interaction:
+    """The matrix of a stage with intervals; arguments as `interaction_values`."""
+    updates = sorted(agents)
+    values = interaction_values(scored, agents)
+    strict = alpha / max(len(values.entries), 1)
+
+    def entry(k: int, i: int, level: float) -> Interval | None:
+        return mean(values.entries[k, i], level) if (k, i) in values.entries else None
+
+    def clear(x: Interval | None) -> bool:
+        return x is not None and not x.low <= 0 <= x.high
+
+    return Interaction(
+        stage,
+        updates,
+        [agents[u] for u in updates],
+        [[entry(k, i, alpha) for i in updates] for k in updates],
+        [mean(values.drift[i], alpha) if i in values.drift else None for i in updates],
+        [[clear(entry(k, i, strict)) for i in updates] for k in updates],
+    )
+
+
+class Pooled(NamedTuple):
+    """The mean of `M[k,i]` over the stages, agent by agent."""
+
+    agents: list[int]
+    stages: int  #: stages with a matrix
+    entries: list[list[Interval | None]]  #: row: whose update, column: whose surrogate
+
+
+def pool(matrices: Sequence[Interaction], alpha: float) -> Pooled:
+    """Means over stages, whose rollouts are independent: `√Σ SE²/S`; t with the fewest prompts. Joint updates are left out."""
+    found: dict[tuple[int, int], list[Interval]] = {}
+    for matrix in matrices:
+        for k, row in zip(matrix.agents, matrix.entries, strict=True):
+            for i, entry in zip(matrix.agents, row, strict=True):
+                if entry is not None and len(k) == len(i) == 1:
+                    found.setdefault((k[0], i[0]), []).append(entry)
+    agents = sorted({agent for pair in found for agent in pair})
+
+    def mean_of(k: int, i: int) -> Interval | None:
+        if (k, i) not in found:
+            return None
+        parts = found[k, i]
+        value = sum(x.value for x in parts) / len(parts)
+        return interval(value, sum(x.error**2 for x in parts) ** 0.5 / len(parts), min(x.n for x in parts), alpha)
+
+    return Pooled(agents, len(matrices), [[mean_of(k, i) for i in agents] for k in agents])

@@ -1,0 +1,94 @@
+"""Some transcripts of one update, summed to messages and to rollouts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teamtr_jax.llm.monitor.estimates import Floats, Ints, k3, leave_one_out
+from teamtr_jax.llm.monitor.log import TokenLog
+
+__all__ = ["Scored", "score", "rows_of", "per_prompt"]
+
+
+class Scored(NamedTuple):
+    """N rollouts of B prompts with M messages. Log ratios are sums over the tokens of a message.
+
+    `ρ = new/current` is that of the updated agents alone and 1 on all other messages.
+    """
+
+    cluster: Ints  #: [N] the prompt of a rollout, 0 … B−1
+    prompts: Ints  #: [B] its id in the log
+    reward: Floats  #: [N]
+    advantage: Floats  #: [N] `R_g − R̄_{−g}`
+    rollout: Ints  #: [M] the rollout of a message
+    first: Ints  #: [N] the first message of a rollout
+    agent: Ints  #: [M]
+    tokens: Ints  #: [M]
+    mine: NDArray[np.bool_]  #: [M] whether an updated agent wrote it
+    current: Floats  #: [M] `log π_current/π_behaviour`
+    new: Floats  #: [M] `log π_new/π_current`
+    k1: Floats  #: [M] `Σ_u log π_current/π_new`
+    k3: Floats  #: [M] `Σ_u (r − 1 − log r)`, `r = π_new/π_current`
+    k3_current: Floats  #: [M] the same of current against behaviour, every agent
+    k3_new: Floats  #: [M] the same of new against behaviour, every agent
+    steps: Floats  #: [N] `Σ_u (r − 1)` over the updated agents' tokens
+    token_k1: Floats  #: `log π_current/π_new` of every token of an updated agent
+
+    def sums(self, values: Floats) -> Floats:
+        """[M] → [N], summed over the messages of a rollout."""
+        return np.add.reduceat(values, self.first)
+
+
+def rows_of(log: TokenLog, chosen: Ints) -> Ints:
+    """The rows of the tokens of some transcripts."""
+    starts, length = log.transcripts[chosen], np.diff(log.transcripts)[chosen]
+    ends = np.cumsum(length)
+    return np.arange(int(ends[-1])) + np.repeat(starts - (ends - length), length)
+
+
+def score(log: TokenLog, chosen: Ints, updated: Ints) -> Scored:
+    """Sum up the transcripts `chosen` (one stage, one update) for an update of the agents `updated`."""
+    rows = rows_of(log, chosen)
+    length = np.diff(log.transcripts)[chosen]
+    start = np.cumsum(length) - length  # first row of each rollout, here
+    agent, turn = log.agent[rows], log.turn[rows]
+    new_turn = np.r_[True, turn[1:] != turn[:-1]]
+    new_turn[start] = True
+    at = np.flatnonzero(new_turn)
+    mine = np.isin(agent, updated)
+    current = log.logp_current[rows] - log.logp_behaviour[rows]
+    new = np.where(mine, log.logp_new[rows] - log.logp_current[rows], 0.0)
+    prompts, cluster = np.unique(log.prompt[log.transcripts[chosen]], return_inverse=True)
+    reward = log.reward[log.transcripts[chosen]]
+
+    def add(values: Floats) -> Floats:
+        return np.add.reduceat(values, at)
+
+    return Scored(
+        cluster=cluster,
+        prompts=prompts,
+        reward=reward,
+        advantage=leave_one_out(reward, cluster, prompts.size),
+        rollout=np.repeat(np.arange(chosen.size), length)[at],
+        first=np.searchsorted(at, start),
+        agent=agent[at],
+        tokens=np.diff(np.r_[at, rows.size]),
+        mine=mine[at],
+        current=add(current),
+        new=add(new),
+        k1=add(-new),
+        k3=add(k3(new)),
+        k3_current=add(k3(current)),
+        k3_new=add(k3(current + new)),
+        steps=np.add.reduceat(np.expm1(np.minimum(new, 700.0)), start),
+        token_k1=-new[mine],
+    )
+
+
+def per_prompt(s: Scored, values: Floats) -> Floats:
+    """[N] → [B], the mean over the rollouts of a prompt."""
+    size = np.bincount(s.cluster, minlength=s.prompts.size)
+    return np.bincount(s.cluster, values, s.prompts.size) / size

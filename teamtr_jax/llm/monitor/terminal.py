@@ -1,0 +1,194 @@
+"""The report as tables on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from teamtr_jax.llm.monitor.estimates import Interval
+from teamtr_jax.llm.monitor.interaction import pool
+from teamtr_jax.llm.monitor.report import INFORMATION, Report
+
+__all__ = ["show", "tables", "remarks", "shortened"]
+
+WIDTH = 160
+"""Columns, where the output is not a terminal."""
+ROWS = 60
+"""Rows of a table that are shown."""
+MATRICES = 3
+"""Stages whose interaction matrix is shown, the last ones."""
+
+Grid = tuple[str, list[str], list[list[str]], str]
+"""Title, headings, rows, caption."""
+
+
+def _number(x: Any) -> str:
+    if x is None:
+        return "–"
+    return f"{x:.3g}" if abs(x) < 1e4 else f"{x:.1e}"
+
+
+def _interval(x: dict[str, Any] | None) -> str:
+    if x is None:
+        return "–"
+    return f"{_number(x['value'])} [{_number(x['low'])}, {_number(x['high'])}]"
+
+
+def _entry(x: Interval | None) -> str:
+    return _interval(None if x is None else x._asdict())
+
+
+def _who(agents: list[int]) -> str:
+    return "+".join(map(str, agents)) or "nobody"
+
+
+def _name(record: dict[str, Any]) -> str:
+    return f"{record['stage']}.{record['update']}"
+
+
+def tables(report: Report) -> list[Grid]:
+    """What is printed, as text: the same tables on the terminal and on the page."""
+    level = f"{100 * (1 - report.settings.alpha):g} % intervals, clusters are prompts"
+    records = report.records
+    rollouts, monitored, weighed, certified, resampled = [], [], [], [], []
+    for r in records:
+        head = [_name(r), _who(r["agents"])]
+        shares = " ".join(f"{k}:{x:.2f}" for k, x in r["share_tokens"].items())
+        rollouts.append(
+            [*head, r["kind"], r["evidence"], str(r["prompts"]), str(r["rollouts"]), str(r["tokens"]), _interval(r["reward"]),
+             shares, f"{r['messages']:.2f} ({r['messages_max']})"]
+        )  # fmt: skip
+        decision = "–" if r["outside"] is None else "> δ" if r["outside"] else "≤ δ"
+        turned = "–" if r["flips_25"] is None else f"{100 * r['flips_25']:.0f} / {100 * r['flips_50']:.0f}"
+        monitored.append(
+            [*head, _interval(r["kl_k1"]), _interval(r["kl_k3"]), decision, turned, _interval(r["kl_episode"])]
+        )
+        for kind, key in (("new/current", "weights_update"), ("current/behaviour", "weights_behaviour")):
+            if (w := r[key]) is not None:
+                weighed.append(
+                    [*head, kind, str(w["n"]), *(_number(w[x]) for x in ("ess", "p95", "p99", "largest", "above_ten"))]
+                )
+        c, f = r["certificate"], r["certificate_finite_sample"]
+        best = max(r["rungs"], key=lambda x: x["lower"])
+        certified.append(
+            [*head, _interval(r["surrogate"]), _interval(r["gap"]), _interval(best["certificate"]), c["rung"],
+             _number(c["lower"]), "–" if f is None else _number(f["lower"]), _interval(r["improvement_next"])]
+        )  # fmt: skip
+        answer = "–" if r["skippable"] is None else "could be skipped" if r["skippable"] else "needed"
+        resampled.append(
+            [*head, "yes" if r["resampled"] else "no", str(r["source"]), _number(r["shift"]), _number(r["shift_upper"]),
+             r["shift_rung"] or "–", _number(r["shift_booked"]), answer]
+        )  # fmt: skip
+    update = ["update", "agent"]
+    settings, label = report.settings, records[0]["certificate"]["label"]
+    out: list[Grid] = []
+
+    def add(title: str, heads: list[str], rows: list[list[str]], caption: str) -> None:
+        out.append((title, [*update, *heads], rows, caption))
+
+    heads = ["kind", "evidence", "prompts", "rollouts", "tokens", "reward", "share of tokens", "messages (max)"]
+    add("Rollouts (estimable)", heads, rollouts, level)
+    heads = ["k1 per message", "k3 per message", f"δ = {settings.delta:g}", "flips %, 25 / 50", "K per episode"]
+    caption = (
+        f"KL(current‖new), nats; {level}; flips: share of {settings.draws} sub-samples of 25 or 50 % of the tokens"
+    )
+    add("Token-KL monitor (estimable)", heads, monitored, f"{caption} that decide otherwise")
+    heads = ["ratio", "rollouts", "ESS/B", "P95", "P99", "max", "Pr[w > 10]"]
+    add("Importance weights of whole rollouts (estimable)", heads, weighed, "")
+    heads = ["surrogate L", "gap", "certificate", "rung", "lower", "S8 lower", "next rollouts say"]
+    caption = (
+        f"lower limits of level {1 - settings.alpha:g}: S6, best of the rungs, each at α over their number, asymptotic"
+    )
+    add("Certificates (estimable; ranges declared: prior)", heads, certified, f"{caption}; S8, no asymptotics; {label}")
+    heads = ["new rollouts", "source", "shift", "upper", "rung", "as booked", f"tolerance {settings.tolerance:g}"]
+    caption = "total variation between the team that wrote the rollouts and the team now; booked: √(½ΣK) of fresh K"
+    add("Resampling (estimable)", heads, resampled, caption)
+    note = "negative: k spoiled the context of i"
+    if len(report.interactions) > 1:
+        pooled = pool(report.interactions, settings.alpha)
+        rows = [[f"after agent {k}", *map(_entry, row)] for k, row in zip(pooled.agents, pooled.entries, strict=True)]
+        title = f"Interaction M[k,i], mean over {pooled.stages} stages (R5, estimable)"
+        out.append((title, ["", *(f"agent {i}" for i in pooled.agents)], rows, f"{level}; {note}"))
+    for matrix in report.interactions[-MATRICES:]:
+        rows = [
+            [
+                f"after update {k} of agent {_who(agents)}",
+                *(_entry(x) + " *" * mark for x, mark in zip(row, clear, strict=True)),
+            ]
+            for k, agents, row, clear in zip(matrix.updates, matrix.agents, matrix.entries, matrix.clear, strict=True)
+        ]
+        rows.append(["L^seq − L^stale", *map(_entry, matrix.drift)])
+        heads = [f"{i} (agent {_who(agents)})" for i, agents in zip(matrix.updates, matrix.agents, strict=True)]
+        title = f"Interaction M[k,i], stage {matrix.stage} (R5, estimable): by how much update k moves the surrogate of update i"
+        out.append((title, ["", *heads], rows, f"{level}; * excludes 0 at α over the number of entries; {note}"))
+    return out
+
+
+def shortened(rows: list[list[str]], limit: int) -> tuple[list[list[str]], str]:
+    """The last rows, and what to say of the others."""
+    if len(rows) <= limit:
+        return rows, ""
+    return rows[-limit:], f" The last {limit} of {len(rows)} rows; --json has all."
+
+
+def remarks(report: Report) -> list[str]:
+    """What a reader has to know before using a number."""
+    out = []
+    if not report.settings.held_out:
+        out.append(
+            "In-sample: the updates were trained on these rollouts. Limits are no guarantee; --held-out says otherwise."
+        )
+    else:
+        out.append("Held-out, as declared: S8 holds if prompts are independent and no update saw these rollouts.")
+    noisy = [r for r in report.records if r["changed_besides"]]
+    if noisy:
+        out.append(
+            f"Log-probabilities of other agents than `updated` changed in {len(noisy)} updates; taken as unchanged."
+        )
+    if joint := [r for r in report.records if r["kind"] == "joint"]:
+        names = ", ".join(map(_name, joint[:5]))
+        out.append(
+            f"Several agents changed at once in {len(joint)} updates ({names} …): joint update, certificates of it."
+        )
+    if idle := [r for r in report.records if r["kind"] == "nothing changed"]:
+        out.append(f"{len(idle)} updates changed nothing: {', '.join(map(_name, idle[:5]))}.")
+    if reused := [r for r in report.records if r["evidence"] == "reused"]:
+        out.append(
+            f"{len(reused)} updates have no rollouts of the current team: KL and L are under older rollouts, certificate S7c, "
+            f"behaviour and current differ by up to {max(r['off_policy'] for r in reused):.2g} nats a token."
+        )
+    if all(len(r["share_tokens"]) == 1 for r in report.records):
+        out.append("One agent only: whole-rollout weights and shares need the tokens of all agents.")
+    skipped = [r for r in report.records if r["skippable"]]
+    asked = [r for r in report.records if r["skippable"] is not None]
+    if asked:
+        saved = sum(r["tokens"] for r in skipped)
+        out.append(f"{len(skipped)} of {len(asked)} resamplings could have been skipped ({saved} tokens).")
+    if not report.interactions:
+        out.append(
+            "No interaction matrix: at every update also score the rollouts of the stage's start and write their rows with that "
+            "`update`, the same prompt and rollout ids and logp_behaviour, new logp_current and logp_new."
+        )
+    return out
+
+
+def show(report: Report, name: str) -> None:
+    """Print the report."""
+    console = Console() if Console().is_terminal else Console(width=WIDTH)
+    console.print(f"{name}: {report.rows} tokens, {len(report.records)} updates", highlight=False, markup=False)
+    for title, heads, rows, caption in tables(report):
+        rows, left = shortened(rows, ROWS)
+        table = Table(title=escape(title), caption=escape(caption + left), title_justify="left", caption_justify="left")
+        for i, head in enumerate(heads):
+            table.add_column(escape(head), justify="left" if i < 2 else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+    for line in remarks(report):
+        console.print(f"• {line}", highlight=False, markup=False)
+    console.print("Information levels:", highlight=False)
+    for key, (level, meaning) in INFORMATION.items():
+        console.print(f"  {key}: {level}. {meaning}", highlight=False, markup=False)

@@ -1,0 +1,378 @@
+"""One agent of a transformer team replaced: directly, aligned (U3), from a checkpoint; booked exactly and by samples."""
+
+import functools
+import json
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from teamtr_jax.checkpoint import save
+from teamtr_jax.llm.alignment import AlignmentSettings, align, targets
+from teamtr_jax.llm.description import describe_team, team_from_description
+from teamtr_jax.llm.enumeration import enumerate_team
+from teamtr_jax.llm.layout import Layout, Router, Vocabulary, messages, round_robin
+from teamtr_jax.llm.model import LanguageTeam, ModelConfig, agent_params, init_params, init_team
+from teamtr_jax.llm.replacement import agent_from_checkpoint, replace_agent, sampled_swap, swap_report
+from teamtr_jax.llm.sampler import sample
+from teamtr_jax.llm.warm_start import demonstration_loss
+from teamtr_jax.training import train
+from teamtr_jax.validation import InputError
+
+VOCABULARY = Vocabulary("ab", agents=2)
+LAYOUT = Layout(VOCABULARY, prompt=1, message=2, turns=3, router=round_robin(2))  # agent 0 speaks first and last
+SMALL, OTHER = ModelConfig(16, 1, 2), ModelConfig(24, 1, 2)
+TEAM = LanguageTeam(LAYOUT, (SMALL, SMALL))
+PROMPTS = ["a", "b"]
+RADIUS = 0.05
+SETTINGS = AlignmentSettings(radius=RADIUS)
+ROWS = 256
+
+
+class State(NamedTuple):
+    """What a trainer saves."""
+
+    params: Any
+    optimiser: Any
+    key: Any
+
+
+def reward(tokens):
+    """The share of messages that repeat the prompt."""
+    said = messages(LAYOUT, tokens)
+    prompts = [VOCABULARY.decode(row[:1]) for row in np.asarray(tokens)]
+    return np.array([np.mean([text == prompt for text in texts]) for prompt, texts in zip(prompts, said, strict=True)])
+
+
+@functools.cache
+def trained():
+    """A team that repeats the prompt more often than not."""
+    demo = PROMPTS * 4
+    speaker = np.tile(np.array([0, 1, 0], np.int32), (len(demo), 1))
+    tokens = jnp.asarray(LAYOUT.encode_transcripts(demo, [[text] * 3 for text in demo], speaker))
+    adam = optax.adam(1e-2)
+
+    def loss(params):
+        own = [agent_params(TEAM, params, i) for i in range(2)]
+        return sum(demonstration_loss(TEAM, 0, own[i], i, tokens, jnp.asarray(speaker)) for i in range(2))
+
+    def step(state, _):
+        params, memory = state
+        change, memory = adam.update(jax.grad(loss)(params), memory)
+        return (optax.apply_updates(params, change), memory), None
+
+    params = init_team(TEAM, jax.random.key(0))
+    return jax.jit(lambda p: jax.lax.scan(step, (p, adam.init(p)), None, length=20)[0][0])(params)
+
+
+@functools.cache
+def newcomer(lora=0):
+    config = OTHER if not lora else ModelConfig(24, 1, 2, lora_rank=lora)
+    return config, init_params(config, LAYOUT, jax.random.key(5))
+
+
+@functools.cache
+def conversations(seed):
+    return sample(TEAM, trained(), jnp.asarray(LAYOUT.encode_prompts(PROMPTS * (ROWS // 2))), jax.random.key(seed))
+
+
+@functools.cache
+def aligned():
+    return align(TEAM, trained(), 0, *newcomer(), conversations(1), SETTINGS)
+
+
+@functools.cache
+def enumerated():
+    return enumerate_team(TEAM, trained(), PROMPTS, reward)
+
+
+@functools.cache
+def swapped():
+    """Exact reports: directly, aligned, halfway to the newcomer."""
+    world, before = enumerated()
+    out = SimpleNamespace()
+    for name, own in (("direct", newcomer()[1]), ("aligned", aligned()[0])):
+        after = enumerate_team(*replace_agent(TEAM, trained(), 0, OTHER, own), PROMPTS, reward)[1]
+        setattr(out, name, swap_report(world, before, after, 0))
+        if name == "direct":
+            out.half = swap_report(world, before, (before + after) / 2, 0)
+    return out
+
+
+def bits(tree):
+    return [(x.dtype, x.shape, np.asarray(x).tobytes()) for x in jax.tree.leaves(tree)]
+
+
+# -------------------------------------------------------------------------------------------------------------- replacement
+
+
+def test_stacked_to_tuple_to_stacked():
+    """Another size makes a tuple, the old size a stack again; the other agent keeps every bit, and so does the newcomer."""
+    params, (config, own) = trained(), newcomer()
+    mixed, each = replace_agent(TEAM, params, 0, config, own)
+    assert isinstance(each, tuple)
+    assert mixed.models == (OTHER, SMALL)
+    assert bits(each[0]) == bits(own)
+    assert bits(each[1]) == bits(agent_params(TEAM, params, 1))
+    back, stacked = replace_agent(mixed, each, 0, SMALL, agent_params(TEAM, params, 0))
+    assert back == TEAM
+    assert bits(stacked) == bits(params)
+    same = init_params(SMALL, LAYOUT, jax.random.key(7))
+    team, params_same = replace_agent(TEAM, params, 1, SMALL, same)
+    assert team == TEAM
+    assert bits(agent_params(team, params_same, 1)) == bits(same)
+    assert bits(agent_params(team, params_same, 0)) == bits(agent_params(TEAM, params, 0))
+    third = replace_agent(
+        mixed, each, 1, ModelConfig(8, 1, 1), init_params(ModelConfig(8, 1, 1), LAYOUT, jax.random.key(8))
+    )
+    assert bits(third[1][0]) == bits(own)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
+        (Vocabulary("ba", 2), "characters 'ba', expected 'ab'"),
+        (Vocabulary("ab", 2, ends=False), "no END, expected END as id 0"),
+        (Vocabulary("ab", 2, prompt_only="+"), r"prompt_only '\+', expected ''"),
+        (Vocabulary("ab", 3), "header ids 3–5 of 3 agents, expected 3–4 of 2"),
+    ],
+)
+def test_another_tokenizer_is_refused(vocabulary, message):
+    config, own = newcomer()
+    with pytest.raises(InputError, match=f"vocabulary of the newcomer: found {message}"):
+        replace_agent(TEAM, trained(), 0, config, own, vocabulary)
+
+
+def test_other_parameters_are_refused():
+    config, own = newcomer()
+    params = trained()
+    big = {**own, "embedding": jnp.zeros((9, 24), jnp.float32)}
+    with pytest.raises(
+        InputError, match="embedding of the newcomer: found 9 ids, expected 6, the size of the team's vocabulary"
+    ):
+        replace_agent(TEAM, params, 0, config, big)
+    with pytest.raises(InputError, match="parameters of the newcomer: tree"):
+        replace_agent(TEAM, params, 0, SMALL, own)
+    with pytest.raises(InputError, match="agent: found 2, expected 0 to 1"):
+        replace_agent(TEAM, params, 2, config, own)
+    with pytest.raises(InputError, match="embedding of the newcomer: found 9 ids"):
+        align(TEAM, params, 0, config, big, conversations(1), SETTINGS)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_an_agent_from_a_checkpoint(tmp_path, alike):
+    """Of the parameters alone, and of a run whose state holds more than them; another tokenizer is refused from the manifest."""
+    team, params = (TEAM, trained()) if alike else replace_agent(TEAM, trained(), 0, *newcomer())
+    about = {"team": describe_team(team)}
+    save(tmp_path / "plain", 3, params, about)
+    state = State(params, optax.adam(1.0).init(params), jax.random.key(1))
+    train(lambda s, key, k: (s, []), state, 1, jax.random.key(0), tmp_path / "run", about, progress=False)
+    for folder in ("plain", "run"):
+        for agent in range(2):
+            found = agent_from_checkpoint(tmp_path / folder, agent, VOCABULARY)
+            assert found.config == team.models[agent]
+            assert found.vocabulary == VOCABULARY
+            assert bits(found.params) == bits(agent_params(team, params, agent))
+    new, moved = replace_agent(TEAM, trained(), 1, *found)
+    assert new == TEAM
+    assert bits(moved) == bits(trained())
+    with pytest.raises(InputError, match=r"vocabulary of .*plain: found characters 'ab', expected 'abc'"):
+        agent_from_checkpoint(tmp_path / "plain", 0, Vocabulary("abc", 2))
+    with pytest.raises(InputError, match="agent: found 5, expected 0 to 1, the agents of"):
+        agent_from_checkpoint(tmp_path / "plain", 5)
+    save(tmp_path / "none", 0, params)
+    with pytest.raises(InputError, match="no description of a team"):
+        agent_from_checkpoint(tmp_path / "none", 0)
+    wrong = describe_team(LanguageTeam(LAYOUT, (ModelConfig(8, 1, 1), ModelConfig(8, 1, 1))))
+    save(tmp_path / "wrong", 0, params, {"team": wrong})
+    with pytest.raises(InputError, match="wrong: "):
+        agent_from_checkpoint(tmp_path / "wrong", 0)
+    save(tmp_path / "other", 0, {"x": jnp.ones(2)}, about)
+    with pytest.raises(InputError, match="expected parameters of a team"):
+        agent_from_checkpoint(tmp_path / "other", 0)
+
+
+def test_description():
+    """JSON and back; routers by name, one's own by argument."""
+    layout = Layout(Vocabulary("01", 2, "+", False), 3, 2, 4, round_robin(2), (1, 2), 0.5)
+    team = LanguageTeam(layout, (SMALL, ModelConfig(8, 1, 1, lora_rank=2)))
+    about = json.loads(json.dumps(describe_team(team)))
+    assert team_from_description(about) == team
+    mine = Router("mine", lambda view: jnp.full((*view.last.shape, 2), 0.5))
+    about["layout"]["router"] = "mine"
+    with pytest.raises(InputError, match="router: found 'mine'"):
+        team_from_description(about)
+    assert team_from_description(about, mine).layout.router is mine
+    with pytest.raises(InputError, match="router: found 'round robin of 2', expected 'mine'"):
+        team_from_description(about, round_robin(2))
+    with pytest.raises(InputError, match="models: rank: found an unknown key"):
+        team_from_description({**about, "models": [{"rank": 1}]}, mine)
+    with pytest.raises(InputError, match="layout: caps: found missing"):
+        team_from_description(
+            {**about, "layout": {"router": "mine"} | dict.fromkeys(("prompt", "message", "turns"), 1)}, mine
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------- alignment
+
+
+@pytest.mark.parametrize("direction", ["current_to_new", "new_to_current"])
+def test_targets(direction):
+    """One `t` for all contexts, the mixture of U3 for this direction, its KL the radius; unweighted contexts get the same `t`."""
+    rng = np.random.default_rng(0)
+    out, new = (np.log(rng.dirichlet(np.ones(4), (3, 2, 5))) for _ in range(2))
+    weight = rng.random((3, 2, 5)) * (rng.random((3, 2, 5)) < 0.6)
+    got, t = targets(out, new, weight, 0.3, direction)
+    if direction == "current_to_new":
+        expected, first, second = (1 - t) * np.exp(new) + t * np.exp(out), out, got
+    else:
+        expected, first, second = np.exp((1 - t) * new + t * out), got, out
+        expected /= expected.sum(-1, keepdims=True)
+    np.testing.assert_allclose(np.exp(got), expected, rtol=1e-12)
+    assert 0 < t < 1
+    np.testing.assert_allclose((weight * (np.exp(first) * (first - second)).sum(-1)).sum(), 0.3, rtol=1e-10)
+    whole, none = targets(out, new, weight, 1e3, direction)
+    assert none == 0
+    np.testing.assert_allclose(whole, new, atol=1e-12)
+
+
+def test_alignment_ends_inside_the_ball():
+    own, info = aligned()
+    np.testing.assert_allclose(info.target.kl, SETTINGS.margin * RADIUS, rtol=1e-9)
+    assert info.inside
+    worst = max(info.after.kl, info.after.held_out_kl)
+    assert worst <= RADIUS < min(info.before.kl, info.before.held_out_kl)
+    assert 0 < info.epochs == len(info.history) < SETTINGS.epochs
+    assert info.history[-1] == pytest.approx(worst, rel=1e-3)
+    assert all(kl > RADIUS for kl in info.history[:-1])  # no closer than it has to be
+    assert info.conversations == (205, 51)
+    assert info.steps == info.epochs * 4
+    assert jax.tree.structure(own) == jax.tree.structure(newcomer()[1])
+
+
+def test_a_newcomer_that_is_close_enough_is_left_alone():
+    wide = AlignmentSettings(radius=1e3)
+    own, info = align(TEAM, trained(), 0, *newcomer(), conversations(1), wide)
+    assert bits(own) == bits(newcomer()[1])
+    assert (info.steps, info.mixture, info.inside) == (0, 0.0, True)
+    assert info.before == info.after
+
+
+def test_out_of_reach():
+    """A radius that the network does not reach: the best parameters met, and `inside` says so."""
+    _, info = align(TEAM, trained(), 0, *newcomer(), conversations(1), AlignmentSettings(radius=1e-7))
+    assert not info.inside
+    assert info.epochs == SETTINGS.epochs
+    assert max(info.after.kl, info.after.held_out_kl) == pytest.approx(min(info.history), rel=1e-2)
+    assert info.after.held_out_kl < 0.01 * info.before.held_out_kl
+
+
+def test_the_other_direction_and_adapters():
+    """Geometric targets bound KL(aligned‖outgoing); of a newcomer with adapters only those move."""
+    config, own = newcomer(lora=8)
+    settings = AlignmentSettings(radius=0.5, direction="new_to_current", epochs=200, learning_rate=1e-2)
+    got, info = align(TEAM, trained(), 1, config, own, conversations(1), settings)
+    np.testing.assert_allclose(info.target.kl_new_to_current, settings.margin * settings.radius, rtol=1e-9)
+    assert info.inside
+    worst = max(info.after.kl_new_to_current, info.after.held_out_kl_new_to_current)
+    assert info.history[-1] == pytest.approx(worst, rel=1e-3)
+    assert worst <= settings.radius < info.before.held_out_kl_new_to_current
+    (old_leaves, _), (new_leaves, _) = (jax.tree_util.tree_flatten_with_path(x) for x in (own, got))
+    for (path, old), (_, new) in zip(old_leaves, new_leaves, strict=True):
+        if "lora_" not in jax.tree_util.keystr(path):
+            assert bits(old) == bits(new)
+    assert bits(own) != bits(got)
+
+
+def test_settings_and_probes_are_checked():
+    for bad in (
+        {"radius": 0.0},
+        {"margin": 0.0},
+        {"epochs": -1},
+        {"batch": 0},
+        {"held_out": 1.0},
+        {"direction": "both"},
+    ):
+        with pytest.raises(InputError):
+            AlignmentSettings(**bad)
+    probes = conversations(1)
+    silent = probes._replace(speaker=jnp.ones_like(probes.speaker))
+    with pytest.raises(InputError, match="probes: found no message of agent 0"):
+        align(TEAM, trained(), 0, *newcomer(), silent, SETTINGS)
+    one = jax.tree.map(lambda x: x[:1], probes)
+    with pytest.raises(InputError, match="probes: found 1 conversations"):
+        align(TEAM, trained(), 0, *newcomer(), one, SETTINGS)
+
+
+# ------------------------------------------------------------------------------------------------------------- certificates
+
+
+def test_the_swap_booked_exactly():
+    """P3.8 for both newcomers, and every other rung; alignment makes `δ` and the shock smaller; J is that of the new team."""
+    found = swapped()
+    for one in (found.direct, found.aligned):
+        assert one["violations"] == 0
+        assert abs(one["gap_fresh"]) <= one["penalty_paper"]
+        assert one["certificate_paper"] <= one["improvement"]
+        assert one["certificate_estimable"] <= one["certificate"] <= one["improvement"]
+        assert one["improvement"] == pytest.approx(one["objective_after"] - one["objective_before"], abs=1e-12)
+        assert np.isfinite(one["kl"])
+    assert found.direct["objective_before"] > 0.5
+    assert found.aligned["kl"] < 0.1 * found.direct["kl"]
+    assert 0 < abs(found.aligned["shock"]) < 0.1 * found.direct["shock"]
+    assert found.aligned["certificate_estimable"] > found.direct["certificate_estimable"]
+
+
+def test_halfway_to_the_newcomer():
+    """P3.9: at most half the KL and half of S7's penalty, half the surrogate."""
+    found = swapped()
+    assert found.half["kl"] <= found.direct["kl"] / 2
+    assert found.half["penalty_log_sum"] <= found.direct["penalty_log_sum"] / 2
+    assert found.half["surrogate_intermediate"] == pytest.approx(found.direct["surrogate_intermediate"] / 2, rel=1e-12)
+
+
+def test_a_newcomer_that_drops_a_token():
+    """No softmax does; a table does. `δ` and S7 are infinite, what is capped stays finite, nothing is violated."""
+    world, before = enumerated()
+    own = np.asarray(world.active) == 0
+    dropped = np.asarray(before).copy()
+    dropped[own] = [0.0, 0.5, 0.5]
+    found = swap_report(world, before, jnp.asarray(dropped), 0)
+    assert found["kl"] == found["penalty_log_sum"] == np.inf
+    assert found["certificate_estimable"] == -np.inf
+    assert np.isfinite([found["penalty_paper"], found["penalty_trivial"], found["certificate"]]).all()
+    assert found["violations"] == 0
+
+
+def test_rows_of_others_are_refused():
+    world, before = enumerated()
+    mine = np.flatnonzero(np.asarray(world.active) == 1)[0]
+    with pytest.raises(InputError, match="rows of others that differ"):
+        swap_report(world, before, before.at[mine].set(before[mine, ::-1] + 0.01), 0)
+    with pytest.raises(InputError, match="agent: found 2"):
+        swap_report(world, before, before, 2)
+
+
+def test_the_swap_booked_by_samples():
+    """Fresh conversations: means within 5 standard errors of the exact numbers (one false alarm in 10⁶), limits below them."""
+    fresh = conversations(2)
+    score = reward(fresh.tokens)
+    exact = swapped().aligned
+    got = sampled_swap(TEAM, trained(), 0, OTHER, aligned()[0], fresh, score)
+    pairs = [(got.kl, "kl"), (got.kl_k1, "kl"), (got.kl_k3, "kl"), (got.kl_new_to_current, "kl_reverse"),
+             (got.surrogate, "surrogate_intermediate"), (got.certificate, "certificate_estimable")]  # fmt: skip
+    for mean, name in pairs:
+        assert abs(mean.value - exact[name]) < 5 * mean.error, name
+    assert got.kl.error < got.kl_k1.error
+    assert got.limit.lower <= exact["improvement"]
+    alone = sampled_swap(TEAM, trained(), 0, OTHER, aligned()[0], fresh)
+    assert alone.kl == got.kl
+    assert alone.surrogate is alone.certificate is alone.limit is None
+    with pytest.raises(InputError, match="reward"):
+        sampled_swap(TEAM, trained(), 0, OTHER, aligned()[0], fresh, score[:-1])
+    grouped = sampled_swap(TEAM, trained(), 0, OTHER, aligned()[0], fresh, score.reshape(-1, 2))
+    assert grouped.kl.value == pytest.approx(got.kl.value)
