@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Bool, Float, Int
@@ -78,12 +79,15 @@ class RMSNorm(nn.Module):
         return (wide * jax.lax.rsqrt((wide**2).mean(-1, keepdims=True) + 1e-6) * scale).astype(x.dtype)
 
 
-def rotate(x: Array, positions: Array, base: float) -> Array:
-    """RoPE: the pair `(x_i, x_{i+d/2})` turned by `position · base^{−2i/d}`; `x` is ``[B, H, C, d]``."""
-    half = x.shape[-1] // 2
-    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions.astype(jnp.float32)[:, None] * frequency
-    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+def rotate(x: Array, start: Array | int, base: float, length: int) -> Array:
+    """RoPE: the pair `(x_i, x_{i+d/2})` turned by `position · base^{−2i/d}`; `x` is ``[B, H, C, d]``, from position `start` on.
+
+    Sines and cosines of all `length` positions are constants of the program: on a CPU they cost more than the attention.
+    """
+    half, chunk = x.shape[-1] // 2, x.shape[2]
+    angle = np.arange(length)[:, None] * float(base) ** (-np.arange(half) / half)
+    table = jnp.asarray(np.stack([np.cos(angle), np.sin(angle)]), x.dtype)
+    cos, sin = jax.lax.dynamic_slice(table, (0, start, 0), (2, chunk, half))
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], -1)
 
@@ -92,6 +96,7 @@ class Attention(nn.Module):
     """Causal attention of a chunk over the cache, or over itself without one."""
 
     config: ModelConfig
+    length: int  #: of the longest transcript
 
     @nn.compact
     def __call__(
@@ -102,7 +107,7 @@ class Attention(nn.Module):
         joint = Linear(3 * width, config.lora_rank, name="qkv")(x)
         q, k, v = (z.reshape(batch, chunk, config.heads, size).swapaxes(1, 2) for z in jnp.split(joint, 3, -1))
         positions = start + jnp.arange(chunk)
-        q, k = rotate(q, positions, config.rope_base), rotate(k, positions, config.rope_base)
+        q, k = (rotate(z, start, config.rope_base, max(self.length, chunk)) for z in (q, k))
         if cache is not None:
             k, v = (
                 jax.lax.dynamic_update_slice(old, new, (0, 0, start, 0)) for old, new in zip(cache, (k, v), strict=True)
@@ -112,7 +117,8 @@ class Attention(nn.Module):
         seen = (key_at <= positions[:, None]) & (readable[:, None, :] | (key_at == positions[:, None]))
         scores = jnp.einsum("bhqd,bhkd->bhqk", q, k) * size**-0.5
         scores = jnp.where(seen[:, None], scores, jnp.finfo(scores.dtype).min)
-        out = jnp.einsum("bhqk,bhkd->bhqd", nn.softmax(scores, -1), v)
+        weight = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+        out = jnp.einsum("bhqk,bhkd->bhqd", weight, v) / weight.sum(-1, keepdims=True)  # fewer divisions than softmax
         return Linear(width, config.lora_rank, name="out")(out.swapaxes(1, 2).reshape(batch, chunk, width)), (k, v)
 
 
@@ -120,11 +126,12 @@ class Block(nn.Module):
     """Attention and SwiGLU, each after a norm and added to what came in."""
 
     config: ModelConfig
+    length: int
 
     @nn.compact
     def __call__(self, x: Array, readable: Array, start: Array | int, cache: tuple[Array, Array] | None):
         config = self.config
-        y, cache = Attention(config)(RMSNorm()(x), readable, start, cache)
+        y, cache = Attention(config, self.length)(RMSNorm()(x), readable, start, cache)
         x = x + y
         gate, up = jnp.split(Linear(2 * config.inner, config.lora_rank, name="gate_up")(RMSNorm()(x)), 2, -1)
         return x + Linear(x.shape[-1], config.lora_rank, name="down")(nn.silu(gate) * up), cache
@@ -142,6 +149,7 @@ class Transformer(nn.Module):
     config: ModelConfig
     vocabulary: int
     actions: int
+    length: int  #: of the longest transcript
 
     @nn.compact
     def __call__(
@@ -154,7 +162,7 @@ class Transformer(nn.Module):
         x = table.astype(config.dtype)[tokens] * config.width**0.5
         caches = []
         for layer in range(config.layers):
-            x, written = Block(config, name=f"block_{layer}")(
+            x, written = Block(config, self.length, name=f"block_{layer}")(
                 x, readable, start, None if cache is None else cache[layer]
             )
             caches.append(written)
@@ -194,7 +202,7 @@ class LanguageTeam:
 
 def network(config: ModelConfig, layout: Layout) -> Transformer:
     """The network of this size for this vocabulary."""
-    return Transformer(config, layout.vocabulary.size, layout.vocabulary.actions)
+    return Transformer(config, layout.vocabulary.size, layout.vocabulary.actions, layout.length)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -98,11 +98,11 @@ class _Group(NamedTuple):
 
 
 def _groups(layout: Layout) -> list[_Group]:
-    """Attention reads the whole cache, so caches grow once or twice in a long conversation."""
+    """Attention reads the whole cache, so in a long conversation caches grow, three times at most."""
     turns, message = layout.turns, layout.message
     last = turns - 1 if message >= 32 else turns
-    middle = last // 2 if layout.length >= 96 and last >= 4 else 0
-    bounds = [b for b in dict.fromkeys([0, middle, last]) if b <= last]
+    parts = min(last, 3, -(-layout.start(last) // 32))
+    bounds = [last * k // parts for k in range(parts + 1)] if parts else []
     groups = [_Group(a, b, (layout.start(b),)) for a, b in pairwise(bounds)]
     if last < turns:
         groups.append(_Group(last, turns, (layout.start(last) + 1 + message // 2, layout.length)))
@@ -196,9 +196,11 @@ def _write(
             piece = lax.dynamic_slice(tokens, (0, at + u), (tokens.shape[0], 1))
             readable = (tokens != pad)[:, :length]
             logits, cache = extend_cache(config, layout, own, piece, readable, at + u, cache)
-            log_probs = jax.nn.log_softmax(logits[:, 0])
-            drawn = inverse_cdf(jnp.exp(log_probs), uniform[u]).astype(jnp.int32)
-            here = jnp.where(done, 0.0, jnp.take_along_axis(log_probs, drawn[:, None], 1)[:, 0])
+            above = logits[:, 0] - logits[:, 0].max(-1, keepdims=True)
+            weight = jnp.exp(above)
+            drawn = inverse_cdf(weight, uniform[u]).astype(jnp.int32)
+            here = jnp.take_along_axis(above, drawn[:, None], 1)[:, 0] - jnp.log(weight.sum(-1))
+            here = jnp.where(done, 0.0, here)
             tokens = lax.dynamic_update_slice(tokens, jnp.where(done, pad, drawn)[:, None], (0, at + u + 1))
             logp = lax.dynamic_update_slice(logp, here.astype(logp.dtype)[:, None], (0, at + u + 1))
             if layout.vocabulary.ends:
@@ -225,9 +227,9 @@ def _write(
 
 
 def _chunk(layout: Layout) -> int:
-    """How many positions a prefill reads at once: what is new to an agent in a later round, 64 at most."""
+    """How many positions a prefill reads at once: an even part of what is new to an agent in a later round, about 16."""
     new = 1 + (layout.agents - 1) * (1 + layout.message) if layout.agents > 1 else layout.prompt
-    return min(layout.length, max(new, 8), 64)
+    return min(layout.length, max(-(-new // -(-new // 16)), 4))
 
 
 def _speak_in_blocks(

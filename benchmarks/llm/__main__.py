@@ -1,0 +1,220 @@
+"""``python -m benchmarks.llm --torch PYTHON``: sampler, GRPO step and team beside PyTorch, as ratios within one run.
+
+PyTorch lives in an environment of its own (`benchmarks/torch-requirements.txt`). Each side is a process that waits for a name on
+its input, measures once and answers; rounds alternate between the sides, in rotating order, and only one side works at a time.
+`one-core` pins every process to one core and reads its CPU clock, which other people's load moves least; `all-cores` reads
+the wall.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.llm.sizes import SIZES, Size
+from benchmarks.stage import BLAS_VARIABLES, commit, cores, machine
+from benchmarks.timing import Samples, quartiles, ratio
+
+__all__ = ["GROUPS", "TARGETS", "main", "rows_of"]
+
+GROUPS = ("sample", "step", "team")
+SETUPS = ("one-core", "all-cores")
+SIDES = {"sample": (("jax", "sample"), ("torch", "sample")), "step": (("jax", "step"), ("torch", "step"), ("torch", "trl")),
+         "team": (("jax", "team"),)}  # fmt: skip
+OURS = {"sample": "one", "step": "step"}
+LABELS = dict(
+    one="package, one agent", step="package, sample + update", hf="transformers generate",
+    hf_static="transformers generate, static cache", hand="hand-written torch loop", hand_step="hand-written torch step",
+    trl="TRL GRPOTrainer step", three="package, three agents", alone="package, one agent + prefill",
+    jax_matmul="matmul 2048², jax", torch_matmul="matmul 2048², torch",
+)  # fmt: skip
+TARGETS = {
+    ("sample", "large"): dict(hf=2.0, hf_static=2.0, hand=1.5),
+    ("step", "large"): dict(trl=1.5),
+    ("step", "small"): dict(trl=3.0),
+}
+"""Least ratio of the rival's time to the package's."""
+
+TEAM_TARGET = 1.3  # most that a token of a team of three costs, in tokens of one agent plus its prefill
+MATMUL = 2 * 2048**3
+
+
+class Side:
+    """One process that measures on request."""
+
+    def __init__(self, library: str, what: str, size: str, python: str, pinned: bool) -> None:
+        threads = 1 if pinned else len(cores())
+        env = dict(os.environ) | {name: str(threads) for name in BLAS_VARIABLES}
+        env |= dict(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TEAMTR_BENCH_CLOCK="cpu" if pinned else "wall")
+        env |= dict(PYTHONPATH=str(Path(__file__).parents[2]))
+        if pinned:
+            env["TEAMTR_BENCH_CORE"] = str(cores()[-1])
+        interpreter = python if library == "torch" else sys.executable
+        self.process = subprocess.Popen(
+            [interpreter, "-m", f"benchmarks.llm.{library}_side", what, size], env=env, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        self.name = f"{library}_side {what} {size}"
+        self.about = self._read()
+        self.names: list[str] = self.about["ready"]
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("@"):
+                return json.loads(line[1:])
+        raise SystemExit(f"{self.name}: ended with exit code {self.process.wait()}; run it by itself to see why")
+
+    def seconds(self, name: str) -> float:
+        """One measurement."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(name + "\n")
+        self.process.stdin.flush()
+        return self._read()["seconds"]
+
+    def close(self) -> None:
+        """End it."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(group: str, size: str, rounds: int, python: str, pinned: bool) -> tuple[Samples, list[dict]]:
+    """Seconds of every contender in every round, and what the sides say of themselves."""
+    sides: list[Side] = []
+    try:
+        for library, what in SIDES[group]:
+            if library == "jax" or python:
+                sides.append(Side(library, what, size, python, pinned))
+        contenders = [(side, name) for side in sides for name in side.names]
+        samples: Samples = {name: [] for _, name in contenders}
+        for done in range(rounds + 1):  # the first round warms up
+            shift = done % len(contenders)
+            for side, name in contenders[shift:] + contenders[:shift]:
+                seconds = side.seconds(name)
+                if done:
+                    samples[name].append(seconds)
+        return samples, [side.about for side in sides]
+    finally:
+        for side in sides:
+            side.close()
+
+
+class Row(NamedTuple):
+    """One contender of one comparison."""
+
+    group: str
+    size: str
+    name: str
+    tokens: int
+    seconds: list[float]  #: quartiles of one call
+    gflops: float  #: matrix products of the new tokens only, at the median
+    ratio: list[float] | None  #: quartiles of its time over the package's, formed within each round
+    target: float | None
+    met: bool | None
+
+
+def rows_of(group: str, size: str, samples: Samples) -> list[Row]:
+    """Medians, ratios and targets."""
+    shape: Size = SIZES[size]
+    tokens, flops = shape.tokens, shape.flops(3.0 + 1.0 if group == "step" else 1.0)
+    if group == "team":
+        tokens = shape.batch * 3 * (shape.new // 3)
+        flops *= tokens / shape.tokens
+        alone = [float(sum(some)) for some in zip(*(samples[f"alone_{turn}"] for turn in range(3)), strict=True)]
+        samples = {name: x for name, x in samples.items() if not name.startswith("alone_")} | {"alone": alone}
+    out = []
+    for name, seconds in samples.items():
+        matmul = name.endswith("_matmul")
+        middle = quartiles(seconds)[1]
+        spread = target = met = None
+        if group == "team" and name == "three":
+            spread, target = ratio(samples, "three", "alone"), TEAM_TARGET
+            met = spread[1] <= target
+        elif group in OURS and not matmul and name != OURS[group]:
+            spread, target = ratio(samples, name, OURS[group]), TARGETS.get((group, size), {}).get(name)
+            met = None if target is None else spread[1] >= target
+        done = (MATMUL if matmul else flops) / middle / 1e9
+        out.append(Row(group, size, name, 0 if matmul else tokens, quartiles(seconds), done, spread, target, met))
+    return out
+
+
+def table_of(title: str, rows: list[Row], peak: dict[str, float]) -> Table:
+    """What is printed."""
+    table = Table(title=title, title_justify="left")
+    for column in ("", "tokens/s", "seconds", "GFLOP/s", "of matmul", "rival / package"):
+        table.add_column(column, justify="left" if not column else "right")
+    for row in rows:
+        lower, middle, upper = row.seconds
+        library = "torch" if row.name in ("hf", "hf_static", "hand", "hand_step", "trl") else "jax"
+        share = f"{row.gflops / peak[library]:.0%}" if library in peak and row.tokens else ""
+        verdict = ""
+        if row.ratio is not None:
+            verdict = f"{row.ratio[1]:.2f} [{row.ratio[0]:.2f}, {row.ratio[2]:.2f}]"
+            if row.target is not None:
+                sign = "≤" if row.group == "team" else "≥"
+                verdict += f" {'met' if row.met else 'MISSED'} ({sign} {row.target})"
+        tokens = f"{row.tokens / middle:,.0f}" if row.tokens else ""
+        table.add_row(
+            LABELS[row.name], tokens, f"{middle:.3g} [{lower:.3g}, {upper:.3g}]", f"{row.gflops:.0f}", share, verdict
+        )
+    return table
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.llm", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument(
+        "--torch", metavar="PYTHON", default=".venv-torch/bin/python", help="interpreter with torch and TRL"
+    )
+    parser.add_argument("--without-torch", action="store_true", help="the package alone")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS)
+    parser.add_argument("--sizes", nargs="+", choices=sorted(SIZES), default=sorted(SIZES))
+    parser.add_argument("--setup", choices=SETUPS, default="all-cores")
+    parser.add_argument("--json", metavar="FILE", help="write the results here")
+    args = parser.parse_args(argv)
+    python = "" if args.without_torch else args.torch
+    if python and not Path(python).exists():
+        raise SystemExit(
+            f"{python} does not exist: `make torch-env` creates it, --torch names another, --without-torch does without"
+        )
+    if args.rounds < 2:
+        raise SystemExit("--rounds: at least 2")
+    console = Console(width=130)
+    result: dict[str, Any] = dict(schema=1, machine=machine(), commit=commit(), setup=args.setup, cores=len(cores()), versions={},
+                                  comparisons=[])  # fmt: skip
+    peak: dict[str, float] = {}
+    for group in GROUPS:
+        for size in sorted(args.sizes):
+            if group not in args.groups or (group == "team" and size == "small"):
+                continue
+            load = os.getloadavg()[0]
+            samples, about = measure(group, size, args.rounds, python, args.setup == "one-core")
+            rows = rows_of(group, size, samples)
+            peak |= {row.name.removesuffix("_matmul"): row.gflops for row in rows if row.name.endswith("_matmul")}
+            for side in about:
+                result["versions"] |= side["versions"]
+            shape = SIZES[size]
+            work = f"d={shape.width}, {shape.layers} layers, {shape.batch}×{shape.new} tokens"
+            title = f"{group}, {work}; {args.setup}, load {load:.1f}"
+            console.print(table_of(title, rows, peak))
+            result["comparisons"].append(
+                dict(group=group, size=size, shape=shape._asdict(), load=load, first=[side["first"] for side in about],
+                     rows=[row._asdict() for row in rows], samples=samples, matmul_gflops=dict(peak))
+            )  # fmt: skip
+            if args.json:  # after every comparison, so that a run that is cut off keeps what it has
+                Path(args.json).parent.mkdir(parents=True, exist_ok=True)
+                Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

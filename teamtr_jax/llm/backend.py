@@ -1,0 +1,421 @@
+"""Teams of transformers as a backend of the driver: rollouts of a task, advantages, updates, certificates; ways to train."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+
+from teamtr_jax.finite_sample import finite_sample_certificate
+from teamtr_jax.llm import sampler
+from teamtr_jax.llm.layout import Layout, Router, Transcripts, Vocabulary, by_turn, emitted, messages, round_robin
+from teamtr_jax.llm.losses import mixed_groups, rollout_advantage
+from teamtr_jax.llm.model import LanguageTeam, Params
+from teamtr_jax.llm.sampler import sample
+from teamtr_jax.llm.tasks import Problem, Task, draw
+from teamtr_jax.llm.update import Outcome, TrainState, UpdateData, UpdateSettings, programs, score, update_agent
+from teamtr_jax.records import TOKEN_LOG_COLUMNS
+from teamtr_jax.rollouts import centred_advantage, weight_diagnostics
+from teamtr_jax.sampled import WEIGHTS
+from teamtr_jax.schedules import (
+    Order,
+    Schedule,
+    certificate_driven,
+    every,
+    fresh,
+    importance_weighted,
+    joint,
+    once,
+    single,
+)
+from teamtr_jax.stage import Backend
+from teamtr_jax.types import UpdateRecord
+from teamtr_jax.validation import InputError
+
+__all__ = ["LanguageSampling", "LanguageRollouts", "LanguageEstimate", "language_backend", "collect", "rewards_of",
+           "transcript_weight", "TokenLog", "Method", "METHODS", "lone_layout", "compiled_programs"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LanguageSampling:
+    """How rollouts are collected."""
+
+    prompts: int  #: B, drawn from the task's training prompts for one set of rollouts
+    group: int = 8  #: G, rollouts of each prompt
+    held_out: int = 0  #: prompts of each set that no update sees and S8 certifies with
+    alpha: float = 0.1  #: probability of error of S8
+    weight_diagnostics: bool = True  #: importance weights of old rollouts are reported even where no update uses them
+
+    def __post_init__(self) -> None:
+        if self.prompts < 1 or self.group < 2 or not 0 <= self.held_out < self.prompts or self.held_out == 1:
+            found = f"{self.prompts} prompts of {self.group}, {self.held_out} held out"
+            raise InputError(
+                "prompts, group, held_out", found, "groups of at least 2; held out 0 or at least 2, not all"
+            )
+        if not 0 < self.alpha < 1:
+            raise InputError("alpha", self.alpha, "a probability of error strictly between 0 and 1")
+
+    @property
+    def rows(self) -> int:
+        """Rollouts in one set."""
+        return self.prompts * self.group
+
+    @property
+    def training(self) -> int:
+        """Those that updates see, the first ones."""
+        return (self.prompts - self.held_out) * self.group
+
+
+class LanguageRollouts(NamedTuple):
+    """G transcripts on each of B prompts, their rewards, and the team that wrote them."""
+
+    tokens: Int[Array, "B G N"]
+    logp: Float[Array, "B G N"]  #: behaviour log-probability of what agents wrote; 0 elsewhere
+    speaker: Int[Array, "B G turns"]
+    reward: Float[Array, "B G"]
+    key: Array  #: ``[2]`` words, a seed for the order of the rows in updates
+    source: Params  #: the parameters of the team that wrote them, not copied
+
+
+class LanguageEstimate(NamedTuple):
+    """What an update is made from."""
+
+    data: UpdateData
+    rollouts: LanguageRollouts
+    current: NDArray[np.float64] | None  #: `log π` now of what was written ``[R, turns, L]``; none: the behaviour's
+    weights: Sequence[Any]  #: `WEIGHTS`
+    fresh: bool  #: whether the team now is the one that wrote the rollouts
+
+
+# ------------------------------------------------------------------------------------------------------------------ rollouts
+
+
+def _key_data(key: Array) -> NDArray[np.uint32]:
+    return np.asarray(jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key)
+
+
+def rewards_of(task: Task, layout: Layout, problems: Sequence[Problem], tokens: Any) -> NDArray[np.float32]:
+    """The verifier's rewards of ``[R, N]`` ids, row r about `problems[r // G]`, `G = R / len(problems)`.
+
+    Raises:
+      InputError: a reward outside [0, 1].
+    """
+    said = messages(layout, tokens)
+    group = len(said) // max(len(problems), 1)
+    reward = np.array([task.verify(problems[row // group], texts) for row, texts in enumerate(said)], np.float32)
+    if reward.size and not (reward.min() >= 0 and reward.max() <= 1):
+        raise InputError("verify", f"rewards from {reward.min()} to {reward.max()}", "rewards in [0, 1]")
+    return reward
+
+
+def collect(
+    team: LanguageTeam, params: Params, problems: Sequence[Problem], task: Task, group: int, key: Array
+) -> tuple[Transcripts, NDArray[np.float32]]:
+    """`group` conversations on each problem, ``[B·G]`` rows, and their rewards ``[B, G]``."""
+    prompts = np.repeat(team.layout.encode_prompts([problem.prompt for problem in problems]), group, 0)
+    transcripts = sample(team, params, jnp.asarray(prompts), key)
+    reward = rewards_of(task, team.layout, problems, np.asarray(transcripts.tokens))
+    return transcripts, reward.reshape(len(problems), group)
+
+
+def _collect_set(
+    team: LanguageTeam, task: Task, sampling: LanguageSampling, state: TrainState, key: Array | None
+) -> LanguageRollouts:
+    if key is None:
+        raise InputError("key", "None", "a PRNG key: the backend samples")
+    rng = np.random.default_rng(_key_data(key).tolist())
+    problems = draw(task, rng, sampling.prompts, held_out=False)
+    transcripts, reward = collect(team, state.params, problems, task, sampling.group, key)
+    grid = (sampling.prompts, sampling.group)
+    tokens, logp, speaker = (x.reshape(*grid, *x.shape[1:]) for x in transcripts)
+    order = rng.integers(2**32, size=2, dtype=np.uint32)
+    return LanguageRollouts(tokens, logp, speaker, jnp.asarray(reward), jnp.asarray(order), state.params)
+
+
+def _rows(x: Array) -> Array:
+    """``[B, G, …]`` as ``[B·G, …]``."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+# ------------------------------------------------------------------------------------------------------------ what it teaches
+
+
+@partial(jax.jit, static_argnames=("kind", "drop", "held_out"))
+def _prepare(reward: Array, clip: Array, kind: str, drop: bool, held_out: int) -> tuple[Array, Array, Array, Array]:
+    """Of each rollout its advantage, the unbiased one, and whether it counts; the share of prompts that teach nothing.
+
+    Rewards of held-out prompts, the last ones, have no part in it: S8 asks for an agent that was trained on other data.
+    """
+    seen = reward[: reward.shape[0] - held_out]
+    mixed = mixed_groups(seen)
+    counts = jnp.broadcast_to(mixed[:, None] if drop else jnp.ones_like(mixed)[:, None], seen.shape)
+    each = rollout_advantage(seen, kind, clip), centred_advantage(seen), counts.astype(reward.dtype)
+    used, centred, counts = (jnp.pad(x, ((0, held_out), (0, 0))) for x in each)
+    return used, centred, counts, 1 - mixed.mean(dtype=reward.dtype)
+
+
+def _team_log_probs(team: LanguageTeam, settings: UpdateSettings, params: Params, rollouts: LanguageRollouts) -> Any:
+    """`log π` of what was written, by the team with these parameters: ``[R, turns, L]``, zero at PAD."""
+    tokens, speaker = _rows(rollouts.tokens), np.asarray(_rows(rollouts.speaker))
+    wrote = np.asarray(by_turn(team.layout, tokens)) != team.layout.vocabulary.pad
+    out = np.zeros(wrote.shape)
+    for agent in range(team.agents):
+        own = wrote & (speaker == agent)[:, :, None]
+        if own.any():
+            out = np.where(own, np.asarray(score(team, params, agent, tokens, settings.micro_batch), np.float64), out)
+    return out
+
+
+def transcript_weight(
+    team: LanguageTeam, rollouts: LanguageRollouts, current: NDArray[np.float64], truncation: float = math.inf
+) -> NDArray[np.float64]:
+    """`min(∏ π_current/π_behaviour, c)` over all agents' tokens of each transcript, ``[B, G]``; mean 1 if `c = ∞`."""
+    behaviour = np.asarray(by_turn(team.layout, _rows(rollouts.logp)), np.float64)
+    log_weight = (current - behaviour).sum((-2, -1)).reshape(rollouts.reward.shape)
+    return np.minimum(np.exp(np.minimum(log_weight, 700.0)), truncation)
+
+
+_diagnose = jax.jit(weight_diagnostics)
+
+
+def language_backend(
+    team: LanguageTeam,
+    task: Task,
+    settings: UpdateSettings,
+    sampling: LanguageSampling,
+    *,
+    audit: Callable[[list[TrainState], list[UpdateRecord], Schedule], Mapping[str, Any]] | None = None,
+    log: TokenLog | None = None,
+) -> Backend:
+    """A team of networks on a task: G rollouts of each of B training prompts, updates by `settings` (`update_agent`).
+
+    Between rollouts (`Schedule.reuse`) the old ones are used as they are, or with importance weights of whole transcripts; the
+    ratio that is clipped is always to the agent as it was just before its own update. The state is a `TrainState`.
+
+    Diagnostics of an update, all on the training prompts of the rollouts in use and in nats or units of the reward:
+    `kl`, `kl_k1`, `kl_k3` summed over the episode (the first over the whole vocabulary); `message_kl…` mean over messages;
+    `monitor` as the rule saw it, `monitor_reached` before going back by `step_scale`; `surrogate` as maximised, `gain` the same
+    with unclipped message ratios, `surrogate_raw` with unbiased advantages; `certificate_estimable`: S7, `surrogate_raw − ϱ·kl`;
+    `certificate_finite_sample`: S8 at level `alpha` on the held-out prompts, −∞ if another team wrote the rollouts.
+
+    Args:
+      audit: the driver's, with `TrainState`s.
+      log: gets a row for each token of the rollouts in use, at every update.
+
+    Raises:
+      InputError: by a schedule that needs the current team's advantages: there is no critic.
+    """
+    training = sampling.training
+
+    def estimate(state: TrainState, rollouts: LanguageRollouts, agent: int, schedule: Schedule) -> LanguageEstimate:
+        if schedule.reuse == "occupancy":
+            raise InputError(
+                f"schedule {schedule.name}", "the current team's advantages", "a schedule without a critic"
+            )
+        is_fresh = rollouts.source is state.params
+        reward, current, weights = rollouts.reward, None, (1.0, 1.0, 1.0, 1.0, 0.0)
+        weight = np.ones(reward.shape, np.float32)
+        weighted = schedule.reuse == "weights"
+        if not is_fresh and (weighted or sampling.weight_diagnostics or log is not None):
+            current = _team_log_probs(team, settings, state.params, rollouts)
+            whole = transcript_weight(team, rollouts, current)
+            weights = tuple(
+                _diagnose(jnp.asarray(whole.reshape(-1)[:training].reshape(-1, sampling.group), jnp.float32))
+            )
+            if weighted:
+                weight = np.minimum(whole, schedule.truncation).astype(np.float32)
+        used, centred, counts, uniform = _prepare(
+            reward, settings.advantage_clip, settings.advantage, settings.drop_uniform, sampling.held_out
+        )
+        rows = (_rows(rollouts.tokens), _rows(rollouts.speaker))
+        each = [x.reshape(-1) for x in (used, centred, jnp.asarray(weight), counts)]
+        data = UpdateData(*rows, *each)
+        return LanguageEstimate(data, rollouts, current, (*weights, uniform), is_fresh)
+
+    def advance(state: TrainState, found: LanguageEstimate, agent: int) -> tuple[TrainState, Outcome]:
+        rng = np.random.default_rng([*np.asarray(found.rollouts.key).tolist(), agent])
+        order = np.stack([rng.permutation(training) for _ in range(settings.epochs)]).astype(np.int32)
+        return update_agent(team, settings, state, agent, found.data, jnp.asarray(order))
+
+    def update(state: TrainState, found: LanguageEstimate, agent: int) -> tuple[TrainState, dict[str, Any]]:
+        new, outcome = advance(state, found, agent)
+        numbers, weights = jax.device_get((outcome.numbers, found.weights))
+        info: dict[str, Any] = {name: float(x) for name, x in numbers.items()}
+        info |= {name: float(x) for name, x in zip((*WEIGHTS, "uniform_groups"), weights, strict=True)}
+        info["stopped_early"], info["steps"] = bool(info["stopped_early"]), int(info["steps"])
+        reward = np.asarray(found.rollouts.reward)
+        info["reward"] = float(reward.reshape(-1)[:training].mean())
+        info["tokens"] = int(np.asarray(emitted(team.layout, found.data.tokens)).sum())
+        if sampling.held_out:
+            info["certificate_finite_sample"] = _lower_limit(sampling, found, outcome)
+        if log is not None:
+            log.add(team, settings, state, new, found, outcome, agent)
+        return new, info
+
+    def predict(state: TrainState, rollouts: LanguageRollouts) -> NDArray[np.float64]:
+        gains = [advance(state, estimate(state, rollouts, k, fresh), k)[1].numbers["gain"] for k in range(team.agents)]
+        return np.asarray(jax.device_get(gains), np.float64)
+
+    return Backend(
+        agents=team.agents,
+        rollout=partial(_collect_set, team, task, sampling),
+        estimate=estimate,
+        update=update,
+        cost=sampling.rows,
+        predict=predict,
+        audit=audit,
+    )
+
+
+def _lower_limit(sampling: LanguageSampling, found: LanguageEstimate, outcome: Outcome) -> float:
+    """S8 on the held-out prompts where they were written by the team before the update; −∞ elsewhere."""
+    if not found.fresh:
+        return -math.inf
+    ratio = np.asarray(outcome.log_ratio, np.float64)[sampling.training :].sum(-1)
+    reward = np.asarray(found.rollouts.reward, np.float64)[-sampling.held_out :]
+    # Cutting a ratio from above lowers `R(Λ − 1)`: still a lower limit.
+    ratio = np.minimum(ratio, 700.0 / ratio.shape[-1]).reshape(sampling.held_out, sampling.group, -1)
+    return finite_sample_certificate(reward, ratio, alpha=sampling.alpha).lower
+
+
+# ----------------------------------------------------------------------------------------------------------------- token log
+
+
+@dataclass
+class TokenLog:
+    """Passes the rows of the token log (`records.TOKEN_LOG_COLUMNS`) to `write`, a dict of NumPy arrays for each update.
+
+    `prompt` and `rollout` number prompts and transcripts within the stage, over all its sets of rollouts. Call `begin` before
+    every stage. With `rescore` the stage's first rollouts are scored, and written, at every update.
+    """
+
+    write: Callable[[dict[str, NDArray[Any]]], None]
+    rescore: bool = False
+    stage: int = 0
+    _update: int = 0
+    _sets: list[LanguageRollouts] = field(default_factory=list)
+    _first: Any = None
+
+    def begin(self, stage: int) -> None:
+        """A stage begins."""
+        self.stage, self._update, self._sets, self._first = stage, 0, [], None
+
+    def add(
+        self,
+        team: LanguageTeam,
+        settings: UpdateSettings,
+        before: TrainState,
+        after: TrainState,
+        found: LanguageEstimate,
+        outcome: Outcome,
+        agent: int,
+    ) -> None:
+        """What one update did to the tokens of the rollouts in use."""
+        rollouts = found.rollouts
+        known = [i for i, x in enumerate(self._sets) if x is rollouts]
+        number = known[0] if known else len(self._sets)
+        if not known:
+            self._sets.append(rollouts)
+        behaviour = np.asarray(by_turn(team.layout, _rows(rollouts.logp)), np.float64)
+        current = behaviour if found.current is None else found.current
+        new = current + np.asarray(outcome.log_ratio, np.float64)
+        self._emit(team, rollouts, number, behaviour, current, new)
+        if number == 0:
+            self._first = new
+        elif self.rescore:
+            first = self._sets[0]
+            tokens, speaker = _rows(first.tokens), np.asarray(_rows(first.speaker))
+            old, now = (np.asarray(score(team, state.params, agent, tokens, settings.micro_batch), np.float64)
+                        for state in (before, after))  # fmt: skip
+            behaviour = np.asarray(by_turn(team.layout, _rows(first.logp)), np.float64)
+            following = np.where((speaker == agent)[:, :, None], self._first + now - old, self._first)
+            self._emit(team, first, 0, behaviour, self._first, following)
+            self._first = following
+        self._update += 1
+
+    def _emit(self, team: LanguageTeam, rollouts: LanguageRollouts, number: int, *logp: NDArray[np.float64]) -> None:
+        prompts, group = rollouts.reward.shape
+        written = np.asarray(by_turn(team.layout, _rows(rollouts.tokens))) != team.layout.vocabulary.pad
+        row, turn, t = np.nonzero(written)
+        count = len(row)
+        speaker, reward = np.asarray(_rows(rollouts.speaker)), np.asarray(rollouts.reward).reshape(-1)
+        columns = (
+            number * prompts + row // group, number * prompts * group + row, np.full(count, self.stage),
+            np.full(count, self._update), speaker[row, turn], turn, t, *(x[written] for x in logp), reward[row],
+        )  # fmt: skip
+        self.write(dict(zip(TOKEN_LOG_COLUMNS, columns, strict=True)))
+
+
+# ------------------------------------------------------------------------------------------------------------------- methods
+
+
+class Method(NamedTuple):
+    """A way to train: settings of the update, when to resample, who is next."""
+
+    settings: UpdateSettings = UpdateSettings()
+    schedule: Schedule = fresh
+    order: Order | None = None  #: `None`: the agents in their order
+    lone: bool = False  #: a team of one agent that takes every turn (`lone_layout`)
+    note: str = ""
+
+
+_FULL = UpdateSettings()
+_FREE = replace(_FULL, early_stop=False, step_rule="none")  # no radius
+_NAIVE = replace(_FREE, adaptive=False, beta=0.0, ratio="token", step_rule="none")
+
+METHODS: dict[str, Method] = {
+    "teamtr": Method(note="fresh rollouts before every update, trust region by adaptive β, early stop, backtracking"),
+    "every_2": Method(schedule=every(2)),
+    "no_resampling": Method(schedule=once, note="one set of rollouts a stage"),
+    "importance_weights": Method(schedule=importance_weighted(), note="of whole transcripts"),
+    "importance_weights_5": Method(schedule=importance_weighted(5.0), note="cut at 5"),
+    "joint": Method(schedule=joint, note="all agents at once"),
+    "certificate_driven": Method(schedule=certificate_driven(0.1, None), note="resample when the certified shift > .1"),
+    "certificate_step": Method(replace(_FULL, step_rule="certificate"), note="the step with the greatest L̂ − ϱK̂"),
+    "adaptive_kl": Method(_FREE, note="adaptive β only"),
+    "fixed_kl": Method(replace(_FREE, adaptive=False), note="fixed β, no radius"),
+    "no_trust_region": Method(replace(_FREE, adaptive=False, beta=0.0), note="clip only"),
+    "no_clip": Method(replace(_FULL, clip_low=math.inf, clip_high=math.inf)),
+    "no_group_norm": Method(replace(_FULL, advantage="centred")),
+    "token_ratio": Method(replace(_FULL, ratio="token")),
+    "ppo": Method(
+        replace(_NAIVE, advantage="batch_normalised", average="unit"),
+        once,
+        note="sequential PPO without a critic: token ratios, advantages over the batch, no KL",
+    ),
+    "grpo": Method(
+        replace(_NAIVE, average="sequence", penalty="k3_new_to_current", beta=0.04),
+        once,
+        note="sequential GRPO: mean over each rollout, fixed k3 penalty of KL(new‖current)",
+    ),
+    "dapo": Method(
+        replace(_NAIVE, average="unit", clip_high=0.28, drop_uniform=True),
+        once,
+        note="sequential DAPO: clip to [.8, 1.28], mean over tokens, uniform groups dropped, no KL",
+    ),
+    "single": Method(order=single(0), note="agent 0 takes every update"),
+    "lone": Method(lone=True, note="one agent takes every turn: a team of one"),
+}
+"""By name. At matched rollouts B is `sampled.prompts_per_set(budget, schedule, agents, group)`."""
+
+
+def lone_layout(layout: Layout, router: Router | None = None) -> Layout:
+    """The same conversations by one agent: as many turns and as long messages as the team's longest."""
+    v = layout.vocabulary
+    vocabulary = Vocabulary(v.characters, 1, v.prompt_only, v.ends)
+    return replace(layout, vocabulary=vocabulary, router=router or round_robin(1), caps=None)
+
+
+def compiled_programs() -> dict[str, int]:
+    """Programs compiled so far in this process, by what they do: bounded by the shapes of a run, whatever its length."""
+    own: dict[str, Any] = {"sample": sampler._sample, "prepare": _prepare}
+    return {name: program._cache_size() for name, program in own.items()} | programs()

@@ -1,0 +1,212 @@
+"""Advantages of rollouts, clipped ratios of tokens and messages, and estimators of the KL: pure functions.
+
+Arrays over message positions are ``[R, turns, L]`` (`layout.by_turn`), R conversations. `own` says which of them the updated
+agent wrote; every function gives zero, and a zero gradient, elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from teamtr_jax.llm.layout import Layout, by_turn
+from teamtr_jax.rollouts import centred_advantage, group_normalised_advantage
+from teamtr_jax.validation import InputError
+
+__all__ = ["Advantage", "Ratio", "Average", "Penalty", "LARGEST", "batch_normalised_advantage", "rollout_advantage",
+           "mixed_groups", "own_tokens", "message_log_probs", "token_log_probs", "k1", "k3", "exact_kl", "entropy",
+           "Divergence", "divergence", "ratio_of", "clipped_surrogate", "unit_weights", "per_message"]  # fmt: skip
+
+Advantage = Literal["group_normalised", "centred", "batch_normalised"]
+"""Of a rollout with reward R: ``group_normalised``: the paper's `clip((R−μ)/√(σ²+ε), ±A_clip)` over the rollouts of its prompt
+(GRPO); ``centred``: `R − R̄_{−g}`, unbiased; ``batch_normalised``: as the first, over all rollouts (PPO without a critic)."""
+
+Ratio = Literal["message", "token"]
+"""What is clipped: the ratio of a whole message `ρ = ∏_u π'/π`, or of each token."""
+
+Average = Literal["rollout", "sequence", "unit"]
+"""``rollout``: sum over the agent's messages (tokens) of a rollout, mean over rollouts: the surrogate `L`, in units of the
+advantage; ``sequence``: mean over them, then over rollouts (GRPO); ``unit``: one mean over all of them (DAPO, PPO)."""
+
+Penalty = Literal["k1", "k3", "exact", "k3_new_to_current"]
+"""Estimator of the KL in the loss. All but the last are of `KL(current‖new)`; the last is GRPO's."""
+
+LARGEST = 20.0
+"""Log ratios are cut at this before they are exponentiated."""
+
+
+def choice(name: str, value: str, kind: object) -> None:
+    """Refuse a name that a `Literal` does not have."""
+    if value not in get_args(kind):
+        raise InputError(name, repr(value), ", ".join(get_args(kind)))
+
+
+# -------------------------------------------------------------------------------------------------------------- advantages
+
+
+def batch_normalised_advantage(
+    reward: Float[Array, "B G"], clip: float | Array, epsilon: float = 1e-8
+) -> Float[Array, "B G"]:
+    """`clip((R − μ)/√(σ²+ε), ±A_clip)`, μ and σ² over all rollouts.
+
+    Example:
+      >>> print(batch_normalised_advantage(jnp.array([[0.0, 0.0], [0.0, 1.0]]), 1.5).round(3))
+      [[-0.577 -0.577]
+       [-0.577  1.5  ]]
+    """
+    centred = reward - reward.mean()
+    scaled = jnp.clip(centred / jnp.sqrt((centred**2).mean() + epsilon), -clip, clip)
+    return jnp.where(reward.max() > reward.min(), scaled, 0.0)
+
+
+def rollout_advantage(reward: Float[Array, "B G"], kind: str, clip: float | Array) -> Float[Array, "B G"]:
+    """One advantage of each rollout, `kind` as in `Advantage`; ``centred`` is not clipped. Exactly 0 where all earned the same.
+
+    Raises:
+      InputError: unknown kind.
+    """
+    choice("advantage", kind, Advantage)
+    if kind == "batch_normalised":
+        return batch_normalised_advantage(reward, clip)
+    normalised = jnp.clip(group_normalised_advantage(reward), -clip, clip)
+    advantage = centred_advantage(reward) if kind == "centred" else normalised
+    return jnp.where(mixed_groups(reward)[:, None], advantage, 0.0)
+
+
+def mixed_groups(reward: Float[Array, "B G"]) -> Bool[Array, " B"]:
+    """Prompts whose rollouts did not all earn the same: the others teach nothing (DAPO drops them)."""
+    return reward.max(-1) > reward.min(-1)
+
+
+# ----------------------------------------------------------------------------------------------------- what the agent wrote
+
+
+def own_tokens(
+    layout: Layout, tokens: Int[Array, "R N"], speaker: Int[Array, "R turns"], agent: Int[Array, ""] | int
+) -> Bool[Array, "R turns L"]:
+    """The message positions that hold a token of `agent`: neither prompt, header, PAD nor another's message."""
+    return (by_turn(layout, tokens) != layout.vocabulary.pad) & (speaker == agent)[:, :, None]
+
+
+def message_log_probs(layout: Layout, logits: Float[Array, "R N A"]) -> Float[Array, "R turns L A"]:
+    """Log-probabilities of everything that may be written at each message position, from teacher-forced logits.
+
+    The token at position p is predicted by entry p−1, so these are the entries from each header to the last but one position.
+    """
+    rows = logits[:, layout.prompt :]
+    turns = rows.reshape(rows.shape[0], layout.turns, 1 + layout.message, rows.shape[-1])
+    return jax.nn.log_softmax(turns[:, :, :-1])
+
+
+def token_log_probs(
+    log_probs: Float[Array, "R turns L A"], tokens: Int[Array, "R turns L"]
+) -> Float[Array, "R turns L"]:
+    """Log-probability of what was written; of anything at PAD, to be masked by the caller."""
+    written = jnp.minimum(tokens, log_probs.shape[-1] - 1)
+    return jnp.take_along_axis(log_probs, written[..., None], -1)[..., 0]
+
+
+# ------------------------------------------------------------------------------------------------------------- divergences
+
+
+def k1(log_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`−log r`, `r = π'/π`: unbiased for `KL(current‖new)` under samples of the current policy, may be negative."""
+    return -log_ratio
+
+
+def k3(log_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`r − 1 − log r ≥ 0`, `r = π'/π`: unbiased for `KL(current‖new)` under samples of the current policy."""
+    return _excess(log_ratio)
+
+
+def _excess(d: Array) -> Array:
+    """`e^d − 1 − d`, `d` cut at `LARGEST` in the exponential."""
+    return jnp.expm1(jnp.minimum(d, LARGEST)) - d
+
+
+def exact_kl(current: Float[Array, "*batch A"], new: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
+    """`KL(current‖new) = Σ_a p_a (r_a − 1 − log r_a)` over the whole vocabulary, from log-probabilities.
+
+    No term is negative, so that a small KL is not lost in float32. Where r is large, `q − p − p log r` has the same value and
+    does not overflow.
+    """
+    d = new - current
+    p = jnp.exp(current)
+    small = d < 1.0
+    near = p * _excess(jnp.where(small, d, 0.0))
+    return jnp.where(small, near, jnp.exp(new) - p - p * d).sum(-1)
+
+
+def entropy(log_probs: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
+    """`−Σ_a p_a log p_a` in nats."""
+    return -(jnp.exp(log_probs) * log_probs).sum(-1)
+
+
+class Divergence(NamedTuple):
+    """How an agent moved, at each of its tokens; zero elsewhere."""
+
+    log_ratio: Float[Array, "R turns L"]  #: `log π'/π` of the token written
+    kl: Float[Array, "R turns L"]  #: `KL(current‖new)` over the vocabulary, given the text before
+
+
+def divergence(
+    current: Float[Array, "R turns L A"],
+    new: Float[Array, "R turns L A"],
+    tokens: Int[Array, "R turns L"],
+    own: Bool[Array, "R turns L"],
+) -> Divergence:
+    """From the log-probabilities of both policies on the same transcripts."""
+    log_ratio = token_log_probs(new, tokens) - token_log_probs(current, tokens)
+    return Divergence(jnp.where(own, log_ratio, 0.0), jnp.where(own, exact_kl(current, new), 0.0))
+
+
+def per_message(x: Float[Array, "R turns L"]) -> Float[Array, "R turns"]:
+    """Sum over the tokens of each message: of log ratios the log ratio of the message, of KLs its KL by P3.2."""
+    return x.sum(-1)
+
+
+# ---------------------------------------------------------------------------------------------------------------- objective
+
+
+def ratio_of(log_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`ρ = π'/π`, at most e²⁰."""
+    return jnp.exp(jnp.minimum(log_ratio, LARGEST))
+
+
+def clipped_surrogate(
+    log_ratio: Float[Array, "..."],
+    advantage: Float[Array, "..."],
+    low: float | Array,
+    high: float | Array,
+) -> Float[Array, "..."]:
+    """PPO: `min(ρA, clip(ρ, 1−low, 1+high)A) − A`, zero at `ρ = 1`.
+
+    Example:
+      >>> A = jnp.array([1.0, 1.0, -1.0]); d = jnp.log(jnp.array([1.5, 0.5, 1.5]))
+      >>> print(clipped_surrogate(d, A, 0.2, 0.2).round(3))
+      [ 0.2 -0.5 -0.5]
+    """
+    ratio = ratio_of(log_ratio)
+    return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - low, 1 + high) * advantage) - advantage
+
+
+def unit_weights(own: Bool[Array, "R turns L"], row: Float[Array, " R"], ratio: str, average: str) -> Array:
+    """How much each message ``[R, turns]`` or token ``[R, turns, L]`` counts in the objective of a minibatch.
+
+    Args:
+      row: 1 for a rollout that counts, 0 for one that does not: neither in sums nor in the numbers they are divided by.
+      ratio: `Ratio`, average: `Average`.
+    """
+    units = (own.any(-1) if ratio == "message" else own).astype(row.dtype)
+    here = row.reshape(-1, *(1,) * (units.ndim - 1))
+    axes = tuple(range(1, units.ndim))
+    rows = jnp.maximum(row.sum(), 1.0)
+    if average == "rollout":
+        return here * units / rows
+    if average == "sequence":
+        return here * units / (rows * jnp.maximum(units.sum(axes, keepdims=True), 1.0))
+    return here * units / jnp.maximum((here * units).sum(), 1.0)

@@ -1,0 +1,531 @@
+"""One agent's update on the rollouts in use: Algorithm 1 without the sampling, one compiled program.
+
+The program scores the rollouts with the agent as it is, takes optimiser steps on minibatches until the monitor leaves the
+region, goes back along the step until it is inside, and measures what came of it. Epochs, rates, radii and the agent's index
+are arguments of the program, so that a run compiles it once for each size of network.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int
+
+from teamtr_jax.llm.layout import Layout, by_turn
+from teamtr_jax.llm.losses import (
+    Advantage,
+    Average,
+    Divergence,
+    Penalty,
+    Ratio,
+    choice,
+    clipped_surrogate,
+    divergence,
+    entropy,
+    k1,
+    k3,
+    message_log_probs,
+    own_tokens,
+    per_message,
+    ratio_of,
+    token_log_probs,
+    unit_weights,
+)
+from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, is_trained, policy_logits
+from teamtr_jax.validation import InputError
+
+__all__ = ["UpdateSettings", "TrainState", "UpdateData", "Outcome", "init_train_state", "update_agent", "score", "programs",
+           "split_trained"]  # fmt: skip
+
+BETA_RANGE = 2.0**20  # the adaptive coefficient stays within this factor of its start
+
+StepRule = Literal["trust_region", "certificate", "none"]
+Monitor = Literal["k1", "k3", "exact"]
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """How an agent is updated. KLs are `KL(current‖new)` in nats, `mean over messages of Σ_u` where compared with `delta`."""
+
+    learning_rate: float = 1e-3
+    epochs: int = 4
+    minibatch: int = 128  #: rollouts of one optimiser step
+    micro_batch: int = 16  #: rollouts of one gradient accumulation
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0
+    moments: tuple[float, float] = (0.9, 0.99)  #: of Adam
+    advantage: Advantage = "group_normalised"
+    advantage_clip: float = 5.0  #: `A_clip`
+    drop_uniform: bool = False  #: leave out prompts whose rollouts all earned the same (DAPO)
+    ratio: Ratio = "message"
+    average: Average = "rollout"
+    clip_low: float = 0.2
+    clip_high: float = 0.2  #: ratios are clipped to `[1 − clip_low, 1 + clip_high]`; infinite: not
+    penalty: Penalty = "exact"
+    beta: float = 1.0  #: first or fixed coefficient of the penalty
+    adaptive: bool = True
+    """β doubles where two steps or more reach a KL above 1.5 times the target, and halves below the target over 1.5."""
+    target: float | None = None  #: KL at which β rests; default half of `delta`
+    delta: float = 0.01  #: `δ_i`, radius of the region
+    monitor: Monitor = (
+        "exact"  #: what is compared with `delta`: the paper's `k1` on the tokens written, `k3`, or the full KL
+    )
+    early_stop: bool = True  #: no further step once the monitor of a minibatch exceeds `delta`
+    step_rule: StepRule = "trust_region"
+    """Which `θ + c(θ'−θ)` is kept. ``trust_region``: c is halved until the monitor on all rollouts is within `delta`;
+    ``certificate``: the c on a grid from 0 to 1 with the greatest `L̂ − ϱK̂` (S7); ``none``: c = 1."""
+    backtrack: int = 6  #: most halvings, after which the step is undone; of the certificate: intervals of the grid
+    reward_range: float = 1.0  #: `ϱ`, span of the outcome reward
+
+    def __post_init__(self) -> None:
+        for name, kind in (("advantage", Advantage), ("ratio", Ratio), ("average", Average), ("penalty", Penalty),
+                           ("monitor", Monitor), ("step_rule", StepRule)):  # fmt: skip
+            choice(name, getattr(self, name), kind)
+        if min(self.minibatch, self.micro_batch) < 1 or self.minibatch % self.micro_batch:
+            found = f"{self.minibatch}, {self.micro_batch}"
+            raise InputError("minibatch, micro_batch", found, "positive numbers, the first a multiple of the second")
+        for name, least in (("epochs", 1), ("backtrack", 1 if self.step_rule == "certificate" else 0)):
+            if getattr(self, name) < least:
+                raise InputError(name, getattr(self, name), f"at least {least}")
+        for name in ("learning_rate", "max_grad_norm", "delta", "advantage_clip", "reward_range"):
+            if not getattr(self, name) > 0:
+                raise InputError(name, getattr(self, name), "a positive number")
+        for name in ("beta", "weight_decay", "clip_low", "clip_high"):
+            if not getattr(self, name) >= 0:
+                raise InputError(name, getattr(self, name), "at least 0")
+        if self.adaptive and not (0 < self.aim < math.inf and self.beta > 0):
+            found = f"target {self.aim}, beta {self.beta}"
+            raise InputError("target, beta", found, "positive and finite, or adaptive=False")
+
+    @property
+    def aim(self) -> float:
+        return self.delta / 2 if self.target is None else self.target
+
+
+class _Shape(NamedTuple):
+    """The settings that a program is compiled for."""
+
+    minibatch: int
+    micro_batch: int
+    ratio: str
+    average: str
+    penalty: str
+    monitor: str
+    step_rule: str
+    backtrack: int
+
+
+class _Numbers(NamedTuple):
+    """The settings that a program is given."""
+
+    learning_rate: Any
+    max_grad_norm: Any
+    weight_decay: Any
+    moments: Any
+    clip_low: Any
+    clip_high: Any
+    beta: Any
+    adaptive: Any
+    aim: Any
+    delta: Any
+    early_stop: Any
+    reward_range: Any
+
+
+def _parts(settings: UpdateSettings) -> tuple[_Shape, _Numbers]:
+    def pick(kind: Any) -> Any:
+        return kind(*(getattr(settings, name) for name in kind._fields))
+
+    return pick(_Shape), pick(_Numbers)
+
+
+class TrainState(NamedTuple):
+    """What training changes. A pytree of arrays: leading axis of agents if networks are alike, tuples otherwise."""
+
+    params: Params
+    optimiser: Any  #: of the trained leaves, as one vector
+    beta: Float[Array, " n"]  #: coefficient of each agent's penalty
+
+
+class UpdateData(NamedTuple):
+    """Rollouts as an update sees them, R rows; the first are trained on, those after them are only scored."""
+
+    tokens: Int[Array, "R N"]
+    speaker: Int[Array, "R turns"]
+    advantage: Float[Array, " R"]  #: what the update uses
+    centred: Float[Array, " R"]  #: unbiased
+    weight: Float[Array, " R"]  #: importance weight of the transcript
+    counts: Float[Array, " R"]  #: 1, or 0 for a rollout that is left out of the loss
+
+
+class Outcome(NamedTuple):
+    """What an update did, on all rows."""
+
+    numbers: dict[str, Float[Array, ""]]
+    own: Bool[Array, "R turns L"]
+    log_ratio: Float[Array, "R turns L"]  #: `log π'/π` at the agent's tokens, zero elsewhere
+    kl: Float[Array, "R turns L"]
+
+
+def split_trained(params: Params) -> tuple[list[Array], Callable[[list[Array]], Params]]:
+    """The leaves that an update may change, and what puts changed ones back among the others, which stay the same arrays."""
+    leaves, structure = jax.tree.flatten(params)
+    trained = jax.tree.leaves(is_trained(params))
+
+    def merge(new: list[Array]) -> Params:
+        following = iter(new)
+        return jax.tree.unflatten(
+            structure, [next(following) if t else x for x, t in zip(leaves, trained, strict=True)]
+        )
+
+    return [x for x, t in zip(leaves, trained, strict=True) if t], merge
+
+
+def _flat(leaves: Sequence[Array]) -> Array:
+    """All numbers in one vector: the optimiser compiles in a fraction of the time."""
+    return jnp.concatenate([x.ravel() for x in leaves])
+
+
+def _unflat(flat: Array, like: Sequence[Array]) -> list[Array]:
+    ends = list(itertools.accumulate(x.size for x in like))
+    return [part.reshape(x.shape) for part, x in zip(jnp.split(flat, ends[:-1]), like, strict=True)]
+
+
+def _optimiser(numbers: _Numbers) -> optax.GradientTransformation:
+    b1, b2 = numbers.moments
+    return optax.chain(
+        optax.clip_by_global_norm(numbers.max_grad_norm),
+        optax.adamw(numbers.learning_rate, b1, b2, weight_decay=numbers.weight_decay),
+    )
+
+
+def init_train_state(team: LanguageTeam, params: Params, settings: UpdateSettings) -> TrainState:
+    """The state at the start of training."""
+    start = _optimiser(_parts(settings)[1]).init
+    beta = jnp.full(team.agents, settings.beta, jnp.float32)
+    if team.alike:
+        vectors = jax.vmap(_flat)(split_trained(params)[0])
+        return TrainState(params, jax.vmap(start)(vectors), beta)
+    return TrainState(params, tuple(start(_flat(split_trained(own)[0])) for own in params), beta)
+
+
+# ------------------------------------------------------------------------------------------------------------------ programs
+
+
+def _in_chunks(f: Callable[..., Any], micro: int, *rows: Array) -> Any:
+    """`f` on `micro` rows at a time, one after the other; results as if on all."""
+    size = rows[0].shape[0]
+    chunks = -(-size // micro)
+
+    def cut(x: Array) -> Array:
+        filled = jnp.concatenate([x, jnp.broadcast_to(x[:1], (chunks * micro - size, *x.shape[1:]))])
+        return filled.reshape(chunks, micro, *x.shape[1:])
+
+    out = lax.map(lambda chunk: f(*chunk), tuple(cut(x) for x in rows))
+    return jax.tree.map(lambda x: x.reshape(chunks * micro, *x.shape[2:])[:size], out)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _score(
+    config: ModelConfig, layout: Layout, micro: int, stacked: bool, params: Params, agent: Array, tokens: Array
+) -> Array:
+    own = jax.tree.map(lambda x: x[agent], params) if stacked else params
+
+    def chunk(tokens: Array) -> Array:
+        log_probs = message_log_probs(layout, policy_logits(config, layout, own, tokens))
+        return token_log_probs(log_probs, by_turn(layout, tokens))
+
+    return _in_chunks(chunk, micro, tokens)
+
+
+def score(
+    team: LanguageTeam, params: Params, agent: int, tokens: Int[Array, "R N"], micro_batch: int = 16
+) -> Float[Array, "R turns L"]:
+    """Log-probability under `agent` of what stands at every message position, whoever wrote it; meaningless at PAD."""
+    own = params if team.alike else params[agent]
+    return _score(team.models[agent], team.layout, micro_batch, team.alike, own, jnp.int32(agent), tokens)
+
+
+class _Search(NamedTuple):
+    """How far along the step: the scale that is tried, or was kept."""
+
+    scale: Array
+    done: Array
+    tried: Array
+    reached: Array  #: the monitor at the first scale
+    best: Array
+    chosen: Array
+    moved: Divergence
+    entropies: Array
+
+
+def _masked_mean(x: Array, weight: Array) -> Array:
+    return (weight * x).sum() / jnp.maximum(weight.sum(), jnp.finfo(weight.dtype).tiny)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _update(
+    config: ModelConfig,
+    layout: Layout,
+    shape: _Shape,
+    stacked: bool,
+    params: Params,
+    optimiser: Any,
+    betas: Array,
+    agent: Array,
+    data: UpdateData,
+    numbers: _Numbers,
+    order: Array,
+) -> tuple[list[Array], Any, Array, Outcome]:
+    def pick(x: Array) -> Array:
+        return x[agent] if stacked else x
+
+    own_params, moments = jax.tree.map(pick, params), jax.tree.map(pick, optimiser)
+    leaves, merge = split_trained(own_params)
+    start = _flat(leaves)
+    transform = _optimiser(numbers)
+    beta = betas[agent]
+    micro, training = shape.micro_batch, order.shape[1]
+
+    own = own_tokens(layout, data.tokens, data.speaker, agent)
+    written = by_turn(layout, data.tokens)
+
+    def log_probs_of(trained: list[Array], tokens: Array) -> Array:
+        return message_log_probs(layout, policy_logits(config, layout, merge(trained), tokens))
+
+    current = _in_chunks(lambda tokens: log_probs_of(leaves, tokens), micro, data.tokens)
+
+    # ------------------------------------------------------------------------------------------ optimiser steps
+    size = min(shape.minibatch, -(-training // micro) * micro)
+    slots = -(-training // size)
+    visits = jnp.pad(order, ((0, 0), (0, slots * size - training)))
+
+    def monitored(moved: Divergence) -> Array:
+        """The monitor's term of each token."""
+        if shape.monitor == "exact":
+            return moved.kl
+        return k1(moved.log_ratio) if shape.monitor == "k1" else k3(moved.log_ratio)
+
+    def penalised(moved: Divergence) -> Array:
+        if shape.penalty == "exact":
+            return moved.kl
+        if shape.penalty == "k1":
+            return k1(moved.log_ratio)
+        return k3(moved.log_ratio) if shape.penalty == "k3" else k3(-moved.log_ratio)
+
+    def loss(trained: list[Array], rows: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
+        tokens, written, own, current, advantage, weight, unit = rows
+        moved = divergence(current, log_probs_of(trained, tokens), written, own)
+        log_ratio, kl = moved.log_ratio, penalised(moved)
+        if shape.ratio == "message":
+            log_ratio, kl = per_message(log_ratio), per_message(kl)
+        lift = (-1,) + (1,) * (log_ratio.ndim - 1)
+        gain = clipped_surrogate(log_ratio, advantage.reshape(lift), numbers.clip_low, numbers.clip_high)
+        total = (unit * weight.reshape(lift) * (beta * kl - gain)).sum()
+        messages = weight[:, None] * own.any(-1)
+        return total, ((weight[:, None] * per_message(monitored(moved))).sum(), messages.sum())
+
+    def minibatch(number: Array) -> tuple[Array, ...]:
+        epoch, slot = number // slots, number % slots
+        rows = lax.dynamic_slice(visits, (epoch, slot * size), (1, size))[0]
+        real = (slot * size + jnp.arange(size) < training).astype(data.counts.dtype)
+        counts = real * data.counts[rows]
+        unit = unit_weights(own[rows], counts, shape.ratio, shape.average)
+        seen = own[rows] & (real > 0)[:, None, None]
+        taken = (data.tokens[rows], written[rows], seen, current[rows], data.advantage[rows], data.weight[rows], unit)
+        return jax.tree.map(lambda x: x.reshape(size // micro, micro, *x.shape[1:]), taken)
+
+    def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        number, trained, moments, _, norms = state
+        parameters = _unflat(trained, leaves)
+
+        def accumulate(total: Any, rows: tuple[Array, ...]) -> tuple[Any, None]:
+            gradient, sums = jax.grad(loss, has_aux=True)(parameters, rows)
+            found = (_flat(gradient), *sums)
+            return jax.tree.map(lambda x, y: x + y.astype(x.dtype), total, found), None
+
+        zero = jnp.zeros((), data.weight.dtype)
+        begin = (jnp.zeros_like(trained), zero, zero)
+        (gradient, moved, messages), _ = lax.scan(accumulate, begin, minibatch(number))
+        norm = jnp.linalg.norm(gradient)
+        seen = moved / jnp.maximum(messages, jnp.finfo(messages.dtype).tiny)
+        go = jnp.isfinite(norm) & ~(jnp.asarray(numbers.early_stop) & ~(seen <= numbers.delta))
+        change, following = transform.update(gradient, moments, trained)
+        trained, moments = jax.tree.map(
+            lambda x, y: jnp.where(go, y.astype(x.dtype), x), (trained, moments), (trained + change, following)
+        )
+        return number + go, trained, moments, go, norms + jnp.where(go, norm, 0.0).astype(norms.dtype)
+
+    steps = order.shape[0] * slots
+
+    def unfinished(state: tuple[Any, ...]) -> Array:
+        number, _, _, go, _ = state
+        return go & (number < steps)
+
+    begin = (jnp.int32(0), start, moments, jnp.asarray(True), jnp.zeros((), jnp.float32))
+    taken, last, moments, going, norms = lax.while_loop(unfinished, step, begin)
+
+    # -------------------------------------------------------------------------------------------- how far to go
+    def at(scale: Array) -> list[Array]:
+        return _unflat(jnp.where(scale > 0, start + scale.astype(start.dtype) * (last - start), start), leaves)
+
+    def assess(scale: Array) -> tuple[Divergence, Array]:
+        trained = at(scale)
+
+        def chunk(tokens: Array, written: Array, own: Array, current: Array) -> tuple[Divergence, Array]:
+            new = log_probs_of(trained, tokens)
+            return divergence(current, new, written, own), jnp.where(own, entropy(new), 0.0)
+
+        return _in_chunks(chunk, micro, data.tokens, written, own, current)
+
+    mine = own[:training]
+    weight = data.weight[:training, None]
+    messages = weight * mine.any(-1)
+    rows = training
+
+    def per_rollout(x: Array) -> Array:
+        """`Ê[w Σ_m x]`: the sum over the agent's messages, mean over rollouts."""
+        return (messages * x).sum() / rows
+
+    def monitor_of(moved: Divergence) -> Array:
+        return _masked_mean(per_message(monitored(moved))[:training], messages)
+
+    def linear(moved: Divergence, advantage: Array) -> Array:
+        """`Ê[w Σ_m (ρ_m − 1)] A`."""
+        return per_rollout((ratio_of(per_message(moved.log_ratio)[:training]) - 1) * advantage[:training, None])
+
+    def certificate(moved: Divergence) -> Array:
+        """S7: `L̂ − ϱK̂`."""
+        return linear(moved, data.centred) - numbers.reward_range * per_rollout(per_message(moved.kl)[:training])
+
+    one, zero = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
+    sound = jnp.isfinite(last).all()
+    nothing = jnp.zeros(own.shape, current.dtype)
+    intervals = shape.backtrack if shape.step_rule == "certificate" else 1
+
+    def untried(search: _Search) -> Array:
+        return ~search.done
+
+    def try_(search: _Search) -> _Search:
+        """Assess one scale, and say which is next or that this one is kept."""
+        scale = search.scale
+        moved, entropies = assess(scale)
+        monitor = monitor_of(moved)
+        first = search.tried == 0
+        reached = jnp.where(first, monitor, search.reached).astype(one.dtype)
+        best, chosen, tried = search.best, search.chosen, search.tried + 1
+        if shape.step_rule == "certificate":
+            # From 1 down the grid, then once more the best of it; 0 is worth 0.
+            value = certificate(moved).astype(one.dtype)
+            better = (value > best) & (tried <= intervals)
+            best, chosen = jnp.where(better, value, best), jnp.where(better, scale, chosen)
+            done = (tried > intervals) | ((tried == intervals) & (chosen == scale))
+            following = jnp.where(tried < intervals, (intervals - tried) / intervals, chosen)
+        elif shape.step_rule == "trust_region":
+            done = (monitor <= numbers.delta) | (scale == 0)
+            following = jnp.where(tried <= shape.backtrack, scale / 2, 0.0)
+        else:
+            done, following = jnp.isfinite(monitor) | (scale == 0), zero
+        following = jnp.where(done, scale, jnp.where(sound, following, 0.0)).astype(one.dtype)
+        return _Search(following, done, tried, reached, best, chosen, moved, entropies)
+
+    begin = _Search(jnp.where(sound, one, zero), jnp.asarray(False), jnp.int32(0), zero, zero, zero,
+                    Divergence(nothing, nothing), nothing)  # fmt: skip
+    search = lax.while_loop(untried, try_, begin)
+    scale, reached, moved, entropies = search.scale, search.reached, search.moved, search.entropies
+    reached = jnp.where(sound, reached, jnp.inf)
+    # A step that is not a number is no step, whatever the rule; its moments are forgotten.
+    moments = jax.tree.map(lambda x, y: jnp.where(sound, x, pick(y)), moments, optimiser)
+
+    # A first step has its size from the rate alone: the penalty has no gradient where the policies are equal.
+    above = ~(reached <= 1.5 * numbers.aim)
+    factor = jnp.where(above, jnp.where(taken > 1, 2.0, 1.0), jnp.where(reached < numbers.aim / 1.5, 0.5, 1.0))
+    adapted = jnp.clip(beta * factor, numbers.beta / BETA_RANGE, numbers.beta * BETA_RANGE)
+    adapted = jnp.where(jnp.asarray(numbers.adaptive), adapted, beta).astype(betas.dtype)
+
+    # ----------------------------------------------------------------------------------------------------- books
+    kl, log_ratio = per_message(moved.kl)[:training], per_message(moved.log_ratio)[:training]
+    third = per_message(k3(moved.log_ratio))[:training]
+    unit = unit_weights(mine, data.counts[:training], shape.ratio, shape.average)
+    lift = (-1,) + (1,) * (unit.ndim - 1)
+    unit_ratio = log_ratio if shape.ratio == "message" else moved.log_ratio[:training]
+    advantage = data.advantage[:training].reshape(lift)
+    clipped = clipped_surrogate(unit_ratio, advantage, numbers.clip_low, numbers.clip_high)
+    cut = jnp.where(
+        advantage > 0, ratio_of(unit_ratio) > 1 + numbers.clip_high, ratio_of(unit_ratio) < 1 - numbers.clip_low
+    )
+    unit_mask = mine.any(-1) if shape.ratio == "message" else mine
+    steps_taken = jnp.maximum(taken, 1)
+    out = {
+        "surrogate": (unit * data.weight[:training].reshape(lift) * clipped).sum(),
+        "kl": per_rollout(kl),
+        "gain": linear(moved, data.advantage),
+        "surrogate_raw": linear(moved, data.centred),
+        "certificate_estimable": certificate(moved),
+        "kl_k1": per_rollout(k1(log_ratio)),
+        "kl_k3": per_rollout(third),
+        "message_kl": _masked_mean(kl, messages),
+        "message_kl_k1": _masked_mean(k1(log_ratio), messages),
+        "message_kl_k3": _masked_mean(third, messages),
+        "monitor": monitor_of(moved),
+        "monitor_reached": reached,
+        "outside": _masked_mean((kl > numbers.delta).astype(kl.dtype), mine.any(-1).astype(kl.dtype)),
+        "clipped": _masked_mean((cut & (advantage != 0)).astype(kl.dtype), unit_mask.astype(kl.dtype)),
+        "entropy": _masked_mean(entropies[:training], mine.astype(entropies.dtype)),
+        "multiplier": beta,
+        "memory": adapted,
+        "step_scale": scale,
+        "stopped_early": (~going).astype(jnp.float32),
+        "steps": taken.astype(jnp.float32),
+        "grad_norm": norms / steps_taken,
+    }
+    chosen = at(scale)
+    if stacked:
+        whole = split_trained(params)[0]
+        chosen = [x.at[agent].set(y) for x, y in zip(whole, chosen, strict=True)]
+        moments = jax.tree.map(lambda x, y: x.at[agent].set(y), optimiser, moments)
+    return chosen, moments, betas.at[agent].set(adapted), Outcome(out, own, moved.log_ratio, moved.kl)
+
+
+def update_agent(
+    team: LanguageTeam,
+    settings: UpdateSettings,
+    state: TrainState,
+    agent: int,
+    data: UpdateData,
+    order: Int[Array, "epochs training"],
+) -> tuple[TrainState, Outcome]:
+    """Algorithm 1's update of one agent; the parameters, moments and β of the others are the same, bit for bit.
+
+    It ascends the mean over minibatches of `Σ ω [min(ρA, clip(ρ)A) − A − β KL]`, ρ the ratio to the agent as it was before this
+    update, ω by `settings.average`.
+
+    Args:
+      order: the order in which each epoch visits the rows that are trained on, which are the first ones.
+    """
+    shape, numbers = _parts(settings)
+    config, alike = team.models[agent], team.alike
+    params, optimiser = (state.params, state.optimiser) if alike else (state.params[agent], state.optimiser[agent])
+    trained, moments, beta, outcome = _update(
+        config, team.layout, shape, alike, params, optimiser, state.beta, jnp.int32(agent), data, numbers, order
+    )
+    params = split_trained(params)[1](trained)
+    if not alike:
+        params = (*state.params[:agent], params, *state.params[agent + 1 :])
+        moments = (*state.optimiser[:agent], moments, *state.optimiser[agent + 1 :])
+    return TrainState(params, moments, beta), outcome
+
+
+def programs() -> dict[str, int]:
+    """How many programs have been compiled for updates and for scoring, in this process."""
+    compiled: dict[str, Any] = {"update": _update, "score": _score}
+    return {name: program._cache_size() for name, program in compiled.items()}

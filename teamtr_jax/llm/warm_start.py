@@ -1,0 +1,235 @@
+"""A short supervised start: agents learn from demonstrations until the team solves a given share of the problems."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, lax
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+
+from teamtr_jax.llm.layout import Layout, View, author, emitted, messages
+from teamtr_jax.llm.model import LanguageTeam, Params, is_trained, policy_logits
+from teamtr_jax.llm.sampler import sample
+from teamtr_jax.llm.tasks import Problem, Task, draw
+from teamtr_jax.validation import InputError
+
+__all__ = ["WarmStart", "WarmStartRecord", "warm_start", "demonstrations", "demonstration_loss"]
+
+LOWEST, HIGHEST = 0.1, 0.6
+"""Between these a team has successes to learn from and room to improve."""
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """How long, and how fast. A mean reward of `low` to `high` ends it."""
+
+    low: float = 0.2
+    high: float = 0.4
+    batch: int = 64  #: demonstrations of a step
+    learning_rate: float = 3e-3  #: of Adam
+    smoothing: float = 0.0
+    """s of label smoothing: the target is the demonstrated id with probability 1 − s, and with s any id, all alike. The team then
+    knows more than it shows."""
+    every: int = 25  #: steps between two measurements
+    most: int = 4000  #: steps after which it gives up
+    prompts: int = 1024  #: of a measurement
+
+    def __post_init__(self) -> None:
+        if not LOWEST <= self.low < self.high <= HIGHEST:
+            raise InputError("low, high", f"{self.low}, {self.high}", f"{LOWEST} ≤ low < high ≤ {HIGHEST}")
+        for name in ("batch", "every", "most", "prompts"):
+            if getattr(self, name) < 1:
+                raise InputError(name, getattr(self, name), "at least 1")
+        if not self.learning_rate > 0:
+            raise InputError("learning_rate", self.learning_rate, "a positive number")
+        if not 0 <= self.smoothing < 1:
+            raise InputError("smoothing", self.smoothing, "a number from 0 to 1, less than 1")
+
+
+class WarmStartRecord(NamedTuple):
+    """How a warm start went."""
+
+    steps: int  #: of the parameters that were returned
+    accuracy: float  #: their mean reward on `prompts` training prompts, sampled
+    loss: tuple[float, ...]  #: nats a token at the last step, of each agent on its own text
+    measured: tuple[tuple[int, float], ...]  #: every measurement, in the order made: (steps, accuracy)
+
+
+def warm_start(
+    team: LanguageTeam, task: Task, params: Params, seed: int, settings: WarmStart = WarmStart()
+) -> tuple[Params, WarmStartRecord]:
+    """Train every agent on its own messages in demonstrations, until the mean reward of the sampled team is in the band.
+
+    A stretch of steps that leaps over the band is taken back and halved. Prompts are training prompts, never held-out ones.
+    Demonstrations of step k depend on the seed and on k only. Adapters stay as they are; everything else is trained.
+
+    Returns:
+      The parameters, and how it went. Parameters in the band from the first are returned as they are.
+
+    Raises:
+      InputError: the band was not reached in `settings.most` steps, or one step leaps over it.
+    """
+    rng = np.random.default_rng([seed, 0])
+    problems = draw(task, rng, settings.prompts, held_out=False)
+    prompts = jnp.asarray(team.layout.encode_prompts([problem.prompt for problem in problems]))
+    key = jax.random.key(seed)
+    state = (params, _each(team, _optimiser(settings.learning_rate).init, params))
+    loss, done, stride = np.zeros(0), 0, settings.every
+    batches = _Batches(team, task, seed, settings)
+    measured: list[tuple[int, float]] = []
+
+    def accuracy(params: Params, steps: int) -> float:
+        said = messages(team.layout, sample(team, params, prompts, key).tokens)
+        found = float(np.mean([task.verify(p, texts) for p, texts in zip(problems, said, strict=True)]))
+        measured.append((steps, found))
+        return found
+
+    band = f"{settings.low} to {settings.high}"
+    found = accuracy(params, 0)
+    if found > settings.high:
+        raise InputError("warm start", f"mean reward {found:.3f} of the untrained team", f"a harder task: {band}")
+    while not settings.low <= found <= settings.high:
+        if done >= settings.most:
+            expected = f"{band}: an easier task, or more steps"
+            raise InputError("warm start", f"mean reward {found:.3f} after {done} steps", expected)
+        tokens, speaker = batches(done, stride)
+        smoothing = jnp.float32(settings.smoothing)
+        *new, last = _steps(team, settings.learning_rate, *state, tokens, speaker, jnp.asarray(stride), smoothing)
+        reached = accuracy(new[0], done + stride)
+        if reached > settings.high:
+            if stride == 1:
+                shown = f"mean reward {found:.3f} after {done} steps and {reached:.3f} after {done + 1}"
+                raise InputError("warm start", shown, f"{band}: a smaller learning rate")
+            stride = stride // 2
+            continue
+        state, found, loss, done = tuple(new), reached, np.asarray(last), done + stride
+    return state[0], WarmStartRecord(done, found, tuple(loss.tolist()), tuple(measured))
+
+
+def demonstrations(
+    layout: Layout, task: Task, rng: np.random.Generator, problems: list[Problem]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Ids ``[B, N]`` of demonstrated conversations and who speaks ``[B, turns]``, by the router.
+
+    Raises:
+      InputError: a demonstration that does not fit the layout.
+    """
+    prompts, said = [problem.prompt for problem in problems], [task.demonstrate(problem, rng) for problem in problems]
+    speaker = np.empty((len(problems), layout.turns), np.int32)
+    for turn in range(layout.turns):
+        if layout.router.schedule is not None:
+            speaker[:, turn] = layout.router.schedule(turn)
+            continue
+        known = np.where(np.arange(layout.turns) < turn, speaker, 0)
+        tokens = layout.encode_transcripts(prompts, said, known.astype(np.int32))
+        tokens[:, layout.start(turn) :] = layout.vocabulary.pad
+        last = speaker[:, turn - 1] if turn else np.full(len(problems), -1, np.int32)
+        chances = np.asarray(
+            layout.router.probabilities(View(jnp.asarray(turn), jnp.asarray(last), jnp.asarray(tokens)))
+        )
+        drawn = rng.random((len(problems), 1)) > np.cumsum(chances, 1, dtype=float)
+        speaker[:, turn] = np.minimum(drawn.sum(1), layout.agents - 1)
+    return layout.encode_transcripts(prompts, said, speaker), speaker
+
+
+def demonstration_loss(
+    team: LanguageTeam,
+    which: int,
+    params: Params,
+    agent: Array | int,
+    tokens: Int[Array, "B N"],
+    speaker: Int[Array, "B turns"],
+    smoothing: float | Array = 0.0,
+) -> Float[Array, ""]:
+    """Cross-entropy of one agent on what it says itself, `−mean_t [(1−s) log π_i(a_t|·) + s/A Σ_a log π_i(a|·)]`, in nats.
+
+    Args:
+      which: whose network; `params` are its own.
+      agent: whose text; may be traced.
+    """
+    logits = policy_logits(team.models[which], team.layout, params, tokens)[:, :-1]
+    own = (emitted(team.layout, tokens) & (author(team.layout, speaker) == agent))[:, 1:]
+    target = jnp.where(own, tokens[:, 1:], 0)
+    log_probs = jax.nn.log_softmax(logits)
+    said = jnp.take_along_axis(log_probs, target[..., None], -1)[..., 0]
+    value = (1 - smoothing) * said + smoothing * log_probs.mean(-1)
+    return -jnp.where(own, value, 0).sum() / jnp.maximum(own.sum(), 1)
+
+
+class _Batches:
+    """Demonstrations of the steps from `start`, ``[every, B, N]``; made once, however often a stretch is run again."""
+
+    def __init__(self, team: LanguageTeam, task: Task, seed: int, settings: WarmStart):
+        self.team, self.task, self.seed, self.settings = team, task, seed, settings
+        self.made: dict[int, tuple[NDArray[np.int32], NDArray[np.int32]]] = {}
+
+    def __call__(self, start: int, steps: int) -> tuple[Array, Array]:
+        settings = self.settings
+        self.made = {step: batch for step, batch in self.made.items() if step >= start}
+        for step in range(start, start + steps):
+            if step not in self.made:
+                rng = np.random.default_rng([self.seed, 1, step])
+                problems = draw(self.task, rng, settings.batch, held_out=False)
+                self.made[step] = demonstrations(self.team.layout, self.task, rng, problems)
+        rows = [self.made[min(start + i, start + steps - 1)] for i in range(settings.every)]
+        tokens, speaker = zip(*rows, strict=True)
+        return jnp.asarray(np.stack(tokens)), jnp.asarray(np.stack(speaker))
+
+
+def _optimiser(learning_rate: float) -> optax.GradientTransformation:
+    adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate, b2=0.99))
+
+    def frozen(params: Params) -> Any:
+        lora = is_trained(params)
+        return jax.tree.map(lambda x: x and not all(jax.tree.leaves(lora)), lora)
+
+    def trained(params: Params) -> Any:
+        return jax.tree.map(lambda x: not x, frozen(params))
+
+    return optax.chain(optax.masked(adam, trained), optax.masked(optax.set_to_zero(), frozen))
+
+
+def _each(team: LanguageTeam, function: Any, *trees: Any) -> Any:
+    """`function` of each agent's part: at once where agents are stacked."""
+    return jax.vmap(function)(*trees) if team.alike else tuple(function(*own) for own in zip(*trees, strict=True))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _steps(
+    team: LanguageTeam,
+    learning_rate: float,
+    params: Params,
+    memory: Any,
+    tokens: Array,
+    speaker: Array,
+    steps: Array,
+    smoothing: Array,
+) -> tuple[Params, Any, Array]:
+    """The first `steps` of the given batches."""
+    optimiser = _optimiser(learning_rate)
+
+    def one(which: int, own: Params, memory: Any, agent: Array | int, tokens: Array, speaker: Array) -> Any:
+        def loss(own: Params) -> Array:
+            return demonstration_loss(team, which, own, agent, tokens, speaker, smoothing)
+
+        value, gradient = jax.value_and_grad(loss)(own)
+        change, memory = optimiser.update(gradient, memory, own)
+        return optax.apply_updates(own, change), memory, value
+
+    def step(k: Array, state: Any) -> Any:
+        params, memory, _ = state
+        if team.alike:
+            agents = jnp.arange(team.agents)
+            return jax.vmap(partial(one, 0), (0, 0, 0, None, None))(params, memory, agents, tokens[k], speaker[k])
+        each = [one(i, params[i], memory[i], i, tokens[k], speaker[k]) for i in range(team.agents)]
+        params, memory, values = zip(*each, strict=True)
+        return params, memory, jnp.stack(values)
+
+    return lax.fori_loop(0, steps, step, (params, memory, jnp.zeros(team.agents)))

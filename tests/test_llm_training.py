@@ -1,0 +1,689 @@
+"""Updates of networks: the program against a plain loop, what an update leaves alone, regions, certificates, learning."""
+
+import math
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.stats import ttest_ind
+
+from teamtr_jax.finite_sample import finite_sample_certificate
+from teamtr_jax.llm.backend import (
+    METHODS,
+    LanguageSampling,
+    TokenLog,
+    collect,
+    compiled_programs,
+    language_backend,
+    lone_layout,
+    rewards_of,
+)
+from teamtr_jax.llm.layout import messages
+from teamtr_jax.llm.model import LanguageTeam, ModelConfig, agent_params, init_team, policy_logits
+from teamtr_jax.llm.tasks import Problem, draw, layout_of
+from teamtr_jax.llm.update import UpdateSettings, init_train_state, update_agent
+from teamtr_jax.records import TOKEN_LOG_COLUMNS, dump, update_lines
+from teamtr_jax.schedules import certificate_driven, fresh, greedy, importance_weighted, once, single, stale_occupancy
+from teamtr_jax.stage import run_stage
+from teamtr_jax.validation import InputError
+
+
+@dataclass(frozen=True)
+class Echo:
+    """Two agents, two rounds: each is to begin its message with its character of the prompt. The share that do is the reward."""
+
+    name = "echo"
+    roles = ("first", "second")
+    characters = "ab"
+    prompt_only = "+"
+    prompt_length = 5
+    message_length = 2
+    caps = None
+    turns = 4
+
+    def sample(self, rng):
+        text = "".join("ab"[i] for i in rng.integers(2, size=2)) + "+" * int(rng.integers(4))
+        return Problem(text, text[:2])
+
+    def verify(self, problem, messages):
+        right = [text.startswith(problem.answer[turn % 2]) for turn, text in enumerate(messages)]
+        return sum(right) / self.turns
+
+    def demonstrate(self, problem, rng):
+        return [problem.answer[turn % 2] for turn in range(self.turns)]
+
+
+TASK = Echo()
+SMALL = ModelConfig(width=16, layers=1, heads=2)
+TEAM = LanguageTeam(layout_of(TASK), (SMALL, SMALL))
+LAYOUT = TEAM.layout
+BASE = UpdateSettings(learning_rate=0.01, epochs=3, minibatch=16, micro_batch=8, delta=0.02, beta=0.5)
+SAMPLING = LanguageSampling(prompts=6, group=4, held_out=2)
+ROWS = SAMPLING.training
+
+
+def start(team=TEAM, settings=BASE, seed=0):
+    return init_train_state(team, init_team(team, jax.random.key(seed)), settings)
+
+
+def backend(settings=BASE, sampling=SAMPLING, team=TEAM, task=TASK, **options):
+    return language_backend(team, task, settings, sampling, **options)
+
+
+def equal(x, y):
+    """Whether two pytrees are the same, bit for bit."""
+    pairs = zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
+    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+
+
+def of(tree, agent, team=TEAM):
+    return jax.tree.map(lambda x: x[agent], tree) if team.alike else tree[agent]
+
+
+@pytest.fixture(scope="module")
+def first():
+    """A state, its rollouts, and an update of agent 1 from them."""
+    state, the = start(), backend()
+    rollouts = the.rollout(state, jax.random.key(3))
+    found = the.estimate(state, rollouts, 1, fresh)
+    after, info = the.update(state, found, 1)
+    return state, rollouts, found, after, info
+
+
+# ------------------------------------------------------------------------------------------------------------- plain loops
+
+
+def plain_rows(rollouts, agent, team=TEAM):
+    """For each rollout the list of the agent's messages, each a list of ``(position, token)``."""
+    layout = team.layout
+    tokens = np.asarray(rollouts.tokens).reshape(-1, layout.length)
+    speaker = np.asarray(rollouts.speaker).reshape(len(tokens), -1)
+    out = []
+    for row, who in zip(tokens, speaker, strict=True):
+        said = []
+        for turn in range(layout.turns):
+            if who[turn] == agent:
+                at = range(layout.start(turn) + 1, layout.start(turn) + 1 + layout.message)
+                said.append([(p, int(row[p])) for p in at if row[p] != layout.vocabulary.pad])
+        out.append(said)
+    return out
+
+
+def tables(team, params, agent, rollouts):
+    """Log-probabilities ``[R, N, A]`` of one agent, teacher-forced, entry p about position p + 1; float64 of float32 logits."""
+    tokens = jnp.asarray(np.asarray(rollouts.tokens).reshape(-1, team.layout.length))
+    logits = np.asarray(_logits(team.models[agent], team.layout, agent_params(team, params, agent), tokens), np.float64)
+    return logits - np.logaddexp.reduce(logits, -1, keepdims=True)
+
+
+_logits = jax.jit(policy_logits, static_argnums=(0, 1))
+
+
+def measured(team, before, after, agent, rollouts):
+    """Messages' log ratios and KLs(current‖new), a list for each rollout."""
+    old, new = (tables(team, params, agent, rollouts) for params in (before, after))
+    ratios, kls = [], []
+    for r, said in enumerate(plain_rows(rollouts, agent, team)):
+        ratios.append([sum(new[r, p - 1, a] - old[r, p - 1, a] for p, a in m) for m in said])
+        kls.append([sum((np.exp(old[r, p - 1]) * (old[r, p - 1] - new[r, p - 1])).sum() for p, _ in m) for m in said])
+    return ratios, kls
+
+
+def centred(reward):
+    reward = np.asarray(reward, np.float64)
+    return (reward - reward.mean(-1, keepdims=True)) * reward.shape[-1] / (reward.shape[-1] - 1)
+
+
+def test_what_an_update_reports(first):
+    """KL, monitor, surrogates, shares and S7 from the parameters before and after, in plain loops and float64."""
+    state, rollouts, found, after, info = first
+    ratios, kls = measured(TEAM, state.params, after.params, 1, rollouts)
+    ratios, kls = ratios[:ROWS], kls[:ROWS]
+    advantage = centred(rollouts.reward).reshape(-1)[:ROWS]
+    used = np.asarray(found.data.advantage)[:ROWS]
+    flat_kl, flat_ratio = np.concatenate(kls), np.concatenate(ratios)
+    linear = sum((math.exp(d) - 1) * a for ds, a in zip(ratios, advantage, strict=True) for d in ds) / ROWS
+    gain = sum((math.exp(d) - 1) * a for ds, a in zip(ratios, used, strict=True) for d in ds) / ROWS
+    clipped = sum(min(math.exp(d) * a, min(max(math.exp(d), 0.8), 1.2) * a) - a
+                  for ds, a in zip(ratios, used, strict=True) for d in ds) / ROWS  # fmt: skip
+    expected = {
+        "kl": sum(map(sum, kls)) / ROWS, "message_kl": flat_kl.mean(), "monitor": flat_kl.mean(),
+        "kl_k1": -sum(map(sum, ratios)) / ROWS, "message_kl_k1": -flat_ratio.mean(), "surrogate_raw": linear, "gain": gain,
+        "surrogate": clipped, "certificate_estimable": linear - sum(map(sum, kls)) / ROWS,
+        "outside": (flat_kl > BASE.delta).mean(), "reward": np.asarray(rollouts.reward).reshape(-1)[:ROWS].mean(),
+        "multiplier": 0.5,
+    }  # fmt: skip
+    assert info["kl"] > 1e-4
+    for name, value in expected.items():
+        np.testing.assert_allclose(info[name], value, rtol=2e-3, atol=2e-6, err_msg=name)
+    _, reverse = measured(TEAM, after.params, state.params, 1, rollouts)
+    assert (
+        abs(np.concatenate(reverse[:ROWS]).mean() / info["message_kl"] - 1) > 0.01
+    )  # the other direction is another number
+
+
+def test_finite_sample_certificate(first):
+    """S8 on the held-out prompts, from plain loops; nothing where the rollouts are another team's."""
+    state, rollouts, _, after, info = first
+    ratios, _ = measured(TEAM, state.params, after.params, 1, rollouts)
+    held_out = np.array(ratios[ROWS:]).reshape(2, 4, -1)
+    expected = finite_sample_certificate(np.asarray(rollouts.reward)[-2:], held_out, alpha=0.1).lower
+    assert info["certificate_finite_sample"] == pytest.approx(expected, abs=1e-5)
+    _, records = run_stage(backend(), state, [1, 0], once, jax.random.key(0))
+    assert math.isfinite(records[0].info["certificate_finite_sample"])
+    assert records[1].info["certificate_finite_sample"] == -math.inf
+
+
+@pytest.mark.parametrize("kind", ["group_normalised", "batch_normalised", "centred"])
+def test_updates_do_not_see_held_out_rewards(first, kind):
+    """S8 asks for an agent that was trained on other data; the reward of the last two prompts changes nothing."""
+    state, rollouts, *_ = first
+    the = backend(replace(BASE, advantage=kind))
+    seen = [the.estimate(state, rollouts._replace(reward=rollouts.reward.at[4:].set(value)), 1, fresh).data
+            for value in (0.0, 1.0)]  # fmt: skip
+    assert equal(*seen)
+    assert (np.asarray(seen[0].advantage)[:ROWS] != 0).any()
+
+
+OBJECTIVES = {
+    "teamtr": replace(BASE, early_stop=False, step_rule="none", beta=3.0, clip_low=0.02, clip_high=0.02),
+    "grpo": replace(METHODS["grpo"].settings, learning_rate=0.01, epochs=3, minibatch=16, micro_batch=8, beta=3.0),
+    "dapo": replace(METHODS["dapo"].settings, learning_rate=0.01, epochs=3, minibatch=16, micro_batch=8),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_program_against_a_plain_loop(first, name):
+    """Three epochs of the whole batch: optax on a loss written token by token, without masks, chunks or padding."""
+    settings = OBJECTIVES[name]
+    state, rollouts, *_ = first
+    the = backend(settings)
+    state = state._replace(beta=jnp.full(2, settings.beta, jnp.float32))
+    rollouts = rollouts._replace(reward=rollouts.reward.at[1].set(0.5))  # a prompt that teaches nothing
+    found = the.estimate(state, rollouts, 1, fresh)
+    after, _ = the.update(state, found, 1)
+
+    rows = plain_rows(rollouts, 1)[:ROWS]
+    advantage = np.asarray(found.data.advantage)[:ROWS]
+    reward = np.asarray(rollouts.reward).reshape(-1, 4)
+    mixed = np.repeat(reward.max(-1) > reward.min(-1), 4)[:ROWS]
+    counts = mixed if settings.drop_uniform else np.ones(ROWS, bool)
+    entries = []  # row, position, token, unit, weight of the unit
+    unit = -1
+    for r in range(ROWS):
+        units = [
+            m if settings.ratio == "message" else [t]
+            for m in rows[r]
+            for t in ([m] if settings.ratio == "message" else m)
+        ]
+        for said in units:
+            unit += 1
+            weight = {"rollout": 1 / counts.sum(), "sequence": 1 / (counts.sum() * len(units)), "unit": 1.0}[
+                settings.average
+            ]
+            entries += [(r, p, a, unit, counts[r] * weight) for p, a in said]
+    r, p, a, u, w = (np.array(x) for x in zip(*entries, strict=True))
+    units = np.array([np.flatnonzero(u == k)[0] for k in range(unit + 1)])
+    if settings.average == "unit":
+        w = w / w[units].sum()
+    tokens = jnp.asarray(np.asarray(rollouts.tokens).reshape(-1, LAYOUT.length)[:ROWS])
+    begin = of(state.params, 1)
+
+    def log_probs(params):
+        return jax.nn.log_softmax(policy_logits(SMALL, LAYOUT, params, tokens))[r, p - 1]
+
+    old = log_probs(begin)
+
+    def loss(params):
+        new = log_probs(params)
+        d = new[np.arange(len(a)), a] - old[np.arange(len(a)), a]
+        k3 = jnp.exp(-d) - 1 + d  # of KL(new‖current), as GRPO estimates it
+        kl = (jnp.exp(old) * (old - new)).sum(-1) if settings.penalty == "exact" else k3
+        d, kl = (jax.ops.segment_sum(x, u, unit + 1) for x in (d, kl))
+        A = advantage[r[units]]
+        ratio = jnp.exp(d)
+        gain = jnp.minimum(ratio * A, jnp.clip(ratio, 1 - settings.clip_low, 1 + settings.clip_high) * A)
+        return (w[units] * (settings.beta * kl - gain)).sum()
+
+    transform = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.01, 0.9, 0.99, weight_decay=0.0))
+    params, memory, slope = begin, transform.init(begin), jax.jit(jax.grad(loss))
+    for _ in range(3):
+        change, memory = transform.update(slope(params), memory, params)
+        params = optax.apply_updates(params, change)
+    wanted, got, origin = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+                           for tree in (params, of(after.params, 1), begin))  # fmt: skip
+    step = np.linalg.norm(wanted - origin)
+    assert step > 0.1
+    assert np.linalg.norm(got - wanted) < 2e-3 * step
+
+
+def test_gradient_accumulation_equals_the_full_batch(first):
+    """Micro-batches of 8, and of 5 with rows of filling, against 16 and 20 at once."""
+    state, _, found, *_ = first
+    order = jnp.stack([jnp.arange(ROWS, dtype=jnp.int32)] * 3)
+    one = replace(BASE, early_stop=False, step_rule="none")
+    results = [update_agent(TEAM, replace(one, minibatch=m, micro_batch=k), state, 1, found.data, order)[0].params
+               for m, k in ((16, 8), (16, 16), (20, 5))]  # fmt: skip
+    moved = max(float(abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (results[0], state.params)), strict=True))
+    for other in results[1:]:
+        for x, y in zip(jax.tree.leaves(results[0]), jax.tree.leaves(other), strict=True):
+            np.testing.assert_allclose(x, y, atol=2e-3 * moved)
+
+
+# ------------------------------------------------------------------------------------------------------ what stays the same
+
+
+def test_one_update_leaves_the_others_alone(first):
+    state, _, _, after, _ = first
+    assert equal(of(state, 0), of(after, 0))
+    assert not equal(of(state.params, 1), of(after.params, 1))
+    assert not equal(of(state.optimiser, 1), of(after.optimiser, 1))
+
+
+def test_team_of_unlike_agents():
+    """Networks of two sizes: a program each; the other agent stays, bit for bit."""
+    team = LanguageTeam(LAYOUT, (SMALL, ModelConfig(width=8, layers=1, heads=2)))
+    state = start(team)
+    after, records = run_stage(backend(team=team), state, [1, 0], fresh, jax.random.key(0))
+    middle, _ = run_stage(backend(team=team), state, single(1), fresh, jax.random.key(0))
+    assert equal(middle.params[0], state.params[0])
+    assert equal(middle.optimiser[0], state.optimiser[0])
+    assert all(not equal(after.params[k], state.params[k]) for k in (0, 1))
+    assert all(record.kl > 0 for record in records)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_adapters_only():
+    config = replace(SMALL, lora_rank=2)
+    team = LanguageTeam(LAYOUT, (config, config))
+    state = start(team)
+    after, _ = run_stage(backend(team=team), state, [0, 1], fresh, jax.random.key(0))
+    moved = 0
+    for (path, old), new in zip(
+        jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(after.params), strict=True
+    ):
+        if "lora_" in jax.tree_util.keystr(path):
+            moved += not equal(old, new)
+        else:
+            assert equal(old, new), path
+    assert moved
+    size = sum(
+        x.size for path, x in jax.tree_util.tree_leaves_with_path(state.params) if "lora_" in jax.tree_util.keystr(path)
+    )
+    assert max(x.size for x in jax.tree.leaves(state.optimiser)) == size  # no moments of what is not trained
+
+
+def test_same_seed_same_run(first):
+    state, *_ = first
+    runs = [run_stage(backend(), state, [0, 1], fresh, jax.random.key(seed)) for seed in (1, 1, 2)]
+    assert equal(runs[0][0], runs[1][0])
+    assert [r.info for r in runs[0][1]] == [r.info for r in runs[1][1]]
+    assert not equal(runs[0][0], runs[2][0])
+
+
+# ----------------------------------------------------------------------------------------------------------------- regions
+
+
+@pytest.mark.parametrize("rate", [0.06, 0.0015])
+def test_backtracking_ends_in_the_region(first, rate):
+    """A rate that leaves the region in one step: halved until the monitor on all training rollouts is within δ."""
+    state, rollouts, *_ = first
+    the = backend(replace(BASE, learning_rate=rate))
+    after, info = the.update(state, the.estimate(state, rollouts, 1, fresh), 1)
+    assert info["monitor_reached"] > BASE.delta >= info["monitor"] > 0
+    assert info["stopped_early"]
+    assert info["steps"] < BASE.epochs
+    halvings = -math.log2(info["step_scale"])
+    assert halvings == int(halvings)
+    assert 1 <= halvings <= BASE.backtrack
+    assert info["steps"] == (1 if rate == 0.06 else 2)
+    assert info["memory"] == info["steps"] * info["multiplier"]  # a first step is not the penalty's doing
+    _, kls = measured(TEAM, state.params, after.params, 1, rollouts)
+    assert np.concatenate(kls[:ROWS]).mean() <= BASE.delta * 1.001
+    # the scale before the last halving was outside
+    wider = jax.tree.map(lambda x, y: x + 2 * (y - x), state.params, after.params)
+    _, kls = measured(TEAM, state.params, wider, 1, rollouts)
+    assert np.concatenate(kls[:ROWS]).mean() > BASE.delta
+
+
+def test_a_step_that_cannot_be_saved_is_undone(first):
+    """Too large for six halvings, or not a number: parameters stay, bit for bit."""
+    state, rollouts, *_ = first
+    for rate in (1e4, 1e38):
+        the = backend(replace(BASE, learning_rate=rate))
+        after, info = the.update(state, the.estimate(state, rollouts, 1, fresh), 1)
+        assert equal(after.params, state.params), rate
+        assert info["step_scale"] == 0
+        assert info["kl"] == 0
+        assert info["memory"] == info["multiplier"]
+
+
+def test_small_steps_relax_the_penalty_and_never_stop(first):
+    state, rollouts, *_ = first
+    the = backend(replace(BASE, learning_rate=1e-4))
+    _, info = the.update(state, the.estimate(state, rollouts, 1, fresh), 1)
+    assert not info["stopped_early"]
+    assert info["steps"] == BASE.epochs
+    assert info["step_scale"] == 1
+    assert info["memory"] == info["multiplier"] / 2
+    fixed = backend(replace(BASE, learning_rate=1e-4, adaptive=False))
+    _, info = fixed.update(state, fixed.estimate(state, rollouts, 1, fresh), 1)
+    assert info["memory"] == info["multiplier"] == 0.5
+
+
+def test_certificate_rule_takes_the_best_of_the_grid(first):
+    """`L̂ − ϱK̂` along the step, by plain loops; the scale 0 is allowed."""
+    state, rollouts, *_ = first
+    free = replace(
+        BASE, learning_rate=0.1, early_stop=False, beta=0.0, adaptive=False, advantage="centred", step_rule="none"
+    )
+    ends = {}
+    for rule in ("none", "certificate"):
+        the = backend(replace(free, step_rule=rule, backtrack=4))
+        ends[rule] = the.update(state, the.estimate(state, rollouts, 1, fresh), 1)
+    whole, (_, info) = ends["none"][0], ends["certificate"]
+    advantage = centred(rollouts.reward).reshape(-1)[:ROWS]
+    values = []
+    for k in range(5):
+        part = jax.tree.map(lambda x, y, k=k: x + k / 4 * (y - x), state.params, whole.params)
+        ratios, kls = measured(TEAM, state.params, part, 1, rollouts)
+        linear = sum((math.exp(d) - 1) * a for ds, a in zip(ratios[:ROWS], advantage, strict=True) for d in ds) / ROWS
+        values.append(linear - sum(map(sum, kls[:ROWS])) / ROWS)
+    assert values[4] < max(values)  # otherwise the rule has nothing to choose
+    assert info["step_scale"] == np.argmax(values) / 4
+    assert info["certificate_estimable"] == pytest.approx(max(values), rel=1e-3, abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------------------- reuse
+
+
+def test_importance_weights_of_whole_transcripts(first):
+    """`∏ π_now/π_behaviour` over both agents' tokens, by plain loops; used where the schedule asks, always reported."""
+    state, rollouts, _, after, _ = first
+    log_weight = np.zeros(24)
+    for agent in (0, 1):
+        ratios, _ = measured(TEAM, state.params, after.params, agent, rollouts)
+        log_weight += [sum(x) for x in ratios]
+    expected = np.exp(log_weight)
+    assert expected.std() > 0.01
+    the = backend()
+    cut = float(np.median(expected))
+    for schedule, used in ((importance_weighted(), expected), (importance_weighted(cut), np.minimum(expected, cut)),
+                           (once, np.ones(24))):  # fmt: skip
+        found = the.estimate(after, rollouts, 0, schedule)
+        np.testing.assert_allclose(found.data.weight, used, rtol=1e-4)
+        weights = expected[:ROWS]
+        np.testing.assert_allclose(found.weights[0], weights.sum() ** 2 / (ROWS * (weights**2).sum()), rtol=1e-4)
+        np.testing.assert_allclose(found.weights[3], weights.max(), rtol=1e-4)
+    again, info = the.update(after, the.estimate(after, rollouts, 0, importance_weighted()), 0)
+    ratios, kls = measured(TEAM, after.params, again.params, 0, rollouts)
+    terms = expected[:ROWS] * [sum(x) for x in kls[:ROWS]]
+    assert info["kl"] == pytest.approx(terms.mean(), rel=1e-3)
+    advantage = centred(rollouts.reward).reshape(-1)
+    linear = [w * a * sum(math.exp(d) - 1 for d in ds) for w, a, ds in zip(expected, advantage, ratios, strict=True)]
+    assert info["surrogate_raw"] == pytest.approx(np.mean(linear[:ROWS]), rel=2e-3, abs=1e-6)
+
+
+def test_old_rollouts_are_scored_by_the_agent_before_its_own_update(first):
+    """Not by the policy that wrote them: the second update of one agent on one set starts from ratio 1."""
+    _, rollouts, _, after, _ = first
+    the = backend(replace(BASE, learning_rate=1e-6))
+    _, info = the.update(after, the.estimate(after, rollouts, 1, once), 1)
+    assert info["kl"] < 1e-6
+    assert info["clipped"] == 0
+
+
+def test_schedules_through_the_driver(first):
+    state, *_ = first
+    for schedule, sets in (
+        (fresh, 2),
+        (once, 1),
+        (certificate_driven(10.0, None), 1),
+        (certificate_driven(0.0, None), 2),
+    ):
+        _, records = run_stage(
+            backend(), state, [0, 1], schedule, jax.random.key(0), budget=sets * 24 if sets == 2 else 48
+        )
+        assert sum(record.rollouts for record in records) == sets * 24
+        for line in update_lines(records):
+            dump(line)
+    with pytest.raises(InputError, match="the current team's advantages"):
+        run_stage(backend(), state, [0, 1], stale_occupancy, jax.random.key(0))
+    with pytest.raises(InputError, match="PRNG key"):
+        run_stage(backend(), state, [0, 1], fresh)
+
+
+def test_greedy_order_asks_for_predicted_gains(first):
+    state, rollouts, *_ = first
+    the = backend()
+    gains = the.predict(state, rollouts)
+    done = [the.update(state, the.estimate(state, rollouts, k, fresh), k)[1]["gain"] for k in (0, 1)]
+    np.testing.assert_allclose(gains, done, rtol=1e-5)
+    _, records = run_stage(the, state, greedy, once, jax.random.key(0))
+    assert sorted(record.agent for record in records) == [0, 1]
+
+
+# -------------------------------------------------------------------------------------------------------------- rollouts
+
+
+def test_rollouts(first):
+    _, rollouts, *_ = first
+    texts = messages(LAYOUT, np.asarray(rollouts.tokens).reshape(24, -1))
+    v = LAYOUT.vocabulary
+    prompts = [v.decode([t for t in row if t != v.pad]) for row in np.asarray(rollouts.tokens)[:, 0, : LAYOUT.prompt]]
+    assert (np.asarray(rollouts.tokens)[:, :, :5] == np.asarray(rollouts.tokens)[:, :1, :5]).all()
+    for b, prompt in enumerate(prompts):
+        for g in range(4):
+            assert np.asarray(rollouts.reward)[b, g] == TASK.verify(Problem(prompt, prompt[:2]), texts[4 * b + g])
+    assert set(prompts) <= {problem.prompt for problem in draw(TASK, np.random.default_rng(0), 500, held_out=False)}
+    with pytest.raises(InputError, match=r"verify: found rewards from 0.0 to 2.0, expected rewards in \[0, 1\]"):
+        rewards_of(_Twice(), LAYOUT, [Problem("aa", "aa"), Problem("bb", "bb")], np.asarray(rollouts.tokens)[:2, 0])
+
+
+class _Twice(Echo):
+    def verify(self, problem, messages):
+        return 2.0 * (problem.answer == "aa")
+
+
+# --------------------------------------------------------------------------------------------------------------- token log
+
+
+def test_token_log(first):
+    """Two updates on new rollouts, the stage's first ones scored again: rows against the tables of the four hybrids."""
+    state, *_ = first
+    written = []
+    log = TokenLog(written.append, rescore=True)
+    log.begin(7)
+    states = []
+    the = backend(log=log)
+    kept = the._replace(
+        update=lambda state, found, agent: (states.append((state, found.rollouts)), the.update(state, found, agent))[1]
+    )
+    end, _ = run_stage(kept, state, [0, 1], fresh, jax.random.key(0), stage=7)
+    (one, first_set), (two, second_set) = states
+    assert [tuple(columns) for columns in written] == [TOKEN_LOG_COLUMNS] * 3
+    for columns, rollouts, (before, after), update, agent, offset in (
+        (written[0], first_set, (one, two), 0, 0, 0),
+        (written[1], second_set, (two, end), 1, 1, 6),
+        (written[2], first_set, (two, end), 1, 1, 0),
+    ):
+        assert {len(x) for x in columns.values()} == {len(columns["t"])}
+        assert set(columns["stage"]) == {7}
+        assert set(columns["update"]) == {update}
+        assert sorted(set(columns["prompt"])) == list(range(offset, offset + 6))
+        assert sorted(set(columns["rollout"])) == list(range(4 * offset, 4 * offset + 24))
+        assert (columns["rollout"] // 4 == columns["prompt"]).all()
+        row = columns["rollout"] - 4 * offset
+        np.testing.assert_array_equal(columns["reward"], np.asarray(rollouts.reward).reshape(-1)[row])
+        rows = {k: plain_rows(rollouts, k) for k in (0, 1)}
+        assert len(row) == sum(len(m) for k in rows for said in rows[k] for m in said)
+        logp = {"logp_behaviour": rollouts.source, "logp_current": before.params, "logp_new": after.params}
+        for name, params in logp.items():
+            found = [tables(TEAM, params, k, rollouts) for k in (0, 1)]
+            position = np.array([LAYOUT.start(turn) + 1 for turn in columns["turn"].tolist()]) + columns["t"]
+            tokens = np.asarray(rollouts.tokens).reshape(24, -1)[row, position]
+            expected = [
+                found[k][r, p - 1, a] for k, r, p, a in zip(columns["agent"], row, position, tokens, strict=True)
+            ]
+            np.testing.assert_allclose(columns[name], expected, atol=2e-5, err_msg=name)
+        others = columns["agent"] != agent
+        assert (columns["logp_new"][others] == columns["logp_current"][others]).all()
+        if rollouts.source is before.params:
+            assert (columns["logp_current"] == columns["logp_behaviour"]).all()
+    moved = written[2]["logp_current"] != written[2]["logp_behaviour"]
+    assert (moved == (written[2]["agent"] == 0)).mean() > 0.9  # the re-scored rows show what the first update did
+
+
+# ---------------------------------------------------------------------------------------------------- programs, settings
+
+
+def test_a_run_compiles_a_bounded_number_of_programs(first):
+    """Stages, prompts, agents, rates and radii are arguments: nothing is compiled after the first stage of a kind."""
+    state, *_ = first
+    for schedule in (fresh, importance_weighted()):
+        run_stage(backend(), state, [0, 1], schedule, jax.random.key(0))
+    before, compiled = compiled_programs(), []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for stage in range(3):
+            for schedule in (fresh, once, importance_weighted()):
+                the = backend(replace(BASE, learning_rate=0.01 / (stage + 1), delta=0.1, beta=float(stage + 1)))
+                state, _ = run_stage(the, state, [1, 0], schedule, jax.random.key(stage), stage)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert compiled == []
+    assert compiled_programs() == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"ratio": "sequence"}, "ratio: found 'sequence', expected message, token"),
+        (
+            {"minibatch": 20},
+            "minibatch, micro_batch: found 20, 8, expected positive numbers, the first a multiple of the second",
+        ),
+        ({"delta": 0.0}, "delta: found 0.0, expected a positive number"),
+        ({"epochs": 0}, "epochs: found 0, expected at least 1"),
+        ({"step_rule": "certificate", "backtrack": 0}, "backtrack: found 0, expected at least 1"),
+        ({"beta": 0.0}, "target, beta: found target 0.01, beta 0.0, expected positive and finite, or adaptive=False"),
+        ({"delta": math.inf}, "target, beta: found target inf"),
+        ({"clip_low": -1.0}, "clip_low: found -1.0, expected at least 0"),
+    ],
+)
+def test_settings_that_are_refused(changed, message):
+    with pytest.raises(InputError, match=message):
+        replace(BASE, **changed)
+
+
+def test_samplings_that_are_refused():
+    for options in (
+        {"prompts": 0},
+        {"prompts": 4, "group": 1},
+        {"prompts": 4, "held_out": 4},
+        {"prompts": 4, "held_out": 1},
+    ):
+        with pytest.raises(InputError, match="prompts, group, held_out"):
+            LanguageSampling(**options)
+    with pytest.raises(InputError, match="alpha"):
+        LanguageSampling(4, alpha=1.0)
+
+
+def test_methods_are_what_their_names_say():
+    for name, method in METHODS.items():
+        assert method.schedule.draws(3) == {"every 2": 2, "fresh": 3}.get(
+            method.schedule.name, 3 if name == "certificate_driven" else 1
+        )
+    assert METHODS["importance_weights"].schedule.reuse == "weights"
+    for name in ("ppo", "grpo", "dapo", "no_trust_region", "fixed_kl"):
+        settings = METHODS[name].settings
+        assert not settings.early_stop
+        assert settings.step_rule == "none"
+        assert not settings.adaptive
+    assert METHODS["dapo"].settings.clip_high > METHODS["dapo"].settings.clip_low
+
+
+def test_a_team_of_one():
+    layout = lone_layout(LAYOUT)
+    assert (layout.agents, layout.turns, layout.message) == (1, 4, 2)
+    team = LanguageTeam(layout, (SMALL,))
+    state = start(team)
+    after, (record,) = run_stage(backend(team=team), state, [0], fresh, jax.random.key(0))
+    assert record.kl > 0
+    assert not equal(after.params, state.params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_runs(name):
+    method = METHODS[name]
+    team = LanguageTeam(lone_layout(LAYOUT), (SMALL,)) if method.lone else TEAM
+    settings = replace(method.settings, minibatch=16, micro_batch=8)
+    order = method.order or range(team.agents)
+    state, records = run_stage(
+        backend(settings, team=team), start(team, settings), order, method.schedule, jax.random.key(0)
+    )
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+    assert all(math.isfinite(record.kl) and record.kl >= 0 for record in records)
+
+
+WITHOUT_X64 = """
+import jax, numpy as np
+from teamtr_jax.llm.backend import *
+from teamtr_jax.llm.model import *
+from teamtr_jax.llm.tasks import Copy, layout_of
+from teamtr_jax.llm.update import *
+from teamtr_jax.schedules import importance_weighted
+from teamtr_jax.stage import run_stage
+assert not jax.config.jax_enable_x64
+task = Copy(symbols=2, agents=2)
+team = LanguageTeam(layout_of(task), (ModelConfig(8, 1, 2),) * 2)
+settings = UpdateSettings(minibatch=16, micro_batch=8)
+state = init_train_state(team, init_team(team, jax.random.key(0)), settings)
+backend = language_backend(team, task, settings, LanguageSampling(6, 4, held_out=2))
+types = [x.dtype for x in jax.tree.leaves(state)]
+for stage in range(2):
+    state, records = run_stage(backend, state, [0, 1], importance_weighted(), jax.random.key(stage))
+assert [x.dtype for x in jax.tree.leaves(state)] == types
+assert all(r.kl > 0 for r in records), records
+assert compiled_programs() == {"sample": 1, "update": 1, "score": 1, "prepare": 1}, compiled_programs()
+assert not jax.config.jax_enable_x64
+"""
+
+
+def test_without_x64():
+    """In a process of its own: no warning, the same types of state before and after, one program of each kind."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "0"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", WITHOUT_X64], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+# ---------------------------------------------------------------------------------------------------------------- learning
+
+
+def test_learning_from_scratch():
+    """25 stages of 24 prompts × 8. Rewards of 256 rollouts of the last team against 256 of the first: Welch's t, p < 1e-6."""
+    settings = replace(BASE, learning_rate=0.01, epochs=4, minibatch=64, micro_batch=32, delta=0.05)
+    the = backend(settings, LanguageSampling(24, 8))
+    state = begin = start(settings=settings, seed=1)
+    for stage in range(25):
+        state, records = run_stage(the, state, [0, 1], fresh, jax.random.key(100 + stage), stage)
+        assert all(record.info["monitor"] <= 0.05 for record in records)
+    problems = draw(TASK, np.random.default_rng(9), 64, held_out=False)
+    reward = [collect(TEAM, x.params, problems, TASK, 4, jax.random.key(9))[1].mean(-1) for x in (begin, state)]
+    test = ttest_ind(reward[1], reward[0], equal_var=False, alternative="greater")
+    assert test.pvalue < 1e-6
+    assert reward[1].mean() - reward[0].mean() > 0.2
