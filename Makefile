@@ -46,6 +46,15 @@ experiments: setup ## the paper's tables and figures on small teams, onto docs/e
 bench: setup ## timings against what one would use instead
 	$(RUN) -m benchmarks
 
+.PHONY: bench-llm
+bench-llm: setup .venv-torch/installed ## networks against PyTorch, transformers and TRL (installs them into .venv-torch)
+	$(RUN) -m benchmarks.llm --torch .venv-torch/bin/python
+
+.venv-torch/installed: benchmarks/torch-requirements.txt
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/torch-requirements.txt
+	@touch $@
+
 # ------------------------------------------------------------------------------------------------------------ checks
 .PHONY: lint
 lint: setup ## ruff and basedpyright
@@ -84,8 +93,8 @@ wheel: setup ## build sdist and wheel into dist/, try the wheel in a throw-away 
 clean: ## remove what was built, keep .venv
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis theory/notebooks/*.ipynb
 	rm -rf docs/api docs/derivations docs/notebooks docs/project
-	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 .PHONY: distclean
 distclean: clean ## remove .venv too
-	rm -rf .venv
+	rm -rf .venv .venv-torch
