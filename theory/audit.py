@@ -219,6 +219,7 @@ def audit_family(
     Returns:
       Tallies per (claim id, check name).
     """
+    chunk = family.chunk or chunk
     stages = family.make(rng, chunk)
     chosen = tuple(claim for claim in claims if claim.id not in family.without)
     program, identities = _program(chosen, stages, instances <= FEW_INSTANCES)

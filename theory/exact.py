@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from flint import arb, fmpq, fmpq_mat
 
-from teamtr_jax.dynamics import Dense, Layered, Successors
+from teamtr_jax.dynamics import Dense, Layered, Successors, Tree
 from teamtr_jax.types import Stage
 from theory.exact_bounds import CHECKS, Number, Pair, distance, times, total
 
@@ -81,8 +81,14 @@ def _joint(factors: Sequence[Row]) -> Row:
 def _tables(kernel: object) -> np.ndarray:
     if isinstance(kernel, Dense):
         return np.asarray(kernel.transition)
+    if isinstance(kernel, Tree):
+        tables = np.zeros((kernel.states, kernel.branching, kernel.states))
+        child = np.arange(kernel.states)[:, None] * kernel.branching + 1 + np.arange(kernel.branching)
+        node, symbol = np.nonzero(child < kernel.states)
+        tables[node, symbol, child[node, symbol]] = 1.0
+        return tables
     if not isinstance(kernel, Successors):
-        raise TypeError("exact_stage reads Dense, Successors and Layered worlds")
+        raise TypeError("exact_stage reads Dense, Successors, Layered and Tree worlds")
     index, prob = np.asarray(kernel.index), np.asarray(kernel.prob)
     tables = np.zeros((*index.shape[:-1], index.shape[-3]))
     for k in range(index.shape[-1]):
@@ -92,6 +98,8 @@ def _tables(kernel: object) -> np.ndarray:
 
 def _transition(world: Any, states: int, close: bool) -> tuple[list[list[Row]], list[int]]:
     """`P[s][a][s']` and the time step of each state."""
+    if isinstance(world, Tree):
+        return [_rows(table, close) for table in _tables(world)], np.asarray(world.time()).tolist()
     if not isinstance(world, Layered):
         clock = world.clock
         return [_rows(table, close) for table in _tables(world)], [0] * states if clock is None else np.asarray(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.teams import random_stages
 from teamtr_jax.types import Stage, Team
+from theory import networks
 
 __all__ = ["Family", "FAMILIES", "take", "sharp_discounted", "sharp_episodic"]
 
@@ -31,6 +32,7 @@ class Family(NamedTuple):
     without: tuple[
         str, ...
     ] = ()  #: claims left out: P3.8 doubles a program, and a swap is a first update of some order
+    chunk: int | None = None  #: stages made and judged at once, if not as many as the tier says
 
 
 def take(batch: Any, index: Any) -> Any:
@@ -155,6 +157,7 @@ FAMILIES: tuple[Family, ...] = (
         "corners", "S = 6, A = 2: fork, branch, parting; γ uniform or log-uniform [1e-4, 1)", 0.005, sharp_discounted
     ),
     Family("episodic corners", "X = 3, A = 2, T = 6: a branch opened", 0.002, sharp_episodic),
+    Family("networks", networks.SIZES, 0.01, networks.make, ("P3.8",), networks.BATCH),
 )
 """In random families every state has 1…S successors (uniform), rows are Dirichlet with a concentration log-uniform on [0.1, 10],
 rewards uniform or, in three of ten, 1 for one action in eight. A product team's agents all act, whatever n is drawn."""

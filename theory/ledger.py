@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from teamtr_jax.records import LEDGER_SCHEMA, dump
 
-__all__ = ["Row", "write_json", "terminal", "markdown", "page_of"]
+__all__ = ["Row", "merged", "write_json", "terminal", "markdown", "page_of"]
 
 SHARED = {"R6": "rates", "R7": "regimes"}
 """Pages that are not named like the ids on them."""
@@ -58,6 +58,25 @@ class Row:
     page: str = ""  #: derivation, from the root of the repository
     figure: str = ""  #: file name of the figure, beside the ledger
     note: str = ""  #: what was held fixed, over which range a slope was fitted, where the extreme was found
+
+
+def merged(rows: Sequence[Row]) -> list[Row]:
+    """One row for each id: the words of the one that has a statement, everything counted, the extremes of all."""
+    out: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: not row.statement):
+        if (first := out.get(row.id)) is None:
+            out[row.id] = row
+            continue
+        ratios, errors = (
+            [x for x in (getattr(first, name), getattr(row, name)) if x is not None] for name in ("tightest", "detects")
+        )
+        counted = ("instances", "violations", "inconclusive", "checks", "decided_exactly", "trivial", "seconds")
+        out[row.id] = replace(
+            first, **{name: getattr(first, name) + getattr(row, name) for name in counted},
+            tightest=max(ratios, default=None), detects=min(errors, default=None),
+            note="; ".join(filter(None, (first.note, row.note))),
+        )  # fmt: skip
+    return list(out.values())
 
 
 def write_json(rows: Sequence[Row], path: Path, settings: dict[str, Any]) -> None:
@@ -114,7 +133,10 @@ def markdown(rows: Sequence[Row], settings: dict[str, Any], root: str = "../../"
     )
     lines = ["# Claim ledger", "", "Written by `python -m theory`. " + made, ""]
     lines += [f"* {count:,} × {name}: {settings['families'][name]}" for name, count in settings["counts"].items()]
-    lines += ["* Gymnasium: " + ", ".join(settings["gymnasium"]), ""]
+    lines += ["* Gymnasium: " + ", ".join(settings["gymnasium"])]
+    if settings.get("presets"):
+        lines.append("* Transformer teams of 65,536 transcripts: " + "; ".join(settings["presets"]))
+    lines.append("")
     headings = [*HEADINGS, "page", "figure"]
     lines += ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     for row in rows:

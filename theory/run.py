@@ -24,7 +24,7 @@ from teamtr_jax.claims import Claim
 from teamtr_jax.records import dump
 from teamtr_jax.tabular import improvement_stage
 from teamtr_jax.teams import gymnasium_team
-from theory import adversarial, audit, exact_audit, figures, ledger, regimes
+from theory import adversarial, audit, exact_audit, figures, ledger, networks, regimes
 from theory.claims import p3_2, r1, r2, r3, r4, r5, rates, s8, u1
 from theory.families import FAMILIES
 from theory.ledger import Row
@@ -49,14 +49,18 @@ class Tier:
     chunk: int = 5_000  #: stages evaluated at once
     thorough: bool = False  #: the largest studies
     keep: bool = False  #: write down where every family stands, and go on from there
+    presets: tuple[
+        str, ...
+    ] = ()  #: enumerated transformer teams of 65,536 transcripts (`theory.networks`), one stage each
 
 
 ALL = tuple(f.name for f in FAMILIES)
 GYM = (("FrozenLake", 4), ("Taxi", 2), ("CliffWalking", 3), ("FrozenLake8x8", 3))
+NETWORKS = tuple(networks.PRESETS)
 TIERS = {
-    "quick": Tier(5_000, 60, ("small", "episodic", "corners", "episodic corners"), (), True, 1_000),
-    "default": Tier(100_000, 1_000, ALL, GYM[:2], False),
-    "full": Tier(1_000_000, 5_000, ALL, GYM, False, thorough=True, keep=True),
+    "quick": Tier(5_000, 60, ("small", "episodic", "corners", "episodic corners", "networks"), (), True, 1_000),
+    "default": Tier(100_000, 1_000, ALL, GYM[:2], False, presets=NETWORKS[:1]),
+    "full": Tier(1_000_000, 5_000, ALL, GYM, False, thorough=True, keep=True, presets=NETWORKS),
 }
 
 
@@ -111,11 +115,17 @@ def _certified(tier: Tier, rng: np.random.Generator, lock: AbstractContextManage
     return [row], {"certified.png": lambda path: u1.certified_figure(curves, path)}
 
 
+def _sampled_networks(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager[Any]):
+    del lock
+    return [networks.coverage(rng, *(() if tier.quick else (20, 1_000)))], {}
+
+
 STUDIES: tuple[Study, ...] = (
     Study("R1, R3, regimes", _scaling),
     Study("certified shares", _certified),
     Study("interactions", _interactions),
     Study("messages", _messages),
+    Study("sampled networks", _sampled_networks),
 )
 
 
@@ -159,6 +169,8 @@ def run(
         console.print(f"  {counts[family.name]:>7,}  {family.name}: {family.sizes}", highlight=False)
     gym = ", ".join(f"{env} × {n}" for env, n in tier.gym)
     console.print(f"  {len(tier.gym):>7}  Gymnasium: {gym}", highlight=False)
+    if tier.presets:
+        console.print(f"  {len(tier.presets):>7}  transformer teams: {'; '.join(tier.presets)}", highlight=False)
     console.print(f"  {tier.exact:>7,}  decided without rounding: {_worlds()}", highlight=False)
 
     book = None
@@ -179,7 +191,8 @@ def run(
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         stages_bar = progress.add_task("random stages", total=sum(counts.values()))
-        jobs_bar = progress.add_task("teams and studies", total=len(tier.gym) + len(studies) + 5 * bool(studies))
+        pieces = len(tier.gym) + len(tier.presets) + len(studies) + 5 * bool(studies)
+        jobs_bar = progress.add_task("teams and studies", total=pieces)
 
         def one_family(family: Any) -> None:
             def advance(done: int) -> None:
@@ -198,6 +211,15 @@ def run(
             with running:
                 stage = improvement_stage(team, jax.numpy.full((states, actions), 1 / actions), 0.01, range(agents))
             add(audit.audit_stage(f"{environment} × {agents}", stage, few, running))
+            progress.advance(jobs_bar)
+
+        def one_preset(name: str) -> None:
+            if stop.is_set():
+                return
+            with running:
+                stage = networks.preset_stage(name)
+            # On a tree T1 is attained in every layer: float64 cannot decide it, the small teams of the family do.
+            add(audit.audit_stage(name, stage, [claim for claim in few if claim.id != "T1"], running))
             progress.advance(jobs_bar)
 
         def one_study(study: Study):
@@ -233,6 +255,7 @@ def run(
                 found = {study.name: pool.submit(one_study, study) for study in studies}
                 jobs += [pool.submit(one_family, family) for family in chosen[2:]]
                 jobs += [pool.submit(one_team, environment, agents) for environment, agents in tier.gym]
+                jobs += [pool.submit(one_preset, name) for name in tier.presets]
                 for job in jobs:
                     job.result()
                 results = [job.result() for job in found.values()]
@@ -253,11 +276,13 @@ def run(
         rows += [finite, *rate_rows, power, done["R2"][0]]
         draws["finite_sample.png"] = lambda path: s8.finite_sample_figure(finite_data, path)
         draws["rates.png"] = lambda path: rates.rates_figure(rate_curves, path)
+    rows = ledger.merged(rows)
     _add_evidence(rows, done.get("exact", {}))
     rows.sort(key=_place)
     seconds = time.perf_counter() - started
     about = {
-        "instances": sum(counts.values()) + len(tier.gym), "families": {f.name: f.sizes for f in chosen}, "counts": counts,
+        "instances": sum(counts.values()) + len(tier.gym) + len(tier.presets),
+        "families": {f.name: f.sizes for f in chosen}, "counts": counts, "presets": list(tier.presets),
         "gymnasium": [f"{env} × {n}" for env, n in tier.gym], "exact": tier.exact if studies else 0, "seed": seed,
         "quick": tier.quick, "seconds": seconds, "python": platform.python_version(), "jax": jax.__version__,
         "device": str(jax.devices()[0].device_kind), "machine": f"{platform.machine()}, {os.cpu_count()} cores",

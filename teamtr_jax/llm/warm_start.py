@@ -221,7 +221,7 @@ def _steps(
 
         value, gradient = jax.value_and_grad(loss)(own)
         change, memory = optimiser.update(gradient, memory, own)
-        return optax.apply_updates(own, change), memory, value
+        return optax.apply_updates(own, change), memory, value.astype(jnp.float32)
 
     def step(k: Array, state: Any) -> Any:
         params, memory, _ = state
@@ -232,4 +232,4 @@ def _steps(
         params, memory, values = zip(*each, strict=True)
         return params, memory, jnp.stack(values)
 
-    return lax.fori_loop(0, steps, step, (params, memory, jnp.zeros(team.agents)))
+    return lax.fori_loop(0, steps, step, (params, memory, jnp.zeros(team.agents, jnp.float32)))

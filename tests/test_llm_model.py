@@ -1,0 +1,185 @@
+"""The transformer: causality by gradients, cache against teacher forcing, RoPE, adapters, stacked and unlike teams."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from teamtr_jax.llm.layout import Layout, Router, Vocabulary, author, emitted, random_router, round_robin
+from teamtr_jax.llm.model import (
+    LanguageTeam,
+    ModelConfig,
+    agent_params,
+    init_params,
+    init_team,
+    is_trained,
+    policy_logits,
+    rotate,
+    with_agent_params,
+)
+from teamtr_jax.llm.sampler import sample
+from teamtr_jax.validation import InputError
+
+SMALL = ModelConfig(width=8, layers=2, heads=2)
+LOGITS = jax.jit(policy_logits, static_argnums=(0, 1))
+
+
+def by_last(view):
+    """Hardly ever the one who spoke last; by the text at first."""
+    odd = (view.tokens[:, 0] % 2 == 1)[:, None]
+    start = jnp.where(odd, jnp.array([0.5, 0.5, 0.0]), jnp.array([0.0, 0.0, 1.0]))
+    rest = jnp.where(view.last[:, None] == jnp.arange(3), 0.1, 0.45)
+    return jnp.where((view.last < 0)[:, None], start, rest)
+
+
+def test_causality():
+    """d logits[p] / d embedding of position q: zero for q > p and for PAD, not zero for q ≤ p. Every position has its own id."""
+    vocabulary = Vocabulary("01", 1, "abcdefghij")
+    layout = Layout(vocabulary, 10, 1, 1, round_robin(1))
+    params = init_params(SMALL, layout, jax.random.key(0))
+    padded = 4
+    ids = vocabulary.encode("abcdefghij")
+    tokens = np.where(np.arange(10) == padded, vocabulary.pad, ids)
+    jacobian = jax.jit(jax.jacrev(lambda p: policy_logits(SMALL, layout, p, jnp.asarray(tokens)[None])[0]))(params)
+    size = np.abs(np.asarray(jacobian["embedding"])).max(
+        (1, 3)
+    )  # [p, id]; ids that only prompts hold are not in the head
+    read = size[:, ids]
+    for p in range(10):
+        for q in range(10):
+            if q > p or q == padded:
+                assert read[p, q] == 0
+            elif p != padded:
+                assert read[p, q] > 1e-6
+    assert not np.delete(size[:, vocabulary.pad], padded).any()
+
+
+ROUTERS = {"round robin": round_robin(3), "random": random_router(3), "by last speaker": Router("by last", by_last)}
+UNLIKE = (SMALL, ModelConfig(width=16, layers=1, heads=2), ModelConfig(width=8, layers=1, heads=1, lora_rank=2))
+TEAMS = [
+    ("round robin", True, None, (SMALL,) * 3, 1.0),
+    ("random", True, (2, 3, 4), (SMALL,) * 3, 0.5),
+    ("by last speaker", False, (4, 1, 2), UNLIKE, 1.0),
+    ("round robin", False, (1, 4, 3), UNLIKE, 2.0),
+]
+
+
+def both_ways(router, ends, caps, models, temperature):
+    """Log-probabilities as sampled with the cache, and teacher-forced, of 256 transcripts."""
+    layout = Layout(Vocabulary("01+", 3, "?!", ends), 4, 4, 5, ROUTERS[router], caps, temperature)
+    team = LanguageTeam(layout, models)
+    params = init_team(team, jax.random.key(0))
+    prompts = jnp.asarray(layout.encode_prompts(["?!", "1?", "!", "01+?"] * 64))
+    out = sample(team, params, prompts, jax.random.key(1))
+    forced = jnp.zeros(out.tokens.shape)
+    who = author(layout, out.speaker)
+    chosen = jnp.minimum(out.tokens[:, 1:], layout.vocabulary.actions - 1)[..., None]
+    for agent in range(3):
+        logits = LOGITS(models[agent], layout, agent_params(team, params, agent), out.tokens)
+        log_p = jnp.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), chosen, 2)[..., 0]
+        forced = forced.at[:, 1:].set(jnp.where(who[:, 1:] == agent, log_p, forced[:, 1:]))
+    wrote = np.asarray(emitted(layout, out.tokens))
+    return np.asarray(out.logp)[wrote], np.asarray(forced)[wrote], out
+
+
+@pytest.mark.parametrize(
+    ("settings", "wide"),
+    [(TEAMS[0], True), (TEAMS[0], False), (TEAMS[1], True), (TEAMS[2], True), (TEAMS[2], False), (TEAMS[3], False)],
+    ids=lambda x: f"{x[0]}, END {x[1]}, caps {x[2]}" if isinstance(x, tuple) else f"x64 {x}",
+)
+def test_cache_is_teacher_forcing(settings, wide):
+    """To 1e-5 in float32 at B = 256, with the setting x64 on and off; every agent speaks somewhere."""
+    with jax.enable_x64(wide):
+        cached, forced, out = both_ways(*settings)
+        assert out.logp.dtype == jnp.float32
+    assert len(cached) > 1000
+    assert cached.std() > 0.1
+    np.testing.assert_allclose(cached, forced, atol=1e-5)
+    assert set(np.unique(out.speaker)) == {0, 1, 2}
+
+
+def test_rope_is_relative():
+    """`⟨rotate(q, m), rotate(k, n)⟩` depends on m − n alone, and does depend on it; lengths are kept."""
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8), jnp.float64)
+
+    def score(m, n):
+        return float((rotate(q, m, 100.0, 64) * rotate(k, n, 100.0, 64)).sum())
+
+    assert score(7, 3) == pytest.approx(score(4, 0), abs=1e-5)
+    assert score(107, 103) == pytest.approx(score(4, 0), abs=1e-5)
+    assert abs(score(5, 0) - score(4, 0)) > 1e-3
+    assert float((rotate(q, 9, 100.0, 64) ** 2).sum()) == pytest.approx(float((q**2).sum()), rel=1e-6)
+
+
+def test_fresh_adapters_change_nothing():
+    """LoRA begins at the base model; only adapters are trained, and they do something once `b` is not zero."""
+    layout = Layout(Vocabulary("01", 1, "?"), 2, 3, 1, round_robin(1))
+    config = ModelConfig(width=8, layers=1, heads=1, lora_rank=2)
+    params = init_params(config, layout, jax.random.key(0))
+
+    def base(tree):
+        return {k: base(x) if isinstance(x, dict) else x for k, x in tree.items() if not k.startswith("lora_")}
+
+    tokens = jnp.array([[2, 3, 1, 0], [1, 1, 2, 0]], jnp.int32)
+    bare = LOGITS(ModelConfig(width=8, layers=1, heads=1), layout, base(params), tokens)
+    np.testing.assert_array_equal(LOGITS(config, layout, params, tokens), bare)
+    trained = is_trained(params)
+    assert any(jax.tree.leaves(trained))
+    moved = jax.tree.map(lambda x, t: x + 0.1 * t, params, trained)
+    assert jax.tree.all(jax.tree.map(lambda x, y, t: bool(t) or bool((x == y).all()), moved, params, trained))
+    assert float(abs(LOGITS(config, layout, moved, tokens) - bare).max()) > 1e-3
+    assert all(jax.tree.leaves(is_trained(base(params))))
+
+
+def test_tuple_and_stack_are_the_same_team():
+    """A team of equal networks whose configurations are told apart (hidden size given or by default) samples the same."""
+    layout = Layout(Vocabulary("01", 2, "?"), 1, 2, 3, random_router(2))
+    plain = ModelConfig(width=8, layers=1, heads=1)
+    spelled = ModelConfig(width=8, layers=1, heads=1, hidden=plain.inner)
+    stacked, apart = (LanguageTeam(layout, models) for models in ((plain, plain), (plain, spelled)))
+    assert (stacked.alike, apart.alike) == (True, False)
+    params = init_team(stacked, jax.random.key(0))
+    listed = init_team(apart, jax.random.key(0))
+    for agent in range(2):
+        jax.tree.map(
+            np.testing.assert_array_equal, agent_params(stacked, params, agent), agent_params(apart, listed, agent)
+        )
+    prompts = jnp.asarray(layout.encode_prompts(["?"] * 64))
+    a, b = (sample(team, p, prompts, jax.random.key(1)) for team, p in ((stacked, params), (apart, listed)))
+    np.testing.assert_array_equal(a.tokens, b.tokens)
+    np.testing.assert_allclose(a.logp, b.logp, atol=1e-6)
+
+    new = jax.tree.map(lambda x: x + 1, agent_params(stacked, params, 1))
+    for team, p in ((stacked, params), (apart, listed)):
+        changed = with_agent_params(team, p, 1, new)
+        jax.tree.map(np.testing.assert_array_equal, agent_params(team, changed, 0), agent_params(team, p, 0))
+        jax.tree.map(np.testing.assert_array_equal, agent_params(team, changed, 1), new)
+    with pytest.raises(InputError, match="agent: found a traced index"):
+        agent_params(apart, listed, jnp.array(0))
+    with pytest.raises(InputError, match="agent: found a traced index"):
+        with_agent_params(apart, listed, jnp.array(0), new)
+
+
+def test_refusals():
+    for bad in (dict(width=6, heads=2), dict(layers=0), dict(lora_rank=-1), dict(dtype="float16")):
+        with pytest.raises(InputError):
+            ModelConfig(**bad)  # pyright: ignore[reportArgumentType]
+    vocabulary = Vocabulary("01", 2, "?")
+    with pytest.raises(InputError, match="models: found 1 networks"):
+        LanguageTeam(Layout(vocabulary, 1, 1, 1, round_robin(2)), (SMALL,))
+    with pytest.raises(InputError, match="characters, prompt_only"):
+        Vocabulary("00", 1)
+    with pytest.raises(InputError, match="at least two things to write"):
+        Vocabulary("", 1)
+    with pytest.raises(InputError, match="characters among"):
+        vocabulary.encode("2")
+    one: dict[str, Any] = dict(vocabulary=vocabulary, prompt=1, message=1, turns=1, router=round_robin(2))
+    for bad in (dict(caps=(1,)), dict(caps=(0, 1)), dict(caps=(1, 9)), dict(temperature=0.0), dict(turns=0)):
+        settings: dict[str, Any] = one | bad
+        with pytest.raises(InputError):
+            Layout(**settings)
+    layout = Layout(vocabulary, 2, 2, 1, round_robin(2))
+    with pytest.raises(InputError, match="prompts"):
+        layout.encode_prompts(["?" * 3])
