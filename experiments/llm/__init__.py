@@ -1,0 +1,1 @@
+"""Teams of small transformers: training, evaluation, transcripts, comparison of methods."""

@@ -1,0 +1,103 @@
+"""Methods side by side: the same tasks, seeds, starts and number of rollouts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from experiments.figures import axes, save
+from experiments.llm.run import SUMMARY, set_up, train_run, write_json
+from experiments.llm.settings import Compare
+from experiments.tables import show as table
+from teamtr_jax.llm.backend import METHODS
+from teamtr_jax.validation import InputError
+
+__all__ = ["DEFAULT", "compare", "spread"]
+
+DEFAULT = ("teamtr", "no_resampling", "every_2", "importance_weights", "joint", "ppo", "grpo", "dapo", "single", "lone")
+"""What is compared if nothing is asked for."""
+
+
+def spread(x: Sequence[float]) -> tuple[float, float, float]:
+    """Mean over seeds and its 95 % t interval, infinite for one seed."""
+    values = np.asarray(x, float)
+    if values.size == 1:
+        return float(values[0]), -math.inf, math.inf
+    half = scipy.stats.t.ppf(0.975, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size)
+    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+
+
+def _shown(x: Sequence[float]) -> str:
+    value, low, high = spread(x)
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]" if len(x) > 1 else f"{value:.3f}"
+
+
+def compare(settings: Compare) -> list[Path]:
+    """Train what is missing, print the table, draw the figure from the summaries.
+
+    Raises:
+      InputError: an unknown method, or settings that do not fit one of them: before any work.
+    """
+    methods = DEFAULT if settings.methods is None else settings.methods
+    for name in methods:
+        if name not in METHODS:
+            raise InputError("methods", repr(name), ", ".join(METHODS))
+    runs = {(name, seed): settings.run(name, seed) for seed in range(settings.seeds) for name in methods}
+    for run in runs.values():
+        set_up(run)
+    for (name, _), run in runs.items():
+        summary = run.out / SUMMARY
+        if not (summary.exists() and json.loads(summary.read_text())["stages"] == run.stages):
+            print(f"{name}, seed {run.seed}", flush=True)
+        start = settings.out / "starts" / f"{'one' if METHODS[name].lone else 'team'}-{run.seed}"
+        train_run(run, start)
+    summaries = {key: json.loads((run.out / SUMMARY).read_text()) for key, run in runs.items()}
+    found = {name: [summaries[name, seed] for seed in range(settings.seeds)] for name in methods}
+    return report(settings.out, found)
+
+
+def report(out: Path, found: dict[str, list[dict[str, Any]]]) -> list[Path]:
+    """The table, its file and the figure."""
+    keys = ("accuracy_start", "accuracy_end", "gain", "regressions", "tokens")
+    seeds = len(next(iter(found.values())))
+    lines = [
+        [
+            name,
+            *(_shown([x[key] for x in each]) for key in ("accuracy_start", "accuracy_end", "gain")),
+            f"{sum(x['regressions'] for x in each)}/{sum(x['updates'] for x in each)}",
+            f"{np.mean([x['tokens'] for x in each]):.0f}",
+        ]
+        for name, each in found.items()
+    ]
+    note = f"n = {seeds} seeds; 95 % t intervals over seeds; tokens written in training rollouts, mean over seeds"
+    table(
+        "Methods at the same number of rollouts",
+        ["method", "start", "end", "gain", "regressions", "tokens"],
+        lines,
+        note,
+    )
+    content = {
+        "seeds": seeds,
+        "methods": {name: {key: [x[key] for x in each] for key in keys} for name, each in found.items()},
+    }
+    path = write_json(out / "compare.json", content)
+    figure, ax = axes(1, 1, (6.4, 0.4 * len(found) + 1.2))
+    for i, each in enumerate(found.values()):
+        value, low, high = spread([x["gain"] for x in each])
+        if seeds > 1:
+            ax.plot([low, high], [i, i], color="#1b7837", linewidth=1)
+        ax.plot([x["gain"] for x in each], [i] * seeds, ".", color="0.6", markersize=4)
+        ax.plot(value, i, "o", color="#1b7837", markersize=4)
+    ax.axvline(0, color="0.6", linewidth=0.8)
+    ax.set_yticks(range(len(found)), list(found))
+    ax.invert_yaxis()
+    ax.set(xlabel=f"gain on held-out prompts, {seeds} seeds, 95 % t interval")
+    drawn = save(figure, out / "compare.png")
+    print("\nwritten:", path, drawn, sep="\n  ")
+    return [path, drawn]

@@ -1,0 +1,395 @@
+"""One run: warm start, stages of training, held-out accuracy before and after. Resumable; everything is kept in one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from experiments.llm.measure import Conversations, converse, paired_gain, regression
+from experiments.llm.settings import Train, task_of
+from teamtr_jax.checkpoint import latest, read_manifest, restore, save
+from teamtr_jax.llm.backend import METHODS, LanguageSampling, Method, TokenLog, language_backend, lone_layout
+from teamtr_jax.llm.description import describe_team
+from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, init_team, parameter_count
+from teamtr_jax.llm.monitor import read_token_log, write_token_log
+from teamtr_jax.llm.tasks import Problem, Task, draw, layout_of
+from teamtr_jax.llm.update import TrainState, UpdateSettings, init_train_state
+from teamtr_jax.llm.warm_start import WarmStart, warm_start
+from teamtr_jax.records import TOKEN_LOG_COLUMNS, dump, update_lines
+from teamtr_jax.sampled import prompts_per_set
+from teamtr_jax.schedules import Order, fixed, random_order, reverse
+from teamtr_jax.stage import Backend, run_stage
+from teamtr_jax.training import CHECKPOINTS, read_records, train
+from teamtr_jax.validation import InputError
+
+__all__ = [
+    "ABOUT",
+    "SUMMARY",
+    "START",
+    "TOKENS",
+    "TIMED",
+    "Setup",
+    "set_up",
+    "train_run",
+    "load_run",
+    "Compilations",
+    "COMPILATIONS",
+    "write_json",
+]
+
+SUMMARY, ABOUT, START, TOKENS = "summary.json", "settings.json", "start", "token_log"
+TIMED = ("time", "time_stage")
+"""Keys of the records that differ between two runs of the same seed."""
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+class Compilations:
+    """Counts the programs that this process compiles, from when it is made."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, duration_secs: float, **about: Any) -> None:
+        del duration_secs, about
+        self.count += event == COMPILED
+
+
+COMPILATIONS = Compilations()
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that a run is made of, checked, nothing computed yet."""
+
+    task: Task
+    team: LanguageTeam
+    method: Method
+    update: UpdateSettings
+    sampling: LanguageSampling
+    test: list[Problem]
+    probes: list[Problem]
+    order: Order
+    rows: int  #: conversations of one call of the sampler where accuracy is measured
+
+
+def set_up(settings: Train) -> Setup:
+    """Check the settings, one against the other.
+
+    Raises:
+      InputError: names what does not fit.
+    """
+    if settings.method not in METHODS:
+        raise InputError("method", repr(settings.method), ", ".join(METHODS))
+    method, task = METHODS[settings.method], task_of(settings.task, settings.difficulty or ())
+    layout = layout_of(task, temperature=settings.temperature)
+    layout = lone_layout(layout) if method.lone else layout
+    team = LanguageTeam(layout, (settings.model,) * layout.agents)
+    chosen = {name: getattr(settings, name) for name in ("delta", "learning_rate", "epochs")}
+    update = replace(method.settings, **chosen)
+    budget = settings.prompts * settings.group * len(task.roles)
+    sampling = LanguageSampling(prompts_per_set(budget, method.schedule, team.agents, settings.group), settings.group)
+    test = draw(task, np.random.default_rng([settings.seed, 2]), settings.test_prompts, held_out=True, distinct=True)
+    probes = draw(task, np.random.default_rng([settings.seed, 3]), settings.probe_prompts, held_out=True)
+    n = team.agents
+    order = method.order or {"fixed": fixed(range(n)), "reverse": reverse(n), "random": random_order}[settings.order]
+    return Setup(task, team, method, update, sampling, test, probes, order, settings.prompts * settings.group)
+
+
+def begins(settings: Train, team: LanguageTeam) -> dict[str, Any]:
+    """What decides the parameters that training starts from, as JSON."""
+    about = {name: getattr(settings, name) for name in ("task", "difficulty", "temperature", "seed")}
+    return json.loads(dump({**about, "warm": asdict(settings.warm), "team": describe_team(team)}))
+
+
+def describe(settings: Train, setup: Setup) -> dict[str, Any]:
+    """What decides the records of a run, as JSON."""
+    about = {name: getattr(settings, name) for name in ("method", "order", "prompts", "group", "probe_prompts")}
+    about |= {
+        "schedule": setup.method.schedule.name,
+        "update": asdict(setup.update),
+        "sampling": asdict(setup.sampling),
+    }
+    return json.loads(dump({**begins(settings, setup.team), **about}))
+
+
+def start_of(settings: Train, setup: Setup, folder: Path) -> tuple[Params, dict[str, Any]]:
+    """The warm-started parameters, from `folder` if they are there, and how they were found.
+
+    Raises:
+      InputError: the folder holds a start made under other settings.
+    """
+    team = setup.team
+    key = jax.random.fold_in(jax.random.key(settings.seed), 0)
+    want = begins(settings, team)
+    if (step := latest(folder)) is not None:
+        have = read_manifest(folder, step)["metadata"]["settings"]
+        for name in [*want, *(name for name in have if name not in want)]:
+            if have.get(name) != want.get(name):
+                raise InputError(
+                    f"settings: {name}", want.get(name), f"{have.get(name)}, as in {folder} (or another folder)"
+                )
+        like = jax.eval_shape(lambda: init_team(team, key))
+        found = restore(folder, like, step)
+        return found.tree, found.metadata["record"]
+    began = time.perf_counter()
+    params, record = warm_start(team, setup.task, init_team(team, key), settings.seed, settings.warm)
+    about = {**record._asdict(), "seconds": time.perf_counter() - began}
+    save(folder, record.steps, params, {"settings": want, "team": want["team"], "record": about})
+    return params, json.loads(dump(about))
+
+
+class Probe:
+    """Accuracy after every update, on the same prompts with the same random numbers."""
+
+    def __init__(self, setup: Setup, key: Array):
+        self.setup, self.key = setup, key
+        self.params: Any = None
+        self.last: NDArray[np.float64] | None = None
+
+    def measure(self, params: Params) -> NDArray[np.float64]:
+        if self.last is None or params is not self.params:
+            setup = self.setup
+            found = converse(setup.team, params, setup.task, setup.probes, 1, self.key, setup.rows)
+            self.params, self.last = params, found.reward
+        return self.last
+
+    def report(self, before: Params, after: Params) -> dict[str, Any]:
+        """What an update did, with half the width of 95 % normal intervals."""
+        if not self.setup.probes:
+            return {}
+        old, new = self.measure(before), self.measure(after)
+        found = regression(old, new)
+        half = 1.96 / np.sqrt(new.size)
+        return {
+            "before": float(old.mean()), "after": float(new.mean()), "after_error": float(half * new.std(ddof=1)),
+            "change": found.change, "change_error": float(half * (new - old).std(ddof=1)), "p_value": found.p_value,
+            "regression": found.significant,
+        }  # fmt: skip
+
+
+def remembering(backend: Backend, states: list[TrainState]) -> Backend:
+    """The backend, which also puts the state after every update into a list."""
+
+    def update(state: Any, estimate: Any, agent: Any) -> tuple[Any, Mapping[str, Any]]:
+        new, info = backend.update(state, estimate, agent)
+        states.append(new)
+        return new, info
+
+    return backend._replace(update=update)
+
+
+def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
+    """Train from where the folder is, and write the summary.
+
+    Args:
+      start: folder of the warm start, if it is shared with other runs.
+
+    Raises:
+      InputError: before any work.
+    """
+    began, compilations = time.perf_counter(), COMPILATIONS.count
+    setup = set_up(settings)
+    writer = _tensorboard(settings, setup.team.agents)
+    home = settings.out
+    about = describe(settings, setup)
+    saved = latest(home / CHECKPOINTS)
+    if saved is not None and saved > settings.stages:
+        raise InputError("stages", settings.stages, f"at least {saved}, which {home} holds")
+    start = home / START if start is None else start
+    warmed = latest(start) is not None
+    params, warm = start_of(settings, setup, start)
+    asked = {**_asked(settings), "start": str(os.path.relpath(start, home))}
+    if saved is None:
+        write_json(home / ABOUT, asked)
+    root = jax.random.key(settings.seed)
+    test_key, probe_key, train_key = (jax.random.fold_in(root, i) for i in (1, 2, 3))
+
+    parts: list[dict[str, NDArray[Any]]] = []
+    log = TokenLog(parts.append, rescore=True) if settings.log else None
+    states: list[TrainState] = []
+    backend = remembering(language_backend(setup.team, setup.task, setup.update, setup.sampling, log=log), states)
+    n = setup.team.agents
+    probe = Probe(setup, probe_key)
+    compiled: list[int] = []
+
+    def stage(state: TrainState, key: Array, k: int) -> tuple[TrainState, list[dict[str, Any]]]:
+        begin = time.perf_counter()
+        if log is not None:
+            parts.clear()
+            log.begin(k)
+        states[:] = [state]
+        final, records = run_stage(
+            backend,
+            state,
+            setup.order,
+            setup.method.schedule,
+            key,
+            k,
+            settings.prompts * settings.group * len(setup.task.roles),
+        )
+        lines = update_lines(records)
+        for line, before, after in zip(lines, states[:-1], states[1:], strict=True):
+            line["delta"] = setup.update.delta
+            line["probe"] = probe.report(before.params, after.params)
+        if log is not None:
+            (home / TOKENS).mkdir(exist_ok=True)
+            write_token_log(home / TOKENS / f"{k:08d}.{settings.log}", _joined(parts))
+        for line in lines:
+            line["time_stage"] = time.perf_counter() - begin
+            writer(line)
+        compiled.append(COMPILATIONS.count)
+        return final, lines
+
+    def accuracy(params: Params) -> Conversations:
+        return converse(setup.team, params, setup.task, setup.test, settings.test_samples, test_key, setup.rows)
+
+    before = accuracy(params)
+    first = init_train_state(setup.team, params, setup.update)
+    state, _ = train(stage, first, settings.stages, train_key, home, about, settings.progress)
+    write_json(home / ABOUT, asked)
+    after = accuracy(state.params)
+    if saved == settings.stages and (home / SUMMARY).exists():
+        return json.loads((home / SUMMARY).read_text())
+    if settings.log:
+        _merge(home, settings.log, settings.stages)
+    records = read_records(home)
+    gain = paired_gain(before.reward, after.reward)
+    stages = {line["stage"]: line["time_stage"] for line in records}
+    earlier = sum(seconds for k, seconds in stages.items() if k < (saved or 0)) + warmed * warm["seconds"]
+    tokens = sum(line["info"]["tokens"] for line in records if line["resampled"])
+    probed = [line["probe"] for line in records if line["probe"]]
+    summary = {
+        "schema": 1,
+        "accuracy_start": float(before.reward.mean()),
+        "accuracy_end": float(after.reward.mean()),
+        "gain": gain.value,
+        "gain_low95": gain.low,
+        "gain_high95": gain.high,
+        "gain_interval": "two-sided 95 % normal interval of the mean over held-out prompts, paired by prompt and random numbers",
+        "test_prompts": len(setup.test),
+        "test_samples": settings.test_samples,
+        "tokens": tokens,
+        "tokens_per_second": tokens / sum(stages.values()),
+        "seconds": time.perf_counter() - began + earlier,
+        "seconds_warm_start": warm["seconds"],
+        "seconds_stages": sum(stages.values()),
+        "updates": len(records),
+        "regressions": sum(x["regression"] for x in probed),
+        "regressions_tested": len(probed),
+        "regression_rule": "an update after which the mean reward on the probes is lower: one-sided sign test at level 0.01",
+        "compilations": COMPILATIONS.count - compilations,
+        "compilations_after_first_stage": compiled[-1] - compiled[0] if compiled else 0,
+        "parameters": parameter_count(state.params) // n,
+        "warm_start": warm,
+        "seed": settings.seed,
+        "method": settings.method,
+        "task": settings.task,
+        "difficulty": settings.difficulty,
+        "stages": settings.stages,
+    }
+    write_json(home / SUMMARY, summary)
+    return json.loads(dump(summary))
+
+
+class Loaded(NamedTuple):
+    """A saved run."""
+
+    settings: Train
+    setup: Setup
+    params: Params
+    stages: int  #: done
+    records: list[dict[str, Any]]
+
+
+def load_run(home: Path, start: bool = False) -> Loaded:
+    """The team as it was saved last, or as it was before training.
+
+    Raises:
+      InputError: no such run, or a damaged one.
+    """
+    if not (home / ABOUT).is_file():
+        raise InputError(str(home), f"no {ABOUT}", "the folder of a run of `train`")
+    try:
+        asked = json.loads((home / ABOUT).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(str(home / ABOUT), str(error), "the settings of a run of `train`") from error
+    begun = home / asked.pop("start")
+    settings = Train(**{**asked, "out": home, "difficulty": tuple(asked["difficulty"]), "model": ModelConfig(**asked["model"]),
+                        "warm": WarmStart(**asked["warm"])})  # fmt: skip
+    setup = set_up(settings)
+    done = latest(home / CHECKPOINTS)
+    if start or done is None:
+        return Loaded(settings, setup, start_of(settings, setup, begun)[0], 0, [])
+    shapes = jax.eval_shape(
+        lambda: init_train_state(setup.team, init_team(setup.team, jax.random.key(0)), setup.update)
+    )
+    state: TrainState = restore(home / CHECKPOINTS, shapes, done).tree
+    return Loaded(settings, setup, state.params, done, read_records(home) if done else [])
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write strict JSON, whole or not at all.
+
+    Raises:
+      InputError: a place that cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(json.loads(dump(content)), indent=1) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(str(path), error.strerror or str(error), "a place that can be written") from error
+    return path
+
+
+def _asked(settings: Train) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
+
+
+def _joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in TOKEN_LOG_COLUMNS}
+
+
+def _merge(home: Path, form: str, stages: int) -> Path:
+    """One log of all stages, from one file for each."""
+    parts = [read_token_log(home / TOKENS / f"{k:08d}.{form}") for k in range(stages)]
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in TOKEN_LOG_COLUMNS}
+    return write_token_log(home / f"{TOKENS}.{form}", columns, check=False)
+
+
+def _tensorboard(settings: Train, agents: int) -> Callable[[Mapping[str, Any]], None]:
+    """What writes a record as events; nothing if it was not asked for."""
+    if not settings.tensorboard:
+        return lambda line: None
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise InputError("tensorboardX", "not installed", "pip install 'teamtr-jax[tensorboard]'") from error
+    done = latest(settings.out / CHECKPOINTS) or 0
+    events: Any = None
+
+    def write(line: Mapping[str, Any]) -> None:
+        nonlocal events
+        events = events or SummaryWriter(str(settings.out / "tensorboard"), purge_step=done * agents)
+        step = line["stage"] * agents + line["update"]
+        values = {"surrogate": line["surrogate"], "kl": line["kl"]}
+        values |= line["info"] | {f"probe/{name}": value for name, value in line["probe"].items()}
+        for name, value in values.items():
+            events.add_scalar(name, float(value), step)
+        events.flush()
+
+    return write

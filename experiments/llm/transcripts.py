@@ -1,0 +1,76 @@
+"""Conversations on the terminal: who said what, and what it earned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from experiments.llm.measure import converse
+from experiments.llm.run import Setup, load_run
+from experiments.llm.settings import Show
+from teamtr_jax.llm.tasks import Problem, draw
+
+__all__ = ["COLOURS", "show", "transcript"]
+
+COLOURS = ("cyan", "magenta", "yellow", "blue", "bright_green", "bright_red", "bright_cyan", "bright_magenta")
+"""One for each agent, in turn."""
+
+
+def transcript(
+    roles: Sequence[str],
+    speakers: Sequence[int],
+    problem: Problem,
+    said: Sequence[str],
+    shown: Sequence[str],
+    reward: float,
+) -> Text:
+    """One conversation. A message that is not the demonstrated one has the latter beside it."""
+    text = Text.assemble(("prompt ", "dim"), (problem.prompt, "bold"), ("   answer ", "dim"), problem.answer, "\n")
+    for agent, message, demonstrated in zip(speakers, said, shown, strict=True):
+        colour = COLOURS[agent % len(COLOURS)]
+        text.append(f"  {roles[agent]:>10}  ", colour).append(message or "(nothing)", f"bold {colour}")
+        if message != demonstrated:
+            text.append(f"   demonstrated: {demonstrated}", "dim")
+        text.append("\n")
+    mark, style = (
+        ("✓ right", "bold green") if reward == 1 else ("✗ wrong", "bold red") if reward == 0 else ("~ partly", "yellow")
+    )
+    return text.append(f"  {mark}", style).append(f"   reward {reward:g}\n", "dim")
+
+
+def speakers_of(setup: Setup) -> list[int]:
+    """Who speaks at each turn; the tasks of the package have a round robin."""
+    return [turn % setup.team.agents for turn in range(setup.team.layout.turns)]
+
+
+def show(settings: Show, console: Console | None = None) -> None:
+    """Print conversations on held-out prompts.
+
+    Raises:
+      InputError: no such run.
+    """
+    loaded = load_run(settings.run, settings.start)
+    setup = loaded.setup
+    console = Console() if console is None else console
+    rng = np.random.default_rng([settings.seed, 4])
+    wanted = settings.count * (8 if settings.failures else 1)
+    problems = draw(setup.task, rng, wanted, held_out=True)
+    found = converse(setup.team, loaded.params, setup.task, problems, 1, jax.random.key(settings.seed), setup.rows)
+    roles = setup.task.roles if setup.team.agents == len(setup.task.roles) else ("alone",)
+    after = "before training" if not loaded.stages else f"after {loaded.stages} stages"
+    console.print(
+        f"{setup.task.name}, {loaded.settings.method}, {after}, seed {loaded.settings.seed}\n", highlight=False
+    )
+    chosen = [b for b in range(wanted) if not settings.failures or found.reward[b, 0] < 1][: settings.count]
+    for b in chosen:
+        shown = setup.task.demonstrate(problems[b], rng)
+        text = transcript(roles, speakers_of(setup), problems[b], found.said[b][0], shown, float(found.reward[b, 0]))
+        console.print(text, highlight=False)
+    mean = found.reward.mean()
+    console.print(
+        f"mean reward {mean:.3f} of {wanted} conversations, {len(chosen)} shown", style="dim", highlight=False
+    )

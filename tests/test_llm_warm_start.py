@@ -1,0 +1,176 @@
+"""The supervised start: what is learned from, by whom, and when it ends."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from teamtr_jax.llm.layout import author, emitted, messages, random_router
+from teamtr_jax.llm.model import LanguageTeam, ModelConfig, init_team, is_trained, policy_logits
+from teamtr_jax.llm.tasks import Copy, Problem, draw, layout_of
+from teamtr_jax.llm.warm_start import WarmStart, demonstration_loss, demonstrations, warm_start
+from teamtr_jax.validation import InputError
+
+TASK = Copy(symbols=4, agents=2, length=2, shares=False)  # chance solves 1 in 256
+SMALL = ModelConfig(width=16, layers=1, heads=2)
+SETTINGS = WarmStart(batch=32, learning_rate=1e-2, every=16, most=800, prompts=256)
+
+
+def made(config: ModelConfig = SMALL, **options) -> LanguageTeam:
+    layout = layout_of(TASK, **options)
+    return LanguageTeam(layout, (config,) * layout.agents)
+
+
+@pytest.fixture(scope="module")
+def started():
+    team = made()
+    start = init_team(team, jax.random.key(0))
+    return team, start, warm_start(team, TASK, start, seed=3, settings=SETTINGS)
+
+
+def equal(x, y) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True))
+
+
+def test_the_band_is_reached_and_the_measurement_is_of_what_is_returned(started):
+    team, _, (params, record) = started
+    assert 0.2 <= record.accuracy <= 0.4
+    assert record.measured[0][0] == 0
+    assert record.measured[0][1] < 0.05
+    assert (record.steps, record.accuracy) in record.measured
+    again, same = warm_start(team, TASK, params, seed=3, settings=SETTINGS)  # in the band from the first
+    assert same.steps == 0
+    assert same.accuracy == record.accuracy
+    assert equal(again, params)
+
+
+def test_one_seed_one_result(started):
+    team, start, (params, record) = started
+    assert equal(warm_start(team, TASK, start, seed=3, settings=SETTINGS)[0], params)
+    other, found = warm_start(team, TASK, start, seed=4, settings=SETTINGS)
+    assert not equal(other, params)
+    assert found.measured != record.measured
+
+
+def test_the_loss_is_the_mean_over_the_agents_own_tokens():
+    team = made()
+    params = init_team(team, jax.random.key(1))
+    tokens, speaker = demonstrations(
+        team.layout, TASK, np.random.default_rng(0), draw(TASK, np.random.default_rng(1), 5, False)
+    )
+    for agent in range(2):
+        own_params = jax.tree.map(lambda x, k=agent: x[k], params)
+        logits = np.asarray(policy_logits(SMALL, team.layout, own_params, jnp.asarray(tokens)), np.float64)
+        total = []
+        for row in range(5):
+            first = team.layout.start(agent) + 1
+            for p in range(first, first + team.layout.message):
+                total.append(np.log(np.exp(logits[row, p - 1]).sum()) - logits[row, p - 1, tokens[row, p]])
+        found = demonstration_loss(team, agent, own_params, agent, jnp.asarray(tokens), jnp.asarray(speaker))
+        np.testing.assert_allclose(found, np.mean(total), rtol=1e-5)
+
+
+def test_nobody_learns_from_what_others_say_later():
+    team = made()
+    params = jax.tree.map(lambda x: x[0], init_team(team, jax.random.key(1)))
+    problems = draw(TASK, np.random.default_rng(1), 3, False)
+    tokens, speaker = demonstrations(team.layout, TASK, np.random.default_rng(0), problems)
+    changed = tokens.copy()
+    changed[:, team.layout.start(1) + 1 :] = 0
+    loss = jax.value_and_grad(lambda p, x: demonstration_loss(team, 0, p, 0, x, jnp.asarray(speaker)))
+    assert equal(loss(params, jnp.asarray(tokens)), loss(params, jnp.asarray(changed)))
+
+
+def test_demonstrations_follow_the_router():
+    team = made(router=random_router(2))
+    problems = draw(TASK, np.random.default_rng(1), 64, False)
+    tokens, speaker = demonstrations(team.layout, TASK, np.random.default_rng(0), problems)
+    assert 0.2 < speaker.mean() < 0.8
+    headers = tokens[:, [team.layout.start(turn) for turn in range(team.layout.turns)]]
+    assert np.array_equal(headers - team.layout.vocabulary.header(0), speaker)
+    assert np.array_equal(np.asarray(author(team.layout, jnp.asarray(speaker)))[:, team.layout.start(1)], speaker[:, 1])
+    assert emitted(team.layout, jnp.asarray(tokens)).sum() == 64 * 4
+    for problem, said in zip(problems, messages(team.layout, tokens), strict=True):
+        assert TASK.verify(problem, said) == 1
+
+
+def test_agents_of_different_size_and_frozen_adapters():
+    layout = layout_of(TASK)
+    team = LanguageTeam(layout, (ModelConfig(16, 1, 2, lora_rank=2), ModelConfig(8, 1, 2)))
+    start = init_team(team, jax.random.key(0))
+    few = WarmStart(batch=4, every=1, most=1, prompts=16)
+    with pytest.raises(InputError, match="warm start"):
+        warm_start(team, TASK, start, 0, few)
+    easy = Copy(symbols=4, agents=2, length=2)  # every character is rewarded: chance earns 1/4
+    settings = WarmStart(low=0.35, high=0.6, batch=32, learning_rate=1e-2, every=8, prompts=64)
+    params, record = warm_start(team, easy, start, 0, settings)
+    assert record.steps > 0
+    adapters = jax.tree.leaves(is_trained(start[0]))
+    for old, new, adapter in zip(jax.tree.leaves(start[0]), jax.tree.leaves(params[0]), adapters, strict=True):
+        assert np.array_equal(old, new) == adapter
+    assert not any(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(start[1]), jax.tree.leaves(params[1]), strict=True)
+    )
+
+
+def test_a_leap_over_the_band_is_halved():
+    team = made()
+    start = init_team(team, jax.random.key(0))
+    settings = WarmStart(low=0.2, high=0.4, batch=32, learning_rate=1e-2, every=400, most=800, prompts=256)
+    _, record = warm_start(team, TASK, start, 3, settings)
+    steps = [step for step, _ in record.measured]
+    assert steps[1] == 400
+    assert record.measured[1][1] > 0.4
+    assert record.steps < 400
+    assert 0.2 <= record.accuracy <= 0.4
+
+
+def test_a_team_that_hedges_knows_more_than_it_shows():
+    team = made()
+    settings = WarmStart(batch=32, learning_rate=1e-2, every=16, most=800, prompts=256, smoothing=0.3)
+    params, record = warm_start(team, TASK, init_team(team, jax.random.key(0)), 3, settings)
+    assert 0.2 <= record.accuracy <= 0.4
+    problems = draw(TASK, np.random.default_rng(9), 128, False)
+    tokens, speaker = demonstrations(team.layout, TASK, np.random.default_rng(0), problems)
+    own = emitted(team.layout, jnp.asarray(tokens)) & (author(team.layout, jnp.asarray(speaker)) == 0)
+    logits = policy_logits(SMALL, team.layout, jax.tree.map(lambda x: x[0], params), jnp.asarray(tokens))
+    likeliest = np.asarray(logits.argmax(-1))[:, :-1] == tokens[:, 1:]
+    assert likeliest[np.asarray(own)[:, 1:]].mean() > 0.9
+
+
+def test_label_smoothing_is_a_mixture_of_targets():
+    team = made()
+    params = jax.tree.map(lambda x: x[0], init_team(team, jax.random.key(1)))
+    tokens, speaker = demonstrations(
+        team.layout, TASK, np.random.default_rng(0), draw(TASK, np.random.default_rng(1), 4, False)
+    )
+    tokens, speaker = jnp.asarray(tokens), jnp.asarray(speaker)
+    zero, some, all_ = (float(demonstration_loss(team, 0, params, 0, tokens, speaker, s)) for s in (0.0, 0.25, 1.0))
+    assert some == pytest.approx(0.75 * zero + 0.25 * all_, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"low": 0.05}, "low, high: found 0.05, 0.4, expected 0.1 ≤ low < high ≤ 0.6"),
+        ({"high": 0.7}, "low, high: found 0.2, 0.7"),
+        ({"low": 0.4}, "low, high: found 0.4, 0.4"),
+        ({"batch": 0}, "batch: found 0"),
+        ({"learning_rate": 0.0}, "learning_rate: found 0.0"),
+        ({"smoothing": 1.0}, "smoothing: found 1.0"),
+    ],
+)
+def test_settings_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        WarmStart(**settings)
+
+
+def test_a_task_that_is_too_easy_is_refused():
+    class Given(Copy):
+        def verify(self, problem: Problem, messages) -> float:
+            return 1.0
+
+    team = made()
+    task = Given(symbols=4, agents=2, length=2)
+    with pytest.raises(InputError, match="untrained team"):
+        warm_start(team, task, init_team(team, jax.random.key(0)), 0, SETTINGS)
