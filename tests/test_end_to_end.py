@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import end_to_end, report
 from benchmarks.end_to_end import FLOORS, SHARE, floor, run, team_of
+from benchmarks.llm import __main__ as networks
 
 
 def exact(team, policy):
@@ -103,3 +104,41 @@ def test_results_say_where_they_were_measured(tmp_path, monkeypatch, capsys):
     assert report.UNKNOWN not in new
     for part in (new, old):
         assert "| greedy | 3 | 2.5 [2, 3], most 3.5 |" in part
+
+
+def network(group, size, **samples):
+    """A comparison of `benchmarks.llm`, written by hand."""
+    rows = [row._asdict() for row in networks.rows_of(group, size, samples)]
+    return dict(group=group, size=size, shape=networks.SIZES[size]._asdict(), load=0.5, rows=rows, samples=samples)
+
+
+def test_networks_are_judged_on_medians_and_one_peak(tmp_path, monkeypatch, capsys):
+    comparisons = [
+        network("sample", "large", jax_matmul=[0.4] * 3, one=[1.0] * 3, hf=[1.9, 2.0, 9.0], hand=[1.4, 1.4, 9.0],
+                torch_matmul=[0.1, 0.2, 0.4]),
+        network("team", "large", three=[3.9, 3.9, 9.0], alone_0=[1.0] * 3, alone_1=[1.0] * 3, alone_2=[1.0] * 3,
+                jax_matmul=[0.3] * 3),
+    ]  # fmt: skip
+    machine = dict(cpu="a processor", cores=2, memory_gib=1.0, system="a system")
+    result = dict(
+        machine=machine, versions=dict(jax="0"), commit="abc", setup="all-cores", cores=2, comparisons=comparisons
+    )
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "llm-here.json").write_text(json.dumps(result))
+    monkeypatch.setattr(report, "HERE", tmp_path)
+    report.main()
+    text = (tmp_path / "README.md").read_text().split("## llm-here")[1]
+    lines = {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines() if line.startswith("| ")}
+    assert f"torch's {2 * 2048**3 / 0.2 / 1e9:.3g} GFLOP/s" in text.replace("\n", " ")
+    assert lines["transformers generate"].endswith("| 2.00 [1.95, 5.50] met (≥ 2.0) |")
+    assert lines["hand-written torch loop"].endswith("| 1.40 [1.40, 5.20] MISSED (≥ 1.5) |")
+    assert lines["package, three agents"].endswith("| 1.30 [1.30, 2.15] met (≤ 1.3) |")
+    tokens, flops = networks.SIZES["large"].tokens, networks.SIZES["large"].flops()
+    share = flops / (2 * 2048**3 / 0.2)
+    assert (
+        lines["package, one agent"]
+        == f"| package, one agent | {tokens:,} | 1 s [1 s, 1 s] | {flops / 1e9:.3g} | {share:.1%} |  |"
+    )
+    assert "a processor, 2 cores" in text
+    assert "load 0.5" in text
+    assert "GRPO step" not in text.split("### Sampler")[1]

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.llm.sizes import SIZES, Size
+from benchmarks.report import LLM_HEAD, llm_cells, peak_of
 from benchmarks.stage import BLAS_VARIABLES, commit, cores, machine
 from benchmarks.timing import Samples, quartiles, ratio
 
@@ -30,12 +31,6 @@ SETUPS = ("one-core", "all-cores")
 SIDES = {"sample": (("jax", "sample"), ("torch", "sample")), "step": (("jax", "step"), ("torch", "step"), ("torch", "trl")),
          "team": (("jax", "team"),)}  # fmt: skip
 OURS = {"sample": "one", "step": "step"}
-LABELS = dict(
-    one="package, one agent", step="package, sample + update", hf="transformers generate",
-    hf_static="transformers generate, static cache", hand="hand-written torch loop", hand_step="hand-written torch step",
-    trl="TRL GRPOTrainer step", three="package, three agents", alone="package, one agent + prefill",
-    jax_matmul="matmul 2048², jax", torch_matmul="matmul 2048², torch",
-)  # fmt: skip
 TARGETS = {
     ("sample", "large"): dict(hf=2.0, hf_static=2.0, hand=1.5),
     ("step", "large"): dict(trl=1.5),
@@ -147,25 +142,15 @@ def rows_of(group: str, size: str, samples: Samples) -> list[Row]:
     return out
 
 
-def table_of(title: str, rows: list[Row], peak: dict[str, float]) -> Table:
+def table_of(title: str, rows: list[dict[str, Any]], library: str, peak: float) -> Table:
     """What is printed."""
     table = Table(title=title, title_justify="left")
-    for column in ("", "tokens/s", "seconds", "GFLOP/s", "of matmul", "rival / package"):
-        table.add_column(column, justify="left" if not column else "right")
+    above = "team / alone" if rows[0]["group"] == "team" else "rival / package"
+    of = f"of {library} {peak:.0f}" if library else "of the peak"
+    for column in (*LLM_HEAD[:-2], of, above):
+        table.add_column(column, justify="right" if column else "left")
     for row in rows:
-        lower, middle, upper = row.seconds
-        library = "torch" if row.name in ("hf", "hf_static", "hand", "hand_step", "trl") else "jax"
-        share = f"{row.gflops / peak[library]:.0%}" if library in peak and row.tokens else ""
-        verdict = ""
-        if row.ratio is not None:
-            verdict = f"{row.ratio[1]:.2f} [{row.ratio[0]:.2f}, {row.ratio[2]:.2f}]"
-            if row.target is not None:
-                sign = "≤" if row.group == "team" else "≥"
-                verdict += f" {'met' if row.met else 'MISSED'} ({sign} {row.target})"
-        tokens = f"{row.tokens / middle:,.0f}" if row.tokens else ""
-        table.add_row(
-            LABELS[row.name], tokens, f"{middle:.3g} [{lower:.3g}, {upper:.3g}]", f"{row.gflops:.0f}", share, verdict
-        )
+        table.add_row(*llm_cells(row, peak))
     return table
 
 
@@ -192,7 +177,6 @@ def main(argv: list[str] | None = None) -> None:
     console = Console(width=130)
     result: dict[str, Any] = dict(schema=1, machine=machine(), commit=commit(), setup=args.setup, cores=len(cores()), versions={},
                                   comparisons=[])  # fmt: skip
-    peak: dict[str, float] = {}
     for group in GROUPS:
         for size in sorted(args.sizes):
             if group not in args.groups or (group == "team" and size == "small"):
@@ -200,17 +184,18 @@ def main(argv: list[str] | None = None) -> None:
             load = os.getloadavg()[0]
             samples, about = measure(group, size, args.rounds, python, args.setup == "one-core")
             rows = rows_of(group, size, samples)
-            peak |= {row.name.removesuffix("_matmul"): row.gflops for row in rows if row.name.endswith("_matmul")}
             for side in about:
                 result["versions"] |= side["versions"]
+                result["device"] = side.get("device", result.get("device"))
             shape = SIZES[size]
             work = f"d={shape.width}, {shape.layers} layers, {shape.batch}×{shape.new} tokens"
             title = f"{group}, {work}; {args.setup}, load {load:.1f}"
-            console.print(table_of(title, rows, peak))
             result["comparisons"].append(
                 dict(group=group, size=size, shape=shape._asdict(), load=load, first=[side["first"] for side in about],
-                     rows=[row._asdict() for row in rows], samples=samples, matmul_gflops=dict(peak))
+                     rows=[row._asdict() for row in rows], samples=samples)
             )  # fmt: skip
+            measured = [row for comparison in result["comparisons"] for row in comparison["rows"]]
+            console.print(table_of(title, result["comparisons"][-1]["rows"], *peak_of(measured)))
             if args.json:  # after every comparison, so that a run that is cut off keeps what it has
                 Path(args.json).parent.mkdir(parents=True, exist_ok=True)
                 Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
