@@ -257,3 +257,20 @@ def test_weights_of_units(layout, transcripts, ratio):
     np.testing.assert_allclose(sums("unit", dropped), [0, 1])
     for average in ("rollout", "sequence", "unit"):
         assert (sums(average, jnp.zeros(2)) == 0).all()  # a minibatch without anything to learn from
+
+
+def test_against_rlax():
+    """Where rlax has the same: the clipped loss with its gradient, and the KL of categorical distributions.
+
+    rlax brings a nightly build of TensorFlow Probability along and is no dependency: install it by hand to run this.
+    """
+    rlax = pytest.importorskip("rlax")
+    d = 0.3 * jax.random.normal(jax.random.key(0), (500,), jnp.float64)
+    advantage = jax.random.normal(jax.random.key(1), (500,), jnp.float64)
+    ours = jax.value_and_grad(lambda d: -(clipped_surrogate(d, advantage, 0.2, 0.2) + advantage).mean())(d)
+    theirs = jax.value_and_grad(lambda d: rlax.clipped_surrogate_pg_loss(jnp.exp(d), advantage, 0.2))(d)
+    assert float(ours[0]) == pytest.approx(float(theirs[0]), abs=1e-14)
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=1e-16)
+    current, new = jax.nn.log_softmax(jax.random.normal(jax.random.key(2), (2, 50, 7), jnp.float64))
+    kl = jax.vmap(rlax.categorical_kl_divergence)(current, new)
+    np.testing.assert_allclose(exact_kl(current, new), kl, rtol=0, atol=1e-12)
