@@ -42,6 +42,12 @@ experiments: setup ## the paper's tables and figures on small teams, onto docs/e
 	$(RUN) -m experiments.tabular all
 	cp $(addprefix results/tabular/,$(notdir $(wildcard docs/experiments/*))) docs/experiments/
 
+.PHONY: llm
+llm: setup ## three networks learn a task, three seeds, onto docs/llm.md (about two minutes each; resumes from results/)
+	for seed in 0 1 2; do $(RUN) -m experiments.llm train --out results/llm/seed-$$seed --seed $$seed && \
+	  cp results/llm/seed-$$seed/summary.json docs/llm/summary-seed$$seed.json || exit 1; done
+	cp results/llm/seed-0/accuracy.png results/llm/seed-0/certificate.png docs/llm/
+
 .PHONY: bench
 bench: setup ## timings against what one would use instead
 	$(RUN) -m benchmarks

@@ -17,7 +17,7 @@ from teamtr_jax.finite_sample import finite_sample_certificate
 from teamtr_jax.llm.backend import (
     METHODS,
     LanguageSampling,
-    TokenLog,
+    TokenLogger,
     collect,
     compiled_programs,
     language_backend,
@@ -498,7 +498,7 @@ def test_token_log(first):
     """Two updates on new rollouts, the stage's first ones scored again: rows against the tables of the four hybrids."""
     state, *_ = first
     written = []
-    log = TokenLog(written.append, rescore=True)
+    log = TokenLogger(written.append, rescore=True)
     log.begin(7)
     states = []
     the = backend(log=log)

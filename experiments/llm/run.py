@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from experiments.llm.measure import Conversations, converse, paired_gain, regression
 from experiments.llm.settings import Train, task_of
 from teamtr_jax.checkpoint import latest, read_manifest, restore, save
-from teamtr_jax.llm.backend import METHODS, LanguageSampling, Method, TokenLog, language_backend, lone_layout
+from teamtr_jax.llm.backend import METHODS, LanguageSampling, Method, TokenLogger, language_backend, lone_layout
 from teamtr_jax.llm.description import describe_team
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, init_team, parameter_count
 from teamtr_jax.llm.monitor import read_token_log, write_token_log
@@ -217,7 +217,7 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
     test_key, probe_key, train_key = (jax.random.fold_in(root, i) for i in (1, 2, 3))
 
     parts: list[dict[str, NDArray[Any]]] = []
-    log = TokenLog(parts.append, rescore=True) if settings.log else None
+    log = TokenLogger(parts.append, rescore=True) if settings.log else None
     states: list[TrainState] = []
     backend = remembering(language_backend(setup.team, setup.task, setup.update, setup.sampling, log=log), states)
     n = setup.team.agents

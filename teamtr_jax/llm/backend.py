@@ -42,7 +42,7 @@ from teamtr_jax.types import UpdateRecord
 from teamtr_jax.validation import InputError
 
 __all__ = ["LanguageSampling", "LanguageRollouts", "LanguageEstimate", "language_backend", "collect", "rewards_of",
-           "transcript_weight", "TokenLog", "Method", "METHODS", "lone_layout", "compiled_programs"]  # fmt: skip
+           "transcript_weight", "TokenLogger", "Method", "METHODS", "lone_layout", "compiled_programs"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def language_backend(
     sampling: LanguageSampling,
     *,
     audit: Callable[[list[TrainState], list[UpdateRecord], Schedule], Mapping[str, Any]] | None = None,
-    log: TokenLog | None = None,
+    log: TokenLogger | None = None,
 ) -> Backend:
     """A team of networks on a task: G rollouts of each of B training prompts, updates by `settings` (`update_agent`).
 
@@ -291,7 +291,7 @@ def _lower_limit(sampling: LanguageSampling, found: LanguageEstimate, outcome: O
 
 
 @dataclass
-class TokenLog:
+class TokenLogger:
     """Passes the rows of the token log (`records.TOKEN_LOG_COLUMNS`) to `write`, a dict of NumPy arrays for each update.
 
     `prompt` and `rollout` number prompts and transcripts within the stage, over all its sets of rollouts. Call `begin` before

@@ -30,12 +30,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from teamtr_jax.llm.alignment import AlignmentSettings, align
-from teamtr_jax.llm.backend import LanguageSampling, TokenLog, collect, language_backend
+from teamtr_jax.llm.backend import LanguageSampling, TokenLogger, collect, language_backend
 from teamtr_jax.llm.enumeration import enumerate_world, enumerated_policy, network_audit, verified
 from teamtr_jax.llm.layout import messages
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, init_params, init_team, parameter_count
-from teamtr_jax.llm.monitor import Settings, monitor, token_log, write_page
-from teamtr_jax.llm.monitor.interaction import pool
+from teamtr_jax.llm.monitor import Settings, monitor, pool, token_log, write_page
 from teamtr_jax.llm.replacement import replace_agent, swap_report
 from teamtr_jax.llm.tasks import Problem, check_task, draw, layout_of
 from teamtr_jax.llm.update import UpdateSettings, init_train_state
@@ -104,7 +103,7 @@ STAGES = 12
 def train(schedule, seed=1):
     """Records of all updates, the last state, and the token log."""
     rows = []
-    log = TokenLog(rows.append, rescore=True)
+    log = TokenLogger(rows.append, rescore=True)
     backend = language_backend(team, task, settings, sampling, audit=network_audit(world), log=log)
     state, records = init_train_state(team, params, settings), []
     for stage in range(STAGES):

@@ -1,6 +1,7 @@
 """`teamtr monitor`: what a token log says about every update, for anybody's trainer (docs/monitor.md)."""
 
 from teamtr_jax.llm.monitor.command import run
+from teamtr_jax.llm.monitor.interaction import Interaction, Pooled, pool
 from teamtr_jax.llm.monitor.log import (
     TokenLog,
     append_token_log,
@@ -15,4 +16,4 @@ from teamtr_jax.llm.monitor.terminal import show
 
 __all__ = ["run", "TokenLog", "token_log", "read_token_log", "write_token_log", "append_token_log", "token_rows",
            "Settings", "Report",
-           "monitor", "show", "write_page", "MONITOR_SCHEMA", "INFORMATION"]  # fmt: skip
+           "monitor", "Interaction", "Pooled", "pool", "show", "write_page", "MONITOR_SCHEMA", "INFORMATION"]  # fmt: skip
