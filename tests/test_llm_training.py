@@ -286,6 +286,7 @@ def test_one_update_leaves_the_others_alone(first):
     assert not equal(of(state.optimiser, 1), of(after.optimiser, 1))
 
 
+@pytest.mark.slow
 def test_team_of_unlike_agents():
     """Networks of two sizes: a program each; the other agent stays, bit for bit."""
     team = LanguageTeam(LAYOUT, (SMALL, ModelConfig(width=8, layers=1, heads=2)))
@@ -299,6 +300,7 @@ def test_team_of_unlike_agents():
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
+@pytest.mark.slow
 def test_adapters_only():
     config = replace(SMALL, lora_rank=2)
     team = LanguageTeam(LAYOUT, (config, config))
@@ -614,6 +616,7 @@ def test_methods_are_what_their_names_say():
     assert METHODS["dapo"].settings.clip_high > METHODS["dapo"].settings.clip_low
 
 
+@pytest.mark.slow
 def test_a_team_of_one():
     layout = lone_layout(LAYOUT)
     assert (layout.agents, layout.turns, layout.message) == (1, 4, 2)
