@@ -105,12 +105,12 @@ def test_rope_is_relative():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8), jnp.float64)
 
     def score(m, n):
-        return float((rotate(q, m, 100.0, 64) * rotate(k, n, 100.0, 64)).sum())
+        return float((rotate(q, m, 100.0, 128) * rotate(k, n, 100.0, 128)).sum())
 
     assert score(7, 3) == pytest.approx(score(4, 0), abs=1e-5)
     assert score(107, 103) == pytest.approx(score(4, 0), abs=1e-5)
     assert abs(score(5, 0) - score(4, 0)) > 1e-3
-    assert float((rotate(q, 9, 100.0, 64) ** 2).sum()) == pytest.approx(float((q**2).sum()), rel=1e-6)
+    assert float((rotate(q, 9, 100.0, 128) ** 2).sum()) == pytest.approx(float((q**2).sum()), rel=1e-6)
 
 
 def test_fresh_adapters_change_nothing():
