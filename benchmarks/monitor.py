@@ -1,21 +1,39 @@
-"""How long `teamtr monitor` takes for a log of a million rows: python -m benchmarks.monitor [--rows N] [--folder DIR]."""
+"""``python -m benchmarks.monitor``: how long `teamtr monitor` takes for a log of a million rows, from the file to the page.
+
+Its steps are timed in this process, and the whole command, imports included, as one of its own.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.metadata
 import io
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from teamtr_jax.llm.monitor import Settings, monitor, read_token_log, show, write_page, write_token_log
+from benchmarks.report import MONITOR_HEAD, MONITOR_STEPS, monitor_cells
+from benchmarks.stage import commit, machine
+from teamtr_jax.llm.monitor import Report, Settings, monitor, read_token_log, show, write_page, write_token_log
+
+__all__ = ["main", "made_up", "measure"]
 
 AGENTS, TOKENS, GROUP, STAGES = 3, 16, 8, 4
+TARGET = 10.0
+"""Seconds on the wall for the command, from a file of a million rows to tables and page."""
+COMMAND = (sys.executable, "-m", "teamtr_jax.cli", "monitor")
+KINDS = {"new rollouts": False, "and the start scored again": True}
 
 
 def made_up(rows: int, again: bool, seed: int = 0) -> dict[str, np.ndarray]:
@@ -62,35 +80,72 @@ def made_up(rows: int, again: bool, seed: int = 0) -> dict[str, np.ndarray]:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, np.ndarray]:
-    """What `work` returns; wall and processor seconds."""
-    wall, processor = time.perf_counter(), time.process_time()
-    out = work()
-    return out, np.array([time.perf_counter() - wall, time.process_time() - processor])
+def measure(path: Path, table: Mapping[str, np.ndarray], rounds: int) -> tuple[dict[str, list[list[float]]], int]:
+    """By step, ``[wall, processor]`` seconds of every round; and how many bytes the log has."""
+    samples: dict[str, list[list[float]]] = {name: [] for name in MONITOR_STEPS}
+    write_token_log(path, table, check=False)
+
+    def shown(report: Report) -> Report:
+        with contextlib.redirect_stdout(io.StringIO()):
+            show(report, path.name)
+        return report
+
+    steps: dict[str, Callable[[Any], Any]] = dict(
+        read=lambda _: read_token_log(path),
+        report=lambda log: monitor(log, Settings()),
+        show=shown,
+        page=lambda report: write_page(report, path.with_suffix(".html"), path.name),
+    )
+    for _ in range(rounds):
+        out: Any = None
+        for name, step in steps.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            out = step(out)
+            samples[name].append([time.perf_counter() - wall, time.process_time() - processor])
+        wall, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [*COMMAND, str(path), "--html", str(path.with_suffix(".html"))], stdout=subprocess.DEVNULL, check=True
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        samples["command"].append([time.perf_counter() - wall, processor])
+    return samples, path.stat().st_size
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: list[str] | None = None) -> None:
+    """Both kinds of log in both formats: one line each. The file also says on what machine and with which versions."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.monitor", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--folder", type=Path, default=None)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        for again in (False, True):
-            table = made_up(options.rows, again)
-            kind = "new rollouts and the start scored again" if again else "new rollouts only"
-            print(f"{table['t'].size} rows, {kind}; wall s (processor s)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", metavar="FILE", help="write the results here")
+    args = parser.parse_args(argv)
+    if args.rounds < 2:
+        raise SystemExit("--rounds: at least 2")
+    load = os.getloadavg()[0]
+    logs = []
+    print(" | ".join(MONITOR_HEAD))
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, again in KINDS.items():
+            table = made_up(args.rows, again)
             for form in ("parquet", "jsonl"):
-                path = folder / f"log.{form}"
-                took = {"write": timed(lambda: write_token_log(path, table, check=False))[1]}  # noqa: B023
-                log, took["read"] = timed(lambda: read_token_log(path))  # noqa: B023
-                report, took["report"] = timed(lambda: monitor(log, Settings()))  # noqa: B023
-                with contextlib.redirect_stdout(io.StringIO()):
-                    took["show"] = timed(lambda: show(report, str(path)))[1]  # noqa: B023
-                took["page"] = timed(lambda: write_page(report, folder / "page.html", str(path)))[1]  # noqa: B023
-                took["read to page"] = sum((took[name] for name in ("read", "report", "show", "page")), np.zeros(2))
-                each = ", ".join(f"{name} {wall:.2f} ({processor:.2f})" for name, (wall, processor) in took.items())
-                print(f"  {form:8} {path.stat().st_size / 1e6:.0f} MB: {each}")
+                samples, size = measure(Path(folder) / f"log.{form}", table, args.rounds)
+                logs.append(
+                    dict(kind=kind, form=form, rows=table["t"].size, bytes=size, target=TARGET, samples=samples)
+                )
+                print(" | ".join(monitor_cells(logs[-1])), flush=True)
+    if args.json:
+        versions = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "pyarrow", "matplotlib")}
+        result = dict(
+            schema=1,
+            machine=machine(),
+            commit=commit(),
+            versions=dict(python=platform.python_version()) | versions,
+            load=load,
+            logs=logs,
+        )
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+        print(f"written: {args.json}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """95 % of the optimal return with every update certified (`benchmarks/end_to_end.py`), checked from the outside."""
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import end_to_end, report
+from benchmarks import end_to_end, monitor, report
 from benchmarks.end_to_end import FLOORS, SHARE, floor, run, team_of
 from benchmarks.llm import __main__ as networks
 
@@ -142,3 +143,26 @@ def test_networks_are_judged_on_medians_and_one_peak(tmp_path, monkeypatch, caps
     assert "a processor, 2 cores" in text
     assert "load 0.5" in text
     assert "GRPO step" not in text.split("### Sampler")[1]
+
+
+def test_the_monitor_is_timed_and_judged_on_the_command(tmp_path, monkeypatch, capsys):
+    """Small logs, no page, the command an interpreter that does nothing; a target that nothing meets is missed."""
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr(monitor, "KINDS", {"made up": False})
+    monkeypatch.setattr(monitor, "write_page", lambda *_: None)
+    monkeypatch.setattr(monitor, "COMMAND", (sys.executable, "-c", ""))
+    path = tmp_path / "results" / "monitor-here.json"
+    monitor.main(["--rows", "10000", "--rounds", "2", "--json", str(path)])
+    result = json.loads(path.read_text())
+    assert [log["form"] for log in result["logs"]] == ["parquet", "jsonl"]
+    assert {name: len(x) for name, x in result["logs"][0]["samples"].items()} == dict.fromkeys(report.MONITOR_STEPS, 2)
+    result["logs"][0]["target"] = 0.0
+    path.write_text(json.dumps(result))
+    monkeypatch.setattr(report, "HERE", tmp_path)
+    report.main()
+    text = (tmp_path / "README.md").read_text().split("## monitor-here")[1]
+    assert result["machine"]["cpu"] in text
+    assert f"numpy {np.__version__}" in text
+    first, second = (line for line in text.splitlines() if line.startswith("| made up"))
+    assert "MISSED (≤ 0 s)" in first
+    assert "met (≤ 10 s)" in second

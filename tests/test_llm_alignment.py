@@ -20,6 +20,7 @@ from teamtr_jax.llm.model import LanguageTeam, ModelConfig, agent_params, init_p
 from teamtr_jax.llm.replacement import agent_from_checkpoint, replace_agent, sampled_swap, swap_report
 from teamtr_jax.llm.sampler import sample
 from teamtr_jax.llm.warm_start import demonstration_loss
+from teamtr_jax.tabular import OPTIONS
 from teamtr_jax.training import train
 from teamtr_jax.validation import InputError
 
@@ -57,8 +58,8 @@ def trained():
     adam = optax.adam(1e-2)
 
     def loss(params):
-        own = [agent_params(TEAM, params, i) for i in range(2)]
-        return sum(demonstration_loss(TEAM, 0, own[i], i, tokens, jnp.asarray(speaker)) for i in range(2))
+        one = jax.vmap(lambda own, i: demonstration_loss(TEAM, 0, own, i, tokens, jnp.asarray(speaker)))
+        return one(params, jnp.arange(2)).sum()
 
     def step(state, _):
         params, memory = state
@@ -66,7 +67,8 @@ def trained():
         return (optax.apply_updates(params, change), memory), None
 
     params = init_team(TEAM, jax.random.key(0))
-    return jax.jit(lambda p: jax.lax.scan(step, (p, adam.init(p)), None, length=20)[0][0])(params)
+    run = jax.jit(lambda p: jax.lax.scan(step, (p, adam.init(p)), None, length=20)[0][0], compiler_options=OPTIONS)
+    return run(params)
 
 
 @functools.cache
@@ -126,9 +128,8 @@ def test_stacked_to_tuple_to_stacked():
     assert team == TEAM
     assert bits(agent_params(team, params_same, 1)) == bits(same)
     assert bits(agent_params(team, params_same, 0)) == bits(agent_params(TEAM, params, 0))
-    third = replace_agent(
-        mixed, each, 1, ModelConfig(8, 1, 1), init_params(ModelConfig(8, 1, 1), LAYOUT, jax.random.key(8))
-    )
+    third = replace_agent(mixed, each, 1, *newcomer(lora=8))
+    assert isinstance(third[1], tuple)
     assert bits(third[1][0]) == bits(own)
 
 
@@ -224,8 +225,9 @@ def test_description():
 def test_targets(direction):
     """One `t` for all contexts, the mixture of U3 for this direction, its KL the radius; unweighted contexts get the same `t`."""
     rng = np.random.default_rng(0)
-    out, new = (np.log(rng.dirichlet(np.ones(4), (3, 2, 5))) for _ in range(2))
-    weight = rng.random((3, 2, 5)) * (rng.random((3, 2, 5)) < 0.6)
+    shape = (ROWS, LAYOUT.turns, LAYOUT.message)
+    out, new = (np.log(rng.dirichlet(np.ones(VOCABULARY.actions), shape)) for _ in range(2))
+    weight = rng.random(shape) * (rng.random(shape) < 0.6) / 50
     got, t = targets(out, new, weight, 0.3, direction)
     if direction == "current_to_new":
         expected, first, second = (1 - t) * np.exp(new) + t * np.exp(out), out, got

@@ -1,5 +1,6 @@
 """The transformer: causality by gradients, cache against teacher forcing, RoPE, adapters, stacked and unlike teams."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ from teamtr_jax.llm.model import (
     LanguageTeam,
     ModelConfig,
     agent_params,
+    extend_cache,
+    init_cache,
     init_params,
     init_team,
     is_trained,
@@ -19,7 +22,7 @@ from teamtr_jax.llm.model import (
     rotate,
     with_agent_params,
 )
-from teamtr_jax.llm.sampler import sample
+from teamtr_jax.llm.sampler import _groups, sample
 from teamtr_jax.validation import InputError
 
 SMALL = ModelConfig(width=8, layers=2, heads=2)
@@ -57,7 +60,8 @@ def test_causality():
 
 
 ROUTERS = {"round robin": round_robin(3), "random": random_router(3), "by last speaker": Router("by last", by_last)}
-UNLIKE = (SMALL, ModelConfig(width=16, layers=1, heads=2), ModelConfig(width=8, layers=1, heads=1, lora_rank=2))
+ONE = ModelConfig(width=8, layers=1, heads=1)
+UNLIKE = (ONE, ModelConfig(width=16, layers=1, heads=2), ModelConfig(width=8, layers=1, heads=1, lora_rank=2))
 TEAMS = [
     ("round robin", True, None, (SMALL,) * 3, 1.0),
     ("random", True, (2, 3, 4), (SMALL,) * 3, 0.5),
@@ -66,27 +70,34 @@ TEAMS = [
 ]
 
 
-def both_ways(router, ends, caps, models, temperature):
-    """Log-probabilities as sampled with the cache, and teacher-forced, of 256 transcripts."""
-    layout = Layout(Vocabulary("01+", 3, "?!", ends), 4, 4, 5, ROUTERS[router], caps, temperature)
+@partial(jax.jit, static_argnums=(0, 1))
+def next_log_p(config, layout, params, tokens):
+    """Teacher-forced, of the id that follows each position but the last."""
+    chosen = jnp.minimum(tokens[:, 1:], layout.vocabulary.actions - 1)[..., None]
+    log_p = jax.nn.log_softmax(policy_logits(config, layout, params, tokens)[:, :-1])
+    return jnp.take_along_axis(log_p, chosen, 2)[..., 0]
+
+
+def both_ways(router, ends, caps, models, temperature, message=4, turns=5, batch=256):
+    """Log-probabilities as sampled with the cache, and teacher-forced, of a batch of transcripts."""
+    layout = Layout(Vocabulary("01+", 3, "?!", ends), 4, message, turns, ROUTERS[router], caps, temperature)
     team = LanguageTeam(layout, models)
     params = init_team(team, jax.random.key(0))
-    prompts = jnp.asarray(layout.encode_prompts(["?!", "1?", "!", "01+?"] * 64))
+    prompts = jnp.asarray(layout.encode_prompts(["?!", "1?", "!", "01+?"] * (batch // 4)))
     out = sample(team, params, prompts, jax.random.key(1))
-    forced = jnp.zeros(out.tokens.shape)
-    who = author(layout, out.speaker)
-    chosen = jnp.minimum(out.tokens[:, 1:], layout.vocabulary.actions - 1)[..., None]
+    forced = np.zeros(out.tokens.shape, np.float32)
+    who = np.asarray(author(layout, out.speaker))
     for agent in range(3):
-        logits = LOGITS(models[agent], layout, agent_params(team, params, agent), out.tokens)
-        log_p = jnp.take_along_axis(jax.nn.log_softmax(logits[:, :-1]), chosen, 2)[..., 0]
-        forced = forced.at[:, 1:].set(jnp.where(who[:, 1:] == agent, log_p, forced[:, 1:]))
+        own = jax.tree.map(np.asarray, agent_params(team, jax.tree.map(np.asarray, params), agent))
+        log_p = np.asarray(next_log_p(models[agent], layout, own, out.tokens))
+        forced[:, 1:] = np.where(who[:, 1:] == agent, log_p, forced[:, 1:])
     wrote = np.asarray(emitted(layout, out.tokens))
-    return np.asarray(out.logp)[wrote], np.asarray(forced)[wrote], out
+    return np.asarray(out.logp)[wrote], forced[wrote], out
 
 
 @pytest.mark.parametrize(
     ("settings", "wide"),
-    [(TEAMS[0], True), (TEAMS[0], False), (TEAMS[1], True), (TEAMS[2], True), (TEAMS[2], False), (TEAMS[3], False)],
+    [(TEAMS[0], True), (TEAMS[1], False), (TEAMS[2], True), (TEAMS[3], False)],
     ids=lambda x: f"{x[0]}, END {x[1]}, caps {x[2]}" if isinstance(x, tuple) else f"x64 {x}",
 )
 def test_cache_is_teacher_forcing(settings, wide):
@@ -100,45 +111,59 @@ def test_cache_is_teacher_forcing(settings, wide):
     assert set(np.unique(out.speaker)) == {0, 1, 2}
 
 
+def test_long_conversation_is_teacher_forcing():
+    """Caches that grow from turn to turn, and between the halves of a last, long message."""
+    cached, forced, out = both_ways("round robin", False, None, (ONE,) * 3, 1.0, message=32, turns=3, batch=8)
+    assert len(cached) == 8 * 96
+    assert cached.std() > 0.1
+    np.testing.assert_allclose(cached, forced, atol=1e-5)
+    layout = Layout(Vocabulary("01+", 3, "?!", False), 4, 32, 3, ROUTERS["round robin"])
+    assert [group.keys for group in _groups(layout)] == [(37,), (70,), (87, 103)]
+    assert out.tokens.shape == (8, 103)
+
+
 def test_rope_is_relative():
     """`⟨rotate(q, m), rotate(k, n)⟩` depends on m − n alone, and does depend on it; lengths are kept."""
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8), jnp.float64)
 
-    def score(m, n):
-        return float((rotate(q, m, 100.0, 128) * rotate(k, n, 100.0, 128)).sum())
+    @jax.jit
+    def score(m, n, q=q, k=k):
+        return (rotate(q, m, 100.0, 128) * rotate(k, n, 100.0, 128)).sum()
 
-    assert score(7, 3) == pytest.approx(score(4, 0), abs=1e-5)
-    assert score(107, 103) == pytest.approx(score(4, 0), abs=1e-5)
-    assert abs(score(5, 0) - score(4, 0)) > 1e-3
-    assert float((rotate(q, 9, 100.0, 128) ** 2).sum()) == pytest.approx(float((q**2).sum()), rel=1e-6)
+    assert float(score(7, 3)) == pytest.approx(float(score(4, 0)), abs=1e-5)
+    assert float(score(107, 103)) == pytest.approx(float(score(4, 0)), abs=1e-5)
+    assert abs(float(score(5, 0)) - float(score(4, 0))) > 1e-3
+    assert float(score(9, 9, q, q)) == pytest.approx(float((q**2).sum()), rel=1e-6)
 
 
 def test_fresh_adapters_change_nothing():
     """LoRA begins at the base model; only adapters are trained, and they do something once `b` is not zero."""
     layout = Layout(Vocabulary("01", 1, "?"), 2, 3, 1, round_robin(1))
     config = ModelConfig(width=8, layers=1, heads=1, lora_rank=2)
-    params = init_params(config, layout, jax.random.key(0))
+    params = jax.tree.map(np.asarray, init_params(config, layout, jax.random.key(0)))
 
     def base(tree):
         return {k: base(x) if isinstance(x, dict) else x for k, x in tree.items() if not k.startswith("lora_")}
 
     tokens = jnp.array([[2, 3, 1, 0], [1, 1, 2, 0]], jnp.int32)
-    bare = LOGITS(ModelConfig(width=8, layers=1, heads=1), layout, base(params), tokens)
+    bare = LOGITS(ONE, layout, base(params), tokens)
     np.testing.assert_array_equal(LOGITS(config, layout, params, tokens), bare)
     trained = is_trained(params)
     assert any(jax.tree.leaves(trained))
-    moved = jax.tree.map(lambda x, t: x + 0.1 * t, params, trained)
+    moved = jax.tree.map(lambda x, t: x + np.float32(0.1 * t), params, trained)
     assert jax.tree.all(jax.tree.map(lambda x, y, t: bool(t) or bool((x == y).all()), moved, params, trained))
     assert float(abs(LOGITS(config, layout, moved, tokens) - bare).max()) > 1e-3
     assert all(jax.tree.leaves(is_trained(base(params))))
 
 
+replaced = jax.jit(with_agent_params, static_argnums=(0, 2))
+
+
 def test_tuple_and_stack_are_the_same_team():
     """A team of equal networks whose configurations are told apart (hidden size given or by default) samples the same."""
     layout = Layout(Vocabulary("01", 2, "?"), 1, 2, 3, random_router(2))
-    plain = ModelConfig(width=8, layers=1, heads=1)
-    spelled = ModelConfig(width=8, layers=1, heads=1, hidden=plain.inner)
-    stacked, apart = (LanguageTeam(layout, models) for models in ((plain, plain), (plain, spelled)))
+    spelled = ModelConfig(width=8, layers=1, heads=1, hidden=ONE.inner)
+    stacked, apart = (LanguageTeam(layout, models) for models in ((ONE, ONE), (ONE, spelled)))
     assert (stacked.alike, apart.alike) == (True, False)
     params = init_team(stacked, jax.random.key(0))
     listed = init_team(apart, jax.random.key(0))
@@ -151,15 +176,40 @@ def test_tuple_and_stack_are_the_same_team():
     np.testing.assert_array_equal(a.tokens, b.tokens)
     np.testing.assert_allclose(a.logp, b.logp, atol=1e-6)
 
-    new = jax.tree.map(lambda x: x + 1, agent_params(stacked, params, 1))
+    new = jax.tree.map(lambda x: np.asarray(x) + 1, agent_params(stacked, params, 1))
     for team, p in ((stacked, params), (apart, listed)):
-        changed = with_agent_params(team, p, 1, new)
+        changed = replaced(team, p, 1, new)
         jax.tree.map(np.testing.assert_array_equal, agent_params(team, changed, 0), agent_params(team, p, 0))
         jax.tree.map(np.testing.assert_array_equal, agent_params(team, changed, 1), new)
     with pytest.raises(InputError, match="agent: found a traced index"):
         agent_params(apart, listed, jnp.array(0))
     with pytest.raises(InputError, match="agent: found a traced index"):
         with_agent_params(apart, listed, jnp.array(0), new)
+
+
+def test_no_position_beyond_a_transcript():
+    """A slice past the sines, or past the cache, would silently be moved back: it is refused."""
+    layout = Layout(Vocabulary("01", 1, "?"), 2, 3, 1, round_robin(1))
+    config, params = ONE, init_params(ONE, layout, jax.random.key(0))
+
+    def whole(length):
+        return jax.eval_shape(lambda: policy_logits(config, layout, params, jnp.zeros((1, length), jnp.int32)))
+
+    def chunk(start, held):
+        tokens, readable, cache = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, held), bool), init_cache(config, 1, held)
+        return jax.eval_shape(lambda: extend_cache(config, layout, params, tokens, readable, start, cache)[0])
+
+    assert layout.length == 6
+    assert whole(6).shape == (1, 6, 3)
+    assert chunk(4, 6).shape == (1, 2, 3)
+    with pytest.raises(InputError, match="tokens: found 7 positions, expected at most 6"):
+        whole(7)
+    with pytest.raises(InputError, match="tokens: found 7 positions, expected at most 6"):
+        chunk(5, 6)
+    with pytest.raises(InputError, match="tokens: found 5 positions, expected at most 4"):
+        chunk(3, 4)
+    with pytest.raises(InputError, match="tokens: found 9 positions, expected at most 6"):
+        chunk(0, 9)
 
 
 def test_refusals():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from test_llm_enumeration import CASES, SMALL, all_transcripts, brute_force, far_params
+from test_llm_enumeration import CASES, SMALL, all_transcripts, brute_force, each_case, far_params
 
 from teamtr_jax.llm import sampler
 from teamtr_jax.llm.layout import Layout, Vocabulary, by_turn, emitted, messages, random_router, round_robin
@@ -42,7 +42,7 @@ def chi_square(observed, probability):
     return scipy.stats.chi2.sf(((o - e) ** 2 / e).sum(), len(o) - 1), len(o)
 
 
-@pytest.mark.parametrize("name", CASES)
+@each_case
 def test_law_of_transcripts(name):
     """Round robin, random router, router by text, caps, END: chi-square over whole transcripts; nothing impossible occurs."""
     _, out, expected, probability = drawn(name, scale=1.0)
@@ -58,7 +58,7 @@ def test_law_of_transcripts(name):
     assert chi_square(observed, skewed / skewed.sum())[0] < FALSE_ALARM
 
 
-@pytest.mark.parametrize("name", CASES)
+@each_case
 def test_behaviour_log_probabilities(name):
     """Of every transcript the sum over its tokens; zero where nobody wrote; the speaker is the one of the header."""
     case, out, expected, probability = drawn(name, seed=1)

@@ -1,5 +1,8 @@
 """The monitor's estimators against enumerated truth: exact means over all transcripts, and coverage of the intervals."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from teamtr_jax.llm.monitor.scored import per_prompt, score
 from teamtr_jax.rollouts import weight_diagnostics
 from teamtr_jax.schedules import path_shift
 from teamtr_jax.surrogates import evaluate_stage
+from teamtr_jax.tabular import OPTIONS
 from teamtr_jax.teams import relay_stage
 from teamtr_jax.visits import hybrids
 
@@ -130,12 +134,16 @@ def test_an_agent_that_moved_twice_since_the_rollouts():
 def test_the_exact_relay():
     """R1, three agents: the package's own report and interaction matrix, from the log of every path of the relay."""
     relay = relay_stage(3, 0.4, 0.15, slots=3)
-    report = evaluate_stage(relay)
-    matrix = np.asarray(interaction_matrix(relay, report))
+
+    @partial(jax.jit, compiler_options=OPTIONS)
+    def exact(relay):
+        report = evaluate_stage(relay)
+        return report, interaction_matrix(relay, report), hybrids(relay).policies
+
+    report, matrix, policies = jax.tree.map(np.asarray, exact(relay))
     n, steps = 3, 6
     action = np.indices((2,) * steps).reshape(steps, -1).T
     context = np.minimum(np.cumsum(action, 1) - action, 2)
-    policies = np.asarray(hybrids(relay).policies)
     state = np.arange(steps) * 3 + context
     logp = np.log(policies[:, state, action])  # [n+1, N, T]
     reward = np.minimum(action.sum(1), 2) == 2
@@ -174,6 +182,8 @@ def test_the_exact_relay():
 # ----------------------------------------------------------------------------------------------------------- coverage
 
 REPETITIONS, FALSE_ALARM = 200, 1e-4
+STAGES = 20
+"""Stages of one log: each is judged by its own rows."""
 
 
 @pytest.fixture(scope="module")
@@ -188,9 +198,11 @@ def coverage():
     def book(name, found, true):
         count[name] = count.get(name, 0) + (found["low"] <= true <= found["high"])
 
-    for _ in range(REPETITIONS):
-        report = monitor(token_log(sampled(w, rng, prompts=100, group=4)), settings)
-        for i, r in enumerate(report.records):
+    for _ in range(REPETITIONS // STAGES):
+        parts = [sampled(w, rng, prompts=100, group=4) for _ in range(STAGES)]
+        parts = [part | {"stage": np.full_like(part["stage"], k)} for k, part in enumerate(parts)]
+        for r in monitor(token_log(joined(parts)), settings).records:
+            i = r["update"]
             book(f"reward {i}", r["reward"], t.J[i])
             book(f"k1 {i}", r["kl_k1"], t.K[i] / r["messages"])
             book(f"k3 {i}", r["kl_k3"], t.K[i] / r["messages"])
@@ -388,6 +400,20 @@ def test_no_rows_scored_again_no_matrix():
     report = monitor(token_log(table))
     assert report.interactions == []
     assert all(r["interaction"] is None and r["drift"] is None for r in report.records)
+
+
+def test_the_matrix_is_of_transcripts_scored_at_every_update():
+    """Rows of ten prompts are missing at the last update: the others make the matrix, as if those ten had never been drawn."""
+    _, table = stage()
+    start = (table["rollout"] < 4) & (table["prompt"] < 10)
+
+    def matrix(dropped):
+        return monitor(token_log({key: value[~dropped] for key, value in table.items()})).interactions[0]
+
+    some, none = matrix(start & (table["update"] == 2)), matrix(start)
+    assert some.entries == none.entries
+    assert some.drift == none.drift
+    assert some.entries[0][1].n == 30
 
 
 def test_one_turn_each_has_an_empty_diagonal():

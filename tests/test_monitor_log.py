@@ -1,5 +1,6 @@
 """Token logs: what is read, what is refused and how it is named, what is written; the command and its outputs."""
 
+import importlib
 import json
 import re
 
@@ -231,14 +232,12 @@ def test_parquet_of_another_schema_or_with_holes(table, tmp_path):
 
 
 def test_without_the_extra(monkeypatch, tmp_path, table):
-    import builtins
+    real = importlib.import_module
 
-    real = builtins.__import__
-
-    def block(name, *args, **kwargs):
+    def block(name, *args):
         if name.startswith("pyarrow"):
             raise ImportError(name)
-        return real(name, *args, **kwargs)
+        return real(name, *args)
 
     path = write_token_log(tmp_path / "log.parquet", table)
     monkeypatch.setattr("importlib.import_module", block)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -31,7 +30,7 @@ from teamtr_jax.types import Stage
 from teamtr_jax.values import objective
 from theory.ledger import Row
 
-__all__ = ["SIZES", "WARM", "make", "preset_stage", "message_chain_rule", "coverage"]
+__all__ = ["SIZES", "BATCH", "PRESETS", "make", "preset_stage", "message_chain_rule", "coverage"]
 
 AGENTS, HORIZON = 2, 4
 BATCH = 200
@@ -59,8 +58,8 @@ def _layouts() -> list[tuple[Layout, tuple[str, ...]]]:
     ]
 
 
-def _widened(x: Array, shape: tuple[int, ...], fill: int) -> Array:
-    return jnp.pad(x, [(0, m - k) for k, m in zip(x.shape, shape, strict=True)], constant_values=fill)
+def _widened(x: Array, shape: tuple[int, ...], fill: int) -> NDArray[Any]:
+    return np.pad(x, [(0, m - k) for k, m in zip(x.shape, shape, strict=True)], constant_values=fill)
 
 
 @cache
@@ -81,18 +80,18 @@ def _worlds() -> Enumeration:
     out = []
     for world in worlds:
         r = world.readings[0]
-        block, inside = jnp.divmod(r.row, r.tokens.shape[1])
+        block, inside = np.divmod(r.row, r.tokens.shape[1])
         reading = replace(
             r, tokens=_widened(r.tokens, tuple(size), ids.pad), reader=_widened(r.reader, (size[0],), 0),
             nodes=_widened(r.nodes, (nodes,), world.team.reward.shape[0]),  # beyond the tree: dropped
             row=_widened(block * size[1] + inside, (nodes,), 0), position=_widened(r.position, (nodes,), 0),
         )  # fmt: skip
-        empty = jnp.zeros((rows, 0), int)
+        empty = np.zeros((rows, 0), int)
         out.append(
             replace(world, readings=(reading,), tokens=empty, speaker=empty, leaf=_widened(world.leaf, (rows,), -1),
                     language=worlds[0].language)
         )  # fmt: skip
-    return jax.tree.map(lambda *x: jnp.stack(x), *out)
+    return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *out)
 
 
 @cache
@@ -111,7 +110,7 @@ def _noise(rng: np.random.Generator, batch: int, start: bool) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, _shapes())
 
 
-@partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+@partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
 @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0, 0))
 def _stages(
     worlds: Enumeration, params: Any, noise: Any, which: Array, moves: Array, rewards: Array, order: Array
@@ -187,19 +186,19 @@ def coverage(
     The first agent's update of a stage; a team is refuted where so many misses, or more, had probability 1e-6 at rate α.
     """
     started = time.perf_counter()
-    stages = make(rng)
+    stages = jax.tree.map(np.asarray, make(rng))
     tree = Tree(2, HORIZON)
-    active, order = np.asarray(stages.team.active), np.asarray(stages.order)
+    moves = stages.team.active[:teams] == stages.order[:teams, :1]
+    new = np.where(moves[..., None], stages.target[:teams], stages.current[:teams])
+    law = jax.jit(jax.vmap(partial(message_probabilities, tree)))
+    laws = (np.asarray(law(x)) for x in (stages.current[:teams], new))
     misses, worst, tightest, harmful = [], "", 0.0, 0
-    limit = float(scipy.stats.binom.isf(1e-6, repeats, alpha))
-    for b in range(teams):
-        old, new = np.asarray(stages.current[b]), np.asarray(stages.target[b])
-        new = np.where((active[b] == order[b, 0])[:, None], new, old)
-        p, q = (np.asarray(message_probabilities(tree, jnp.asarray(x))) for x in (old, new))
-        reward = np.asarray(stages.team.reward[b])[tree.level(HORIZON - 1)].ravel()
+    limit = 1 + float(scipy.stats.binom.isf(1e-6, repeats, alpha))
+    for b, (p, q) in enumerate(zip(*laws, strict=True)):
+        reward = stages.team.reward[b][tree.level(HORIZON - 1)].ravel()
         improvement = float((q - p) @ reward)
         harmful += improvement < 0
-        chance = active[b, 0] < 0  # a prompt, or the router's first choice: drawn once for each group
+        chance = stages.team.active[b, 0] < 0  # a prompt, or the router's first choice: drawn once for each group
         ratio = np.where(p > 0, np.log(np.where(p > 0, q, 1.0) / np.where(p > 0, p, 1.0)), 0.0)
         halves = p.reshape(2, -1) if chance else p[None]
         first = rng.choice(len(halves), size=(repeats, prompts), p=halves.sum(1) / halves.sum())
@@ -235,10 +234,10 @@ PRESETS: dict[str, LanguageTeam] = {
 }
 
 
-def preset_stage(name: str, rate: float = 0.4, warm: int = 1, reward: Callable[..., Any] = _agreement) -> Stage:
+def preset_stage(name: str, rate: float = 0.4, warm: int = 1) -> Stage:
     """A stage of policy-gradient updates, each on the exact gradient of the team as it stands, after `warm` stages like it."""
     team = PRESETS[name]
-    world = enumerate_world(team, ["?"], lambda tokens: reward(tokens, team))
+    world = enumerate_world(team, ["?"], lambda tokens: _agreement(tokens, team))
     params = init_team(team, jax.random.key(0))
     policy = before = enumeration.enumerated_policy(world, params)
     for _ in range(warm + 1):

@@ -11,12 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
+from jax.flatten_util import ravel_pytree
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
 
 from teamtr_jax.checkpoint import describe, same_leaves
 from teamtr_jax.llm.description import vocabulary_difference
-from teamtr_jax.llm.layout import Layout, Transcripts, Vocabulary, author, by_turn, emitted
-from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, agent_params, init_params, is_trained, policy_logits
+from teamtr_jax.llm.layout import Layout, Transcripts, Vocabulary, by_turn
+from teamtr_jax.llm.losses import message_log_probs, own_tokens
+from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, agent_params, init_params, policy_logits
+from teamtr_jax.llm.update import split_trained
 from teamtr_jax.trust_region.alignment import align_to_ball
 from teamtr_jax.trust_region.constrained import require_direction
 from teamtr_jax.validation import InputError
@@ -57,9 +61,7 @@ def _logits(config: ModelConfig, layout: Layout, params: Params, tokens: Array) 
 
 def own_log_probs(config: ModelConfig, layout: Layout, params: Params, tokens: ArrayLike) -> NDArray[np.float64]:
     """``[B, turns, L, A]``: the policy at every message position, `log π(·|context)` in float64, whoever wrote there."""
-    logits = np.asarray(_logits(config, layout, params, jnp.asarray(tokens)), np.float64)
-    logits -= logits.max(-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return log_softmax(np.asarray(_logits(config, layout, params, jnp.asarray(tokens)), np.float64), axis=-1)
 
 
 def own_positions(layout: Layout, probes: Transcripts, agent: int) -> NDArray[np.bool_]:
@@ -68,7 +70,7 @@ def own_positions(layout: Layout, probes: Transcripts, agent: int) -> NDArray[np
     Raises:
       InputError: if there is none.
     """
-    own = np.asarray(by_turn(layout, emitted(layout, probes.tokens) & (author(layout, probes.speaker) == agent)))
+    own = np.asarray(own_tokens(layout, probes.tokens, probes.speaker, agent))
     if not own.any():
         raise InputError("probes", f"no message of agent {agent}", "conversations in which it speaks")
     return own
@@ -182,26 +184,23 @@ def align(
                 found.append(float(np.where(own[part], log_kl(p[part], q[part]), 0.0).sum() / len(own[part])))
         return Distances(*found)
 
-    def arrays(part: slice) -> Any:
-        return jax.tree.map(
-            lambda x: jnp.asarray(x[part]),
-            (np.asarray(probes.tokens), own, np.asarray(target, np.float32), np.asarray(out, np.float32)),
-        )
+    def measured(found: Distances) -> float:
+        return max(found[0::2] if settings.direction == "current_to_new" else found[1::2])
 
+    before = distances(new)
     aligned, epochs, history = _distil(
-        config, layout, settings.direction, min(settings.batch, rows - held), settings.epochs, own_params, arrays(train),
-        arrays(test), jax.random.key(seed), jnp.asarray(settings.radius, jnp.float32),
-        jnp.asarray(settings.learning_rate, jnp.float32),
+        config, layout, settings.direction, held, min(settings.batch, rows - held), settings.epochs, own_params,
+        jnp.asarray(probes.tokens), jnp.asarray(own), jnp.asarray(target, jnp.float32), jnp.asarray(out, jnp.float32),
+        jax.random.key(seed), *(jnp.asarray(x, jnp.float32) for x in (measured(before), settings.radius, settings.learning_rate)),
     )  # fmt: skip
     epochs = int(epochs)
     after = distances(own_log_probs(config, layout, aligned, probes.tokens))
-    measured = after[0::2] if settings.direction == "current_to_new" else after[1::2]
     return aligned, AlignmentInfo(
-        before=distances(new),
+        before=before,
         target=distances(target),
         after=after,
         mixture=mixture,
-        inside=max(measured) <= settings.radius,
+        inside=measured(after) <= settings.radius,
         steps=epochs * ((rows - held) // min(settings.batch, rows - held)),
         epochs=epochs,
         history=tuple(np.asarray(history, float)[:epochs].tolist()),
@@ -235,50 +234,46 @@ def targets(
         return log_probs, float(info.mixture[0])
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _distil(
-    config: ModelConfig, layout: Layout, direction: str, batch: int, most: int, start: Params, train: Any, test: Any,
-    key: Array, radius: Array, rate: Array,
+    config: ModelConfig, layout: Layout, direction: str, held: int, batch: int, most: int, newcomer: Params, tokens: Array,
+    own: Array, target: Array, out: Array, key: Array, kl: Array, radius: Array, rate: Array,
 ) -> tuple[Params, Array, Array]:  # fmt: skip
-    """Parameters, epochs, KL after each (the greater of both parts); one program for all radii and rates."""
+    """Parameters, epochs, KL after each (the greater of both parts); one program for all radii and rates.
+
+    The last `held` rows only measure; `kl` is what the newcomer has. All trained numbers are one vector (`split_trained`).
+    """
     forward = direction == "current_to_new"
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b2=0.99))
-    trained = is_trained(start)
+    training = len(tokens) - held
+    leaves, merge = split_trained(newcomer)
+    start, unflat = ravel_pytree(leaves)
 
-    def log_probs(own_params: Params, tokens: Array) -> Array:
-        logits = jnp.roll(policy_logits(config, layout, own_params, tokens), 1, axis=1)
-        return jax.nn.log_softmax(by_turn(layout, logits))
+    def spent(flat: Array, other: Array, rows: Array | slice) -> Array:
+        """Nats of each conversation."""
+        logits = policy_logits(config, layout, merge(unflat(flat)), tokens[rows])
+        net = message_log_probs(layout, logits)
+        p, q = (other[rows], net) if forward else (net, other[rows])
+        return jnp.where(own[rows][..., None], jnp.exp(p) * (p - q), 0.0).sum((1, 2, 3))
 
-    def spent(net: Array, other: Array, own: Array) -> Array:
-        p, q = (other, net) if forward else (net, other)
-        return jnp.where(own[..., None], jnp.exp(p) * (p - q), 0.0).sum() / own.shape[0]
-
-    def loss(own_params: Params, rows: Any) -> Array:
-        tokens, own, target, _ = rows
-        return spent(log_probs(own_params, tokens), target, own)
-
-    def measure(own_params: Params) -> Array:
-        found = [spent(log_probs(own_params, tokens), out, own) for tokens, own, _, out in (train, test)]
-        return jnp.maximum(*found)
+    def loss(flat: Array, rows: Array) -> Array:
+        return spent(flat, target, rows).mean()
 
     def step(state: Any, rows: Array) -> Any:
-        own_params, memory = state
-        gradient = jax.grad(loss)(own_params, jax.tree.map(lambda x: x[rows], train))
-        gradient = jax.tree.map(lambda g, use: g if use else jnp.zeros_like(g), gradient, trained)
-        change, memory = adam.update(gradient, memory, own_params)
-        return (jax.tree.map(lambda p, c: p - rate * c, own_params, change), memory), None
+        flat, memory = state
+        change, memory = adam.update(jax.grad(loss)(flat, rows), memory)
+        return (optax.apply_updates(flat, jax.tree.map(lambda x: -rate * x, change)), memory), None
 
     def epoch(state: Any) -> Any:
-        k, own_params, memory, best, least, history = state
-        order = jax.random.permutation(jax.random.fold_in(key, k), len(train[0]))
-        order = order[: len(order) // batch * batch].reshape(-1, batch)
-        (own_params, memory), _ = lax.scan(step, (own_params, memory), order)
-        kl = measure(own_params)
-        better = kl < least
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), own_params, best)
-        return k + 1, own_params, memory, best, jnp.minimum(kl, least), history.at[k].set(kl)
+        k, flat, memory, best, least, history = state
+        order = jax.random.permutation(jax.random.fold_in(key, k), training)
+        order = order[: training // batch * batch].reshape(-1, batch)
+        (flat, memory), _ = lax.scan(step, (flat, memory), order)
+        each = spent(flat, out, slice(None))
+        now = jnp.maximum(each[:training].mean(), each[training:].mean())
+        best = jnp.where(now < least, flat, best)
+        return k + 1, flat, memory, best, jnp.minimum(now, least), history.at[k].set(now)
 
-    kl = measure(start)
     state = (jnp.zeros((), jnp.int32), start, adam.init(start), start, kl, jnp.zeros(most, kl.dtype))
     k, _, _, best, _, history = lax.while_loop(lambda s: (s[0] < most) & (s[4] > INSIDE * radius), epoch, state)
-    return best, k, history
+    return merge(unflat(best)), k, history

@@ -17,9 +17,9 @@ from teamtr_jax.llm.layout import Layout, by_turn
 from teamtr_jax.rollouts import centred_advantage, group_normalised_advantage
 from teamtr_jax.validation import InputError
 
-__all__ = ["Advantage", "Ratio", "Average", "Penalty", "LARGEST", "batch_normalised_advantage", "rollout_advantage",
-           "mixed_groups", "own_tokens", "message_log_probs", "token_log_probs", "k1", "k3", "exact_kl", "entropy",
-           "Divergence", "divergence", "ratio_of", "clipped_surrogate", "unit_weights", "per_message"]  # fmt: skip
+__all__ = ["Advantage", "Ratio", "Average", "Penalty", "LARGEST", "rollout_advantage", "mixed_groups", "own_tokens",
+           "message_log_probs", "token_log_probs", "k1", "k3", "exact_kl", "entropy", "Divergence", "divergence", "per_message",
+           "ratio_of", "clipped_surrogate", "unit_weights"]  # fmt: skip
 
 Advantage = Literal["group_normalised", "centred", "batch_normalised"]
 """Of a rollout with reward R: ``group_normalised``: the paper's `clip((R−μ)/√(σ²+ε), ±A_clip)` over the rollouts of its prompt
@@ -48,30 +48,20 @@ def choice(name: str, value: str, kind: object) -> None:
 # -------------------------------------------------------------------------------------------------------------- advantages
 
 
-def batch_normalised_advantage(
-    reward: Float[Array, "B G"], clip: float | Array, epsilon: float = 1e-8
-) -> Float[Array, "B G"]:
-    """`clip((R − μ)/√(σ²+ε), ±A_clip)`, μ and σ² over all rollouts.
-
-    Example:
-      >>> print(batch_normalised_advantage(jnp.array([[0.0, 0.0], [0.0, 1.0]]), 1.5).round(3))
-      [[-0.577 -0.577]
-       [-0.577  1.5  ]]
-    """
-    centred = reward - reward.mean()
-    scaled = jnp.clip(centred / jnp.sqrt((centred**2).mean() + epsilon), -clip, clip)
-    return jnp.where(reward.max() > reward.min(), scaled, 0.0)
-
-
 def rollout_advantage(reward: Float[Array, "B G"], kind: str, clip: float | Array) -> Float[Array, "B G"]:
     """One advantage of each rollout, `kind` as in `Advantage`; ``centred`` is not clipped. Exactly 0 where all earned the same.
 
     Raises:
       InputError: unknown kind.
+
+    Example:
+      >>> print(rollout_advantage(jnp.array([[0.0, 0.0], [0.0, 1.0]]), "batch_normalised", 1.5).round(3))
+      [[-0.577 -0.577]
+       [-0.577  1.5  ]]
     """
     choice("advantage", kind, Advantage)
-    if kind == "batch_normalised":
-        return batch_normalised_advantage(reward, clip)
+    if kind == "batch_normalised":  # one group
+        return rollout_advantage(reward.reshape(1, -1), "group_normalised", clip).reshape(reward.shape)
     normalised = jnp.clip(group_normalised_advantage(reward), -clip, clip)
     advantage = centred_advantage(reward) if kind == "centred" else normalised
     return jnp.where(mixed_groups(reward)[:, None], advantage, 0.0)
@@ -120,12 +110,7 @@ def k1(log_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
 
 def k3(log_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
     """`r − 1 − log r ≥ 0`, `r = π'/π`: unbiased for `KL(current‖new)` under samples of the current policy."""
-    return _excess(log_ratio)
-
-
-def _excess(d: Array) -> Array:
-    """`e^d − 1 − d`, `d` cut at `LARGEST` in the exponential."""
-    return jnp.expm1(jnp.minimum(d, LARGEST)) - d
+    return jnp.expm1(jnp.minimum(log_ratio, LARGEST)) - log_ratio
 
 
 def exact_kl(current: Float[Array, "*batch A"], new: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
@@ -137,7 +122,7 @@ def exact_kl(current: Float[Array, "*batch A"], new: Float[Array, "*batch A"]) -
     d = new - current
     p = jnp.exp(current)
     small = d < 1.0
-    near = p * _excess(jnp.where(small, d, 0.0))
+    near = p * k3(jnp.where(small, d, 0.0))
     return jnp.where(small, near, jnp.exp(new) - p - p * d).sum(-1)
 
 

@@ -83,6 +83,7 @@ def rotate(x: Array, start: Array | int, base: float, length: int) -> Array:
     """RoPE: the pair `(x_i, x_{i+d/2})` turned by `position · base^{−2i/d}`; `x` is ``[B, H, C, d]``, from position `start` on.
 
     Sines and cosines of all `length` positions are constants of the program: on a CPU they cost more than the attention.
+    A chunk that ends beyond them would be turned as if it ended there; `Transformer` refuses it.
     """
     half, chunk = x.shape[-1] // 2, x.shape[2]
     angle = np.arange(length)[:, None] * float(base) ** (-np.arange(half) / half)
@@ -107,7 +108,7 @@ class Attention(nn.Module):
         joint = Linear(3 * width, config.lora_rank, name="qkv")(x)
         q, k, v = (z.reshape(batch, chunk, config.heads, size).swapaxes(1, 2) for z in jnp.split(joint, 3, -1))
         positions = start + jnp.arange(chunk)
-        q, k = (rotate(z, start, config.rope_base, max(self.length, chunk)) for z in (q, k))
+        q, k = (rotate(z, start, config.rope_base, self.length) for z in (q, k))
         if cache is not None:
             k, v = (
                 jax.lax.dynamic_update_slice(old, new, (0, 0, start, 0)) for old, new in zip(cache, (k, v), strict=True)
@@ -144,6 +145,10 @@ class Transformer(nn.Module):
       tokens: ``[B, C]`` ids at positions `start … start+C−1`.
       readable: ``[B, N]`` which positions are not PAD; without a cache N = C.
       cache: what was written before `start`; it comes back with the chunk in it.
+
+    Raises:
+      InputError: more positions than a transcript has, or a chunk that ends beyond its cache. A traced `start` cannot be
+        checked.
     """
 
     config: ModelConfig
@@ -155,7 +160,11 @@ class Transformer(nn.Module):
     def __call__(
         self, tokens: Array, readable: Array, start: Array | int = 0, cache: Cache | None = None
     ) -> tuple[Array, Cache]:
-        config = self.config
+        config, chunk = self.config, tokens.shape[1]
+        held = chunk if cache is None else cache[0][0].shape[2]
+        end = start + chunk if isinstance(start, int) else chunk
+        if held > self.length or end > held:
+            raise InputError("tokens", f"{max(held, end)} positions", f"at most {min(held, self.length)}")
         table = self.param(
             "embedding", nn.initializers.normal(config.width**-0.5), (self.vocabulary, config.width), jnp.float32
         )
@@ -276,7 +285,7 @@ def extend_cache(
     start: Array | int,
     cache: Cache,
 ) -> tuple[Float[Array, "B C A"], Cache]:
-    """As `policy_logits` for the chunk that begins at `start`, after what the cache holds."""
+    """As `policy_logits` for the chunk that begins at `start`, after what the cache holds. It must end within the cache."""
     logits, cache = _apply(config, layout, params, tokens, readable, start, cache)
     return logits / layout.temperature, cache
 

@@ -27,13 +27,14 @@ from teamtr_jax.llm.model import (
     init_team,
     with_agent_params,
 )
+from teamtr_jax.llm.monitor import estimates
+from teamtr_jax.llm.monitor.estimates import Interval
 from teamtr_jax.tabular import OPTIONS, audit_chain
 from teamtr_jax.training import CHECKPOINTS
 from teamtr_jax.types import Team
 from teamtr_jax.validation import InputError, finite, shaped
 
-__all__ = ["Newcomer", "replace_agent", "agent_from_checkpoint", "swap_report", "Mean", "SampledSwap",
-           "sampled_swap"]  # fmt: skip
+__all__ = ["Newcomer", "replace_agent", "agent_from_checkpoint", "swap_report", "SampledSwap", "sampled_swap"]
 
 
 class Newcomer(NamedTuple):
@@ -189,27 +190,20 @@ def swap_report(world: Team, before: Float[Array, "S A"], after: Float[Array, "S
     return {**found, "shock": -found["improvement"]}
 
 
-class Mean(NamedTuple):
-    """A mean over prompts and its standard error."""
-
-    value: float
-    error: float
-
-
 class SampledSwap(NamedTuple):
-    """What conversations of the team before the swap say about it; sums over a conversation, nats.
+    """What conversations of the team before the swap say about it: means over prompts; sums over a conversation, nats.
 
     `kl` and `kl_new_to_current` hold the exact KL of every context that was met, `kl_k1` and `kl_k3` its estimates from the
     tokens that were drawn, `−log r` and `r − 1 − log r`.
     """
 
-    kl: Mean  #: `δ`: KL(outgoing‖newcomer)
-    kl_k1: Mean
-    kl_k3: Mean
-    kl_new_to_current: Mean
+    kl: Interval  #: `δ`: KL(outgoing‖newcomer)
+    kl_k1: Interval
+    kl_k3: Interval
+    kl_new_to_current: Interval
     tokens: float  #: that the agent wrote, in a conversation
-    surrogate: Mean | None  #: `L`
-    certificate: Mean | None  #: `L − δ` (S7, rewards in [0, 1])
+    surrogate: Interval | None  #: `L`
+    certificate: Interval | None  #: `L − δ` (S7, rewards in [0, 1])
     limit: Certificate | None  #: S8: of the change of J, if these conversations did not train the newcomer
 
 
@@ -229,7 +223,7 @@ def sampled_swap(
       config, own_params: the newcomer.
       probes: rows prompt by prompt, `G` of each.
       reward: ``[B, G]`` or ``[B]`` in [0, 1], of the same conversations, prompts independent; without it no certificates.
-      alpha: probability of error of `limit`.
+      alpha: probability of error of `limit` and of each interval.
 
     Raises:
       InputError: a newcomer that does not fit (`check_newcomer`), probes without the agent, or rewards of another shape or range.
@@ -252,9 +246,8 @@ def sampled_swap(
     def total(x: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.where(own, x, 0.0).sum((1, 2)).reshape(-1, group)
 
-    def mean(x: NDArray[np.float64]) -> Mean:
-        per_prompt = x.mean(1)
-        return Mean(float(per_prompt.mean()), float(per_prompt.std(ddof=1) / np.sqrt(len(per_prompt))))
+    def mean(x: NDArray[np.float64]) -> Interval:
+        return estimates.mean(x.mean(1), alpha)
 
     spent = total(log_kl(out, new))
     surrogate = certificate = limit = None

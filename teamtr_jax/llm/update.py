@@ -1,15 +1,14 @@
 """One agent's update on the rollouts in use: Algorithm 1 without the sampling, one compiled program.
 
 The program scores the rollouts with the agent as it is, takes optimiser steps on minibatches until the monitor leaves the
-region, goes back along the step until it is inside, and measures what came of it. Epochs, rates, radii and the agent's index
-are arguments of the program, so that a run compiles it once for each size of network.
+region, goes back along the step until it is inside, and measures what came of it. Rates, radii and the agent's index are
+arguments of the program, so that a run compiles it once for each size of network.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -18,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Bool, Float, Int
 
 from teamtr_jax.llm.layout import Layout, by_turn
@@ -76,9 +76,8 @@ class UpdateSettings:
     """β doubles where two steps or more reach a KL above 1.5 times the target, and halves below the target over 1.5."""
     target: float | None = None  #: KL at which β rests; default half of `delta`
     delta: float = 0.01  #: `δ_i`, radius of the region
-    monitor: Monitor = (
-        "exact"  #: what is compared with `delta`: the paper's `k1` on the tokens written, `k3`, or the full KL
-    )
+    monitor: Monitor = "exact"
+    """What is compared with `delta`: the paper's `k1` on the tokens written, `k3`, or the full KL."""
     early_stop: bool = True  #: no further step once the monitor of a minibatch exceeds `delta`
     step_rule: StepRule = "trust_region"
     """Which `θ + c(θ'−θ)` is kept. ``trust_region``: c is halved until the monitor on all rollouts is within `delta`;
@@ -190,14 +189,9 @@ def split_trained(params: Params) -> tuple[list[Array], Callable[[list[Array]], 
     return [x for x, t in zip(leaves, trained, strict=True) if t], merge
 
 
-def _flat(leaves: Sequence[Array]) -> Array:
+def _flat(trained: list[Array]) -> Array:
     """All numbers in one vector: the optimiser compiles in a fraction of the time."""
-    return jnp.concatenate([x.ravel() for x in leaves])
-
-
-def _unflat(flat: Array, like: Sequence[Array]) -> list[Array]:
-    ends = list(itertools.accumulate(x.size for x in like))
-    return [part.reshape(x.shape) for part, x in zip(jnp.split(flat, ends[:-1]), like, strict=True)]
+    return ravel_pytree(trained)[0]
 
 
 def _optimiser(numbers: _Numbers) -> optax.GradientTransformation:
@@ -291,7 +285,7 @@ def _update(
 
     own_params, moments = jax.tree.map(pick, params), jax.tree.map(pick, optimiser)
     leaves, merge = split_trained(own_params)
-    start = _flat(leaves)
+    start, unflat = ravel_pytree(leaves)
     transform = _optimiser(numbers)
     beta = betas[agent]
     micro, training = shape.micro_batch, order.shape[1]
@@ -346,7 +340,7 @@ def _update(
 
     def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
         number, trained, moments, _, norms = state
-        parameters = _unflat(trained, leaves)
+        parameters = unflat(trained)
 
         def accumulate(total: Any, rows: tuple[Array, ...]) -> tuple[Any, None]:
             gradient, sums = jax.grad(loss, has_aux=True)(parameters, rows)
@@ -376,7 +370,7 @@ def _update(
 
     # -------------------------------------------------------------------------------------------- how far to go
     def at(scale: Array) -> list[Array]:
-        return _unflat(jnp.where(scale > 0, start + scale.astype(start.dtype) * (last - start), start), leaves)
+        return unflat(jnp.where(scale > 0, start + scale.astype(start.dtype) * (last - start), start))
 
     def assess(scale: Array) -> tuple[Divergence, Array]:
         trained = at(scale)

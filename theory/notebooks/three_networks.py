@@ -28,6 +28,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from scipy.stats import binomtest
 
 from teamtr_jax.llm.alignment import AlignmentSettings, align
 from teamtr_jax.llm.backend import LanguageSampling, TokenLogger, collect, language_backend
@@ -71,7 +72,7 @@ class CountOn:
 task = CountOn()
 check_task(task)
 layout = layout_of(task)
-team = LanguageTeam(layout, (ModelConfig(width=32, layers=2, heads=2),) * 3)
+team = LanguageTeam(layout, (ModelConfig(width=32, layers=1, heads=2),) * 3)
 params = init_team(team, jax.random.key(0))
 print(parameter_count(params) // 3, "parameters an agent;", layout.length, "ids a transcript")
 
@@ -149,23 +150,21 @@ print(f"{len(records) + len(cached)} updates of networks, every rung of the ladd
 # ## What the team says
 
 # %%
-seen = draw(task, np.random.default_rng(7), 4, held_out=False)
-transcripts, reward = collect(team, state.params, seen, task, 1, jax.random.key(3))
-for problem, said, r in zip(seen, messages(layout, transcripts.tokens), reward[:, 0], strict=True):
-    print(problem.prompt, "→", *said, f"reward {r:.2f}")
+seen = draw(task, np.random.default_rng(5), sampling.prompts, held_out=False)
+probes, reward = collect(team, state.params, seen, task, sampling.group, jax.random.key(4))
+said = messages(layout, probes.tokens)
+for k in range(4):
+    print(seen[k].prompt, "→", *said[k * sampling.group], f"reward {reward[k, 0]:.2f}")
 
 # %% [markdown]
 # ## Another agent
 #
 # Agent 1 is replaced by a wider network from another seed: directly, and after it was brought into a KL ball around the outgoing
-# agent on 500 probe conversations (U3). Both swaps are booked as updates (P3.8), exactly.
+# agent on these conversations (U3). Both swaps are booked as updates (P3.8), exactly.
 
 # %%
-wide = ModelConfig(width=48, layers=2, heads=2)
+wide = ModelConfig(width=48, layers=1, heads=2)
 newcomer = init_params(wide, layout, jax.random.key(9))
-probes, _ = collect(
-    team, state.params, draw(task, np.random.default_rng(5), 500, held_out=False), task, 1, jax.random.key(4)
-)
 aligned, how = align(team, state.params, 1, wide, newcomer, probes, AlignmentSettings(radius=0.05))
 print(f"KL(outgoing‖·) on held-out probes: {how.before.held_out_kl:.3f} before, {how.after.held_out_kl:.3f} after")
 before = enumerated_policy(world, state.params)
@@ -196,13 +195,17 @@ for name, report in reports.items():
             if drift is not None and update > 0:
                 exact = float(records[3 * matrix.stage + update].exact["seq_minus_stale"])
                 inside, total = inside + (drift.low <= exact <= drift.high), total + 1
+    low, high = binomtest(inside, total).proportion_ci()
     print(
-        f"{name}: {report.rows} rows; L_seq − L_stale: {inside} of {total} intervals (nominal 90 %) hold the exact number"
+        f"{name}: {report.rows} rows; L_seq − L_stale: {inside} of {total} intervals (nominal 90 %) hold the exact number,"
+    )
+    print(
+        f"  {100 * inside / total:.0f} % [{100 * low:.0f}, {100 * high:.0f}] (Clopper–Pearson, 95 %, as if independent)"
     )
 
 # %% [markdown]
-# An update fits the noise of the rollouts that it was trained on, and intervals from those are too good to be true. The last 64
-# prompts of every set were held out of training: theirs are honest.
+# An update fits the noise of the rollouts that it was trained on: intervals from those promise nothing. The last 64 prompts of
+# every set were held out of training: their intervals are asymptotic, and so few say little about how often they hold.
 
 # %% [markdown]
 # Whose update spoiled whose context, means over the stages: row k, column i is what the update of agent k does to the surrogate

@@ -11,8 +11,9 @@ from teamtr_jax.llm.monitor.log import (
     write_token_log,
 )
 from teamtr_jax.llm.monitor.page import write_page
-from teamtr_jax.llm.monitor.report import INFORMATION, MONITOR_SCHEMA, Report, Settings, monitor
+from teamtr_jax.llm.monitor.report import INFORMATION, MONITOR_SCHEMA, Report, monitor
 from teamtr_jax.llm.monitor.terminal import show
+from teamtr_jax.llm.monitor.updates import Settings
 
 __all__ = ["run", "TokenLog", "token_log", "read_token_log", "write_token_log", "append_token_log", "token_rows",
            "Settings", "Report",

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from teamtr_jax.llm.monitor.log import optional_import, read_token_log
 from teamtr_jax.llm.monitor.page import write_page
-from teamtr_jax.llm.monitor.report import Settings, monitor
+from teamtr_jax.llm.monitor.report import monitor
 from teamtr_jax.llm.monitor.terminal import show
+from teamtr_jax.llm.monitor.updates import Settings
 from teamtr_jax.records import dump
 from teamtr_jax.validation import InputError
 

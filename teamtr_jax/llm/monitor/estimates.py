@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-__all__ = ["Interval", "Weights", "interval", "mean", "ratio", "two_means", "lower_limit", "upper_limit", "weights", "flips",
-           "leave_one_out", "normalised", "k3", "grow"]  # fmt: skip
+__all__ = ["Interval", "Weights", "plain", "interval", "mean", "ratio", "two_means", "lower_limit", "upper_limit", "weights",
+           "flips", "leave_one_out", "normalised", "k3", "grow", "growth"]  # fmt: skip
 
 BLOCKS = 1024
+LARGEST = 700.0
+"""Log ratios are cut at this before they are exponentiated."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -37,6 +39,13 @@ class Weights(NamedTuple):
     largest: float
     above_ten: float  #: share above 10
     n: int  #: rollouts
+
+
+def plain(x: Interval | None) -> dict[str, Any] | None:
+    """As it stands in a record."""
+    if x is None:
+        return None
+    return {"value": x.value, "low": x.low, "high": x.high, "n": x.n}
 
 
 def interval(value: float, error: float, n: int, alpha: float, freedom: float | None = None) -> Interval:
@@ -88,12 +97,17 @@ def upper_limit(found: Interval, alpha: float) -> float:
 
 def grow(log_ratio: Floats) -> Floats:
     """`exp`, kept finite."""
-    return np.exp(np.minimum(log_ratio, 700.0))
+    return np.exp(np.minimum(log_ratio, LARGEST))
+
+
+def growth(log_ratio: Floats) -> Floats:
+    """`exp − 1`, kept finite."""
+    return np.expm1(np.minimum(log_ratio, LARGEST))
 
 
 def k3(log_ratio: Floats) -> Floats:
     """`r − 1 − log r ≥ 0` at `log r`; its mean under the old policy is KL(old‖new) where the new one opens nothing."""
-    return np.expm1(np.minimum(log_ratio, 700.0)) - log_ratio
+    return growth(log_ratio) - log_ratio
 
 
 def weights(log_weight: Floats) -> Weights:

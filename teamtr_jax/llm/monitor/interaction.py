@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from teamtr_jax.llm.monitor.estimates import Floats, Interval, grow, interval, mean
+from teamtr_jax.llm.monitor.estimates import Floats, Interval, grow, growth, interval, mean
 from teamtr_jax.llm.monitor.scored import Scored, per_prompt
 
 __all__ = ["Interaction", "Values", "interaction_values", "estimate_interaction", "gap_values", "Pooled", "pool"]
@@ -45,7 +45,12 @@ def _after(s: Scored, log_ratio: Floats) -> Floats:
 
 def _column(s: Scored) -> Floats:
     """[M] `λ(m)·(ρ_i(m) − 1)·Λ(>m)·(R − R̄_{−g})`: λ and Λ are those of current against behaviour."""
-    return grow(s.current + _after(s, s.current)) * np.expm1(np.minimum(s.new, 700.0)) * s.advantage[s.rollout]
+    return grow(s.current + _after(s, s.current)) * growth(s.new) * s.advantage[s.rollout]
+
+
+def _weighed(s: Scored, log_ratio: Floats, column: Floats) -> Floats:
+    """[B] `Σ_m (Λ(<m) − 1)·column(m)`, Λ that of `log_ratio`."""
+    return per_prompt(s, s.sums(growth(_before(s, log_ratio)) * column))
 
 
 def gap_values(s: Scored) -> Floats:
@@ -53,7 +58,7 @@ def gap_values(s: Scored) -> Floats:
 
     `E Σ_m (Λ_i(<m) − 1)(ρ_i(m) − 1)(R − R̄_{−g})`.
     """
-    return per_prompt(s, s.sums(np.expm1(np.minimum(_before(s, s.new), 700.0)) * _column(s)))
+    return _weighed(s, s.new, _column(s))
 
 
 class Values(NamedTuple):
@@ -61,6 +66,16 @@ class Values(NamedTuple):
 
     entries: dict[tuple[int, int], Floats]  #: (k, i) ↦ [B], mean `M[k,i]`
     drift: dict[int, Floats]  #: i ↦ [B], mean `L_i^seq − L_i^stale`
+
+
+def _step(scored: Mapping[int, Scored], agents: Mapping[int, list[int]], k: int, i: int) -> Floats | None:
+    """`log ρ_k` of every message: from the rows of update k, or of update i where these agents had moved at k alone."""
+    if k in scored:
+        return scored[k].new
+    others = [set(agents[j]) for j in agents if j <= i and j != k]
+    if k < i and agents[k] and not any(set(agents[k]) & other for other in others):
+        return np.where(np.isin(scored[i].agent, agents[k]), scored[i].current, 0.0)
+    return None
 
 
 def interaction_values(scored: Mapping[int, Scored], agents: Mapping[int, list[int]]) -> Values:
@@ -72,28 +87,14 @@ def interaction_values(scored: Mapping[int, Scored], agents: Mapping[int, list[i
       scored: by update, the same rollouts of the stage's first team, scored at that update.
       agents: by update, who was updated; also of updates without such rows.
     """
-
-    def step(k: int, i: int) -> Floats | None:
-        """`log ρ_k` of every message: from the rows of update k, or of update i where these agents had moved at k alone."""
-        if k in scored:
-            return scored[k].new
-        others = [set(agents[j]) for j in agents if j <= i and j != k]
-        if k < i and agents[k] and not any(set(agents[k]) & other for other in others):
-            return np.where(np.isin(scored[i].agent, agents[k]), scored[i].current, 0.0)
-        return None
-
     entries: dict[tuple[int, int], Floats] = {}
     drift: dict[int, Floats] = {}
     for i, s in scored.items():
         column = _column(s)
-
-        def weigh(log_ratio: Floats, s: Scored = s, column: Floats = column) -> Floats:
-            return per_prompt(s, s.sums(np.expm1(np.minimum(_before(s, log_ratio), 700.0)) * column))
-
-        drift[i] = weigh(s.current)
+        drift[i] = _weighed(s, s.current, column)
         for k in agents:
-            if (log_ratio := step(k, i)) is not None:
-                entries[k, i] = weigh(log_ratio)
+            if (log_ratio := _step(scored, agents, k, i)) is not None:
+                entries[k, i] = _weighed(s, log_ratio, column)
     return Values(entries, drift)
 
 
@@ -103,21 +104,16 @@ def estimate_interaction(
     """The matrix of a stage with intervals; arguments as `interaction_values`."""
     updates = sorted(agents)
     values = interaction_values(scored, agents)
-    strict = alpha / max(len(values.entries), 1)
-
-    def entry(k: int, i: int, level: float) -> Interval | None:
-        return mean(values.entries[k, i], level) if (k, i) in values.entries else None
-
-    def clear(x: Interval | None) -> bool:
-        return x is not None and not x.low <= 0 <= x.high
-
+    found, strict = ({key: mean(x, level) for key, x in values.entries.items()}
+                     for level in (alpha, alpha / max(len(values.entries), 1)))  # fmt: skip
+    clear = {key for key, x in strict.items() if not x.low <= 0 <= x.high}
     return Interaction(
         stage,
         updates,
         [agents[u] for u in updates],
-        [[entry(k, i, alpha) for i in updates] for k in updates],
+        [[found.get((k, i)) for i in updates] for k in updates],
         [mean(values.drift[i], alpha) if i in values.drift else None for i in updates],
-        [[clear(entry(k, i, strict)) for i in updates] for k in updates],
+        [[(k, i) in clear for i in updates] for k in updates],
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -12,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from teamtr_jax.llm.monitor.estimates import Floats, Ints
 from teamtr_jax.records import TOKEN_LOG_COLUMNS, TOKEN_LOG_SCHEMA
 from teamtr_jax.validation import InputError
 
 __all__ = ["TokenLog", "token_log", "read_token_log", "write_token_log", "append_token_log", "token_rows",
-           "optional_import"]  # fmt: skip
+           "optional_import", "replacing"]  # fmt: skip
 
 NUMBERS = ("logp_behaviour", "logp_current", "logp_new", "reward")
 KEYS = ("stage", "update", "prompt", "rollout", "turn", "t")
@@ -25,9 +28,6 @@ METADATA = b"teamtr_token_log_schema"
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet"}
 ROUNDING = 1e-5
 """A log-probability may exceed 0 by this much: float32 rounding of a log-softmax."""
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 class TokenLog(NamedTuple):
@@ -61,8 +61,6 @@ def optional_import(name: str) -> ModuleType:
     Raises:
       InputError: if it is not installed; names the extra.
     """
-    import importlib
-
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -222,8 +220,7 @@ def _read_jsonl(path: Path) -> dict[str, NDArray[Any]]:
     try:
         table = reader.read_json(path, reader.ReadOptions(block_size=2**24), options)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        _find_bad_line(path)
-        raise InputError(str(path), _one_line(error), "one JSON object per line") from error
+        raise (_bad_line(path) or InputError(str(path), _one_line(error), "one JSON object per line")) from error
     present = [
         key for key in table.column_names if table.column(key).null_count < table.num_rows or table.num_rows == 0
     ]
@@ -237,8 +234,8 @@ def _column(name: str, unit: str, key: str, column: Any) -> NDArray[Any]:
     return column.to_numpy()
 
 
-def _find_bad_line(path: Path) -> None:
-    """Name the first line that is not an object with numbers in the columns; slow, used after an error only."""
+def _bad_line(path: Path) -> InputError | None:
+    """Names the first line that is not an object with numbers in the columns; slow, used after an error only."""
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -246,15 +243,16 @@ def _find_bad_line(path: Path) -> None:
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
-                raise InputError(f"{path}: line {number}", error.msg, "a JSON object") from None
+                return InputError(f"{path}: line {number}", error.msg, "a JSON object")
             if not isinstance(record, dict):
-                raise InputError(f"{path}: line {number}", f"a {type(record).__name__}", "a JSON object")
+                return InputError(f"{path}: line {number}", f"a {type(record).__name__}", "a JSON object")
             for key in (*TOKEN_LOG_COLUMNS, *OPTIONAL):
                 value = record.get(key, 0)
                 kinds = (int, float) if key in NUMBERS else (int,)
                 if isinstance(value, bool) or not isinstance(value, kinds):
                     expected = "a number" if key in NUMBERS else "an integer"
-                    raise InputError(f"{path}: column {key}, line {number}", repr(value), expected)
+                    return InputError(f"{path}: column {key}, line {number}", repr(value), expected)
+    return None
 
 
 def _one_line(error: Exception) -> str:
@@ -316,8 +314,7 @@ def write_token_log(path: Path | str, table: Mapping[str, ArrayLike], check: boo
         raise InputError(str(path), f"no folder {path.parent}", "a file in an existing folder")
     if check:
         token_log(table, str(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         if form == "parquet":
             pa, parquet = optional_import("pyarrow"), optional_import("pyarrow.parquet")
             metadata = {METADATA: str(TOKEN_LOG_SCHEMA)}
@@ -326,10 +323,18 @@ def write_token_log(path: Path | str, table: Mapping[str, ArrayLike], check: boo
         else:
             with temporary.open("w", encoding="utf-8") as file:
                 file.writelines(_lines(table))
+    return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place where nothing went wrong, and is removed where something did."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return path
 
 
 def append_token_log(path: Path | str, table: Mapping[str, ArrayLike], check: bool = True) -> Path:

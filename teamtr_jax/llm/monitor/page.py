@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from teamtr_jax.llm.monitor.interaction import pool
-from teamtr_jax.llm.monitor.log import optional_import
+from teamtr_jax.llm.monitor.log import optional_import, replacing
 from teamtr_jax.llm.monitor.report import INFORMATION, Report
 from teamtr_jax.llm.monitor.terminal import remarks, shortened, tables
 
@@ -156,10 +155,6 @@ def write_page(report: Report, path: Path, name: str) -> Path:
         f"<li>{html.escape(key)}: {html.escape(a)}. {html.escape(b)}</li>" for key, (a, b) in INFORMATION.items()
     )
     parts.append(f"<h2>Information levels</h2><ul>{levels}</ul></html>")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text("\n".join(parts), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from teamtr_jax.llm.monitor.estimates import Floats, Ints, k3, leave_one_out
+from teamtr_jax.llm.monitor.estimates import Floats, Ints, growth, k3, leave_one_out
 from teamtr_jax.llm.monitor.log import TokenLog
 
 __all__ = ["Scored", "score", "rows_of", "per_prompt"]
@@ -64,9 +65,7 @@ def score(log: TokenLog, chosen: Ints, updated: Ints) -> Scored:
     prompts, cluster = np.unique(log.prompt[log.transcripts[chosen]], return_inverse=True)
     reward = log.reward[log.transcripts[chosen]]
 
-    def add(values: Floats) -> Floats:
-        return np.add.reduceat(values, at)
-
+    add = partial(np.add.reduceat, indices=at)
     return Scored(
         cluster=cluster,
         prompts=prompts,
@@ -83,7 +82,7 @@ def score(log: TokenLog, chosen: Ints, updated: Ints) -> Scored:
         k3=add(k3(new)),
         k3_current=add(k3(current)),
         k3_new=add(k3(current + new)),
-        steps=np.add.reduceat(np.expm1(np.minimum(new, 700.0)), start),
+        steps=np.add.reduceat(growth(new), start),
         token_k1=-new[mine],
     )
 

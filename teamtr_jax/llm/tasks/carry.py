@@ -30,9 +30,8 @@ class Carry:
 
     numbers: int = 2  #: k, how many numbers are added: 2 to 10
     digits: int = 3  #: d, digits of each, zeros in front included
-    low_first: bool = (
-        True  #: prompt and sum begin with the lowest digit; False: with the highest, which is harder to write
-    )
+    low_first: bool = True
+    """Prompt and sum begin with the lowest digit; False: with the highest, which is harder to write."""
 
     name = "carry"
     roles = ("planner", "solver", "checker")

@@ -36,12 +36,10 @@ class Recipe(NamedTuple):
       ['1001', '2']
     """
 
-    roles: tuple[
-        str, ...
-    ]  #: of the first agents (the last of these is repeated as often as needed) and of the one who answers
-    options: Callable[
-        [int], dict[str, Any]
-    ]  #: agents → the settings of the dataset that may be chosen, and their defaults
+    roles: tuple[str, ...]
+    """Of the first agents (the last of these is repeated as often as needed) and of the one who answers."""
+    options: Callable[[int], dict[str, Any]]
+    """Agents → the settings of the dataset that may be chosen, and their defaults."""
     characters: str
     prompt_only: str
     lengths: Callable[[dict[str, Any], int], tuple[int, int]]  #: settings, agents → longest prompt, longest message
