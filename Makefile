@@ -79,7 +79,7 @@ notebooks: $(NOTEBOOKS) ## theory/notebooks/*.py as .ipynb, beside them
 	$(RUN) -m jupytext --quiet --set-kernel python3 --to ipynb --output $@ $<
 
 .PHONY: docs
-docs: setup ## the documentation, warnings as errors, into build/docs (two minutes)
+docs: setup ## the documentation, warnings as errors, into build/docs (two to four minutes)
 	rm -rf build/docs
 	$(RUN) -m sphinx -W --keep-going -b html docs build/docs
 

@@ -36,7 +36,9 @@ exclude_patterns = ["_ext", "**/.ipynb_checkpoints"]
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 4
 
-nb_execution_mode = os.environ.get("DOCS_EXECUTE", "force")
+execute = os.environ.get("DOCS_EXECUTE", "force")
+nb_execution_mode = "cache" if execute == "force" else execute  # `live` has filled the cache afresh, side by side
+nb_execution_cache_path = str(DOCS.parent / "build" / "notebooks")
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +16,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from experiments.llm import replacement as swaps
 from experiments.llm import run as runs
 from experiments.llm.__main__ import main
 from experiments.llm.measure import paired_gain, pass_at, regression
-from experiments.llm.settings import Show
+from experiments.llm.settings import Show, Train
+from experiments.llm.setup import set_up
 from experiments.llm.transcripts import show
 from teamtr_jax.checkpoint import read_manifest
+from teamtr_jax.llm.methods import METHODS
 from teamtr_jax.llm.model import ModelConfig
 from teamtr_jax.llm.monitor import read_token_log
 from teamtr_jax.llm.replacement import agent_from_checkpoint
@@ -28,7 +32,7 @@ from teamtr_jax.training import CHECKPOINTS, JOURNAL, read_records
 
 TINY = [
     "--task", "copy", "--difficulty", "length=2", "--model.width", "16", "--model.layers", "1", "--model.heads", "2",
-    "--prompts", "64", "--group", "8", "--epochs", "6", "--warm.prompts", "128", "--warm.low", "0.1", "--test-prompts", "64",
+    "--prompts", "64", "--group", "8", "--epochs", "6", "--warm.prompts", "512", "--warm.low", "0.1", "--test-prompts", "64",
     "--test-samples", "2", "--probe-prompts", "64", "--learning-rate", "0.01", "--delta", "1.0", "--no-progress",
 ]  # fmt: skip
 """Every character is rewarded, so that an untrained team is in the band: no warm start is compiled."""
@@ -181,6 +185,43 @@ def test_show(trained, capsys):
     capsys.readouterr()
 
 
+def test_replacing_an_agent(trained, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    asked = [str(trained), "--out", str(out), "--agents", "1", "--stages", "1", "--probes", "64", "--no-progress"]
+    assert swaps.main(asked) == 0
+    assert (out / "replacement.png").stat().st_size > 5000
+    assert str(out / "replacement.png") in capsys.readouterr().out
+    found = json.loads((out / "replacement.json").read_text())
+    reward = {name: found[name]["accuracy"] for name in ("no replacement", "direct", "aligned", "from scratch")}
+    for name, own in reward.items():
+        assert len(own) == 2
+        assert found[name]["change"][0]["value"] == pytest.approx(own[0] - reward["no replacement"][0], abs=1e-12)
+    start = json.loads((trained / "summary.json").read_text())["accuracy_start"]
+    assert abs(reward["from scratch"][0] - start) < 0.15 < reward["no replacement"][0] - start
+    assert reward["direct"][0] < reward["no replacement"][0]
+    assert 0 < found["aligned"]["kl"] < 0.5 * found["direct"]["kl"]
+
+    def run_stage(*arguments, **named):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(swaps, "run_stage", run_stage)
+    assert swaps.main(asked) == 0
+    assert json.loads((out / "replacement.json").read_text()) == found
+
+
+def test_what_cannot_be_replaced_is_refused(trained, tmp_path, capsys):
+    assert swaps.main([str(trained), "--agents", "3"]) == 2
+    assert "agents: found (3,), expected 0 to 2" in capsys.readouterr().err
+    home = shutil.copytree(trained, tmp_path / "run")
+    about = json.loads((home / "settings.json").read_text())
+    (home / "settings.json").write_text(json.dumps({**about, "stages": 5}))
+    assert swaps.main([str(home)]) == 2
+    error = capsys.readouterr().err
+    assert "4 of 5 stages" in error
+    assert error.count("\n") == 1
+    assert not (home / "replacement").exists()
+
+
 def test_an_agent_can_be_taken_out_of_a_run(trained):
     newcomer = agent_from_checkpoint(trained, 1)
     assert newcomer.config == ModelConfig(16, 1, 2)
@@ -244,13 +285,21 @@ def test_a_difficulty_that_does_not_fit_is_refused(trained, capsys):
     assert "characters" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_gets_the_same_rollouts(name, tmp_path):
+    setup = set_up(Train(tmp_path / "run", method=name, prompts=64, group=8, test_prompts=8, probe_prompts=0))
+    sets = setup.method.schedule.draws(setup.team.agents)
+    assert sets * setup.sampling.prompts * setup.sampling.group == 3 * 64 * 8
+
+
 def test_compare(tmp_path, capsys):
     out = tmp_path / "compare"
-    arguments = ["compare", "--out", str(out), "--methods", "teamtr", "joint", "--seeds", "1", *TINY, "--stages", "1"]
+    arguments = ["compare", "--out", str(out), "--methods", "teamtr", "single", "--seeds", "1", *TINY, "--stages", "1"]
     assert main(arguments) == 0
     report = json.loads((out / "compare.json").read_text())
-    assert report["methods"]["teamtr"]["tokens"] == report["methods"]["joint"]["tokens"] == [3 * 64 * 8 * 6]
-    assert report["methods"]["teamtr"]["accuracy_start"] == report["methods"]["joint"]["accuracy_start"]
+    assert report["methods"]["teamtr"]["tokens"] == report["methods"]["single"]["tokens"] == [3 * 64 * 8 * 6]
+    assert report["methods"]["teamtr"]["accuracy_start"] == report["methods"]["single"]["accuracy_start"]
+    assert report["methods"]["teamtr"]["accuracy_end"] != report["methods"]["single"]["accuracy_end"]
     times = {x: x.stat().st_mtime_ns for x in out.rglob("summary.json")}
     assert main(arguments) == 0
     assert times == {x: x.stat().st_mtime_ns for x in out.rglob("summary.json")}

@@ -1,6 +1,7 @@
 """The loop around stages: resume to the same records after any end, refusals, full disks, two processes."""
 
 import errno
+import importlib
 import io
 import json
 import os
@@ -81,8 +82,7 @@ def assert_resumes(folder, whole):
 
 
 def driver(mode: str, root: str, low: int, high: int, by: int) -> None:
-    import orbax.checkpoint  # noqa: F401
-
+    importlib.import_module("orbax.checkpoint")  # before any fork
     out = {}
     if mode == "points":
         for point in range(low, high, by):

@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
     python = "" if args.without_torch else args.torch
     if python and not Path(python).exists():
         raise SystemExit(
-            f"{python} does not exist: `make torch-env` creates it, --torch names another, --without-torch does without"
+            f"{python} does not exist: `make bench-llm` creates it, --torch names another, --without-torch does without"
         )
     if args.rounds < 2:
         raise SystemExit("--rounds: at least 2")

@@ -12,6 +12,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +24,7 @@ __all__ = [
     "derivation_pages",
     "derivation_stems",
     "escape_rst",
+    "execute",
     "generate",
     "ledger_rows",
     "links",
@@ -339,6 +341,28 @@ def generate(root: Path = ROOT) -> None:
     publish(docs / "project", {PurePosixPath(page).name: _moved(path, root) for path, page in PROJECT.items()})
 
 
+def execute(folder: Path, executed: Path, timeout: int) -> None:
+    """Execute all notebooks of `folder`, as many at once as there are cores, into the cache from which myst-nb takes them.
+
+    One that fails is not in the cache: myst-nb executes it again, and says why it fails.
+    """
+    from jupyter_cache import get_cache
+    from jupyter_cache.executors import load_executor
+
+    shutil.rmtree(executed, ignore_errors=True)
+    cache = get_cache(executed)
+    for path in sorted(folder.glob("*.ipynb"), key=lambda path: path.stat().st_size, reverse=True):
+        cache.add_nb_to_project(str(path))
+    load_executor("local-parallel", cache).run_and_cache(timeout=timeout)
+
+
+def _builder_inited(app: Any) -> None:
+    generate()
+    if app.config.execute == "force":
+        config = app.config
+        execute(ROOT / "docs/notebooks", Path(config.nb_execution_cache_path), config.nb_execution_timeout)
+
+
 def _source_read(app: Any, docname: str, source: list[str]) -> None:
     path = Path(app.env.doc2path(docname))
     if path.suffix == ".md":
@@ -373,7 +397,8 @@ def _tagged_formulas(app: Any, doctree: Any) -> None:
 
 def setup(app: Any) -> dict[str, bool]:
     """Sphinx's entry point."""
-    app.connect("builder-inited", lambda app: generate())
+    app.add_config_value("execute", "force", "env")
+    app.connect("builder-inited", _builder_inited)
     app.connect("source-read", _source_read)
     app.connect("autodoc-process-docstring", _process_docstring, priority=100)  # before napoleon
     app.connect("doctree-read", _short_types)

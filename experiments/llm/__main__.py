@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stderr
-from io import StringIO
 from typing import Annotated
 
 import tyro
 
+from experiments.commands import exit_code, parsed
 from experiments.llm import run  # first: it counts compilations from here on
 from experiments.llm.compare import compare
 from experiments.llm.evaluation import evaluate
 from experiments.llm.figures import draw_run
 from experiments.llm.settings import Compare, Eval, Show, Train
 from experiments.llm.transcripts import show
-from teamtr_jax.validation import InputError
+
+PROGRAM = "experiments.llm"
 
 
 def train(settings: Train) -> None:
@@ -43,31 +43,11 @@ Command = (
 )
 
 
-def parsed(arguments: list[str] | None) -> Train | Eval | Show | Compare:
-    """The command line as settings. tyro frames an `InputError` and exits; it is taken out of the frame again."""
-    said = StringIO()
-    try:
-        with redirect_stderr(said):
-            return tyro.cli(
-                Command,  # pyright: ignore[reportArgumentType]
-                prog="python -m experiments.llm",
-                description=__doc__,
-                args=arguments,
-            )
-    except SystemExit as stop:
-        error: BaseException | None = stop
-        while error is not None and not isinstance(error, InputError):
-            error = error.__context__
-        if error is not None:
-            raise error from None
-        sys.stderr.write(said.getvalue())
-        raise
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Bad input: one line on stderr, exit code 2. Ctrl-C: what is saved stays, exit code 130."""
-    try:
-        settings = parsed(arguments)
+    """What was asked for. Exit codes: `exit_code`."""
+
+    def command() -> None:
+        settings = parsed(Command, arguments, PROGRAM, __doc__)
         if isinstance(settings, Compare):
             compare(settings)
         elif isinstance(settings, Train):
@@ -76,15 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
             evaluate(settings)
         else:
             show(settings)
-        return 0
-    except InputError as error:
-        print(f"experiments.llm: error: {error}", file=sys.stderr)
-        return 2
-    except (OSError, ArithmeticError) as error:
-        print(f"experiments.llm: error: {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        return 130
+
+    return exit_code(PROGRAM, command)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ import numpy as np
 import scipy.stats
 
 from experiments.figures import axes, save
-from experiments.llm.run import SUMMARY, set_up, train_run, write_json
+from experiments.llm.run import SUMMARY, train_run
 from experiments.llm.settings import Compare
+from experiments.llm.setup import set_up, write_json
 from experiments.tables import show as table
-from teamtr_jax.llm.backend import METHODS
+from teamtr_jax.llm.methods import METHODS
 from teamtr_jax.validation import InputError
 
 __all__ = ["DEFAULT", "compare", "spread"]

@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.llm.measure import Conversations, converse, pass_at
-from experiments.llm.run import Setup, load_run, write_json
+from experiments.llm.measure import Conversations, Mean, converse, mean_of, pass_at
+from experiments.llm.run import load_run
 from experiments.llm.settings import Eval, task_of
+from experiments.llm.setup import Setup, write_json
 from experiments.llm.transcripts import speakers_of
 from experiments.tables import show as table
 from teamtr_jax.llm.tasks import Problem, Task, draw
 from teamtr_jax.validation import InputError
 
-__all__ = ["evaluate", "by_agent", "Mean", "mean_of", "sizes"]
+__all__ = ["evaluate", "by_agent", "rate_of", "sizes"]
 
 
-class Mean(NamedTuple):
-    """A mean over prompts and its 95 % normal interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def mean_of(x: NDArray[np.float64]) -> Mean:
-    """Of one number for each prompt, limits within [0, 1]."""
-    value = float(x.mean())
-    half = float(1.96 * x.std(ddof=1) / np.sqrt(x.size)) if x.size > 1 else 1.0
-    return Mean(value, max(0.0, value - half), min(1.0, value + half))
+def rate_of(x: NDArray[np.float64]) -> Mean:
+    """`mean_of`, limits within [0, 1]."""
+    value, low, high = mean_of(x)
+    return Mean(value, max(0.0, low), min(1.0, high))
 
 
 def sizes(samples: int) -> list[int]:
@@ -64,7 +53,7 @@ def by_agent(
         given = float(own[clean].mean()) if clean.any() else None
         first = (clean & ~own).any(-1).mean(-1)
         out.append(
-            {"as_demonstrated": mean_of(own.mean((-2, -1))), "given_right": given, "first_wrong": mean_of(first)}
+            {"as_demonstrated": rate_of(own.mean((-2, -1))), "given_right": given, "first_wrong": rate_of(first)}
         )
     return out
 
@@ -113,8 +102,8 @@ def evaluate(settings: Eval) -> dict[str, Any]:
     for name, task in tasks.items():
         key = jax.random.key(settings.seed)
         found = converse(setup.team, loaded.params, task, drawn[name], settings.samples, key, setup.rows)
-        average = mean_of(found.reward.mean(-1))
-        rates = {k: mean_of(pass_at(found.reward == 1, k)) for k in sizes(settings.samples)}
+        average = rate_of(found.reward.mean(-1))
+        rates = {k: rate_of(pass_at(found.reward == 1, k)) for k in sizes(settings.samples)}
         each = by_agent(task, drawn[name], found, speakers_of(setup), setup.team.agents)
         passes.append([name, average, *rates.values()])
         for role, row in zip(roles, each, strict=True):

@@ -118,8 +118,8 @@ def _certificate(home: Path, records: Records) -> Path:
         ends = [min(lower.min(), change.min()), max(lower.max(), change.max())]
         left.plot(ends, ends, color="0.5", linewidth=1, linestyle="--")
         _legend(left, agent, Line2D([], [], color="0.5", linestyle="--", label="equal"))
-        below = float((change + error < lower).mean())
-        left.set_title(f"interval wholly below the certificate: {100 * below:.0f} %", fontsize=9)
+        below = int((change + error < lower).sum())
+        left.set_title(f"interval wholly below the certificate: {below} of {len(records)} updates", fontsize=9)
     left.locator_params(axis="x", nbins=5)
     left.set(xlabel="S7: surrogate − ϱ·KL, estimated on the rollouts trained on", ylabel="change on held-out probes")
     for key, label, colour in (("surrogate_raw", "surrogate", "#2166ac"), ("kl", "KL an episode", "#b2182b")):

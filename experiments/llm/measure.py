@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,14 @@ import scipy.stats
 from jax import Array
 from numpy.typing import NDArray
 
+from experiments.llm.setup import Setup
 from teamtr_jax.llm.layout import messages
 from teamtr_jax.llm.model import LanguageTeam, Params
 from teamtr_jax.llm.sampler import sample
 from teamtr_jax.llm.tasks import Problem, Task
 
-__all__ = ["Conversations", "converse", "Gain", "paired_gain", "Regression", "regression", "LEVEL", "pass_at"]
+__all__ = ["Conversations", "converse", "Mean", "mean_of", "paired_gain", "Regression", "regression", "LEVEL", "Probe",
+           "pass_at"]  # fmt: skip
 
 Floats = NDArray[np.float64]
 
@@ -52,20 +54,31 @@ def converse(
     return Conversations(np.reshape(reward, (len(problems), samples)), grouped)
 
 
-class Gain(NamedTuple):
-    """A mean difference over prompts, with the limits of its two-sided 95 % normal interval."""
+class Mean(NamedTuple):
+    """A mean over prompts, with the limits of its two-sided 95 % normal interval."""
 
     value: float
     low: float
     high: float
 
+    @property
+    def error(self) -> float:
+        """Half the width of the interval."""
+        return (self.high - self.low) / 2
 
-def paired_gain(before: Floats, after: Floats) -> Gain:
-    """`mean_b (r̄_b' − r̄_b) ± 1.96·s/√B`: the same prompts ``[B, K]`` before and after, K conversations averaged first."""
-    difference = (after - before).mean(-1)
-    error = 1.96 * difference.std(ddof=1) / math.sqrt(difference.size) if difference.size > 1 else math.inf
-    value = float(difference.mean())
-    return Gain(value, value - error, value + error)
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def mean_of(x: Floats) -> Mean:
+    """`x̄ ± 1.96·s/√B` of one number for each prompt; a single one has no limits."""
+    value, error = float(x.mean()), 1.96 * float(x.std(ddof=1)) / math.sqrt(x.size) if x.size > 1 else math.inf
+    return Mean(value, value - error, value + error)
+
+
+def paired_gain(before: Floats, after: Floats) -> Mean:
+    """`mean_of` the differences: the same prompts ``[B, K]`` before and after, K conversations averaged first."""
+    return mean_of((after - before).mean(-1))
 
 
 class Regression(NamedTuple):
@@ -82,6 +95,33 @@ def regression(before: Floats, after: Floats) -> Regression:
     lost, gained = int((difference < 0).sum()), int((difference > 0).sum())
     p = float(scipy.stats.binom.cdf(gained, lost + gained, 0.5)) if lost + gained else 1.0
     return Regression(float(difference.mean()), p, p < LEVEL)
+
+
+class Probe:
+    """Accuracy after every update, on the same prompts with the same random numbers."""
+
+    def __init__(self, setup: Setup, key: Array):
+        self.setup, self.key = setup, key
+        self.params: Any = None
+        self.last: NDArray[np.float64] | None = None
+
+    def measure(self, params: Params) -> NDArray[np.float64]:
+        if self.last is None or params is not self.params:
+            setup = self.setup
+            found = converse(setup.team, params, setup.task, setup.probes, 1, self.key, setup.rows)
+            self.params, self.last = params, found.reward
+        return self.last
+
+    def report(self, before: Params, after: Params) -> dict[str, Any]:
+        """What an update did, with half the width of 95 % normal intervals."""
+        if not self.setup.probes:
+            return {}
+        old, new = self.measure(before), self.measure(after)
+        found, reached = regression(old, new), mean_of(new.mean(-1))
+        return {
+            "before": float(old.mean()), "after": reached.value, "after_error": reached.error, "change": found.change,
+            "change_error": paired_gain(old, new).error, "p_value": found.p_value, "regression": found.significant,
+        }  # fmt: skip
 
 
 def pass_at(solved: NDArray[np.bool_], k: int) -> Floats:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -17,25 +18,28 @@ import tyro
 from numpy.typing import NDArray
 
 from experiments import paper
+from experiments.commands import exit_code, parsed
 from experiments.figures import axes, save
-from experiments.llm.measure import Gain, converse, paired_gain
-from experiments.llm.run import Loaded, load_run, write_json
+from experiments.llm.measure import Mean, converse, paired_gain
+from experiments.llm.run import START, Loaded, load_run
+from experiments.llm.setup import start_of, write_json
 from experiments.tables import show
 from teamtr_jax.llm.alignment import PROBES, AlignmentSettings, align
 from teamtr_jax.llm.backend import language_backend, rewards_of
 from teamtr_jax.llm.description import describe_team
-from teamtr_jax.llm.model import LanguageTeam, Params, agent_params, init_team
+from teamtr_jax.llm.model import LanguageTeam, Params, agent_params
 from teamtr_jax.llm.replacement import replace_agent, sampled_swap
 from teamtr_jax.llm.sampler import sample
 from teamtr_jax.llm.tasks import draw
 from teamtr_jax.llm.update import init_train_state
-from teamtr_jax.llm.warm_start import warm_start
 from teamtr_jax.records import dump, update_lines
 from teamtr_jax.stage import run_stage
 from teamtr_jax.training import read_records, train
 from teamtr_jax.validation import InputError
 
 __all__ = ["Replace", "Course", "replacement", "report", "draw_courses"]
+
+PROGRAM = "experiments.llm.replacement"
 
 COLOURS = {"no replacement": "0.5", "direct": "#b2182b", "aligned": "#1b7837", "from scratch": "#8c510a"}
 
@@ -70,6 +74,11 @@ class Replace:
                 "stages, probes, seed", f"{self.stages}, {self.probes}, {self.seed}", "1, 10 and 0 or more"
             )
 
+    @property
+    def home(self) -> Path:
+        """Where the results are kept."""
+        return self.out or self.run / "replacement"
+
 
 class Course(NamedTuple):
     """One way to replace, one agent."""
@@ -88,8 +97,8 @@ def _newcomers(settings: Replace, loaded: Loaded) -> tuple[LanguageTeam, Params]
     config = setup.team.models[0]
     config = replace(config, width=settings.width or config.width)
     team = LanguageTeam(setup.team.layout, (config,) * setup.team.agents)
-    key = jax.random.fold_in(jax.random.key(settings.seed), 10)
-    return team, warm_start(team, setup.task, init_team(team, key), settings.seed + 10_000, loaded.settings.warm)[0]
+    asked = replace(loaded.settings, seed=settings.seed + 10_000)
+    return team, start_of(asked, replace(setup, team=team), settings.home / START)[0]
 
 
 def _course(
@@ -132,7 +141,7 @@ def replacement(settings: Replace) -> list[Course]:
         found = f"{loaded.stages} of {loaded.settings.stages} stages"
         raise InputError(str(settings.run), found, "a finished run of `train`")
     setup, params = loaded.setup, loaded.params
-    team, out = setup.team, settings.out or settings.run / "replacement"
+    team, out = setup.team, settings.home
     agents = range(team.agents) if settings.agents is None else settings.agents
     if any(not 0 <= agent < team.agents for agent in agents):
         raise InputError("agents", settings.agents, f"0 to {team.agents - 1}")
@@ -167,11 +176,11 @@ def _of(courses: list[Course], condition: str) -> Floats:
     return np.mean([c.reward for c in courses if c.condition == condition], 0)
 
 
-def _shown(gain: Gain) -> str:
-    return f"{100 * gain.value:+.1f} ± {50 * (gain.high - gain.low):.1f}"
+def _shown(gain: Mean) -> str:
+    return f"{100 * gain.value:+.1f} ± {100 * gain.error:.1f}"
 
 
-def report(settings: Replace, courses: list[Course], out: Path) -> dict[str, Any]:
+def report(settings: Replace, courses: list[Course]) -> dict[str, Any]:
     """The table on the terminal, and its numbers as ``replacement.json``."""
     keep = _of(courses, "no replacement")
     lines, numbers = [], {}
@@ -197,7 +206,10 @@ def report(settings: Replace, courses: list[Course], out: Path) -> dict[str, Any
         KL(outgoing‖newcomer), nats a conversation, on held-out prompts. The paper: shock {first} direct, {second} aligned; after
         training {100 * paper.REPLACEMENT["direct"]:+.0f} % and {100 * paper.REPLACEMENT["aligned"]:+.0f} %.""",
     )
-    write_json(out / "replacement.json", {"settings": json.loads(json.dumps(asdict(settings), default=str)), **numbers})
+    write_json(
+        settings.home / "replacement.json",
+        {"settings": json.loads(json.dumps(asdict(settings), default=str)), **numbers},
+    )
     return numbers
 
 
@@ -218,16 +230,17 @@ def draw_courses(courses: list[Course], path: Path) -> Path:
     return save(figure, path)
 
 
-def main(settings: Replace) -> None:
-    """Run, print, draw."""
-    out = settings.out or settings.run / "replacement"
-    courses = replacement(settings)
-    report(settings, courses, out)
-    print(draw_courses(courses, out / "replacement.png"))
+def main(arguments: list[str] | None = None) -> int:
+    """Run, print, draw. Exit codes: `exit_code`."""
+
+    def command() -> None:
+        settings = parsed(Replace, arguments, PROGRAM, __doc__)
+        courses = replacement(settings)
+        report(settings, courses)
+        print(draw_courses(courses, settings.home / "replacement.png"))
+
+    return exit_code(PROGRAM, command)
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Replace))
-    except InputError as error:
-        raise SystemExit(str(error)) from error
+    sys.exit(main())

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,37 +15,22 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from experiments.llm.measure import Conversations, converse, paired_gain, regression
-from experiments.llm.settings import Train, task_of
-from teamtr_jax.checkpoint import latest, read_manifest, restore, save
-from teamtr_jax.llm.backend import METHODS, LanguageSampling, Method, TokenLogger, language_backend, lone_layout
-from teamtr_jax.llm.description import describe_team
-from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, init_team, parameter_count
+from experiments.llm.measure import Conversations, Probe, converse, paired_gain
+from experiments.llm.settings import Train
+from experiments.llm.setup import Setup, describe, set_up, start_of, write_json
+from teamtr_jax.checkpoint import latest, restore
+from teamtr_jax.llm.backend import TokenLogger, language_backend
+from teamtr_jax.llm.model import ModelConfig, Params, init_team, parameter_count
 from teamtr_jax.llm.monitor import read_token_log, write_token_log
-from teamtr_jax.llm.tasks import Problem, Task, draw, layout_of
-from teamtr_jax.llm.update import TrainState, UpdateSettings, init_train_state
-from teamtr_jax.llm.warm_start import WarmStart, warm_start
+from teamtr_jax.llm.update import TrainState, init_train_state
+from teamtr_jax.llm.warm_start import WarmStart
 from teamtr_jax.records import TOKEN_LOG_COLUMNS, dump, update_lines
-from teamtr_jax.sampled import prompts_per_set
-from teamtr_jax.schedules import Order, fixed, random_order, reverse
 from teamtr_jax.stage import Backend, run_stage
 from teamtr_jax.training import CHECKPOINTS, read_records, train
 from teamtr_jax.validation import InputError
 
-__all__ = [
-    "ABOUT",
-    "SUMMARY",
-    "START",
-    "TOKENS",
-    "TIMED",
-    "Setup",
-    "set_up",
-    "train_run",
-    "load_run",
-    "Compilations",
-    "COMPILATIONS",
-    "write_json",
-]
+__all__ = ["ABOUT", "SUMMARY", "START", "TOKENS", "TIMED", "train_run", "Loaded", "load_run", "Compilations",
+           "COMPILATIONS"]  # fmt: skip
 
 SUMMARY, ABOUT, START, TOKENS = "summary.json", "settings.json", "start", "token_log"
 TIMED = ("time", "time_stage")
@@ -67,116 +52,6 @@ class Compilations:
 
 
 COMPILATIONS = Compilations()
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Everything that a run is made of, checked, nothing computed yet."""
-
-    task: Task
-    team: LanguageTeam
-    method: Method
-    update: UpdateSettings
-    sampling: LanguageSampling
-    test: list[Problem]
-    probes: list[Problem]
-    order: Order
-    rows: int  #: conversations of one call of the sampler where accuracy is measured
-
-
-def set_up(settings: Train) -> Setup:
-    """Check the settings, one against the other.
-
-    Raises:
-      InputError: names what does not fit.
-    """
-    if settings.method not in METHODS:
-        raise InputError("method", repr(settings.method), ", ".join(METHODS))
-    method, task = METHODS[settings.method], task_of(settings.task, settings.difficulty or ())
-    layout = layout_of(task, temperature=settings.temperature)
-    layout = lone_layout(layout) if method.lone else layout
-    team = LanguageTeam(layout, (settings.model,) * layout.agents)
-    chosen = {name: getattr(settings, name) for name in ("delta", "learning_rate", "epochs")}
-    update = replace(method.settings, **chosen)
-    budget = settings.prompts * settings.group * len(task.roles)
-    sampling = LanguageSampling(prompts_per_set(budget, method.schedule, team.agents, settings.group), settings.group)
-    test = draw(task, np.random.default_rng([settings.seed, 2]), settings.test_prompts, held_out=True, distinct=True)
-    probes = draw(task, np.random.default_rng([settings.seed, 3]), settings.probe_prompts, held_out=True)
-    n = team.agents
-    order = method.order or {"fixed": fixed(range(n)), "reverse": reverse(n), "random": random_order}[settings.order]
-    return Setup(task, team, method, update, sampling, test, probes, order, settings.prompts * settings.group)
-
-
-def begins(settings: Train, team: LanguageTeam) -> dict[str, Any]:
-    """What decides the parameters that training starts from, as JSON."""
-    about = {name: getattr(settings, name) for name in ("task", "difficulty", "temperature", "seed")}
-    return json.loads(dump({**about, "warm": asdict(settings.warm), "team": describe_team(team)}))
-
-
-def describe(settings: Train, setup: Setup) -> dict[str, Any]:
-    """What decides the records of a run, as JSON."""
-    about = {name: getattr(settings, name) for name in ("method", "order", "prompts", "group", "probe_prompts")}
-    about |= {
-        "schedule": setup.method.schedule.name,
-        "update": asdict(setup.update),
-        "sampling": asdict(setup.sampling),
-    }
-    return json.loads(dump({**begins(settings, setup.team), **about}))
-
-
-def start_of(settings: Train, setup: Setup, folder: Path) -> tuple[Params, dict[str, Any]]:
-    """The warm-started parameters, from `folder` if they are there, and how they were found.
-
-    Raises:
-      InputError: the folder holds a start made under other settings.
-    """
-    team = setup.team
-    key = jax.random.fold_in(jax.random.key(settings.seed), 0)
-    want = begins(settings, team)
-    if (step := latest(folder)) is not None:
-        have = read_manifest(folder, step)["metadata"]["settings"]
-        for name in [*want, *(name for name in have if name not in want)]:
-            if have.get(name) != want.get(name):
-                raise InputError(
-                    f"settings: {name}", want.get(name), f"{have.get(name)}, as in {folder} (or another folder)"
-                )
-        like = jax.eval_shape(lambda: init_team(team, key))
-        found = restore(folder, like, step)
-        return found.tree, found.metadata["record"]
-    began = time.perf_counter()
-    params, record = warm_start(team, setup.task, init_team(team, key), settings.seed, settings.warm)
-    about = {**record._asdict(), "seconds": time.perf_counter() - began}
-    save(folder, record.steps, params, {"settings": want, "team": want["team"], "record": about})
-    return params, json.loads(dump(about))
-
-
-class Probe:
-    """Accuracy after every update, on the same prompts with the same random numbers."""
-
-    def __init__(self, setup: Setup, key: Array):
-        self.setup, self.key = setup, key
-        self.params: Any = None
-        self.last: NDArray[np.float64] | None = None
-
-    def measure(self, params: Params) -> NDArray[np.float64]:
-        if self.last is None or params is not self.params:
-            setup = self.setup
-            found = converse(setup.team, params, setup.task, setup.probes, 1, self.key, setup.rows)
-            self.params, self.last = params, found.reward
-        return self.last
-
-    def report(self, before: Params, after: Params) -> dict[str, Any]:
-        """What an update did, with half the width of 95 % normal intervals."""
-        if not self.setup.probes:
-            return {}
-        old, new = self.measure(before), self.measure(after)
-        found = regression(old, new)
-        half = 1.96 / np.sqrt(new.size)
-        return {
-            "before": float(old.mean()), "after": float(new.mean()), "after_error": float(half * new.std(ddof=1)),
-            "change": found.change, "change_error": float(half * (new - old).std(ddof=1)), "p_value": found.p_value,
-            "regression": found.significant,
-        }  # fmt: skip
 
 
 def remembering(backend: Backend, states: list[TrainState]) -> Backend:
@@ -255,13 +130,12 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
     def accuracy(params: Params) -> Conversations:
         return converse(setup.team, params, setup.task, setup.test, settings.test_samples, test_key, setup.rows)
 
-    before = accuracy(params)
     first = init_train_state(setup.team, params, setup.update)
     state, _ = train(stage, first, settings.stages, train_key, home, about, settings.progress)
     write_json(home / ABOUT, asked)
-    after = accuracy(state.params)
     if saved == settings.stages and (home / SUMMARY).exists():
         return json.loads((home / SUMMARY).read_text())
+    before, after = accuracy(params), accuracy(state.params)
     if settings.log:
         _merge(home, settings.log, settings.stages)
     records = read_records(home)
@@ -337,23 +211,6 @@ def load_run(home: Path, start: bool = False) -> Loaded:
     )
     state: TrainState = restore(home / CHECKPOINTS, shapes, done).tree
     return Loaded(settings, setup, state.params, done, read_records(home) if done else [])
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write strict JSON, whole or not at all.
-
-    Raises:
-      InputError: a place that cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(json.loads(dump(content)), indent=1) + "\n")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(str(path), error.strerror or str(error), "a place that can be written") from error
-    return path
 
 
 def _asked(settings: Train) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Train:
     difficulty: tuple[str, ...] | None = None
     """Settings of the task, such as digits=4. None: its own defaults, but digits=2 for carry."""
     method: str = "teamtr"
-    """Among `teamtr_jax.llm.backend.METHODS`."""
+    """Among `teamtr_jax.llm.methods.METHODS`."""
     order: Literal["fixed", "reverse", "random"] = "fixed"
     """Who is updated first."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -144,7 +144,7 @@ class Compare(Train):
     method: tyro.conf.Suppress[str] = "teamtr"
     stages: int = 10
     methods: tuple[str, ...] | None = None
-    """Among `teamtr_jax.llm.backend.METHODS`; None: those of the paper's comparison."""
+    """Among `teamtr_jax.llm.methods.METHODS`; None: those of the paper's comparison."""
     seeds: int = 3
     """Runs of each method, from `seed` on."""
 

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.text import Text
 
 from experiments.llm.measure import converse
-from experiments.llm.run import Setup, load_run
+from experiments.llm.run import load_run
 from experiments.llm.settings import Show
+from experiments.llm.setup import Setup
 from teamtr_jax.llm.tasks import Problem, draw
 
-__all__ = ["COLOURS", "show", "transcript"]
+__all__ = ["COLOURS", "show", "speakers_of", "transcript"]
 
 COLOURS = ("cyan", "magenta", "yellow", "blue", "bright_green", "bright_red", "bright_cyan", "bright_magenta")
 """One for each agent, in turn."""

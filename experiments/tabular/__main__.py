@@ -11,10 +11,12 @@ from typing import Annotated
 import jax
 import tyro
 
+from experiments.commands import exit_code
 from experiments.tabular.settings import Settings
 from experiments.tabular.studies import LONGER, STUDIES
 from teamtr_jax.validation import InputError
 
+PROGRAM = "experiments.tabular"
 DEFAULT = Settings()
 NAMES = f"{', '.join([*STUDIES, *LONGER])} or all"
 
@@ -34,13 +36,13 @@ class Both(TextIOBase):
 
 
 def main() -> int:
-    """Bad input: one line on stderr, exit code 2. Ctrl-C: what is saved stays, exit code 130."""
+    """What was asked for. Exit codes: `exit_code`."""
     jax.config.update("jax_enable_x64", True)
 
     def command(
         study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=NAMES)],
         settings: Annotated[Settings, tyro.conf.arg(name="")] = DEFAULT,
-    ) -> int:
+    ) -> None:
         chosen = tuple(STUDIES) if study == "all" else (study,)
         studies = STUDIES | LONGER
         if chosen[0] not in studies:
@@ -54,18 +56,11 @@ def main() -> int:
             lines = (line.rstrip() for line in text.getvalue().splitlines())
             written[-1].write_text("\n".join([*lines, ""]))
         print("\nrecords:", settings.out, "figures and tables:", *written, sep="\n  ")
-        return 0
 
-    try:
-        return tyro.cli(command, prog="python -m experiments.tabular", description=__doc__)
-    except InputError as error:
-        print(f"experiments.tabular: error: {error}", file=sys.stderr)
-        return 2
-    except (OSError, ArithmeticError) as error:
-        print(f"experiments.tabular: error: {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        return 130
+    def asked() -> None:
+        tyro.cli(command, prog=f"python -m {PROGRAM}", description=__doc__)
+
+    return exit_code(PROGRAM, asked)
 
 
 if __name__ == "__main__":

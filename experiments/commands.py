@@ -1,0 +1,52 @@
+"""How the programs of `experiments` read their command line, and how they end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from io import StringIO
+from typing import Any
+
+import tyro
+
+from teamtr_jax.validation import InputError
+
+__all__ = ["parsed", "exit_code"]
+
+
+def parsed(form: Any, arguments: list[str] | None, program: str, description: str | None) -> Any:
+    """The command line as settings. tyro frames an `InputError` and exits; it is taken out of the frame again.
+
+    Raises:
+      InputError: as raised by the settings.
+      SystemExit: as raised by tyro, for everything else.
+    """
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(form, prog=f"python -m {program}", description=description, args=arguments)
+    except SystemExit as stop:
+        error: BaseException | None = stop
+        while error is not None and not isinstance(error, InputError):
+            error = error.__context__
+        if error is not None:
+            raise error from None
+        sys.stderr.write(said.getvalue())
+        raise
+
+
+def exit_code(program: str, run: Callable[[], object]) -> int:
+    """Run, and say how it ended: 0; bad input: one line on stderr, 2; files, numbers: 3; Ctrl-C: what is saved stays, 130."""
+    try:
+        run()
+        return 0
+    except InputError as error:
+        code = 2
+        print(f"{program}: error: {error}", file=sys.stderr)
+    except (OSError, ArithmeticError) as error:
+        code = 3
+        print(f"{program}: error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        code = 130
+    return code

@@ -1,0 +1,128 @@
+"""What a run is made of, and the parameters that it starts from."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.llm.settings import Train, task_of
+from teamtr_jax.checkpoint import latest, read_manifest, restore, save
+from teamtr_jax.llm.backend import LanguageSampling
+from teamtr_jax.llm.description import describe_team
+from teamtr_jax.llm.methods import METHODS, Method, lone_layout
+from teamtr_jax.llm.model import LanguageTeam, Params, init_team
+from teamtr_jax.llm.tasks import Problem, Task, draw, layout_of
+from teamtr_jax.llm.update import UpdateSettings
+from teamtr_jax.llm.warm_start import warm_start
+from teamtr_jax.records import dump
+from teamtr_jax.sampled import prompts_per_set
+from teamtr_jax.schedules import Order, fixed, random_order, reverse
+from teamtr_jax.validation import InputError
+
+__all__ = ["Setup", "set_up", "begins", "describe", "start_of", "write_json"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that a run is made of, checked, nothing computed yet."""
+
+    task: Task
+    team: LanguageTeam
+    method: Method
+    update: UpdateSettings
+    sampling: LanguageSampling
+    test: list[Problem]
+    probes: list[Problem]
+    order: Order
+    rows: int  #: conversations of one call of the sampler where accuracy is measured
+
+
+def set_up(settings: Train) -> Setup:
+    """Check the settings, one against the other.
+
+    Raises:
+      InputError: names what does not fit.
+    """
+    if settings.method not in METHODS:
+        raise InputError("method", repr(settings.method), ", ".join(METHODS))
+    method, task = METHODS[settings.method], task_of(settings.task, settings.difficulty or ())
+    layout = layout_of(task, temperature=settings.temperature)
+    layout = lone_layout(layout) if method.lone else layout
+    team = LanguageTeam(layout, (settings.model,) * layout.agents)
+    chosen = {name: getattr(settings, name) for name in ("delta", "learning_rate", "epochs")}
+    update = replace(method.settings, **chosen)
+    budget = settings.prompts * settings.group * len(task.roles)
+    sampling = LanguageSampling(prompts_per_set(budget, method.schedule, team.agents, settings.group), settings.group)
+    test = draw(task, np.random.default_rng([settings.seed, 2]), settings.test_prompts, held_out=True, distinct=True)
+    probes = draw(task, np.random.default_rng([settings.seed, 3]), settings.probe_prompts, held_out=True)
+    n = team.agents
+    order = method.order or {"fixed": fixed(range(n)), "reverse": reverse(n), "random": random_order}[settings.order]
+    return Setup(task, team, method, update, sampling, test, probes, order, settings.prompts * settings.group)
+
+
+def begins(settings: Train, team: LanguageTeam) -> dict[str, Any]:
+    """What decides the parameters that training starts from, as JSON."""
+    about = {name: getattr(settings, name) for name in ("task", "difficulty", "temperature", "seed")}
+    return json.loads(dump({**about, "warm": asdict(settings.warm), "team": describe_team(team)}))
+
+
+def describe(settings: Train, setup: Setup) -> dict[str, Any]:
+    """What decides the records of a run, as JSON."""
+    about = {name: getattr(settings, name) for name in ("method", "order", "prompts", "group", "probe_prompts")}
+    about |= {
+        "schedule": setup.method.schedule.name,
+        "update": asdict(setup.update),
+        "sampling": asdict(setup.sampling),
+    }
+    return json.loads(dump({**begins(settings, setup.team), **about}))
+
+
+def start_of(settings: Train, setup: Setup, folder: Path) -> tuple[Params, dict[str, Any]]:
+    """The warm-started parameters, from `folder` if they are there, and how they were found.
+
+    Raises:
+      InputError: the folder holds a start made under other settings.
+    """
+    team = setup.team
+    key = jax.random.fold_in(jax.random.key(settings.seed), 0)
+    want = begins(settings, team)
+    if (step := latest(folder)) is not None:
+        have = read_manifest(folder, step)["metadata"]["settings"]
+        for name in [*want, *(name for name in have if name not in want)]:
+            if have.get(name) != want.get(name):
+                raise InputError(
+                    f"settings: {name}", want.get(name), f"{have.get(name)}, as in {folder} (or another folder)"
+                )
+        like = jax.eval_shape(lambda: init_team(team, key))
+        found = restore(folder, like, step)
+        return found.tree, found.metadata["record"]
+    began = time.perf_counter()
+    params, record = warm_start(team, setup.task, init_team(team, key), settings.seed, settings.warm)
+    about = {**record._asdict(), "seconds": time.perf_counter() - began}
+    save(folder, record.steps, params, {"settings": want, "team": want["team"], "record": about})
+    return params, json.loads(dump(about))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write strict JSON, whole or not at all.
+
+    Raises:
+      InputError: a place that cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(json.loads(dump(content)), indent=1) + "\n")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(str(path), error.strerror or str(error), "a place that can be written") from error
+    return path
