@@ -5,6 +5,10 @@ RUN := .venv/bin/python
 NOTEBOOKS := $(patsubst %.py,%.ipynb,$(wildcard theory/notebooks/*.py))
 WORKERS ?= 2
 
+# The checks share what they compile: several of them run the same programs, in processes of their own.
+quick test docs: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/build/compiled
+quick test docs: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -42,10 +46,14 @@ experiments: setup ## the paper's tables and figures on small teams, onto docs/e
 	$(RUN) -m experiments.tabular all
 	cp $(addprefix results/tabular/,$(notdir $(wildcard docs/experiments/*))) docs/experiments/
 
+LLM := $(RUN) -m experiments.llm train
 .PHONY: llm
-llm: setup ## three networks learn a task, three seeds, onto docs/llm.md (about two minutes each; resumes from results/)
-	for seed in 0 1 2; do $(RUN) -m experiments.llm train --out results/llm/seed-$$seed --seed $$seed && \
-	  cp results/llm/seed-$$seed/summary.json docs/llm/summary-seed$$seed.json || exit 1; done
+llm: setup ## three networks learn a task, three seeds, with and without smoothing, onto docs/llm.md (resumes from results/)
+	for seed in 0 1 2; do \
+	  $(LLM) --out results/llm/seed-$$seed --seed $$seed && \
+	  cp results/llm/seed-$$seed/summary.json docs/llm/summary-seed$$seed.json && \
+	  $(LLM) --out results/llm/unsmoothed-$$seed --seed $$seed --warm.smoothing 0 && \
+	  cp results/llm/unsmoothed-$$seed/summary.json docs/llm/summary-unsmoothed-seed$$seed.json || exit 1; done
 	cp results/llm/seed-0/accuracy.png results/llm/seed-0/certificate.png docs/llm/
 
 .PHONY: bench
@@ -70,7 +78,7 @@ lint: setup ## ruff and basedpyright
 
 .PHONY: test
 test: lint docs ## lint, the documentation with its notebooks executed, then the tests and the docstring examples
-	$(RUN) -m pytest -n $(WORKERS) tests teamtr_jax
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile tests teamtr_jax
 
 .PHONY: notebooks
 notebooks: $(NOTEBOOKS) ## theory/notebooks/*.py as .ipynb, beside them

@@ -1,4 +1,13 @@
-"""Docstring examples: float64, and the names they take for granted. Fixtures of the tests are in tests/conftest.py."""
+"""JAX in tests and docstring examples, and the names that the examples take for granted. Fixtures are in tests/conftest.py.
+
+Most of the time is compilation: programs, those that tests start too, are compiled with few optimisations, which changes
+roundings only. ``JAX_DISABLE_MOST_OPTIMIZATIONS=0`` compiles them as users do. Both settings are read when jax is imported.
+"""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a run on an accelerator sets it
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import jax.numpy as jnp

@@ -14,6 +14,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(DOCS.parent), os.environ.get("PYTHONPATH")])
 )  # of the kernels
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of a notebook's time is compilation
 
 project = "teamtr_jax"
 author = "The teamtr_jax authors"

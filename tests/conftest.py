@@ -6,8 +6,6 @@ Warnings are errors (pyproject.toml). Rank promotion is not: agents and hybrids 
 
 import os
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read when jax is imported; a run on an accelerator sets it
-
 import jax
 from jaxtyping import install_import_hook
 

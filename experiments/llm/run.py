@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,6 +163,8 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
         "regressions": sum(x["regression"] for x in probed),
         "regressions_tested": len(probed),
         "regression_rule": "an update after which the mean reward on the probes is lower: one-sided sign test at level 0.01",
+        "k1_over_kl": _quartiles(line["info"]["kl_k1"] / line["kl"] for line in records if line["kl"] > 0),
+        "k3_over_kl": _quartiles(line["info"]["kl_k3"] / line["kl"] for line in records if line["kl"] > 0),
         "compilations": COMPILATIONS.count - compilations,
         "compilations_after_first_stage": compiled[-1] - compiled[0] if compiled else 0,
         "parameters": parameter_count(state.params) // n,
@@ -175,6 +177,12 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
     }
     write_json(home / SUMMARY, summary)
     return json.loads(dump(summary))
+
+
+def _quartiles(x: Iterable[float]) -> list[float] | None:
+    """Over updates; none if there are none."""
+    values = list(x)
+    return [float(q) for q in np.quantile(values, [0.25, 0.5, 0.75])] if values else None
 
 
 class Loaded(NamedTuple):
