@@ -78,7 +78,7 @@ lint: setup ## ruff and basedpyright
 
 .PHONY: test
 test: lint docs ## lint, the documentation with its notebooks executed, then the tests and the docstring examples
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile tests teamtr_jax
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal tests teamtr_jax
 
 .PHONY: notebooks
 notebooks: $(NOTEBOOKS) ## theory/notebooks/*.py as .ipynb, beside them

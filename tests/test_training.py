@@ -88,9 +88,11 @@ def driver(mode: str, root: str, low: int, high: int, by: int) -> None:
         for point in range(low, high, by):
             out[point] = _forked(lambda point=point: _die_at(point, Path(root, str(point))))
     else:
-        rng = random.Random(low)
+        rng, began = random.Random(low), time.monotonic()
+        _forked(lambda: run(Path(root, "timed"), stages=8))
+        whole = time.monotonic() - began
         for turn in range(low, high):
-            out[turn] = _forked(lambda: run(Path(root, "random"), stages=8), rng.uniform(0.05, 1.0))
+            out[turn] = _forked(lambda: run(Path(root, "random"), stages=8), rng.uniform(0.05, 0.7) * whole)
     sys.stdout.write(json.dumps(out))
 
 

@@ -61,12 +61,17 @@ class Linear(nn.Module):
     def __call__(self, x: Array) -> Array:
         into = x.shape[-1]
         kernel = self.param("kernel", nn.initializers.normal(into**-0.5), (into, self.features), jnp.float32)
-        y = x @ kernel.astype(x.dtype)
+        y = product(x, kernel.astype(x.dtype))
         if self.rank:
             a = self.param("lora_a", nn.initializers.normal(into**-0.5), (into, self.rank), jnp.float32)
             b = self.param("lora_b", nn.initializers.zeros, (self.rank, self.features), jnp.float32)
-            y = y + (x @ a.astype(x.dtype)) @ b.astype(x.dtype) / self.rank
+            y = y + product(product(x, a.astype(x.dtype)), b.astype(x.dtype)) / self.rank
         return y
+
+
+def product(x: Array, matrix: Array) -> Array:
+    """`x @ matrix` over the last axis, as one product of matrices: on a CPU its gradient takes a third of the time."""
+    return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
 
 
 class RMSNorm(nn.Module):
@@ -177,7 +182,7 @@ class Transformer(nn.Module):
             caches.append(written)
         x = RMSNorm()(x)
         head = table[: self.actions].astype(x.dtype)
-        return (x @ head.T).astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(caches)
+        return product(x, head.T).astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(caches)
 
 
 @dataclass(frozen=True)
