@@ -1,5 +1,8 @@
 """The sampler against the enumeration: the law of transcripts, log-probabilities, one program."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +18,7 @@ from teamtr_jax.llm.model import LanguageTeam, init_team
 from teamtr_jax.llm.sampler import sample
 from teamtr_jax.validation import InputError
 
+ROOT = Path(__file__).parents[1]
 FALSE_ALARM = 1e-4
 """Of one chi-square test, if the sampler were run with a random key; the keys are fixed."""
 ROWS = 8192
@@ -104,3 +108,32 @@ def test_key_and_programs():
     np.testing.assert_array_equal(first.tokens[:, :2], prompts)
     with pytest.raises(InputError, match=r"prompts: found shape \[40, 1\]"):
         sample(team, params, prompts[:, :1], jax.random.key(0))
+
+
+ALONE = """
+import sys
+import jax, numpy as np
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+from teamtr_jax.llm.layout import Layout, Vocabulary, random_router
+from teamtr_jax.llm.model import LanguageTeam, ModelConfig, init_team
+from teamtr_jax.llm.sampler import sample
+
+team = LanguageTeam(Layout(Vocabulary("abcd", 2), 3, 4, 5, random_router(2)), (ModelConfig(16, 1, 2),) * 2)
+prompts = team.layout.encode_prompts(["ab", "c"] * 33)
+out = sample(team, init_team(team, jax.random.key(0)), jax.numpy.asarray(prompts), jax.random.key(1))
+assert len(jax.devices()) == int(sys.argv[1]) and len(out.tokens.devices()) == 1
+np.savez(sys.argv[2], **out._asdict())
+"""
+
+
+def test_rows_over_devices(tmp_path):
+    """Two devices converse apart, with the same uniforms: the same transcripts, in the same order."""
+    found = []
+    for devices in ("1", "2"):
+        path = tmp_path / f"{devices}.npz"
+        subprocess.run([sys.executable, "-c", ALONE, devices, str(path)], check=True, cwd=ROOT, timeout=120)
+        found.append(np.load(path))
+    assert len(np.unique(found[0]["tokens"], axis=0)) > 50
+    assert np.array_equal(found[0]["tokens"], found[1]["tokens"])
+    assert np.array_equal(found[0]["speaker"], found[1]["speaker"])
+    np.testing.assert_allclose(found[1]["logp"], found[0]["logp"], atol=1e-5)

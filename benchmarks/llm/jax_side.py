@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 from benchmarks.llm.sizes import CHARACTERS, GROUP, LEARNING_RATE, SIZES, Size, serve
+from benchmarks.stage import cores
 from teamtr_jax.llm.layout import Layout, Transcripts, Vocabulary, messages, round_robin
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, agent_params, init_team, parameter_count, policy_logits
 from teamtr_jax.llm.sampler import sample
@@ -109,6 +110,7 @@ def peak(size: int = 2048) -> Callable[[], jax.Array]:
 def main() -> None:
     """What, and at which size."""
     what, size = sys.argv[1], SIZES[sys.argv[2]]
+    jax.config.update("jax_num_cpu_devices", len(cores()))
     versions = dict(
         python=platform.python_version(), jax=jax.__version__, flax=flax.__version__, optax=optax.__version__
     )

@@ -8,7 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
+from jax.core import Tracer
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Int
 
 from teamtr_jax.dynamics._draw import inverse_cdf
@@ -31,7 +35,9 @@ def sample(team: LanguageTeam, params: Params, prompts: Int[Array, "B P"], key: 
 
     At its turn an agent takes in by chunks what was written since its last one, then writes token by token: a step costs one
     network, whatever the size of the team. Where the router depends on chance or on the text, rows are sorted by speaker and
-    handled in blocks, so that a turn costs little more than if one agent spoke in every row.
+    handled in blocks, so that a turn costs little more than if one agent spoke in every row. Rows are divided among the devices
+    of this process where their number allows it. On a CPU the small products of one step keep one core busy;
+    ``jax.config.update("jax_num_cpu_devices", cores)`` before anything else makes a device of each.
 
     Args:
       prompts: ids, padded on the left (`Layout.encode_prompts`).
@@ -42,11 +48,30 @@ def sample(team: LanguageTeam, params: Params, prompts: Int[Array, "B P"], key: 
     """
     if prompts.ndim != 2 or prompts.shape[1] != team.layout.prompt:
         raise InputError("prompts", f"shape {list(prompts.shape)}", f"[B, {team.layout.prompt}]")
-    return _sample(team, params, prompts, key)
+    devices = jax.devices()
+    if len(devices) == 1 or prompts.shape[0] % len(devices) or isinstance(prompts, Tracer):
+        return _sample(team, None, params, prompts, key)
+    mesh = Mesh(np.array(devices), ("rows",))
+    params, key = jax.device_put((params, key), NamedSharding(mesh, P()))
+    found = _sample(team, mesh, params, jax.device_put(prompts, NamedSharding(mesh, P("rows"))), key)
+    return jax.device_put(found, devices[0])
 
 
-@partial(jax.jit, static_argnums=0)
-def _sample(team: LanguageTeam, params: Params, prompts: Array, key: Array) -> Transcripts:
+@partial(jax.jit, static_argnums=(0, 1))
+def _sample(team: LanguageTeam, mesh: Mesh | None, params: Params, prompts: Array, key: Array) -> Transcripts:
+    """With a mesh its devices converse apart: rows have nothing to do with each other."""
+    layout, batch = team.layout, prompts.shape[0]
+    route, write = jax.random.split(key)
+    router = jax.random.uniform(route, (layout.turns, batch))
+    uniform = jax.random.uniform(write, (layout.turns, layout.message, batch))
+    each = partial(_converse, team)
+    if mesh is not None:
+        rows = P(None, "rows"), P(None, None, "rows")
+        each = jax.shard_map(each, mesh=mesh, in_specs=(P(), P("rows"), *rows), out_specs=P("rows"), check_vma=False)
+    return each(params, prompts, router, uniform)
+
+
+def _converse(team: LanguageTeam, params: Params, prompts: Array, router: Array, uniform: Array) -> Transcripts:
     layout, batch = team.layout, prompts.shape[0]
     pad = layout.vocabulary.pad
     tokens = jnp.full((batch, layout.length), pad, jnp.int32).at[:, : layout.prompt].set(prompts)
@@ -55,9 +80,6 @@ def _sample(team: LanguageTeam, params: Params, prompts: Array, key: Array) -> T
     each = [init_cache(config, batch, groups[0].keys[0]) for config in team.models]
     caches = jax.tree.map(lambda *x: jnp.stack(x), *each) if team.alike else tuple(each)
     carry = _Carry(tokens, logp, caches, jnp.zeros((team.agents, batch), jnp.int32))
-    route, write = jax.random.split(key)
-    router = jax.random.uniform(route, (layout.turns, batch))
-    uniform = jax.random.uniform(write, (layout.turns, layout.message, batch))
     scheduled = layout.router.schedule
     planned = None if scheduled is None else jnp.array([scheduled(t) for t in range(layout.turns)], jnp.int32)
 
