@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from io import StringIO
 from typing import Any
 
+import jax
 import tyro
 
 from teamtr_jax.validation import InputError
 
-__all__ = ["parsed", "exit_code"]
+__all__ = ["use_all_cores", "parsed", "exit_code"]
+
+
+def use_all_cores() -> None:
+    """On a CPU, a device for each core, among which the sampler divides its rows. Before anything is computed."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", cores)
 
 
 def parsed(form: Any, arguments: list[str] | None, program: str, description: str | None) -> Any:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
-import jax
 import tyro
 
-from experiments.commands import exit_code, parsed
+from experiments.commands import exit_code, parsed, use_all_cores
 from experiments.llm import run  # first: it counts compilations from here on
 from experiments.llm.compare import compare
 from experiments.llm.evaluation import evaluate
@@ -63,5 +61,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    use_all_cores()
     sys.exit(main())

@@ -18,7 +18,7 @@ import tyro
 from numpy.typing import NDArray
 
 from experiments import paper
-from experiments.commands import exit_code, parsed
+from experiments.commands import exit_code, parsed, use_all_cores
 from experiments.figures import axes, save
 from experiments.llm.measure import Mean, converse, paired_gain
 from experiments.llm.run import START, Loaded, load_run
@@ -243,4 +243,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    use_all_cores()
     sys.exit(main())

@@ -35,9 +35,11 @@ def sample(team: LanguageTeam, params: Params, prompts: Int[Array, "B P"], key: 
 
     At its turn an agent takes in by chunks what was written since its last one, then writes token by token: a step costs one
     network, whatever the size of the team. Where the router depends on chance or on the text, rows are sorted by speaker and
-    handled in blocks, so that a turn costs little more than if one agent spoke in every row. Rows are divided among the devices
-    of this process where their number allows it. On a CPU the small products of one step keep one core busy;
-    ``jax.config.update("jax_num_cpu_devices", cores)`` before anything else makes a device of each.
+    handled in blocks, so that a turn costs little more than if one agent spoke in every row.
+
+    The devices of this process divide the rows among them where their number allows it; transcripts come back on the first. On
+    a CPU the small products of one step keep one core busy: ``jax.config.update("jax_num_cpu_devices", cores)`` before anything
+    else makes a device of each.
 
     Args:
       prompts: ids, padded on the left (`Layout.encode_prompts`).
@@ -48,7 +50,7 @@ def sample(team: LanguageTeam, params: Params, prompts: Int[Array, "B P"], key: 
     """
     if prompts.ndim != 2 or prompts.shape[1] != team.layout.prompt:
         raise InputError("prompts", f"shape {list(prompts.shape)}", f"[B, {team.layout.prompt}]")
-    devices = jax.devices()
+    devices = jax.local_devices()
     if len(devices) == 1 or prompts.shape[0] % len(devices) or isinstance(prompts, Tracer):
         return _sample(team, None, params, prompts, key)
     mesh = Mesh(np.array(devices), ("rows",))
