@@ -69,7 +69,7 @@ def test_imports_go_down_only(path):
 
 
 INNER = [
-    {"layout", "monitor"},
+    {"devices", "layout", "monitor"},
     {"model", "tasks"},
     {"sampler", "description", "transcript_tree"},
     {"enumeration", "losses", "warm_start"},

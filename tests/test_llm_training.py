@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from teamtr_jax.llm.layout import messages
 from teamtr_jax.llm.methods import METHODS, lone_layout
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, agent_params, init_team, policy_logits
 from teamtr_jax.llm.tasks import Problem, draw, layout_of
-from teamtr_jax.llm.update import UpdateSettings, init_train_state
+from teamtr_jax.llm.update import UpdateSettings, init_train_state, update_agent
 from teamtr_jax.records import TOKEN_LOG_COLUMNS, dump, update_lines
 from teamtr_jax.schedules import certificate_driven, fresh, greedy, importance_weighted, once, single, stale_occupancy
 from teamtr_jax.stage import run_stage
@@ -58,6 +59,7 @@ class Echo:
         return [problem.answer[turn % 2] for turn in range(self.turns)]
 
 
+ROOT = Path(__file__).parents[1]
 TASK = Echo()
 SMALL = ModelConfig(width=16, layers=1, heads=2)
 TEAM = LanguageTeam(layout_of(TASK), (SMALL, SMALL))
@@ -195,6 +197,7 @@ OBJECTIVES = {
     "teamtr": replace(NO_RADIUS, beta=3.0, clip_low=0.02, clip_high=0.02),
     "grpo": replace(METHODS["grpo"].settings, learning_rate=0.01, epochs=3, minibatch=16, micro_batch=16, beta=3.0),
     "dapo": replace(METHODS["dapo"].settings, learning_rate=0.01, epochs=3, minibatch=20, micro_batch=5),
+    "one_step": replace(NO_RADIUS, epochs=1, minibatch=16, beta=3.0),
 }
 
 
@@ -215,9 +218,9 @@ ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.01, 0.9, 0.99, 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_program_against_a_plain_loop(first, name):
-    """Three epochs of the whole batch: optax on a loss written token by token, without masks, chunks or padding.
+    """Epochs of the whole batch: optax on a loss written token by token, without masks, chunks or padding.
 
-    Against micro-batches of 8, of all 16, and of 5 with rows of filling.
+    Against micro-batches of 8, of all 16, and of 5 with rows of filling; three epochs, and one whose forward pass serves twice.
     """
     settings = OBJECTIVES[name]
     state, rollouts, *_ = first
@@ -225,7 +228,9 @@ def test_program_against_a_plain_loop(first, name):
     state = state._replace(beta=jnp.full(2, settings.beta, jnp.float32))
     rollouts = rollouts._replace(reward=rollouts.reward.at[1].set(0.5))  # a prompt that teaches nothing
     found = the.estimate(state, rollouts, 1, fresh)
-    after, _ = the.update(state, found, 1)
+    after, info = the.update(state, found, 1)
+    kls = measured(TEAM, state.params, after.params, 1, rollouts)[1][:ROWS]
+    np.testing.assert_allclose(info["kl"], sum(map(sum, kls)) / ROWS, rtol=2e-3)
 
     rows = plain_rows(rollouts, 1)[:ROWS]
     advantage = np.asarray(found.data.advantage)[:ROWS]
@@ -270,15 +275,46 @@ def test_program_against_a_plain_loop(first, name):
         return (w[units] * (settings.beta * kl - gain)).sum()
 
     params, memory, slope = begin, ADAM.init(begin), jax.jit(jax.grad(loss))
-    for _ in range(3):
+    for _ in range(settings.epochs):
         gradient = _pulled(params, tokens, slope(_logits(SMALL, LAYOUT, params, tokens)))
         params, memory = _adam(gradient, memory, params)
     wanted, got, origin = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
                            for tree in (params, of(after.params, 1), begin))  # fmt: skip
     step = np.linalg.norm(wanted - origin)
-    assert step > 0.1
+    assert step > 0.03 * settings.epochs
     assert np.linalg.norm(got - wanted) < 2e-3 * step
     np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-3 * np.abs(wanted - origin).max())
+
+
+ON_TWO = """
+import sys
+import jax, numpy as np
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_enable_x64", True)
+from tests.test_llm_training import backend, start
+from teamtr_jax.schedules import fresh
+
+state, the = start(), backend()
+rollouts = the.rollout(state, jax.random.key(3))
+after, info = the.update(state, the.estimate(state, rollouts, 1, fresh), 1)
+assert len(jax.devices()) == 2 and all(len(x.devices()) == 1 for x in jax.tree.leaves(after))
+lower = info["certificate_finite_sample"]
+np.savez(sys.argv[1], *jax.tree.leaves(after.params), tokens=rollouts.tokens, kl=info["kl"], lower=lower)
+"""
+
+
+def test_rows_over_devices(first, tmp_path):
+    """Two devices take half of every micro-batch each: the same update but for rounding."""
+    state, rollouts, _, after, info = first
+    path = tmp_path / "two.npz"
+    subprocess.run([sys.executable, "-c", ON_TWO, str(path)], check=True, cwd=ROOT, timeout=300)
+    found = np.load(path)
+    np.testing.assert_array_equal(found["tokens"], rollouts.tokens)
+    np.testing.assert_allclose(found["kl"], info["kl"], rtol=2e-3)
+    np.testing.assert_allclose(found["lower"], info["certificate_finite_sample"], atol=1e-4)
+    for k, (old, new) in enumerate(zip(*map(jax.tree.leaves, (state.params, after.params)), strict=True)):
+        scale = np.abs(np.asarray(new - old)).max()
+        np.testing.assert_allclose(found[f"arr_{k}"], new, rtol=0, atol=2e-3 * scale)
 
 
 # ------------------------------------------------------------------------------------------------------ what stays the same
@@ -357,6 +393,31 @@ def test_backtracking_ends_in_the_region(first, rate):
     wider = jax.tree.map(lambda x, y: x + 2 * (y - x), state.params, after.params)
     _, kls = measured(TEAM, state.params, wider, 1, rollouts)
     assert np.concatenate(kls[:ROWS]).mean() > BASE.delta
+
+
+def test_measured_share(first):
+    """Three eighths of the training rollouts are measured, and all held out: the same step, figures of these rows."""
+    state, rollouts, found, *_ = first
+    settings = replace(BASE, step_rule="none", measured=0.375)
+    whole, _ = backend(replace(BASE, step_rule="none")).update(state, found, 1)
+    new, info = backend(settings).update(state, found, 1)
+    assert equal(whole.params, new.params)
+    looked_at = [0, 2, 5, 8, 10, 13]
+    ratios, kls = measured(TEAM, state.params, new.params, 1, rollouts)
+    advantage = centred(rollouts.reward).reshape(-1)
+    expected = {
+        "kl": sum(sum(kls[r]) for r in looked_at) / 6,
+        "kl_k1": -sum(sum(ratios[r]) for r in looked_at) / 6,
+        "surrogate_raw": sum((math.exp(d) - 1) * advantage[r] for r in looked_at for d in ratios[r]) / 6,
+        "monitor": np.mean([x for r in looked_at for x in kls[r]]),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(info[name], value, rtol=2e-3, atol=2e-6, err_msg=name)
+    _, outcome = update_agent(TEAM, settings, state, 1, found.data, jnp.arange(ROWS, dtype=jnp.int32)[None])
+    rows = np.flatnonzero(np.asarray(outcome.own).any((1, 2)))
+    assert rows.tolist() == [*looked_at, *range(ROWS, SAMPLING.rows)]
+    with pytest.raises(InputError, match=r"settings.measured: found 0.375, expected 1 with a log"):
+        backend(settings, log=TokenLogger(lambda rows: None))
 
 
 def test_a_step_that_cannot_be_saved_is_undone(first):
@@ -586,6 +647,7 @@ def test_a_run_compiles_a_bounded_number_of_programs(first):
         ({"beta": 0.0}, "target, beta: found target 0.01, beta 0.0, expected positive and finite, or adaptive=False"),
         ({"delta": math.inf}, "target, beta: found target inf"),
         ({"clip_low": -1.0}, "clip_low: found -1.0, expected at least 0"),
+        ({"measured": 0.0}, "measured: found 0.0, expected above 0 and at most 1"),
     ],
 )
 def test_settings_that_are_refused(changed, message):

@@ -3,7 +3,8 @@
 * `one`: `sampler.sample` of one agent with as many prompt and message tokens as PyTorch's side.
 * `three`, `three_alone`: a team of three that writes as many tokens in three turns; and one agent that reads the same
   transcripts up to its turn and writes a third of them: what each member of the team would pay for its own message.
-* `step`: rollouts, rewards, advantages and one update over all tokens by `update_agent`.
+* `step`: rollouts, rewards, advantages and one update over all tokens by `update_agent`, whose KL is measured afterwards on a
+  quarter of the rollouts, `step_all` on all of them: a pass that PyTorch's sides do without.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def reward_of(text: str) -> float:
     return sum(c < "n" for c in text) / max(len(text), 1)
 
 
-def step_of(team: LanguageTeam, size: Size) -> Callable[[], None]:
+def step_of(team: LanguageTeam, size: Size, measured: float) -> Callable[[], None]:
     """A whole GRPO step, from prompts to new parameters, rewards on the host."""
     from teamtr_jax.llm.losses import rollout_advantage
     from teamtr_jax.llm.update import UpdateData, UpdateSettings, init_train_state, update_agent
@@ -82,6 +83,7 @@ def step_of(team: LanguageTeam, size: Size) -> Callable[[], None]:
     settings = UpdateSettings(
         learning_rate=LEARNING_RATE, epochs=1, minibatch=size.batch, micro_batch=16, ratio="token", average="unit",
         penalty="k1", beta=0.0, adaptive=False, monitor="k1", early_stop=False, step_rule="none",
+        measured=measured,
     )  # fmt: skip
     prompts = prompts_of(size, team.layout.prompt)
     state = init_train_state(team, init_team(team, jax.random.key(0)), settings)
@@ -119,7 +121,8 @@ def main() -> None:
     params = init_team(one, jax.random.key(0))
     about: dict[str, Any] = dict(versions=versions, device=device.device_kind, parameters=parameter_count(params))
     if what == "step":
-        serve({"step": step_of(one, size), "jax_matmul": peak()}, about)
+        steps = {"step": step_of(one, size, 0.25), "step_all": step_of(one, size, 1.0)}
+        serve({**steps, "jax_matmul": peak()}, about)
         return
     contenders: dict[str, Callable[[], object]] = {"one": sampler(one, size, params), "jax_matmul": peak()}
     if what == "team":

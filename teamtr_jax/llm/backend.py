@@ -202,9 +202,12 @@ def language_backend(
       log: gets a row for each token of the rollouts in use, at every update.
 
     Raises:
-      InputError: by a schedule that needs the current team's advantages: there is no critic.
+      InputError: a log of updates that are not measured on every rollout; by a schedule that needs the current team's
+        advantages: there is no critic.
     """
     training = sampling.training
+    if log is not None and settings.measured < 1:
+        raise InputError("settings.measured", settings.measured, "1 with a log: it has a row for every token")
 
     def estimate(state: TrainState, rollouts: LanguageRollouts, agent: int, schedule: Schedule) -> LanguageEstimate:
         if schedule.reuse == "occupancy":

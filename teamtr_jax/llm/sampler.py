@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
-from jax.core import Tracer
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Int
 
 from teamtr_jax.dynamics._draw import inverse_cdf
+from teamtr_jax.llm.devices import by_rows, everywhere, mesh_for, onto_first
 from teamtr_jax.llm.layout import Layout, Transcripts, View
 from teamtr_jax.llm.model import LanguageTeam, Params, agent_params, extend_cache, init_cache
 from teamtr_jax.validation import InputError
@@ -37,9 +36,8 @@ def sample(team: LanguageTeam, params: Params, prompts: Int[Array, "B P"], key: 
     network, whatever the size of the team. Where the router depends on chance or on the text, rows are sorted by speaker and
     handled in blocks, so that a turn costs little more than if one agent spoke in every row.
 
-    The devices of this process divide the rows among them where their number allows it; transcripts come back on the first. On
-    a CPU the small products of one step keep one core busy: ``jax.config.update("jax_num_cpu_devices", cores)`` before anything
-    else makes a device of each.
+    The devices of this process divide the rows among them where their number allows it (`devices.mesh_for`); transcripts come
+    back on the first.
 
     Args:
       prompts: ids, padded on the left (`Layout.encode_prompts`).
@@ -50,13 +48,9 @@ def sample(team: LanguageTeam, params: Params, prompts: Int[Array, "B P"], key: 
     """
     if prompts.ndim != 2 or prompts.shape[1] != team.layout.prompt:
         raise InputError("prompts", f"shape {list(prompts.shape)}", f"[B, {team.layout.prompt}]")
-    devices = jax.local_devices()
-    if len(devices) == 1 or prompts.shape[0] % len(devices) or isinstance(prompts, Tracer):
-        return _sample(team, None, params, prompts, key)
-    mesh = Mesh(np.array(devices), ("rows",))
-    params, key = jax.device_put((params, key), NamedSharding(mesh, P()))
-    found = _sample(team, mesh, params, jax.device_put(prompts, NamedSharding(mesh, P("rows"))), key)
-    return jax.device_put(found, devices[0])
+    mesh = mesh_for(prompts.shape[0], prompts)
+    params, key = everywhere(mesh, (params, key))
+    return onto_first(mesh, _sample(team, mesh, params, by_rows(mesh, prompts), key))
 
 
 @partial(jax.jit, static_argnums=(0, 1))

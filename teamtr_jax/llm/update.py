@@ -15,11 +15,15 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Int
 
+from teamtr_jax.llm.devices import everywhere, mesh_for, onto_first
 from teamtr_jax.llm.layout import Layout, by_turn
 from teamtr_jax.llm.losses import (
     Advantage,
@@ -84,6 +88,9 @@ class UpdateSettings:
     ``certificate``: the c on a grid from 0 to 1 with the greatest `L̂ − ϱK̂` (S7); ``none``: c = 1."""
     backtrack: int = 6  #: most halvings, after which the step is undone; of the certificate: intervals of the grid
     reward_range: float = 1.0  #: `ϱ`, span of the outcome reward
+    measured: float = 1.0
+    """Share of the rollouts trained on, evenly spaced, that are scored again after the steps: what decides how far to go, and
+    what is reported, is over them."""
 
     def __post_init__(self) -> None:
         for name, kind in (("advantage", Advantage), ("ratio", Ratio), ("average", Average), ("penalty", Penalty),
@@ -101,6 +108,8 @@ class UpdateSettings:
         for name in ("beta", "weight_decay", "clip_low", "clip_high"):
             if not getattr(self, name) >= 0:
                 raise InputError(name, getattr(self, name), "at least 0")
+        if not 0 < self.measured <= 1:
+            raise InputError("measured", self.measured, "above 0 and at most 1")
         if self.adaptive and not (0 < self.aim < math.inf and self.beta > 0):
             found = f"target {self.aim}, beta {self.beta}"
             raise InputError("target, beta", found, "positive and finite, or adaptive=False")
@@ -121,6 +130,7 @@ class _Shape(NamedTuple):
     monitor: str
     step_rule: str
     backtrack: int
+    measured: float
 
 
 class _Numbers(NamedTuple):
@@ -167,10 +177,12 @@ class UpdateData(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What an update did, on all rows."""
+    """What an update did."""
 
     numbers: dict[str, Float[Array, ""]]
-    own: Bool[Array, "R turns L"]
+    own: Bool[
+        Array, "R turns L"
+    ]  #: the agent's tokens in the rows that were measured; elsewhere the following are zero
     log_ratio: Float[Array, "R turns L"]  #: `log π'/π` at the agent's tokens, zero elsewhere
     kl: Float[Array, "R turns L"]
 
@@ -215,7 +227,31 @@ def init_train_state(team: LanguageTeam, params: Params, settings: UpdateSetting
 # ------------------------------------------------------------------------------------------------------------------ programs
 
 
-def _in_chunks(f: Callable[..., Any], micro: int, *rows: Array) -> Any:
+def _on_all(mesh: Mesh | None, program: Callable[..., Any], *arguments: Any) -> Any:
+    """`program` on every device at once, each with all its arguments; they part at `_mine` only."""
+    if mesh is None:
+        return program(*arguments)
+    return jax.shard_map(program, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)(*arguments)
+
+
+def _mine(mesh: Mesh | None, chunks: Any) -> Any:
+    """The rows of every chunk that this device takes; arrays ``[chunks, micro, …]``."""
+    if mesh is None:
+        return chunks
+
+    def part(x: Array) -> Array:
+        size = x.shape[1] // mesh.size
+        return lax.dynamic_slice_in_dim(x, lax.axis_index("rows") * size, size, 1)
+
+    return jax.tree.map(part, chunks)
+
+
+def _everybodys(mesh: Mesh | None, chunks: Any) -> Any:
+    """What all devices made of their rows, as one device would have."""
+    return chunks if mesh is None else lax.all_gather(chunks, "rows", axis=1, tiled=True)
+
+
+def _in_chunks(f: Callable[..., Any], micro: int, mesh: Mesh | None, *rows: Array) -> Any:
     """`f` on `micro` rows at a time, one after the other; results as if on all."""
     size = rows[0].shape[0]
     chunks = -(-size // micro)
@@ -224,21 +260,31 @@ def _in_chunks(f: Callable[..., Any], micro: int, *rows: Array) -> Any:
         filled = jnp.concatenate([x, jnp.broadcast_to(x[:1], (chunks * micro - size, *x.shape[1:]))])
         return filled.reshape(chunks, micro, *x.shape[1:])
 
-    out = lax.map(lambda chunk: f(*chunk), tuple(cut(x) for x in rows))
+    out = _everybodys(mesh, lax.map(lambda chunk: f(*chunk), _mine(mesh, tuple(cut(x) for x in rows))))
     return jax.tree.map(lambda x: x.reshape(chunks * micro, *x.shape[2:])[:size], out)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _score(
-    config: ModelConfig, layout: Layout, micro: int, stacked: bool, params: Params, agent: Array, tokens: Array
+    config: ModelConfig,
+    layout: Layout,
+    micro: int,
+    stacked: bool,
+    mesh: Mesh | None,
+    params: Params,
+    agent: Array,
+    tokens: Array,
 ) -> Array:
-    own = jax.tree.map(lambda x: x[agent], params) if stacked else params
+    def program(params: Params, agent: Array, tokens: Array) -> Array:
+        own = jax.tree.map(lambda x: x[agent], params) if stacked else params
 
-    def chunk(tokens: Array) -> Array:
-        log_probs = message_log_probs(layout, policy_logits(config, layout, own, tokens))
-        return token_log_probs(log_probs, by_turn(layout, tokens))
+        def chunk(tokens: Array) -> Array:
+            log_probs = message_log_probs(layout, policy_logits(config, layout, own, tokens))
+            return token_log_probs(log_probs, by_turn(layout, tokens))
 
-    return _in_chunks(chunk, micro, tokens)
+        return _in_chunks(chunk, micro, mesh, tokens)
+
+    return _on_all(mesh, program, params, agent, tokens)
 
 
 def score(
@@ -246,7 +292,9 @@ def score(
 ) -> Float[Array, "R turns L"]:
     """Log-probability under `agent` of what stands at every message position, whoever wrote it; meaningless at PAD."""
     own = params if team.alike else params[agent]
-    return _score(team.models[agent], team.layout, micro_batch, team.alike, own, jnp.int32(agent), tokens)
+    mesh = mesh_for(micro_batch, own, tokens)
+    given = everywhere(mesh, (own, np.int32(agent), tokens))
+    return onto_first(mesh, _score(team.models[agent], team.layout, micro_batch, team.alike, mesh, *given))
 
 
 class _Search(NamedTuple):
@@ -266,12 +314,19 @@ def _masked_mean(x: Array, weight: Array) -> Array:
     return (weight * x).sum() / jnp.maximum(weight.sum(), jnp.finfo(weight.dtype).tiny)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _update(
+    config: ModelConfig, layout: Layout, shape: _Shape, stacked: bool, mesh: Mesh | None, *arguments: Any
+) -> tuple[list[Array], Any, Array, Outcome]:
+    return _on_all(mesh, partial(_one_update, config, layout, shape, stacked, mesh), *arguments)
+
+
+def _one_update(
     config: ModelConfig,
     layout: Layout,
     shape: _Shape,
     stacked: bool,
+    mesh: Mesh | None,
     params: Params,
     optimiser: Any,
     betas: Array,
@@ -296,12 +351,15 @@ def _update(
     def log_probs_of(trained: list[Array], tokens: Array) -> Array:
         return message_log_probs(layout, policy_logits(config, layout, merge(trained), tokens))
 
-    current = _in_chunks(lambda tokens: log_probs_of(leaves, tokens), micro, data.tokens)
-
     # ------------------------------------------------------------------------------------------ optimiser steps
     size = min(shape.minibatch, -(-training // micro) * micro)
     slots = -(-training // size)
     visits = jnp.pad(order, ((0, 0), (0, slots * size - training)))
+    steps = order.shape[0] * slots
+    # The first step sees the agent as it is. Where it is the only one, what it found need not be computed before it.
+    known = training if steps == 1 else 0
+    current = _in_chunks(lambda tokens: log_probs_of(leaves, tokens), micro, mesh, data.tokens[known:])
+    current = jnp.concatenate([jnp.zeros((known, *current.shape[1:]), current.dtype), current])
 
     def monitored(moved: Divergence) -> Array:
         """The monitor's term of each token."""
@@ -316,9 +374,11 @@ def _update(
             return k1(moved.log_ratio)
         return k3(moved.log_ratio) if shape.penalty == "k3" else k3(-moved.log_ratio)
 
-    def loss(trained: list[Array], rows: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
+    def loss(trained: list[Array], rows: tuple[Array, ...]) -> tuple[Array, tuple[tuple[Array, Array], Array]]:
         tokens, written, own, current, advantage, weight, unit = rows
-        moved = divergence(current, log_probs_of(trained, tokens), written, own)
+        new = log_probs_of(trained, tokens)
+        current = lax.stop_gradient(new) if known else current
+        moved = divergence(current, new, written, own)
         log_ratio, kl = moved.log_ratio, penalised(moved)
         if shape.ratio == "message":
             log_ratio, kl = per_message(log_ratio), per_message(kl)
@@ -326,7 +386,8 @@ def _update(
         gain = clipped_surrogate(log_ratio, advantage.reshape(lift), numbers.clip_low, numbers.clip_high)
         total = (unit * weight.reshape(lift) * (beta * kl - gain)).sum()
         messages = weight[:, None] * own.any(-1)
-        return total, ((weight[:, None] * per_message(monitored(moved))).sum(), messages.sum())
+        sums = (weight[:, None] * per_message(monitored(moved))).sum(), messages.sum()
+        return total, (sums, current if known else jnp.zeros((len(tokens), 0)))
 
     def minibatch(number: Array) -> tuple[Array, ...]:
         epoch, slot = number // slots, number % slots
@@ -338,18 +399,25 @@ def _update(
         taken = (data.tokens[rows], written[rows], seen, current[rows], data.advantage[rows], data.weight[rows], unit)
         return jax.tree.map(lambda x: x.reshape(size // micro, micro, *x.shape[1:]), taken)
 
-    def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        number, trained, moments, _, norms = state
+    def accumulated(trained: Array, chunks: tuple[Array, ...]) -> tuple[Any, Array]:
+        """Gradient, sum of the monitor and number of messages over a minibatch, and the policy's log-probabilities on it."""
         parameters = unflat(trained)
 
-        def accumulate(total: Any, rows: tuple[Array, ...]) -> tuple[Any, None]:
-            gradient, sums = jax.grad(loss, has_aux=True)(parameters, rows)
-            found = (_flat(gradient), *sums)
-            return jax.tree.map(lambda x, y: x + y.astype(x.dtype), total, found), None
+        def accumulate(total: Any, rows: tuple[Array, ...]) -> tuple[Any, Array]:
+            gradient, (sums, found) = jax.grad(loss, has_aux=True)(parameters, rows)
+            return jax.tree.map(lambda x, y: x + y.astype(x.dtype), total, (gradient, *sums)), found
 
         zero = jnp.zeros((), data.weight.dtype)
-        begin = (jnp.zeros_like(trained), zero, zero)
-        (gradient, moved, messages), _ = lax.scan(accumulate, begin, minibatch(number))
+        begin = (jax.tree.map(jnp.zeros_like, parameters), zero, zero)
+        (gradient, *sums), found = lax.scan(accumulate, begin, _mine(mesh, chunks))
+        total = (_flat(gradient).astype(trained.dtype), *sums)
+        return total if mesh is None else lax.psum(total, "rows"), _everybodys(mesh, found)
+
+    def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        number, trained, moments, _, norms, current = state
+        (gradient, moved, messages), found = accumulated(trained, minibatch(number))
+        if known:
+            current = current.at[order[0]].set(found.reshape(size, *current.shape[1:])[:training])
         norm = jnp.linalg.norm(gradient)
         seen = moved / jnp.maximum(messages, jnp.finfo(messages.dtype).tiny)
         go = jnp.isfinite(norm) & ~(jnp.asarray(numbers.early_stop) & ~(seen <= numbers.delta))
@@ -357,18 +425,24 @@ def _update(
         trained, moments = jax.tree.map(
             lambda x, y: jnp.where(go, y.astype(x.dtype), x), (trained, moments), (trained + change, following)
         )
-        return number + go, trained, moments, go, norms + jnp.where(go, norm, 0.0).astype(norms.dtype)
-
-    steps = order.shape[0] * slots
+        return number + go, trained, moments, go, norms + jnp.where(go, norm, 0.0).astype(norms.dtype), current
 
     def unfinished(state: tuple[Any, ...]) -> Array:
-        number, _, _, go, _ = state
+        number, _, _, go, _, _ = state
         return go & (number < steps)
 
-    begin = (jnp.int32(0), start, moments, jnp.asarray(True), jnp.zeros((), jnp.float32))
-    taken, last, moments, going, norms = lax.while_loop(unfinished, step, begin)
+    begin = (jnp.int32(0), start, moments, jnp.asarray(True), jnp.zeros((), jnp.float32), current)
+    taken, last, moments, going, norms, current = step(begin) if known else lax.while_loop(unfinished, step, begin)
 
     # -------------------------------------------------------------------------------------------- how far to go
+    # From here on the rows that are measured are all there is.
+    some = math.ceil(shape.measured * training)
+    everything = own.shape
+    looked_at = np.concatenate([np.arange(some) * training // some, np.arange(training, everything[0])])
+    if some < training:
+        data, own, written, current = jax.tree.map(lambda x: x[looked_at], (data, own, written, current))
+        training = some
+
     def at(scale: Array) -> list[Array]:
         return unflat(jnp.where(scale > 0, start + scale.astype(start.dtype) * (last - start), start))
 
@@ -379,7 +453,7 @@ def _update(
             new = log_probs_of(trained, tokens)
             return divergence(current, new, written, own), jnp.where(own, entropy(new), 0.0)
 
-        return _in_chunks(chunk, micro, data.tokens, written, own, current)
+        return _in_chunks(chunk, micro, mesh, data.tokens, written, own, current)
 
     mine = own[:training]
     weight = data.weight[:training, None]
@@ -487,7 +561,8 @@ def _update(
         whole = split_trained(params)[0]
         chosen = [x.at[agent].set(y) for x, y in zip(whole, chosen, strict=True)]
         moments = jax.tree.map(lambda x, y: x.at[agent].set(y), optimiser, moments)
-    return chosen, moments, betas.at[agent].set(adapted), Outcome(out, own, moved.log_ratio, moved.kl)
+    tokens = [jnp.zeros(everything, x.dtype).at[looked_at].set(x) for x in (own, moved.log_ratio, moved.kl)]
+    return chosen, moments, betas.at[agent].set(adapted), Outcome(out, *tokens)
 
 
 def update_agent(
@@ -509,9 +584,9 @@ def update_agent(
     shape, numbers = _parts(settings)
     config, alike = team.models[agent], team.alike
     params, optimiser = (state.params, state.optimiser) if alike else (state.params[agent], state.optimiser[agent])
-    trained, moments, beta, outcome = _update(
-        config, team.layout, shape, alike, params, optimiser, state.beta, jnp.int32(agent), data, numbers, order
-    )
+    mesh = mesh_for(settings.micro_batch, state, data)
+    given = everywhere(mesh, (params, optimiser, state.beta, np.int32(agent), data, numbers, order))
+    trained, moments, beta, outcome = onto_first(mesh, _update(config, team.layout, shape, alike, mesh, *given))
     params = split_trained(params)[1](trained)
     if not alike:
         params = (*state.params[:agent], params, *state.params[agent + 1 :])

@@ -1,0 +1,51 @@
+"""Rows of a batch divided among the devices of this process."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.core import Tracer
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+__all__ = ["mesh_for", "everywhere", "by_rows", "onto_first"]
+
+T = TypeVar("T")
+
+
+def mesh_for(rows: int, *inputs: object) -> Mesh | None:
+    """All devices of this process as the axis ``rows``; `None` for one, or a number that does not divide `rows`, or under `jit`.
+
+    On a CPU the small products of one step keep one core busy: ``jax.config.update("jax_num_cpu_devices", cores)`` before
+    anything else makes a device of each.
+    """
+    devices = jax.local_devices()
+    traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(inputs))
+    return None if len(devices) == 1 or rows % len(devices) or traced else Mesh(np.array(devices), ("rows",))
+
+
+def everywhere(mesh: Mesh | None, tree: T) -> T:
+    """A copy of every array on each device; numbers of Python and NumPy are left to `jit`, which is quicker."""
+    if mesh is None:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    arrays = iter(jax.device_put([x for x in leaves if isinstance(x, jax.Array)], NamedSharding(mesh, P())))
+    return jax.tree.unflatten(structure, [next(arrays) if isinstance(x, jax.Array) else x for x in leaves])
+
+
+def by_rows(mesh: Mesh | None, tree: T) -> T:
+    """The leading axis divided."""
+    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, P("rows")))
+
+
+def onto_first(mesh: Mesh | None, tree: T) -> T:
+    """Every array on one device: the first, where everything else is. A copy that is there already is taken as it is."""
+    if mesh is None:
+        return tree
+
+    def single(x: jax.Array) -> jax.Array:
+        return x.addressable_data(0) if x.is_fully_replicated else jax.device_put(x, mesh.devices[0])
+
+    return jax.tree.map(single, tree)
