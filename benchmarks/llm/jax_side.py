@@ -81,7 +81,7 @@ def step_of(team: LanguageTeam, size: Size, measured: float) -> Callable[[], Non
     from teamtr_jax.llm.update import UpdateData, UpdateSettings, init_train_state, update_agent
 
     settings = UpdateSettings(
-        learning_rate=LEARNING_RATE, epochs=1, minibatch=size.batch, micro_batch=16, ratio="token", average="unit",
+        learning_rate=LEARNING_RATE, epochs=1, minibatch=size.batch, micro_batch=8, ratio="token", average="unit",
         penalty="k1", beta=0.0, adaptive=False, monitor="k1", early_stop=False, step_rule="none",
         measured=measured,
     )  # fmt: skip
