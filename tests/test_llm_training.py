@@ -629,7 +629,7 @@ def test_a_run_compiles_a_bounded_number_of_programs(first):
                 the = backend(replace(BASE, learning_rate=0.01 / (stage + 1), delta=0.1, beta=float(stage + 1)))
                 state, _ = run_stage(the, state, [1, 0], schedule, jax.random.key(stage), stage)
     finally:
-        jax.monitoring.clear_event_listeners()
+        jax.monitoring.unregister_event_duration_listener(listen)
     assert compiled == []
     assert compiled_programs() == before
 
