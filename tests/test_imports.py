@@ -73,6 +73,7 @@ INNER = [
     {"model", "tasks"},
     {"sampler", "description", "transcript_tree"},
     {"enumeration", "losses", "warm_start"},
+    {"update_settings"},
     {"update"},
     {"alignment", "backend", "methods"},
     {"replacement"},

@@ -27,7 +27,8 @@ from teamtr_jax.llm.layout import messages
 from teamtr_jax.llm.methods import METHODS, lone_layout
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, agent_params, init_team, policy_logits
 from teamtr_jax.llm.tasks import Problem, draw, layout_of
-from teamtr_jax.llm.update import UpdateSettings, init_train_state, update_agent
+from teamtr_jax.llm.update import init_train_state, update_agent
+from teamtr_jax.llm.update_settings import UpdateSettings
 from teamtr_jax.records import TOKEN_LOG_COLUMNS, dump, update_lines
 from teamtr_jax.schedules import certificate_driven, fresh, greedy, importance_weighted, once, single, stale_occupancy
 from teamtr_jax.stage import run_stage
@@ -628,7 +629,7 @@ def test_a_run_compiles_a_bounded_number_of_programs(first):
                 the = backend(replace(BASE, learning_rate=0.01 / (stage + 1), delta=0.1, beta=float(stage + 1)))
                 state, _ = run_stage(the, state, [1, 0], schedule, jax.random.key(stage), stage)
     finally:
-        jax.monitoring.clear_event_listeners()
+        jax.monitoring.unregister_event_duration_listener(listen)
     assert compiled == []
     assert compiled_programs() == before
 
@@ -713,6 +714,7 @@ from teamtr_jax.llm.backend import *
 from teamtr_jax.llm.model import *
 from teamtr_jax.llm.tasks import Copy, layout_of
 from teamtr_jax.llm.update import *
+from teamtr_jax.llm.update_settings import UpdateSettings
 from teamtr_jax.schedules import importance_weighted
 from teamtr_jax.stage import run_stage
 assert not jax.config.jax_enable_x64

@@ -78,7 +78,8 @@ def reward_of(text: str) -> float:
 def step_of(team: LanguageTeam, size: Size, measured: float) -> Callable[[], None]:
     """A whole GRPO step, from prompts to new parameters, rewards on the host."""
     from teamtr_jax.llm.losses import rollout_advantage
-    from teamtr_jax.llm.update import UpdateData, UpdateSettings, init_train_state, update_agent
+    from teamtr_jax.llm.update import UpdateData, init_train_state, update_agent
+    from teamtr_jax.llm.update_settings import UpdateSettings
 
     settings = UpdateSettings(
         learning_rate=LEARNING_RATE, epochs=1, minibatch=size.batch, micro_batch=8, ratio="token", average="unit",

@@ -20,7 +20,7 @@ from teamtr_jax.llm.description import describe_team
 from teamtr_jax.llm.methods import METHODS, Method, lone_layout
 from teamtr_jax.llm.model import LanguageTeam, Params, init_team
 from teamtr_jax.llm.tasks import Problem, Task, draw, layout_of
-from teamtr_jax.llm.update import UpdateSettings
+from teamtr_jax.llm.update_settings import UpdateSettings
 from teamtr_jax.llm.warm_start import warm_start
 from teamtr_jax.records import dump
 from teamtr_jax.sampled import prompts_per_set

@@ -22,7 +22,8 @@ from teamtr_jax.llm.losses import mixed_groups, rollout_advantage
 from teamtr_jax.llm.model import LanguageTeam, Params
 from teamtr_jax.llm.sampler import sample
 from teamtr_jax.llm.tasks import Problem, Task, draw
-from teamtr_jax.llm.update import Outcome, TrainState, UpdateData, UpdateSettings, programs, score, update_agent
+from teamtr_jax.llm.update import Outcome, TrainState, UpdateData, programs, score, update_agent
+from teamtr_jax.llm.update_settings import UpdateSettings
 from teamtr_jax.records import TOKEN_LOG_COLUMNS
 from teamtr_jax.rollouts import centred_advantage, weight_diagnostics
 from teamtr_jax.sampled import WEIGHTS

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax import Array, lax
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-__all__ = ["mesh_for", "everywhere", "by_rows", "onto_first"]
+__all__ = ["mesh_for", "everywhere", "by_rows", "onto_first", "on_all", "mine_of", "everybodys"]
 
 T = TypeVar("T")
 
@@ -31,8 +33,8 @@ def everywhere(mesh: Mesh | None, tree: T) -> T:
     if mesh is None:
         return tree
     leaves, structure = jax.tree.flatten(tree)
-    arrays = iter(jax.device_put([x for x in leaves if isinstance(x, jax.Array)], NamedSharding(mesh, P())))
-    return jax.tree.unflatten(structure, [next(arrays) if isinstance(x, jax.Array) else x for x in leaves])
+    arrays = iter(jax.device_put([x for x in leaves if isinstance(x, Array)], NamedSharding(mesh, P())))
+    return jax.tree.unflatten(structure, [next(arrays) if isinstance(x, Array) else x for x in leaves])
 
 
 def by_rows(mesh: Mesh | None, tree: T) -> T:
@@ -45,7 +47,34 @@ def onto_first(mesh: Mesh | None, tree: T) -> T:
     if mesh is None:
         return tree
 
-    def single(x: jax.Array) -> jax.Array:
+    def single(x: Array) -> Array:
         return x.addressable_data(0) if x.is_fully_replicated else jax.device_put(x, mesh.devices[0])
 
     return jax.tree.map(single, tree)
+
+
+# --------------------------------------------------------------------------------------------------------- within a program
+
+
+def on_all(mesh: Mesh | None, program: Callable[..., Any], *arguments: Any) -> Any:
+    """`program` on every device at once, each with all its arguments; they part at `mine_of` only."""
+    if mesh is None:
+        return program(*arguments)
+    return jax.shard_map(program, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)(*arguments)
+
+
+def mine_of(mesh: Mesh | None, chunks: Any) -> Any:
+    """The rows of every chunk that this device takes; arrays ``[chunks, micro, …]``."""
+    if mesh is None:
+        return chunks
+
+    def part(x: Array) -> Array:
+        size = x.shape[1] // mesh.size
+        return lax.dynamic_slice_in_dim(x, lax.axis_index("rows") * size, size, 1)
+
+    return jax.tree.map(part, chunks)
+
+
+def everybodys(mesh: Mesh | None, chunks: Any) -> Any:
+    """What all devices made of their rows, as one device would have."""
+    return chunks if mesh is None else lax.all_gather(chunks, "rows", axis=1, tiled=True)

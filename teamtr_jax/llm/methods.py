@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from teamtr_jax.llm.layout import Layout, Router, Vocabulary, round_robin
-from teamtr_jax.llm.update import UpdateSettings
+from teamtr_jax.llm.update_settings import UpdateSettings
 from teamtr_jax.schedules import (
     Order,
     Schedule,

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +19,12 @@ import optax
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Int
 
-from teamtr_jax.llm.devices import everywhere, mesh_for, onto_first
+from teamtr_jax.llm.devices import everybodys, everywhere, mesh_for, mine_of, on_all, onto_first
 from teamtr_jax.llm.layout import Layout, by_turn
 from teamtr_jax.llm.losses import (
-    Advantage,
-    Average,
     Divergence,
-    Penalty,
-    Ratio,
-    choice,
     clipped_surrogate,
     divergence,
     entropy,
@@ -45,116 +38,12 @@ from teamtr_jax.llm.losses import (
     unit_weights,
 )
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, is_trained, policy_logits
-from teamtr_jax.validation import InputError
+from teamtr_jax.llm.update_settings import Numbers, Shape, UpdateSettings, parts
 
-__all__ = ["UpdateSettings", "TrainState", "UpdateData", "Outcome", "init_train_state", "update_agent", "score", "programs",
+__all__ = ["TrainState", "UpdateData", "Outcome", "init_train_state", "update_agent", "score", "programs",
            "split_trained"]  # fmt: skip
 
 BETA_RANGE = 2.0**20  # the adaptive coefficient stays within this factor of its start
-
-StepRule = Literal["trust_region", "certificate", "none"]
-Monitor = Literal["k1", "k3", "exact"]
-
-
-@dataclass(frozen=True)
-class UpdateSettings:
-    """How an agent is updated. KLs are `KL(current‖new)` in nats, `mean over messages of Σ_u` where compared with `delta`."""
-
-    learning_rate: float = 3e-4  #: of Adam, whose first step alone decides the KL: less for wider networks
-    epochs: int = 4
-    minibatch: int = 128  #: rollouts of one optimiser step
-    micro_batch: int = 16  #: rollouts of one gradient accumulation
-    max_grad_norm: float = 1.0
-    weight_decay: float = 0.0
-    moments: tuple[float, float] = (0.9, 0.99)  #: of Adam
-    advantage: Advantage = "group_normalised"
-    advantage_clip: float = 5.0  #: `A_clip`
-    drop_uniform: bool = False  #: leave out prompts whose rollouts all earned the same (DAPO)
-    ratio: Ratio = "message"
-    average: Average = "rollout"
-    clip_low: float = 0.2
-    clip_high: float = 0.2  #: ratios are clipped to `[1 − clip_low, 1 + clip_high]`; infinite: not
-    penalty: Penalty = "exact"
-    beta: float = 1.0  #: first or fixed coefficient of the penalty
-    adaptive: bool = True
-    """β doubles where two steps or more reach a KL above 1.5 times the target, and halves below the target over 1.5."""
-    target: float | None = None  #: KL at which β rests; default half of `delta`
-    delta: float = 0.01  #: `δ_i`, radius of the region
-    monitor: Monitor = "exact"
-    """What is compared with `delta`: the paper's `k1` on the tokens written, `k3`, or the full KL."""
-    early_stop: bool = True  #: no further step once the monitor of a minibatch exceeds `delta`
-    step_rule: StepRule = "trust_region"
-    """Which `θ + c(θ'−θ)` is kept. ``trust_region``: c is halved until the monitor on all rollouts is within `delta`;
-    ``certificate``: the c on a grid from 0 to 1 with the greatest `L̂ − ϱK̂` (S7); ``none``: c = 1."""
-    backtrack: int = 6  #: most halvings, after which the step is undone; of the certificate: intervals of the grid
-    reward_range: float = 1.0  #: `ϱ`, span of the outcome reward
-    measured: float = 1.0
-    """Share of the rollouts trained on, evenly spaced, that are scored again after the steps: what decides how far to go, and
-    what is reported, is over them."""
-
-    def __post_init__(self) -> None:
-        for name, kind in (("advantage", Advantage), ("ratio", Ratio), ("average", Average), ("penalty", Penalty),
-                           ("monitor", Monitor), ("step_rule", StepRule)):  # fmt: skip
-            choice(name, getattr(self, name), kind)
-        if min(self.minibatch, self.micro_batch) < 1 or self.minibatch % self.micro_batch:
-            found = f"{self.minibatch}, {self.micro_batch}"
-            raise InputError("minibatch, micro_batch", found, "positive numbers, the first a multiple of the second")
-        for name, least in (("epochs", 1), ("backtrack", 1 if self.step_rule == "certificate" else 0)):
-            if getattr(self, name) < least:
-                raise InputError(name, getattr(self, name), f"at least {least}")
-        for name in ("learning_rate", "max_grad_norm", "delta", "advantage_clip", "reward_range"):
-            if not getattr(self, name) > 0:
-                raise InputError(name, getattr(self, name), "a positive number")
-        for name in ("beta", "weight_decay", "clip_low", "clip_high"):
-            if not getattr(self, name) >= 0:
-                raise InputError(name, getattr(self, name), "at least 0")
-        if not 0 < self.measured <= 1:
-            raise InputError("measured", self.measured, "above 0 and at most 1")
-        if self.adaptive and not (0 < self.aim < math.inf and self.beta > 0):
-            found = f"target {self.aim}, beta {self.beta}"
-            raise InputError("target, beta", found, "positive and finite, or adaptive=False")
-
-    @property
-    def aim(self) -> float:
-        return self.delta / 2 if self.target is None else self.target
-
-
-class _Shape(NamedTuple):
-    """The settings that a program is compiled for."""
-
-    minibatch: int
-    micro_batch: int
-    ratio: str
-    average: str
-    penalty: str
-    monitor: str
-    step_rule: str
-    backtrack: int
-    measured: float
-
-
-class _Numbers(NamedTuple):
-    """The settings that a program is given."""
-
-    learning_rate: Any
-    max_grad_norm: Any
-    weight_decay: Any
-    moments: Any
-    clip_low: Any
-    clip_high: Any
-    beta: Any
-    adaptive: Any
-    aim: Any
-    delta: Any
-    early_stop: Any
-    reward_range: Any
-
-
-def _parts(settings: UpdateSettings) -> tuple[_Shape, _Numbers]:
-    def pick(kind: Any) -> Any:
-        return kind(*(getattr(settings, name) for name in kind._fields))
-
-    return pick(_Shape), pick(_Numbers)
 
 
 class TrainState(NamedTuple):
@@ -206,7 +95,7 @@ def _flat(trained: list[Array]) -> Array:
     return ravel_pytree(trained)[0]
 
 
-def _optimiser(numbers: _Numbers) -> optax.GradientTransformation:
+def _optimiser(numbers: Numbers) -> optax.GradientTransformation:
     b1, b2 = numbers.moments
     return optax.chain(
         optax.clip_by_global_norm(numbers.max_grad_norm),
@@ -216,7 +105,7 @@ def _optimiser(numbers: _Numbers) -> optax.GradientTransformation:
 
 def init_train_state(team: LanguageTeam, params: Params, settings: UpdateSettings) -> TrainState:
     """The state at the start of training."""
-    start = _optimiser(_parts(settings)[1]).init
+    start = _optimiser(parts(settings)[1]).init
     beta = jnp.full(team.agents, settings.beta, jnp.float32)
     if team.alike:
         vectors = jax.vmap(_flat)(split_trained(params)[0])
@@ -225,30 +114,6 @@ def init_train_state(team: LanguageTeam, params: Params, settings: UpdateSetting
 
 
 # ------------------------------------------------------------------------------------------------------------------ programs
-
-
-def _on_all(mesh: Mesh | None, program: Callable[..., Any], *arguments: Any) -> Any:
-    """`program` on every device at once, each with all its arguments; they part at `_mine` only."""
-    if mesh is None:
-        return program(*arguments)
-    return jax.shard_map(program, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)(*arguments)
-
-
-def _mine(mesh: Mesh | None, chunks: Any) -> Any:
-    """The rows of every chunk that this device takes; arrays ``[chunks, micro, …]``."""
-    if mesh is None:
-        return chunks
-
-    def part(x: Array) -> Array:
-        size = x.shape[1] // mesh.size
-        return lax.dynamic_slice_in_dim(x, lax.axis_index("rows") * size, size, 1)
-
-    return jax.tree.map(part, chunks)
-
-
-def _everybodys(mesh: Mesh | None, chunks: Any) -> Any:
-    """What all devices made of their rows, as one device would have."""
-    return chunks if mesh is None else lax.all_gather(chunks, "rows", axis=1, tiled=True)
 
 
 def _in_chunks(f: Callable[..., Any], micro: int, mesh: Mesh | None, *rows: Array) -> Any:
@@ -260,7 +125,7 @@ def _in_chunks(f: Callable[..., Any], micro: int, mesh: Mesh | None, *rows: Arra
         filled = jnp.concatenate([x, jnp.broadcast_to(x[:1], (chunks * micro - size, *x.shape[1:]))])
         return filled.reshape(chunks, micro, *x.shape[1:])
 
-    out = _everybodys(mesh, lax.map(lambda chunk: f(*chunk), _mine(mesh, tuple(cut(x) for x in rows))))
+    out = everybodys(mesh, lax.map(lambda chunk: f(*chunk), mine_of(mesh, tuple(cut(x) for x in rows))))
     return jax.tree.map(lambda x: x.reshape(chunks * micro, *x.shape[2:])[:size], out)
 
 
@@ -284,7 +149,7 @@ def _score(
 
         return _in_chunks(chunk, micro, mesh, tokens)
 
-    return _on_all(mesh, program, params, agent, tokens)
+    return on_all(mesh, program, params, agent, tokens)
 
 
 def score(
@@ -316,15 +181,15 @@ def _masked_mean(x: Array, weight: Array) -> Array:
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _update(
-    config: ModelConfig, layout: Layout, shape: _Shape, stacked: bool, mesh: Mesh | None, *arguments: Any
+    config: ModelConfig, layout: Layout, shape: Shape, stacked: bool, mesh: Mesh | None, *arguments: Any
 ) -> tuple[list[Array], Any, Array, Outcome]:
-    return _on_all(mesh, partial(_one_update, config, layout, shape, stacked, mesh), *arguments)
+    return on_all(mesh, partial(_one_update, config, layout, shape, stacked, mesh), *arguments)
 
 
 def _one_update(
     config: ModelConfig,
     layout: Layout,
-    shape: _Shape,
+    shape: Shape,
     stacked: bool,
     mesh: Mesh | None,
     params: Params,
@@ -332,7 +197,7 @@ def _one_update(
     betas: Array,
     agent: Array,
     data: UpdateData,
-    numbers: _Numbers,
+    numbers: Numbers,
     order: Array,
 ) -> tuple[list[Array], Any, Array, Outcome]:
     def pick(x: Array) -> Array:
@@ -409,9 +274,9 @@ def _one_update(
 
         zero = jnp.zeros((), data.weight.dtype)
         begin = (jax.tree.map(jnp.zeros_like, parameters), zero, zero)
-        (gradient, *sums), found = lax.scan(accumulate, begin, _mine(mesh, chunks))
+        (gradient, *sums), found = lax.scan(accumulate, begin, mine_of(mesh, chunks))
         total = (_flat(gradient).astype(trained.dtype), *sums)
-        return total if mesh is None else lax.psum(total, "rows"), _everybodys(mesh, found)
+        return total if mesh is None else lax.psum(total, "rows"), everybodys(mesh, found)
 
     def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
         number, trained, moments, _, norms, current = state
@@ -581,7 +446,7 @@ def update_agent(
     Args:
       order: the order in which each epoch visits the rows that are trained on, which are the first ones.
     """
-    shape, numbers = _parts(settings)
+    shape, numbers = parts(settings)
     config, alike = team.models[agent], team.alike
     params, optimiser = (state.params, state.optimiser) if alike else (state.params[agent], state.optimiser[agent])
     mesh = mesh_for(settings.micro_batch, state, data)
