@@ -56,6 +56,12 @@ llm: setup ## three networks learn a task, three seeds, with and without smoothi
 	  cp results/llm/unsmoothed-$$seed/summary.json docs/llm/summary-unsmoothed-seed$$seed.json || exit 1; done
 	cp results/llm/seed-0/accuracy.png results/llm/seed-0/certificate.png docs/llm/
 
+.PHONY: reproduce
+reproduce: setup ## the paper's questions at toy scale: one report, onto docs/reproduction (hours; resumes from results/)
+	$(RUN) -m experiments.reproduce run
+	mkdir -p docs/reproduction
+	cp -r $(addprefix results/reproduce/,data figures report.md report.html reproduction.json) docs/reproduction/
+
 .PHONY: bench
 bench: setup ## timings against what one would use instead
 	$(RUN) -m benchmarks

@@ -112,6 +112,7 @@ def test_bad_arguments(turns, arguments, message):
         certificate_optimal_radius(turns.team, turns.current, penalty=penalty_log_sum, **arguments)
 
 
+@pytest.mark.slow
 def test_study_of_shares():
     """No certificate exceeds its improvement; the paper's are never positive at γ ≥ 0.9; S9 is never below S7."""
     row, curves = u1.run(10, np.random.default_rng(3), gym=())

@@ -97,7 +97,7 @@ def both_ways(router, ends, caps, models, temperature, message=4, turns=5, batch
 
 @pytest.mark.parametrize(
     ("settings", "wide"),
-    [(TEAMS[0], True), (TEAMS[1], False), (TEAMS[2], True), (TEAMS[3], False)],
+    [(TEAMS[0], True), (TEAMS[1], False), pytest.param(TEAMS[2], True, marks=pytest.mark.slow), (TEAMS[3], False)],
     ids=lambda x: f"{x[0]}, END {x[1]}, caps {x[2]}" if isinstance(x, tuple) else f"x64 {x}",
 )
 def test_cache_is_teacher_forcing(settings, wide):

@@ -180,6 +180,7 @@ def test_improvement_stage_improves_product_teams_too():
 
 def test_objective_gradient_is_defined_on_batches():
     stages = random_stages(np.random.default_rng(0), 4, 5, 2, 2, discount=0.9)
-    gradient = jax.vmap(lambda stage: jax.grad(lambda pi: objective(stage.team, pi))(stage.current))(stages)
+    slope = jax.jit(jax.vmap(lambda stage: jax.grad(lambda pi: objective(stage.team, pi))(stage.current)))
+    gradient = slope(stages)
     assert bool(jnp.isfinite(gradient).all())
-    assert jax.vmap(stage_report)(stages).gap_fresh.shape == (4, 2)
+    assert jax.jit(jax.vmap(stage_report))(stages).gap_fresh.shape == (4, 2)

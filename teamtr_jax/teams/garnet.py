@@ -51,7 +51,7 @@ def random_stages(
       >>> import jax, numpy as np
       >>> from teamtr_jax.surrogates import stage_report
       >>> stages = random_stages(np.random.default_rng(0), 5, states=4, actions=2, agents=3, discount=0.9)
-      >>> jax.vmap(stage_report)(stages).gap_fresh.shape
+      >>> jax.jit(jax.vmap(stage_report))(stages).gap_fresh.shape
       (5, 3)
     """
     if (discount is None) == (horizon is None):

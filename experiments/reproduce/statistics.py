@@ -1,0 +1,98 @@
+"""Intervals over seeds, and verdicts that are computed from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike
+
+__all__ = ["LEVEL", "Interval", "mean", "paired", "slope", "share", "in_sign", "in_order", "in_exponent", "within"]
+
+LEVEL = 0.95
+
+
+class Interval(NamedTuple):
+    """A statistic and its 95 % interval; `n` seeds."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    p: float | None = None  #: of a paired difference, two-sided
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def mean(x: ArrayLike) -> Interval:
+    """Mean over seeds, with a t interval."""
+    values = np.asarray(x, float)
+    if values.size < 2:
+        return Interval(float(values.mean()), -math.inf, math.inf, values.size)
+    half = scipy.stats.t.ppf((1 + LEVEL) / 2, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size)
+    return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half), values.size)
+
+
+def paired(x: ArrayLike, y: ArrayLike) -> Interval:
+    """Mean of `x − y` over seeds that both have, with the interval and p of the paired t-test."""
+    difference = np.asarray(x, float) - np.asarray(y, float)
+    found = mean(difference)
+    if difference.size < 2 or not difference.std() > 0:
+        return found
+    test: Any = scipy.stats.ttest_1samp(difference, 0.0)
+    return found._replace(p=float(test.pvalue))
+
+
+def slope(n: ArrayLike, y: ArrayLike) -> Interval | None:
+    """Exponent of `y ∝ n^s`: least squares in logarithms for each seed ``y [seeds, sizes]``, then their mean; none if `y ≤ 0`."""
+    values = np.asarray(y, float)
+    if not (values > 0).all():
+        return None
+    return mean(np.polyfit(np.log(np.asarray(n, float)), np.log(values).T, 1)[0])
+
+
+def share(hits: int, tries: int) -> Interval:
+    """A share with its Clopper–Pearson interval, as if tries were independent."""
+    found = scipy.stats.binomtest(hits, tries).proportion_ci(LEVEL, method="exact")
+    return Interval(hits / tries, float(found.low), float(found.high), tries)
+
+
+# ------------------------------------------------------------------------------------------------------------------- verdicts
+
+
+def in_sign(ours: Interval, paper: float) -> str:
+    """Whether the interval lies on the paper's side of zero."""
+    low, high = (ours.low, ours.high) if paper > 0 else (-ours.high, -ours.low)
+    return "agrees in sign" if low > 0 else "disagrees in sign" if high < 0 else "open: the interval holds 0"
+
+
+def in_order(differences: Sequence[Interval]) -> str:
+    """Whether each of these, positive in the paper, is: differences of neighbours in its order."""
+    signs = [in_sign(x, 1.0) for x in differences]
+    right, wrong = signs.count("agrees in sign"), signs.count("disagrees in sign")
+    if right == len(signs):
+        return "agrees in order"
+    counts = f"{right} of {len(signs)} as in the paper, {wrong} the other way"
+    return f"disagrees in order: {counts}" if wrong else f"open: {counts}"
+
+
+def in_exponent(ours: Interval | None, paper: Sequence[float]) -> str:
+    """Whether the interval reaches the span of what the paper quotes and what its own rows give."""
+    if ours is None:
+        return "disagrees: not a power, some are 0"
+    return "agrees in exponent" if ours.low <= max(paper) and ours.high >= min(paper) else "disagrees in exponent"
+
+
+def within(ours: Interval, bound: float) -> str:
+    """Whether the whole interval is below the bound that the paper states, in absolute value."""
+    largest, least = (
+        max(abs(ours.low), abs(ours.high)),
+        0.0 if ours.low <= 0 <= ours.high else min(abs(ours.low), abs(ours.high)),
+    )
+    return (
+        "agrees" if largest <= bound else "disagrees" if least > bound else f"open: the interval reaches {largest:.2g}"
+    )
