@@ -19,8 +19,8 @@ spec.loader.exec_module(live)
 DERIVATIONS = [f"theory/derivations/{stem}.md" for stem in live.derivation_stems()]
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/*.md", "docs/verify/*.md", "docs/reproduction/*.md", "benchmarks/*.md", "theory/derivations/*.md")
-    for path in ROOT.glob(pattern)
+    for folder in ("", "docs/", "docs/verify/", "docs/reproduction/", "benchmarks/", "theory/derivations/")
+    for path in ROOT.glob(f"{folder}*.md")
 )
 IDS = sorted({row["id"] for row in live.ledger_rows()} | {claim.id for claim in STAGE_CLAIMS})
 
