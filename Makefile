@@ -28,7 +28,7 @@ setup: .venv/installed ## create .venv with the pinned dependencies (done once; 
 	       "Name another one: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 1; }
 	@echo "Installing the pinned dependencies into .venv (once, a minute or two)"
 	@$(PYTHON) -m venv .venv
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables setuptools
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
