@@ -1,30 +1,44 @@
-"""The paper's questions: intervals, verdicts, the task, runs that are not repeated, a report that needs no training."""
+"""The paper's questions: intervals, verdicts, tasks, runs that are made once, what is watched, a report from data alone."""
 
 import json
 import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
+from experiments.llm.measure import converse
+from experiments.reproduce import runs
 from experiments.reproduce.__main__ import QUESTIONS, main
-from experiments.reproduce.chain import Chain
-from experiments.reproduce.enumerated import Run, Way, train
 from experiments.reproduce.question import Finding, Question, Settings
+from experiments.reproduce.questions.replacement import Swap
 from experiments.reproduce.report import build
-from experiments.reproduce.runs import by_stage, objective
+from experiments.reproduce.runs import by_stage, made, regressions, tuned
 from experiments.reproduce.statistics import (
     Interval,
     in_exponent,
     in_order,
     in_sign,
+    in_size,
     mean,
     paired,
     share,
     slope,
     within,
 )
+from experiments.reproduce.tasks import Chain, Quota, task_named
+from experiments.reproduce.training import Run, Way, ground, start_of, value_of
+from experiments.reproduce.watch import DRAWS, MonitorWatch, rank_shifts
 from teamtr_jax.llm.tasks import Problem, check_task, draw
+from teamtr_jax.teams.garnet import random_stages
+from teamtr_jax.validation import InputError
+
+ROOT = Path(__file__).parents[1]
 
 
 def interval(low, high):
@@ -55,6 +69,12 @@ def test_intervals():
         (in_sign(interval(-0.2, -0.1), -3.0), "agrees in sign"),
         (in_sign(interval(0.1, 0.2), -3.0), "disagrees in sign"),
         (in_sign(interval(-0.1, 0.2), 3.0), "open: the interval holds 0"),
+        (in_size(interval(0.1, 0.2), 3.0), "agrees in sign"),
+        (in_size(interval(0.1, 0.2), -3.0), "disagrees in sign"),
+        (in_size(interval(-0.1, 1.4), 3.0), "disagrees in size: less than half of the paper's"),
+        (in_size(interval(-0.1, 1.6), 3.0), "open: the interval holds 0"),
+        (in_size(interval(-1.4, 9.0), -3.0), "disagrees in size: less than half of the paper's"),
+        (in_size(interval(-1.6, 9.0), -3.0), "open: the interval holds 0"),
         (in_order([interval(1, 2), interval(0.1, 2)]), "agrees in order"),
         (in_order([interval(1, 2), interval(-2, -1)]), "disagrees in order: 1 of 2 as in the paper, 1 the other way"),
         (in_order([interval(1, 2), interval(-2, 1)]), "open: 1 of 2 as in the paper, 0 the other way"),
@@ -72,6 +92,9 @@ def test_verdicts(verdict, expected):
     assert verdict == expected
 
 
+# --------------------------------------------------------------------------------------------------------------------- tasks
+
+
 def test_chain():
     task = Chain(agents=3, rounds=2, message_length=2)
     check_task(task)
@@ -85,21 +108,178 @@ def test_chain():
     assert Chain(2).verify(Problem("?", "abba"), ["a", "b", "a", "a"]) == 0.5
 
 
-def test_a_run_is_exact_and_made_once(tmp_path):
-    """J after an update is J before the next; the improvement is their difference; another seed is another file's content."""
-    path = tmp_path / "run.json"
-    run = Run(Way("TeamTR", "teamtr", delta=0.02), Chain(2), 0, 2, 64)
-    columns = train(run, path)["columns"]
-    assert columns["agent"] == [0, 1, 0, 1]
+def test_chain_with_switches_and_more_symbols():
+    """Prompt b moves on by one symbol, agent k looks at switch k mod `switches`; without switches agent k steps by k."""
+    task = Chain(agents=3, rounds=1, symbols=4, switches=2)
+    check_task(task)
+    assert task.demonstrate(Problem("ba", ""), np.random.default_rng(0)) == ["b", "b", "c"]
+    stepping = Chain(agents=3, rounds=2, symbols=4).demonstrate(Problem("?", ""), np.random.default_rng(0))
+    assert stepping == ["a", "b", "d", "d", "a", "c"]  # 0, 1, 3, 3, 4, 6 modulo 4
+    prompts = {task.sample(np.random.default_rng(seed)).prompt for seed in range(40)}
+    assert prompts == {"aa", "ab", "ba", "bb"}
+
+
+def test_quota():
+    task = Quota(agents=4)
+    check_task(task)
+    for count in range(5):
+        assert task.verify(Problem("?", ""), ["b"] * count + ["a"] * (4 - count)) == (count == 1)
+    assert task.verify(Problem("?", ""), ["b", "a", "a"]) == 0.0
+
+
+def test_task_named():
+    assert task_named("chain agents=4 switches=2") == Chain(agents=4, switches=2)
+    assert task_named("parity shares=True").shares
+    for text, message in (
+        ("carry digits", "difficulty"),
+        ("tennis", "task"),
+        ("quota agents=1", "agents"),
+        ("quota colour=1", "quota"),
+    ):
+        with pytest.raises(InputError, match=message):
+            task_named(text)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- runs
+
+SHORT = Run(Way("TeamTR", "teamtr", delta=0.02), "chain agents=2", 0, 2, 64, watch=("ranks", "monitor"))
+
+
+@pytest.fixture(scope="module")
+def short():
+    return SHORT.work()
+
+
+def test_a_run_is_exact(short):
+    """J after an update is J before the next; the improvement is their difference; values are those between stages."""
+    columns = {name: np.array(x) for name, x in short["columns"].items()}
+    assert columns["agent"].tolist() == [0, 1, 0, 1]
     np.testing.assert_allclose(columns["objective_before"][1:], columns["objective_after"][:-1], rtol=1e-12)
-    after, before = np.array(columns["objective_after"]), np.array(columns["objective_before"])
-    np.testing.assert_allclose(columns["improvement"], after - before, atol=1e-12)
-    assert (np.array(columns["certificate_estimable"]) <= np.array(columns["improvement"]) + 1e-12).all()
-    assert objective(columns).shape == (3,)
-    assert by_stage(columns, "kl").shape == (2, 2)
-    changed = path.stat().st_mtime_ns
-    assert train(run, path)["columns"] == columns
-    assert path.stat().st_mtime_ns == changed
+    np.testing.assert_allclose(
+        columns["improvement"], columns["objective_after"] - columns["objective_before"], atol=1e-12
+    )
+    assert (columns["certificate_estimable"] <= columns["improvement"] + 1e-12).all()
+    np.testing.assert_allclose(
+        short["values"], [columns["objective_before"][0], *columns["objective_after"][1::2]], rtol=1e-12
+    )
+    assert short["values"][0] == pytest.approx(
+        value_of(SHORT.task, False, start_of(SHORT.task, False, 0, None), 0), rel=1e-12
+    )
+    assert by_stage(short, "kl").shape == (2, 2)
+    assert regressions(short) == 100 * np.mean(columns["improvement"] < 0)
+    assert len(short["stage_seconds"]) == 2
+    assert columns["watch_monitor"].shape == columns["watch_rank_2"].shape == (4,)
+    np.testing.assert_allclose(
+        columns["watch_rank_1"], columns["watch_rank_2"]
+    )  # two symbols: logits less their mean are ±z
+
+
+def test_sampled_values_are_near_exact_ones():
+    """What is said of teams that are not enumerated, on one that is."""
+    team, _, _ = ground(SHORT.task, False)
+    params = start_of(SHORT.task, False, 3, None)
+    problems = draw(task_named(SHORT.task), np.random.default_rng(0), 1000, held_out=False)
+    reward = converse(team, params, task_named(SHORT.task), problems, 1, jax.random.key(0), 1000).reward
+    error = reward.std(ddof=1) / math.sqrt(reward.size)
+    assert reward.mean() == pytest.approx(value_of(SHORT.task, False, params, 3), abs=4 * error)
+
+
+def test_runs_are_made_once(tmp_path, monkeypatch, short):
+    """What is there is read; another job at the same place is made again; the rest goes to the workers in groups."""
+    settings = Settings(out=tmp_path)
+    asked = []
+
+    def all_of(settings, groups, folder):
+        asked.append([[job.seed for job in group] for group in groups])
+        monkeypatch.setattr(Run, "work", lambda self: {**short, "values": [0.0, self.way.learning_rate + self.seed]})
+        for group in groups:
+            runs._work(group, folder)
+
+    monkeypatch.setattr(runs, "_all", all_of)
+    jobs = [replace(SHORT, seed=seed) for seed in (0, 1)]
+    first = made(settings, jobs)
+    assert [x["values"][1] for x in first] == [0.003, 1.003]
+    assert made(settings, jobs) == first
+    assert asked == [[[0], [1]]]
+    path = tmp_path / "runs" / jobs[0].place
+    path.write_text(json.dumps({**first[0], "job": {**first[0]["job"], "stages": 9}}))
+    made(settings, jobs)
+    assert asked == [[[0], [1]], [[0]]]
+    assert sum(settings.spent.values()) == pytest.approx(sum(x["seconds"] for x in made(settings, jobs)))
+    chosen, record = tuned(settings, [SHORT], (0.1, 0.3, 0.2), (7, 8))
+    assert chosen[0].way == replace(SHORT.way, learning_rate=0.3)
+    assert record[0]["ends"] == [[7.1, 8.1], [7.3, 8.3], [7.2, 8.2]]
+    assert record[0]["chosen"] == 0.3
+
+
+def test_places_differ():
+    """Whatever decides a result decides where it is kept."""
+    other = (
+        replace(SHORT, seed=1), replace(SHORT, stages=3), replace(SHORT, rollouts=32), replace(SHORT, start=0.3),
+        replace(SHORT, watch=()), replace(SHORT, task="chain agents=3"),
+        *(replace(SHORT, way=replace(SHORT.way, **x)) for x in (
+            dict(method="ppo"), dict(learning_rate=0.1), dict(delta=0.1), dict(order="reverse"), dict(same_sets=True),
+            dict(monitor="k1"), dict(measured=0.5))),
+    )  # fmt: skip
+    places = [SHORT.place, *(run.place for run in other), Swap(SHORT, 2).place]
+    assert len({*places}) == len(places)
+
+
+# --------------------------------------------------------------------------------------------------------------------- watch
+
+
+def log_of(agent, k1, messages):
+    """Rows of an update of `agent`, and as many of another who stays as it is."""
+    own = np.arange(2 * len(k1)) % 2 == 0
+    current = np.full(2 * len(k1), -1.0)
+    moved = current.copy()
+    moved[own] -= k1
+    who = np.where(own, agent, agent + 1)
+    turn = np.repeat(np.arange(len(k1)) % messages, 2)
+    return {
+        "agent": who,
+        "logp_current": current,
+        "logp_new": moved,
+        "rollout": np.zeros(2 * len(k1), int),
+        "turn": turn,
+    }
+
+
+def test_monitor_on_a_part_of_the_tokens():
+    k1 = np.array([0.3, -0.1, 0.2, 0.0, 0.1, 0.1, 0.2, -0.2])
+    watch = MonitorWatch(0.29, 0)
+    watch(log_of(2, k1, 2))
+    watch(log_of(0, np.zeros(3), 2))
+    found = watch.collected()
+    assert found["monitor"] == pytest.approx([0.3, 0.0])  # Σ k1 / messages
+    assert found["flips_0.5"][1] == 0.0
+    # All pairs of two of eight tokens, scaled up by four: how many are not above .29?
+    pairs = [4 * (k1[i] + k1[j]) / 2 for i in range(8) for j in range(i)]
+    share = np.mean([x <= 0.29 for x in pairs])
+    assert found["flips_0.25"][0] == pytest.approx(share, abs=4 * math.sqrt(0.25 / DRAWS))
+
+
+def test_rank_shifts_by_hand():
+    """The occupancy-weighted mean of the shifts of centred logits, in the order of the old probabilities."""
+    stage = jax.tree.map(
+        lambda x: x[0], random_stages(np.random.default_rng(0), 1, states=6, actions=3, agents=2, discount=0.9)
+    )
+    chain = jnp.stack([stage.current, jnp.where((stage.team.active == 1)[:, None], stage.target, stage.current)])
+    found = rank_shifts(stage.team, chain, [1])
+    old, new = np.asarray(chain)
+    transition = np.asarray(stage.team.dynamics.transition)
+    p = np.einsum("sa,sat->st", old, transition)
+    m = np.linalg.solve(np.eye(6) - 0.9 * p.T, np.asarray(stage.team.initial))
+    own = np.flatnonzero(np.asarray(stage.team.active) == 1)
+    expected = np.zeros(3)
+    for s in own:
+        change = np.log(new[s]) - np.log(old[s])
+        expected += m[s] * abs(change - change.mean())[np.argsort(-old[s])]
+    expected /= m[own].sum()
+    np.testing.assert_allclose([found[f"rank_{r}"][0] for r in (1, 2, 3)], expected, rtol=1e-9)
+
+
+# -------------------------------------------------------------------------------------------------------------------- report
 
 
 def question(name, verdict, paper="9.75"):
@@ -133,7 +313,8 @@ def test_report_is_built_from_data_alone(tmp_path):
         )
     markdown, page, rows, *_ = build(tmp_path, [*questions, question("Fig 7", "agrees")])
     text = markdown.read_text()
-    order = [text.index(f"## {name}") for name in ("Fig 9", "Fig 8", "Tab 1")]
+    heads = ("What does not reproduce", "What stays open", "What agrees", "Fig 9", "Fig 8", "Tab 1")
+    order = [text.index(f"## {name}") for name in heads]
     assert order == sorted(order)
     assert "3 comparisons: 1 disagree, 1 are open, 1 agree." in text
     assert "Without data so far: Fig 7." in text
@@ -152,6 +333,22 @@ def test_report_is_built_from_data_alone(tmp_path):
     assert "<table>" in html
 
 
+def test_the_committed_report_is_that_of_its_data(tmp_path):
+    """Every question of the paper has data, and no line of the report was typed."""
+    home = ROOT / "docs/reproduction"
+    shutil.copytree(home / "data", tmp_path / "data")
+    assert {path.stem for path in (home / "data").iterdir()} == {q.slug for q in QUESTIONS}
+    build(tmp_path, QUESTIONS)
+    for name in ("report.md", "reproduction.json"):
+        assert (tmp_path / name).read_text() == (home / name).read_text()
+    assert {path.name for path in (home / "figures").iterdir()} == {
+        path.name for path in (tmp_path / "figures").iterdir()
+    }
+    rows = json.loads((home / "reproduction.json").read_text())["rows"]
+    assert {row["id"] for row in rows} == {q.id for q in QUESTIONS}
+    assert all(len(row["seeds"]) >= 5 for row in rows)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -167,4 +364,14 @@ def test_bad_input(arguments, message, capsys):
 
 def test_questions_have_names_of_their_own():
     assert len({q.slug for q in QUESTIONS}) == len(QUESTIONS)
-    assert Settings(quick=True, seeds=2).spent == {}
+    quick = Settings(quick=True)
+    assert (quick.seeds, quick.at(9, 3), quick.rates((1, 2, 3)), quick.tuning((7, 8))) == (2, 3, (2, 3), (7,))
+
+
+@pytest.mark.slow
+def test_quick_run(tmp_path, capsys):
+    """All questions, small: a report with every one of them."""
+    assert main(["run", "--quick", "--out", str(tmp_path)]) == 0
+    assert "A quick run" in (tmp_path / "report.md").read_text()
+    rows = json.loads((tmp_path / "reproduction.json").read_text())["rows"]
+    assert {row["id"] for row in rows} == {q.id for q in QUESTIONS}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -13,16 +14,16 @@ from teamtr_jax.llm.tasks import TASKS, Task, make_task
 from teamtr_jax.llm.warm_start import WarmStart
 from teamtr_jax.validation import InputError
 
-__all__ = ["Train", "Eval", "Show", "Compare", "task_of"]
+__all__ = ["Train", "Eval", "Show", "Compare", "task_of", "task_settings"]
 
 
-def task_of(name: str, difficulty: tuple[str, ...]) -> Task:
-    """A task by name, with settings written as ``digits=4``.
+def task_settings(difficulty: Iterable[str]) -> dict[str, int]:
+    """Settings written as ``digits=4``.
 
     Raises:
-      InputError: names the task, the setting or the value that is not known.
+      InputError: names the setting that cannot be read.
     """
-    settings: dict[str, Any] = {}
+    settings: dict[str, int] = {}
     for item in difficulty:
         key, sign, text = item.partition("=")
         if not sign or not key:
@@ -30,7 +31,16 @@ def task_of(name: str, difficulty: tuple[str, ...]) -> Task:
         if text not in ("True", "False") and not text.lstrip("-").isdigit():
             raise InputError(f"difficulty: {key}", repr(text), "an integer, True or False")
         settings[key] = text == "True" if text in ("True", "False") else int(text)
-    return make_task(name, **settings)
+    return settings
+
+
+def task_of(name: str, difficulty: tuple[str, ...]) -> Task:
+    """A task by name, with settings as `task_settings` reads them.
+
+    Raises:
+      InputError: names the task, the setting or the value that is not known.
+    """
+    return make_task(name, **task_settings(difficulty))
 
 
 def positive(settings: object, *names: str) -> None:

@@ -20,15 +20,33 @@ from experiments.commands import exit_code, parsed
 from experiments.llm.setup import write_json
 from experiments.reproduce.question import Question, Settings
 from experiments.reproduce.questions.ablation import ABLATION
-from experiments.reproduce.questions.dynamics import REGRESSIONS, TRACKING, WEIGHTS
+from experiments.reproduce.questions.cost import COST
+from experiments.reproduce.questions.dynamics import REGRESSIONS, TRACKING
+from experiments.reproduce.questions.monitor import MONITOR
+from experiments.reproduce.questions.replacement import REPLACEMENT
 from experiments.reproduce.questions.scaling import GAPS, SCALING
+from experiments.reproduce.questions.shifts import SHIFTS
+from experiments.reproduce.questions.teams import TEAMS
+from experiments.reproduce.questions.weights import WEIGHTS
 from experiments.reproduce.report import build, data_file
 from teamtr_jax.validation import InputError
 
 __all__ = ["QUESTIONS", "main"]
 
 PROGRAM = "experiments.reproduce"
-QUESTIONS: tuple[Question, ...] = (GAPS, REGRESSIONS, TRACKING, WEIGHTS, ABLATION, SCALING)
+QUESTIONS: tuple[Question, ...] = (
+    GAPS,
+    SCALING,
+    ABLATION,
+    REGRESSIONS,
+    TRACKING,
+    WEIGHTS,
+    MONITOR,
+    SHIFTS,
+    REPLACEMENT,
+    COST,
+    TEAMS,
+)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from experiments.reproduce.statistics import Interval
 from teamtr_jax.validation import InputError
 
-__all__ = ["Settings", "Finding", "Question"]
+__all__ = ["Settings", "Finding", "Question", "Table"]
 
 
 @dataclass(frozen=True)
@@ -19,20 +19,44 @@ class Settings:
 
     out: Path = Path("results/reproduce")
     """Folder of runs, data and report; an interrupted run goes on from there."""
-    seeds: int = 5
-    """Teams of their own start; every way to train gets the same ones."""
+    seeds: int = 10
+    """Teams of their own start, for enumerated teams; every way to train gets the same ones. Others: at most 5."""
     quick: bool = False
-    """Smaller teams, fewer stages: ten minutes, and intervals that say little."""
+    """Smaller teams, fewer stages, two seeds: about ten minutes, and intervals that say little."""
     only: tuple[str, ...] = ()
     """Questions, such as "Tab 2a"; none: all."""
     spent: dict[Path, float] = field(default_factory=dict, init=False, compare=False)
     """Seconds of each run that was used, whenever it was made."""
 
     def __post_init__(self) -> None:
-        if self.seeds < (2 if self.quick else 5):
-            raise InputError("seeds", self.seeds, "at least 2" if self.quick else "at least 5, or --quick")
+        if self.quick:
+            object.__setattr__(self, "seeds", 2)
+        elif self.seeds < 5:
+            raise InputError("seeds", self.seeds, "at least 5, or --quick")
         if self.out.exists() and not self.out.is_dir():
             raise InputError("out", f"{self.out}, a file", "a folder")
+
+    @property
+    def own_seeds(self) -> range:
+        """Of enumerated teams."""
+        return range(self.seeds)
+
+    @property
+    def few_seeds(self) -> range:
+        """Of teams that are sampled, which take minutes."""
+        return range(min(self.seeds, 5))
+
+    def at(self, full: int, quick: int) -> int:
+        """A size, in full or in a quick run."""
+        return quick if self.quick else full
+
+    def rates(self, full: Sequence[float]) -> tuple[float, ...]:
+        """The rates that are tried."""
+        return tuple(full[1:3]) if self.quick else tuple(full)
+
+    def tuning(self, seeds: Sequence[int]) -> tuple[int, ...]:
+        """The seeds on which rates are chosen."""
+        return tuple(seeds[:1]) if self.quick else tuple(seeds)
 
 
 class Finding(NamedTuple):
@@ -45,6 +69,10 @@ class Finding(NamedTuple):
     verdict: str
 
 
+Table = tuple[Sequence[object], Sequence[Sequence[object]]]
+"""Heads and lines."""
+
+
 @dataclass(frozen=True)
 class Question:
     """A row of the paper's list of tables and figures. Everything but `collect` works from its data alone."""
@@ -55,10 +83,10 @@ class Question:
     limits: str  #: where the toy cannot speak for 8B models
     collect: Callable[[Settings], dict[str, Any]]
     findings: Callable[[dict[str, Any]], list[Finding]]
-    table: Callable[[dict[str, Any]], tuple[Sequence[str], Sequence[Sequence[object]]]]
+    table: Callable[[dict[str, Any]], Table]
     draw: Callable[[dict[str, Any], Path], Path]
     why: str = ""  #: prose
-    seeds: Callable[[dict[str, Any]], list[int]] = lambda data: data["seeds"]
+    paper: str = ""  #: the paper's figures as a caption, where they are not columns of the table
 
     @property
     def slug(self) -> str:

@@ -1,86 +1,180 @@
-"""The runs that a question needs: trained if they are missing, with a bar and the time left."""
+"""The runs that a question needs: made where they are missing, on all cores, with a bar and the time left."""
 
 from __future__ import annotations
 
+import itertools
+import json
+import multiprocessing
+import os
+import time
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments.reproduce.chain import Chain
-from experiments.reproduce.enumerated import Run, Way, train
+from experiments.llm.setup import write_json
 from experiments.reproduce.question import Settings
+from experiments.reproduce.training import Run
 
-__all__ = ["Found", "by_stage", "objective", "regressions", "loss_of", "trained", "tuned", "RATES", "TUNING_SEEDS"]
+__all__ = ["Job", "made", "Found", "by_stage", "regressions", "loss_of", "trained", "tuned", "RATES", "TUNING_SEEDS"]
 
-RATES = (1e-3, 3e-3, 1e-2)
-"""What every way to train may choose from, on seeds of its own: the same three for all, so the same budget."""
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+"""What every way to train may choose from, on seeds of its own: the same for all, so the same budget."""
 
-TUNING_SEEDS = (1000, 1001)
+TUNING_SEEDS = (1000, 1001, 1002)
 
 Found = dict[str, Any]
 
 
-def trained(
-    settings: Settings, ways: Sequence[Way], task: Chain, stages: int, rollouts: int, seeds: Sequence[int] | None = None
-) -> dict[str, list[Found]]:
-    """The columns of every way to train, a run for each seed; by name of the way."""
-    seeds = range(settings.seeds) if seeds is None else seeds
-    jobs = [(way, seed) for way in ways for seed in seeds]
-    found: dict[str, list[Found]] = {way.name: [] for way in ways}
-    with Progress(transient=True) as progress:
-        bar = progress.add_task(f"{task.agents} agents", total=len(jobs))
-        for way, seed in jobs:
-            run = Run(way, task, seed, stages, rollouts)
-            name = f"{way.method}-{way.order}-{way.learning_rate:g}-{way.delta:g}"
-            place = f"n{task.agents}r{task.rounds}l{task.message_length}-{stages}x{rollouts}"
-            path = settings.out / "runs" / place / name / f"{seed}.json"
-            made = train(run, path)
-            settings.spent[path] = made["seconds"]
-            found[way.name].append(made["columns"])
-            progress.advance(bar)
+class Job(Protocol):
+    """Something that takes seconds to minutes, whose result is JSON, and which depends on nothing but its own fields."""
+
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def place(self) -> str:
+        """Where its result is kept, below the folder of all runs."""
+        ...
+
+    def work(self) -> dict[str, Any]: ...
+
+
+def _asked(job: Any) -> Any:
+    return json.loads(json.dumps(asdict(job)))
+
+
+def _kept(job: Job, folder: Path) -> Found | None:
+    path = folder / job.place
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    return found if found["job"] == _asked(job) else None
+
+
+def _begin(core: Any) -> None:
+    """A worker has a core of its own: the small products of these networks do not use a second one."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[next_number(core) % len(cores)]})
+    jax.config.update("jax_enable_x64", True)
+
+
+def next_number(counter: Any) -> int:
+    with counter.get_lock():
+        counter.value += 1
+        return counter.value - 1
+
+
+def _work(jobs: Sequence[Job], folder: Path) -> int:
+    for job in jobs:
+        began = time.perf_counter()
+        found = job.work()
+        write_json(folder / job.place, {"job": _asked(job), "seconds": time.perf_counter() - began, **found})
+    return len(jobs)
+
+
+def made(settings: Settings, jobs: Sequence[Job]) -> list[Found]:
+    """The result of every job; those that are there already are not made again. Jobs of one task and seed share a process."""
+    folder = settings.out / "runs"
+    found = {job.place: _kept(job, folder) for job in jobs}
+    missing = {job.place: job for job in jobs if found[job.place] is None}
+    groups = [list(group) for _, group in itertools.groupby(sorted(missing.values(), key=_order), _order)]
+    if groups:
+        _all(settings, groups, folder)
+        found |= {place: json.loads((folder / place).read_text()) for place in missing}
+    out = []
+    for job in jobs:
+        one = found[job.place]
+        assert one is not None
+        settings.spent[folder / job.place] = one["seconds"]
+        out.append(one)
+    return out
+
+
+def _order(job: Job) -> tuple[str, bool, int]:
+    way = getattr(job, "way", None)
+    return job.task, way is not None and way.method == "lone", job.seed
+
+
+@cache
+def _pool(cores: int, compiled: Path) -> ProcessPoolExecutor:
+    """Workers that live as long as this process, with what they have compiled."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(cores, context, _begin, (context.Value("i", 0),))
+
+
+def _all(settings: Settings, groups: Sequence[Sequence[Job]], folder: Path) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    columns = (TextColumn("  runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    pool = _pool(cores, (settings.out / "compiled").resolve())
+    with Progress(*columns) as progress:
+        bar = progress.add_task("", total=sum(map(len, groups)))
+        waiting = {pool.submit(_work, group, folder) for group in groups}
+        try:
+            for each in as_completed(waiting):
+                progress.advance(bar, each.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def trained(settings: Settings, runs: Sequence[Run], seeds: Sequence[int] | None = None) -> dict[str, list[Found]]:
+    """Every run from every seed, by name of the way."""
+    seeds = settings.own_seeds if seeds is None else seeds
+    jobs = [replace(run, seed=seed) for run in runs for seed in seeds]
+    each = made(settings, jobs)
+    found: dict[str, list[Found]] = {run.way.name: [] for run in runs}
+    for job, one in zip(jobs, each, strict=True):
+        found[job.way.name].append(one)
     return found
 
 
-def by_stage(columns: Found, name: str) -> NDArray[np.float64]:
+def by_stage(found: Found, name: str) -> NDArray[np.float64]:
     """``[stages, updates of a stage]``."""
+    columns = found["columns"]
     stages = int(columns["stage"][-1]) + 1
     return np.asarray(columns[name], float).reshape(stages, -1)
 
 
-def objective(columns: Found) -> NDArray[np.float64]:
-    """``[stages + 1]``: exact J before the first stage and after each."""
-    after = by_stage(columns, "objective_after")[:, -1]
-    return np.concatenate([[columns["objective_before"][0]], after])
-
-
-def regressions(columns: Found) -> float:
+def regressions(found: Found) -> float:
     """Updates that make the exact J smaller, %."""
-    return float(100 * by_stage(columns, "regression").mean())
+    return float(100 * by_stage(found, "regression").mean())
 
 
-def loss_of(columns: Found) -> float:
-    """Mean of `max(0, J(π̂ⁱ⁻¹) − J(π̂ⁱ))` over updates: instability."""
-    return float(np.maximum(-by_stage(columns, "improvement"), 0).mean())
+def loss_of(found: Found) -> float:
+    """Mean of `max(0, J(π̂ⁱ⁻¹) − J(π̂ⁱ))` over updates, in points: instability."""
+    return float(100 * np.maximum(-by_stage(found, "improvement"), 0).mean())
 
 
 def tuned(
-    settings: Settings, ways: Sequence[Way], task: Chain, stages: int, rollouts: int
-) -> tuple[list[Way], list[dict[str, Any]]]:
-    """Every way with the rate at which its exact J ends highest, mean over `TUNING_SEEDS`; and all that was tried."""
-    tried = {
-        way.name: [replace(way, name=f"{way.name} {rate:g}", learning_rate=rate) for rate in RATES] for way in ways
-    }
-    found = trained(settings, [x for each in tried.values() for x in each], task, stages, rollouts, TUNING_SEEDS)
+    settings: Settings, runs: Sequence[Run], rates: Sequence[float] = RATES, seeds: Sequence[int] = TUNING_SEEDS
+) -> tuple[list[Run], list[dict[str, Any]]]:
+    """Every run with the rate at which its value ends highest, mean over the tuning seeds; and all that was tried."""
+    rates, seeds = settings.rates(rates), settings.tuning(seeds)
+
+    def at(run: Run, rate: float) -> Run:
+        return replace(run, way=replace(run.way, name=f"{run.way.name} {rate:g}", learning_rate=rate))
+
+    found = trained(settings, [at(run, rate) for run in runs for rate in rates], seeds)
     chosen, record = [], []
-    for way in ways:
-        ends = [float(np.mean([objective(c)[-1] for c in found[x.name]])) for x in tried[way.name]]
-        best = RATES[int(np.argmax(ends))]
-        chosen.append(replace(way, learning_rate=best))
-        record.append(
-            {"way": way.name, "rates": list(RATES), "ends": ends, "chosen": best, "seeds": list(TUNING_SEEDS)}
-        )
+    for run in runs:
+        ends = [[one["values"][-1] for one in found[at(run, rate).way.name]] for rate in rates]
+        best = rates[int(np.argmax(np.mean(ends, 1)))]
+        chosen.append(replace(run, way=replace(run.way, learning_rate=best)))
+        record.append({"way": run.way.name, "rates": list(rates), "ends": ends, "chosen": best, "seeds": list(seeds)})
     return chosen, record

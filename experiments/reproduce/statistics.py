@@ -10,7 +10,8 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
 
-__all__ = ["LEVEL", "Interval", "mean", "paired", "slope", "share", "in_sign", "in_order", "in_exponent", "within"]
+__all__ = ["LEVEL", "Interval", "mean", "paired", "slope", "share", "in_sign", "in_size", "in_order",
+           "in_exponent", "within"]  # fmt: skip
 
 LEVEL = 0.95
 
@@ -68,6 +69,15 @@ def in_sign(ours: Interval, paper: float) -> str:
     """Whether the interval lies on the paper's side of zero."""
     low, high = (ours.low, ours.high) if paper > 0 else (-ours.high, -ours.low)
     return "agrees in sign" if low > 0 else "disagrees in sign" if high < 0 else "open: the interval holds 0"
+
+
+def in_size(ours: Interval, paper: float) -> str:
+    """`in_sign`; and where the interval holds 0, whether it leaves room for half of what the paper has, in the same unit."""
+    found = in_sign(ours, paper)
+    reached = ours.high if paper > 0 else -ours.low
+    if not found.startswith("open"):
+        return found
+    return found if reached >= abs(paper) / 2 else "disagrees in size: less than half of the paper's"
 
 
 def in_order(differences: Sequence[Interval]) -> str:
