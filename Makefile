@@ -59,6 +59,7 @@ llm: setup ## three networks learn a task, three seeds, with and without smoothi
 .PHONY: reproduce
 reproduce: setup ## the paper's questions at toy scale: one report, onto docs/reproduction (hours; resumes from results/)
 	$(RUN) -m experiments.reproduce run
+	rm -rf docs/reproduction
 	mkdir -p docs/reproduction
 	cp -r $(addprefix results/reproduce/,data figures report.md report.html reproduction.json) docs/reproduction/
 

@@ -2,8 +2,9 @@
 
 import json
 import math
+import os
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -25,6 +26,7 @@ from experiments.reproduce.statistics import (
     in_order,
     in_sign,
     in_size,
+    in_value,
     mean,
     paired,
     share,
@@ -75,6 +77,9 @@ def test_intervals():
         (in_size(interval(-0.1, 1.6), 3.0), "open: the interval holds 0"),
         (in_size(interval(-1.4, 9.0), -3.0), "disagrees in size: less than half of the paper's"),
         (in_size(interval(-1.6, 9.0), -3.0), "open: the interval holds 0"),
+        (in_value(interval(0.1, 0.2), 0.15), "agrees in value"),
+        (in_value(interval(0.1, 0.2), 0.05), "disagrees: more than the paper's"),
+        (in_value(interval(0.1, 0.2), 0.25), "disagrees: less than the paper's"),
         (in_order([interval(1, 2), interval(0.1, 2)]), "agrees in order"),
         (in_order([interval(1, 2), interval(-2, -1)]), "disagrees in order: 1 of 2 as in the paper, 1 the other way"),
         (in_order([interval(1, 2), interval(-2, 1)]), "open: 1 of 2 as in the paper, 0 the other way"),
@@ -168,7 +173,7 @@ def test_a_run_is_exact(short):
     assert by_stage(short, "kl").shape == (2, 2)
     assert regressions(short) == 100 * np.mean(columns["improvement"] < 0)
     assert len(short["stage_seconds"]) == 2
-    assert columns["watch_monitor"].shape == columns["watch_rank_2"].shape == (4,)
+    assert columns["watch_k1"].shape == columns["watch_rank_2"].shape == (4,)
     np.testing.assert_allclose(
         columns["watch_rank_1"], columns["watch_rank_2"]
     )  # two symbols: logits less their mean are ±z
@@ -212,6 +217,42 @@ def test_runs_are_made_once(tmp_path, monkeypatch, short):
     assert record[0]["chosen"] == 0.3
 
 
+@dataclass(frozen=True)
+class Stub:
+    """A job that takes no time; number 2 fails as long as there is a file."""
+
+    seed: int
+    stop: str
+    task: str = "stub"
+
+    @property
+    def place(self):
+        return f"{self.seed}.json"
+
+    def work(self):
+        if self.seed == 2 and Path(self.stop).exists():
+            raise ArithmeticError("number 2")
+        return {"values": [self.seed], "process": os.getpid(), "cores": len(os.sched_getaffinity(0))}
+
+
+def test_workers_keep_what_is_done(tmp_path, monkeypatch):
+    """Jobs run in other processes, on one core each; after a failure the finished ones are not made again."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+    stop = tmp_path / "stop"
+    stop.touch()
+    settings = Settings(out=tmp_path)
+    jobs = [Stub(seed, str(stop)) for seed in range(3)]
+    with pytest.raises(ArithmeticError, match="number 2"):
+        made(settings, jobs)
+    stop.unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.json")}
+    assert "2.json" not in before
+    found = made(settings, jobs)
+    assert [x["values"] for x in found] == [[0], [1], [2]]
+    assert all(x["cores"] == 1 and x["process"] != os.getpid() for x in found)
+    assert all((tmp_path / "runs" / name).stat().st_mtime_ns == time for name, time in before.items())
+
+
 def test_places_differ():
     """Whatever decides a result decides where it is kept."""
     other = (
@@ -251,12 +292,13 @@ def test_monitor_on_a_part_of_the_tokens():
     watch(log_of(2, k1, 2))
     watch(log_of(0, np.zeros(3), 2))
     found = watch.collected()
-    assert found["monitor"] == pytest.approx([0.3, 0.0])  # Σ k1 / messages
-    assert found["flips_0.5"][1] == 0.0
+    assert found["k1"] == pytest.approx([0.3, 0.0])  # Σ k1 / messages
+    assert found["k3"] == pytest.approx([np.sum(np.exp(-k1) - 1 + k1) / 2, 0.0])
+    assert found["k3_flips_0.5"][1] == found["k3_flips_0.5"][0] == 0.0  # no part of it is near δ
     # All pairs of two of eight tokens, scaled up by four: how many are not above .29?
     pairs = [4 * (k1[i] + k1[j]) / 2 for i in range(8) for j in range(i)]
     share = np.mean([x <= 0.29 for x in pairs])
-    assert found["flips_0.25"][0] == pytest.approx(share, abs=4 * math.sqrt(0.25 / DRAWS))
+    assert found["k1_flips_0.25"][0] == pytest.approx(share, abs=4 * math.sqrt(0.25 / DRAWS))
 
 
 def test_rank_shifts_by_hand():

@@ -12,13 +12,15 @@ from teamtr_jax.validation import InputError
 
 __all__ = ["Settings", "Finding", "Question", "Table"]
 
+DEFAULT = Path("results/reproduce")
+
 
 @dataclass(frozen=True)
 class Settings:
     """Where, and for how long."""
 
-    out: Path = Path("results/reproduce")
-    """Folder of runs, data and report; an interrupted run goes on from there."""
+    out: Path = DEFAULT
+    """Folder of runs, data and report; an interrupted run goes on from there. A quick one has a folder of its own."""
     seeds: int = 10
     """Teams of their own start, for enumerated teams; every way to train gets the same ones. Others: at most 5."""
     quick: bool = False
@@ -31,6 +33,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.quick:
             object.__setattr__(self, "seeds", 2)
+            if self.out == DEFAULT:
+                object.__setattr__(self, "out", DEFAULT.with_name(DEFAULT.name + "-quick"))
         elif self.seeds < 5:
             raise InputError("seeds", self.seeds, "at least 5, or --quick")
         if self.out.exists() and not self.out.is_dir():

@@ -6,6 +6,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -64,13 +65,14 @@ def _kept(job: Job, folder: Path) -> Found | None:
 
 def _begin(core: Any) -> None:
     """A worker has a core of its own: the small products of these networks do not use a second one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits for the workers ends them
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[next_number(core) % len(cores)]})
+        os.sched_setaffinity(0, {cores[_next(core) % len(cores)]})
     jax.config.update("jax_enable_x64", True)
 
 
-def next_number(counter: Any) -> int:
+def _next(counter: Any) -> int:
     with counter.get_lock():
         counter.value += 1
         return counter.value - 1
@@ -108,8 +110,10 @@ def _order(job: Job) -> tuple[str, bool, int]:
 
 
 @cache
-def _pool(cores: int, compiled: Path) -> ProcessPoolExecutor:
-    """Workers that live as long as this process, with what they have compiled."""
+def _pool(cores: int, compiled: Path, quick: bool) -> ProcessPoolExecutor:
+    """Workers that live as long as this process, with what they have compiled; in a quick run with few optimisations."""
+    if quick:
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     context = multiprocessing.get_context("spawn")
@@ -119,7 +123,7 @@ def _pool(cores: int, compiled: Path) -> ProcessPoolExecutor:
 def _all(settings: Settings, groups: Sequence[Sequence[Job]], folder: Path) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     columns = (TextColumn("  runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    pool = _pool(cores, (settings.out / "compiled").resolve())
+    pool = _pool(cores, (settings.out / "compiled").resolve(), settings.quick)
     with Progress(*columns) as progress:
         bar = progress.add_task("", total=sum(map(len, groups)))
         waiting = {pool.submit(_work, group, folder) for group in groups}
@@ -127,6 +131,7 @@ def _all(settings: Settings, groups: Sequence[Sequence[Job]], folder: Path) -> N
             for each in as_completed(waiting):
                 progress.advance(bar, each.result())
         except BaseException:
+            _pool.cache_clear()
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()

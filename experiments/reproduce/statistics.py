@@ -10,7 +10,8 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
 
-__all__ = ["LEVEL", "Interval", "mean", "paired", "slope", "share", "in_sign", "in_size", "in_order",
+__all__ = ["LEVEL", "Interval", "mean", "paired", "slope", "share", "in_sign", "in_size", "in_value",
+           "in_order",
            "in_exponent", "within"]  # fmt: skip
 
 LEVEL = 0.95
@@ -78,6 +79,13 @@ def in_size(ours: Interval, paper: float) -> str:
     if not found.startswith("open"):
         return found
     return found if reached >= abs(paper) / 2 else "disagrees in size: less than half of the paper's"
+
+
+def in_value(ours: Interval, paper: float) -> str:
+    """Whether the interval holds the paper's number, or on which side of it it lies."""
+    if ours.low <= paper <= ours.high:
+        return "agrees in value"
+    return "disagrees: more than the paper's" if ours.low > paper else "disagrees: less than the paper's"
 
 
 def in_order(differences: Sequence[Interval]) -> str:

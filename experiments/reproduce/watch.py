@@ -15,20 +15,23 @@ from numpy.typing import NDArray
 from teamtr_jax.types import Team
 from teamtr_jax.values import evaluate_policy
 
-__all__ = ["PARTS", "DRAWS", "MonitorWatch", "rank_shifts"]
+__all__ = ["PARTS", "MONITORS", "DRAWS", "MonitorWatch", "rank_shifts"]
 
 PARTS = (0.25, 0.5)
 """Shares of the tokens that a monitor looks at."""
+
+MONITORS = ("k1", "k3")
 
 DRAWS = 400
 """Random parts of the tokens of one update."""
 
 
 class MonitorWatch:
-    """The `write` of a token log: how the monitor of each update decides on all tokens of the agent, and on a random part.
+    """The `write` of a token log: how monitors of each update decide on all tokens of the agent, and on a random part.
 
-    The monitor is the paper's, `mean_m Σ_u log π_cur/π_new`; on a part of the tokens the sum is scaled up. It decides whether
-    it is above δ.
+    ``k1`` is the paper's, `mean_m Σ_u log π_cur/π_new`, ``k3`` has `r − 1 − log r` for it, `r = π_new/π_cur`; both are unbiased
+    for KL(current‖new) on tokens that the step was not fitted to. On a part of the tokens sums are scaled up. A monitor
+    decides whether it is above δ.
     """
 
     def __init__(self, delta: float, seed: int):
@@ -36,21 +39,24 @@ class MonitorWatch:
         self.found: list[dict[str, float]] = []
 
     def __call__(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        own = np.asarray(columns["logp_new"] != columns["logp_current"])
-        agents = np.unique(columns["agent"][own])
+        moved = np.asarray(columns["logp_new"] != columns["logp_current"])
+        agents = np.unique(columns["agent"][moved])
         if len(agents) == 0:  # nobody moved
-            self.found.append({"monitor": 0.0, **{f"flips_{part:g}": 0.0 for part in PARTS}})
+            nothing = dict.fromkeys(MONITORS, 0.0)
+            self.found.append(nothing | {f"{kind}_flips_{part:g}": 0.0 for kind in MONITORS for part in PARTS})
             return
         mine = columns["agent"] == agents[0]
         k1 = (columns["logp_current"] - columns["logp_new"])[mine]
         messages = len({*zip(columns["rollout"][mine].tolist(), columns["turn"][mine].tolist(), strict=True)})
-        full = k1.sum() / messages
-        one = {"monitor": float(full)}
+        terms = {"k1": k1, "k3": np.expm1(-k1) + k1}
+        full = {kind: float(terms[kind].sum() / messages) for kind in MONITORS}
+        one = dict(full)
         for part in PARTS:
             size = max(1, round(part * k1.size))
             chosen = self.rng.random((DRAWS, k1.size)).argpartition(size - 1, axis=1)[:, :size]
-            seen = k1[chosen].sum(1) * (k1.size / size) / messages
-            one[f"flips_{part:g}"] = float(((seen > self.delta) != (full > self.delta)).mean())
+            for kind in MONITORS:
+                seen = terms[kind][chosen].sum(1) * (k1.size / size) / messages
+                one[f"{kind}_flips_{part:g}"] = float(((seen > self.delta) != (full[kind] > self.delta)).mean())
         self.found.append(one)
 
     def collected(self) -> dict[str, list[float]]:

@@ -13,9 +13,9 @@ from experiments.figures import COLOURS, axes, save
 from experiments.reproduce.question import Finding, Question, Settings, Table
 from experiments.reproduce.questions.shared import points
 from experiments.reproduce.runs import by_stage, trained
-from experiments.reproduce.statistics import in_order, in_sign, mean, paired
+from experiments.reproduce.statistics import in_sign, in_value, mean, paired
 from experiments.reproduce.training import Run, Way
-from experiments.reproduce.watch import DRAWS, PARTS
+from experiments.reproduce.watch import DRAWS, MONITORS, PARTS
 
 __all__ = ["MONITOR"]
 
@@ -35,67 +35,72 @@ NEAR = 0.25
 """An update is near the threshold if its monitor on all tokens is within this share of δ."""
 
 
+SIZES = (128, 1024)
+"""Rollouts of an update: of all ways, and of TeamTR only."""
+
+
 def collect(settings: Settings) -> dict[str, Any]:
-    runs = [
-        Run(way, "chain switches=2 rounds=1 message_length=3", 0, settings.at(30, 3), 128, 0.5, watch=("monitor",))
-        for way in WAYS
-    ]
+    task, stages = "chain switches=2 rounds=1 message_length=3", settings.at(30, 3)
+    runs = [Run(way, task, 0, stages, SIZES[0], 0.5, watch=("monitor",)) for way in WAYS]
     found = trained(settings, runs)
+    large = trained(settings, [Run(WAYS[0], task, 0, settings.at(15, 2), SIZES[1], 0.5, watch=("monitor",))])
     delta = WAYS[0].delta
-    data: dict[str, Any] = {
+    zeta = {
+        name: {key: [float(100 * abs(by_stage(x, key)).mean()) for x in each] for key in ZETA}
+        for name, each in found.items()
+    }
+    gain = {
+        name: [float(100 * by_stage(x, "surrogate_intermediate").mean()) for x in each] for name, each in found.items()
+    }
+
+    def pooled(seed: int, size: int, name: str) -> NDArray[np.float64]:
+        each = [found[way.name] for way in WAYS] if size == SIZES[0] else [large[WAYS[0].name]]
+        return np.concatenate([by_stage(x[seed], name).ravel() for x in each])
+
+    flips: dict[str, dict[str, list[list[float]]]] = {}
+    updates = {}
+    for size in SIZES:
+        for kind in MONITORS:
+            one: dict[str, list[list[float]]] = {f"{part:g}": [] for part in (*PARTS, 1.0)}
+            for seed in range(len(settings.own_seeds)):
+                monitor, exact = pooled(seed, size, f"watch_{kind}"), pooled(seed, size, "kl")
+                close = abs(monitor / delta - 1) <= NEAR
+                for part in PARTS:
+                    one[f"{part:g}"].append(pooled(seed, size, f"watch_{kind}_flips_{part:g}")[close].tolist())
+                one["1"].append(((monitor > delta) != (exact > delta))[close].astype(float).tolist())
+                updates[str(size)] = len(monitor) * len(settings.own_seeds)
+            flips[f"{kind}, {size}"] = one
+    return {
         "seeds": list(settings.own_seeds),
         "delta": delta,
-        "flips": {},
-        "near": {},
-        "zeta": {},
-        "gain": {},
+        "zeta": zeta,
+        "gain": gain,
+        "flips": flips,
+        "updates": updates,
     }
-    for name, each in found.items():
-        zeta = {key: [float(100 * abs(by_stage(x, key)).mean()) for x in each] for key in ZETA}
-        data["zeta"][name] = zeta
-        data["gain"][name] = [float(100 * by_stage(x, "surrogate_intermediate").mean()) for x in each]
-        flips: dict[str, list[list[float]]] = {f"{part:g}": [] for part in (*PARTS, 1.0)}
-        near = []
-        for x in each:
-            monitor, exact = by_stage(x, "watch_monitor").ravel(), by_stage(x, "kl").ravel()
-            close = abs(monitor / delta - 1) <= NEAR
-            near.append([int(close.sum()), close.size])
-            for part in PARTS:
-                flips[f"{part:g}"].append(by_stage(x, f"watch_flips_{part:g}").ravel()[close].tolist())
-            flips["1"].append(((monitor > delta) != (exact > delta))[close].astype(float).tolist())
-        data["flips"][name], data["near"][name] = flips, near
-    return data
 
 
-def _flips(data: dict[str, Any], part: str) -> NDArray[np.float64]:
-    """%, of each seed, over the near updates of all ways; seeds without one are left out."""
-    seeds = range(len(data["seeds"]))
-    pooled = [np.concatenate([data["flips"][way.name][part][s] for way in WAYS]) for s in seeds]
-    return np.array([100 * x.mean() for x in pooled if len(x)])
+def _flips(data: dict[str, Any], monitor: str, part: float) -> NDArray[np.float64]:
+    """%, of each seed that has updates near the threshold."""
+    return np.array([100 * np.mean(x) for x in data["flips"][monitor][f"{part:g}"] if x])
 
 
 def findings(data: dict[str, Any]) -> list[Finding]:
     out = []
-    for part in PARTS:
-        ours, theirs = mean(_flips(data, f"{part:g}")), paper.MONITOR_FLIPS[part]
-        question = f"How many decisions near the threshold does a monitor on {100 * part:.0f} % of the tokens flip?"
-        holds = ours.low <= theirs <= ours.high
-        verdict = (
-            "agrees"
-            if holds
-            else "disagrees: more than the paper's"
-            if ours.low > theirs
-            else "disagrees: fewer than the paper's"
+    for monitor in data["flips"]:
+        kind, size = monitor.split(", ")
+        for part in PARTS:
+            ours, theirs = mean(_flips(data, monitor, part)), paper.MONITOR_FLIPS[part]
+            question = (
+                f"How many decisions near δ does {kind} on {100 * part:.0f} % of the tokens of {size} rollouts flip?"
+            )
+            verdict = in_value(ours, theirs)
+            out.append(Finding(question, f"{ours} %", ours, f"{theirs} %", verdict))
+        fewer = paired(_flips(data, monitor, 0.25), _flips(data, monitor, 0.5))
+        question = (
+            f"Does {kind} on a quarter of the tokens of {size} rollouts flip more decisions than on half of them?"
         )
-        out.append(Finding(question, f"{ours} %", ours, f"{theirs} %", verdict))
-    order = [paired(_flips(data, "0.25"), _flips(data, "0.5")), mean(_flips(data, "0.5"))]
-    shown = ", ".join(f"{100 * part:.0f} %: {mean(_flips(data, f'{part:g}')).value:.1f}" for part in PARTS)
-    theirs = ", ".join(f"{100 * part:.0f} %: {x}" for part, x in paper.MONITOR_FLIPS.items())
-    out.append(
-        Finding(
-            "Does a monitor on fewer tokens flip more decisions?", f"{shown}, 100 %: 0", None, theirs, in_order(order)
-        )
-    )
+        out.append(Finding(question, f"{fewer} points", fewer, "yes", in_sign(fewer, 1.0)))
     for name in ("TeamTR", "naive"):
         ours = paired(data["gain"][name], data["zeta"][name]["zeta"])
         question = f"Is ζ smaller than the surrogate that it is an error of, {name}, mean over updates?"
@@ -104,18 +109,24 @@ def findings(data: dict[str, Any]) -> list[Finding]:
 
 
 def table(data: dict[str, Any]) -> Table:
+    blank = [""] * 4
     lines: list[list[object]] = []
     for way in WAYS:
         zeta = [mean(data["zeta"][way.name][key]) for key in ZETA]
-        lines.append([way.name, mean(data["gain"][way.name]), *zeta, *([""] * 4)])
-    near, updates = np.sum([data["near"][way.name] for way in WAYS], (0, 1))
-    for part in (*PARTS, 1.0):
-        label = f"monitor on {100 * part:.0f} % of the tokens"
-        found = mean(_flips(data, f"{part:g}"))
-        against = "that on all tokens" if part < 1 else "the exact KL"
-        lines.append(
-            [label, *[""] * (1 + len(ZETA)), found, against, f"{near} of {updates}", paper.MONITOR_FLIPS[part]]
-        )
+        lines.append([f"ζ, {way.name}", mean(data["gain"][way.name]), *zeta, *blank])
+    for monitor, one in data["flips"].items():
+        kind, size = monitor.split(", ")
+        near = sum(map(len, one["1"]))
+        for part in (*PARTS, 1.0):
+            label = f"{kind} on {100 * part:.0f} % of the tokens, {size} rollouts"
+            against = "that on all tokens" if part < 1 else "the exact KL"
+            found = [
+                mean(_flips(data, monitor, part)),
+                against,
+                f"{near} of {data['updates'][size]}",
+                paper.MONITOR_FLIPS[part],
+            ]
+            lines.append([label, *[""] * (1 + len(ZETA)), *found])
     heads = [
         "",
         "L^seq, points",
@@ -140,10 +151,17 @@ def draw(data: dict[str, Any], path: Path) -> Path:
     left.tick_params(axis="y", labelsize=5)
     left.set_xlabel("points of the reward, mean over updates, exact")
     parts = [*PARTS, 1.0]
-    ours = [mean(_flips(data, f"{part:g}")) for part in PARTS] + [mean([0.0, 0.0])]
     x = [100 * part for part in parts]
-    right.errorbar(x, [y.value for y in ours], [[y.value - y.low for y in ours], [y.high - y.value for y in ours]], fmt="o-",
-                   color=COLOURS["fresh"], markersize=4, label="ours")  # fmt: skip
+    for monitor, colour in zip(
+        data["flips"], (COLOURS["once"], COLOURS["single"], COLOURS["fresh"], COLOURS["certificate"]), strict=True
+    ):
+        kind, size = monitor.split(", ")
+        rows = [*(_flips(data, monitor, part) for part in PARTS), np.zeros(2)]
+        ours = [mean(row) for row in rows]
+        bars = [[y.value - y.low for y in ours], [y.high - y.value for y in ours]]
+        right.errorbar(
+            x, [y.value for y in ours], bars, fmt="o-", color=colour, markersize=4, label=f"{kind}, {size} rollouts"
+        )
     right.plot(x, [paper.MONITOR_FLIPS[part] for part in parts], "s:", color="0.6", markersize=4, label="the paper")
     right.set(xlabel="tokens that the monitor sees, %", ylabel="decisions flipped near δ, %")
     right.legend(fontsize=7, frameon=False)
@@ -154,11 +172,11 @@ MONITOR = Question(
     id="Tab 7, 8",
     title="What is ζ made of, and what does a monitor on fewer tokens decide differently?",
     protocol=f"""
-    Three agents, one round of messages of three symbols, prompts of two switches, the task `Chain`, started at .5 to
-    .6; 128 rollouts an update, 30 stages, the paper's monitor (k1 on the tokens written). ζ = |L̂ − L^seq| and its
-    four parts, which add up to it with their signs, are exact differences; shown are means of absolute values over
-    the updates. A decision: whether the monitor is above δ, of updates whose monitor on all tokens is within
-    {NEAR:.0%} of δ; {DRAWS} random parts of the tokens of each.
+    Three agents, one round of messages of three symbols, prompts of two switches, the task `Chain`, started at .5 to .6; 128
+    rollouts an update, 30 stages, or 1024 and 15; the paper's monitor (k1 on the tokens written) ends steps. ζ = |L̂ − L^seq|
+    and its four parts, which add up to it with their signs, are exact differences; shown are means of absolute values over
+    the updates. A decision: whether a monitor is above δ, of updates where on all tokens it is within {NEAR:.0%} of δ;
+    {DRAWS} random parts of the tokens of each.
     """,
     limits="""
     An update has some hundred tokens to look at here, and tens of thousands in the paper: a quarter of them says
@@ -169,8 +187,10 @@ MONITOR = Question(
     table=table,
     draw=draw,
     why="""
-    Group normalisation is no estimate of an advantage in units of the reward: it divides by the standard deviation,
-    and that part of ζ does not shrink with more rollouts (PE.10). A monitor on all tokens that were trained on is
-    itself no estimate of the exact KL: the row "against the exact KL".
+    k1 has a standard error of about √(2δ/M) over M messages, above δ/4 unless M exceeds 32/δ, 3,200 messages at δ = .01:
+    on fewer it decides by chance near δ, on a quarter of them four times sooner. k3 has hardly any error for small steps,
+    and costs nothing more. Group normalisation is no estimate of an advantage in units of the reward: it divides by the
+    standard deviation, and that part of ζ does not shrink with more rollouts (PE.10). On tokens that were trained on no
+    monitor is unbiased: the rows "against the exact KL".
     """,
 )

@@ -12,7 +12,7 @@ from experiments.figures import COLOURS, axes, save
 from experiments.reproduce.question import Finding, Question, Settings, Table
 from experiments.reproduce.questions.shared import band
 from experiments.reproduce.runs import Found, by_stage, trained
-from experiments.reproduce.statistics import in_sign, mean, paired
+from experiments.reproduce.statistics import in_sign, in_value, mean, paired
 from experiments.reproduce.training import Run, Way
 
 __all__ = ["WEIGHTS"]
@@ -57,6 +57,9 @@ def findings(data: dict[str, Any]) -> list[Finding]:
         fall = paired(ess[:, 4], ess[:, 1])
         out.append(Finding(f"Does ESS/B fall from update 2 to update 5, {name}?", f"{mean(ess[:, 1])} → {mean(ess[:, 4])}", fall,
                            f"{theirs[2]} → {theirs[5]}", in_sign(fall, -1.0)))  # fmt: skip
+    at_end = mean(np.asarray(data["values"][f"δ = {min(DELTAS):g}"]["weight_ess"])[:, 4])
+    question = f"What is ESS/B at update 5 with the paper's radius, δ = {min(DELTAS):g}?"
+    out.append(Finding(question, str(at_end), at_end, f"{theirs[5]}", in_value(at_end, theirs[5])))
     return out
 
 
