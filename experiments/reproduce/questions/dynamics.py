@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from experiments import paper
 from experiments.figures import axes, save
 from experiments.reproduce.question import Finding, Question, Settings, Table
-from experiments.reproduce.questions.ablation import TEACHING, run_of
+from experiments.reproduce.questions.ablation import LARGE, TEACHING, run_of
 from experiments.reproduce.questions.shared import TINT, band, points, thousands, tokens_of
 from experiments.reproduce.runs import Found, by_stage, loss_of, regressions, trained, tuned
 from experiments.reproduce.statistics import in_order, in_sign, in_size, mean, paired, share
@@ -22,8 +22,6 @@ from experiments.reproduce.training import Way
 __all__ = ["REGRESSIONS", "TRACKING", "METHODS"]
 
 METHODS = (Way("TeamTR", "teamtr"), Way("DAPO", "dapo"), Way("GRPO", "grpo"), Way("PPO", "ppo"))
-RATE = 1e-2
-"""Also compared at this one rate for all."""
 
 
 def _runs(settings: Settings) -> tuple[dict[str, list[Found]], list[dict[str, Any]]]:
@@ -36,9 +34,9 @@ def _runs(settings: Settings) -> tuple[dict[str, list[Found]], list[dict[str, An
 
 def collect_regressions(settings: Settings) -> dict[str, Any]:
     found, record = _runs(settings)
-    untuned = trained(settings, [run_of(replace(way, learning_rate=RATE), settings) for way in METHODS])
+    untuned = trained(settings, [run_of(replace(way, learning_rate=LARGE), settings) for way in METHODS])
     return {
-        "seeds": list(settings.own_seeds), "tuning": record, "rate": RATE,
+        "seeds": list(settings.own_seeds), "tuning": record, "rate": LARGE,
         "curve": {name: [(100 * np.asarray(x["values"])).tolist() for x in each] for name, each in found.items()},
         "curve_at_one_rate": {name: [(100 * np.asarray(x["values"])).tolist() for x in each] for name, each in untuned.items()},
         "regressions": {name: [regressions(x) for x in each] for name, each in found.items()},

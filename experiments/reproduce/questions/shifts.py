@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from experiments.figures import COLOURS, axes, save
 from experiments.reproduce.question import Finding, Question, Settings, Table
-from experiments.reproduce.questions.dynamics import METHODS, RATE
+from experiments.reproduce.questions.dynamics import METHODS
 from experiments.reproduce.questions.shared import band
 from experiments.reproduce.runs import by_stage, trained
 from experiments.reproduce.statistics import Interval, in_sign, mean, paired
@@ -18,12 +18,12 @@ from experiments.reproduce.training import Run, Way
 
 __all__ = ["SHIFTS"]
 
-SYMBOLS, ROUNDS = 4, 2
+SYMBOLS, ROUNDS, RATE = 4, 2, 3e-3
 SIDES = ("inside", "outside")
 
 
 def collect(settings: Settings) -> dict[str, Any]:
-    ways = [Way(way.name, way.method, RATE / 3) for way in METHODS]
+    ways = [Way(way.name, way.method, RATE) for way in METHODS]
     runs = [Run(way, "chain symbols=4 switches=2", 0, settings.at(12, 2), 128, 0.4, watch=("ranks",)) for way in ways]
     found = trained(settings, runs)
     delta = METHODS[0].delta
@@ -91,7 +91,7 @@ SHIFTS = Question(
     title="By how much do logits move, inside and outside the region?",
     protocol="""
     Three agents, four symbols, two rounds, prompts of two switches, the task `Chain`, started at .4 to .5. All
-    updates of TeamTR, DAPO, GRPO and PPO at one rate (0.0033), 12 stages of 384 rollouts; outside: exact
+    updates of TeamTR, DAPO, GRPO and PPO at one rate (0.003), 12 stages of 384 rollouts; outside: exact
     KL(current‖new) a message above 1.01 δ, δ = .01. Shift: the mean over the contexts in which the agent speaks, with
     their exact probabilities, of |Δz|; z: logits less their mean over the vocabulary; ranks are those before the
     update.
