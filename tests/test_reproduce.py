@@ -77,6 +77,8 @@ def test_intervals():
         (in_size(interval(-0.1, 1.6), 3.0), "open: the interval holds 0"),
         (in_size(interval(-1.4, 9.0), -3.0), "disagrees in size: less than half of the paper's"),
         (in_size(interval(-1.6, 9.0), -3.0), "open: the interval holds 0"),
+        (in_value(mean([]), 0.15), "open: too few seeds"),
+        (in_value(mean([0.15]), 0.15), "open: too few seeds"),
         (in_value(interval(0.1, 0.2), 0.15), "agrees in value"),
         (in_value(interval(0.1, 0.2), 0.05), "disagrees: more than the paper's"),
         (in_value(interval(0.1, 0.2), 0.25), "disagrees: less than the paper's"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -107,6 +108,11 @@ def _section(question: Question, saved: dict[str, Any], findings: Sequence[Findi
     return "\n\n".join(part for part in parts if part)
 
 
+def _limits(finding: Finding) -> list[float] | None:
+    x = finding.interval
+    return [x.low, x.high] if x is not None and math.isfinite(x.low) and math.isfinite(x.high) else None
+
+
 def build(folder: Path, questions: Sequence[Question]) -> list[Path]:
     """Write `report.md`, `report.html`, `reproduction.json` and the figures of all questions whose data are in `folder`."""
     known = [q for q in questions if data_file(folder, q).exists()]
@@ -117,7 +123,7 @@ def build(folder: Path, questions: Sequence[Question]) -> list[Path]:
     rows = [
         {
             "id": q.id, "question": x.question, "ours": x.ours,
-            "interval": x.interval and [x.interval.low, x.interval.high], "paper": x.paper, "verdict": x.verdict,
+            "interval": _limits(x), "paper": x.paper, "verdict": x.verdict,
             "command": _command(q, saved[q.id]["about"]), "seeds": saved[q.id]["data"]["seeds"],
         }
         for q in known for x in findings[q.id]

@@ -31,10 +31,10 @@ class Interval(NamedTuple):
 
 
 def mean(x: ArrayLike) -> Interval:
-    """Mean over seeds, with a t interval."""
+    """Mean over seeds, with a t interval; everything is possible for less than two seeds."""
     values = np.asarray(x, float)
     if values.size < 2:
-        return Interval(float(values.mean()), -math.inf, math.inf, values.size)
+        return Interval(float(values.mean()) if values.size else 0.0, -math.inf, math.inf, values.size)
     half = scipy.stats.t.ppf((1 + LEVEL) / 2, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size)
     return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half), values.size)
 
@@ -83,6 +83,8 @@ def in_size(ours: Interval, paper: float) -> str:
 
 def in_value(ours: Interval, paper: float) -> str:
     """Whether the interval holds the paper's number, or on which side of it it lies."""
+    if ours.n < 2:
+        return "open: too few seeds"
     if ours.low <= paper <= ours.high:
         return "agrees in value"
     return "disagrees: more than the paper's" if ours.low > paper else "disagrees: less than the paper's"
