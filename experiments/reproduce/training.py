@@ -33,6 +33,7 @@ from teamtr_jax.sampled import prompts_per_set
 from teamtr_jax.schedules import Order, fixed, random_order, reverse
 from teamtr_jax.stage import run_stage
 from teamtr_jax.types import UpdateRecord
+from teamtr_jax.validation import InputError
 from teamtr_jax.values import objective
 
 __all__ = ["Way", "Run", "Ground", "ground", "is_exact", "start_of", "stages_of", "value_of"]
@@ -116,13 +117,22 @@ def start_of(task: str, lone: bool, seed: int, low: float | None, member: int = 
     params = init_team(team, jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), member))
     if low is None:
         return params
-    band = {"low": low, "high": low + BAND, "prompts": 512}
-    how = (
-        WarmStart(**band, learning_rate=1e-3)
-        if is_exact(task)
-        else WarmStart(**band, smoothing=0.15, every=50, batch=32)
-    )
-    return warm_start(team, task_named(task), params, seed + 1000 * member, how)[0]
+    how = WarmStart(low=low, high=low + BAND, prompts=512, learning_rate=1e-3)
+    if not is_exact(task):
+        how = replace(how, learning_rate=3e-3, smoothing=0.15, every=50, batch=32)
+    return _warmed(team, task, params, seed + 1000 * member, how)
+
+
+def _warmed(team: LanguageTeam, task: str, params: Params, seed: int, how: WarmStart) -> Params:
+    """The warm start; where one step leaps over the band, again with smaller steps."""
+    for _ in range(3):
+        try:
+            return warm_start(team, task_named(task), params, seed, how)[0]
+        except InputError as error:
+            if "smaller learning rate" not in str(error):
+                raise
+            how = replace(how, learning_rate=how.learning_rate / 4)
+    return warm_start(team, task_named(task), params, seed, how)[0]
 
 
 def value_of(task: str, lone: bool, params: Params, seed: int) -> float:

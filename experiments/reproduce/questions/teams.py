@@ -25,9 +25,9 @@ TASKS = {
     "parity": ("parity shares=True", 0.5),
     "carry": ("carry digits=2", 0.25),
     "relay": ("relay keys=5", 0.35),
-    "chain_sum": ("chain_sum", 0.25),
+    "chain_sum": ("chain_sum", 0.15),
     "gcd": ("gcd max_value=30", 0.25),
-    "spell_backward": ("spell_backward max_word_len=4", 0.25),
+    "spell_backward": ("spell_backward min_word_len=3 max_word_len=3", 0.2),
 }
 """Name → task and where the supervised start ends."""
 
