@@ -28,6 +28,10 @@ class InputError(ValueError):
         self.name, self.found, self.expected = name, str(found), expected
         super().__init__(f"{name}: found {found}, expected {expected}")
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
+        """For pickle and copy: an error of a worker process reaches the one that waits for it."""
+        return type(self), (self.name, self.found, self.expected)
+
 
 def require_float64(**arrays: object) -> None:
     """Refuse arrays of another dtype than float64, and float64 arrays outside the x64 setting.

@@ -1,5 +1,6 @@
 """Every error message of `teamtr_jax.validation`: it names the argument, what was found and what was expected, on one line."""
 
+import copy
 import re
 
 import numpy as np
@@ -143,3 +144,8 @@ def test_rows_must_sum_to_one_within_the_tolerance(beyond):
     """Just outside on either side is refused."""
     with pytest.raises(InputError, match="rows that sum to 1 within 1e-09"):
         probability_rows("p", np.array([0.5, 0.5 + beyond * ROW_TOLERANCE]))
+
+
+def test_an_error_passes_between_processes():
+    error = copy.copy(InputError("n", 3, "at most 2"))  # by the same protocol as pickle
+    assert (type(error), str(error)) == (InputError, "n: found 3, expected at most 2")

@@ -124,12 +124,14 @@ def start_of(task: str, lone: bool, seed: int, low: float | None, member: int = 
 
 
 def _warmed(team: LanguageTeam, task: str, params: Params, seed: int, how: WarmStart) -> Params:
-    """The warm start; where one step leaps over the band, again with smaller steps."""
+    """The warm start; none where random networks are above the band; where one step leaps over it, again with smaller steps."""
     for _ in range(3):
         try:
             return warm_start(team, task_named(task), params, seed, how)[0]
         except InputError as error:
-            if "smaller learning rate" not in str(error):
+            if "of the untrained team" in error.found:
+                return params
+            if "a smaller learning rate" not in error.expected:
                 raise
             how = replace(how, learning_rate=how.learning_rate / 4)
     return warm_start(team, task_named(task), params, seed, how)[0]

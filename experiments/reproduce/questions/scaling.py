@@ -156,13 +156,14 @@ SCALING = Question(
     id="Tab 2a",
     title="What grows with the number of agents?",
     protocol="""
-    Transformer teams (d = 16, one layer), two symbols, started at a mean reward of .45 to .55 whatever n.
-    Complements: the task `Chain`, two rounds, T = 2n: the first mistake ends the chain. Substitutes: the task
-    `Quota`, one round, T = n: exactly one message is to say b. Every transcript is enumerated: Δ_stale = Σ_i |L_i^seq
-    − L_i^stale|, D_occ = Σ_i TV(d^{i−1}, d⁰), the gap between an improvement and the surrogate that the rollouts in
-    use estimate, J and instability (mean loss of J in an update) are exact, means over ten stages. Both ways get the
-    same rollouts and tokens a stage (256 n), and the same rate (0.003). Slopes: least squares in logarithms for each
-    seed over all n shown; held fixed: δ = .01 nats a message, range of the reward, J at the start.
+    Transformer teams (d = 16, one layer), two symbols, started at a mean reward of .45 to .55 whatever n (at n = 2
+    above it where random networks already are). Complements: the task `Chain`, two rounds, T = 2n: the first mistake
+    ends the chain. Substitutes: the task `Quota`, one round, T = n: exactly one message is to say b. Every transcript
+    is enumerated: Δ_stale = Σ_i |L_i^seq − L_i^stale|, D_occ = Σ_i TV(d^{i−1}, d⁰), the gap between an improvement
+    and the surrogate that the rollouts in use estimate, J and instability (mean loss of J in an update) are exact,
+    means over ten stages. Both ways get the same rollouts and tokens a stage (256 n), and the same rate (0.003).
+    Slopes: least squares in logarithms for each seed over all n shown; held fixed: δ = .01 nats a message, range of
+    the reward, J at the start.
     """,
     limits="""
     Two symbols and at most sixteen turns: contexts are few and none is new after an update.
