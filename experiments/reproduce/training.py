@@ -24,13 +24,13 @@ from teamtr_jax.llm.enumeration import (
     network_audit,
     verified,
 )
-from teamtr_jax.llm.methods import METHODS, lone_layout
+from teamtr_jax.llm.methods import METHODS, Method, lone_layout
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, init_team
 from teamtr_jax.llm.tasks import Problem, draw, is_held_out, layout_of
 from teamtr_jax.llm.update import TrainState, init_train_state
 from teamtr_jax.llm.warm_start import WarmStart, warm_start
 from teamtr_jax.sampled import prompts_per_set
-from teamtr_jax.schedules import Order, fixed, random_order, reverse
+from teamtr_jax.schedules import Order, certificate_driven, fixed, random_order, reverse
 from teamtr_jax.stage import run_stage
 from teamtr_jax.types import UpdateRecord
 from teamtr_jax.validation import InputError
@@ -68,7 +68,7 @@ class Way:
     """One way to train: a row of a table."""
 
     name: str
-    method: str  #: in `METHODS`
+    method: str  #: in `METHODS`, or one of them and a tolerance: "teamtr@0.1" resamples once the certified shift is above .1
     learning_rate: float = 3e-3
     delta: float = 0.01
     order: str = "fixed"
@@ -176,7 +176,7 @@ class Run:
 
     def work(self) -> dict[str, Any]:
         """The columns, one entry for each update, and the value of the team before the first stage and after each."""
-        lone = METHODS[self.way.method].lone
+        lone = method_of(self.way).lone
         state = init_train_state(
             ground(self.task, lone).team, start_of(self.task, lone, self.seed, self.start), settings_of(self)
         )
@@ -199,11 +199,18 @@ class Run:
         return {"values": values, "stage_seconds": seconds, "columns": columns}
 
 
+def method_of(way: Way) -> Method:
+    """How a way trains."""
+    name, _, tolerance = way.method.partition("@")
+    method = METHODS[name]
+    return method._replace(schedule=certificate_driven(float(tolerance), None)) if tolerance else method
+
+
 def settings_of(run: Run) -> Any:
     """The settings of an update."""
     way = run.way
     own = {"learning_rate": way.learning_rate, "delta": way.delta, "monitor": way.monitor, "measured": way.measured}
-    return replace(METHODS[way.method].settings, **own, minibatch=256, micro_batch=64)
+    return replace(method_of(way).settings, **own, minibatch=256, micro_batch=64)
 
 
 def _known(record: UpdateRecord) -> dict[str, Any]:
@@ -218,7 +225,7 @@ def stages_of(
     run: Run, state: TrainState, team: LanguageTeam | None = None
 ) -> Iterator[tuple[list[UpdateRecord], TrainState, float]]:
     """The records of each stage, the state after it, and how long it took: rollouts and updates, without audits."""
-    method = METHODS[run.way.method]
+    method = method_of(run.way)
     home, world, _ = ground(run.task, method.lone)
     team = home if team is None else team
     n = len(task_named(run.task).roles)
