@@ -173,9 +173,9 @@ ABLATION = Question(
     table=table,
     draw=draw,
     why="""
-    Who may choose a learning rate does not need the radius to avoid collapse: what it buys is that a wrong rate does
-    less harm (right panel). Resampling costs sets that are a third as large; where advantages are noise, that is
-    dearer than staleness (docs/experiments.md, regressions), and with one common reward a turn-taking stage from one
-    batch hardly loses by it (U2: with exact advantages it cannot).
+    Who may choose a learning rate does not need the radius to avoid collapse: what it buys is that a wrong rate does less harm
+    (right panel). Resampling makes sets a third as large at equal rollouts; where advantages are noise, that is dearer than
+    staleness (docs/experiments.md, regressions). The rows with the same sets show staleness alone: with one common reward a
+    turn-taking stage from one batch hardly loses by it (U2: with exact advantages it cannot).
     """,
 )
