@@ -221,13 +221,10 @@ def _known(record: UpdateRecord) -> dict[str, Any]:
     return known | {name: getattr(record, name) for name in booked}
 
 
-def stages_of(
-    run: Run, state: TrainState, team: LanguageTeam | None = None
-) -> Iterator[tuple[list[UpdateRecord], TrainState, float]]:
+def stages_of(run: Run, state: TrainState) -> Iterator[tuple[list[UpdateRecord], TrainState, float]]:
     """The records of each stage, the state after it, and how long it took: rollouts and updates, without audits."""
     method = method_of(run.way)
-    home, world, _ = ground(run.task, method.lone)
-    team = home if team is None else team
+    team, world, _ = ground(run.task, method.lone)
     n = len(task_named(run.task).roles)
     schedule = method.schedule
     if run.way.same_sets:

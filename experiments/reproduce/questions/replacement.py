@@ -66,8 +66,8 @@ class Swap:
         params, following = state.params, replace(run, stages=self.after, seed=run.seed + 500)
         before = enumerated_policy(world, params)
         newcomers = start_of(run.task, False, run.seed, run.start, 1)
-        prompts = jnp.zeros((PROBES, 1), jnp.int32) + team.layout.encode_prompts(["?"])
-        probes = sample(team, params, prompts, jax.random.fold_in(jax.random.key(run.seed), 14))
+        prompts = np.repeat(team.layout.encode_prompts(["?"]), PROBES, 0)
+        probes = sample(team, params, jnp.asarray(prompts), jax.random.fold_in(jax.random.key(run.seed), 14))
 
         def course(begin: Any) -> list[float]:
             values = [value_of(run.task, False, begin, run.seed)]
