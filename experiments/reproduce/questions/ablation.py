@@ -173,9 +173,10 @@ ABLATION = Question(
     table=table,
     draw=draw,
     why="""
-    Who may choose a learning rate does not need the radius to avoid collapse: what it buys is that a wrong rate does less harm
-    (right panel). Resampling makes sets a third as large at equal rollouts; where advantages are noise, that is dearer than
-    staleness (docs/experiments.md, regressions). The rows with the same sets show staleness alone: with one common reward a
-    turn-taking stage from one batch hardly loses by it (U2: with exact advantages it cannot).
+    Who may choose a learning rate does not need the radius to avoid collapse: what it buys is that a wrong rate does
+    less harm (right panel). Resampling makes sets a third as large at equal rollouts; where advantages are noise,
+    that is dearer than staleness (docs/experiments.md, regressions). The rows with the same sets show staleness
+    alone: with one common reward a turn-taking stage from one batch hardly loses by it (U2: with exact advantages it
+    cannot).
     """,
 )

@@ -23,11 +23,11 @@ TASKS = {
     "quota": ("quota agents=4", 0.45),
     "copy": ("copy", 0.4),
     "parity": ("parity shares=True", 0.5),
-    "carry": ("carry digits=2", 0.25),
-    "relay": ("relay keys=5", 0.35),
-    "chain_sum": ("chain_sum", 0.15),
-    "gcd": ("gcd max_value=30", 0.25),
-    "spell_backward": ("spell_backward min_word_len=3 max_word_len=3", 0.2),
+    "carry": ("carry digits=2", 0.15),
+    "relay": ("relay keys=5", 0.3),
+    "chain_sum": ("chain_sum", 0.1),
+    "gcd": ("gcd max_value=30", 0.2),
+    "spell_backward": ("spell_backward min_word_len=3 max_word_len=3", 0.15),
 }
 """Name → task and where the supervised start ends."""
 
@@ -39,7 +39,7 @@ WAYS = (
 )
 TINTS = (COLOURS["fresh"], COLOURS["once"], COLOURS["certificate"], COLOURS["single"])
 RATES = (1e-3, 3e-3, 1e-2)
-SAMPLED_RATES = (5e-4, 1e-3, 2e-3)
+SAMPLED_RATES = (1e-3, 3e-3)
 TUNING = (1000,)
 QUICK_TASKS = ("chain", "quota", "copy")
 
@@ -50,7 +50,7 @@ def collect(settings: Settings) -> dict[str, Any]:
         if settings.quick and name not in QUICK_TASKS:
             continue
         exact = is_exact(task)
-        stages = settings.at(20 if exact else 12, 2)
+        stages = settings.at(20 if exact else 10, 2)
         runs = [Run(way, task, 0, stages, 128 if exact else 256, start) for way in WAYS]
         chosen, record = tuned(settings, runs, RATES if exact else SAMPLED_RATES, TUNING)
         found = trained(settings, chosen, settings.few_seeds)
@@ -149,11 +149,11 @@ TEAMS = Question(
     protocol="""
     Nine verifiable tasks, teams of three (quota: four). Exact J where all transcripts are enumerated (d = 16, one
     layer, 20 stages, 384 rollouts a stage), accuracy on 256 held-out prompts with two conversations each elsewhere (d
-    = 32, two layers, 12 stages, 768 rollouts). The single agent has one network of the same size, which takes every
+    = 32, two layers, 10 stages, 768 rollouts). The single agent has one network of the same size, which takes every
     turn of the same conversations, with roles told apart by position only: the same rollouts, and one update where a
     team has one for each agent. Supervised starts of all end in the same band of mean rewards (with label smoothing
-    where sampled). Rates are chosen among three on a seed of their own. `joint` (all agents at once) is not listed:
-    where agents take turns it is `stale` (`teamtr_jax.schedules.joint`). Five seeds.
+    where sampled). Rates are chosen among three (two where sampled) on a seed of their own. `joint` (all agents at
+    once) is not listed: where agents take turns it is `stale` (`teamtr_jax.schedules.joint`). Five seeds.
     """,
     limits="""
     Three agents have three times the parameters of one here, and start level by construction; in the paper roles of
