@@ -204,12 +204,13 @@ def test_no_file(run):
     assert "FILE: found none, expected at least one stage file" in err
 
 
-def test_check_says_what_holds(run, save, monkeypatch):
+@pytest.mark.parametrize("team", [tables, pytest.param(lambda: episodic(product_tables()), marks=pytest.mark.slow)])
+def test_check_says_what_holds(run, save, monkeypatch, team):
     monkeypatch.setenv("COLUMNS", "200")
-    code, out, _ = run("check", save(tables()), save(episodic(product_tables()), "b.npz"))
+    code, out, _ = run("check", save(team()))
     assert code == 0
     for claim in ("T0", "T1", "T2", "P3.1", "P3.3", "P3.4", "P3.6", "P3.7", "P3.8", "S0", "S7"):
-        assert out.count(f"│ {claim} ") >= 2, claim
+        assert f"│ {claim} " in out, claim
     assert "holds" in out
     assert "VIOLATED" not in out
 

@@ -46,6 +46,7 @@ def test_every_schedule_gets_the_same_budget(relay):
         prompts_per_set(7, fresh, agents=2, group=4)
 
 
+@pytest.mark.slow  # 131,072 rollouts; that estimates are unbiased is tested in test_rollouts.py
 def test_many_rollouts_show_what_the_tables_say(relay):
     """131,072 rollouts: the step is the exact one within 2 %, and ζ's sampling part is small beside the surrogate."""
     start = team_state(relay.team, relay.current)
@@ -122,6 +123,7 @@ def test_exact_clipped_surrogates_differ_by_the_clip_alone():
         assert abs(exact["zeta_sampling"]) < 1e-12
 
 
+@pytest.mark.slow  # `make quick` checks the coverage of S8 on four teams
 def test_held_out_rollouts_certify(batch):
     """S8 at α = .1 on prompts that no update saw: below the exact improvement, positive with enough of them; −∞ when stale."""
     sampling = Sampling(1024, 4, "centred", held_out=768)

@@ -565,26 +565,27 @@ def test_ppo_coefficient_adapts():
     """Doubled above 1.5 targets, halved below 1/1.5, kept between; remembered; zero memory means the first value."""
     pi, adv, w = MILD[0]
     facts = estimate(pi, adv, w)
-    reached = float(ppo_clip(np.inf, target=1.0, epochs=8)(jnp.asarray(pi), facts, zero)[1].kl)
+    start_of = jnp.asarray(pi)
+    step = jax.jit(lambda rule, memory: rule(start_of, facts, memory)[1])  # settings are leaves: few programs
+    reached = float(step(ppo_clip(np.inf, target=1.0, epochs=8), zero).kl)
     for target, factor in ((reached / 1.6, 2.0), (reached / 1.4, 1.0), (reached * 1.6, 0.5)):
-        rule = jax.jit(ppo_clip(np.inf, target=target, epochs=8))
         for memory, start in ((0.0, 1.0), (1.0, 1.0)):
-            _, info = rule(jnp.asarray(pi), facts, jnp.asarray(memory))
+            info = step(ppo_clip(np.inf, target=target, epochs=8), jnp.asarray(memory))
             assert (float(info.multiplier), float(info.memory)) == (start, factor)
     # a penalty that grows brings the KL down
-    memory, rule = zero, jax.jit(ppo_clip(np.inf, target=reached / 3, epochs=8))
+    memory = zero
     for _ in range(12):
-        _, info = rule(jnp.asarray(pi), facts, memory)
+        info = step(ppo_clip(np.inf, target=reached / 3, epochs=8), memory)
         memory = info.memory
     assert float(info.kl) < 0.6 * reached
     assert float(info.multiplier) > 1
     # a stop counts with the KL that made it stop
-    _, info = ppo_clip(1e-5, epochs=8)(jnp.asarray(pi), facts, zero)
+    info = step(ppo_clip(1e-5, epochs=8), zero)
     assert (float(info.kl), float(info.memory)) == (0.0, 2.0)
-    _, info = ppo_clip(np.inf, epochs=8, adaptive=False, beta=3.0)(jnp.asarray(pi), facts, jnp.asarray(0.7))
+    info = step(ppo_clip(np.inf, epochs=8, adaptive=False, beta=3.0), jnp.asarray(0.7))
     assert (float(info.multiplier), float(info.memory)) == (3.0, 0.7)
     # the coefficient never leaves 2^±20 of its start
-    _, info = ppo_clip(np.inf, target=1e9)(jnp.asarray(pi), facts, jnp.asarray(2.0**-20))
+    info = step(ppo_clip(np.inf, target=1e9), jnp.asarray(2.0**-20))
     assert float(info.memory) == 2.0**-20
 
 
