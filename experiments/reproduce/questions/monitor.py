@@ -179,18 +179,17 @@ MONITOR = Question(
     {DRAWS} random parts of the tokens of each.
     """,
     limits="""
-    An update has some hundred tokens to look at here, and tens of thousands in the paper: a quarter of them says
-    less. Its proxies of ζ are not given as numbers.
+    An update has 384 or 3,072 tokens to look at here, and tens of thousands in the paper: a quarter of them says less. Its
+    proxies of ζ are not given as numbers.
     """,
     collect=collect,
     findings=findings,
     table=table,
     draw=draw,
     why="""
-    k1 has a standard error of about √(2δ/M) over M messages, above δ/4 unless M exceeds 32/δ, 3,200 messages at δ = .01:
-    on fewer it decides by chance near δ, on a quarter of them four times sooner. k3 has hardly any error for small steps,
-    and costs nothing more. Group normalisation is no estimate of an advantage in units of the reward: it divides by the
-    standard deviation, and that part of ζ does not shrink with more rollouts (PE.10). On tokens that were trained on no
-    monitor is unbiased: the rows "against the exact KL".
+    k1 has a standard error of about √(2δ/M) over M messages, above δ/4 unless M exceeds 32/δ, 3,200 messages at δ = .01: on
+    fewer it decides by chance near δ. k3 costs nothing more and flips fewer decisions at every size. Group normalisation is
+    no estimate of an advantage in units of the reward: it divides by the standard deviation, and that part of ζ does not
+    shrink with more rollouts (PE.10). On tokens that were trained on no monitor is unbiased: the rows "against the exact KL".
     """,
 )
