@@ -93,8 +93,12 @@ def _section(question: Question, saved: dict[str, Any], findings: Sequence[Findi
         tried = []
         for x in data["tuning"]:
             ends = (f"{rate:g}: {100 * np.mean(end):.1f}" for rate, end in zip(x["rates"], x["ends"], strict=True))
-            tried.append([x["way"], *ends, f"{x['chosen']:g}"])
-        width = len(tried[0]) - 2
+            tried.append([x["way"], *ends])
+        width = max(map(len, tried)) - 1
+        tried = [
+            [*line, *[""] * (1 + width - len(line)), f"{x['chosen']:g}"]
+            for line, x in zip(tried, data["tuning"], strict=True)
+        ]
         tuning = ", ".join(map(str, data["tuning"][0]["seeds"]))
         note = f"Tuning: value at the end, %, mean over seeds {tuning}, for each learning rate."
         parts += [note, _table(["", *[""] * width, "chosen"], tried)]
