@@ -80,6 +80,8 @@ def test_intervals():
         (in_value(mean([]), 0.15), "open: too few seeds"),
         (in_value(mean([0.15]), 0.15), "open: too few seeds"),
         (in_value(interval(0.1, 0.2), 0.15), "agrees in value"),
+        (in_value(interval(0.05, 0.2), 0.15), "open: the interval holds the paper's number, its half or its double too"),
+        (in_value(interval(0.1, 0.4), 0.15), "open: the interval holds the paper's number, its half or its double too"),
         (in_value(interval(0.1, 0.2), 0.05), "disagrees: more than the paper's"),
         (in_value(interval(0.1, 0.2), 0.25), "disagrees: less than the paper's"),
         (in_order([interval(1, 2), interval(0.1, 2)]), "agrees in order"),

@@ -82,11 +82,14 @@ def in_size(ours: Interval, paper: float) -> str:
 
 
 def in_value(ours: Interval, paper: float) -> str:
-    """Whether the interval holds the paper's number, or on which side of it it lies."""
+    """Whether the interval holds the paper's number and neither half nor twice of it; or on which side of it it lies."""
     if ours.n < 2:
         return "open: too few seeds"
     if ours.low <= paper <= ours.high:
-        return "agrees in value"
+        narrow = ours.low >= paper / 2 and ours.high <= 2 * paper
+        return (
+            "agrees in value" if narrow else "open: the interval holds the paper's number, its half or its double too"
+        )
     return "disagrees: more than the paper's" if ours.low > paper else "disagrees: less than the paper's"
 
 
