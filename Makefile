@@ -57,7 +57,7 @@ llm: setup ## three networks learn a task, three seeds, with and without smoothi
 	cp results/llm/seed-0/accuracy.png results/llm/seed-0/certificate.png docs/llm/
 
 .PHONY: reproduce
-reproduce: setup ## the paper's questions at toy scale: one report, onto docs/reproduction (hours; resumes from results/)
+reproduce: setup ## the paper's questions at toy scale: one report, onto docs/reproduction (an hour or two; resumes from results/)
 	$(RUN) -m experiments.reproduce run
 	rm -rf docs/reproduction
 	mkdir -p docs/reproduction

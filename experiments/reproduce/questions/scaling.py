@@ -97,7 +97,8 @@ def findings(data: dict[str, Any]) -> list[Finding]:
         for key, (sign, text) in COMPARED.items():
             ours = paired(_values(data, task, "naive", key)[-1], _values(data, task, "TeamTR", key)[-1])
             question = f"{kind.capitalize()}: at n = {sizes[-1]}, {text} on cached rollouts than on fresh ones?"
-            out.append(Finding(question, str(ours), ours, "yes", in_sign(ours, sign)))
+            unit = "" if key == "d_occ" else " %" if key in ("delta_stale", "gap_in_use") else " points"
+            out.append(Finding(question, f"{ours}{unit}", ours, "yes", in_sign(ours, sign)))
     return out
 
 
@@ -174,10 +175,11 @@ SCALING = Question(
     table=table,
     draw=draw,
     why="""
-    Δ_stale and D_occ are differences between the stage's teams and its first one: they do not depend on which
-    rollouts were used, and two ways whose steps are equally long have equal ones. What resampling changes is the gap
-    of the surrogate in use. Sums over pairs k < i have no terms at i = 1, so a fit over small n reads more than the
-    power that lasts; signs of single gaps cancel where agents do not push the same way (R3, R7).
+Δ_stale and D_occ are differences between the stage's teams and its first one: they do not depend on which rollouts were
+    used, and two ways whose steps are equally long have equal ones. What resampling changes is the gap of the surrogate in
+    use. D_occ of chains is near the n^{3/2} that S3 allows; that of quotas still grows as coherent rare steps do (R2). Sums
+    over pairs k < i have no terms at i = 1, so a fit over small n reads more than the power that lasts; signs of single gaps
+    cancel where agents do not push the same way (R3, R7).
     """,
 )
 
