@@ -124,6 +124,8 @@ def test_chain_with_switches_and_more_symbols():
     assert task.demonstrate(Problem("ba", ""), np.random.default_rng(0)) == ["b", "b", "c"]
     stepping = Chain(agents=3, rounds=2, symbols=4).demonstrate(Problem("?", ""), np.random.default_rng(0))
     assert stepping == ["a", "b", "d", "d", "a", "c"]  # 0, 1, 3, 3, 4, 6 modulo 4
+    twice = Chain(agents=3, rounds=2, switches=2).demonstrate(Problem("ba", ""), np.random.default_rng(0))
+    assert twice == ["b", "b", "a", "b", "b", "a"]  # the third agent looks at the first switch, in both rounds
     prompts = {task.sample(np.random.default_rng(seed)).prompt for seed in range(40)}
     assert prompts == {"aa", "ab", "ba", "bb"}
 
