@@ -28,6 +28,7 @@ from experiments.reproduce.statistics import (
     in_size,
     in_value,
     mean,
+    ours_alone,
     paired,
     share,
     slope,
@@ -95,6 +96,9 @@ def test_intervals():
         (within(interval(-1.0, 1.1), 1.2), "agrees"),
         (within(interval(-2.0, 1.1), 1.2), "open: the interval reaches 2"),
         (within(interval(-3.0, -1.3), 1.2), "disagrees"),
+        (ours_alone("agrees in sign"), "ours alone: holds"),
+        (ours_alone("disagrees"), "ours alone: does not hold"),
+        (ours_alone("open: so"), "ours alone: open: so"),
     ],
 )  # fmt: skip
 def test_verdicts(verdict, expected):
@@ -364,7 +368,7 @@ def test_report_is_built_from_data_alone(tmp_path):
     heads = ("What does not reproduce", "What stays open", "What agrees", "Fig 9", "Fig 8", "Tab 1")
     order = [text.index(f"## {name}") for name in heads]
     assert order == sorted(order)
-    assert "3 comparisons: 1 disagree, 1 are open, 1 agree." in text
+    assert "3 comparisons: 1 disagree, 1 are open, 1 agree, 0 are not in the paper." in text
     assert "Without data so far: Fig 7." in text
     assert "x\\|y" in text
     found = json.loads(rows.read_text())["rows"]

@@ -20,23 +20,24 @@ from experiments.reproduce.question import Finding, Question
 __all__ = ["build", "data_file"]
 
 INTRODUCTION = """
-    Every question of arXiv:2605.15207 asked of teams of small transformers: our own numbers, with intervals over seeds, exact
-    where all transcripts of a team are enumerated; the paper's, of 8–32B models, stand beside them and are marked. Verdicts are
-    computed from the intervals: *in sign*, the interval lies on the paper's side of zero or on the other; *in size*, it holds
-    zero and leaves no room for half of the paper's effect; *in exponent*, it reaches what the paper quotes or what its own rows
-    give; *in value*, it holds the paper's number and neither half nor twice of it; *open*, none of these. Many questions are
-    asked at once and levels are not corrected for it: of thirty true zeros one or two look decided. What does not reproduce
-    comes first.
+    Every question of arXiv:2605.15207 asked of teams of small transformers: our own numbers, with intervals over
+    seeds, exact where all transcripts of a team are enumerated; the paper's, of 8–32B models, stand beside them and
+    are marked. Verdicts are computed from the intervals: *in sign*, the interval lies on the paper's side of zero or
+    on the other; *in size*, it holds zero and leaves no room for half of the paper's effect; *in exponent*, it
+    reaches what the paper quotes or what its own rows give; *in value*, it holds the paper's number and neither half
+    nor twice of it; *open*, none of these. Many questions are asked at once and levels are not corrected for it: of
+    thirty true zeros one or two look decided. What does not reproduce comes first.
     """
 
 READING = """
-    Our reading of the committed data, in prose: what the theory says of *gaps* is there (larger on cached rollouts, larger later
-    in a stage; weights that degenerate with the KL of the path; a shock that alignment takes away; certificates that are never
-    wrong, and of which the paper's is never positive). What is said of *performance* is not: at equal rollouts the larger sets of
-    a stage without resampling are worth more than their staleness costs, and with equal sets staleness costs nothing that can be
-    seen; exponents of Δ_stale are near one, for both ways alike; a single agent, which learns from every message, ends higher
-    unless roles differ. A trust region is an insurance: at rates that are right it is worth nothing, at rates that are too
-    large everything.
+    Our reading of the committed data, in prose: what the theory says of *gaps* is there (larger on cached rollouts,
+    larger later in a stage; weights that degenerate with the KL of the path; a shock that alignment takes away;
+    certificates that are never wrong, and of which the paper's is never positive). What is said of *performance* is
+    not: at equal rollouts the larger sets of a stage without resampling are worth more than their staleness costs,
+    and with equal sets staleness costs nothing that can be seen; exponents of Δ_stale are near one, for both ways
+    alike; a single agent, which learns from every message, ends higher on average over the tasks, though not where
+    roles differ most (carry). A trust region is an insurance: at rates that are right it is worth nothing, at rates
+    that are too large everything.
     """
 """Prose, to be read again when the data change."""
 
@@ -44,6 +45,7 @@ GROUPS = {
     "disagrees": ("disagree", "What does not reproduce"),
     "open": ("are open", "What stays open"),
     "agrees": ("agree", "What agrees"),
+    "ours alone": ("are not in the paper", "What the paper does not say"),
 }
 """First words of a verdict, as they are counted and in which part of the report they stand."""
 

@@ -10,9 +10,8 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
 
-__all__ = ["LEVEL", "Interval", "mean", "paired", "slope", "share", "in_sign", "in_size", "in_value",
-           "in_order",
-           "in_exponent", "within"]  # fmt: skip
+__all__ = ["LEVEL", "Interval", "mean", "paired", "slope", "share", "in_sign", "in_size", "in_value", "in_order",
+           "in_exponent", "within", "ours_alone"]  # fmt: skip
 
 LEVEL = 0.95
 
@@ -119,3 +118,9 @@ def within(ours: Interval, bound: float) -> str:
     return (
         "agrees" if largest <= bound else "disagrees" if least > bound else f"open: the interval reaches {largest:.2g}"
     )
+
+
+def ours_alone(verdict: str) -> str:
+    """A verdict on a statement that the paper does not make, as far as we know: it neither agrees nor disagrees with it."""
+    found = "holds" if verdict.startswith("agrees") else "does not hold" if verdict.startswith("disagrees") else verdict
+    return f"ours alone: {found}"

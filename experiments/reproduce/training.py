@@ -156,9 +156,7 @@ class Run:
     seed: int
     stages: int
     rollouts: int  #: of one update; a stage has n times as many, divided among the sets that the schedule collects
-    start: float | None = (
-        None  #: lower end of the band of mean rewards where the warm start ends; none: random networks
-    )
+    start: float | None = None  #: lower end of the band where the warm start ends; none: random networks
     group: int = 8
     watch: tuple[str, ...] = ()  #: "ranks", "monitor"
 

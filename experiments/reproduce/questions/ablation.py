@@ -11,7 +11,7 @@ import numpy as np
 from experiments import paper
 from experiments.figures import COLOURS, axes, save
 from experiments.reproduce.question import Finding, Question, Settings, Table
-from experiments.reproduce.questions.shared import ends, points, thousands, tokens_of
+from experiments.reproduce.questions.shared import ends, points, rollouts_of, thousands, tokens_of
 from experiments.reproduce.runs import regressions, trained, tuned
 from experiments.reproduce.statistics import Interval, in_size, mean, paired, within
 from experiments.reproduce.training import Run, Way
@@ -71,7 +71,7 @@ def collect(settings: Settings) -> dict[str, Any]:
         "end_at_large_rate": {name: ends(each) for name, each in large.items()},
         "start": [100 * one["values"][0] for one in found["full"]],
         "regressions": {name: [regressions(one) for one in each] for name, each in found.items()},
-        "rollouts": {name: [float(np.sum(x["columns"]["rollouts"])) for x in each] for name, each in found.items()},
+        "rollouts": {name: [rollouts_of(x) for x in each] for name, each in found.items()},
         "tokens": {name: [tokens_of(x) for x in each] for name, each in found.items()},
     }
 

@@ -14,7 +14,7 @@ from experiments import paper
 from experiments.figures import axes, save
 from experiments.reproduce.question import Finding, Question, Settings, Table
 from experiments.reproduce.questions.ablation import LARGE, TEACHING, run_of
-from experiments.reproduce.questions.shared import TINT, band, points, thousands, tokens_of
+from experiments.reproduce.questions.shared import TINT, band, points, rollouts_of, thousands, tokens_of
 from experiments.reproduce.runs import Found, by_stage, loss_of, regressions, trained, tuned
 from experiments.reproduce.statistics import in_order, in_sign, in_size, mean, paired, share
 from experiments.reproduce.training import Way
@@ -41,7 +41,7 @@ def collect_regressions(settings: Settings) -> dict[str, Any]:
         "curve_at_one_rate": {name: [(100 * np.asarray(x["values"])).tolist() for x in each] for name, each in untuned.items()},
         "regressions": {name: [regressions(x) for x in each] for name, each in found.items()},
         "loss": {name: [loss_of(x) for x in each] for name, each in found.items()},
-        "rollouts": {name: [float(np.sum(x["columns"]["rollouts"])) for x in each] for name, each in found.items()},
+        "rollouts": {name: [rollouts_of(x) for x in each] for name, each in found.items()},
         "tokens": {name: [tokens_of(x) for x in each] for name, each in found.items()},
     }  # fmt: skip
 

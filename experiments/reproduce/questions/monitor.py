@@ -13,7 +13,7 @@ from experiments.figures import COLOURS, axes, save
 from experiments.reproduce.question import Finding, Question, Settings, Table
 from experiments.reproduce.questions.shared import points
 from experiments.reproduce.runs import by_stage, trained
-from experiments.reproduce.statistics import in_sign, in_value, mean, paired
+from experiments.reproduce.statistics import in_sign, in_value, mean, ours_alone, paired
 from experiments.reproduce.training import Run, Way
 from experiments.reproduce.watch import DRAWS, MONITORS, PARTS
 
@@ -104,7 +104,9 @@ def findings(data: dict[str, Any]) -> list[Finding]:
     for name in ("TeamTR", "naive"):
         ours = paired(data["gain"][name], data["zeta"][name]["zeta"])
         question = f"Is ζ smaller than the surrogate that it is an error of, {name}, mean over updates?"
-        out.append(Finding(question, f"{ours} points", ours, "yes (proxies)", in_sign(ours, 1.0)))
+        out.append(
+            Finding(question, f"{ours} points", ours, "its proxies are not known to us", ours_alone(in_sign(ours, 1.0)))
+        )
     return out
 
 
@@ -187,9 +189,10 @@ MONITOR = Question(
     table=table,
     draw=draw,
     why="""
-    k1 has a standard error of about √(2δ/M) over M messages, above δ/4 unless M exceeds 32/δ, 3,200 messages at δ = .01: on
-    fewer it decides by chance near δ. k3 costs nothing more and flips fewer decisions at every size. Group normalisation is
-    no estimate of an advantage in units of the reward: it divides by the standard deviation, and that part of ζ does not
-    shrink with more rollouts (PE.10). On tokens that were trained on no monitor is unbiased: the rows "against the exact KL".
+    k1 has a standard error of about √(2δ/M) over M messages, above δ/4 unless M exceeds 32/δ, 3,200 messages at δ =
+    .01: on fewer it decides by chance near δ. k3 costs nothing more, and parts of the tokens flip fewer of its
+    decisions; against the exact KL it is not better than k1. Group normalisation is no estimate of an advantage in
+    units of the reward: it divides by the standard deviation, and that part of ζ does not shrink with more rollouts
+    (PE.10). On tokens that were trained on no monitor is unbiased: the rows "against the exact KL".
     """,
 )

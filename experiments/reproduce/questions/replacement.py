@@ -184,8 +184,9 @@ REPLACEMENT = Question(
     protocol=f"""
     Three agents, two rounds, the task `Chain` without switches (64 transcripts), started at .45 to .55 and trained by
     TeamTR for 20 stages. Then each agent in turn is replaced by the same role of another team that has only had its
-    supervised start: directly, or aligned first on {PROBES} conversations of the old team (radius .05 nats a
-    conversation). Eight stages of TeamTR follow. J and KL are exact; mean over the three agents, n = seeds.
+    supervised start: directly, or aligned first on {PROBES} conversations of the old team (KL(outgoing‖aligned) at
+    most .05 nats a conversation). Eight stages of TeamTR follow. J and KL are exact; mean over the three agents, n =
+    seeds.
     """,
     limits="""
     The newcomer of the paper is another language model, with abilities of its own that alignment keeps; ours knows

@@ -12,7 +12,7 @@ from experiments.figures import COLOURS
 from experiments.reproduce.runs import Found
 from experiments.reproduce.statistics import Interval, mean
 
-__all__ = ["TINT", "band", "points", "tokens_of", "thousands", "ends"]
+__all__ = ["TINT", "band", "points", "tokens_of", "rollouts_of", "thousands", "ends"]
 
 TINT = {
     "TeamTR": COLOURS["fresh"], "naive": COLOURS["once"], "PPO": COLOURS["once"], "GRPO": COLOURS["single"],
@@ -44,6 +44,11 @@ def tokens_of(found: Found) -> float:
     """Tokens that agents wrote in the rollouts of a run."""
     columns = found["columns"]
     return float(np.sum(np.multiply(columns["sampled.tokens"], columns["resampled"])))
+
+
+def rollouts_of(found: Found) -> float:
+    """Rollouts that a run collected."""
+    return float(np.sum(found["columns"]["rollouts"]))
 
 
 def thousands(values: ArrayLike) -> str:

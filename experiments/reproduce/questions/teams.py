@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from experiments import paper
 from experiments.figures import COLOURS, axes, save
 from experiments.reproduce.question import Finding, Question, Settings, Table
-from experiments.reproduce.questions.shared import ends, thousands, tokens_of
+from experiments.reproduce.questions.shared import ends, rollouts_of, thousands, tokens_of
 from experiments.reproduce.runs import trained, tuned
 from experiments.reproduce.statistics import Interval, in_sign, in_size, mean, paired
 from experiments.reproduce.training import Run, Way, is_exact
@@ -60,7 +60,7 @@ def collect(settings: Settings) -> dict[str, Any]:
             "start": {way: [100 * x["values"][0] for x in each] for way, each in found.items()},
             "end": {way: ends(each) for way, each in found.items()},
             "tokens": {way: [tokens_of(x) for x in each] for way, each in found.items()},
-            "rollouts": {way: [float(np.sum(x["columns"]["rollouts"])) for x in each] for way, each in found.items()},
+            "rollouts": {way: [rollouts_of(x) for x in each] for way, each in found.items()},
         }
     return data
 
@@ -167,7 +167,7 @@ TEAMS = Question(
     why="""
     A network of a team learns from its own messages, the single agent from all of them: at matched rollouts it has n
     times the data, and one update on the whole set. Where roles are different mappings (carry) the team is ahead all
-    the same; where they are one mapping in several places (chain, copy, spelling) the single agent learns it once.
+    the same; where they are one mapping in several places (chain, copy) the single agent learns it once.
     TeamTR's sets are a third of those of `stale` and `importance weights`, as in Tab 2b. Best rates are at the lower
     end of the three or two in many rows.
     """,

@@ -35,7 +35,7 @@ def collect(settings: Settings) -> dict[str, Any]:
     found = trained(settings, runs)
 
     def since(x: Found) -> list[float]:
-        """KL of the path since the rollouts, before each update: exact, mean over the stages."""
+        """KL(rollouts' team‖current) of the path, before each update: exact, mean over the stages."""
         kl = by_stage(x, "kl_stale")
         return [0.0, *np.cumsum(kl, 1)[:, :-1].mean(0).tolist()]
 
@@ -69,7 +69,7 @@ def table(data: dict[str, Any]) -> Table:
         for i in range(AGENTS):
             ours = [mean(np.asarray(columns[key])[:, i]) for key in (*STATISTICS, "path_kl")]
             lines.append([name, i + 1, *ours, paper.IMPORTANCE["ess_share"].get(i + 1, "")])
-    return ["", "update", *STATISTICS.values(), "KL since the rollouts, nats", "paper: ESS/B"], lines
+    return ["", "update", *STATISTICS.values(), "KL(rollouts' team‖current), nats", "paper: ESS/B"], lines
 
 
 def draw(data: dict[str, Any], path: Path) -> Path:
@@ -82,7 +82,7 @@ def draw(data: dict[str, Any], path: Path) -> Path:
         middle.plot(kl, ess, ".", color=colour, markersize=3)
     grid = np.linspace(0, max(1e-3, np.max([c["path_kl"] for c in data["values"].values()])), 50)
     middle.plot(grid, np.exp(-2 * grid), color="0.6", linewidth=0.8, label="exp(−2K)")
-    middle.set(xlabel="K: KL of the path since the rollouts, nats, exact", ylabel="ESS/B")
+    middle.set(xlabel="K = KL(rollouts' team‖current) of the path, nats, exact", ylabel="ESS/B")
     middle.legend(fontsize=7, frameon=False)
     theirs = paper.IMPORTANCE["ess_share"]
     left.plot(list(theirs), list(theirs.values()), "s", color="0.6", label="the paper")
@@ -99,8 +99,8 @@ WEIGHTS = Question(
     protocol="""
     Five agents, two rounds of one symbol, eight prompts less those held out, the task `Chain`, started at .4 to .5;
     one set of 1,280 rollouts a stage, weights of whole transcripts before the update of each agent, mean over the six
-    stages. Three radii, one learning rate (0.01). KL since the rollouts: exact, of the whole path, adds over agents
-    (S3).
+    stages. Three radii, one learning rate (0.01). KL of the rollouts' team to the current one: exact, of the whole
+    path, adds over agents (S3).
     """,
     limits="""
     A transcript has ten tokens here and thousands in the paper: at the same KL a token, the paths of the paper are
