@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from teamtr_jax.files import seal, unseal
 from teamtr_jax.records import dump
 from teamtr_jax.validation import X64_REMEDY, InputError
 
@@ -97,7 +98,7 @@ def save(folder: str | Path, step: int, tree: Any, metadata: Mapping[str, Any] |
             "files": {name: _digest(partial / name) for name in names},
         }  # fmt: skip
         with open(partial / MANIFEST, "wb") as file:
-            file.write(_seal(manifest))
+            file.write(seal(dump(manifest)))
         for name in [*names, MANIFEST]:
             _sync(partial / name)
         for path in sorted({partial, *(parent for name in names for parent in (partial / name).parents)}):
@@ -180,7 +181,7 @@ def read_manifest(folder: str | Path, step: int | None = None) -> dict[str, Any]
         data = path.read_bytes()
     except OSError as error:
         raise InputError(str(path), _reason(error), "the manifest of the checkpoint") from error
-    manifest = _unseal(data)
+    manifest = unseal(data)
     if manifest is None:
         raise InputError(str(path), "a damaged file", "a manifest that ends with its own SHA-256")
     if manifest["schema"] != CHECKPOINT_SCHEMA:
@@ -309,21 +310,6 @@ def _sync(path: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
-
-
-def _seal(manifest: Mapping[str, Any]) -> bytes:
-    """JSON whose last key is the SHA-256 of all bytes before it."""
-    body = dump(manifest)[:-1].encode()
-    return body + _last_key(body)
-
-
-def _last_key(body: bytes) -> bytes:
-    return b', "sha256": "' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
-
-
-def _unseal(data: bytes) -> dict[str, Any] | None:
-    body = data[: -len(_last_key(b""))]
-    return json.loads(data) if data == body + _last_key(body) else None
 
 
 def _reason(error: Exception) -> str:

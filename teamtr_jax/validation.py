@@ -1,36 +1,95 @@
 """One place where bad input becomes a named error.
 
 Two kinds of check. `require_float64` looks at dtypes only, works under `jit`, and guards every public function of the
-exact core. The others read values, run on the host on NumPy arrays, and guard the edges: constructors and stage files.
+exact core. The others read values, run on the host on NumPy arrays, and guard the edges: constructors, public functions,
+settings and files. Values that are traced are not there yet and pass (`concrete`); `unchecked` switches the reading of values
+off in a loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["InputError", "ROW_TOLERANCE", "require_float64", "probability_rows", "finite", "permutation", "integers",
-           "discount_factor", "shaped"]  # fmt: skip
+__all__ = ["InputError", "ROW_TOLERANCE", "shown", "unchecked", "concrete", "require_float64", "probability_rows", "finite",
+           "permutation", "integers", "discount_factor", "shaped", "whole_number", "real_number", "one_of"]  # fmt: skip
 
 ROW_TOLERANCE = 1e-9
 """Rows of probabilities sum to one within this; they are never renormalised."""
 
+LONGEST = 300
+"""Characters of a text from outside that a message shows."""
+
 X64_REMEDY = "call jax.config.update('jax_enable_x64', True) before making arrays, or set JAX_ENABLE_X64=1"
 
 
+def shown(text: object, longest: int = LONGEST) -> str:
+    r"""A text from outside as it may be shown: control characters and the like as escapes, the middle of a long one left out.
+
+    Example:
+      >>> print(shown("name\x1b[2J\n"), shown("a" * 50, 9))
+      name\x1b[2J\n aaaa…aaaa
+    """
+    out = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+    return out if len(out) <= longest else out[: longest // 2] + "…" + out[len(out) - (longest - 1) // 2 :]
+
+
 class InputError(ValueError):
-    """Bad input: names the argument, what was found and what was expected, on one line."""
+    """Bad input: names the argument, what was found and what was expected, on one line.
+
+    `name`, `found` and `expected` may hold text of a file or of a command line: it is made fit to be shown here (`shown`).
+    """
 
     def __init__(self, name: str, found: object, expected: str):
-        self.name, self.found, self.expected = name, str(found), expected
-        super().__init__(f"{name}: found {found}, expected {expected}")
+        self.name, self.found, self.expected = shown(name), shown(found), shown(expected, 2 * LONGEST)
+        super().__init__(f"{self.name}: found {self.found}, expected {self.expected}")
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
         """For pickle and copy: an error of a worker process reaches the one that waits for it."""
         return type(self), (self.name, self.found, self.expected)
+
+
+_checking: ContextVar[bool] = ContextVar("teamtr_jax_checking", default=True)
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Inside this block the values of arrays are not read: for a loop over input that was checked before it.
+
+    dtypes and shapes are looked at all the same, and so are settings. Only this thread and context are affected.
+
+    Example:
+      >>> from teamtr_jax.dynamics import Dense
+      >>> with unchecked():
+      ...     world = Dense(jnp.full((1, 1, 1), 0.5), jnp.asarray(0.9))  # a row that does not sum to one, unseen
+    """
+    token = _checking.set(False)
+    try:
+        yield
+    finally:
+        _checking.reset(token)
+
+
+def concrete(array: object) -> NDArray[Any] | None:
+    """The values of `array` on the host; `None` where there are none to read.
+
+    That is: a value that `jit`, `vmap` or `grad` traces, the shape of an array, an array of which this process holds a part,
+    the place-holder of a pytree transformation, or anything inside `unchecked`.
+    """
+    if not _checking.get() or isinstance(array, Tracer | jax.ShapeDtypeStruct):
+        return None
+    if isinstance(array, jax.Array):
+        return np.asarray(array) if array.is_fully_addressable and not array.is_deleted() else None
+    return array if isinstance(array, np.ndarray | np.generic) else None  # pyright: ignore[reportReturnType]
 
 
 def require_float64(**arrays: object) -> None:
@@ -129,3 +188,71 @@ def discount_factor(name: str, value: ArrayLike) -> float:
     if not 0 <= float(out) < 1:
         raise InputError(name, float(out), "a discount in [0, 1)")
     return float(out)
+
+
+def whole_number(name: str, value: object, low: int, high: int | None = None) -> int:
+    """`value` as an int in ``[low, high]``; floats and truth values are none.
+
+    Raises:
+      InputError: names the setting, its value and the range.
+    """
+    expected = f"an integer, at least {low}" if high is None else f"an integer from {low} to {high}"
+    try:
+        out = operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        raise InputError(name, repr(value), expected) from None
+    if isinstance(value, bool | np.bool_) or out < low or (high is not None and out > high):
+        raise InputError(name, value, expected)
+    return out
+
+
+def real_number(
+    name: str,
+    value: object,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    infinite: bool = False,
+) -> float:
+    """`value` as a finite number in ``[low, high]``, more than `above` and less than `below`.
+
+    Args:
+      infinite: whether an infinity inside the range will do.
+
+    Raises:
+      InputError: names the setting, its value and the range.
+
+    Example:
+      >>> real_number("radius", -1.0, above=0.0)
+      Traceback (most recent call last):
+      ...
+      teamtr_jax.validation.InputError: radius: found -1.0, expected a finite number greater than 0
+    """
+    limits = [
+        (low, -math.inf, "at least"),
+        (above, None, "greater than"),
+        (high, math.inf, "at most"),
+        (below, None, "less than"),
+    ]
+    words = [f"{text} {limit:g}" for limit, none, text in limits if limit is not None and limit != none]
+    expected = " ".join(["a number" if infinite else "a finite number", " and ".join(words)]).rstrip()
+    try:
+        out = float(value)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(name, repr(value), expected) from None
+    inside = low <= out <= high and (above is None or out > above) and (below is None or out < below)
+    if isinstance(value, str | bool | np.bool_) or not inside or not (infinite or math.isfinite(out)):
+        raise InputError(name, value, expected)
+    return out
+
+
+def one_of(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse a value that is none of the `choices`.
+
+    Raises:
+      InputError: names the setting, its value and the choices.
+    """
+    if value not in choices:
+        raise InputError(name, repr(value), " or ".join(map(str, choices)))

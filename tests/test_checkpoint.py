@@ -15,6 +15,8 @@ import pytest
 
 from teamtr_jax import checkpoint
 from teamtr_jax.checkpoint import KEPT, as_restored, clean, describe, latest, read_manifest, restore, save
+from teamtr_jax.files import seal
+from teamtr_jax.records import dump
 from teamtr_jax.validation import InputError
 
 
@@ -203,7 +205,7 @@ def test_a_newer_schema(saved, tmp_path):
     place = save(tmp_path, 0, {})
     manifest = json.loads((place / "manifest.json").read_text())
     del manifest["sha256"]
-    (place / "manifest.json").write_bytes(checkpoint._seal({"unknown": 0, **manifest, "schema": 2}))
+    (place / "manifest.json").write_bytes(seal(dump({"unknown": 0, **manifest, "schema": 2})))
     with pytest.raises(InputError, match=r"manifest.json: schema: found 2, expected 1 \(a newer program wrote this\)"):
         restore(tmp_path, {})
 
@@ -213,7 +215,7 @@ def test_files_of_another_checkpoint(tmp_path):
     first, second = save(tmp_path / "a", 0, {"x": jnp.ones(3)}), save(tmp_path / "b", 0, {"x": jnp.zeros(3)})
     a, b = (json.loads((place / "manifest.json").read_text()) for place in (first, second))
     del b["sha256"]
-    (second / "manifest.json").write_bytes(checkpoint._seal(b | {"leaves": a["leaves"]}))
+    (second / "manifest.json").write_bytes(seal(dump(b | {"leaves": a["leaves"]})))
     with pytest.raises(InputError, match=r"00000000: tree\['x'\]: found float64 \[3\], other bytes"):
         restore(tmp_path / "b", {"x": jnp.zeros(3)})
 

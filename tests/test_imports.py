@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "teamtr_jax"
 
 LEVELS = [
-    {"types", "validation"},
+    {"types", "validation", "files"},
     {"dynamics"},
     {"teams", "divergences"},
     {"visits"},
