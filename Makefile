@@ -87,6 +87,15 @@ lint: setup ## ruff and basedpyright
 test: lint docs ## lint, the documentation with its notebooks executed, then the tests and the docstring examples
 	$(RUN) -m pytest -n $(WORKERS) --dist worksteal tests teamtr_jax
 
+.PHONY: mutants
+mutants: setup .venv-mutants/installed ## small wrong changes to the code: how many do the tests notice? (GROUPS=… SAMPLE=40; hours)
+	.venv-mutants/bin/python tests/mutants/run.py $(GROUPS) --sample $(or $(SAMPLE),40) --workers $(WORKERS)
+
+.venv-mutants/installed: tests/mutants/requirements.txt
+	$(PYTHON) -m venv .venv-mutants
+	.venv-mutants/bin/python -m pip install --quiet --disable-pip-version-check -r tests/mutants/requirements.txt
+	@touch $@
+
 .PHONY: notebooks
 notebooks: $(NOTEBOOKS) ## theory/notebooks/*.py as .ipynb, beside them
 
@@ -118,4 +127,4 @@ clean: ## remove what was built, keep .venv
 
 .PHONY: distclean
 distclean: clean ## remove .venv too
-	rm -rf .venv .venv-torch
+	rm -rf .venv .venv-torch .venv-mutants
