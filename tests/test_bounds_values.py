@@ -1,5 +1,8 @@
-"""Rungs, certificates, claims and the stage record by value, on reports that are made up: no field equals another one, so a name
-swapped, a constant off or a sum one term short is a wrong number. `truth` has the formulas in plain Python."""
+"""Rungs, certificates, claims and the stage record by value, on reports that are made up.
+
+No field equals another one, so a name swapped, a constant off or a sum one term short is a wrong number. `truth` has the
+formulas in plain Python.
+"""
 
 import itertools
 import json
@@ -113,7 +116,7 @@ def test_labels():
 
 def test_the_least_penalty(pair):
     """S6: the least of the rungs on that gap at those levels, `∞` where there is none."""
-    x, found = pair
+    _, found = pair
     for gap in ("fresh", "stale", "cached", "reused"):
         of_gap = [name for name in found["ladder"] if RUNGS[name][1] == gap]
         close(found["least"][gap], np.min([found["ladder"][name] for name in of_gap], 0), gap)
@@ -318,7 +321,7 @@ def test_forms_of_the_claims():
 
 @pytest.mark.parametrize(("form", "protocol"), [("discounted", "product"), ("episodic", "turn-taking")])
 def test_claims_about_the_policies(form, protocol):
-    """P3.1: joint KL and TV by state against the agents'; P3.9: half the swap; P3.8 (one program): every agent swapped in alone."""
+    """P3.1: joint KL and TV by state against the agents'; P3.9: half the swap; P3.8: each agent swapped in alone."""
     case = truth.team(form, protocol, "drops", 0 if form == "discounted" else 1)
     x, stage = oracle.stage(*case.oracle()), as_stage(case)
     chain, solo = oracle.stage_policies(*case.oracle()[1:])
@@ -484,7 +487,7 @@ def test_strict_json():
         dump({"a": [math.inf, {"b": -math.inf}], "c": (1, None, True)})
         == '{"a": ["inf", {"b": "-inf"}], "c": [1, null, true]}'
     )
-    with pytest.raises(ArithmeticError, match="^gap: not a number"):
+    with pytest.raises(ArithmeticError, match=r"^gap: not a number"):
         dump({"x": [{"gap": [0.0, math.nan]}]})
 
 

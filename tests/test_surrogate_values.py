@@ -1,5 +1,8 @@
-"""Reports, rungs and certificates of whole stages by value: rewards away from 0, early ends, agents that speak never, move never,
-drop or open an action, orders that are not 0 … n−1, γ in {0, ½, 0.9}; then the functions below a report, one by one."""
+"""Reports, rungs and certificates of whole stages by value, and the functions below a report one by one.
+
+Rewards away from 0, early ends, agents that speak never, move never, drop or open an action, orders that are not 0 … n−1, γ in
+{0, ½, 0.9}.
+"""
 
 import itertools
 import math
@@ -44,8 +47,8 @@ def close(ours, expected, name, scale=1.0):
 
 def test_every_field(family):
     """Every field and property of a report."""
-    cases, reports, truths = family
-    for case, report, x in zip(cases, reports, truths, strict=True):
+    _, reports, truths = family
+    for report, x in zip(reports, truths, strict=True):
         for name, expected_value in x.items():
             close(getattr(report, name), expected_value, name)
     assert {"improvement", "delta_stale", "d_occ", "even", "simultaneous"} <= set(truths[0])
