@@ -1,5 +1,6 @@
-"""S8 by value: every estimator, both bounds and every certificate on samples of two or three prompts, in plain Python; levels and
-constants by hand; what happens exactly at the edge of a declared range.
+"""S8 by value: every estimator, both bounds and every certificate on samples of a few prompts, in plain Python.
+
+Levels and constants by hand, and what happens exactly at the edge of a declared range.
 """
 
 import math
@@ -38,7 +39,7 @@ def excess(x):
 
 
 def tail(edge):
-    """`sup |x − edge|/X(x)` beyond the edge on its side of 1, from `x − 1 − log x = (x − edge)(1 − 1/x)`, the derivative's zero."""
+    """`sup |x − edge|/X(x)` beyond the edge on its side of 1, where its derivative is zero: `X(x) = (x − edge)(1 − 1/x)`."""
 
     def slope(x):
         return excess(x) - (x - edge) * (1 - 1 / x)
@@ -86,7 +87,7 @@ def test_log_and_truncated_samples(high):
     [(0.0, 0.0, 0.0), (0.25, 0.25, 0.25), (1.0, 1.0, 1.0), ("others", 0.0, 1.0), (np.full((2, 1), 0.3), 0.0, 1.0)],
 )
 def test_path_sample(baseline, least, most):
-    """`(R − b)(Λ − 1)`; the interval from `R − b ∈ [−most, 1 − least]` and `Λ ∈ [low^τ, high^τ]`, each end by trying the corners."""
+    """`(R − b)(Λ − 1)`; the interval by trying the corners of `R`, b and `Λ ∈ [low^τ, high^τ]`."""
     edge = (0.1, 3.25)
 
     def value(b, g):
