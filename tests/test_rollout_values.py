@@ -413,6 +413,15 @@ def test_a_batch_in_which_some_keep_their_rollouts():
         run_stage(batched_backend(kl), jnp.zeros(2), [2, 0, 1], schedule._replace(draws=lambda n: 1), budget=7)
 
 
+def test_an_agent_that_moves_twice_in_one_instance():
+    """The KL of two updates of one agent since the rollouts in use is no sum; where new rollouts came between, it is one update's."""
+    kl = np.array([[0.5, 0.25], [0.125, 1.0], [2.0, 4.0]])
+    again = {1: np.array([False, True]), 2: np.array([False, False])}
+    schedule = Schedule("some", lambda i, records: again[i], lambda n: 2)
+    _, records = run_stage(batched_backend(kl), jnp.zeros(2), single(0), schedule)
+    assert [r.path_kl.tolist() for r in records] == [[0.5, 0.25], [math.inf, 1.0], [math.inf, math.inf]]
+
+
 def test_the_budget_is_split_by_draws():
     """`B = budget // (draws·G)`."""
     found = [
@@ -434,6 +443,32 @@ def test_settings_of_the_paper():
     assert (found.prompts, found.group, found.advantage, found.advantage_clip, found.held_out, found.alpha, found.horizon) == (
         7, 8, "group_normalised", 5.0, 0, 0.1, None,
     )  # fmt: skip
+
+
+def test_what_the_driver_is_told(monkeypatch):
+    """`B·G` rollouts a set; the default horizon, `0.5¹⁰ ≤ 1e-3`; an audit of reused rollouts is of the reused surrogate."""
+    case = truth.team("discounted", "turn-taking", "plain", 1)
+    team, current = as_stage(case).team, jnp.asarray(case.current)
+    monkeypatch.setattr("teamtr_jax.sampled.audit_records", lambda team, states, records, schedule: schedule)
+    for horizon, steps in ((None, 10), (7, 7)):
+        backend = sampled_backend(team, kl_constrained(0.05), Sampling(B, G, horizon=horizon))
+        shape = jax.eval_shape(lambda key, b=backend: b.rollout(team_state(team, current), key), jax.random.key(0))
+        assert shape.rollouts.state.shape == (B, G, steps)
+        assert (backend.cost, backend.agents, backend.batch, backend.certify) == (B * G, 3, (), None)
+        assert [backend.audit([], [], s).reuse for s in (once, stale_occupancy, importance_weighted())] == [
+            "start", "occupancy", "weights",
+        ]  # fmt: skip
+
+
+def test_instances_of_a_batch_have_keys_of_their_own():
+    """One team twice: other rollouts, each those of its own key."""
+    case = truth.team("episodic", "turn-taking", "plain", 0)
+    stage = as_stage(case)
+    pair = builders.stack([stage, stage])
+    backend = sampled_backend(pair.team, kl_constrained(0.05), Sampling(8, G), audit=False)
+    found = backend.rollout(team_state(pair.team, pair.current), jax.random.key(3))
+    assert found.rollouts.state.shape == (2, 8, G, 3)
+    assert (found.rollouts.state[0] != found.rollouts.state[1]).any()
 
 
 def sampled(advantage, form, held_out=1, **options):
