@@ -414,7 +414,7 @@ def test_a_batch_in_which_some_keep_their_rollouts():
 
 
 def test_an_agent_that_moves_twice_in_one_instance():
-    """The KL of two updates of one agent since the rollouts in use is no sum; where new rollouts came between, it is one update's."""
+    """The KL of two updates of one agent on the same rollouts is no sum; with new ones in between it is that of one update."""
     kl = np.array([[0.5, 0.25], [0.125, 1.0], [2.0, 4.0]])
     again = {1: np.array([False, True]), 2: np.array([False, False])}
     schedule = Schedule("some", lambda i, records: again[i], lambda n: 2)

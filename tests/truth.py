@@ -350,7 +350,8 @@ def made_up(form: str, seed: int, n: int = 3) -> dict:
                  "occupancy_tv_fresh", "occupancy_tv_stale", "later_turns", "weighted_floor", "weighted_ceiling",
                  "weighted_reused"):  # fmt: skip
         x[name] = some(n)
-    x["span_g"] = np.ptp(x["conditional"], -1)
+    x["conditional"][0], x["conditional"][1] = abs(x["conditional"][0]) + 0.1, -abs(x["conditional"][1]) - 0.1
+    x["span_g"] = np.ptp(x["conditional"], -1)  # that of a g of one sign is smaller than with 0 among its values
     mass = 1 / (1 - gamma) if form == "discounted" else 2.75
     x |= {"mass": mass, "discount": gamma, "reward_span": 3.0, "return_range": 2.5 + seed, "return_floor": -1.25 + seed}
     x |= {"simultaneous": bool(seed % 2), "even": form == "discounted" or seed % 4 < 2}
