@@ -360,7 +360,7 @@ def test_the_certified_schedule_at_equality():
     assert np.asarray(schedule.resample(1, [record(np.array([0.4, 0.5, 0.6]))])).tolist() == [False, False, True]
     discounted = certificate_driven(0.25, 0.5)  # γ√K at γ = ½
     assert np.asarray(discounted.resample(1, [record(np.array([0.25, 0.26]))])).tolist() == [False, True]
-    assert certificate_driven(0.0, 0.0).resample(1, [record(9.0)]) == False  # noqa: E712 (a NumPy boolean)
+    assert not certificate_driven(0.0, 0.0).resample(1, [record(9.0)])
 
 
 def test_orders_by_value():
@@ -443,6 +443,18 @@ def test_settings_of_the_paper():
     assert (found.prompts, found.group, found.advantage, found.advantage_clip, found.held_out, found.alpha, found.horizon) == (
         7, 8, "group_normalised", 5.0, 0, 0.1, None,
     )  # fmt: skip
+
+
+def test_settings_at_their_ends():
+    """One prompt; a lone rollout with exact advantages; all prompts but one held out. Beyond that each is refused by itself."""
+    assert Sampling(1, 2).prompts == 1
+    assert Sampling(1, 1, "exact").group == 1
+    assert Sampling(2, held_out=1).held_out == 1
+    for prompts, group, held_out in ((0, 2, 0), (4, 0, 0), (4, 2, 4), (4, 2, -1)):
+        with pytest.raises(InputError):
+            Sampling(prompts, group, "exact", held_out=held_out)
+    with pytest.raises(InputError):
+        Sampling(4, 1)
 
 
 def test_what_the_driver_is_told(monkeypatch):
