@@ -18,6 +18,8 @@ from teamtr_jax.llm.monitor.terminal import remarks, shortened, tables
 
 SETTINGS = Settings(delta=0.035, alpha=0.2, tolerance=0.15, reward_range=(-1.0, 3.0), draws=70)
 
+LABEL = "in-sample: not a guarantee"
+
 
 def iv(value, width=0.5, n=9):
     return {"value": value, "low": value - width, "high": value + 2 * width, "n": n}
@@ -40,9 +42,9 @@ FULL = {
         {"id": "S7", "name": "token ratios", "information": "estimable", "certificate": iv(11.25), "lower": 0.3},
         {"id": "S9", "name": "value-weighted", "information": "estimable", "certificate": iv(12.25), "lower": 0.2},
     ],
-    "certificate": {"rung": "S7, token ratios", "lower": 0.3, "alpha": 0.2, "union": 3, "label": "a label"},
+    "certificate": {"rung": "S7, token ratios", "lower": 0.3, "alpha": 0.2, "union": 3, "label": LABEL},
     "certificate_finite_sample": {"lower": -0.7, "estimate": 0.4, "alpha": 0.2, "estimator": "path", "bound": "betting",
-                                  "label": "a label"},
+                                  "label": LABEL},
     "weights_update": weights(21.0, 44), "weights_behaviour": weights(31.0, 66) | {"source": 1},
     "improvement_next": iv(13.25), "paired": True, "shift": 0.11, "shift_upper": 0.22, "shift_rung": "S3, re-scored rollouts",
     "shift_booked": 0.33, "skippable": True, "interaction": None, "drift": None,
@@ -159,8 +161,10 @@ def test_captions_say_levels_and_labels(real):
     )
     assert captions[2] == ""
     assert captions[3].startswith("lower limits of level 0.8: S6, best of the rungs, each at α over their number")
-    assert captions[3].endswith("; a label")
+    assert f"; S8, no asymptotics; {LABEL}" in captions[3]
     assert "√(½ΣK)" in captions[4]
+    held = FULL | {"certificate": FULL["certificate"] | {"label": "held-out"}}
+    assert "; S8, no asymptotics; held-out" in tables(made(real, held, held_out=True))[3][3]
 
 
 def test_one_matrix(real):
