@@ -298,6 +298,20 @@ def test_the_terminal_shows_the_tables(real, capsys, monkeypatch):
     assert lines[at + 1 :] == [f"  {key}: {level}. {meaning}" for key, (level, meaning) in INFORMATION.items()]
 
 
+def test_nothing_is_cut_off_in_a_narrow_terminal(real, capsys, monkeypatch):
+    """Cells are folded: over the lines of a row its columns have every letter."""
+    monkeypatch.setattr(terminal, "WIDTH", 60)
+    report = made(real, FULL | {"weights_behaviour": None})
+    found: list[list[str]] = []
+    for x in printed(report, capsys).splitlines():
+        if x.startswith("┏"):
+            found.append([])
+        elif x.startswith("│"):
+            parts = [cell.replace(" ", "") for cell in x.strip("│").split("│")]
+            found[-1] = [a + b for a, b in zip(found[-1] or [""] * len(parts), parts, strict=True)]
+    assert found == [[cell.replace(" ", "") for cell in row] for _, _, (row,), _ in tables(report)]
+
+
 def test_the_terminal_shows_sixty_rows(real, capsys):
     """In 160 columns where it is no terminal."""
     assert (terminal.ROWS, terminal.WIDTH, pages.LIMIT) == (60, 160, 200)

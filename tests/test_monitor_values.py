@@ -69,6 +69,8 @@ LOGS = {
     "an agent that never speaks": lambda: columns(stage(607, [[1]], {0: [0]}, FOUR, told=[2])),
     "joint, idle": lambda: columns(stage(1808, [[0, 2], [1], []], {0: [0, 1, 2], 1: [1], 2: [2]}, FOUR, agents=3)),
     "one prompt": lambda: columns(stage(9, [[0], [1]], {0: [0, 1], 1: [1]}, {4: 3})),
+    "one prompt, nothing scored again": lambda: columns(stage(19, [[0], [1], [0]], {0: [0], 1: [1], 2: [2]}, {4: 3})),
+    "an update without new rollouts": lambda: columns(stage(20, TURN_BY_TURN, {0: [0, 1], 2: [2], 3: [3]}, FOUR)),
     "rollouts that lag": lambda: columns(stage(2010, [[0], [1], [0], [1]], {0: [0, 1], 1: [1], 2: [2]}, FOUR, lag=1)),
     "all sets scored at every later update": lambda: columns(stage(2311, TURN_BY_TURN, AGAIN, FOUR)),
     "other prompts": other_prompts,
@@ -228,7 +230,7 @@ def test_a_resampling_at_the_tolerance_could_be_skipped():
 def test_rewards_at_the_ends_of_the_range_are_in_it():
     table = by_hand([[(0, [(-1.0, -1.0, -1.5)])]] * 4, reward=(-2.0, 5.0, 0.0, 1.0))
     assert monitor(token_log(table), Settings(reward_range=(-2.0, 5.0))).records[0]["reward"]["value"] == 1.0
-    for low, high, bad in ((-1.5, 5.0, -2.0), (-2.0, 4.5, 5.0)):
+    for low, high, bad in ((-1.5, 5.0, -2.0), (-2.0, 4.5, 5.0), (-1.5, 4.5, -2.0)):
         with pytest.raises(InputError, match="--reward-range") as error:
             monitor(token_log(table), Settings(reward_range=(low, high)))
         assert error.value.name == "column reward"
