@@ -34,7 +34,7 @@ FULL = {
     "stage": 7, "update": 3, "agents": [2, 5], "kind": "joint", "changed_besides": [], "evidence": "fresh", "resampled": True,
     "source": 23, "off_policy": 0.0625, "prompts": 11, "rollouts": 44, "tokens": 555, "reward": iv(1.25),
     "share_tokens": {"2": 0.256, "5": 0.744}, "share_messages": {"2": 0.3, "5": 0.7}, "messages": 1.238, "messages_max": 4,
-    "delta": 0.035, "kl_k1": iv(2.25), "kl_k3": iv(3.25), "outside": True, "flips_25": 0.076, "flips_50": 0.233,
+    "delta": 0.035, "kl_k1": iv(2.25), "kl_k3": iv(3.25), "outside": True, "flips_25": 0.756, "flips_50": 0.933,
     "kl_episode": iv(4.25), "kl_episode_upper": 5.0, "surrogate": iv(5.25), "surrogate_tokens": iv(6.25),
     "surrogate_normalised": iv(7.25), "gap": iv(8.25), "improvement": iv(9.25),
     "rungs": [
@@ -73,12 +73,12 @@ def made(real, *records, interactions=(), **settings):
     )
 
 
-def entry(value, n=9):
-    return est.Interval(value, value - 0.5, value + 1.0, 0.25, n)
-
-
-def matrix(number, first=0.0, agents=((2,), (5, 6))):
+def matrix(number, first=0.0, agents=((2,), (5, 6)), unit=1.0):
     """Updates 4 and 6; one entry is not there, one is clear."""
+
+    def entry(value, n=9):
+        return est.Interval(unit * value, value - 0.5, value + 1.0, 0.25, n)
+
     return Interaction(
         number,
         [4, 6],
@@ -119,7 +119,7 @@ def test_every_cell_is_under_its_heading(real):
     ]
     monitored = {
         "k1 per message": "2.25 [1.75, 3.25]", "k3 per message": "3.25 [2.75, 4.25]", "δ = 0.035": "> δ",
-        "flips %, 25 / 50": "8 / 23", "K per episode": "4.25 [3.75, 5.25]",
+        "flips %, 25 / 50": "76 / 93", "K per episode": "4.25 [3.75, 5.25]",
     }  # fmt: skip
     assert grids[1] == [one | monitored, two | dict.fromkeys(monitored, "–") | {"K per episode": "4.25 [3.75, 5.25]"}]
     names = ("ESS/B", "P95", "P99", "max", "Pr[w > 10]")
@@ -348,9 +348,10 @@ ONE = {"value": 0.5, "low": -np.inf, "high": np.inf, "n": 1}
 
 def test_figure_of_the_kl(real):
     third = FULL | {"kl_k1": ONE, "kl_k3": iv(0.75)}
-    ax, points, spans = plot(pages._kl, made(real, FULL, POOR, third))
-    near(points["k1"], [[-0.1, 1.9], [2.25, 0.5]])
-    near(points["k3"], [[0.1, 2.1], [3.25, 0.75]])
+    fourth = FULL | {"kl_k1": ONE | {"low": 0.25}, "kl_k3": ONE | {"high": 0.75}}
+    ax, points, spans = plot(pages._kl, made(real, FULL, POOR, third, fourth))
+    near(points["k1"], [[-0.1, 1.9, 2.9], [2.25, 0.5, 0.5]])
+    near(points["k3"], [[0.1, 2.1, 3.1], [3.25, 0.75, 0.5]])
     near(points["δ"][1], [0.035, 0.035])
     near(spans, [[[-0.1, 1.75], [-0.1, 3.25]], [[0.1, 2.75], [0.1, 4.25]], [[2.1, 0.25], [2.1, 1.75]]])
     assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("Token KL(current‖new) per message", "update", "nats")
@@ -393,13 +394,13 @@ def test_figure_of_the_shift(real):
 
 def test_figure_of_the_matrix(real):
     """Row: whose update; column: whose surrogate; the greatest entry gives the range of the colours."""
-    matrices = [matrix(number, first=number - 5.0, agents=((2,), (5,))) for number in range(3)]
+    matrices = [matrix(number, first=number - 5.0, agents=((2,), (5,)), unit=1 / 64) for number in range(3)]
     ax, _, _ = plot(pages._matrix, made(real, FULL, interactions=matrices))
     (image,) = ax.images
-    near(np.ma.filled(image.get_array(), np.nan), [[-2.75, -1.75], [np.nan, -0.75]])
-    near(image.get_clim(), [-2.75, 2.75])
+    near(np.ma.filled(image.get_array(), np.nan), [[-2.75 / 64, -1.75 / 64], [np.nan, -0.75 / 64]])
+    near(image.get_clim(), [-2.75 / 64, 2.75 / 64])
     texts = {x.get_position(): (x.get_text(), x.get_color()) for x in ax.texts}
-    assert texts == {(0, 0): ("-2.8", "white"), (1, 0): ("-1.8", "white"), (1, 1): ("-0.75", "black")}
+    assert texts == {(0, 0): ("-0.043", "white"), (1, 0): ("-0.027", "white"), (1, 1): ("-0.012", "black")}
     for axis in (ax.get_xticklabels(), ax.get_yticklabels()):
         assert [x.get_text() for x in axis] == ["2", "5"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("i: whose surrogate", "k: whose update")
