@@ -412,6 +412,7 @@ def cells(fragment, tag):
 
 
 def test_the_page_is_the_tables_and_the_figures(real, tmp_path):
+    pytest.importorskip("matplotlib")
     records = [FULL | {"update": 1000 + k, "weights_behaviour": None} for k in range(200)] + [POOR]
     report = made(real, *records, interactions=[matrix(5)])
     path = tmp_path / "page.html"

@@ -481,6 +481,7 @@ def test_information_levels():
 @pytest.fixture
 def teamtr(monkeypatch, capsys):
     """The command line: exit code, stdout, stderr."""
+    pytest.importorskip("pyarrow")
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # `main` sets its own
 
     def call(*args):
@@ -528,6 +529,7 @@ def test_exit_code_of_bad_input(tmp_path, teamtr):
 
 
 def test_settings_are_checked_before_the_file_is_read(tmp_path):
+    pytest.importorskip("matplotlib")
     with pytest.raises(InputError, match="--alpha"):
         run(tmp_path / "none.jsonl", Settings(alpha=2.0))
     with pytest.raises(InputError, match="--html"):
@@ -536,6 +538,7 @@ def test_settings_are_checked_before_the_file_is_read(tmp_path):
 
 def test_match_is_used_in_reading(tmp_path, capsys):
     """Rollouts of update 0 scored again with `logp_behaviour` off by 0.01 a token are those only if `--match` says so."""
+    pytest.importorskip("pyarrow")
     table = columns(stage(4, [[0], [1]], {0: [0, 1]}, FOUR))
     noisy = table | {"logp_behaviour": table["logp_behaviour"] - 0.01 * (table["update"] == 1)}
     noisy = {key: value for key, value in noisy.items() if key != "source"}
@@ -548,6 +551,8 @@ def test_match_is_used_in_reading(tmp_path, capsys):
 
 def test_the_command_writes_tables_or_lines_and_a_page(tmp_path, capsys, monkeypatch):
     """Figures are left out here: test_monitor_tables.py has them."""
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("matplotlib")
     monkeypatch.setattr(page, "_svg", lambda *_: "<svg/>")
     table = columns(stage(4, [[0], [1]], {0: [0], 1: [1]}, FOUR))
     path = write_token_log(tmp_path / "log.parquet", table)
