@@ -1,0 +1,456 @@
+"""What the monitor shows: every cell under its heading, every remark and its number, every point of a figure.
+
+The records are made by hand, each field with a value of its own, so that a field in another's place is seen.
+"""
+
+import re
+from html import unescape
+
+import numpy as np
+import pytest
+from monitor_oracle import columns, stage
+
+from teamtr_jax.llm.monitor import INFORMATION, Settings, monitor, show, terminal, token_log, write_page
+from teamtr_jax.llm.monitor import estimates as est
+from teamtr_jax.llm.monitor import page as pages
+from teamtr_jax.llm.monitor.interaction import Interaction
+from teamtr_jax.llm.monitor.terminal import remarks, shortened, tables
+
+SETTINGS = Settings(delta=0.035, alpha=0.2, tolerance=0.15, reward_range=(-1.0, 3.0), draws=70)
+
+LABEL = "in-sample: not a guarantee"
+
+
+def iv(value, width=0.5, n=9):
+    return {"value": value, "low": value - width, "high": value + 2 * width, "n": n}
+
+
+def weights(first, n):
+    names = ("ess", "p95", "p99", "largest", "above_ten")
+    return {name: first + k for k, name in enumerate(names)} | {"n": n}
+
+
+FULL = {
+    "stage": 7, "update": 3, "agents": [2, 5], "kind": "joint", "changed_besides": [], "evidence": "fresh", "resampled": True,
+    "source": 23, "off_policy": 0.0625, "prompts": 11, "rollouts": 44, "tokens": 555, "reward": iv(1.25),
+    "share_tokens": {"2": 0.256, "5": 0.744}, "share_messages": {"2": 0.3, "5": 0.7}, "messages": 1.238, "messages_max": 4,
+    "delta": 0.035, "kl_k1": iv(2.25), "kl_k3": iv(3.25), "outside": True, "flips_25": 0.756, "flips_50": 0.933,
+    "kl_episode": iv(4.25), "kl_episode_upper": 5.0, "surrogate": iv(5.25), "surrogate_tokens": iv(6.25),
+    "surrogate_normalised": iv(7.25), "gap": iv(8.25), "improvement": iv(9.25),
+    "rungs": [
+        {"id": "S7", "name": "message ratios", "information": "estimable", "certificate": iv(10.25), "lower": 0.1},
+        {"id": "S7", "name": "token ratios", "information": "estimable", "certificate": iv(11.25), "lower": 0.3},
+        {"id": "S9", "name": "value-weighted", "information": "estimable", "certificate": iv(12.25), "lower": 0.2},
+    ],
+    "certificate": {"rung": "S7, token ratios", "lower": 0.3, "alpha": 0.2, "union": 3, "label": LABEL},
+    "certificate_finite_sample": {"lower": -0.7, "estimate": 0.4, "alpha": 0.2, "estimator": "path", "bound": "betting",
+                                  "label": LABEL},
+    "weights_update": weights(21.0, 44), "weights_behaviour": weights(31.0, 66) | {"source": 1},
+    "improvement_next": iv(13.25), "paired": True, "shift": 0.11, "shift_upper": 0.22, "shift_rung": "S3, re-scored rollouts",
+    "shift_booked": 0.33, "skippable": True, "interaction": None, "drift": None,
+}  # fmt: skip
+POOR = FULL | dict.fromkeys(
+    ("kl_k1", "kl_k3", "outside", "flips_25", "flips_50", "gap", "improvement", "certificate_finite_sample", "skippable",
+     "weights_behaviour", "improvement_next", "paired", "shift", "shift_upper", "shift_rung", "shift_booked")
+) | {
+    "stage": 8, "update": 0, "agents": [], "kind": "nothing changed", "resampled": False, "evidence": "reused", "source": 2,
+    "reward": iv(-1.5), "certificate": FULL["certificate"] | {"lower": -np.inf},
+    "rungs": [FULL["rungs"][0] | {"certificate": {"value": 0.25, "low": -np.inf, "high": np.inf, "n": 1}, "lower": -np.inf}],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def real():
+    """A report of the monitor, whose records are then written over."""
+    return monitor(token_log(columns(stage(9, [[0]], {0: [0]}, {4: 3, 5: 2}))), SETTINGS)
+
+
+def made(real, *records, interactions=(), **settings):
+    return real._replace(
+        records=[real.records[0] | r for r in records],
+        interactions=list(interactions),
+        settings=Settings(**{name: getattr(SETTINGS, name) for name in SETTINGS.__dict__} | settings),
+    )
+
+
+def matrix(number, first=0.0, agents=((2,), (5, 6)), unit=1.0):
+    """Updates 4 and 6; one entry is not there, one is clear."""
+
+    def entry(value, n=9):
+        return est.Interval(unit * value, value - 0.5, value + 1.0, 0.25, n)
+
+    return Interaction(
+        number,
+        [4, 6],
+        [list(a) for a in agents],
+        [[entry(first + 1.25), entry(first + 2.25)], [None, entry(first + 3.25)]],
+        [None, entry(first + 4.25)],
+        [[False, True], [False, False]],
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def test_numbers_are_shown_with_three_figures():
+    for x, text in (
+        (None, "–"), (0.0, "0"), (1.0, "1"), (0.012345, "0.0123"), (-1234.5, "-1.23e+03"), (9999.0, "1e+04"),
+        (10000.0, "1.0e+04"), (-123456.0, "-1.2e+05"), (np.inf, "inf"), (-np.inf, "-inf"), (1e-9, "1e-09"), (17, "17"),
+    ):  # fmt: skip
+        assert terminal._number(x) == text
+
+
+def test_every_cell_is_under_its_heading(real):
+    found = tables(made(real, FULL, POOR))
+    titles = [title for title, *_ in found]
+    grids = [[dict(zip(heads, row, strict=True)) for row in rows] for _, heads, rows, _ in found]
+    assert titles == [
+        "Rollouts (estimable)", "Token-KL monitor (estimable)", "Importance weights of whole rollouts (estimable)",
+        "Certificates (estimable; ranges declared: prior)", "Resampling (estimable)",
+    ]  # fmt: skip
+    one, two = {"update": "7.3", "agent": "2+5"}, {"update": "8.0", "agent": "nobody"}
+    rollouts = {
+        "kind": "joint", "evidence": "fresh", "prompts": "11", "rollouts": "44", "tokens": "555", "reward": "1.25 [0.75, 2.25]",
+        "share of tokens": "2:0.26 5:0.74", "messages (max)": "1.24 (4)",
+    }  # fmt: skip
+    assert grids[0] == [
+        one | rollouts,
+        two | rollouts | {"kind": "nothing changed", "evidence": "reused", "reward": "-1.5 [-2, -0.5]"},
+    ]
+    monitored = {
+        "k1 per message": "2.25 [1.75, 3.25]", "k3 per message": "3.25 [2.75, 4.25]", "δ = 0.035": "> δ",
+        "flips %, 25 / 50": "76 / 93", "K per episode": "4.25 [3.75, 5.25]",
+    }  # fmt: skip
+    assert grids[1] == [one | monitored, two | dict.fromkeys(monitored, "–") | {"K per episode": "4.25 [3.75, 5.25]"}]
+    names = ("ESS/B", "P95", "P99", "max", "Pr[w > 10]")
+
+    def weighed(ratio, rollouts, first):
+        return {"ratio": ratio, "rollouts": rollouts} | {name: str(first + k) for k, name in enumerate(names)}
+
+    assert grids[2] == [
+        one | weighed("new/current", "44", 21),
+        one | weighed("current/behaviour", "66", 31),
+        two | weighed("new/current", "44", 21),
+    ]
+    certified = {
+        "surrogate L": "5.25 [4.75, 6.25]", "gap": "8.25 [7.75, 9.25]", "certificate": "11.2 [10.8, 12.2]",
+        "rung": "S7, token ratios", "lower": "0.3", "S8 lower": "-0.7", "next rollouts say": "13.2 [12.8, 14.2]",
+    }  # fmt: skip
+    none = {"gap": "–", "certificate": "0.25 [-inf, inf]", "lower": "-inf", "S8 lower": "–", "next rollouts say": "–"}
+    assert grids[3] == [one | certified, two | certified | none]
+    resampled = {
+        "new rollouts": "yes", "source": "23", "shift": "0.11", "upper": "0.22", "rung": "S3, re-scored rollouts",
+        "as booked": "0.33", "tolerance 0.15": "could be skipped",
+    }  # fmt: skip
+    assert grids[4] == [
+        one | resampled, two | dict.fromkeys(resampled, "–") | {"new rollouts": "no", "source": "2"},
+    ]  # fmt: skip
+
+
+def test_answers_in_words(real):
+    found = tables(made(real, FULL | {"outside": False, "skippable": False, "flips_25": 0.0, "flips_50": 1.0}))
+    assert found[1][2][0][4:6] == ["≤ δ", "0 / 100"]
+    assert found[4][2][0][-1] == "needed"
+
+
+def test_captions_say_levels_and_labels(real):
+    captions = [caption for *_, caption in tables(made(real, FULL, POOR))]
+    assert captions[0] == "80 % intervals, clusters are prompts"
+    assert captions[1].startswith(
+        "KL(current‖new), nats; 80 % intervals, clusters are prompts; flips: share of 70 sub-samples"
+    )
+    assert captions[2] == ""
+    assert captions[3].startswith("lower limits of level 0.8: S6, best of the rungs, each at α over their number")
+    assert f"; S8, no asymptotics; {LABEL}" in captions[3]
+    assert "√(½ΣK)" in captions[4]
+    held = FULL | {"certificate": FULL["certificate"] | {"label": "held-out"}}
+    assert "; S8, no asymptotics; held-out" in tables(made(real, held, held_out=True))[3][3]
+
+
+def test_one_matrix(real):
+    found = tables(made(real, FULL, interactions=[matrix(5)]))
+    assert len(found) == 6
+    title, heads, rows, caption = found[5]
+    assert title.startswith("Interaction M[k,i], stage 5 (R5, estimable)")
+    assert heads == ["", "4 (agent 2)", "6 (agent 5+6)"]
+    assert rows == [
+        ["after update 4 of agent 2", "1.25 [0.75, 2.25]", "2.25 [1.75, 3.25] *"],
+        ["after update 6 of agent 5+6", "–", "3.25 [2.75, 4.25]"],
+        ["L^seq − L^stale", "–", "4.25 [3.75, 5.25]"],
+    ]
+    assert caption.startswith("80 % intervals")
+    assert "* excludes 0 at α over the number of entries" in caption
+
+
+def test_the_last_three_matrices_and_their_mean(real):
+    matrices = [matrix(number, first=number, agents=((2,), (5,))) for number in range(5)]
+    found = tables(made(real, FULL, interactions=matrices))
+    assert len(found) == 9
+    title, heads, rows, _ = found[5]
+    assert title == "Interaction M[k,i], mean over 5 stages (R5, estimable)"
+    assert heads == ["", "agent 2", "agent 5"]
+    half = 1.3968153 * 0.25 * 5**0.5 / 5  # t at 0.9 with 8 degrees of freedom
+    cells = {x: f"{x:.3g} [{x - half:.3g}, {x + half:.3g}]" for x in (3.25, 4.25, 5.25)}
+    assert rows == [["after agent 2", cells[3.25], cells[4.25]], ["after agent 5", "–", cells[5.25]]]
+    assert [title.split(" (")[0] for title, *_ in found[6:]] == [f"Interaction M[k,i], stage {k}" for k in (2, 3, 4)]
+    assert [rows[0][1][:4] for _, _, rows, _ in found[6:]] == ["3.25", "4.25", "5.25"]
+
+
+def test_long_tables_are_cut_at_their_beginning():
+    rows = [[str(k)] for k in range(5)]
+    assert shortened(rows, 5) == (rows, "")
+    assert shortened(rows, 6) == (rows, "")
+    assert shortened(rows, 3) == ([["2"], ["3"], ["4"]], " The last 3 of 5 rows; --json has all.")
+
+
+# -------------------------------------------------------------------------------------------------------------- remarks
+
+
+def line(report, word):
+    """The remark with that word, or nothing."""
+    found = [x for x in remarks(report) if word in x]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def test_held_out_or_not(real):
+    assert line(made(real, FULL), "In-sample").endswith("Limits are no guarantee; --held-out says otherwise.")
+    assert line(made(real, FULL), "Held-out") is None
+    assert line(made(real, FULL, held_out=True), "In-sample") is None
+    assert "as declared" in line(made(real, FULL, held_out=True), "Held-out")
+
+
+def test_remarks_count_their_updates(real):
+    clean = FULL | {"kind": "single"}
+    named = [clean | {"update": k} for k in range(8)]
+    quiet = made(real, *named, interactions=[matrix(5)])
+    words = (
+        "other agents than",
+        "at once",
+        "changed nothing",
+        "of the current team",
+        "One agent only",
+        "No interaction matrix",
+    )
+    assert [line(quiet, word) for word in words] == [None] * 6
+    noisy = made(real, *[r | {"changed_besides": [1] if r["update"] < 3 else []} for r in named])
+    assert line(noisy, words[0]).startswith("Log-probabilities of other agents than `updated` changed in 3 updates;")
+    joint = made(real, *[r | {"kind": "joint" if r["update"] > 0 else "single"} for r in named])
+    assert line(joint, words[1]).startswith("Several agents changed at once in 7 updates (7.1, 7.2, 7.3, 7.4, 7.5 …):")
+    idle = made(real, *[r | {"kind": "nothing changed" if r["update"] < 7 else "single"} for r in named])
+    assert line(idle, words[2]) == "7 updates changed nothing: 7.0, 7.1, 7.2, 7.3, 7.4."
+    off = {1: 0.01, 4: 0.456, 6: 0.02}
+    reused = [
+        r | {"evidence": "reused" if r["update"] in off else "fresh", "off_policy": off.get(r["update"], 9.0)}
+        for r in named
+    ]
+    text = line(made(real, *reused), words[3])
+    assert text.startswith("3 updates have no rollouts")
+    assert text.endswith("by up to 0.46 nats a token.")
+    alone = [r | {"share_tokens": {"2": 1.0}} for r in named]
+    assert line(made(real, *alone), words[4]).startswith("One agent only:")
+    assert line(made(real, *alone[:-1], named[-1]), words[4]) is None
+    assert line(made(real, *named), words[5]).startswith("No interaction matrix: at every update")
+
+
+def test_the_remark_on_resampling_counts_tokens_of_those_that_could_be_skipped(real):
+    answers = [(None, 1), (True, 20), (False, 300), (True, 4000), (None, 50000), (False, 600000)]
+    records = [FULL | {"update": k, "skippable": s, "tokens": n} for k, (s, n) in enumerate(answers)]
+    wanted = "2 of 4 resamplings could have been skipped (4020 tokens)."
+    assert line(made(real, *records), "resamplings") == wanted
+    assert line(made(real, *records[2:3]), "resamplings") == "0 of 1 resamplings could have been skipped (0 tokens)."
+    assert line(made(real, records[0]), "resamplings") is None
+
+
+# -------------------------------------------------------------------------------------------------------- the terminal
+
+
+def printed(report, capsys):
+    show(report, "a[b]")
+    return capsys.readouterr().out
+
+
+def test_the_terminal_shows_the_tables(real, capsys, monkeypatch):
+    """Names left, numbers right; every cell of `tables`, in its column; captions, remarks, levels."""
+    monkeypatch.setattr(terminal, "WIDTH", 400)
+    report = made(real, FULL, POOR, interactions=[matrix(5)])
+    text = printed(report, capsys)
+    lines = text.splitlines()
+    assert lines[0] == f"a[b]: {report.rows} tokens, 2 updates"
+    found, width = [], {}
+    for x in lines:
+        if x.startswith("┃"):
+            raw = x.strip("┃").split("┃")
+            width = {i: len(cell) - 2 for i, cell in enumerate(raw)}
+            found.append([[cell.strip() for cell in raw]])
+        elif x.startswith("│"):
+            raw = x.strip("│").split("│")
+            found[-1].append([cell.strip() for cell in raw])
+            for i, cell in enumerate(raw):
+                text_of = cell.strip()
+                assert cell[1:-1] == (text_of.ljust(width[i]) if i < 2 else text_of.rjust(width[i]))
+    assert found == [[heads, *rows] for _, heads, rows, _ in tables(report)]
+    for title, _, _, caption in tables(report):
+        assert title in " ".join(text.split())  # they are folded to the width of the table
+        assert caption in " ".join(text.split())
+    assert [x.removeprefix("• ") for x in lines if x.startswith("• ")] == remarks(report)
+    at = lines.index("Information levels:")
+    assert lines[at + 1 :] == [f"  {key}: {level}. {meaning}" for key, (level, meaning) in INFORMATION.items()]
+
+
+def test_nothing_is_cut_off_in_a_narrow_terminal(real, capsys, monkeypatch):
+    """Cells are folded: over the lines of a row its columns have every letter."""
+    monkeypatch.setattr(terminal, "WIDTH", 60)
+    report = made(real, FULL | {"weights_behaviour": None})
+    found: list[list[str]] = []
+    for x in printed(report, capsys).splitlines():
+        if x.startswith("┏"):
+            found.append([])
+        elif x.startswith("│"):
+            parts = [cell.replace(" ", "") for cell in x.strip("│").split("│")]
+            found[-1] = [a + b for a, b in zip(found[-1] or [""] * len(parts), parts, strict=True)]
+    assert found == [[cell.replace(" ", "") for cell in row] for _, _, (row,), _ in tables(report)]
+
+
+def test_the_terminal_shows_sixty_rows(real, capsys):
+    """In 160 columns where it is no terminal."""
+    assert (terminal.ROWS, terminal.WIDTH, pages.LIMIT) == (60, 160, 200)
+    records = [FULL | {"stage": 900, "update": 100 + k, "weights_behaviour": None} for k in range(61)]
+    text = printed(made(real, *records), capsys)
+    table = [x for x in text.splitlines() if x.startswith("│")]
+    assert not any("900.100" in x for x in table)
+    assert all(sum(f"900.{100 + k} " in x for x in table) == 5 for k in range(1, 61))
+    assert " ".join(text.split()).count("The last 60 of 61 rows; --json has all.") == 5
+    assert 80 < max(map(len, table)) <= 160
+    whole = printed(made(real, *records[:60]), capsys)
+    assert "The last" not in whole
+
+
+# ------------------------------------------------------------------------------------------------------------- the page
+
+
+def plot(draw, report):
+    """What a figure shows: lines by label, levels, vertical lines, texts."""
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    ax = figure.subplots()
+    draw(ax, report)
+    points = {x.get_label(): (np.array(x.get_xdata(), float), np.array(x.get_ydata(), float)) for x in ax.lines}
+    spans = [segment for group in ax.collections if hasattr(group, "get_segments") for segment in group.get_segments()]
+    return ax, points, np.array([x for x in spans if len(x)])
+
+
+def near(found, wanted):
+    np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+ONE = {"value": 0.5, "low": -np.inf, "high": np.inf, "n": 1}
+
+
+def test_figure_of_the_kl(real):
+    third = FULL | {"kl_k1": ONE, "kl_k3": iv(0.75)}
+    fourth = FULL | {"kl_k1": ONE | {"low": 0.25}, "kl_k3": ONE | {"high": 0.75}}
+    ax, points, spans = plot(pages._kl, made(real, FULL, POOR, third, fourth))
+    near(points["k1"], [[-0.1, 1.9, 2.9], [2.25, 0.5, 0.5]])
+    near(points["k3"], [[0.1, 2.1, 3.1], [3.25, 0.75, 0.5]])
+    near(points["δ"][1], [0.035, 0.035])
+    near(spans, [[[-0.1, 1.75], [-0.1, 3.25]], [[0.1, 2.75], [0.1, 4.25]], [[2.1, 0.25], [2.1, 1.75]]])
+    assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("Token KL(current‖new) per message", "update", "nats")
+    assert [x.get_text() for x in ax.get_legend().get_texts()] == ["k1", "k3", "δ"]
+
+
+def test_figure_of_the_weights(real):
+    ax, points, _ = plot(pages._weights, made(real, FULL, POOR))
+    for name, first, last in (("new/current", 21.0, 21.0), ("current/behaviour", 31.0, np.nan)):
+        for k, end in ((1, "p95"), (2, "p99"), (3, "largest")):
+            near(points[f"{name}, {end}"], [[0, 1], [first + k, last + k]])
+    levels = [y for label, (_, y) in points.items() if label.startswith("_")]
+    near(levels, [[10, 10]])
+    assert ax.get_yscale() == "log"
+    assert (ax.get_title(), ax.get_xlabel()) == ("Tails of the importance weights", "update")
+    _, points, _ = plot(pages._weights, made(real, POOR))
+    assert not any(label.startswith("current/behaviour") for label in points)
+
+
+def test_figure_of_the_certificates(real):
+    ax, points, spans = plot(pages._certificates, made(real, FULL, POOR))
+    near(points["surrogate L"], [[-0.15, 0.85], [5.25, 5.25]])
+    near(points["next rollouts say"], [[0.0], [13.25]])
+    near(points["lower limit"], [[0.15, 1.15], [0.3, np.nan]])
+    near(points["S8 lower limit"], [[0.25, 1.25], [-0.7, np.nan]])
+    near([y for label, (_, y) in points.items() if label.startswith("_")], [[0, 0]])
+    near(spans, [[[-0.15, 4.75], [-0.15, 6.25]], [[0.85, 4.75], [0.85, 6.25]], [[0, 12.75], [0, 14.25]]])
+    assert (ax.get_title(), ax.get_ylabel()) == ("Certificate and surrogate", "reward")
+
+
+def test_figure_of_the_shift(real):
+    second = FULL | {"skippable": False, "shift": 0.44, "shift_upper": 0.66}
+    ax, points, spans = plot(pages._shift, made(real, FULL, second, POOR))
+    near(points["could be skipped"], [[0], [0.11]])
+    near(points["needed, or none"], [[1, 2], [0.44, np.nan]])
+    near(points["tolerance"][1], [0.15, 0.15])
+    near(spans[:2], [[[0, 0.11], [0, 0.22]], [[1, 0.44], [1, 0.66]]])
+    assert (ax.get_title(), ax.get_ylabel()) == ("Shift since the rollouts in use", "total variation, at most")
+
+
+def test_figure_of_the_matrix(real):
+    """Row: whose update; column: whose surrogate; the greatest entry gives the range of the colours."""
+    matrices = [matrix(number, first=number - 5.0, agents=((2,), (5,)), unit=1 / 64) for number in range(3)]
+    ax, _, _ = plot(pages._matrix, made(real, FULL, interactions=matrices))
+    (image,) = ax.images
+    near(np.ma.filled(image.get_array(), np.nan), [[-2.75 / 64, -1.75 / 64], [np.nan, -0.75 / 64]])
+    near(image.get_clim(), [-2.75 / 64, 2.75 / 64])
+    texts = {x.get_position(): (x.get_text(), x.get_color()) for x in ax.texts}
+    assert texts == {(0, 0): ("-0.043", "white"), (1, 0): ("-0.027", "white"), (1, 1): ("-0.012", "black")}
+    for axis in (ax.get_xticklabels(), ax.get_yticklabels()):
+        assert [x.get_text() for x in axis] == ["2", "5"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("i: whose surrogate", "k: whose update")
+    assert ax.get_title() == "Interaction M[k,i], mean over stages"
+
+
+def cells(fragment, tag):
+    return [unescape(x) for x in re.findall(rf"<{tag}>(.*?)</{tag}>", fragment, re.S)]
+
+
+def test_the_page_is_the_tables_and_the_figures(real, tmp_path):
+    pytest.importorskip("matplotlib")
+    records = [FULL | {"update": 1000 + k, "weights_behaviour": None} for k in range(200)] + [POOR]
+    report = made(real, *records, interactions=[matrix(5)])
+    path = tmp_path / "page.html"
+    assert write_page(report, path, "log <1> & co") == path
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert cells(text, "title") == cells(text, "h1") == ["log <1> & co"]
+    assert f"<p>{report.rows} tokens, 201 updates.</p>" in text
+    found = [
+        [cells(row, "th") or cells(row, "td") for row in re.findall(r"<tr>(.*?)</tr>", table, re.S)]
+        for table in re.findall(r"<table>(.*?)</table>", text, re.S)
+    ]
+    wanted = tables(report)
+    assert found == [[heads, *rows[-200:]] for _, heads, rows, _ in wanted]
+    assert cells(text, "h2") == [*(title for title, *_ in wanted), "Information levels"]
+    notes = [unescape(x) for x in re.findall(r"<p class=note>(.*?)</p>", text, re.S)]
+    left = " The last 200 of 201 rows; --json has all."
+    assert notes == [caption + left * (len(rows) > 200) for *_, rows, caption in wanted]
+    assert notes[0].endswith(left)
+    assert notes[5] == wanted[5][3]
+    levels = [f"{key}: {level}. {meaning}" for key, (level, meaning) in INFORMATION.items()]
+    assert [unescape(x) for x in re.findall(r"<li>(.*?)</li>", text, re.S)] == [*remarks(report), *levels]
+    figures = re.findall(r"<figure>(.*?)</figure>", text, re.S)
+    titles = ("Token KL", "Tails of the", "Certificate and", "Shift since", "Interaction M")
+    assert len(figures) == len(titles)
+    assert all(title in figure and figure.startswith("<svg") for title, figure in zip(titles, figures, strict=True))
+
+
+def test_no_figure_of_a_matrix_where_there_is_none(real, tmp_path, monkeypatch):
+    """Nor where all updates are joint: no agent has an entry of its own. Drawing is left out."""
+    drawn = []
+    monkeypatch.setattr(pages, "_svg", lambda draw, report, size: drawn.append((draw, size)) or "<svg/>")
+    four = [(draw, (9.0, 3.2)) for draw in (pages._kl, pages._weights, pages._certificates, pages._shift)]
+    for interactions, extra in (
+        ([], []),
+        ([matrix(5, agents=((2, 3), (5, 6)))], []),
+        ([matrix(5)], [(pages._matrix, (5.0, 4.2))]),
+    ):
+        drawn.clear()
+        write_page(made(real, FULL, interactions=interactions), tmp_path / "page.html", "log")
+        assert drawn == four + extra
