@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from teamtr_jax.files import replacing
 from teamtr_jax.llm.monitor.interaction import pool
-from teamtr_jax.llm.monitor.log import optional_import, replacing
+from teamtr_jax.llm.monitor.log import optional_import
 from teamtr_jax.llm.monitor.report import INFORMATION, Report
 from teamtr_jax.llm.monitor.terminal import remarks, shortened, tables
+from teamtr_jax.validation import shown
 
 __all__ = ["write_page"]
 
@@ -78,7 +80,14 @@ def _certificates(ax: Any, report: Report) -> None:
         x + 0.15, np.where(np.isfinite(lower), lower, np.nan), "v", color=COLOURS[1], markersize=4, label="lower limit"
     )
     finite = _values(records, "certificate_finite_sample", "lower")
-    ax.plot(x + 0.25, finite, "v", color=COLOURS[2], markersize=4, label="S8 lower limit")
+    ax.plot(
+        x + 0.25,
+        np.where(np.isfinite(finite), finite, np.nan),
+        "v",
+        color=COLOURS[2],
+        markersize=4,
+        label="S8 lower limit",
+    )
     ax.axhline(0, color="0.6", linewidth=1)
     ax.set(title="Certificate and surrogate", xlabel="update", ylabel="reward")
     ax.legend(frameon=False, fontsize=8)
@@ -129,8 +138,9 @@ def write_page(report: Report, path: Path, name: str) -> Path:
     """Write the page, whole or not at all.
 
     Raises:
-      InputError: if matplotlib is not installed.
+      InputError: if matplotlib is not installed, or the place cannot be written.
     """
+    name = shown(name)
     figures: list[tuple[Callable[[Any, Report], None], tuple[float, float]]] = [
         (_kl, (9.0, 3.2)), (_weights, (9.0, 3.2)), (_certificates, (9.0, 3.2)), (_shift, (9.0, 3.2)),
     ]  # fmt: skip
