@@ -132,16 +132,20 @@ def _found(rows: Rows, match: float) -> tuple[Ints, NDArray[np.bool_], tuple[Aga
                 of_it = some[source[known[some]] == s]
                 like.setdefault(s, np.zeros(here.size, bool))[of_it] = True
         rest, part = np.ones(here.size, bool), False
+        explained = np.zeros(here.size, bool)  # by an older set that is there as a whole
         for s, mine in sorted(like.items()):
-            home = sets[s]
-            same = int(mine.sum())
+            mine &= ~explained
+            home, same = sets[s], int(mine.sum())
+            if not same:
+                continue
             present = int(np.isin(names[here], names[home]).sum())
             whole = same == home.size
             moved = whole and off[home].max() <= match < off[here[mine]].max()
             state = "whole" if moved else "unclear" if whole else "part"
             again.append(Again(st, up, s, home.size, same, home.size - present, present - same, 0, state))
             part |= not whole
-            if moved and rest[mine].all():
+            explained |= mine & whole
+            if moved:
                 source[here[mine]] = s
                 rest &= ~mine
         left = here[rest]
