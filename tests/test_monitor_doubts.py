@@ -50,8 +50,8 @@ def one(table, **settings):
     return report, report.records[0]
 
 
-def no_certificate(record, reason):
-    assert record["invalid"] == [reason]
+def no_certificate(record, reason, *more):
+    assert record["invalid"] == [reason, *more]
     assert record["certificate"]["lower"] == -np.inf
     assert record["certificate"]["label"] == f"none: {reason}"
     assert all(rung["lower"] == -np.inf for rung in record["rungs"])
@@ -89,15 +89,15 @@ def test_masked_rollouts_stay_and_have_no_certificate():
     assert (record["rollouts"], record["masked"]) == (1600, cut.sum())
     assert record["reward"] == whole["reward"]
     assert record["tokens"] == 2 * (~cut).sum()
-    no_certificate(record, "tokens are masked")
-    assert record["outside"] is None  # below δ as it stands, and the masked tokens are not counted
+    no_certificate(
+        record, "tokens are masked", "the log contradicts itself"
+    )  # E new/current is 1.4 on the other tokens
     assert f"{cut.sum()} rollouts of 1 update (0.0) lack tokens" in "\n".join(remarks(report))
-    kept = 1600 / 4 * (1 - 0.5)  # rows of the log that a trainer wrote who dropped the masked rollouts
     dropped = {key: np.asarray(value)[~cut] if np.ndim(value) else value for key, value in columns.items()}
-    _, filtered = one(token_rows(mask[~cut], **dropped), held_out=True)
-    assert filtered["rollouts"] == pytest.approx(4 * kept, rel=0.1)
-    no_certificate(filtered, "the log contradicts itself")  # E new/current is 1.4 on what is left
-    assert filtered["contradiction"]["value"] > 1.1 or filtered["contradiction"]["value"] < 0
+    _, filtered = one(token_rows(mask[~cut], **dropped), held_out=True)  # of a trainer who drops such rollouts
+    no_certificate(filtered, "the log contradicts itself")
+    assert filtered["contradiction"]["statistic"] == "KL of a rollout, k1"
+    assert filtered["contradiction"]["value"] == pytest.approx(-math.log(1.4))
     assert filtered["groups"] == [1, 4]
 
 
@@ -147,6 +147,8 @@ def test_a_rollout_without_token_counts(form, tmp_path):
     assert record["weights_update"]["n"] == 6
     assert (record["rollouts"], record["masked"]) == (6, 2)
     no_certificate(record, "tokens are masked")
+    assert monitor(log, Settings(delta=9.0)).records[0]["outside"] is None  # masked tokens are not counted
+    assert monitor(log, Settings(delta=1e-9)).records[0]["outside"] is (-log_ratio.sum() > 0 or None)
 
 
 def test_nothing_but_masked_rollouts_at_an_update():
@@ -165,7 +167,9 @@ def test_nothing_but_masked_rollouts_at_an_update():
 
 def test_a_hole_in_a_message_is_a_mask():
     mask, columns = small()
-    table = token_rows(mask[[0, 2, 3, 4]], **{k: np.asarray(v)[[0, 2, 3, 4]] if np.ndim(v) else v for k, v in columns.items()})
+    table = token_rows(
+        mask[[0, 2, 3, 4]], **{k: np.asarray(v)[[0, 2, 3, 4]] if np.ndim(v) else v for k, v in columns.items()}
+    )
     assert one(table)[1]["invalid"] == []
     for gone in (0, 1):
         hole = {key: np.delete(value, gone) for key, value in table.items()}
@@ -257,7 +261,6 @@ WRONG = {
     "new shifted by a token": lambda c, n, raw, raw_new: (c, np.roll(n, -1, 1), c),
     "current shifted by a token": lambda c, n, raw, raw_new: (np.roll(c, 1, 1), np.roll(n, 1, 1), c),
     "all but new shifted": lambda c, n, raw, raw_new: (np.roll(c, 1, 1), n, np.roll(c, 1, 1)),
-    "rounded to bfloat16": lambda c, n, raw, raw_new: (c, np.minimum(n + 0.5 * np.random.default_rng(1).normal(size=n.shape), 0), c),
     "base 10": lambda c, n, raw, raw_new: (c, n / math.log(10), c),
 }  # fmt: skip
 
@@ -331,7 +334,8 @@ def test_the_level_of_an_accusation():
 
 def test_the_bets_have_mean_one():
     """Every transcript of an enumerated team: the mean capital is 1 at every stake, by tokens and by rollouts; less where the new
-    policy opens what the old one never does. Hence Ville's inequality: the false-alarm rate is at most `FALSE_ALARM`."""
+    policy opens what the old one never does. Hence Ville's inequality: the false-alarm rate is at most `FALSE_ALARM`.
+    """
     w = world(np.random.default_rng(5), owners=(0, 1, 0), letters=3, order=(0, 1), step=1.5)
     old, new = (log_probs(w, w.tables[h])[0] for h in (0, 1))
     p = np.exp(old.sum(-1))
@@ -348,34 +352,36 @@ def test_the_bets_have_mean_one():
 
 
 def test_honest_logs_with_heavy_tails_are_not_accused():
-    """400 honest logs, log weights of rollouts with a standard deviation up to 6: at 1e-6 each, one accusation has probability
-    4e-4 at most. No limit exceeds what is possible, and no certificate is taken away."""
-    accused = 0
-    for seed in range(400):
-        rng = np.random.default_rng(seed)
-        z = rng.normal(size=(32, 6, 5)) * rng.uniform(0.5, 3)
-        z2 = z + rng.uniform(0.02, 2.5) * rng.normal(size=z.shape)
-        a = (np.exp(log_softmax(z)).cumsum(-1) > rng.random((32, 6, 1))).argmax(-1)[..., None]
-        c, n = (np.take_along_axis(log_softmax(x), a, -1)[..., 0] for x in (z, z2))
-        found = contradiction(token_log(flat(c, n)), np.arange(32), AGENT, 1e-4, 0.1)
-        accused += found is not None
-    assert accused == 0
+    """400 honest sets of 32 rollouts, log weights with standard deviations from 0.05 to 9: at 1e-6 each, one accusation among
+    them has probability 4e-4 at most.
+    """
+    rng, sets = np.random.default_rng(0), 400
+    shape = (sets, 32, 6, 5)
+    z = rng.normal(size=shape) * rng.uniform(0.5, 3, (sets, 1, 1, 1))
+    z2 = z + rng.uniform(0.02, 2.5, (sets, 1, 1, 1)) * rng.normal(size=shape)
+    a = (np.exp(log_softmax(z)).cumsum(-1) > rng.random((*shape[:3], 1))).argmax(-1)[..., None]
+    c, n = (np.take_along_axis(log_softmax(x), a, -1)[..., 0].reshape(-1, 6) for x in (z, z2))
+    spread = (n - c).sum(1).reshape(sets, 32).std(1)
+    assert spread.min() < 0.1 < 4 < spread.max()
+    log = token_log(flat(c, n))
+    found = [contradiction(log, np.arange(32 * i, 32 * i + 32), AGENT, 1e-4, 0.1) for i in range(sets)]
+    assert found == [None] * sets
 
 
 def test_rounding_is_not_accused():
-    """A million tokens whose scores carry float32 rounding, and behaviour that is off by less than match, all to one side."""
+    """Scores that carry float32 rounding, and a behaviour that is off by less than match, always to one side."""
     rng = np.random.default_rng(0)
-    c = -rng.exponential(1.0, (1000, 1000)) - 1e-3
+    c = -rng.exponential(1.0, (400, 500)) - 1e-3
     noisy = c + 1e-6 * rng.normal(size=c.shape)
     for current, new, behaviour in ((c, noisy, c), (c, c, c - 9e-5), (noisy, c + 5e-5, c + 9e-5)):
         log = token_log(flat(current, new, behaviour))
-        assert contradiction(log, np.arange(1000), AGENT, 1e-4, 0.1) is None
+        assert contradiction(log, np.arange(400), AGENT, 1e-4, 0.1) is None
 
 
 def test_a_limit_above_what_is_possible_is_told():
     """Weights whose mean is 1 and rewards that go with them more than they can: every limit is cut at high − mean reward."""
     N = 4000
-    up = np.arange(N) % 2 == 0  # half of the rollouts doubled, the others gone: E w = 1
+    up = np.random.default_rng(0).random(N) < 0.5  # half of the rollouts doubled, the others gone: E w = 1
     current = np.full((N, 1), math.log(0.5))
     new = np.where(up, -1e-3, -30.0)[:, None]
     _, record = one(flat(current, new, reward=up, group=4))
@@ -392,7 +398,7 @@ def test_a_limit_above_what_is_possible_is_told():
 def test_limits_are_cut_at_the_room():
     """Twelve prompts, all of whose weights are above 1: too few to accuse, and the limits would exceed what is possible."""
     current = np.full((12, 1), -2.0)
-    _, record = one(flat(current, current + np.linspace(0.85, 0.9, 12)[:, None], reward=np.full(12, 0.9), group=1))
+    _, record = one(flat(current, current + np.linspace(-0.1, 0.7, 12)[:, None], reward=np.full(12, 0.9), group=1))
     assert record["invalid"] == []
     assert max(rung["lower"] for rung in record["rungs"]) > 0.1
     assert record["certificate"]["lower"] == pytest.approx(0.1)
@@ -491,7 +497,7 @@ def test_exponentials_that_overflow(where, v, tmp_path):
     assert "nan" not in json.dumps(json.loads(dump(record))).lower()
     assert not any("nan" in cell for _, _, body, _ in tables(report) for row in body for cell in row)
     if v == 1000.0:
-        assert "nan" not in write_page(report, tmp_path / "page.html", "log").read_text().split("<h2>", 1)[1].replace("finance", "")
+        assert ">nan" not in write_page(report, tmp_path / "page.html", "log").read_text().lower()
 
 
 def test_overflow_in_opposite_directions_is_no_zero():
@@ -512,7 +518,9 @@ def test_gain_is_the_difference():
     x, y = (a.ravel() for a in np.meshgrid(np.linspace(-3, 3, 13), np.linspace(-2, 2, 9)))
     np.testing.assert_allclose(est.gain(x, y), np.exp(x + y) - np.exp(x), rtol=1e-12, atol=1e-15)
     assert est.gain(np.array([1000.0, 1000.0, 1000.0]), np.array([1.0, -1.0, 0.0])).tolist() == [np.inf, -np.inf, 0.0]
-    assert est.gain(np.array([705.0]), np.array([-1e-6]))[0] == pytest.approx(-math.exp(705.0 - math.log(1e6)), rel=1e-6)
+    assert est.gain(np.array([705.0]), np.array([-1e-6]))[0] == pytest.approx(
+        -math.exp(705.0 - math.log(1e6)), rel=1e-6
+    )
 
 
 def test_means_of_what_is_infinite():

@@ -10,7 +10,17 @@ from teamtr_jax.records import dump
 from teamtr_jax.validation import InputError
 
 PROMPTS, GROUP = 40, 4
-BETWEEN = ("shift", "shift_upper", "shift_rung", "shift_booked", "skippable", "interaction", "drift", "kl_k3", "surrogate")
+BETWEEN = (
+    "shift",
+    "shift_upper",
+    "shift_rung",
+    "shift_booked",
+    "skippable",
+    "interaction",
+    "drift",
+    "kl_k3",
+    "surrogate",
+)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +128,8 @@ def sparse(seed=0):
 @pytest.mark.parametrize(("prompts", "group", "whole"), [(500, 4, False), (60, 1, False), (4, 1, True), (1, 2, True)])
 def test_ids_that_begin_again_are_new_rollouts(prompts, group, whole):
     """A uniform team with equal rewards: transcripts coincide in everything but token ids, and where the moved kind of prompt is
-    left out, whole sets do. Shift, skipping and matrix are those of distinct ids, never 0 from the coincidences."""
+    left out, whole sets do. Shift, skipping and matrix are those of distinct ids, never 0 from the coincidences.
+    """
     w = sparse()
     if whole:
         w = w._replace(tables=[[p[1:] for p in x] for x in w.tables], reward=w.reward[1:])
@@ -138,7 +149,9 @@ def test_ids_that_begin_again_are_new_rollouts(prompts, group, whole):
     assert (again["size"], again["missing"]) == (prompts * group, 0)
     assert again["same"] + again["changed"] == prompts * group
     assert found.records[0]["improvement_next"] is None  # perhaps the same rollouts
-    assert any(("perhaps new and the same by chance" if whole else "not used as scored again") in x for x in remarks(found))
+    assert any(
+        ("perhaps new and the same by chance" if whole else "not used as scored again") in x for x in remarks(found)
+    )
     assert lines(same | {"source": same["update"]}, tolerance=0.1)[0].count('"scored_again": []') == 1
 
 
@@ -219,9 +232,9 @@ def test_a_part_of_a_set_is_not_scored_again(table, name, say):
     assert record["shift_rung"] == ("S3, re-scored rollouts" if say else "none: the rollouts are in doubt")
     if say:  # what is said to be old is set aside, and the new rollouts are as if it were not there
         clean = monitor(token_log(kept(columns, ~old(columns, 2)))).records[2]
-        assert {key: record[key] for key in ("reward", "certificate", "improvement", "evidence", "rollouts", "invalid")} == {
-            key: clean[key] for key in ("reward", "certificate", "improvement", "evidence", "rollouts", "invalid")
-        }
+        assert {
+            key: record[key] for key in ("reward", "certificate", "improvement", "evidence", "rollouts", "invalid")
+        } == {key: clean[key] for key in ("reward", "certificate", "improvement", "evidence", "rollouts", "invalid")}
     else:  # all count as sampled there, and are not of the team before the update
         assert record["evidence"] == "incomplete"
         assert record["certificate"]["lower"] == -np.inf

@@ -61,6 +61,7 @@ def _undefined(value: float, n: int) -> Interval:
     return Interval(-np.inf if np.isnan(value) else value, -np.inf, np.inf, np.inf, n)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def mean(values: Floats, alpha: float) -> Interval:
     """`Z̄ ± t·s/√B`, one independent value per prompt."""
     n = values.size
@@ -71,6 +72,7 @@ def mean(values: Floats, alpha: float) -> Interval:
     return interval(value, error, n, alpha)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def ratio(total: Floats, count: Floats, alpha: float) -> Interval:
     """`ΣX/ΣN` over prompts, its error linearised: `√(B/(B−1) Σ(X − r̂N)²)/ΣN`."""
     n, whole = total.size, float(count.sum())
