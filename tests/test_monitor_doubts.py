@@ -148,7 +148,7 @@ def test_a_rollout_without_token_counts(form, tmp_path):
     assert (record["rollouts"], record["masked"]) == (6, 2)
     no_certificate(record, "tokens are masked")
     assert monitor(log, Settings(delta=9.0)).records[0]["outside"] is None  # masked tokens are not counted
-    assert monitor(log, Settings(delta=1e-9)).records[0]["outside"] is (-log_ratio.sum() > 0 or None)
+    assert monitor(log, Settings(delta=1e-9)).records[0]["outside"] is True
 
 
 def test_nothing_but_masked_rollouts_at_an_update():
@@ -208,9 +208,9 @@ def test_rows_of_a_mask_that_keeps_nothing_need_one_value():
     with pytest.raises(InputError, match="reward, row 1: found several values and no token"):
         token_rows(mask, reward=wide)
     for bad in (np.ones(3), np.ones((2, 0)), np.full((2, 2), "a")):
-        with pytest.raises(InputError, match="^mask: "):
+        with pytest.raises(InputError, match=r"^mask: "):
             token_rows(bad)
-    with pytest.raises(InputError, match="^reward: "):
+    with pytest.raises(InputError, match=r"^reward: "):
         token_rows(mask, reward=[[1.0], [1.0, 2.0]])
 
 
@@ -333,8 +333,9 @@ def test_the_level_of_an_accusation():
 
 
 def test_the_bets_have_mean_one():
-    """Every transcript of an enumerated team: the mean capital is 1 at every stake, by tokens and by rollouts; less where the new
-    policy opens what the old one never does. Hence Ville's inequality: the false-alarm rate is at most `FALSE_ALARM`.
+    """Over every transcript of an enumerated team the mean capital is 1 at every stake, by tokens and by rollouts.
+
+    It is less where the new policy opens what the old one never does. So (Ville) the false-alarm rate is at most `FALSE_ALARM`.
     """
     w = world(np.random.default_rng(5), owners=(0, 1, 0), letters=3, order=(0, 1), step=1.5)
     old, new = (log_probs(w, w.tables[h])[0] for h in (0, 1))
@@ -352,8 +353,9 @@ def test_the_bets_have_mean_one():
 
 
 def test_honest_logs_with_heavy_tails_are_not_accused():
-    """400 honest sets of 32 rollouts, log weights with standard deviations from 0.05 to 9: at 1e-6 each, one accusation among
-    them has probability 4e-4 at most.
+    """400 honest sets, log weights with standard deviations from below 0.1 to above 4.
+
+    At 1e-6 each, one accusation among them has probability 4e-4 at most.
     """
     rng, sets = np.random.default_rng(0), 400
     shape = (sets, 32, 6, 5)
@@ -496,7 +498,7 @@ def test_exponentials_that_overflow(where, v, tmp_path):
         assert record["improvement"]["low"] == -math.inf
     assert "nan" not in json.dumps(json.loads(dump(record))).lower()
     assert not any("nan" in cell for _, _, body, _ in tables(report) for row in body for cell in row)
-    if v == 1000.0:
+    if (where, v) == ("new higher", 1000.0):
         assert ">nan" not in write_page(report, tmp_path / "page.html", "log").read_text().lower()
 
 

@@ -1,4 +1,4 @@
-"""Which rollouts were scored again: whole sets, token by token, said by `source` or found; everything else is new, or set aside."""
+"""Which rollouts were scored again: whole sets, token by token, said by `source` or found. All else is new, or set aside."""
 
 import numpy as np
 import pytest
@@ -93,7 +93,7 @@ def test_a_source_that_cannot_be(table, row, value, expected):
 def test_new_and_old_rollouts_of_one_id_at_one_update_are_refused(table):
     """Also where `source` could tell them apart: ids name a transcript."""
     columns = told(table) | {"rollout": table["rollout"] % GROUP}
-    with pytest.raises(InputError, match="column t, row .*needs an own rollout id"):
+    with pytest.raises(InputError, match=r"column t, row .*needs an own rollout id"):
         token_log(columns)
 
 
@@ -127,8 +127,9 @@ def sparse(seed=0):
 
 @pytest.mark.parametrize(("prompts", "group", "whole"), [(500, 4, False), (60, 1, False), (4, 1, True), (1, 2, True)])
 def test_ids_that_begin_again_are_new_rollouts(prompts, group, whole):
-    """A uniform team with equal rewards: transcripts coincide in everything but token ids, and where the moved kind of prompt is
-    left out, whole sets do. Shift, skipping and matrix are those of distinct ids, never 0 from the coincidences.
+    """A uniform team with equal rewards: transcripts coincide in everything but token ids.
+
+    Where the moved kind of prompt is left out, whole sets do. Shift, skipping and matrix are those of distinct ids.
     """
     w = sparse()
     if whole:
@@ -227,8 +228,9 @@ def test_a_part_of_a_set_is_not_scored_again(table, name, say):
     assert record["drift"] is None
     assert record["source"] == 2
     text = next(x for x in remarks(report) if "not used as scored again" in x)
-    numbers = f"{same} the same, {changed} with other tokens, {missing} missing, {extra} others"
-    assert f"1 update (0.2): not used as scored again, as only whole sets are. Of the 160 rollouts of update 0 there are at 0.2: {numbers}." in text  # fmt: skip
+    numbers = f"{same} the same, {changed} with other tokens, {missing} missing, {extra} others."
+    assert text.startswith("1 update (0.2): not used as scored again, as only whole sets are.")
+    assert text.endswith(f"Of the 160 rollouts of update 0 there are at 0.2: {numbers}")
     assert record["shift_rung"] == ("S3, re-scored rollouts" if say else "none: the rollouts are in doubt")
     if say:  # what is said to be old is set aside, and the new rollouts are as if it were not there
         clean = monitor(token_log(kept(columns, ~old(columns, 2)))).records[2]

@@ -284,7 +284,7 @@ def _read_jsonl(path: Path) -> dict[str, NDArray[Any]]:
         head = file.read(HEAD)
     if b"\n" not in head and len(head) == HEAD:
         raise InputError(f"{path}: line 1", f"no line break in {HEAD} bytes", "one JSON object per line")
-    _fits(path, path.stat().st_size * max(head.count(b"\n"), 1) // len(head))
+    _fits(path, path.stat().st_size * max(head.count(b"\n"), 1) // (head.rfind(b"\n") + 1 or len(head)))
     names = (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL)
     fields = [(key, pa.float64() if key in NUMBERS else pa.int64()) for key in names]
     options = reader.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")
