@@ -306,7 +306,7 @@ def test_what_the_statistics_are():
     # Σ log w = 2000·0.1; the mean over sixteen bets, eight of them on current/behaviour that stay at 1.
     others = [math.fsum([2000 * math.log1p(x * math.expm1(0.1))]) for x in TOKEN_STAKES[1:]]
     others += [400 * math.log1p(x * math.expm1(0.5)) for x in ROLLOUT_STAKES]
-    capital = np.logaddexp.reduce([200.0, *others, 0.0]) - math.log(9)
+    capital = np.logaddexp.reduce([200.0, *others, *[0.0] * 8]) - math.log(16)
     assert record["contradiction"]["log_evidence"] == pytest.approx(capital)
 
 
@@ -318,7 +318,7 @@ def test_the_level_of_an_accusation():
     def capital(x):
         bets = [tokens * math.log1p(s * math.expm1(x)) for s in TOKEN_STAKES]
         bets += [8 * math.log1p(s * math.expm1(5 * x)) for s in ROLLOUT_STAKES]
-        return np.logaddexp.reduce([*bets, 0.0]) - math.log(9)
+        return np.logaddexp.reduce([*bets, *[0.0] * 8]) - math.log(16)
 
     low, high = 0.0, 2.0
     for _ in range(60):

@@ -448,6 +448,7 @@ def test_updated_and_schema_columns(table):
     [
         ("{", "line 3: .*a JSON object"),
         ("[1]", "line 3: found a list"),
+        ("[" * 100_000, "line 3: .*a JSON object"),
         ('{"prompt": "a"}', "column prompt, line 3: found 'a', expected an integer"),
         ('{"prompt": 1.5}', "column prompt, line 3: found 1.5, expected an integer"),
         ('{"reward": "1"}', "column reward, line 3: found '1', expected a number"),

@@ -55,8 +55,8 @@ def contradiction(log: TokenLog, chosen: Ints, updated: Ints, match: float, alph
     }  # fmt: skip
     found: list[tuple[float, str, str]] = []
     for name, x in ratios.items():
-        if not (x > 0).any():
-            found.append((0.0, name, KL))
+        if not x.any():  # as where all of the rollouts are on-policy: nothing is won or lost
+            found += [(0.0, name, KL)] * (len(TOKEN_STAKES) + len(ROLLOUT_STAKES))
             continue
         whole = np.add.reduceat(x, start)
         found += [(log_evidence(x, stake), name, KL if stake == 1 else TOKEN) for stake in TOKEN_STAKES]

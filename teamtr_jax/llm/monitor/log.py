@@ -313,8 +313,8 @@ def _bad_line(path: Path) -> InputError | None:
                 continue
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError as error:
-                return InputError(f"{path}: line {number}", error.msg, "a JSON object")
+            except (ValueError, RecursionError) as error:
+                return InputError(f"{path}: line {number}", reason(error), "a JSON object")
             if not isinstance(record, dict):
                 return InputError(f"{path}: line {number}", f"a {type(record).__name__}", "a JSON object")
             for key in (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL):
