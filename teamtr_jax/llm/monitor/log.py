@@ -256,7 +256,8 @@ def _fits(path: Path, rows: int) -> None:
         )
 
 
-def _read_parquet(path: Path) -> dict[str, NDArray[Any]]:
+def _read_parquet(path: Path, every: bool = False) -> dict[str, NDArray[Any]]:
+    """The columns that are known, or `every` one; pages with their checksums."""
     pa, parquet = optional_import("pyarrow"), optional_import("pyarrow.parquet")
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
@@ -265,7 +266,7 @@ def _read_parquet(path: Path) -> dict[str, NDArray[Any]]:
             if written != str(TOKEN_LOG_SCHEMA).encode():
                 raise InputError(f"{path}: schema", written.decode(errors="replace"), f"{TOKEN_LOG_SCHEMA}")
             names = file.schema_arrow.names
-            wanted = [key for key in (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL) if key in names]
+            wanted = names if every else [key for key in (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL) if key in names]
             if twice := [key for key in wanted if names.count(key) > 1]:
                 raise InputError(f"{path}: columns", f"{twice[0]} twice", "each column once")
             table = file.read(wanted)
@@ -429,12 +430,7 @@ def append_token_log(path: Path | str, table: Mapping[str, ArrayLike], check: bo
     if check:
         token_log(table, str(path))
     if form == "parquet":
-        pa, parquet = optional_import("pyarrow"), optional_import("pyarrow.parquet")
-        try:
-            before = parquet.read_table(path, page_checksum_verification=True)
-            old = {key: before.column(key).to_numpy() for key in before.column_names}
-        except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
-            raise InputError(str(path), f"a damaged file ({reason(error)})", "a Parquet file") from error
+        old = _read_parquet(path, every=True)
         _same_columns(path, table, old)
         return write_token_log(
             path, {key: np.concatenate([old[key], np.asarray(table[key])]) for key in table}, check=False
