@@ -380,31 +380,31 @@ def test_rounding_is_not_accused():
         assert contradiction(log, np.arange(400), AGENT, 1e-4, 0.1) is None
 
 
-def test_a_limit_above_what_is_possible_is_told():
-    """Weights whose mean is 1 and rewards that go with them more than they can: every limit is cut at high − mean reward."""
-    N = 4000
-    up = np.random.default_rng(0).random(N) < 0.5  # half of the rollouts doubled, the others gone: E w = 1
-    current = np.full((N, 1), math.log(0.5))
-    new = np.where(up, -1e-3, -30.0)[:, None]
-    _, record = one(flat(current, new, reward=up, group=4))
-    assert record["invalid"] == []
-    room = 0.5
-    assert record["certificate"]["lower"] <= room
-    assert record["certificate_finite_sample"]["lower"] <= room
-    # Rewards in a narrower range than declared weights allow: S9 of k1 = −0.4 where nothing is left to gain.
-    _, full = one(flat(np.full((N, 1), -1.0), np.full((N, 1), -0.6), reward=np.ones(N)))
-    assert full["contradiction"] is not None
-    no_certificate(full, "the log contradicts itself")
-
-
 def test_limits_are_cut_at_the_room():
-    """Twelve prompts, all of whose weights are above 1: too few to accuse, and the limits would exceed what is possible."""
+    """Weights that are above 1, too little to accuse: the limits would exceed `high − mean reward`, the S8 limit too."""
     current = np.full((12, 1), -2.0)
-    _, record = one(flat(current, current + np.linspace(-0.1, 0.7, 12)[:, None], reward=np.full(12, 0.9), group=1))
-    assert record["invalid"] == []
+    report, record = one(flat(current, current + np.linspace(-0.1, 0.7, 12)[:, None], reward=np.full(12, 0.9), group=1))
+    assert (record["invalid"], record["limit_cut"]) == ([], True)
     assert max(rung["lower"] for rung in record["rungs"]) > 0.1
     assert record["certificate"]["lower"] == pytest.approx(0.1)
-    assert record["certificate_finite_sample"]["lower"] <= 0.1 + 1e-15
+    assert "was cut there in 1 update (0.0)" in "\n".join(remarks(report))
+    current = np.full((100, 1), -2.0)
+    up = np.linspace(0.08, 0.12, 100)[:, None]
+    _, record = one(flat(current, current + up, reward=np.full(100, 1.0 - 1e-6), group=1))
+    assert record["invalid"] == []
+    assert record["certificate_finite_sample"]["lower"] <= 1e-6 + 1e-15
+    assert record["certificate_finite_sample"]["estimate"] > 0.1
+    assert record["limit_cut"]
+    assert not one(flat(*language(1.0)[:2]))[1]["limit_cut"]
+
+
+def test_a_rare_event_that_the_update_removes_is_no_contradiction():
+    """Every rollout earned 1 and became likelier by 1e-3: honest, and nothing is left to gain."""
+    current = np.full((400, 1), -1.0)
+    _, record = one(flat(current, current + 1e-3, reward=np.ones(400)))
+    assert record["invalid"] == []
+    assert record["certificate"]["lower"] == 0.0
+    assert record["certificate_finite_sample"]["lower"] <= 0.0
 
 
 def test_a_mean_weight_below_one_is_told():

@@ -354,8 +354,9 @@ def test_other_arguments_are_refused(table):
 def test_places_are_tried_before_the_work(table, tmp_path, monkeypatch):
     path = write_token_log(tmp_path / "log.jsonl", table)
     before = path.read_bytes()
-    link = tmp_path / "link.html"
+    link, other = tmp_path / "link.html", tmp_path / "link.jsonl"
     link.symlink_to(path)
+    other.symlink_to(path)
     monkeypatch.setattr("teamtr_jax.llm.monitor.command.read_token_log", None)
     for html, found in (
         (tmp_path, "a folder"),
@@ -367,6 +368,8 @@ def test_places_are_tried_before_the_work(table, tmp_path, monkeypatch):
         with pytest.raises(InputError, match=r"^--html: ") as error:
             run(path, Settings(), html=html)
         assert found in str(error.value)
+    with pytest.raises(InputError, match="another file than the log"):
+        run(other, Settings(), html=path)
     assert path.read_bytes() == before
 
 

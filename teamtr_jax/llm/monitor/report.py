@@ -110,8 +110,10 @@ def _finite_samples(records: list[dict[str, Any]], values: list[Floats | None], 
         lower = betting_bound(Sample(z, -1.0, np.inf), settings.alpha) if size > 1 else np.full(len(members), -1.0)
         for (i, _), limit, mean_value in zip(members, lower, z.mean(-1), strict=True):
             invalid, room = records[i]["invalid"], high - records[i]["reward"]["value"]
+            found = max(float(limit), -1.0) * width
+            records[i]["limit_cut"] |= not invalid and found > room
             records[i]["certificate_finite_sample"] = {
-                "lower": -np.inf if invalid else min(max(float(limit), -1.0) * width, room),
+                "lower": -np.inf if invalid else min(found, room),
                 "estimate": float(mean_value) * width,
                 "alpha": settings.alpha,
                 "estimator": "path",
@@ -201,7 +203,6 @@ def _record(
     union = alpha / len(rungs)
     limits = [lower_limit(x, union) for *_, x in rungs]
     room = settings.reward_range[1] - reward.value
-    _impossible(found, rungs, reward, settings)
     invalid = found["invalid"]
     best = int(np.argmax(limits))
     old = [(source, chosen) for source, chosen in u.sets.items() if u.off[source] > settings.match]
@@ -239,6 +240,7 @@ def _record(
                 "union": len(rungs),
                 "label": label(settings, invalid),
             },
+            "limit_cut": not invalid and limits[best] > room,
             "mean_weight": plain(mean_weight),
             "mean_weight_low": upper_limit(mean_weight, doubts.FALSE_ALARM) < 1,
             "weights_update": weights(s.sums(s.new))._asdict(),
@@ -248,22 +250,6 @@ def _record(
         }
     )
     return record, _finite_values(s, settings) if fresh else None
-
-
-def _impossible(
-    found: dict[str, Any], rungs: list[tuple[str, str, Interval]], reward: Interval, settings: Settings
-) -> None:
-    """No improvement exceeds `high − J`: a log of which a limit does, each at `FALSE_ALARM`, contradicts itself."""
-    high = settings.reward_range[1]
-    room = high - lower_limit(reward, doubts.FALSE_ALARM)
-    for id, name, x in rungs:
-        if found["contradiction"] is None and lower_limit(x, doubts.FALSE_ALARM) > room:
-            statistic = f"{id}, {name}, a lower bound of the improvement"
-            found["contradiction"] = {
-                "ratio": "new/current", "statistic": statistic, **(plain(x) or {}),
-                "allowed": f"at most {high - reward.value:.3g}", "log_evidence": -float(np.log(doubts.FALSE_ALARM)),
-            }  # fmt: skip
-            found["invalid"].append("the log contradicts itself")
 
 
 @np.errstate(over="ignore", invalid="ignore")

@@ -189,6 +189,11 @@ def doubts(report: Report) -> list[str]:
             f"{gaps[0]['ids_missing']} rollout ids are missing in {_names(gaps)}: limits hold only if which are "
             "left out does not depend on what they say or earn."
         )
+    if cut := those(lambda r: r["limit_cut"]):
+        out.append(
+            f"A limit exceeded high − mean reward, the largest improvement that there can be, and was cut there in "
+            f"{_names(cut)}: rollouts that the update made rarer were not drawn, or the scores are of another law than the rollouts."
+        )
     if tails := those(lambda r: r["mean_weight_low"] and not r["invalid"]):
         r = tails[0]
         out.append(
