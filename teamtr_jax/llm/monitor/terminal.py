@@ -192,7 +192,8 @@ def doubts(report: Report) -> list[str]:
     if cut := those(lambda r: r["limit_cut"]):
         out.append(
             f"A limit exceeded high − mean reward, the largest improvement that there can be, and was cut there in "
-            f"{_names(cut)}: rollouts that the update made rarer were not drawn, or the scores are of another law than the rollouts."
+            f"{_names(cut)}: rollouts that the update made rarer were not drawn, or the scores are of another law than "
+            "the rollouts."
         )
     if tails := those(lambda r: r["mean_weight_low"] and not r["invalid"]):
         r = tails[0]
