@@ -26,8 +26,8 @@ from teamtr_jax.certificates import (
 from teamtr_jax.types import Stage, StageReport, UpdateRecord
 from teamtr_jax.validation import InputError
 
-__all__ = ["REPORT_SCHEMA", "LEDGER_SCHEMA", "UPDATE_SCHEMA", "TOKEN_LOG_SCHEMA", "TOKEN_LOG_COLUMNS", "stage_record",
-           "update_lines", "dump"]  # fmt: skip
+__all__ = ["REPORT_SCHEMA", "LEDGER_SCHEMA", "UPDATE_SCHEMA", "TOKEN_LOG_SCHEMA", "TOKEN_LOG_COLUMNS", "TOKEN_LOG_OPTIONAL",
+           "stage_record", "update_lines", "dump"]  # fmt: skip
 
 REPORT_SCHEMA = 1
 LEDGER_SCHEMA = 1
@@ -36,6 +36,7 @@ TOKEN_LOG_SCHEMA = 1
 TOKEN_LOG_COLUMNS = (
     "prompt", "rollout", "stage", "update", "agent", "turn", "t", "logp_behaviour", "logp_current", "logp_new", "reward",
 )  # fmt: skip
+TOKEN_LOG_OPTIONAL = ("source", "token", "updated", "schema")
 
 LISTS = (
     "surrogate_intermediate", "surrogate_stale", "surrogate_cached", "gap_fresh", "gap_stale", "gap_cached",

@@ -575,7 +575,8 @@ def test_token_log(first):
     )
     end, _ = run_stage(kept, state, [0, 1], fresh, jax.random.key(0), stage=7)
     (one, first_set), (two, second_set) = states
-    assert [tuple(columns) for columns in written] == [TOKEN_LOG_COLUMNS] * 3
+    assert [tuple(columns) for columns in written] == [(*TOKEN_LOG_COLUMNS, "source")] * 3
+    assert [set(columns["source"]) for columns in written] == [{0}, {1}, {0}]
     for columns, rollouts, (before, after), update, agent, offset in (
         (written[0], first_set, (one, two), 0, 0, 0),
         (written[1], second_set, (two, end), 1, 1, 6),

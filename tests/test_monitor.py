@@ -402,18 +402,19 @@ def test_no_rows_scored_again_no_matrix():
     assert all(r["interaction"] is None and r["drift"] is None for r in report.records)
 
 
-def test_the_matrix_is_of_transcripts_scored_at_every_update():
-    """Rows of ten prompts are missing at the last update: the others make the matrix, as if those ten had never been drawn."""
+def test_the_matrix_is_of_whole_sets():
+    """Rows of ten prompts are missing at the last update, perhaps for what they say: its column is as if no row were there."""
     _, table = stage()
-    start = (table["rollout"] < 4) & (table["prompt"] < 10)
+    start = (table["rollout"] < 4) & (table["update"] == 2)
 
     def matrix(dropped):
         return monitor(token_log({key: value[~dropped] for key, value in table.items()})).interactions[0]
 
-    some, none = matrix(start & (table["update"] == 2)), matrix(start)
+    some, none = matrix(start & (table["prompt"] < 10)), matrix(start)
     assert some.entries == none.entries
     assert some.drift == none.drift
-    assert some.entries[0][1].n == 30
+    assert some.entries[0][1].n == 40
+    assert some.entries[0][2] is None
 
 
 def test_one_turn_each_has_an_empty_diagonal():

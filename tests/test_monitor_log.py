@@ -1,8 +1,14 @@
 """Token logs: what is read, what is refused and how it is named, what is written; the command and its outputs."""
 
 import importlib
+import inspect
 import json
+import os
 import re
+import resource
+import signal
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,8 +102,8 @@ def test_a_failed_write_leaves_the_old_file(table, tmp_path, form, monkeypatch):
     def stop(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(module.Path, "replace", stop)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(Path, "replace", stop)
+    with pytest.raises(InputError, match="disk full"):
         write_token_log(path, table)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -107,6 +113,281 @@ def test_an_invalid_table_is_not_written(table, tmp_path):
     with pytest.raises(InputError, match="logp_new"):
         write_token_log(tmp_path / "log.jsonl", changed(table, "logp_new", 3, np.nan))
     assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def a_disk_of(size):
+    """No file may grow beyond `size` bytes: writing fails as on a full disk."""
+    old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_full_disk_leaves_the_old_log(table, tmp_path, form):
+    path = write_token_log(tmp_path / f"log.{form}", table)
+    before = path.read_bytes()
+    other = table | {"stage": table["stage"] + 1}
+    for room in (len(before) + 100, len(before) // 2):
+        with a_disk_of(room), pytest.raises(InputError, match=re.escape(str(path))) as error:
+            append_token_log(path, other)
+        assert "\n" not in str(error.value)
+        assert path.read_bytes() == before
+    with a_disk_of(10), pytest.raises(InputError):
+        write_token_log(tmp_path / f"new.{form}", table)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    append_token_log(path, other)
+    assert read_token_log(path).rows == 2 * table["t"].size
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_links_are_followed(table, tmp_path, form):
+    real, link = tmp_path / f"real.{form}", tmp_path / f"link.{form}"
+    link.symlink_to(real)
+    append_token_log(link, table)
+    append_token_log(link, table | {"stage": table["stage"] + 1})
+    assert link.is_symlink()
+    assert read_token_log(real).rows == 2 * table["t"].size
+    with pytest.raises(InputError, match="a folder"):
+        write_token_log(tmp_path / "link.jsonl" if form == "x" else _folder(tmp_path / f"folder.{form}"), table)
+
+
+def _folder(path):
+    path.mkdir()
+    return path
+
+
+def test_a_last_line_that_is_cut_off_is_not_written_after(table, tmp_path):
+    """A line without its line break is completed, half a line is refused and stays; so are rows of other columns."""
+    path = write_token_log(tmp_path / "log.jsonl", table)
+    whole, other = path.read_bytes(), table | {"stage": table["stage"] + 1}
+    path.write_bytes(whole[:-1])
+    append_token_log(path, other)
+    assert path.read_bytes().startswith(whole + b'{"prompt"')
+    assert read_token_log(path).rows == 2 * table["t"].size
+    for torn in (whole[:-2], whole[:-40], whole + b"{", whole + b"\x00\x00", whole + b"7\n"):
+        path.write_bytes(torn)
+        with pytest.raises(InputError, match="last line: found cut off, expected a JSON object"):
+            append_token_log(path, other)
+        assert path.read_bytes() == torn
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match=r"columns: found .*source.*, expected"):
+        append_token_log(path, other | {"source": other["update"]})
+    assert path.read_bytes() == whole
+    append_token_log(path, other | {"note": np.full(other["t"].size, "further columns are free")})
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    assert read_token_log(append_token_log(empty, table)).rows == table["t"].size
+    long = tmp_path / "long.jsonl"
+    line = json.dumps({key: value[0].item() for key, value in table.items()} | {"note": "x" * 200_000})
+    long.write_text(line + "\n" + line[:-5])
+    with pytest.raises(InputError, match="last line: found cut off"):
+        append_token_log(long, other)
+
+
+def test_other_columns_are_not_added_to_parquet(table, tmp_path):
+    path = write_token_log(tmp_path / "log.parquet", table)
+    with pytest.raises(InputError, match=r"columns: found .*source.*, expected"):
+        append_token_log(path, table | {"source": table["update"]})
+
+
+# ---------------------------------------------------------------------------------------------------------- damaged files
+
+
+def values_of(log):
+    return {key: column.tolist() for key, column in log.columns().items()}
+
+
+def read_or_message(path):
+    try:
+        return read_token_log(path), ""
+    except InputError as error:
+        return None, str(error)
+
+
+def test_every_flipped_byte_of_parquet_is_seen(table, tmp_path):
+    """Pages have checksums: one line that says what is damaged, or (in statistics and the like) the same values as before."""
+    few = {key: value[:12] for key, value in table.items()}
+    path = write_token_log(tmp_path / "log.parquet", few)
+    whole, values, refused_at = path.read_bytes(), values_of(read_token_log(path)), 0
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    step = 23
+    for i in range(0, len(whole), step):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ (1 << i % 8)]) + whole[i + 1 :])
+        found, message = read_or_message(path)
+        refused_at += found is None and i < footer
+        assert found is None or values_of(found) == values
+        assert found is not None or (str(path) in message and message.isprintable())
+    assert refused_at > footer / step / 3
+    path.write_bytes(whole[:-4])
+    with pytest.raises(InputError, match=r"a damaged file .*expected a Parquet file"):
+        append_token_log(path, few)
+
+
+def test_a_flipped_bit_of_a_value_in_parquet(table, tmp_path):
+    """A bit of the data itself, without the checksums another number."""
+    from pyarrow import parquet
+
+    path = write_token_log(tmp_path / "log.parquet", table)
+    column = parquet.ParquetFile(path).metadata.row_group(0).column(list(table).index("logp_new"))
+    at = column.dictionary_page_offset or column.data_page_offset
+    data = bytearray(path.read_bytes())
+    data[at + column.total_compressed_size // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"a damaged file \(.*(CRC|corrupt|checksum)"):
+        read_token_log(path)
+
+
+def test_damaged_json_lines_are_one_line(table, tmp_path):
+    path = write_token_log(tmp_path / "log.jsonl", {key: value[:4] for key, value in table.items()})
+    whole = path.read_bytes()
+    for i in range(0, len(whole), 7):
+        for other in (0, 0xFF, whole[i] ^ 4):
+            path.write_bytes(whole[:i] + bytes([other]) + whole[i + 1 :])
+            found, message = read_or_message(path)
+            assert found is not None or (str(path) in message and message.isprintable())
+
+
+# -------------------------------------------------------------------------------------------------- sizes, places, settings
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    device = tmp_path / "device.parquet"
+    device.symlink_to("/dev/zero")
+    for path, found in ((pipe, "a pipe"), (device, "a device"), (_folder(tmp_path / "folder.parquet"), "a folder")):
+        with pytest.raises(InputError, match=f"found {found}, expected a token log"):
+            read_token_log(path)
+    for path, found in ((pipe, "a pipe"), (device, "a device")):
+        for write in (write_token_log, append_token_log):
+            with pytest.raises(InputError, match=found):
+                write(path, {})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_log_that_does_not_fit_is_refused_before_it_is_read(table, tmp_path, form, monkeypatch):
+    """Its rows are in the footer, or estimated from the length of the first lines, within 10 %."""
+    path = write_token_log(tmp_path / f"log.{form}", table)
+    rows = table["t"].size
+    pages = {"SC_PHYS_PAGES": 1, "SC_PAGE_SIZE": int(0.9 * rows * module.BYTES_PER_ROW)}
+    monkeypatch.setattr(module.os, "sysconf", pages.__getitem__)
+    monkeypatch.setattr(module, "token_log", None)
+    with pytest.raises(InputError) as error:
+        read_token_log(path)
+    found = float(re.search(r"found about ([\d.e+]+) rows, which take ([\d.e+-]+) GB", str(error.value)).group(1))
+    assert found == pytest.approx(rows, rel=0.1)
+    assert f"at most {0.9 * rows:.3g} rows in the" in str(error.value)
+    monkeypatch.undo()
+    assert read_token_log(path).rows == rows
+
+
+def test_a_file_of_a_terabyte_is_refused(table, tmp_path):
+    path = write_token_log(tmp_path / "log.jsonl", table)
+    os.truncate(path, 2**40)
+    with pytest.raises(InputError, match=r"found about [4-7]\.\d+e\+0?9 rows"):
+        read_token_log(path)
+    hole = tmp_path / "hole.jsonl"
+    hole.touch()
+    os.truncate(hole, 2**40)
+    with pytest.raises(InputError, match="line 1: found no line break in 1048576 bytes"):
+        read_token_log(hole)
+
+
+def test_columns_that_are_there_twice(table, tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    names = [*table, "reward"]
+    path = tmp_path / "log.parquet"
+    parquet.write_table(pa.Table.from_arrays([pa.array(table[key]) for key in names], names=names), path)
+    with pytest.raises(InputError, match="columns: found reward twice"):
+        read_token_log(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("draws", 10**12, "an integer from 1 to 10000"),
+        ("draws", 2.5, "an integer from 1 to 10000"),
+        ("draws", True, "an integer"),
+        ("seed", -1, "an integer, at least 0"),
+        ("seed", None, "an integer, at least 0"),
+        ("alpha", float("nan"), "greater than 0 and less than 1"),
+        ("alpha", "0.1", "a finite number"),
+        ("delta", float("inf"), "a finite number greater than 0"),
+        ("match", float("inf"), "a finite number at least 0"),
+        ("match", None, "a finite number"),
+        ("reward_range", ("0", "1"), "LOW < HIGH"),
+        ("tolerance", float("nan"), "at least 0 and at most 1"),
+        ("reward_range", (0.0, float("inf")), "LOW < HIGH, both finite"),
+        ("reward_range", (0.0, 1.0, 2.0), "LOW < HIGH"),
+        ("reward_range", 1.0, "LOW < HIGH"),
+        ("held_out", "no", "True or False"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(table, name, value, expected):
+    with pytest.raises(InputError, match=f"^--{name.replace('_', '-')}: found ") as error:
+        monitor(token_log(table), Settings(**{name: value}))
+    assert expected in str(error.value)
+
+
+def test_other_arguments_are_refused(table):
+    for match in (-1.0, float("nan")):
+        with pytest.raises(InputError, match=r"^match: "):
+            token_log(table, match=match)
+    for wrong in ((table, Settings()), (None, Settings()), (token_log(table), {"alpha": 0.1})):
+        with pytest.raises(InputError, match=r"^log, settings: "):
+            inspect.unwrap(monitor)(*wrong)  # past the checks of annotations that tests run under
+    assert "column prompt" in refused(table | {"prompt": [[1], [2, 3]]})
+    large = table["prompt"].astype(np.uint64)
+    large[5] = 2**63 + 3
+    assert "column prompt, row 6: found 9223372036854775811, expected an integer below" in refused(
+        table | {"prompt": large}
+    )
+
+
+def test_places_are_tried_before_the_work(table, tmp_path, monkeypatch):
+    path = write_token_log(tmp_path / "log.jsonl", table)
+    before = path.read_bytes()
+    link, other = tmp_path / "link.html", tmp_path / "link.jsonl"
+    link.symlink_to(path)
+    other.symlink_to(path)
+    monkeypatch.setattr("teamtr_jax.llm.monitor.command.read_token_log", None)
+    for html, found in (
+        (tmp_path, "a folder"),
+        (Path("/dev/null"), "a device"),
+        (tmp_path / "no" / "page.html", "no folder"),
+        (path, "expected another file than the log"),
+        (link, "expected another file than the log"),
+    ):
+        with pytest.raises(InputError, match=r"^--html: ") as error:
+            run(path, Settings(), html=html)
+        assert found in str(error.value)
+    with pytest.raises(InputError, match="another file than the log"):
+        run(other, Settings(), html=path)
+    assert path.read_bytes() == before
+
+
+def test_names_are_text(table, tmp_path, capsys, monkeypatch):
+    """Markup and control characters in the name of a file are neither obeyed nor shown as such."""
+    path = write_token_log(tmp_path / "x[b]<i>\x1b[2J\u202e.parquet", table)
+    page = tmp_path / "p.html"
+    monkeypatch.setattr("teamtr_jax.llm.monitor.page._svg", lambda *_: "<svg></svg>")
+    assert run(path, Settings(draws=1), html=page) == 0
+    out, html = capsys.readouterr().out, page.read_text()
+    assert r"x[b]<i>\x1b[2J\u202e.parquet" in out
+    assert "\x1b" not in out + html
+    assert "\u202e" not in out + html
+    assert html.count(r"x[b]&lt;i&gt;\x1b[2J\u202e.parquet") == 2
+    assert "<i>" not in html
+    with pytest.raises(InputError) as error:
+        read_token_log(tmp_path / "none\x07\n.jsonl")
+    assert str(error.value).isprintable()
 
 
 # ---------------------------------------------------------------------------------------------------- what is refused
@@ -170,6 +451,7 @@ def test_updated_and_schema_columns(table):
     [
         ("{", "line 3: .*a JSON object"),
         ("[1]", "line 3: found a list"),
+        ("[" * 100_000, "line 3: .*a JSON object"),
         ('{"prompt": "a"}', "column prompt, line 3: found 'a', expected an integer"),
         ('{"prompt": 1.5}', "column prompt, line 3: found 1.5, expected an integer"),
         ('{"reward": "1"}', "column reward, line 3: found '1', expected a number"),
@@ -198,7 +480,7 @@ def test_nan_in_json(table, tmp_path):
 
 def test_files_that_are_none(table, tmp_path):
     for name, text, expected in (
-        ("missing.jsonl", None, "no such file"),
+        ("missing.jsonl", None, "found no such file, expected a token log"),
         ("empty.jsonl", "", "an empty file"),
         ("empty.parquet", "", "an empty file"),
         ("log.csv", "a", "suffix '.csv'"),

@@ -24,7 +24,7 @@ from teamtr_jax.llm.model import ModelConfig, Params, init_team, parameter_count
 from teamtr_jax.llm.monitor import read_token_log, write_token_log
 from teamtr_jax.llm.update import TrainState, init_train_state
 from teamtr_jax.llm.warm_start import WarmStart
-from teamtr_jax.records import TOKEN_LOG_COLUMNS, dump, update_lines
+from teamtr_jax.records import dump, update_lines
 from teamtr_jax.stage import Backend, run_stage
 from teamtr_jax.training import CHECKPOINTS, read_records, train
 from teamtr_jax.validation import InputError
@@ -226,14 +226,14 @@ def _asked(settings: Train) -> dict[str, Any]:
 
 
 def _joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in TOKEN_LOG_COLUMNS}
+    names = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
 def _merge(home: Path, form: str, stages: int) -> Path:
     """One log of all stages, from one file for each."""
-    parts = [read_token_log(home / TOKENS / f"{k:08d}.{form}") for k in range(stages)]
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in TOKEN_LOG_COLUMNS}
-    return write_token_log(home / f"{TOKENS}.{form}", columns, check=False)
+    parts = [read_token_log(home / TOKENS / f"{k:08d}.{form}").columns() for k in range(stages)]
+    return write_token_log(home / f"{TOKENS}.{form}", _joined(parts), check=False)
 
 
 def _tensorboard(settings: Train, agents: int) -> Callable[[Mapping[str, Any]], None]:

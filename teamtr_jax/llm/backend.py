@@ -286,7 +286,9 @@ def _lower_limit(sampling: LanguageSampling, found: LanguageEstimate, outcome: O
 
 @dataclass
 class TokenLogger:
-    """Passes the rows of the token log (`records.TOKEN_LOG_COLUMNS`) to `write`, a dict of NumPy arrays for each update.
+    """Passes the rows of the token log to `write`, a dict of NumPy arrays for each update.
+
+    Columns: `records.TOKEN_LOG_COLUMNS` and `source`.
 
     `prompt` and `rollout` number prompts and transcripts within the stage, over all its sets of rollouts. Call `begin` before
     every stage. With `rescore` the stage's first rollouts are scored, and written, at every update.
@@ -297,11 +299,12 @@ class TokenLogger:
     stage: int = 0
     _update: int = 0
     _sets: list[LanguageRollouts] = field(default_factory=list)
+    _sources: list[int] = field(default_factory=list)
     _first: Any = None
 
     def begin(self, stage: int) -> None:
         """A stage begins."""
-        self.stage, self._update, self._sets, self._first = stage, 0, [], None
+        self.stage, self._update, self._sets, self._sources, self._first = stage, 0, [], [], None
 
     def add(
         self,
@@ -319,6 +322,7 @@ class TokenLogger:
         number = known[0] if known else len(self._sets)
         if not known:
             self._sets.append(rollouts)
+            self._sources.append(self._update)
         behaviour = np.asarray(by_turn(team.layout, _rows(rollouts.logp)), np.float64)
         current = behaviour if found.current is None else found.current
         new = current + np.asarray(outcome.log_ratio, np.float64)
@@ -345,8 +349,9 @@ class TokenLogger:
         columns = (
             number * prompts + row // group, number * prompts * group + row, np.full(count, self.stage),
             np.full(count, self._update), speaker[row, turn], turn, t, *(x[written] for x in logp), reward[row],
+            np.full(count, self._sources[number]),
         )  # fmt: skip
-        self.write(dict(zip(TOKEN_LOG_COLUMNS, columns, strict=True)))
+        self.write(dict(zip((*TOKEN_LOG_COLUMNS, "source"), columns, strict=True)))
 
 
 def compiled_programs() -> dict[str, int]:

@@ -31,8 +31,8 @@ def next_rewards(log: TokenLog, updates: list[Update], records: list[dict[str, A
         if i + 1 == len(updates) or u.evidence != "fresh":
             continue
         following = updates[i + 1]
-        if following.evidence != "fresh" or following.update not in following.sets:
-            continue
+        if following.evidence != "fresh" or (any(x.state != "whole" for x in following.again) and not log.told):
+            continue  # perhaps the same rollouts
         (before, old), (after, new) = _rewards(log, u), _rewards(log, following)
         paired = u.stage == following.stage and np.array_equal(before, after)
         found = mean(new - old, settings.alpha) if paired else two_means(new, old, settings.alpha)
@@ -53,10 +53,13 @@ def shifts(log: TokenLog, updates: list[Update], records: list[dict[str, Any]], 
             if position == 0:
                 continue
             since = [records[j] for j in members if base <= j < i]
+            doubted = any(r["invalid"] for r in (*since, record))
             booked = sum(r["kl_episode"]["value"] for r in since)
             record["shift_booked"] = float(path_shift(booked, None))
             direct = _path(log, updates, base, i, members[position - 1], settings)
-            if direct is not None:
+            if doubted:
+                shift, upper, rung = 1.0, 1.0, "none: the rollouts are in doubt"
+            elif direct is not None:
                 shift, upper, rung = direct.value, upper_limit(direct, level), "S3, re-scored rollouts"
                 shift, upper = float(path_shift(shift, None)), float(path_shift(upper, None))
             elif all(r["evidence"] == "fresh" for r in since):
@@ -67,14 +70,14 @@ def shifts(log: TokenLog, updates: list[Update], records: list[dict[str, Any]], 
                 shift, upper, rung = 1.0, 1.0, "none: no re-scored rollouts"
             record |= {"shift": shift, "shift_upper": upper, "shift_rung": rung}
             if record["resampled"] and u.evidence == "fresh":
-                record["skippable"] = upper <= settings.tolerance
+                record["skippable"] = None if doubted else upper <= settings.tolerance
                 if not record["skippable"]:
                     base = i
 
 
 def _upper(found: dict[str, Any], level: float, alpha: float) -> float:
     """The one-sided limit at `level` from a stored interval at `alpha`."""
-    if found["n"] < 2:
+    if found["n"] < 2 or not np.isfinite(found["high"]):
         return np.inf
     error = (found["high"] - found["value"]) / float(stdtrit(found["n"] - 1, 1 - alpha / 2))
     return found["value"] + float(stdtrit(found["n"] - 1, 1 - level)) * error
@@ -85,7 +88,7 @@ def _path(
 ) -> Interval | None:
     """`KL(π̂^{base} ‖ π̂ⁱ⁻¹)` of the transcripts, k3 on rollouts of the base; `None` where they were not scored again."""
     source = updates[base].update
-    if updates[base].off.get(source, np.inf) > settings.match:
+    if updates[base].evidence != "fresh":
         return None
     for j, name in ((i, "k3_current"), (previous, "k3_new")):
         if (chosen := updates[j].sets.get(source)) is not None:
@@ -94,29 +97,20 @@ def _path(
     return None
 
 
-def matrices(log: TokenLog, updates: list[Update], settings: Settings) -> list[Interaction]:
-    """R5: one for each stage whose first rollouts were scored at two of its updates or more."""
+def matrices(
+    log: TokenLog, updates: list[Update], records: list[dict[str, Any]], settings: Settings
+) -> list[Interaction]:
+    """R5: one for each stage whose first rollouts were scored, all of them and none in doubt, at two of its updates or more."""
+    doubted = {(r["stage"], r["update"]) for r in records if r["invalid"]}
     by_stage: dict[int, list[Update]] = {}
     for u in updates:
         by_stage.setdefault(u.stage, []).append(u)
     out = []
     for stage, members in by_stage.items():
         source = members[0].update
-        if members[0].off.get(source, np.inf) > settings.match:
-            continue
         held = [u for u in members if source in u.sets]
-        if len(held) < 2:
+        if members[0].evidence != "fresh" or len(held) < 2 or any((stage, u.update) in doubted for u in held):
             continue
-        first = log.transcripts[:-1]
-        names = [np.stack([log.prompt[first[u.sets[source]]], log.rollout[first[u.sets[source]]]], 1) for u in held]
-        _, where, count = np.unique(np.concatenate(names), axis=0, return_inverse=True, return_counts=True)
-        common = (count == len(held))[where.ravel()]
-        if not common.any():
-            continue
-        parts = np.split(common, np.cumsum([len(ids) for ids in names])[:-1])
-        scored = {
-            u.update: score(log, u.sets[source][keep], np.asarray(u.agents, np.int64))
-            for u, keep in zip(held, parts, strict=True)
-        }
+        scored = {u.update: score(log, u.sets[source], np.asarray(u.agents, np.int64)) for u in held}
         out.append(estimate_interaction(stage, scored, {u.update: u.agents for u in members}, settings.alpha))
     return out

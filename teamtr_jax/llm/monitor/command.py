@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
+from teamtr_jax.files import output_file
 from teamtr_jax.llm.monitor.log import optional_import, read_token_log
 from teamtr_jax.llm.monitor.page import write_page
 from teamtr_jax.llm.monitor.report import monitor
@@ -25,8 +27,8 @@ def run(file: Path, settings: Settings, json: bool = False, html: Path | None = 
     settings.check()
     if html is not None:
         optional_import("matplotlib")
-        if not html.parent.is_dir():
-            raise InputError("--html", f"no folder {html.parent}", "a file in an existing folder")
+        if output_file("--html", html) == Path(os.path.realpath(file)):
+            raise InputError("--html", str(html), "another file than the log")
     report = monitor(read_token_log(file, settings.match), settings)
     lines = [dump(record) for record in report.records]
     if html is not None:

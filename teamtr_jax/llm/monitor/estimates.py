@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 __all__ = ["Interval", "Weights", "plain", "interval", "mean", "ratio", "two_means", "lower_limit", "upper_limit", "weights",
-           "flips", "leave_one_out", "normalised", "k3", "grow", "growth"]  # fmt: skip
+           "flips", "leave_one_out", "normalised", "k3", "gain", "grow", "growth"]  # fmt: skip
 
 BLOCKS = 1024
 LARGEST = 700.0
@@ -56,17 +56,29 @@ def interval(value: float, error: float, n: int, alpha: float, freedom: float | 
     return Interval(value, value - half, value + half, error, n)
 
 
+def _undefined(value: float, n: int) -> Interval:
+    """Where exponentials overflow: an infinite mean, −∞ where terms of both signs do, and the whole line."""
+    return Interval(-np.inf if np.isnan(value) else value, -np.inf, np.inf, np.inf, n)
+
+
+@np.errstate(over="ignore", invalid="ignore")
 def mean(values: Floats, alpha: float) -> Interval:
     """`Z̄ ± t·s/√B`, one independent value per prompt."""
     n = values.size
+    value = float(values.mean())
+    if not np.isfinite(value):
+        return _undefined(value, n)
     error = float(values.std(ddof=1)) / n**0.5 if n > 1 else np.inf
-    return interval(float(values.mean()), error, n, alpha)
+    return interval(value, error, n, alpha)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def ratio(total: Floats, count: Floats, alpha: float) -> Interval:
     """`ΣX/ΣN` over prompts, its error linearised: `√(B/(B−1) Σ(X − r̂N)²)/ΣN`."""
     n, whole = total.size, float(count.sum())
     value = float(total.sum()) / whole
+    if not np.isfinite(value):
+        return _undefined(value, n)
     rest = total - value * count
     error = (n / (n - 1) * float(rest @ rest)) ** 0.5 / whole if n > 1 else np.inf
     return interval(value, error, n, alpha)
@@ -87,12 +99,12 @@ def two_means(new: Floats, old: Floats, alpha: float) -> Interval:
 
 def lower_limit(found: Interval, alpha: float) -> float:
     """One-sided lower confidence limit of level `1 − alpha`."""
-    return found.value - float(stdtrit(found.n - 1, 1 - alpha)) * found.error if found.n > 1 else -np.inf
+    return found.value - float(stdtrit(found.n - 1, 1 - alpha)) * found.error if found.error < np.inf else -np.inf
 
 
 def upper_limit(found: Interval, alpha: float) -> float:
     """One-sided upper confidence limit of level `1 − alpha`."""
-    return found.value + float(stdtrit(found.n - 1, 1 - alpha)) * found.error if found.n > 1 else np.inf
+    return found.value + float(stdtrit(found.n - 1, 1 - alpha)) * found.error if found.error < np.inf else np.inf
 
 
 def grow(log_ratio: Floats) -> Floats:
@@ -105,9 +117,20 @@ def growth(log_ratio: Floats) -> Floats:
     return np.expm1(np.minimum(log_ratio, LARGEST))
 
 
+def gain(log_weight: Floats, log_ratio: Floats) -> Floats:
+    """`w(r − 1)` at `log w` and `log r`: no difference of large numbers; ±∞ where it is too large for float64."""
+    with np.errstate(over="ignore", divide="ignore"):
+        size = np.maximum(log_ratio, 0.0) + np.log(-np.expm1(-abs(log_ratio)))
+        return np.sign(log_ratio) * np.exp(log_weight + size)
+
+
 def k3(log_ratio: Floats) -> Floats:
-    """`r − 1 − log r ≥ 0` at `log r`; its mean under the old policy is KL(old‖new) where the new one opens nothing."""
-    return growth(log_ratio) - log_ratio
+    """`r − 1 − log r ≥ 0` at `log r`; its mean under the old policy is KL(old‖new) where the new one opens nothing.
+
+    ∞ where it is too large for float64.
+    """
+    with np.errstate(over="ignore"):
+        return np.expm1(log_ratio) - log_ratio
 
 
 def weights(log_weight: Floats) -> Weights:

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from teamtr_jax.files import replacing
 from teamtr_jax.llm.monitor.interaction import pool
-from teamtr_jax.llm.monitor.log import optional_import, replacing
+from teamtr_jax.llm.monitor.log import optional_import
 from teamtr_jax.llm.monitor.report import INFORMATION, Report
 from teamtr_jax.llm.monitor.terminal import remarks, shortened, tables
+from teamtr_jax.validation import shown
 
 __all__ = ["write_page"]
 
@@ -22,18 +24,23 @@ table{border-collapse:collapse;margin:.4em 0 .2em}td,th{padding:.15em .6em;borde
 td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}.wide{overflow-x:auto}caption,p.note{color:#555;font-size:.9em}
 figure{margin:1.5em 0}svg{max-width:100%;height:auto}h2{margin:1.6em 0 .3em;font-size:1.15em}"""
 COLOURS = ("#1b7837", "#b2182b", "#2166ac", "#8c510a")
+LARGEST = 1e30
+"""What is larger, or infinite, is not drawn."""
 LIMIT = 200
 """Rows of a table that are shown on the page; figures show every update."""
 
 
 def _values(records: list[dict[str, Any]], *path: str) -> np.ndarray:
+    """By update, NaN where there is nothing to draw."""
+
     def pick(record: dict[str, Any]) -> float:
         value: Any = record
         for key in path:
             value = None if value is None else value[key]
         return np.nan if value is None else float(value)
 
-    return np.array([pick(r) for r in records])
+    out = np.array([pick(r) for r in records])
+    return np.where(abs(out) <= LARGEST, out, np.nan)
 
 
 def _band(ax: Any, x: np.ndarray, records: list[dict[str, Any]], key: str, colour: str, label: str) -> None:
@@ -74,11 +81,16 @@ def _certificates(ax: Any, report: Report) -> None:
     _band(ax, x - 0.15, records, "surrogate", COLOURS[0], "surrogate L")
     _band(ax, x, records, "improvement_next", "0.5", "next rollouts say")
     lower = _values(records, "certificate", "lower")
-    ax.plot(
-        x + 0.15, np.where(np.isfinite(lower), lower, np.nan), "v", color=COLOURS[1], markersize=4, label="lower limit"
-    )
+    ax.plot(x + 0.15, lower, "v", color=COLOURS[1], markersize=4, label="lower limit")
     finite = _values(records, "certificate_finite_sample", "lower")
-    ax.plot(x + 0.25, finite, "v", color=COLOURS[2], markersize=4, label="S8 lower limit")
+    ax.plot(
+        x + 0.25,
+        finite,
+        "v",
+        color=COLOURS[2],
+        markersize=4,
+        label="S8 lower limit",
+    )
     ax.axhline(0, color="0.6", linewidth=1)
     ax.set(title="Certificate and surrogate", xlabel="update", ylabel="reward")
     ax.legend(frameon=False, fontsize=8)
@@ -129,8 +141,9 @@ def write_page(report: Report, path: Path, name: str) -> Path:
     """Write the page, whole or not at all.
 
     Raises:
-      InputError: if matplotlib is not installed.
+      InputError: if matplotlib is not installed, or the place cannot be written.
     """
+    name = shown(name)
     figures: list[tuple[Callable[[Any, Report], None], tuple[float, float]]] = [
         (_kl, (9.0, 3.2)), (_weights, (9.0, 3.2)), (_certificates, (9.0, 3.2)), (_shift, (9.0, 3.2)),
     ]  # fmt: skip

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from teamtr_jax.finite_sample import Sample, betting_bound
+from teamtr_jax.llm.monitor import doubts
 from teamtr_jax.llm.monitor.between import matrices, next_rewards, shifts
 from teamtr_jax.llm.monitor.estimates import (
     Floats,
     Interval,
     flips,
+    gain,
     grow,
     growth,
     lower_limit,
@@ -29,9 +31,12 @@ from teamtr_jax.llm.monitor.scored import Scored, per_prompt, score
 from teamtr_jax.llm.monitor.updates import Settings, Update, updates_of
 from teamtr_jax.validation import InputError
 
-__all__ = ["MONITOR_SCHEMA", "INFORMATION", "Report", "monitor"]
+__all__ = ["MONITOR_SCHEMA", "INFORMATION", "Report", "monitor", "label"]
 
 MONITOR_SCHEMA = 1
+
+CUT = 300.0
+"""Log weights are cut at this for S8: from above, so the limit holds, and their squares are finite."""
 
 INFORMATION: Mapping[str, tuple[str, str]] = {
     "reward": ("estimable", "J of the team that wrote the rollouts"),
@@ -77,7 +82,7 @@ def _rungs(s: Scored, evidence: str, settings: Settings) -> list[tuple[str, str,
             ("S9", "value-weighted", (s.reward - low) * s.sums(s.new)),
         ]
     elif (s.mine & (abs(s.current) > settings.match * s.tokens)).any():
-        surrogate = s.advantage * s.sums(grow(s.current + s.new) - grow(s.current))
+        surrogate = s.advantage * s.sums(gain(s.current, s.new))
         rungs = [("S7c", "reused, agent moved twice", surrogate - width * s.sums(s.k3_new + s.k3_current))]
     else:
         surrogate = s.advantage * s.sums(growth(s.new))
@@ -88,12 +93,13 @@ def _rungs(s: Scored, evidence: str, settings: Settings) -> list[tuple[str, str,
 def _finite_values(s: Scored, settings: Settings) -> Floats:
     """S8 (`path_sample`): [B] `Z = mean_g R_g(Λ_g − 1)`, R rescaled to [0, 1]."""
     low, high = settings.reward_range
-    return per_prompt(s, (s.reward - low) / (high - low) * growth(s.sums(s.new)))
+    return per_prompt(s, (s.reward - low) / (high - low) * growth(np.minimum(s.sums(s.new), CUT)))
 
 
 def _finite_samples(records: list[dict[str, Any]], values: list[Floats | None], settings: Settings) -> None:
     """S8 for every update with fresh rollouts, in units of the reward; updates with equally many prompts at once."""
-    width = settings.reward_range[1] - settings.reward_range[0]
+    low, high = settings.reward_range
+    width = high - low
     by_size: dict[int, list[tuple[int, Floats]]] = {}
     for i, z in enumerate(values):
         records[i]["certificate_finite_sample"] = None
@@ -103,18 +109,52 @@ def _finite_samples(records: list[dict[str, Any]], values: list[Floats | None], 
         z = np.stack([x for _, x in members])
         lower = betting_bound(Sample(z, -1.0, np.inf), settings.alpha) if size > 1 else np.full(len(members), -1.0)
         for (i, _), limit, mean_value in zip(members, lower, z.mean(-1), strict=True):
+            invalid, room = records[i]["invalid"], high - records[i]["reward"]["value"]
+            found = max(float(limit), -1.0) * width
+            records[i]["limit_cut"] |= not invalid and found > room
             records[i]["certificate_finite_sample"] = {
-                "lower": max(float(limit), -1.0) * width,
+                "lower": -np.inf if invalid else min(found, room),
                 "estimate": float(mean_value) * width,
                 "alpha": settings.alpha,
                 "estimator": "path",
                 "bound": "betting",
-                "label": _label(settings),
+                "label": label(settings, invalid),
             }
 
 
-def _label(settings: Settings) -> str:
-    return "held-out" if settings.held_out else "in-sample: not a guarantee"
+def label(settings: Settings, invalid: list[str]) -> str:
+    """What a limit is worth: under `--held-out` what it says, otherwise no guarantee, and nothing where it is `invalid`."""
+    return f"none: {invalid[0]}" if invalid else "held-out" if settings.held_out else "in-sample: not a guarantee"
+
+
+def _doubts(log: TokenLog, u: Update, settings: Settings) -> dict[str, Any]:
+    """Why the rollouts of an update carry no certificate, if they do not, and what else is odd about them."""
+    agents = np.asarray(u.agents, np.int64)
+    chosen = [*u.sets.values()] or [u.chosen]
+    masked = int(log.masked[u.chosen].sum())
+    drawn = [doubts.contradiction(log, x, agents, settings.match, settings.alpha) for x in chosen]
+    contradiction = next((x for x in drawn if x is not None), None)
+    mixed, unequal = doubts.one_sided_groups(log, u.chosen), doubts.unequal(log, u.chosen)
+    invalid = [
+        reason
+        for reason, found in (
+            ("rollouts scored again are not all there", u.evidence == "incomplete"),
+            ("tokens are masked", any(log.masked[x].any() for x in chosen)),
+            ("the log contradicts itself", contradiction is not None),
+            ("prompts whose rollouts have equal rewards were left out", mixed > 0),
+        )
+        if found
+    ]
+    return {
+        "invalid": invalid,
+        "masked": masked,
+        "contradiction": contradiction,
+        "groups": None if unequal is None else list(unequal),
+        "ids_missing": doubts.holes(log, u.chosen),
+        "scored_again": [
+            {key: value for key, value in x._asdict().items() if key not in ("stage", "update")} for x in u.again
+        ],
+    }
 
 
 def _record(
@@ -122,9 +162,12 @@ def _record(
 ) -> tuple[dict[str, Any], Floats | None]:
     """The record of an update, and the numbers per prompt of its S8 certificate."""
     alpha = settings.alpha
+    found = _doubts(log, u, settings)
     s = score(log, u.chosen, np.asarray(u.agents, np.int64))
-    agents = np.unique(s.agent)
+    spoken = s.agent >= 0
+    agents, tokens = np.unique(s.agent[spoken]), int(s.tokens.sum())
     own = int(s.mine.sum())
+    reward = mean(per_prompt(s, s.reward), alpha)
     record: dict[str, Any] = {
         "schema": MONITOR_SCHEMA,
         "stage": u.stage,
@@ -133,15 +176,15 @@ def _record(
         "kind": "nothing changed" if not u.changed else "joint" if len(u.agents) > 1 else "single",
         "changed_besides": sorted(set(u.changed) - set(u.agents)),
         "evidence": u.evidence,
-        "resampled": u.update in u.sets,
+        "resampled": u.resampled,
         "source": u.source,
         "off_policy": max(u.off.values()),
         "prompts": s.prompts.size,
         "rollouts": s.reward.size,
-        "tokens": int(s.tokens.sum()),
-        "reward": plain(mean(per_prompt(s, s.reward), alpha)),
-        "share_tokens": {str(k): float(s.tokens[s.agent == k].sum() / s.tokens.sum()) for k in agents},
-        "share_messages": {str(k): float((s.agent == k).mean()) for k in agents},
+        "tokens": tokens,
+        "reward": plain(reward),
+        "share_tokens": {str(k): float(s.tokens[s.agent == k].sum() / tokens) for k in agents},
+        "share_messages": {str(k): float((s.agent == k).sum() / spoken.sum()) for k in agents},
         "messages": own / s.reward.size,
         "messages_max": int(np.bincount(s.rollout[s.mine], minlength=s.reward.size).max()),
         "delta": settings.delta,
@@ -151,54 +194,75 @@ def _record(
         count = _by_prompt(s, s.mine.astype(float))
         for name, values in (("kl_k1", s.k1), ("kl_k3", s.k3)):
             monitored[name] = plain(ratio(_by_prompt(s, values), count, alpha))
-        monitored["outside"] = monitored["kl_k1"]["value"] > settings.delta
+        above = monitored["kl_k1"]["value"] > settings.delta
+        monitored["outside"] = above or bool(found["contradiction"]) or (None if found["invalid"] else False)
         turned = flips(s.token_k1, own, settings.delta, (0.25, 0.5), settings.draws, rng)
         monitored["flips_25"], monitored["flips_50"] = turned
     episode = mean(per_prompt(s, s.sums(s.k3)), alpha)
     rungs = _rungs(s, u.evidence, settings)
     union = alpha / len(rungs)
     limits = [lower_limit(x, union) for *_, x in rungs]
+    room = settings.reward_range[1] - reward.value
+    invalid = found["invalid"]
     best = int(np.argmax(limits))
     old = [(source, chosen) for source, chosen in u.sets.items() if u.off[source] > settings.match]
     weighed = score(log, old[0][1], np.asarray(u.agents, np.int64)) if old else None
     fresh = u.evidence == "fresh"
     step = s.sums(growth(s.new))
-    surrogate = s.advantage * (step if fresh else s.sums(grow(s.current + s.new) - grow(s.current)))
+    surrogate = s.advantage * (step if fresh else s.sums(gain(s.current, s.new)))
+    mean_weight = mean(per_prompt(s, grow(s.sums(s.new))), alpha)
     scaled = normalised(s.reward, s.cluster, s.prompts.size)
-    record |= monitored | {
-        "kl_episode": plain(episode),
-        "kl_episode_upper": upper_limit(episode, alpha),
-        "surrogate": plain(mean(per_prompt(s, surrogate), alpha)),
-        "surrogate_tokens": plain(mean(per_prompt(s, s.advantage * s.steps), alpha)) if fresh else None,
-        "surrogate_normalised": plain(mean(per_prompt(s, scaled * step), alpha)),
-        "gap": plain(mean(gap_values(s), alpha)) if fresh else None,
-        "improvement": plain(mean(per_prompt(s, s.advantage * growth(s.sums(s.new))), alpha)) if fresh else None,
-        "rungs": [
-            {"id": id, "name": name, "information": "estimable", "certificate": plain(x), "lower": limit}
-            for (id, name, x), limit in zip(rungs, limits, strict=True)
-        ],
-        "certificate": {
-            "rung": f"{rungs[best][0]}, {rungs[best][1]}",
-            "lower": limits[best],
-            "alpha": alpha,
-            "union": len(rungs),
-            "label": _label(settings),
-        },
-        "weights_update": weights(s.sums(s.new))._asdict(),
-        "weights_behaviour": None
-        if weighed is None
-        else weights(weighed.sums(weighed.current))._asdict() | {"source": old[0][0]},
-    }
+    record |= (
+        found
+        | monitored
+        | {
+            "kl_episode": plain(episode),
+            "kl_episode_upper": np.inf if invalid else upper_limit(episode, alpha),
+            "surrogate": plain(mean(per_prompt(s, surrogate), alpha)),
+            "surrogate_tokens": plain(mean(per_prompt(s, s.advantage * s.steps), alpha)) if fresh else None,
+            "surrogate_normalised": plain(mean(per_prompt(s, scaled * step), alpha)),
+            "gap": plain(mean(gap_values(s), alpha)) if fresh else None,
+            "improvement": plain(mean(per_prompt(s, s.advantage * growth(s.sums(s.new))), alpha)) if fresh else None,
+            "rungs": [
+                {
+                    "id": id,
+                    "name": name,
+                    "information": "estimable",
+                    "certificate": plain(x),
+                    "lower": -np.inf if invalid else limit,
+                }
+                for (id, name, x), limit in zip(rungs, limits, strict=True)
+            ],
+            "certificate": {
+                "rung": f"{rungs[best][0]}, {rungs[best][1]}",
+                "lower": -np.inf if invalid else min(limits[best], room),
+                "alpha": alpha,
+                "union": len(rungs),
+                "label": label(settings, invalid),
+            },
+            "limit_cut": not invalid and limits[best] > room,
+            "mean_weight": plain(mean_weight),
+            "mean_weight_low": upper_limit(mean_weight, doubts.FALSE_ALARM) < 1,
+            "weights_update": weights(s.sums(s.new))._asdict(),
+            "weights_behaviour": None
+            if weighed is None
+            else weights(weighed.sums(weighed.current))._asdict() | {"source": old[0][0]},
+        }
+    )
     return record, _finite_values(s, settings) if fresh else None
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def monitor(log: TokenLog, settings: Settings | None = None) -> Report:
     """Everything that the log says about every update.
 
     Raises:
       InputError: a setting, or a reward outside the declared range.
     """
-    settings = settings or Settings()
+    settings = Settings() if settings is None else settings
+    if not isinstance(log, TokenLog) or not isinstance(settings, Settings):
+        found = f"{type(log).__name__} and {type(settings).__name__}"
+        raise InputError("log, settings", found, "a TokenLog (token_log, read_token_log) and Settings")
     settings.check()
     low, high = settings.reward_range
     if (bad := (log.reward < low) | (log.reward > high)).any():
@@ -214,7 +278,7 @@ def monitor(log: TokenLog, settings: Settings | None = None) -> Report:
     _finite_samples(records, [values for _, values in found], settings)
     next_rewards(log, updates, records, settings)
     shifts(log, updates, records, settings)
-    interactions = matrices(log, updates, settings)
+    interactions = matrices(log, updates, records, settings)
     for record in records:
         record["interaction"] = record["drift"] = None
     at = {(u.stage, u.update): record for u, record in zip(updates, records, strict=True)}

@@ -10,12 +10,18 @@ from numpy.typing import NDArray
 
 from teamtr_jax.llm.monitor.estimates import Floats, Ints, growth, k3, leave_one_out
 from teamtr_jax.llm.monitor.log import TokenLog
+from teamtr_jax.llm.monitor.sources import rows_of
 
-__all__ = ["Scored", "score", "rows_of", "per_prompt"]
+__all__ = ["Scored", "score", "per_prompt"]
+
+INFINITE = 1e290
+"""What is larger is the exponential of a cut log ratio: sums take it for infinite, so that two do not cancel."""
 
 
 class Scored(NamedTuple):
     """N rollouts of B prompts with M messages. Log ratios are sums over the tokens of a message.
+
+    A rollout without token has one message of agent −1, whose log ratios are 0.
 
     `ρ = new/current` is that of the updated agents alone and 1 on all other messages.
     """
@@ -40,22 +46,20 @@ class Scored(NamedTuple):
 
     def sums(self, values: Floats) -> Floats:
         """[M] → [N], summed over the messages of a rollout."""
-        return np.add.reduceat(values, self.first)
+        return np.add.reduceat(_infinite(values), self.first)
 
 
-def rows_of(log: TokenLog, chosen: Ints) -> Ints:
-    """The rows of the tokens of some transcripts."""
-    starts, length = log.transcripts[chosen], np.diff(log.transcripts)[chosen]
-    ends = np.cumsum(length)
-    return np.arange(int(ends[-1])) + np.repeat(starts - (ends - length), length)
+def _infinite(values: Floats) -> Floats:
+    return np.where(abs(values) > INFINITE, np.copysign(np.inf, values), values)
 
 
 def score(log: TokenLog, chosen: Ints, updated: Ints) -> Scored:
     """Sum up the transcripts `chosen` (one stage, one update) for an update of the agents `updated`."""
-    rows = rows_of(log, chosen)
+    rows = rows_of(log.transcripts, chosen)
     length = np.diff(log.transcripts)[chosen]
     start = np.cumsum(length) - length  # first row of each rollout, here
-    agent, turn = log.agent[rows], log.turn[rows]
+    present = log.t[rows] >= 0
+    agent, turn = np.where(present, log.agent[rows], -1), log.turn[rows]
     new_turn = np.r_[True, turn[1:] != turn[:-1]]
     new_turn[start] = True
     at = np.flatnonzero(new_turn)
@@ -74,7 +78,7 @@ def score(log: TokenLog, chosen: Ints, updated: Ints) -> Scored:
         rollout=np.repeat(np.arange(chosen.size), length)[at],
         first=np.searchsorted(at, start),
         agent=agent[at],
-        tokens=np.diff(np.r_[at, rows.size]),
+        tokens=add(present.astype(np.int64)),
         mine=mine[at],
         current=add(current),
         new=add(new),
@@ -90,4 +94,4 @@ def score(log: TokenLog, chosen: Ints, updated: Ints) -> Scored:
 def per_prompt(s: Scored, values: Floats) -> Floats:
     """[N] → [B], the mean over the rollouts of a prompt."""
     size = np.bincount(s.cluster, minlength=s.prompts.size)
-    return np.bincount(s.cluster, values, s.prompts.size) / size
+    return np.bincount(s.cluster, _infinite(values), s.prompts.size) / size

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from teamtr_jax.llm.monitor.estimates import Interval
 from teamtr_jax.llm.monitor.interaction import pool
-from teamtr_jax.llm.monitor.report import INFORMATION, Report
+from teamtr_jax.llm.monitor.report import INFORMATION, Report, label
+from teamtr_jax.validation import shown
 
 __all__ = ["show", "tables", "remarks", "shortened"]
 
@@ -49,6 +50,12 @@ def _name(record: dict[str, Any]) -> str:
     return f"{record['stage']}.{record['update']}"
 
 
+def _names(records: list[dict[str, Any]]) -> str:
+    """How many updates, and the first of them."""
+    some = ", ".join(map(_name, records[:5])) + " …" * (len(records) > 5)
+    return f"{len(records)} update{'s' * (len(records) != 1)} ({some})"
+
+
 def tables(report: Report) -> list[Grid]:
     """What is printed, as text: the same tables on the terminal and on the page."""
     level = f"{100 * (1 - report.settings.alpha):g} % intervals, clusters are prompts"
@@ -74,7 +81,8 @@ def tables(report: Report) -> list[Grid]:
         c, f = r["certificate"], r["certificate_finite_sample"]
         best = max(r["rungs"], key=lambda x: x["lower"])
         certified.append(
-            [*head, _interval(r["surrogate"]), _interval(r["gap"]), _interval(best["certificate"]), c["rung"],
+            [*head, _interval(r["surrogate"]), _interval(r["gap"]), _interval(best["certificate"]),
+             "none" if r["invalid"] else c["rung"],
              _number(c["lower"]), "–" if f is None else _number(f["lower"]), _interval(r["improvement_next"])]
         )  # fmt: skip
         answer = "–" if r["skippable"] is None else "could be skipped" if r["skippable"] else "needed"
@@ -83,7 +91,7 @@ def tables(report: Report) -> list[Grid]:
              r["shift_rung"] or "–", _number(r["shift_booked"]), answer]
         )  # fmt: skip
     update = ["update", "agent"]
-    settings, label = report.settings, records[0]["certificate"]["label"]
+    settings = report.settings
     out: list[Grid] = []
 
     def add(title: str, heads: list[str], rows: list[list[str]], caption: str) -> None:
@@ -102,7 +110,12 @@ def tables(report: Report) -> list[Grid]:
     caption = (
         f"lower limits of level {1 - settings.alpha:g}: S6, best of the rungs, each at α over their number, asymptotic"
     )
-    add("Certificates (estimable; ranges declared: prior)", heads, certified, f"{caption}; S8, no asymptotics; {label}")
+    add(
+        "Certificates (estimable; ranges declared: prior)",
+        heads,
+        certified,
+        f"{caption}; S8, no asymptotics; {label(settings, [])}",
+    )
     heads = ["new rollouts", "source", "shift", "upper", "rung", "as booked", f"tolerance {settings.tolerance:g}"]
     caption = "total variation between the team that wrote the rollouts and the team now; booked: √(½ΣK) of fresh K"
     add("Resampling (estimable)", heads, resampled, caption)
@@ -134,6 +147,79 @@ def shortened(rows: list[list[str]], limit: int) -> tuple[list[list[str]], str]:
     return rows[-limit:], f" The last {limit} of {len(rows)} rows; --json has all."
 
 
+def doubts(report: Report) -> list[str]:
+    """Why there are updates without certificate, and what is odd about the rollouts of others."""
+    out = []
+
+    def those(pick: Any) -> list[dict[str, Any]]:
+        return [r for r in report.records if pick(r)]
+
+    if invalid := those(lambda r: r["invalid"]):
+        reasons = sorted({reason for r in invalid for reason in r["invalid"]})
+        out.append(f"No certificate, and no word on resampling, of {_names(invalid)}: {'; '.join(reasons)}.")
+    if wrong := those(lambda r: r["contradiction"]):
+        c = wrong[0]["contradiction"]
+        fit = "; or, in-sample, an update that raised the probability of its own rollouts"
+        fit = "" if report.settings.held_out else fit
+        out.append(
+            f"The log contradicts itself at {_names(wrong)}. At {_name(wrong[0])} the {c['statistic']}, {c['ratio']}, is "
+            f"{_interval(c)}; where tokens are drawn from the behaviour it is {c['allowed']} (by chance with probability "
+            f"below 1e{-int(min(c['log_evidence'], 1e15) / 2.302585)}). Causes: scored at another temperature than sampled, "
+            f"log-probabilities shifted by a token, a wrong mask, low precision (bfloat16), a top-k or top-p cut, rollouts left "
+            f"out for what they say{fit}."
+        )
+    if masked := those(lambda r: r["masked"]):
+        out.append(
+            f"{sum(r['masked'] for r in masked)} rollouts of {_names(masked)} lack tokens (none, or `t` does not run from 0 to "
+            f"n − 1): their probabilities may have changed too. Log the tokens that were sampled, whatever the loss masks."
+        )
+    if mixed := those(lambda r: "prompts whose rollouts have equal rewards were left out" in r["invalid"]):
+        out.append(
+            f"No prompt has rollouts of equal rewards in {_names(mixed)}, which chance does not do: log the prompts without "
+            f"advantage too."
+        )
+    if unequal := those(lambda r: r["groups"]):
+        low, high = unequal[0]["groups"]
+        out.append(
+            f"Prompts have {low} to {high} rollouts in {_names(unequal)}. If which are there depends on what they say or earn, "
+            f"these are a selected sample, and no estimate or limit of them holds."
+        )
+    if gaps := those(lambda r: r["ids_missing"] and not r["groups"]):
+        out.append(
+            f"{gaps[0]['ids_missing']} rollout ids are missing in {_names(gaps)}: limits hold only if which are "
+            "left out does not depend on what they say or earn."
+        )
+    if cut := those(lambda r: r["limit_cut"]):
+        out.append(
+            f"A limit exceeded high − mean reward, the largest improvement that there can be, and was cut there in "
+            f"{_names(cut)}: rollouts that the update made rarer were not drawn, or the scores are of another law than "
+            "the rollouts."
+        )
+    if tails := those(lambda r: r["mean_weight_low"] and not r["invalid"]):
+        r = tails[0]
+        out.append(
+            f"The mean weight new/current of rollouts lies below 1 at {_names(tails)}, at {_name(r)} "
+            f"{_interval(r['mean_weight'])}: rare rollouts that were not drawn hold the rest, and k3, S7, `improvement` and "
+            "`gap` miss them; S8 does not."
+        )
+    for state, text in (
+        ("part", "not used as scored again, as only whole sets are"),
+        (
+            "unclear",
+            "perhaps scored again, perhaps new and the same by chance: taken as new; the column `source` would say it",
+        ),
+    ):
+        found = [(r, x) for r in report.records for x in r["scored_again"] if x["state"] == state]
+        if found:
+            r, x = found[0]
+            out.append(
+                f"{_names([r for r, _ in found])}: {text}. Of the {x['size']} rollouts of update {x['source']} there are "
+                f"at {_name(r)}: {x['same']} the same, {x['changed']} with other tokens, {x['missing']} missing, "
+                f"{x['extra']} others."
+            )
+    return out
+
+
 def remarks(report: Report) -> list[str]:
     """What a reader has to know before using a number."""
     out = []
@@ -143,6 +229,7 @@ def remarks(report: Report) -> list[str]:
         )
     else:
         out.append("Held-out, as declared: S8 holds if prompts are independent and no update saw these rollouts.")
+    out += doubts(report)
     noisy = [r for r in report.records if r["changed_besides"]]
     if noisy:
         out.append(
@@ -155,7 +242,7 @@ def remarks(report: Report) -> list[str]:
         )
     if idle := [r for r in report.records if r["kind"] == "nothing changed"]:
         out.append(f"{len(idle)} updates changed nothing: {', '.join(map(_name, idle[:5]))}.")
-    if reused := [r for r in report.records if r["evidence"] == "reused"]:
+    if reused := [r for r in report.records if r["evidence"] != "fresh"]:
         out.append(
             f"{len(reused)} updates have no rollouts of the current team: KL and L are under older rollouts, certificate S7c, "
             f"behaviour and current differ by up to {max(r['off_policy'] for r in reused):.2g} nats a token."
@@ -169,8 +256,9 @@ def remarks(report: Report) -> list[str]:
         out.append(f"{len(skipped)} of {len(asked)} resamplings could have been skipped ({saved} tokens).")
     if not report.interactions:
         out.append(
-            "No interaction matrix: at every update also score the rollouts of the stage's start and write their rows with that "
-            "`update`, the same prompt and rollout ids and logp_behaviour, new logp_current and logp_new."
+            "No interaction matrix: at every update also score the rollouts of the stage's start, all of them, and write "
+            "their rows with that `update`, the same `source`, prompt and rollout ids and logp_behaviour, new logp_current and "
+            "logp_new."
         )
     return out
 
@@ -178,7 +266,7 @@ def remarks(report: Report) -> list[str]:
 def show(report: Report, name: str) -> None:
     """Print the report."""
     console = Console() if Console().is_terminal else Console(width=WIDTH)
-    console.print(f"{name}: {report.rows} tokens, {len(report.records)} updates", highlight=False, markup=False)
+    console.print(f"{shown(name)}: {report.rows} tokens, {len(report.records)} updates", highlight=False, markup=False)
     for title, heads, rows, caption in tables(report):
         rows, left = shortened(rows, ROWS)
         table = Table(title=escape(title), caption=escape(caption + left), title_justify="left", caption_justify="left")

@@ -10,7 +10,10 @@ import numpy as np
 
 from teamtr_jax.llm.monitor.estimates import Ints
 from teamtr_jax.llm.monitor.log import TokenLog
-from teamtr_jax.validation import InputError
+from teamtr_jax.llm.monitor.sources import Again
+from teamtr_jax.validation import InputError, real_number, whole_number
+
+MOST_DRAWS = 10_000
 
 __all__ = ["Settings", "Update", "updates_of"]
 
@@ -42,17 +45,20 @@ class Settings:
         Raises:
           InputError: names the option.
         """
-        low, high = self.reward_range
-        for name, value, good, expected in (
-            ("delta", self.delta, 0 < self.delta < np.inf, "a positive number"),
-            ("alpha", self.alpha, 0 < self.alpha < 1, "a probability strictly between 0 and 1"),
-            ("tolerance", self.tolerance, 0 <= self.tolerance <= 1, "a total variation, 0 … 1"),
-            ("reward-range", self.reward_range, -np.inf < low < high < np.inf, "LOW < HIGH, both finite"),
-            ("match", self.match, 0 <= self.match < np.inf, "a number ≥ 0"),
-            ("draws", self.draws, self.draws >= 1, "at least 1"),
-        ):
-            if not good:
-                raise InputError(f"--{name}", value, expected)
+        real_number("--delta", self.delta, above=0.0)
+        real_number("--alpha", self.alpha, above=0.0, below=1.0)
+        real_number("--tolerance", self.tolerance, 0.0, 1.0)
+        try:
+            low, high = (real_number("--reward-range", end) for end in self.reward_range)
+        except (TypeError, ValueError):
+            low, high = 0.0, 0.0
+        if not low < high:
+            raise InputError("--reward-range", self.reward_range, "LOW < HIGH, both finite")
+        if not isinstance(self.held_out, bool | np.bool_):
+            raise InputError("--held-out", repr(self.held_out), "True or False")
+        real_number("--match", self.match, 0.0)
+        whole_number("--draws", self.draws, 1, MOST_DRAWS)
+        whole_number("--seed", self.seed, 0)
 
 
 class Update(NamedTuple):
@@ -62,11 +68,13 @@ class Update(NamedTuple):
     update: int
     agents: list[int]
     changed: list[int]
-    sets: dict[int, Ints]  #: by source, the transcripts
-    off: dict[int, float]  #: by source, max |logp_current − logp_behaviour|
-    evidence: str  #: fresh or reused
+    sets: dict[int, Ints]  #: by source, the transcripts of sets that may be used
+    off: dict[int, float]  #: by source, max |logp_current − logp_behaviour|; also of sets that may not
+    resampled: bool
+    evidence: str  #: fresh, reused or incomplete
     chosen: Ints
     source: int
+    again: list[Again]  #: what is here of older sets
 
 
 def updates_of(log: TokenLog, settings: Settings) -> list[Update]:
@@ -76,18 +84,27 @@ def updates_of(log: TokenLog, settings: Settings) -> list[Update]:
     bounds = np.r_[0, np.flatnonzero((np.diff(stage) != 0) | (np.diff(update) != 0)) + 1, first.size]
     distance = np.maximum.reduceat(abs(log.logp_current - log.logp_behaviour), first)
     stepped = log.logp_new != log.logp_current
+    seen: dict[tuple[int, int], list[Again]] = {}
+    for found in log.again:
+        seen.setdefault((found.stage, found.update), []).append(found)
     out = []
     for a, b in itertools.pairwise(bounds.tolist()):
         rows = slice(log.transcripts[a], log.transcripts[b])
         changed = np.unique(log.agent[rows][stepped[rows]]).tolist()
         told = None if log.updated is None else int(log.updated[rows.start])
-        agents = changed if told is None else np.unique(log.agent[rows]).tolist() if told == -1 else [told]
-        every = np.arange(a, b)
-        sets = {int(s): every[log.source[a:b] == s] for s in np.unique(log.source[a:b])}
-        off = {s: float(distance[chosen].max()) for s, chosen in sets.items()}
-        fresh = [s for s in sets if off[s] <= settings.match]
-        source = max(fresh or sets)
-        chosen = np.sort(np.concatenate([sets[s] for s in fresh or [source]]))
-        evidence = "fresh" if fresh else "reused"
-        out.append(Update(int(stage[a]), int(update[a]), agents, changed, sets, off, evidence, chosen, source))
+        every, here = np.arange(a, b), int(update[a])
+        spoken = np.unique(log.agent[rows][log.t[rows] >= 0]).tolist()
+        agents = changed if told is None else spoken if told == -1 else [told]
+        there = {int(s): every[log.source[a:b] == s] for s in np.unique(log.source[a:b])}
+        off = {s: float(distance[chosen].max()) for s, chosen in there.items()}
+        sets = {s: chosen for s, chosen in there.items() if log.usable[chosen].all()}
+        fresh = here in sets and off[here] <= settings.match
+        source = here if fresh else max(sets or there)
+        evidence = "fresh" if fresh else "reused" if sets else "incomplete"
+        again = seen.get((int(stage[a]), here), [])
+        out.append(
+            Update(
+                int(stage[a]), here, agents, changed, sets, off, here in there, evidence, there[source], source, again
+            )
+        )
     return out

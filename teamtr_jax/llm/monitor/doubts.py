@@ -1,0 +1,120 @@
+"""What a set of rollouts contradicts: that its tokens were drawn from the behaviour, and that no rollout was left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from teamtr_jax.llm.monitor.estimates import Floats, Ints, mean, plain, ratio
+from teamtr_jax.llm.monitor.log import TokenLog
+from teamtr_jax.llm.monitor.sources import rows_of
+
+__all__ = ["FALSE_ALARM", "contradiction", "one_sided_groups", "unequal", "holes", "log_evidence"]
+
+FALSE_ALARM = 1e-6
+"""A set of rollouts that was drawn as it says is accused with at most this probability, whatever its tails."""
+
+TOKEN_STAKES = (1.0, 0.3, 0.1, 0.03, 0.01)
+ROLLOUT_STAKES = (0.3, 0.1, 0.03)
+KL, TOKEN, ROLLOUT = "KL of a rollout, k1", "mean weight of a token", "mean weight of a rollout"
+
+
+def log_evidence(log_weight: Floats, stake: float) -> float:
+    """`Σ log(1 + stake·(w − 1))`: the log capital of one who bets that weights are above 1 in the mean.
+
+    Weights `w ≥ 0` whose mean given all before is at most 1 leave a capital whose mean is at most 1, so that it exceeds c with
+    probability at most 1/c (Ville). No assumption on tails.
+    """
+    if stake == 1.0:
+        return float(log_weight.sum())
+    return float(np.logaddexp(np.log1p(-stake), np.log(stake) + log_weight).sum())
+
+
+def contradiction(log: TokenLog, chosen: Ints, updated: Ints, match: float, alpha: float) -> dict[str, Any] | None:
+    """The statistic that shows that the tokens were not drawn from the behaviour; `None` where none does.
+
+    Given what was before, a token of the behaviour b has `E_b π(u)/b(u) ≤ 1` for every policy π that did not see it, here current
+    and new: so has a rollout, and `E_b log(b/π) ≥ 0`. Eight bets for each of the two policies have the mean capital
+    that is compared with `1/FALSE_ALARM`. Where current and behaviour are within `match`, the larger of both is b.
+
+    Args:
+      updated: agents whose `logp_new` counts.
+      alpha: level of the interval that is shown.
+    """
+    rows = rows_of(log.transcripts, chosen)
+    length = np.diff(log.transcripts)[chosen]
+    start = np.cumsum(length) - length
+    behaviour, current = log.logp_behaviour[rows], log.logp_current[rows]
+    close = abs(current - behaviour) <= match
+    drawn = np.where(close, np.maximum(behaviour, current), behaviour)
+    ratios = {
+        "new/current" if close.all() else "new/behaviour":
+            np.where(np.isin(log.agent[rows], updated), log.logp_new[rows], current) - drawn,
+        "current/behaviour": current - drawn,
+    }  # fmt: skip
+    found: list[tuple[float, str, str]] = []
+    for name, x in ratios.items():
+        if not x.any():  # as where all of the rollouts are on-policy: nothing is won or lost
+            found += [(0.0, name, KL)] * (len(TOKEN_STAKES) + len(ROLLOUT_STAKES))
+            continue
+        whole = np.add.reduceat(x, start)
+        found += [(log_evidence(x, stake), name, KL if stake == 1 else TOKEN) for stake in TOKEN_STAKES]
+        found += [(log_evidence(whole, stake), name, ROLLOUT) for stake in ROLLOUT_STAKES]
+    evidence = float(np.logaddexp.reduce([x for x, *_ in found]) - np.log(len(found)))
+    if evidence < -np.log(FALSE_ALARM):
+        return None
+    _, name, statistic = max(found)
+    x = ratios[name]
+    cluster = np.unique(log.prompt[log.transcripts[chosen]], return_inverse=True)[1]
+    size = np.bincount(cluster)
+
+    def prompts(values: Floats) -> Floats:
+        return np.asarray(np.bincount(cluster, values, size.size), np.float64)
+
+    if statistic == TOKEN:
+        interval = ratio(prompts(np.add.reduceat(np.exp(x), start)), prompts(length.astype(float)), alpha)
+    else:
+        whole = np.add.reduceat(x, start)
+        interval = mean(prompts(-whole if statistic == KL else np.exp(whole)) / size, alpha)
+    return {
+        "ratio": name, "statistic": statistic, **(plain(interval) or {}),
+        "allowed": "at least 0" if statistic == KL else "at most 1", "log_evidence": evidence,
+    }  # fmt: skip
+
+
+def one_sided_groups(log: TokenLog, chosen: Ints) -> int:
+    """How many prompts have both rewards, where that is every one and cannot be by chance; otherwise 0.
+
+    Of G rollouts with two possible rewards all have the same with probability `pᴳ + (1−p)ᴳ ≥ 2¹⁻ᴳ`: that no prompt of many is
+    such has at most the probability `Π_b (1 − 2^{1−G_b})`. Trainers drop such prompts, for they have no advantage.
+    """
+    first = log.transcripts[chosen]
+    reward, cluster = log.reward[first], np.unique(log.prompt[first], return_inverse=True)[1]
+    low, high = reward.min(), reward.max()
+    if low == high or not np.isin(reward, (low, high)).all():
+        return 0
+    size, ones = np.bincount(cluster), np.bincount(cluster, reward == high)
+    several = size > 1
+    mixed = (ones > 0) & (ones < size)
+    chance = float(np.log1p(-(2.0 ** (1 - size[several]))).sum())
+    return int(several.sum()) if mixed[several].all() and chance < np.log(FALSE_ALARM) else 0
+
+
+def unequal(log: TokenLog, chosen: Ints) -> tuple[int, int] | None:
+    """The smallest and the largest group, where they differ."""
+    size = np.unique(log.prompt[log.transcripts[chosen]], return_counts=True)[1]
+    return None if size.min() == size.max() else (int(size.min()), int(size.max()))
+
+
+def holes(log: TokenLog, chosen: Ints) -> int:
+    """How many rollout ids are not there, where ids are numbers: 0 … G−1 for every prompt, or 0 … N−1 for all rollouts.
+
+    Ids of another kind (more than 16 times as many as rollouts) say nothing.
+    """
+    first = log.transcripts[chosen]
+    rollout, prompt = log.rollout[first], log.prompt[first]
+    names, prompts = np.unique(rollout), np.unique(prompt).size
+    span = int(names[-1] - names[0]) + 1
+    missing = (span if names.size == rollout.size else prompts * span) - rollout.size
+    return missing if 0 < missing <= 15 * rollout.size else 0
