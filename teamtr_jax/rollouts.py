@@ -379,11 +379,11 @@ def estimate_tables(
     if team.factors is None:
         sums, table = jnp.where(owned[:, None, None], sums[rows], 0.0), table[rows]
 
-    count, positive, negative, total, error = jnp.moveaxis(sums, -1, 0)
+    count, positive, negative, total, off = jnp.moveaxis(sums, -1, 0)
     scale = (1.0 if team.dynamics.horizon is not None else 1 - gamma) / rollouts.returns.size
     weight, positive, negative = scale * count.sum(-1), scale * positive, scale * negative
     summed = rollouts.returns.size * jnp.finfo(table.dtype).eps
-    error = scale * error + summed * (positive + negative)
+    off = scale * off + summed * (positive + negative)
     share = weight[:, None] * table
     mean = _quotient(total.sum(-1), count.sum(-1))[:, None]
     value = _quotient(total + shrink * mean, count + shrink, mean)
@@ -394,7 +394,7 @@ def estimate_tables(
         positive,
         negative,
         value,
-        _quotient(error, share),
+        _quotient(off, share),
         summed * value + horizon * jnp.finfo(table.dtype).eps * largest,
     )
 

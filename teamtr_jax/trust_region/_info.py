@@ -11,8 +11,8 @@ from teamtr_jax.divergences import expected, kl_current_to_new, kl_new_to_curren
 from teamtr_jax.types import Estimate, StepInfo
 from teamtr_jax.validation import InputError, concrete, finite, probability_rows, real_number, require_float64
 
-__all__ = ["UNITS", "require_estimate", "require_tables", "require_setting", "support_of", "deficits", "rounded", "gains",
-           "error_of", "step_info"]  # fmt: skip
+__all__ = ["UNITS", "require_estimate", "require_tables", "require_setting", "require_shape", "require_rows",
+           "require_weight", "support_of", "deficits", "rounded", "gains", "error_of", "step_info"]  # fmt: skip
 
 UNITS = 8.0
 """Units in the last place by which numbers of unknown origin are taken to be off."""
@@ -36,8 +36,30 @@ def require_setting(
         real_number(name, entry, low, above=above, below=below, infinite=True)
 
 
+def require_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    """Refuse an array of another shape, which might broadcast."""
+    if array.shape != shape:
+        raise InputError(name, f"shape {list(array.shape)}", f"shape {list(shape)}")
+
+
+def require_rows(name: str, policy: Array, weight: Array) -> None:
+    """Refuse rows of positive weight that are no probabilities."""
+    if len(policy.shape) != 2:
+        raise InputError(name, f"shape {list(policy.shape)}", "shape [R, A]")
+    rows, counted = concrete(policy), concrete(weight)
+    if rows is not None and counted is not None:
+        probability_rows(name, np.where(counted[:, None] > 0, rows, np.eye(1, rows.shape[1])))
+
+
+def require_weight(weight: Array, policy: Array) -> None:
+    """Refuse weights that are negative, not finite or not those of the rows."""
+    require_shape("weight", weight, policy.shape[:1])
+    if (found := concrete(weight)) is not None and (finite("weight", found) < 0).any():
+        raise InputError("weight", found.min(), "weights ≥ 0")
+
+
 def require_tables(current: Array, weight: Array, **tables: Array | None) -> None:
-    """Refuse what no step can use: shapes, rows that are no probabilities, negative weights, numbers that are not finite.
+    """Refuse what no step can use: dtypes, shapes, rows that are no probabilities, negative weights, numbers that are not finite.
 
     Only what a step reads is looked at: rows of positive weight, and there the support of the policy. What is traced passes.
 
@@ -46,28 +68,18 @@ def require_tables(current: Array, weight: Array, **tables: Array | None) -> Non
     """
     given = {name: table for name, table in tables.items() if table is not None}
     require_float64(current=current, weight=weight, **given)
-    if len(current.shape) != 2:
-        raise InputError("current", f"shape {list(current.shape)}", "shape [R, A]")
-    for name, table in {"weight": weight, **given}.items():
-        wanted = list(current.shape)[: 1 if name == "weight" else 2]
-        if list(table.shape) != wanted:
-            raise InputError(name, f"shape {list(table.shape)}", f"shape {wanted}, that of current")
+    require_weight(weight, current)
+    require_rows("current", current, weight)
     rows, policy = concrete(weight), concrete(current)
-    if rows is None or policy is None:
-        return
-    if (finite("weight", rows) < 0).any():
-        raise InputError("weight", rows.min(), "weights ≥ 0")
-    some = (rows > 0)[:, None]
-    probability_rows("current", np.where(some, policy, np.eye(1, policy.shape[1])))
     for name, table in given.items():
-        if (entries := concrete(table)) is not None:
-            finite(name, np.where(some & (policy > 0), entries, 0.0))
+        require_shape(name, table, current.shape)
+        if rows is not None and policy is not None and (entries := concrete(table)) is not None:
+            finite(name, np.where((rows > 0)[:, None] & (policy > 0), entries, 0.0))
 
 
 def require_estimate(current: Array, estimate: Estimate) -> None:
     """Refuse anything but float64 tables of one shape that hold what a step can use."""
-    tables = estimate._asdict()
-    require_tables(current, **tables)
+    require_tables(current, **estimate._asdict())
 
 
 def support_of(current: Array, weight: Array) -> Array:

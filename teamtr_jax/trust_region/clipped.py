@@ -66,21 +66,19 @@ def ppo_clip(
     """
     require_setting("radius", radius)
     aim = radius / 2 if target is None else target
-    if adaptive and not (0 < aim < math.inf):
+    require_setting("target", aim, -math.inf)
+    if adaptive and not 0 < aim < math.inf:
         raise InputError("target", aim, "a positive number (its default is half of the radius), or adaptive=False")
-    if adaptive and not 0 < beta < math.inf:
-        raise InputError("beta", beta, "a positive number, or adaptive=False")
-    for name, value in (
-        ("clip", 0.0 if clip is None else clip),
-        ("beta", beta),
-        ("epochs", epochs),
-        ("backtracks", backtracks),
-    ):
-        if not value >= 0:
+    at_least_0 = {"clip": 0.0 if clip is None else clip, "beta": beta, "epochs": epochs, "backtracks": backtracks}
+    for name, value in at_least_0.items():
+        require_setting(name, value, -math.inf)
+        if name == "beta" and adaptive and not 0 < beta < math.inf:
+            raise InputError(name, value, "a positive number, or adaptive=False")
+        if value < 0:
             raise InputError(name, value, "at least 0")
-    require_setting("learning_rate", learning_rate, above=0.0, below=math.inf)
     whole_number("epochs", epochs, 0)
     whole_number("backtracks", backtracks, 0)
+    require_setting("learning_rate", learning_rate, above=0.0, below=math.inf)
     unclipped = math.inf if clip is None else clip
     return Partial(_ppo_clip(epochs, backtracks, optimiser), radius, unclipped, learning_rate, beta, aim, adaptive)
 

@@ -17,9 +17,10 @@ from jaxtyping import Float
 from teamtr_jax.bounds import penalty_log_sum
 from teamtr_jax.dynamics import after
 from teamtr_jax.surrogates import hybrids_report
+from teamtr_jax.trust_region._info import require_setting
 from teamtr_jax.trust_region.constrained import kl_constrained_step
 from teamtr_jax.types import Stage, StageReport, Team
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, concrete, whole_number
 from teamtr_jax.values import advantage_error, advantages, evaluate_policy
 from teamtr_jax.visits import hybrids, marginal_advantage, solo_steps, team_policy
 
@@ -47,7 +48,13 @@ def certified_step(
 
     Args:
       penalty: a bound on the fresh gap, a function of the report of this one update.
+
+    Raises:
+      InputError: if `agent` is not one of the team, or the radius is negative or not a number.
     """
+    if (who := agent if isinstance(agent, int) else concrete(agent)) is not None:
+        whole_number("agent", who, 0, team.agents - 1)
+    require_setting("radius", radius)
     joint = team_policy(team, policy)
     resolvent, v, m = evaluate_policy(team, joint)
     error = advantage_error(team, joint, resolvent, v)
@@ -91,8 +98,7 @@ def certificate_optimal_radius(
     Raises:
       InputError: if `agent` is not one of the team, or `bracket` is not two increasing positive numbers.
     """
-    if not 0 <= agent < team.agents:
-        raise InputError("agent", agent, f"0 … {team.agents - 1}")
+    whole_number("agent", agent, 0, team.agents - 1)
     if not 0 < bracket[0] < bracket[1] < np.inf:
         raise InputError("bracket", bracket, "two positive numbers in increasing order")
 
