@@ -21,7 +21,7 @@ def value_weighted() -> Step:
 
 def _value_weighted(current: Array, estimate: Estimate, memory: Array) -> tuple[Array, StepInfo]:
     require_estimate(current, estimate)
-    moved = value_weighted_step(current, estimate.value, estimate.value_error)
+    moved = _weighted(current, estimate.value, estimate.weight, estimate.value_error)
     new = jnp.where(support_of(current, estimate.weight), moved, current)
     return new, step_info(current, new, estimate.advantage, estimate.weight, memory=memory)
 
@@ -51,8 +51,12 @@ def value_weighted_step(
     require_tables(current, every, value=value, error=error)
     if (found := concrete(value)) is not None and (found < -ROW_TOLERANCE * abs(found).max()).any():
         raise InputError("value", found.min(), "q ≥ 0")
+    return _weighted(current, value, every, error)
+
+
+def _weighted(current: Array, value: Array, weight: Array, error: Array | None) -> Array:
     value = jnp.maximum(value, 0.0)
-    weighted = current * value
+    weighted = jnp.where(current > 0, current * value, 0.0)
     total = weighted.sum(-1, keepdims=True)
-    better = gains(current, value, every, error).max(-1, keepdims=True) > 0
+    better = gains(current, value, weight, error).max(-1, keepdims=True) > 0
     return jnp.where(better & (total > 0), weighted / jnp.where(total > 0, total, 1.0), current)
