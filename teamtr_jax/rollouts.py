@@ -395,7 +395,7 @@ def estimate_tables(
         negative,
         value,
         _quotient(off, share),
-        summed * value + horizon * jnp.finfo(table.dtype).eps * largest,
+        jnp.where(weight[:, None] > 0, summed * value + horizon * jnp.finfo(table.dtype).eps * largest, 0.0),
     )
 
 

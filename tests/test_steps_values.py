@@ -362,7 +362,8 @@ def test_the_budget_of_samples_by_its_formula():
     np.testing.assert_allclose(facts.advantage_error, error, rtol=1e-12)
     floor = (REWARD - 0.5).min() / 0.5
     largest = abs(r).max() * discount.sum() + abs(floor)
-    np.testing.assert_allclose(facts.value_error, 8 * U * np.asarray(facts.value) + 6 * U * largest, rtol=1e-12)
+    of_value = np.where(weight[:, None] > 0, 8 * U * np.asarray(facts.value) + 6 * U * largest, 0.0)
+    np.testing.assert_allclose(facts.value_error, of_value, rtol=1e-12)
     given = estimate_tables(team, jnp.asarray(POLICY), paths, 0, used, rows, owned, error=3 * return_error(paths))
     tripled = np.nan_to_num((3 * off + 8 * U * sums) / np.where(weight > 0, weight, 1)[:, None] / POLICY[:R])
     np.testing.assert_allclose(given.advantage_error, tripled, rtol=1e-12)
