@@ -37,7 +37,8 @@ from teamtr_jax.values import return_bounds
 
 __all__ = ["Rollouts", "WeightDiagnostics", "SurrogateParts", "EstimationError", "Messages", "sample_rollouts",
            "rollouts_of_paths", "default_horizon", "truncation_bias", "reward_to_go", "group_normalised_advantage",
-           "centred_advantage", "broadcast_advantage", "estimate_tables", "log_ratios", "path_weight", "prefix_weight",
+           "centred_advantage", "return_error", "group_scale",
+           "broadcast_advantage", "estimate_tables", "log_ratios", "path_weight", "prefix_weight",
            "weight_diagnostics", "surrogate_parts", "estimation_error", "message_log_ratios"]  # fmt: skip
 
 
@@ -224,8 +225,18 @@ def reward_to_go(
     return jnp.moveaxis(lax.scan(step, jnp.zeros_like(rollouts.returns), xs, reverse=True)[1], 0, -1)
 
 
+NORMALISER = 1e-8
+"""`ε` of `group_normalised_advantage`."""
+
+
+def group_scale(returns: Float[Array, "..."], epsilon: float = NORMALISER, axis: int = -1) -> Float[Array, "..."]:
+    """`√(σ²+ε)` of each group, `σ² = mean (R−μ)²`; the axis of the group is kept."""
+    centred = returns - returns.mean(axis, keepdims=True)
+    return jnp.sqrt((centred**2).mean(axis, keepdims=True) + epsilon)
+
+
 def group_normalised_advantage(
-    returns: Float[Array, "..."], clip: float = math.inf, epsilon: float = 1e-8, axis: int = -1
+    returns: Float[Array, "..."], clip: float = math.inf, epsilon: float = NORMALISER, axis: int = -1
 ) -> Float[Array, "..."]:
     """The paper's `clip((R − μ)/√(σ²+ε), ±A_clip)`, μ and `σ² = mean (R−μ)²` over the rollouts of a prompt.
 
@@ -242,8 +253,7 @@ def group_normalised_advantage(
       [[-0.577 -0.577 -0.577  1.5  ]]
     """
     centred = returns - returns.mean(axis, keepdims=True)
-    scale = jnp.sqrt((centred**2).mean(axis, keepdims=True) + epsilon)
-    return jnp.clip(centred / scale, -clip, clip)
+    return jnp.clip(centred / group_scale(returns, epsilon, axis), -clip, clip)
 
 
 def centred_advantage(returns: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
@@ -261,6 +271,21 @@ def centred_advantage(returns: Float[Array, "..."], axis: int = -1) -> Float[Arr
     if group == 1:
         return returns
     return (returns - returns.mean(axis, keepdims=True)) * (group / (group - 1))
+
+
+def return_error(rollouts: Rollouts, scale: Float[Array, "B 1"] | float = 1.0) -> Float[Array, "B G H"]:
+    """How far rounding may have put an advantage off that was formed from returns: `2(G+H)u·M/γ^t`, `M = max_g Σ_t γ^t |r_t|`.
+
+    It holds for `centred_advantage` of returns (broadcast) and of returns to go. Exactly equal returns, summed in another order,
+    differ by that much.
+
+    Args:
+      scale: what the difference of returns was multiplied with: for `group_normalised_advantage` `1/√(σ²+ε)`.
+    """
+    _, group, horizon = rollouts.reward.shape
+    most = (rollouts.weight * abs(rollouts.reward)).sum(-1).max(-1, keepdims=True) * scale
+    unit = (group + horizon) * jnp.finfo(most.dtype).eps
+    return broadcast_advantage(rollouts, jnp.broadcast_to(unit * most, rollouts.returns.shape))
 
 
 def broadcast_advantage(rollouts: Rollouts, advantage: Float[Array, "B G"]) -> Float[Array, "B G H"]:
@@ -284,6 +309,7 @@ def estimate_tables(
     to_go: Float[Array, "B G H"] | None = None,
     floor: Float[Array, " S"] | None = None,
     shrink: Float[Array, ""] | float = 1.0,
+    error: Float[Array, "B G H"] | None = None,
 ) -> Estimate:
     """Sufficient statistics of the rollouts for an update of `agent`, whose table is `policy`.
 
@@ -315,6 +341,8 @@ def estimate_tables(
       to_go: `G_t` for q, default `reward_to_go`.
       floor: `Φ` [S], default `return_bounds(team)[0]`. In a discounted team it also stands for what was cut off.
       shrink: k.
+      error: bound on the rounding of `advantage` at every step, default `return_error(rollouts)`: an advantage in units of the
+        return. The estimate's errors add the rounding of its own sums.
 
     Raises:
       InputError: if `policy` or `advantage` is not float64.
@@ -339,26 +367,35 @@ def estimate_tables(
         floor = return_bounds(team)[0]
     cut_off = gamma ** (horizon - jnp.arange(horizon)) * floor.min() if team.dynamics.horizon is None else 0.0
     q = jnp.maximum(to_go + cut_off - floor[at], 0.0)
+    if error is None:
+        error = return_error(rollouts)
 
     samples = jnp.stack(
-        [seen, sample * jnp.maximum(advantage, 0.0), sample * jnp.maximum(-advantage, 0.0), seen * q], -1
+        [seen, sample * jnp.maximum(advantage, 0.0), sample * jnp.maximum(-advantage, 0.0), seen * q, sample * error],
+        -1,
     )
     samples = jnp.where(acts[..., None], samples, 0.0)
-    sums = jnp.zeros((states, actions, 4), table.dtype).at[at, action].add(samples)
+    sums = jnp.zeros((states, actions, 5), table.dtype).at[at, action].add(samples)
     if team.factors is None:
         sums, table = jnp.where(owned[:, None, None], sums[rows], 0.0), table[rows]
 
-    count, positive, negative, total = jnp.moveaxis(sums, -1, 0)
+    count, positive, negative, total, off = jnp.moveaxis(sums, -1, 0)
     scale = (1.0 if team.dynamics.horizon is not None else 1 - gamma) / rollouts.returns.size
     weight, positive, negative = scale * count.sum(-1), scale * positive, scale * negative
+    summed = rollouts.returns.size * jnp.finfo(table.dtype).eps
+    off = scale * off + summed * (positive + negative)
     share = weight[:, None] * table
     mean = _quotient(total.sum(-1), count.sum(-1))[:, None]
+    value = _quotient(total + shrink * mean, count + shrink, mean)
+    largest = abs(rollouts.reward).max() * (gamma ** jnp.arange(horizon)).sum() + abs(floor).max()
     return Estimate(
         weight,
         _quotient(positive - negative, share),
         positive,
         negative,
-        _quotient(total + shrink * mean, count + shrink, mean),
+        value,
+        _quotient(off, share),
+        jnp.where(weight[:, None] > 0, summed * value + horizon * jnp.finfo(table.dtype).eps * largest, 0.0),
     )
 
 

@@ -21,8 +21,10 @@ from teamtr_jax.rollouts import (
     default_horizon,
     estimate_tables,
     group_normalised_advantage,
+    group_scale,
     message_log_ratios,
     path_weight,
+    return_error,
     reward_to_go,
     sample_rollouts,
     surrogate_parts,
@@ -197,11 +199,12 @@ def _sampled_programs(batched: bool, sampling: Sampling, horizon: int) -> _Progr
         to_go = reward_to_go(rollouts, team.dynamics.discount)
         weight = path_weight(team, rollouts, policy)
         kept = jnp.minimum(weight, cut) if reuse == "weights" else None
-        centred = centred_advantage(rollouts.returns)
+        centred, error = centred_advantage(rollouts.returns), return_error(rollouts)
         if sampling.advantage == "exact":
             exact: ExactData = evaluate(team, data.policy if reuse in ("rollouts", "start") else policy)
             table = advantages(team, exact.values)
-            used = jnp.where(rollouts.alive, table[jnp.maximum(rollouts.state, 0), rollouts.action], 0.0)
+            at = jnp.maximum(rollouts.state, 0), rollouts.action
+            used, error = (jnp.where(rollouts.alive, x[at], 0.0) for x in (table, exact.error))
         elif sampling.advantage == "to_go":
             used = centred_advantage(to_go, axis=-2)
         elif sampling.advantage == "centred":
@@ -209,16 +212,20 @@ def _sampled_programs(batched: bool, sampling: Sampling, horizon: int) -> _Progr
         else:
             normalised = group_normalised_advantage(rollouts.returns, sampling.advantage_clip)
             used = broadcast_advantage(rollouts, normalised)
+            error = return_error(rollouts, 1 / group_scale(rollouts.returns))
         raw = broadcast_advantage(rollouts, centred) if sampling.advantage == "group_normalised" else used
         own = rows[agent], owned[agent]
 
-        def tables(advantage: Array) -> Estimate:
-            return estimate_tables(team, policy, rollouts, agent, advantage, *own, weights=kept, to_go=to_go)
+        def tables(advantage: Array, error: Array | None = None) -> Estimate:
+            options = {"weights": kept, "to_go": to_go, "error": error}
+            return estimate_tables(team, policy, rollouts, agent, advantage, *own, **options)
 
         discounted = team.dynamics.horizon is None
         mass = 1 / (1 - jnp.asarray(team.dynamics.discount)) if discounted else jnp.ones(())
         return SampledEstimate(
-            Estimated(tables(used), mass, rollouts.returns.mean()), tables(raw), tuple(weight_diagnostics(weight))
+            Estimated(tables(used, error), mass, rollouts.returns.mean()),
+            tables(raw),
+            tuple(weight_diagnostics(weight)),
         )
 
     def raw(team: Team, before: Array, after: Array, found: SampledEstimate, agent: Array, rows: Array) -> Array:

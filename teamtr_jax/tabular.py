@@ -25,7 +25,7 @@ from teamtr_jax.surrogates import hybrids_report, occupancy_tv
 from teamtr_jax.trust_region import kl_constrained
 from teamtr_jax.types import Estimate, Hybrids, Stage, StageReport, Step, Team, UpdateRecord
 from teamtr_jax.validation import InputError
-from teamtr_jax.values import advantages, evaluate_policy, return_bounds
+from teamtr_jax.values import advantage_error, advantages, evaluate_policy, return_bounds, rounding_unit
 from teamtr_jax.visits import (
     chain_hybrids,
     chain_solo_steps,
@@ -59,43 +59,47 @@ class ExactData(NamedTuple):
     values: Float[Array, " S"]
     objective: Float[Array, ""]
     policy: Array  #: the tables that wrote the rollouts
+    error: Float[Array, "S A"]  #: bound on the rounding of the advantages of `values`, but for a constant per state
 
 
 def evaluate(team: Team, policy: Array) -> ExactData:
     """Occupancy (episodic: visits), values and objective of the team that plays `policy`."""
     joint = team_policy(team, policy)
-    _, v, m = evaluate_policy(team, joint)
+    resolvent, v, m = evaluate_policy(team, joint)
+    error = advantage_error(team, joint, resolvent, v)
     if team.dynamics.horizon is not None:
-        return ExactData(m, jnp.ones(()), v, team.initial @ v, policy)
+        return ExactData(m, jnp.ones(()), v, team.initial @ v, policy, error)
     total = m.sum()
-    return ExactData(m / total, total, v, team.initial @ v, policy)
+    return ExactData(m / total, total, v, team.initial @ v, policy, error)
 
 
 def _estimate(
     team: Team, policy: Array, data: ExactData, agent: Array, rows: Array, owned: Array, reuse: str, cut: float
 ) -> Estimate:
     """The tables of `agent`: rows `[R, A]` of the team's table, or its factor `[S, max A_k]`."""
-    weight, v = data.weight, data.values
+    weight, v, error = data.weight, data.values, data.error
     if reuse in ("occupancy", "weights"):
         now = evaluate(team, policy)
-        v = now.values
+        v, error = now.values, now.error
         if reuse == "weights":
             some = data.weight > 0
             ratio = jnp.where(some, now.weight / jnp.where(some, data.weight, 1.0), 0.0)
             weight = data.weight * jnp.minimum(ratio, cut)
     a = advantages(team, v)
-    above = jnp.maximum(a + (v - return_bounds(team)[0])[:, None], 0.0)  # Q − Φ
-    tables = a, jnp.maximum(a, 0.0), jnp.maximum(-a, 0.0), above
+    floor = return_bounds(team)[0]
+    above = jnp.maximum(a + (v - floor)[:, None], 0.0)  # Q − Φ
+    of_value = error + rounding_unit(team) * (abs(v) + abs(floor))[:, None]
+    tables = a, jnp.maximum(a, 0.0), jnp.maximum(-a, 0.0), above, error, of_value
     if team.factors is None:
         mine = rows[agent]
-        a, gain, loss, above = (table[mine] for table in tables)
+        a, gain, loss, above, error, of_value = (table[mine] for table in tables)
         w = jnp.where(owned[agent], weight[mine], 0.0)
         current = policy[mine]
     else:
-        a, gain, loss, above = (marginal_advantage(team, policy, table, agent) for table in tables)
+        a, gain, loss, above, error, of_value = (marginal_advantage(team, policy, table, agent) for table in tables)
         w, current = weight, policy[agent]
     share = w[:, None] * current
-    return Estimate(w, a, share * gain, share * loss, above)
+    return Estimate(w, a, share * gain, share * loss, above, error, of_value)
 
 
 def own_table(team: Team, policy: Array, agent: Array, rows: Array) -> Array:

@@ -243,6 +243,10 @@ class Estimate(NamedTuple):
     positive: Float[Array, "R A"]  #: `Ê[1{s,a} Â⁺]`; exact: `w π A⁺`
     negative: Float[Array, "R A"]  #: `Ê[1{s,a} Â⁻]`; `positive − negative = ŵ π Â`
     value: Float[Array, "R A"]  #: `q = Q̂ − Φ ≥ 0`, `Φ` a floor of the return (S9)
+    advantage_error: Float[Array, "R A"] | None = None
+    """How far rounding may have put `advantage` off (docs/rounding.md), but for a constant per row. `None`: no more than the
+    rounding of numbers of the size of `advantage` and `value`."""
+    value_error: Float[Array, "R A"] | None = None  #: the same of `value`
 
 
 class StepInfo(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
@@ -10,8 +12,8 @@ from teamtr_jax.types import Resolvent, Team
 from teamtr_jax.validation import InputError, require_float64
 from teamtr_jax.visits import cleaned_visits
 
-__all__ = ["values", "evaluate_policy", "action_values", "advantages", "objective", "optimal_values", "return_bounds",
-           "return_range"]  # fmt: skip
+__all__ = ["values", "evaluate_policy", "action_values", "advantages", "rounding_unit", "advantage_error", "objective",
+           "optimal_values", "return_bounds", "return_range"]  # fmt: skip
 
 
 def values(team: Team, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
@@ -42,6 +44,33 @@ def action_values(team: Team, v: Float[Array, " S"]) -> Float[Array, "S A"]:
 def advantages(team: Team, v: Float[Array, " S"]) -> Float[Array, "S A"]:
     """`A(s,a) = Q(s,a) − v(s)`."""
     return action_values(team, v) - v[:, None]
+
+
+def rounding_unit(team: Team) -> float:
+    """`(4 + √(S+A))·u`, `u = 2⁻⁵³`: by what share of its terms a sum over states or actions may be off (docs/rounding.md)."""
+    return (4 + math.sqrt(sum(team.reward.shape))) * float(jnp.finfo(team.reward.dtype).eps) / 2
+
+
+def advantage_error(
+    team: Team, policy: Float[Array, "S A"], resolvent: Resolvent, v: Float[Array, " S"]
+) -> Float[Array, "S A"]:
+    """How far rounding may have put `advantages(team, v)` off, but for a constant per state (docs/rounding.md).
+
+    `e(s,a) = u·k (|r| + γE|v| + |v|) + γ|1 − ΣP| E|v| + γE ε`, with `ε = (I−γP_π)⁻¹ b` the error of `v`,
+    `b(s) = Σ_a π (e without its last term) + |1 − Σ_a π| |v|`, and `k·u` the `rounding_unit`. Units: rewards.
+
+    Args:
+      policy: that of `v`.
+      resolvent: that of `policy`.
+      v: as solved for.
+    """
+    dynamics = team.dynamics
+    follows = dynamics.backward(jnp.ones_like(v))  # zero where the episode ends
+    ahead = dynamics.discount * dynamics.backward(abs(v))
+    local = rounding_unit(team) * (abs(team.reward) + ahead + abs(v)[:, None])
+    local += jnp.where(follows == 0, 0.0, abs(follows - 1)) * ahead
+    solved = resolvent.values((policy * local).sum(-1) + abs(policy.sum(-1) - 1) * abs(v))
+    return local + dynamics.discount * dynamics.backward(solved)
 
 
 def objective(team: Team, policy: Float[Array, "S A"]) -> Float[Array, ""]:

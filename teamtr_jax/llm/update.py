@@ -39,11 +39,10 @@ from teamtr_jax.llm.losses import (
 )
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, is_trained, policy_logits
 from teamtr_jax.llm.update_settings import Numbers, Shape, UpdateSettings, parts
+from teamtr_jax.trust_region.adaptive import adapted
 
 __all__ = ["TrainState", "UpdateData", "Outcome", "init_train_state", "update_agent", "score", "programs",
            "split_trained"]  # fmt: skip
-
-BETA_RANGE = 2.0**20  # the adaptive coefficient stays within this factor of its start
 
 
 class TrainState(NamedTuple):
@@ -379,11 +378,8 @@ def _one_update(
     # A step that is not a number is no step, whatever the rule; its moments are forgotten.
     moments = jax.tree.map(lambda x, y: jnp.where(sound, x, pick(y)), moments, optimiser)
 
-    # A first step has its size from the rate alone: the penalty has no gradient where the policies are equal.
-    above = ~(reached <= 1.5 * numbers.aim)
-    factor = jnp.where(above, jnp.where(taken > 1, 2.0, 1.0), jnp.where(reached < numbers.aim / 1.5, 0.5, 1.0))
-    adapted = jnp.clip(beta * factor, numbers.beta / BETA_RANGE, numbers.beta * BETA_RANGE)
-    adapted = jnp.where(jnp.asarray(numbers.adaptive), adapted, beta).astype(betas.dtype)
+    following = adapted(beta, reached, numbers.aim, taken, numbers.beta)
+    memory = jnp.where(jnp.asarray(numbers.adaptive), following, beta).astype(betas.dtype)
 
     # ----------------------------------------------------------------------------------------------------- books
     kl, log_ratio = per_message(moved.kl)[:training], per_message(moved.log_ratio)[:training]
@@ -415,7 +411,7 @@ def _one_update(
         "clipped": _masked_mean((cut & (advantage != 0)).astype(kl.dtype), unit_mask.astype(kl.dtype)),
         "entropy": _masked_mean(entropies[:training], mine.astype(entropies.dtype)),
         "multiplier": beta,
-        "memory": adapted,
+        "memory": memory,
         "step_scale": scale,
         "stopped_early": (~going).astype(jnp.float32),
         "steps": taken.astype(jnp.float32),
@@ -427,7 +423,7 @@ def _one_update(
         chosen = [x.at[agent].set(y) for x, y in zip(whole, chosen, strict=True)]
         moments = jax.tree.map(lambda x, y: x.at[agent].set(y), optimiser, moments)
     tokens = [jnp.zeros(everything, x.dtype).at[looked_at].set(x) for x in (own, moved.log_ratio, moved.kl)]
-    return chosen, moments, betas.at[agent].set(adapted), Outcome(out, *tokens)
+    return chosen, moments, betas.at[agent].set(memory), Outcome(out, *tokens)
 
 
 def update_agent(

@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from teamtr_jax.divergences import expected, kl_current_to_new, kl_new_to_current, kl_terms
+from teamtr_jax.trust_region._info import require_rows, require_setting, require_shape, require_weight
 from teamtr_jax.trust_region._solve import decreasing_root, ratio_kl_reverse, tilted, tilted_slope
 from teamtr_jax.trust_region.constrained import require_direction
 from teamtr_jax.validation import require_float64
@@ -59,7 +60,7 @@ def align_to_ball(
       direction: which KL is bounded, from the outgoing agent (`current`) to the aligned one (`new`) or back.
 
     Raises:
-      InputError: if an array is not float64, or `direction` is not one of the two.
+      InputError: if an array is not float64, holds what is none of these, or `direction` is not one of the two.
 
     Example:
       >>> out, new = jnp.array([[0.5, 0.5]]), jnp.array([[0.9, 0.1]])
@@ -69,6 +70,11 @@ def align_to_ball(
     """
     require_float64(outgoing=outgoing, newcomer=newcomer, weight=weight, radius=radius)
     require_direction(direction)
+    require_setting("radius", radius)
+    for name, rows in (("outgoing", outgoing), ("newcomer", newcomer)):
+        require_rows(name, rows, jnp.ones(outgoing.shape[:1]))
+    require_shape("newcomer", newcomer, outgoing.shape)
+    require_weight(weight, outgoing)
     rows = weight.shape
 
     def pooled(x: Array) -> Array:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from teamtr_jax.trust_region._info import deficits, require_estimate, step_info, support_of
+from teamtr_jax.trust_region._info import (
+    error_of,
+    gains,
+    require_estimate,
+    require_setting,
+    step_info,
+    support_of,
+)
 from teamtr_jax.trust_region._solve import harmonic
 from teamtr_jax.types import Estimate, Step, StepInfo
 
@@ -24,8 +33,13 @@ def certificate_optimal(penalty_range: float | Array) -> Step:
     The certificate is `info.gain − penalty_range · info.kl`, discounted divided by `1−γ`; it is never negative.
 
     Args:
-      penalty_range: `ϱ > 0`, the range of the return: `span(r)/(1−γ)`, or the span of the return of an episode.
+      penalty_range: `ϱ ≥ 0`, the range of the return: `span(r)/(1−γ)`, or the span of the return of an episode. With 0 all
+        returns are the same, and nothing moves.
+
+    Raises:
+      InputError: if `penalty_range` is negative, infinite or not a number.
     """
+    require_setting("penalty_range", penalty_range, below=math.inf)
     return Partial(_certificate_optimal, penalty_range)
 
 
@@ -35,8 +49,8 @@ def _certificate_optimal(
     require_estimate(current, estimate)
     weight, advantage = estimate.weight, estimate.advantage
     share = jnp.where(support_of(current, weight), current, 0.0)
-    deficit = deficits(current, advantage, weight)
+    deficit = gains(current, advantage, weight, error_of(current, estimate))
     price = jnp.asarray(penalty_range, current.dtype)
-    ratio, _ = harmonic(share, deficit, jnp.broadcast_to(price, weight.shape))
-    new = jnp.where((deficit.max(-1) > 0)[:, None], current * ratio, current)
+    ratio, _ = harmonic(share, deficit, jnp.broadcast_to(jnp.where(price > 0, price, 1.0), weight.shape))
+    new = jnp.where((deficit.max(-1) > 0)[:, None] & (price > 0), current * ratio, current)
     return new, step_info(current, new, advantage, weight, price, memory)

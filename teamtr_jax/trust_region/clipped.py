@@ -15,13 +15,19 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from teamtr_jax.divergences import expected, kl_current_to_new
-from teamtr_jax.trust_region._info import require_estimate, step_info, support_of
+from teamtr_jax.trust_region._info import (
+    error_of,
+    gains,
+    require_estimate,
+    require_setting,
+    step_info,
+    support_of,
+)
+from teamtr_jax.trust_region.adaptive import adapted
 from teamtr_jax.types import Estimate, Step, StepInfo
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, whole_number
 
 __all__ = ["ppo_clip"]
-
-BETA_RANGE = 2.0**20  # the adaptive coefficient stays within this factor of its start
 
 
 def ppo_clip(
@@ -41,8 +47,8 @@ def ppo_clip(
     `negative` parts of the estimate: the clipped ratio of PPO, since `min(ρÂ, clip(ρ)Â)` is `min(ρ, 1+ε)Â` for `Â ≥ 0` and
     `max(ρ, 1−ε)Â` for `Â < 0`. The result is the last iterate whose monitor `Σ ŵ KL(π‖π')` is at most the radius.
 
-    `β` is the step's memory: doubled when the KL that the last epoch reached, kept or not, is above 1.5 times the target,
-    halved when it is below the target divided by 1.5. A memory of 0 stands for `beta`.
+    `β` is the step's memory and follows the rule of `adapted` on the KL that the last epoch reached, kept or not. A memory of 0
+    stands for `beta`. Rows in which rounding can have made the differences of `Â` stay: Adam scales what it is given.
 
     Args:
       radius: `δ` in nats; infinite: no early stop.
@@ -56,16 +62,23 @@ def ppo_clip(
       optimiser: an optax transformation instead of Adam.
 
     Raises:
-      InputError: if `β` adapts to a target that is not positive and finite, or `clip`, `beta` or `epochs` is negative.
+      InputError: if `β` adapts to a target that is not positive and finite, or another setting is out of its range.
     """
+    require_setting("radius", radius)
     aim = radius / 2 if target is None else target
-    if adaptive and not (0 < aim < math.inf):
+    require_setting("target", aim, -math.inf)
+    if adaptive and not 0 < aim < math.inf:
         raise InputError("target", aim, "a positive number (its default is half of the radius), or adaptive=False")
-    if adaptive and not beta > 0:
-        raise InputError("beta", beta, "a positive number, or adaptive=False")
-    for name, value in (("clip", clip or 0.0), ("beta", beta), ("epochs", epochs), ("backtracks", backtracks)):
+    at_least_0 = {"clip": 0.0 if clip is None else clip, "beta": beta, "epochs": epochs, "backtracks": backtracks}
+    for name, value in at_least_0.items():
+        require_setting(name, value, -math.inf)
+        if name == "beta" and adaptive and not 0 < beta < math.inf:
+            raise InputError(name, value, "a positive number, or adaptive=False")
         if value < 0:
             raise InputError(name, value, "at least 0")
+    whole_number("epochs", epochs, 0)
+    whole_number("backtracks", backtracks, 0)
+    require_setting("learning_rate", learning_rate, above=0.0, below=math.inf)
     unclipped = math.inf if clip is None else clip
     return Partial(_ppo_clip(epochs, backtracks, optimiser), radius, unclipped, learning_rate, beta, aim, adaptive)
 
@@ -87,7 +100,9 @@ def _ppo_clip(
     ) -> tuple[Array, StepInfo]:
         require_estimate(current, estimate)
         transform = optax.adam(jnp.asarray(learning_rate)) if optimiser is None else optimiser
-        support = support_of(current, estimate.weight)
+        error = error_of(current, estimate)
+        useful = gains(current, estimate.advantage, estimate.weight, error).max(-1, keepdims=True) > 0
+        support = support_of(current, estimate.weight) & useful
         share = jnp.where(support, current, 0.0)
         total = jnp.where(support.any(-1, keepdims=True), share.sum(-1, keepdims=True), 1.0)
         penalty = jnp.where(jnp.asarray(adaptive) & (memory > 0), memory, beta)
@@ -136,7 +151,7 @@ def _ppo_clip(
             jnp.asarray(0),
             jnp.asarray(True),
         )
-        before, last, _, reached, _, inside = lax.while_loop(unfinished, ascend, begin)
+        before, last, _, reached, steps, inside = lax.while_loop(unfinished, ascend, begin)
 
         def halved(scale: Array) -> Array:
             return monitor(before + scale * (last - before)) <= radius
@@ -146,15 +161,14 @@ def _ppo_clip(
         logits = jnp.where(inside, last, before + scale * (last - before))
         new = table(logits)
 
-        factor = jnp.where(reached > 1.5 * aim, 2.0, jnp.where(reached < aim / 1.5, 0.5, 1.0))
-        adapted = jnp.clip(penalty * factor, beta / BETA_RANGE, beta * BETA_RANGE)
+        following = adapted(penalty, reached, aim, steps, beta)
         return new, step_info(
             current,
             new,
             estimate.advantage,
             estimate.weight,
             multiplier=penalty,
-            memory=jnp.where(adaptive, adapted, memory),
+            memory=jnp.where(adaptive, following, memory),
             objective=surrogate(jnp.exp(log_ratios(logits))),
         )
 

@@ -13,7 +13,15 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from teamtr_jax.divergences import expected
-from teamtr_jax.trust_region._info import deficits, require_estimate, step_info, support_of
+from teamtr_jax.trust_region._info import (
+    error_of,
+    gains,
+    require_estimate,
+    require_setting,
+    require_tables,
+    step_info,
+    support_of,
+)
 from teamtr_jax.trust_region._solve import (
     decreasing_root,
     harmonic,
@@ -24,7 +32,7 @@ from teamtr_jax.trust_region._solve import (
     tilted_slope,
 )
 from teamtr_jax.types import Estimate, Step, StepInfo
-from teamtr_jax.validation import InputError, require_float64
+from teamtr_jax.validation import InputError
 
 __all__ = ["Direction", "require_direction", "kl_constrained", "kl_constrained_step"]
 
@@ -50,12 +58,14 @@ def kl_constrained_step(
     *,
     direction: str = "current_to_new",
     per_state: bool = False,
+    error: Float[Array, "S A"] | None = None,
 ) -> tuple[Float[Array, "S A"], StepInfo]:
     """Maximise `Σ_s w(s) Σ_a π'(a|s) A(s,a)` subject to `Σ_s w(s) KL(s) ≤ δ`, or to `KL(s) ≤ δ(s)` at each state.
 
     `KL(π‖π')` (``"current_to_new"``): `π' = λπ/(ν_s − A)`, with `ν_s` the root of `Σ_a π' = 1`. `KL(π'‖π)`
     (``"new_to_current"``): `π' ∝ π e^{A/λ}`, and the greedy policy of the support where that is inside the radius. One `λ` for
-    all states, or one for each. Rows with `w = 0` and entries with `π = 0` stay.
+    all states, or one for each. Rows with `w = 0` and entries with `π = 0` stay, and so do rows in which rounding can have made
+    the differences of `A` (docs/rounding.md): scaled up to the radius, noise would take all of it.
 
     The constraint is met to a relative 1e-13 before `π'` is rounded. A radius beyond `log(π'/π) = −600` is not reached.
 
@@ -66,17 +76,20 @@ def kl_constrained_step(
       radius: `δ` in nats, one for each row if `per_state` (or one for all of them).
       direction: which KL is bounded.
       per_state: whether the bound holds at each state of positive weight or for the weighted sum.
+      error: bound on what rounding has done to `advantage`; default eight units in the last place of the largest of a row.
 
     Returns:
       `π'`, and a `StepInfo` with the multiplier `λ`; if `per_state`, `Σ_s w λ_s`, the slope of the gain in a common radius.
 
     Raises:
-      InputError: if an array is not float64, or `direction` is not one of the two.
+      InputError: if an array is not float64 or holds what is none of these, the radius is negative or not a number, or
+        `direction` is not one of the two.
     """
-    require_float64(current=current, advantage=advantage, weight=weight)
+    require_tables(current, weight, advantage=advantage, error=error)
     require_direction(direction)
+    require_setting("radius", radius)
     share = jnp.where(support_of(current, weight), current, 0.0)
-    deficit = deficits(current, advantage, weight)
+    deficit = gains(current, advantage, weight, error)
     useful = deficit.max(-1) > 0
     own = jnp.where(useful, weight, 0.0)
 
@@ -139,9 +152,10 @@ def kl_constrained(radius: float | Array, direction: str = "current_to_new", per
     """The exact step of U1 with these settings; see `kl_constrained_step`.
 
     Raises:
-      InputError: if `direction` is not one of the two.
+      InputError: if `direction` is not one of the two, or the radius is negative or not a number.
     """
     require_direction(direction)
+    require_setting("radius", radius)
     return Partial(_kl_constrained(direction, per_state), radius)
 
 
@@ -150,7 +164,7 @@ def _kl_constrained(direction: str, per_state: bool) -> Callable[..., tuple[Arra
     def step(radius: ArrayLike, current: Array, estimate: Estimate, memory: Array) -> tuple[Array, StepInfo]:
         require_estimate(current, estimate)
         delta = jnp.asarray(radius, current.dtype)
-        options = {"direction": direction, "per_state": per_state}
+        options = {"direction": direction, "per_state": per_state, "error": error_of(current, estimate)}
         new, info = kl_constrained_step(current, estimate.advantage, estimate.weight, delta, **options)
         return new, info._replace(memory=memory)
 

@@ -11,9 +11,17 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from teamtr_jax.divergences import expected, kl_current_to_new
-from teamtr_jax.trust_region._info import deficits, require_estimate, step_info, support_of
+from teamtr_jax.trust_region._info import (
+    error_of,
+    gains,
+    require_estimate,
+    require_setting,
+    step_info,
+    support_of,
+)
 from teamtr_jax.trust_region._solve import tilted
 from teamtr_jax.types import Estimate, Step, StepInfo
+from teamtr_jax.validation import whole_number
 
 __all__ = ["natural_gradient"]
 
@@ -31,7 +39,13 @@ def natural_gradient(radius: float | Array, shrink: float = 0.8, backtracks: int
       radius: `δ` in nats.
       shrink: factor of the line search, in (0, 1).
       backtracks: how often it is applied at most; then nothing moves.
+
+    Raises:
+      InputError: if the radius is negative or not a number, or another setting out of its range.
     """
+    require_setting("radius", radius)
+    require_setting("shrink", shrink, above=0.0, below=1.0)
+    whole_number("backtracks", backtracks, 0)
     return Partial(_natural_gradient(backtracks), radius, shrink)
 
 
@@ -43,7 +57,7 @@ def _natural_gradient(backtracks: int) -> Callable[..., tuple[Array, StepInfo]]:
         require_estimate(current, estimate)
         weight, advantage = estimate.weight, estimate.advantage
         share = jnp.where(support_of(current, weight), current, 0.0)
-        deficit = deficits(current, advantage, weight)
+        deficit = gains(current, advantage, weight, error_of(current, estimate))
         mean = (share * deficit).sum(-1, keepdims=True)
         spread = (weight * (share * (deficit - mean) ** 2).sum(-1)).sum()
         useful = (spread > 0) & (jnp.asarray(radius) > 0)

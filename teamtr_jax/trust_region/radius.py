@@ -17,10 +17,11 @@ from jaxtyping import Float
 from teamtr_jax.bounds import penalty_log_sum
 from teamtr_jax.dynamics import after
 from teamtr_jax.surrogates import hybrids_report
+from teamtr_jax.trust_region._info import require_setting
 from teamtr_jax.trust_region.constrained import kl_constrained_step
 from teamtr_jax.types import Stage, StageReport, Team
-from teamtr_jax.validation import InputError
-from teamtr_jax.values import advantages, evaluate_policy
+from teamtr_jax.validation import InputError, concrete, whole_number
+from teamtr_jax.values import advantage_error, advantages, evaluate_policy
 from teamtr_jax.visits import hybrids, marginal_advantage, solo_steps, team_policy
 
 __all__ = ["CertifiedStep", "certified_step", "certificate_optimal_radius"]
@@ -47,17 +48,26 @@ def certified_step(
 
     Args:
       penalty: a bound on the fresh gap, a function of the report of this one update.
+
+    Raises:
+      InputError: if `agent` is not one of the team, or the radius is negative or not a number.
     """
+    if (who := agent if isinstance(agent, int) else concrete(agent)) is not None:
+        whole_number("agent", who, 0, team.agents - 1)
+    require_setting("radius", radius)
     joint = team_policy(team, policy)
-    _, v, m = evaluate_policy(team, joint)
+    resolvent, v, m = evaluate_policy(team, joint)
+    error = advantage_error(team, joint, resolvent, v)
     weight = m if team.dynamics.horizon is not None else m / m.sum()
     a = advantages(team, v)
     if team.factors is None:
         assert team.active is not None
-        table, info = kl_constrained_step(policy, a, jnp.where(team.active == agent, weight, 0.0), radius)
+        own = jnp.where(team.active == agent, weight, 0.0)
+        table, info = kl_constrained_step(policy, a, own, radius, error=error)
         target = jnp.where((team.active == agent)[:, None], table, policy)
     else:
-        table, info = kl_constrained_step(policy[agent], marginal_advantage(team, policy, a, agent), weight, radius)
+        a, error = (marginal_advantage(team, policy, x, agent) for x in (a, error))
+        table, info = kl_constrained_step(policy[agent], a, weight, radius, error=error)
         target = policy.at[agent].set(table)
     order = jnp.roll(jnp.arange(team.agents), -agent)  # the updated agent first
     stage = Stage(team, policy, after(target, m), order)
@@ -88,8 +98,7 @@ def certificate_optimal_radius(
     Raises:
       InputError: if `agent` is not one of the team, or `bracket` is not two increasing positive numbers.
     """
-    if not 0 <= agent < team.agents:
-        raise InputError("agent", agent, f"0 … {team.agents - 1}")
+    whole_number("agent", agent, 0, team.agents - 1)
     if not 0 < bracket[0] < bracket[1] < np.inf:
         raise InputError("bracket", bracket, "two positive numbers in increasing order")
 
