@@ -442,5 +442,5 @@ def same(found, wanted, where=""):
 
 
 def both(table, **options):
-    settings = Settings(reward_range=(LOW, HIGH), draws=1, **options)
+    settings = Settings(reward_range=(LOW, HIGH), draws=1, complete=True, **options)
     return monitor(token_log(table), settings).records, expected(table, settings)

@@ -95,7 +95,12 @@ def test_masked_rollouts_stay_and_have_no_certificate():
     assert f"{cut.sum()} rollouts of 1 update (0.0) lack tokens" in "\n".join(remarks(report))
     dropped = {key: np.asarray(value)[~cut] if np.ndim(value) else value for key, value in columns.items()}
     _, filtered = one(token_rows(mask[~cut], **dropped), held_out=True)  # of a trainer who drops such rollouts
-    no_certificate(filtered, "the log contradicts itself")
+    no_certificate(
+        filtered,
+        "the log contradicts itself",
+        "groups of unequal size: rollouts may be missing",
+        "rollout ids are missing",
+    )
     assert filtered["contradiction"]["statistic"] == "KL of a rollout, k1"
     assert filtered["contradiction"]["value"] == pytest.approx(-math.log(1.4))
     assert filtered["groups"] == [1, 4]
@@ -170,7 +175,7 @@ def test_a_hole_in_a_message_is_a_mask():
     table = token_rows(
         mask[[0, 2, 3, 4]], **{k: np.asarray(v)[[0, 2, 3, 4]] if np.ndim(v) else v for k, v in columns.items()}
     )
-    assert one(table)[1]["invalid"] == []
+    assert one(table, complete=True)[1]["invalid"] == []
     for gone in (0, 1):
         hole = {key: np.delete(value, gone) for key, value in table.items()}
         _, record = one(hole)
@@ -445,24 +450,33 @@ def test_prompts_without_advantage_that_are_not_there():
     assert "No prompt has rollouts of equal rewards in 1 update (0.0)" in "\n".join(remarks(report))
 
 
-def test_groups_of_unequal_size_and_missing_ids_are_told():
+def test_groups_of_unequal_size_and_missing_ids_have_no_certificate():
+    """Unless the reader declares that no rollout was left out."""
     table = groups(30, mixed=False)
     every = np.arange(120)
     assert unequal(token_log(table), every) is None
     assert holes(token_log(table), every) == 0
     short = {key: value[1:] for key, value in table.items()}
-    report, record = one(short)
-    assert (record["groups"], record["ids_missing"], record["invalid"]) == ([3, 4], 1, [])
+    report, record = one(short, held_out=True)
+    assert (record["groups"], record["ids_missing"]) == ([3, 4], 1)
+    no_certificate(record, "groups of unequal size: rollouts may be missing", "rollout ids are missing")
+    assert one(short, held_out=True, complete=True)[1]["certificate_finite_sample"]["label"] == "held-out"
+    assert "(--complete: none was left out)" in "\n".join(remarks(report))
     assert "Prompts have 3 to 4 rollouts in 1 update (0.0)" in "\n".join(remarks(report))
     best = (np.arange(120) * 7 % 11) % 4 == table["rollout"]  # one or none of four
     some = {key: value[best] for key, value in table.items()}
     count = np.unique(some["prompt"]).size
-    assert one(some)[1]["ids_missing"] == 4 * count - best.sum() > 0
+    report, record = one(some, held_out=True)
+    assert record["ids_missing"] == 4 * count - best.sum() > 0
+    assert record["invalid"][-1] == "rollout ids are missing"
+    assert "(--complete: none was left out)" in "\n".join(remarks(report))
     numbered = table | {"rollout": np.arange(120)}
     assert holes(token_log(numbered), every) == 0
     gone = {key: np.delete(value, [4, 5, 6, 7]) for key, value in numbered.items()}
     assert holes(token_log(gone), every[:116]) == 4
-    report, _ = one(gone)
+    report, record = one(gone, held_out=True)
+    no_certificate(record, "rollout ids are missing")
+    assert "(--complete: none was left out)" in "\n".join(remarks(report))
     assert "4 rollout ids are missing in 1 update (0.0)" in "\n".join(remarks(report))
     hashed = table | {"rollout": np.random.default_rng(0).permutation(2**40 + 2**20 * np.arange(120))}
     assert holes(token_log(hashed), every) == 0

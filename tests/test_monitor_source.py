@@ -271,7 +271,7 @@ def test_only_a_part_and_nothing_new_has_no_certificate(say):
     report = monitor(token_log(part), Settings(held_out=True))
     record = report.records[1]
     assert record["evidence"] == "incomplete"
-    assert record["invalid"] == ["rollouts scored again are not all there"]
+    assert record["invalid"][0] == "rollouts scored again are not all there"
     assert record["certificate"]["lower"] == -np.inf
     assert record["certificate"]["label"] == "none: rollouts scored again are not all there"
     assert record["kl_episode_upper"] == np.inf

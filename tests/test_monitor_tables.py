@@ -16,7 +16,7 @@ from teamtr_jax.llm.monitor import page as pages
 from teamtr_jax.llm.monitor.interaction import Interaction
 from teamtr_jax.llm.monitor.terminal import remarks, shortened, tables
 
-SETTINGS = Settings(delta=0.035, alpha=0.2, tolerance=0.15, reward_range=(-1.0, 3.0), draws=70)
+SETTINGS = Settings(delta=0.035, alpha=0.2, tolerance=0.15, reward_range=(-1.0, 3.0), draws=70, complete=True)
 
 LABEL = "in-sample: not a guarantee"
 

@@ -162,7 +162,9 @@ def test_order_of_rows_and_the_column_source_change_nothing():
     same(found, wanted)
     order = np.random.default_rng(9).permutation(table["t"].size)
     again = {key: value[order] for key, value in table.items() if key != "source"}
-    same(monitor(token_log(again), Settings(alpha=0.2, reward_range=(LOW, HIGH), draws=1)).records, wanted)
+    same(
+        monitor(token_log(again), Settings(alpha=0.2, reward_range=(LOW, HIGH), complete=True, draws=1)).records, wanted
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- at equality
@@ -220,9 +222,13 @@ def test_an_agent_has_moved_by_more_than_match_a_token(own, twice):
 
 def test_a_resampling_at_the_tolerance_could_be_skipped():
     table = columns(stage(513, TURN_BY_TURN, FRESH, FOUR))
-    upper = monitor(token_log(table), Settings(reward_range=(LOW, HIGH), draws=1)).records[1]["shift_upper"]
+    upper = monitor(token_log(table), Settings(reward_range=(LOW, HIGH), complete=True, draws=1)).records[1][
+        "shift_upper"
+    ]
     for tolerance, answer in ((upper, True), (float(np.nextafter(upper, 0)), False)):
-        records = monitor(token_log(table), Settings(reward_range=(LOW, HIGH), draws=1, tolerance=tolerance)).records
+        records = monitor(
+            token_log(table), Settings(reward_range=(LOW, HIGH), complete=True, draws=1, tolerance=tolerance)
+        ).records
         assert records[1]["skippable"] is answer
         assert records[2]["shift_rung"].startswith("S2" if answer else "S3")  # the base is update 0 or update 1
 
@@ -240,7 +246,7 @@ def test_rewards_at_the_ends_of_the_range_are_in_it():
 
 def test_a_report_says_what_it_is_of():
     table = columns(stage(9, [[0], [1]], {0: [0, 1], 1: [1]}, {4: 3}))
-    settings = Settings(reward_range=(LOW, HIGH))
+    settings = Settings(reward_range=(LOW, HIGH), complete=True)
     report = monitor(token_log(table), settings)
     assert report.rows == table["t"].size
     assert report.settings is settings
@@ -301,7 +307,9 @@ def test_flips_in_the_record_are_of_its_tokens():
     messages = len(set(zip(*(table[key][own].tolist() for key in ("prompt", "rollout", "turn")), strict=True)))
     assert 2 < messages < len(values) < 16
     delta = 0.5 * sum(values) / messages
-    (record,) = monitor(token_log(table), Settings(delta=delta, draws=draws, reward_range=(LOW, HIGH))).records
+    (record,) = monitor(
+        token_log(table), Settings(delta=delta, draws=draws, reward_range=(LOW, HIGH), complete=True)
+    ).records
     for key, share in zip(FLIPS, (0.25, 0.5), strict=True):
         p = flip_share(values, messages, delta, share)
         assert 0.02 < p < 0.98
@@ -309,7 +317,9 @@ def test_flips_in_the_record_are_of_its_tokens():
     assert abs(flip_share(values, messages, delta, 0.25) - flip_share(values, messages, delta, 0.5)) > 0.05
 
     def drawn(**options):
-        (r,) = monitor(token_log(table), Settings(delta=delta, reward_range=(LOW, HIGH), **options)).records
+        (r,) = monitor(
+            token_log(table), Settings(delta=delta, reward_range=(LOW, HIGH), complete=True, **options)
+        ).records
         return [r[key] for key in FLIPS]
 
     assert drawn(draws=50, seed=1) == drawn(draws=50, seed=1)
@@ -497,9 +507,9 @@ def test_every_option_of_the_command_is_used(tmp_path, teamtr):
     """Under settings that each change a number: the lines are the records of Python, and they are right."""
     table = columns(stage(4, [[0], [1], [0]], {0: [0, 1, 2], 1: [1], 2: [2]}, FOUR))
     path = write_token_log(tmp_path / "log.jsonl", table)
-    settings = Settings(0.07, 0.25, 0.5, (-2.0, 4.0), True, 1e-6, 30, 5)
+    settings = Settings(0.07, 0.25, 0.5, (-2.0, 4.0), True, 1e-6, 30, 5, True)
     code, out, err = teamtr(path, "--delta", 0.07, "--alpha", 0.25, "--tolerance", 0.5, "--reward-range", -2, 4, "--held-out",
-                            "--match", 1e-6, "--draws", 30, "--seed", 5, "--json")  # fmt: skip
+                            "--match", 1e-6, "--draws", 30, "--seed", 5, "--complete", "--json")  # fmt: skip
     assert (code, err) == (0, "")
     records = monitor(token_log(table), settings).records
     assert out.splitlines() == [dump(r) for r in records]
@@ -544,7 +554,7 @@ def test_match_is_used_in_reading(tmp_path, capsys):
     noisy = {key: value for key, value in noisy.items() if key != "source"}
     path = write_token_log(tmp_path / "log.parquet", noisy)
     for match, resampled in ((1e-4, True), (0.1, False)):
-        assert run(path, Settings(match=match, reward_range=(LOW, HIGH)), json=True) == 0
+        assert run(path, Settings(match=match, reward_range=(LOW, HIGH), complete=True), json=True) == 0
         records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [r["resampled"] for r in records] == [True, resampled]
 
@@ -556,7 +566,7 @@ def test_the_command_writes_tables_or_lines_and_a_page(tmp_path, capsys, monkeyp
     monkeypatch.setattr(page, "_svg", lambda *_: "<svg/>")
     table = columns(stage(4, [[0], [1]], {0: [0], 1: [1]}, FOUR))
     path = write_token_log(tmp_path / "log.parquet", table)
-    settings = Settings(reward_range=(LOW, HIGH))
+    settings = Settings(reward_range=(LOW, HIGH), complete=True)
     assert run(path, settings) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"{path}: {table['t'].size} tokens, 2 updates")

@@ -135,6 +135,7 @@ def _doubts(log: TokenLog, u: Update, settings: Settings) -> dict[str, Any]:
     drawn = [doubts.contradiction(log, x, agents, settings.match, settings.alpha) for x in chosen]
     contradiction = next((x for x in drawn if x is not None), None)
     mixed, unequal = doubts.one_sided_groups(log, u.chosen), doubts.unequal(log, u.chosen)
+    missing = doubts.holes(log, u.chosen)
     invalid = [
         reason
         for reason, found in (
@@ -142,6 +143,8 @@ def _doubts(log: TokenLog, u: Update, settings: Settings) -> dict[str, Any]:
             ("tokens are masked", any(log.masked[x].any() for x in chosen)),
             ("the log contradicts itself", contradiction is not None),
             ("prompts whose rollouts have equal rewards were left out", mixed > 0),
+            ("groups of unequal size: rollouts may be missing", unequal is not None and not settings.complete),
+            ("rollout ids are missing", missing > 0 and not settings.complete),
         )
         if found
     ]
@@ -150,7 +153,7 @@ def _doubts(log: TokenLog, u: Update, settings: Settings) -> dict[str, Any]:
         "masked": masked,
         "contradiction": contradiction,
         "groups": None if unequal is None else list(unequal),
-        "ids_missing": doubts.holes(log, u.chosen),
+        "ids_missing": missing,
         "scored_again": [
             {key: value for key, value in x._asdict().items() if key not in ("stage", "update")} for x in u.again
         ],

@@ -178,16 +178,17 @@ def doubts(report: Report) -> list[str]:
             f"No prompt has rollouts of equal rewards in {_names(mixed)}, which chance does not do: log the prompts without "
             f"advantage too."
         )
+    unless = "" if report.settings.complete else " (--complete: none was left out)"
     if unequal := those(lambda r: r["groups"]):
         low, high = unequal[0]["groups"]
         out.append(
             f"Prompts have {low} to {high} rollouts in {_names(unequal)}. If which are there depends on what they say or earn, "
-            f"these are a selected sample, and no estimate or limit of them holds."
+            f"these are a selected sample, and no estimate or limit of them holds{unless}."
         )
     if gaps := those(lambda r: r["ids_missing"] and not r["groups"]):
         out.append(
             f"{gaps[0]['ids_missing']} rollout ids are missing in {_names(gaps)}: limits hold only if which are "
-            "left out does not depend on what they say or earn."
+            f"left out does not depend on what they say or earn{unless}."
         )
     if cut := those(lambda r: r["limit_cut"]):
         out.append(

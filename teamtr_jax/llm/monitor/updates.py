@@ -38,6 +38,8 @@ class Settings:
     """Sub-samples of the tokens, for threshold flips."""
     seed: int = 0
     """Of the sub-samples."""
+    complete: bool = False
+    """No rollout was left out: groups of unequal size and gaps in the rollout ids are as they were drawn."""
 
     def check(self) -> None:
         """Refuse what makes no sense.
@@ -54,8 +56,9 @@ class Settings:
             low, high = 0.0, 0.0
         if not low < high:
             raise InputError("--reward-range", self.reward_range, "LOW < HIGH, both finite")
-        if not isinstance(self.held_out, bool | np.bool_):
-            raise InputError("--held-out", repr(self.held_out), "True or False")
+        for name, value in (("--held-out", self.held_out), ("--complete", self.complete)):
+            if not isinstance(value, bool | np.bool_):
+                raise InputError(name, repr(value), "True or False")
         real_number("--match", self.match, 0.0)
         whole_number("--draws", self.draws, 1, MOST_DRAWS)
         whole_number("--seed", self.seed, 0)
