@@ -195,9 +195,13 @@ def _make(environment: str, options: Mapping[str, Any]) -> Any:
         made = make(**options)
     except Exception as error:  # whatever an environment of somebody else's raises
         text = (str(error).splitlines() or [type(error).__name__])[0]
-        for name in options:
+        parameters = _defaults(make) if options else {}
+        for name, value in options.items():
             if isinstance(error, TypeError) and f"unexpected keyword argument '{name}'" in text:
-                raise InputError(f"option {name}", f"no such option of {environment}", _known(make)) from error
+                expected = "one of " + ", ".join(parameters) if parameters else "an option that it takes"
+                raise InputError(f"option {name}", f"no such option of {environment}", expected) from error
+            if name in parameters:
+                _same_type(f"option {name}", value, parameters[name].default)
         with_options = f" with {options}" if options else ""
         expected = "the name of an installed environment" + (" and options that it takes" if options else "")
         raise InputError("ENV", f"{environment!r}{with_options} ({text})", expected) from error
@@ -213,11 +217,11 @@ def _parameters(made: Any) -> dict[str, inspect.Parameter]:
     return {name: found[name] for name in list(found)[1:] if name not in NO_OPTION}
 
 
-def _known(make: Callable[..., Any]) -> str:
+def _defaults(make: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     try:
-        return "one of " + ", ".join(_parameters(make().unwrapped))
+        return _parameters(make().unwrapped)
     except Exception:  # it cannot be made without options either
-        return "an option that it takes"
+        return {}
 
 
 def _same_type(name: str, value: object, default: object) -> None:

@@ -77,7 +77,7 @@ def read_stage(path: str | Path) -> Stage:
     tables, unknown = _read_tables(Path(path))
     stage = stage_from_tables(tables)
     for name in unknown:
-        warnings.warn(f"{shown(path)}: ignored the unknown key {shown(name)!r}", stacklevel=2)
+        warnings.warn(f"{shown(path)}: ignored the unknown key '{shown(name)}'", stacklevel=2)
     return stage
 
 
