@@ -93,7 +93,7 @@ class CheckCommand:
                     tightest = "identity" if identity else f"{float(verdicts.ratio.max()):.3g}"
                     cells = (claim.id, name or claim.statement, verdict, verdicts.violated.size, tightest, "float")
                     table.add_row(*(Text(str(cell)) for cell in cells))
-            Console().print(table)
+            _show(table)
         print("float: float64 with a rounding budget; inconclusive: measured and bound closer than that budget")
         return int(failed)
 
@@ -223,12 +223,18 @@ def _print_record(record: dict) -> None:
     for key, value in record.items():
         if isinstance(value, list) and key not in ("order", "objective"):
             table.add_row(key, *("–" if x is None else f"{x:.6g}" for x in value))
+    _show(table)
     console = Console()
-    widest = Measurement.get(console, console.options.update(max_width=100 + 20 * n), table).maximum
-    Console(width=max(console.width, widest)).print(table)  # a number is never cut
     for key, value in record.items():
         if isinstance(value, float):
             console.print(f"{key:>24}  {value:.6g}", highlight=False)
+
+
+def _show(table: Table) -> None:
+    """Print a table, wider than the terminal where a number would be cut otherwise."""
+    console = Console()
+    least = Measurement.get(console, console.options.update(max_width=10**6), table).minimum
+    Console(width=max(console.width, least)).print(table)
 
 
 def _fail(text: str, code: int) -> int:
@@ -250,6 +256,8 @@ def _run(command: Any) -> int:
         return _fail(shown(error), 3)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+    except SystemExit:  # what Rich makes of a pipe that nobody reads
+        return _fail("standard output was closed", 3)
     except Exception as error:
         if isinstance(error, OSError):
             with suppress(OSError, ValueError):  # what is left in the buffer cannot be written at the end either

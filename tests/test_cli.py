@@ -356,7 +356,7 @@ def test_check_prints_and_returns_its_verdicts(run, save, monkeypatch, worst, co
         constant("C4", "fourth", ("episodic",), part=([2.0], [1.0], [0.0])),
     )
     monkeypatch.setattr(cli, "STAGE_CLAIMS", claims)
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", "40")
     path = save(tables(), "x[/b].npz")
     found, out, err = run("check", path)
     verdict = {0.5: "holds", 1.0: "inconclusive ×1"}.get(worst, "VIOLATED ×1")
@@ -401,6 +401,7 @@ def test_overflow_is_not_a_verdict(run, save):
             "OSError: No space left on device (TEAMTR_TRACEBACK=1 shows where)",
         ),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (SystemExit(1), 3, "standard output was closed"),
         (ZeroDivisionError("by zero"), 3, "by zero"),
     ],
 )

@@ -162,6 +162,8 @@ def read_table(environment: str, options: Mapping[str, Any] | None = None) -> Ta
     Raises:
       InputError: as `gymnasium_team`.
     """
+    if not isinstance(options, Mapping | None):
+        raise InputError("options", repr(options), "a mapping from names to values")
     options = dict(options or {})
     wrapped = _make(environment, options)
     limit = _time_limit(environment, wrapped)
@@ -343,11 +345,11 @@ def _checked(environment: str, made: Any, limit: int | None) -> Table:
     return Table(index, prob, reward, offered, np.append(initial, 0.0), limit)
 
 
-def _entries(name: str, row: Any, states: Mapping[Any, int]) -> list[tuple[float, int, float, bool]]:
+def _entries(name: str, row: Any, states: Mapping[Any, int], numbers: bool) -> list[tuple[float, int, float, bool]]:
     """The entries of one row that can happen, with the position of the state that follows."""
     if not isinstance(row, list | tuple):
         raise InputError(name, repr(row), f"a list of {ENTRY}")
-    out, numbers, total = [], _numbered(list(states)), []
+    out, total = [], []
     for k, entry in enumerate(row):
         at = f"{name}, entry {k}"
         if not isinstance(entry, list | tuple) or len(entry) != 4:
