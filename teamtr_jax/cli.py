@@ -79,7 +79,8 @@ class CheckCommand:
             title = f"{shown(path)}: {form}, {stage.team.agents} agents, {stage.team.reward.shape[0]} states"
             table = Table(title=Text(title, "table.title"))
             for heading in ("claim", "check", "verdict", "instances", "tightest", "evidence"):
-                table.add_column(heading, overflow="fold", no_wrap=heading != "check")
+                words = 18 if heading == "verdict" else None  # several words, in one line
+                table.add_column(heading, overflow="fold", no_wrap=heading != "check", min_width=words)
             for claim in STAGE_CLAIMS:
                 if form not in claim.forms:
                     continue

@@ -314,7 +314,12 @@ def _checked(environment: str, made: Any, limit: int | None) -> Table:
     names = list(dict.fromkeys(a for row in rows.values() for a in row))
     actions = _positions("action", names, getattr(made, "action_space", None))
 
-    entries = {(s, a): _entries(f"P, state {s}, action {a}", row, states) for s in rows for a, row in rows[s].items()}
+    numbers = _numbered(list(states))
+    entries = {
+        (s, a): _entries(f"P, state {s}, action {a}", row, states, numbers)
+        for s, row_of in rows.items()
+        for a, row in row_of.items()
+    }
     slots = max(len(row) for row in entries.values())
     end = len(states)
     fitting("P", slots, lambda k: 16 * (end + 1) * len(actions) * k, "successors of a state and action")
