@@ -172,6 +172,7 @@ def uniform(environment, agents=2, **settings):
         (lambda t: t[0].pop(1), 0.9),
         (lambda t: t[1].pop(0), 0.9),
         (lambda t: t.update({3: {}}), 0.9),
+        (lambda t: t[1].update({1: [(1.0, 2, 1.0, True)]}), 0.9),  # over, although 2 would pay
         (lambda t: (t.update({3: {}}), t[2].update({1: [(1.0, 3, 2.0, False)]})), 0.9),  # ends where nothing is offered
         (lambda t: t[1].update({1: [(0.5, 3, 0.0, True), (0.25, 3, 2.0, True), (0.25, 3, 6.0, True)]}), 1.125),
         (lambda t: t[1].update({1: [(0.0, 77, np.nan, None), (1.0, np.int64(3), 1, np.True_)]}), 0.9),  # never happens
