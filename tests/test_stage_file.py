@@ -384,10 +384,17 @@ def test_headers_that_declare_too_much(tmp_path):
     bomb = zipped(tmp_path / "x.npz", with_reward(header((2, 10**7)) + b"\0" * (16 * 10**7)), zipfile.ZIP_DEFLATED)
     data = bytearray(bomb.read_bytes())
     assert len(data) < 200_000
-    message = "reward: found float64 [2, 10000000], 0.16 GB, expected at most 0.0333 GB, what 0.1 GB of memory can read"
+    message = "reward: found float64 [2, 10000000], 0.16 GB, expected at most 0.133 GB, what 0.4 GB of memory can read"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage_file, "memory", lambda: 10**8)
+        patch.setattr(stage_file, "memory", lambda: 4 * 10**8)
         assert message in refused(bomb)
+        two = members(small() | {"reward": np.zeros((2, 20000)), "current": np.zeros((2, 20000))})
+        patch.setattr(stage_file, "memory", lambda: 10**6)
+        # 320,000 bytes each, 128 of every header, 168 of the other numbers
+        message = (
+            "reward: found tables of 0.000641 GB in all, expected at most 0.000333 GB, what 0.001 GB of memory can read"
+        )
+        assert message in refused(zipped(tmp_path / "x.npz", two.items()))
 
 
 @pytest.mark.parametrize(
