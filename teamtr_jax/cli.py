@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import sys
+import traceback
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
-from teamtr_jax.claims import STAGE_CLAIMS, judge
+from teamtr_jax.claims import STAGE_CLAIMS, Check, judge
+from teamtr_jax.files import output_file, reason
 from teamtr_jax.llm import monitor
 from teamtr_jax.records import dump, stage_record
 from teamtr_jax.surrogates import evaluate_stage
 from teamtr_jax.tabular import improvement_stage
-from teamtr_jax.teams import gymnasium_team, read_stage, write_stage
-from teamtr_jax.teams.gymnasium import Router
+from teamtr_jax.teams import read_stage, write_stage
+from teamtr_jax.teams.gymnasium import Router, read_table, team_of_table, warn_of_time_limit
+from teamtr_jax.teams.sizes import fitting
+from teamtr_jax.teams.stage_file import report_bytes
 from teamtr_jax.types import Stage
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, discount_factor, real_number, shown, whole_number
 
 __all__ = ["main"]
 
 Files = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE…")]
+
+TRACEBACK = "TEAMTR_TRACEBACK"
+"""Environment variable: set, it shows where an unexpected error came from."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,10 @@ class StageCommand:
         stages = _read_all(self.files)
         for path, stage in stages:
             record = stage_record(stage, evaluate_stage(stage), str(path))
-            line = dump(record)  # also refuses NaN before anything is shown
+            try:
+                line = dump(record)  # also refuses NaN before anything is shown
+            except ArithmeticError as error:
+                raise ArithmeticError(f"{path}: {error}") from error
             if self.json:
                 print(line, flush=True)
             else:
@@ -61,33 +76,38 @@ class CheckCommand:
         for path, stage in _read_all(self.files):
             report = evaluate_stage(stage)
             form = "episodic" if report.episodic else "discounted"
-            table = Table(title=f"{path}: {form}, {stage.team.agents} agents, {stage.team.reward.shape[0]} states")
+            title = f"{shown(path)}: {form}, {stage.team.agents} agents, {stage.team.reward.shape[0]} states"
+            table = Table(title=Text(title, "table.title"))
             for heading in ("claim", "check", "verdict", "instances", "tightest", "evidence"):
-                table.add_column(heading, overflow="fold")
+                words = 18 if heading == "verdict" else None  # several words, in one line
+                table.add_column(heading, overflow="fold", no_wrap=heading != "check", min_width=words)
             for claim in STAGE_CLAIMS:
                 if form not in claim.forms:
                     continue
                 for name, check in jax.jit(claim.check)(stage, report).items():
+                    _no_nan(f"{path}: {claim.id} {name}".rstrip(), check)
                     verdicts = judge(check)
                     violated, unsure = int(verdicts.violated.sum()), int(verdicts.inconclusive.sum())
                     failed |= violated > 0
                     verdict = f"VIOLATED ×{violated}" if violated else f"inconclusive ×{unsure}" if unsure else "holds"
                     identity = check.scale is not None
                     tightest = "identity" if identity else f"{float(verdicts.ratio.max()):.3g}"
-                    table.add_row(
-                        claim.id, name or claim.statement, verdict, str(verdicts.violated.size), tightest, "float"
-                    )
-            Console().print(table)
+                    cells = (claim.id, name or claim.statement, verdict, verdicts.violated.size, tightest, "float")
+                    table.add_row(*(Text(str(cell)) for cell in cells))
+            _show(table)
         print("float: float64 with a rounding budget; inconclusive: measured and bound closer than that budget")
         return int(failed)
 
 
 @dataclass(frozen=True)
 class ImportGymCommand:
-    """Write a Gymnasium toy-text environment as a stage file: a turn-taking team of N agents and a target policy."""
+    """Write a Gymnasium toy-text environment as a stage file: a turn-taking team of N agents and a target policy.
+
+    The current policy is uniform over the actions that a state offers.
+    """
 
     env: Annotated[str, tyro.conf.Positional]
-    """Name without a version, for instance FrozenLake, FrozenLake8x8, CliffWalking, Taxi."""
+    """Name, with or without a version, for instance FrozenLake, FrozenLake8x8, CliffWalking, Taxi, module:Name-v0."""
     agents: int
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Where to write the .npz file."""
@@ -99,8 +119,36 @@ class ImportGymCommand:
     target: str = "improve:0.01"
     """improve:δ, one exact improvement step of each agent with E_d KL(current‖new) ≤ δ; or random:ε, ε of the way to a
     random policy."""
+    env_arg: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """An option of the environment, such as is_slippery=False; may be given several times. True, False, None, numbers and
+    lists are read as in Python, anything else is a text."""
 
     def run(self) -> int:
+        kind, size = self._target()
+        whole_number("agents", self.agents, 1)
+        whole_number("--seed", self.seed, 0)
+        discount = discount_factor("discount", real_number("discount", self.discount))
+        options = _options(self.env_arg)
+        output_file("--output", self.output)
+        table = read_table(self.env, options)
+        entries = table.offered.size
+        fitting("agents", self.agents, lambda n: report_bytes(entries * n, n), "the report of so many updates")
+        team = team_of_table(table, self.agents, self.router, discount)
+        offered = np.repeat(table.offered, self.agents, 0)
+        current = jnp.asarray(offered / offered.sum(-1, keepdims=True))
+        if kind == "improve":
+            stage = improvement_stage(team, current, size, range(self.agents))
+        else:
+            drawn = np.random.default_rng(self.seed).dirichlet(np.ones(offered.shape[1]), len(offered)) * offered
+            drawn = jnp.asarray(drawn / drawn.sum(-1, keepdims=True))
+            stage = Stage(team, current, (1 - size) * current + size * drawn, jnp.arange(self.agents))
+        if table.time_limit is not None:
+            warn_of_time_limit(self.env, table.time_limit)
+        write_stage(stage, self.output)
+        print(shown(self.output))
+        return 0
+
+    def _target(self) -> tuple[str, float]:
         kind, _, text = self.target.partition(":")
         expected = "improve:δ with δ > 0, or random:ε with 0 ≤ ε ≤ 1"
         try:
@@ -109,19 +157,7 @@ class ImportGymCommand:
             raise InputError("--target", repr(self.target), expected) from None
         if not (kind == "improve" and 0 < size < np.inf) and not (kind == "random" and 0 <= size <= 1):
             raise InputError("--target", repr(self.target), expected)
-        if not self.output.parent.is_dir():
-            raise InputError("--output", f"no folder {self.output.parent}", "a file in an existing folder")
-        team = gymnasium_team(self.env, self.agents, self.router, self.discount)
-        states, actions = team.reward.shape
-        current = jnp.full((states, actions), 1 / actions)
-        if kind == "improve":
-            stage = improvement_stage(team, current, size, range(self.agents))
-        else:
-            drawn = np.random.default_rng(self.seed).dirichlet(np.ones(actions), states)
-            stage = Stage(team, current, (1 - size) * current + size * jnp.asarray(drawn), jnp.arange(self.agents))
-        write_stage(stage, self.output)
-        print(self.output)
-        return 0
+        return kind, size
 
 
 @dataclass(frozen=True)
@@ -141,6 +177,29 @@ class MonitorCommand:
         return monitor.run(self.file, self.settings, self.json, self.html)
 
 
+def _options(arguments: tuple[str, ...]) -> dict[str, Any]:
+    """`NAME=VALUE`, values read as Python's constants; anything else is a text."""
+    options: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError("--env-arg", repr(argument), "NAME=VALUE")
+        if name in options:
+            raise InputError("--env-arg", f"{name} twice", "every option once")
+        try:
+            options[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            options[name] = text
+    return options
+
+
+def _no_nan(name: str, check: Check) -> None:
+    """A number that could not be computed is neither a violation nor a claim that holds."""
+    for part in check:
+        if part is not None and bool(jnp.isnan(part).any()):
+            raise ArithmeticError(f"{name}: not a number (the linear solve did not succeed)")
+
+
 def _read_all(files: tuple[Path, ...]) -> list[tuple[Path, Stage]]:
     """Every file, checked, before anything is printed."""
     if not files:
@@ -150,45 +209,75 @@ def _read_all(files: tuple[Path, ...]) -> list[tuple[Path, Stage]]:
         try:
             stages.append((path, read_stage(path)))
         except InputError as error:
-            raise InputError(f"{path}: {error.name}", error.found, error.expected) from error
+            raise InputError(f"{shown(path)}: {error.name}", error.found, error.expected) from error
     return stages
 
 
 def _print_record(record: dict) -> None:
-    console = Console()
     n = record["agents"]
-    title = f"{record['file']}: {record['form']}, {record['protocol']}, {n} agents"
-    table = Table(title=title, caption="J: " + " → ".join(f"{x:.6g}" for x in record["objective"]))
-    table.add_column("update (agent)")
+    title = f"{shown(record['file'])}: {record['form']}, {record['protocol']}, {n} agents"
+    caption = "J: " + " → ".join(f"{x:.6g}" for x in record["objective"])
+    table = Table(title=Text(title, "table.title"), caption=Text(caption, "table.caption"))
+    table.add_column("update (agent)", no_wrap=True)
     for agent in record["order"]:
-        table.add_column(str(agent), justify="right")
+        table.add_column(str(agent), justify="right", no_wrap=True)
     for key, value in record.items():
         if isinstance(value, list) and key not in ("order", "objective"):
             table.add_row(key, *("–" if x is None else f"{x:.6g}" for x in value))
-    console.print(table)
+    _show(table)
+    console = Console()
     for key, value in record.items():
         if isinstance(value, float):
             console.print(f"{key:>24}  {value:.6g}", highlight=False)
 
 
+def _show(table: Table) -> None:
+    """Print a table, wider than the terminal where a number would be cut otherwise."""
+    console = Console()
+    least = Measurement.get(console, console.options.update(max_width=10**6), table).minimum
+    Console(width=max(console.width, least)).print(table)
+
+
+def _fail(text: str, code: int) -> int:
+    """One line on standard error; standard output takes nothing more, so that closing it cannot fail."""
+    print(f"teamtr: error: {text}", file=sys.stderr)
+    if os.environ.get(TRACEBACK):
+        traceback.print_exc()
+    return code
+
+
+def _run(command: Any) -> int:
+    """The exit code: 1 comes from a violated claim alone."""
+    try:
+        code = command.run()
+        sys.stdout.flush()
+    except InputError as error:
+        return _fail(str(error), 2)
+    except ArithmeticError as error:
+        return _fail(shown(error), 3)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except SystemExit:  # what Rich makes of a pipe that nobody reads
+        return _fail("standard output was closed", 3)
+    except Exception as error:
+        if isinstance(error, OSError):
+            with suppress(OSError, ValueError):  # what is left in the buffer cannot be written at the end either
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        where = "" if os.environ.get(TRACEBACK) else f" ({TRACEBACK}=1 shows where)"
+        return _fail(f"{type(error).__name__}: {shown(reason(error))}{where}", 3)
+    return code
+
+
 def main() -> None:
     """Entry point of `teamtr`. Bad input: one line on stderr, exit code 2, nothing written."""
     jax.config.update("jax_enable_x64", True)
-    warnings.formatwarning = lambda message, *_: f"teamtr: warning: {message}\n"
+    warnings.formatwarning = lambda message, *_: f"teamtr: warning: {shown(message)}\n"
     command = tyro.extras.subcommand_cli_from_dict(
         {"stage": StageCommand, "check": CheckCommand, "import-gym": ImportGymCommand, "monitor": MonitorCommand},
         prog="teamtr",
         description=__doc__,
     )
-    try:
-        code = command.run()
-    except InputError as error:
-        print(f"teamtr: error: {error}", file=sys.stderr)
-        code = 2
-    except ArithmeticError as error:
-        print(f"teamtr: error: {error}", file=sys.stderr)
-        code = 3
-    sys.exit(code)
+    sys.exit(_run(command))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,21 @@
 """`teamtr`: output, conventions, exit codes. Numbers against a textbook computation in NumPy that shares no code."""
 
 import json
+import os
+import re
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_stage_file import episodic, product_tables, tables
+from test_teams import MADE, Toy, changed
 
-from teamtr_jax import cli
+from teamtr_jax import certificates, cli
+from teamtr_jax.bounds import DEFAULT, least
+from teamtr_jax.claims import Check, Claim
+from teamtr_jax.surrogates import evaluate_stage
+from teamtr_jax.teams import read_stage
 
 LISTS = (
     "surrogate_intermediate surrogate_stale surrogate_cached gap_fresh gap_stale gap_cached kl kl_stale tv share span_g "
@@ -33,6 +41,7 @@ def run(monkeypatch, capsys):
 @pytest.fixture
 def save(tmp_path):
     def write(arrays, name="stage.npz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         np.savez(tmp_path / name, **arrays)
         return tmp_path / name
 
@@ -218,7 +227,10 @@ def test_check_says_what_holds(run, save, monkeypatch, team):
 @pytest.mark.parametrize("router", ["round_robin", "random"])
 def test_import_gym(run, tmp_path, router):
     path = tmp_path / "lake.npz"
-    code, out, err = run("import-gym", "FrozenLake", "--agents", 3, "--router", router, "-o", path)
+    with pytest.warns(
+        UserWarning, match="FrozenLake: its TimeLimit of 100 steps is no part of its table and is dropped"
+    ):
+        code, out, err = run("import-gym", "FrozenLake", "--agents", 3, "--router", router, "-o", path)
     assert (code, out, err) == (0, f"{path}\n", "")
     record = strict(run("stage", path, "--json")[1])
     np.testing.assert_allclose(record["kl"], 0.01, rtol=1e-9)  # improve:0.01, each step on its own occupancy
@@ -244,7 +256,7 @@ def test_import_gym_random_target_and_seed(run, tmp_path):
     [
         (("NoSuchLake", "--agents", 2), "ENV: found 'NoSuchLake'"),
         (("CartPole", "--agents", 2), "ENV: found 'CartPole"),
-        (("FrozenLake", "--agents", 0), "agents: found 0, expected at least 1"),
+        (("FrozenLake", "--agents", 0), "agents: found 0, expected an integer, at least 1"),
         (("FrozenLake", "--agents", 2, "--discount", 1.0), "discount: found 1.0, expected a discount in [0, 1)"),
         (("FrozenLake", "--agents", 2, "--target", "improve"), "--target: found 'improve', expected improve:δ"),
         (("FrozenLake", "--agents", 2, "--target", "improve:-1"), "--target: found 'improve:-1'"),
@@ -263,3 +275,236 @@ def test_import_gym_unwritable(run, tmp_path):
     code, _, err = run("import-gym", "FrozenLake", "--agents", 2, "-o", tmp_path / "no" / "x.npz")
     assert code == 2
     assert "--output: found no folder" in err
+
+
+# ------------------------------------------------------------------------------------ what is printed, what is refused
+
+
+def rows(out):
+    """The cells of the lines of a table, without its frame."""
+    lines = [line for line in out.splitlines() if line.strip().startswith(("│", "|"))]
+    return [[cell.strip() for cell in line.strip("│| ").split("│")] for line in lines]
+
+
+@pytest.mark.parametrize("form", [tables, lambda: episodic(product_tables())])
+def test_every_number_of_a_stage_is_the_reports(run, save, monkeypatch, form):
+    """Each key of the record is its field or its function of the report; each cell of the table stands in its column."""
+    arrays = form() | {"order": np.array([1, 0])}
+    path = save(arrays)
+    record = strict(run("stage", path, "--json")[1])
+    report = evaluate_stage(read_stage(path))
+    product = "factors" in arrays
+    expected = {name: getattr(report, name) for name in ("objective", "delta_stale", "d_occ", "improvement")}
+    expected |= {name: getattr(report, name) for name in LISTS if not name.startswith(("penalty", "lower"))}
+    expected |= {name: getattr(report, name) for name in ("surrogate_reused", "gap_reused") if product}
+    expected |= {rung.name: rung.fn(report) for rung in DEFAULT if record["form"] in rung.forms}
+    expected |= {
+        "penalty_least": least(report, "fresh"),
+        "penalty_stale_least": least(report, "stale"),
+        "certificate_paper": expected["surrogate_intermediate"] - expected["penalty_paper"],
+        "lower_bound_paper": expected["surrogate_intermediate"] - expected["penalty_paper"],
+        "certificate_estimable": expected["surrogate_intermediate"] - expected["penalty_log_sum"],
+        "certificate_weighted": certificates.certificate_weighted(report),
+        "stage_bound_cached": certificates.stage_bound_cached(report),
+        "stage_bound_reused": certificates.stage_bound_reused(report),
+        "stage_bound_weighted": certificates.stage_bound_weighted(report),
+    }
+    expected["certificate"] = expected["surrogate_intermediate"] - expected["penalty_least"]
+    expected["stage_bound_paper"] = expected["certificate_paper"].sum()
+    expected["stage_bound_stale_paper"] = (report.surrogate_stale - expected["penalty_stale_paper"]).sum()
+    expected["stage_bound_least"] = expected["certificate"].sum()
+    labels = {"schema": 1, "file": str(path), "agents": 2, "order": [1, 0]}
+    labels |= {"form": "episodic" if product else "discounted", "protocol": "product" if product else "turn-taking"}
+    assert {key: record[key] for key in labels} == labels
+    gained = np.diff(record["objective"])
+    share = record["certified_share"]
+    assert set(record) == set(expected) | set(labels) | {"certified_share"}
+    for key, value in expected.items():
+        np.testing.assert_allclose(np.array(record[key], float), value, rtol=1e-12, atol=1e-15, err_msg=key)
+    for i in range(2):
+        assert (share[i] is None) == (gained[i] <= 0)
+        assert share[i] is None or abs(share[i] - record["certificate"][i] / gained[i]) < 1e-9 * abs(share[i])
+
+    monkeypatch.setenv("COLUMNS", "40")
+    code, out, _ = run("stage", path)
+    shown = {cells[0]: cells[1:] for cells in rows(out)}
+    assert code == 0
+    for key, value in record.items():
+        if isinstance(value, list) and key not in ("order", "objective"):
+            assert shown[key] == ["–" if x is None else f"{float(x):.6g}" for x in value], key
+        elif isinstance(value, float):
+            assert re.search(rf"^ *{key}  {re.escape(f'{value:.6g}')}$", out, re.MULTILINE), key
+    assert re.search(r"update \(agent\) *┃ *1 ┃ *0 ┃", out)
+    for word in (record["form"], record["protocol"], *(f"{x:.6g}" for x in record["objective"])):
+        assert word in out
+
+
+def constant(id, statement, forms=("discounted",), **checks):
+    return Claim(
+        id, statement, "here", lambda stage, report: {k: Check(*map(jnp.asarray, v)) for k, v in checks.items()}, forms
+    )
+
+
+@pytest.mark.parametrize(("worst", "code"), [(0.5, 0), (1.0, 0), (1.0 + 2e-9, 1)])
+def test_check_prints_and_returns_its_verdicts(run, save, monkeypatch, worst, code):
+    """Claims with numbers chosen by hand: verdict, number of instances and ratio of each; 1 only beyond the rounding budget."""
+    budget = [1e-9] * 3
+    claims = (
+        constant("C1", "first", part=([0.25, worst, 0.125], [1.0, 1.0, 0.5], budget)),
+        constant("C2", "second", **{"": ([0.25, 0.5], [1.0, 1.5], [1e-9] * 2)}),
+        Claim("C3", "third", "here", lambda s, r: {"": Check(jnp.zeros(4), jnp.zeros(4), jnp.ones(4), jnp.ones(4))}),
+        constant("C4", "fourth", ("episodic",), part=([2.0], [1.0], [0.0])),
+    )
+    monkeypatch.setattr(cli, "STAGE_CLAIMS", claims)
+    monkeypatch.setenv("COLUMNS", "40")
+    path = save(tables(), "x[/b].npz")
+    found, out, err = run("check", path)
+    verdict = {0.5: "holds", 1.0: "inconclusive ×1"}.get(worst, "VIOLATED ×1")
+    assert (found, err) == (code, "")
+    assert rows(out)[-3:] == [
+        ["C1", "part", verdict, "3", f"{worst:.3g}", "float"],
+        ["C2", "second", "holds", "2", "0.333", "float"],
+        ["C3", "third", "holds", "4", "identity", "float"],
+    ]
+    assert "x[/b].npz:discounted,2agents,4states" in "".join(out.split())
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_a_number_that_could_not_be_computed_is_no_violation(run, save, monkeypatch, part):
+    """NaN in what is measured, in the bound, in the budget or the scale: exit code 3, which claim, and no table."""
+    numbers = [[0.5], [1.0], [0.0], [1.0]]
+    numbers[part] = [float("nan")]
+    monkeypatch.setattr(cli, "STAGE_CLAIMS", (constant("C1", "first", part=tuple(numbers)),))
+    path = save(tables())
+    assert run("check", path) == (
+        3,
+        "",
+        f"teamtr: error: {path}: C1 part: not a number (the linear solve did not succeed)\n",
+    )
+
+
+def test_overflow_is_not_a_verdict(run, save):
+    path = save(tables() | {"reward": tables()["reward"] * 1e308})
+    code, out, err = run("stage", path)
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert re.match(rf"teamtr: error: {path}: \w+: not a number", err)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (RuntimeError("no\nluck \x1b[2J"), 3, r"RuntimeError: no luck \x1b[2J (TEAMTR_TRACEBACK=1 shows where)"),
+        (MemoryError(), 3, "MemoryError: MemoryError (TEAMTR_TRACEBACK=1 shows where)"),
+        (
+            OSError(28, "No space left on device"),
+            3,
+            "OSError: No space left on device (TEAMTR_TRACEBACK=1 shows where)",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (SystemExit(1), 3, "standard output was closed"),
+        (ZeroDivisionError("by zero"), 3, "by zero"),
+    ],
+)
+def test_what_is_not_expected_is_not_exit_code_one(run, save, monkeypatch, error, code, line):
+    def fail(stage):
+        raise error
+
+    monkeypatch.setattr(cli, "evaluate_stage", fail)
+    for command in ("check", "stage"):
+        found = run(command, save(tables()))
+        assert found[0] == code
+        assert found[1:] == ("", f"teamtr: error: {line}\n") or isinstance(error, ZeroDivisionError)
+    assert line in found[2]
+    monkeypatch.setenv("TEAMTR_TRACEBACK", "1")
+    assert "in fail\n    raise error" in run("check", save(tables()))[2]
+
+
+def test_names_are_shown_as_they_are(run, save, monkeypatch):
+    """Markup is no markup, control characters are none, long names are shortened: in titles and in messages."""
+    monkeypatch.setattr(cli, "STAGE_CLAIMS", ())
+    monkeypatch.setenv("COLUMNS", "400")
+    path = save(tables(), "x[/b][red]\x1b[31m.npz")
+    for command in ("stage", "check"):
+        code, out, _ = run(command, path)
+        assert code == 0
+        assert r"x[/b][red]\x1b[31m.npz: discounted" in out
+    bad = save({"a[/b]\x1b": np.zeros(1)}, "y[/b]\x1b.npz")
+    code, out, err = run("stage", bad)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert r"y[/b]\x1b.npz: discount, horizon: found neither" in err
+    long = run("stage", "/" + "a" * 4000)[2]
+    assert len(long) < 1000
+    assert "…" in long
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--discount", "nan"), "discount: found nan, expected a finite number"),
+        (("--seed", "-1"), "--seed: found -1, expected an integer, at least 0"),
+        (("--target", "improve:nan"), "--target: found 'improve:nan'"),
+        (("--target", "improve:inf"), "--target: found 'improve:inf'"),
+        (("--target", "random:nan"), "--target: found 'random:nan'"),
+        (("--agents", 10**12), "agents: found 1000000000000, which takes "),
+        (("--env-arg", "is_slippery"), "--env-arg: found 'is_slippery', expected NAME=VALUE"),
+        (("--env-arg", "=1"), "--env-arg: found '=1', expected NAME=VALUE"),
+        (("--env-arg", "is_slippery=0", "--env-arg", "is_slippery=1"), "--env-arg: found is_slippery twice"),
+        (("--env-arg", "is_slippery=Flase"), "option is_slippery: found 'Flase', expected True or False"),
+        (("--env-arg", "success_rate=1.5"), "P, state 0, action 0, entry 0, probability: found -0.25"),
+        (("--env-arg", "slip[/b]=1"), "--env-arg: found 'slip[/b]=1', expected NAME=VALUE"),
+        (("--env-arg", "slip=1"), "option slip: found no such option of FrozenLake"),
+    ],
+)
+def test_import_gym_refuses_settings_by_name(run, tmp_path, args, message):
+    code, out, err = run("import-gym", "FrozenLake", "--agents", 2, "-o", tmp_path / "x.npz", *args)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_are_tried_before_the_work(run, tmp_path, monkeypatch):
+    def work(*args):
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(cli, "read_table", work)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for place, found in [
+        ("folder", "a folder"),
+        ("pipe", "a pipe"),
+        ("/dev/null", "a device"),
+        ("no/x.npz", "no folder"),
+    ]:
+        code, out, err = run("import-gym", "FrozenLake", "--agents", 2, "-o", tmp_path / place)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith("teamtr: error: --output: found")
+        assert found in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
+def test_options_reach_the_environment(run, tmp_path):
+    """Dry ice: every row is certain. Values are read by their type, and a text is a text."""
+    path = tmp_path / "dry.npz"
+    args = ("--env-arg", "is_slippery=False", "--env-arg", "map_name=8x8", "--target", "random:0.25")
+    with pytest.warns(UserWarning, match="its TimeLimit of 100 steps"):
+        assert run("import-gym", "FrozenLake", "--agents", 1, "-o", path, *args)[:2] == (0, f"{path}\n")
+    stage = read_stage(path)
+    assert stage.team.dynamics.prob.shape == (65, 4, 1)
+    assert set(np.asarray(stage.team.dynamics.prob).ravel()) == {1.0}
+    assert cli._options(("a=False", "b=3", "c=.5", "d=None", "e=[1, 2]", "f=x=y", "g=", "h='3'")) == {
+        "a": False, "b": 3, "c": 0.5, "d": None, "e": [1, 2], "f": "x=y", "g": "", "h": "3",
+    }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*TimeLimit")
+def test_what_a_state_does_not_offer_has_probability_zero(run, tmp_path):
+    """Current and target, by both kinds of target; the rows that are left are uniform before."""
+    MADE["now"] = lambda: Toy(changed(lambda t: (t[1].pop(0), t.update({3: {}}))), [1.0, 0, 0, 0])
+    for target in ("random:0.5", "improve:0.05"):
+        path = tmp_path / "toy.npz"
+        assert run("import-gym", "TeamtrToy-v0", "--agents", 2, "-o", path, "--target", target)[0] == 0
+        stage = read_stage(path)
+        for policy in (stage.current, stage.target):
+            assert policy[2:4].tolist() == [[0.0, 1.0]] * 2
+        assert np.all(np.delete(np.asarray(stage.current), [2, 3], 0) == 0.5)
+        assert stage.target[5, 1] != 0.5  # agent 1 in state 2, where the actions differ

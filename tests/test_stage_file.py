@@ -1,18 +1,23 @@
 """Stage files (schema 1): every check by its message, and that what is read is what was written."""
 
 import io
+import os
 import subprocess
 import sys
+import warnings
+import zipfile
+from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from teamtr_jax.dynamics import Dense, Layered, Successors
+from teamtr_jax.dynamics import Dense, Layered, Successors, Tree
 from teamtr_jax.surrogates import evaluate_stage
-from teamtr_jax.teams import gymnasium_team, read_stage, write_stage
-from teamtr_jax.types import Stage
-from teamtr_jax.validation import InputError
+from teamtr_jax.teams import gymnasium_team, read_stage, sizes, stage_file, write_stage
+from teamtr_jax.types import Stage, Team
+from teamtr_jax.validation import InputError, shown
 
 
 def tables(rng=None, S=4, A=3, n=2):
@@ -190,7 +195,7 @@ def test_single_array_and_missing_file(tmp_path):
     (tmp_path / "x.npy").write_bytes(buffer.getvalue())
     with pytest.raises(InputError, match="not an npz archive"):
         read_stage(tmp_path / "x.npy")
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="o such file"):
         read_stage(tmp_path / "none.npz")
 
 
@@ -226,8 +231,13 @@ def test_defaults_and_optional_keys(save):
 
 
 def test_unknown_keys_are_ignored_aloud(save):
-    with pytest.warns(UserWarning, match="ignored the unknown key 'oder'"):
-        stage = read_stage(save(tables() | {"oder": np.array([1, 0])}))
+    """A name that is nearly a key is an error: its default would be taken without a word otherwise."""
+    with pytest.raises(
+        InputError, match=r"oder\.npy: found an unknown key, expected order, or a name that is less like it"
+    ):
+        read_stage(save(tables() | {"oder": np.array([1, 0])}))
+    with pytest.warns(UserWarning, match="ignored the unknown key 'author'"):
+        stage = read_stage(save(tables() | {"author": np.array([1, 0])}))
     assert stage.order.tolist() == [0, 1]
 
 
@@ -280,7 +290,7 @@ def test_dense_and_successor_files_agree(save):
 
 
 def test_write_then_read(tmp_path, save):
-    team = gymnasium_team("FrozenLake", 2)
+    team = gymnasium_team("FrozenLake", 2, drop_time_limit=True)
     current = jax.numpy.full(team.reward.shape, 0.25)
     stage = Stage(team, current, current, jax.numpy.arange(2))
     write_stage(stage, tmp_path / "lake.npz")
@@ -292,9 +302,7 @@ def test_write_then_read(tmp_path, save):
 
 
 def test_write_refuses_and_leaves_nothing(tmp_path, save):
-    with pytest.raises(InputError, match="an episodic team"):
-        write_stage(read_stage(save(episodic(tables()))), tmp_path / "out.npz")
-    with pytest.raises(InputError, match="expected a place that can be written"):
+    with pytest.raises(InputError, match=r"path: found no folder .*/no, expected a file in an existing folder"):
         write_stage(read_stage(save(tables())), tmp_path / "no" / "out.npz")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stage.npz"]
 
@@ -315,3 +323,302 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, save):
     assert done.stdout.startswith("refused"), done.stderr
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["old.npz"]
+
+
+# ------------------------------------------------------------------------------------------------- sizes, damage, writing
+
+
+def members(arrays):
+    """The members of an .npz as bytes, by name."""
+    out = {}
+    for key, array in arrays.items():
+        buffer = io.BytesIO()
+        np.lib.format.write_array(buffer, np.asarray(array), (1, 0))
+        out[f"{key}.npy"] = buffer.getvalue()
+    return out
+
+
+def zipped(path, parts, method=zipfile.ZIP_STORED):
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w", method) as archive:
+        warnings.simplefilter("ignore")  # a doubled name
+        for name, data in parts:
+            archive.writestr(name, data)
+    return path
+
+
+def refused(path):
+    with pytest.raises(InputError) as error:
+        read_stage(path)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def equal_stages(first, second):
+    assert jax.tree.structure(first) == jax.tree.structure(second)  # also horizon, stationary, agents, factors
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def small():
+    return tables(S=2, A=2) | {"order": np.array([1, 0]), "agents": np.array(2), "schema": np.array(1)}
+
+
+def header(shape, descr="<f8", fortran=False):
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": fortran, "shape": shape})
+    return buffer.getvalue()
+
+
+def test_headers_that_declare_too_much(tmp_path):
+    """10⁶ × 10⁶ in a header, a bomb of zeros, a header that says less than there is: by key, unread."""
+    parts = members(small())
+
+    def with_reward(data):
+        return [*((n, d) for n, d in parts.items() if n != "reward.npy"), ("reward.npy", data)]
+
+    path = zipped(tmp_path / "x.npz", with_reward(header((10**6, 10**6)) + b"\0" * 64))
+    assert "reward: found float64 [1000000, 1000000], 8e+03 GB, expected at most " in refused(path)
+    path = zipped(tmp_path / "x.npz", with_reward(header((2, 2)) + b"\0" * 40))
+    assert "reward: found a damaged archive (168 bytes for float64 [2, 2]), expected 160 bytes" in refused(path)
+    path = zipped(tmp_path / "x.npz", with_reward(header((-2, 2)) + b"\0" * 32))
+    assert "reward: found shape [-2, 2], expected sizes ≥ 0" in refused(path)
+    bomb = zipped(tmp_path / "x.npz", with_reward(header((2, 10**7)) + b"\0" * (16 * 10**7)), zipfile.ZIP_DEFLATED)
+    data = bytearray(bomb.read_bytes())
+    assert len(data) < 200_000
+    message = "reward: found float64 [2, 10000000], 0.16 GB, expected at most 0.133 GB, what 0.4 GB of memory can read"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage_file, "memory", lambda: 4 * 10**8)
+        assert message in refused(bomb)
+        two = members(small() | {"reward": np.zeros((2, 20000)), "current": np.zeros((2, 20000))})
+        patch.setattr(stage_file, "memory", lambda: 10**6)
+        # 320,000 bytes each, 128 of every header, 168 of the other numbers
+        message = (
+            "reward: found tables of 0.000641 GB in all, expected at most 0.000333 GB, what 0.001 GB of memory can read"
+        )
+        assert message in refused(zipped(tmp_path / "x.npz", two.items()))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (lambda: episodic(tables(), 10**9), "horizon: found 1000000000, which takes 4.61e+03 GB (the report of so"),
+        (lambda: tables() | {"agents": np.array(10**12)}, "agents: found 1000000000000, which takes 1.54e+06 GB (the"),
+        (lambda: tables() | {"active": np.array([0, 1, 2, 2**62])}, "active: found 4611686018427387905, which takes"),
+    ],
+)  # fmt: skip
+def test_numbers_that_take_too_much(save, arrays, message):
+    """16 arrays of S·A numbers for each of n + 1 hybrids, S = 4, A = 3: 16·12·8·3·10⁹ bytes, and 16·12·8·10¹²."""
+    assert message in refused(save(arrays()))
+
+
+def test_the_horizon_that_fits_is_taken(save, monkeypatch):
+    monkeypatch.setattr(sizes, "memory", lambda: 16 * 12 * 8 * 3 * 50 + 100)
+    assert read_stage(save(episodic(tables(), 50))).team.dynamics.horizon == 50
+    message = refused(save(episodic(tables(), 51)))
+    assert (
+        "horizon: found 51, which takes 0.000235 GB (the report of so many steps), expected at most 50, what" in message
+    )
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, found in [(tmp_path, "a folder"), (tmp_path / "pipe", "a pipe"), (Path("/dev/null"), "a device")]:
+        assert refused(path) == f"file: found {found}, expected an .npz file (docs/stage-files.md)"
+
+
+def test_other_layouts_are_the_same_stage(save, tmp_path):
+    """Fortran order, big-endian numbers, headers of format 2: exactly the stage of the plain file."""
+    plain = read_stage(save(small()))
+    fortran = {key: np.asfortranarray(value) if value.ndim else value for key, value in small().items()}
+    equal_stages(plain, read_stage(save(fortran, "f.npz")))
+    equal_stages(plain, read_stage(save({k: v.astype(v.dtype.newbyteorder(">")) for k, v in small().items()}, "b.npz")))
+    equal_stages(plain, read_stage(save({k: np.asarray(v)[..., None][..., 0] for k, v in small().items()}, "v.npz")))
+    second = []
+    for key, array in small().items():
+        buffer = io.BytesIO()
+        np.lib.format.write_array(buffer, array, (2, 0))
+        second.append((f"{key}.npy", buffer.getvalue()))
+    equal_stages(plain, read_stage(zipped(tmp_path / "two.npz", second)))
+
+
+def test_members_that_numpy_would_prefer_or_skip(tmp_path):
+    """Doubled members, a name that lost its ending or a letter, other compressions, formats, text: one line each."""
+    parts = list(members(small()).items())
+    order = dict(parts)["order.npy"]
+    rest = [(name, data) for name, data in parts if name != "order.npy"]
+
+    def message(*more, method=zipfile.ZIP_STORED):
+        return refused(zipped(tmp_path / "x.npz", [*rest, *more], method))
+
+    assert "order: found the key twice, expected every key once" in message(("order.npy", order), ("order.npy", order))
+    assert "order: found the key twice" in message(("order.npy", order), ("order", order))
+    for name in (
+        "order",
+        "order.npx",
+        "ordes.npy",
+        "Order.npy",
+        "orders.npy",
+        "a/order.npy",
+        "order.npy.bak",
+        "\x0frder.npy",
+    ):
+        assert f"{shown(name)}: found an unknown key, expected order, or a name that is less like it" in message(
+            (name, order)
+        )
+    assert "found an unknown key, expected agents" in message(("n_agent.npy", order))
+    assert "compression 12, expected none, or deflate" in message(("order.npy", order), method=zipfile.ZIP_BZIP2)
+    text = members({"order": np.array("01")})["order.npy"]
+    assert "order: found dtype <U2, expected numbers" in message(("order.npy", text))
+    third = order[:6] + b"\x03" + order[7:8] + (len(order) - 28).to_bytes(4, "little") + order[10:]
+    assert "order: found array format (3, 0), expected format 1.0 or 2.0" in message(("order.npy", third))
+    locked = bytearray(zipped(tmp_path / "x.npz", parts).read_bytes())
+    locked[locked.index(b"PK\1\2") + 8] |= 1
+    (tmp_path / "x.npz").write_bytes(locked)
+    assert "transition: found an encrypted member" in refused(tmp_path / "x.npz")
+
+
+def test_keys_of_ones_own(save):
+    with pytest.warns(UserWarning, match=r"ignored the unknown key 'comment\\x1b\[2J'"):
+        read_stage(save(small() | {"comment\x1b[2J": np.array([1, 0])}))
+
+
+@pytest.mark.parametrize("kind", ["stored", "deflated", "written"])
+def test_every_flipped_byte_is_seen_or_changes_nothing(tmp_path, kind):
+    """Each byte of the archive's directory and every seventh of the rest: refused on one line, or the same numbers.
+
+    What `write_stage` wrote is refused whatever byte is another one; so is every file that is cut off or longer.
+    """
+    path = tmp_path / "x.npz"
+    (np.savez if kind == "stored" else np.savez_compressed)(path, **small())
+    if kind == "written":
+        write_stage(read_stage(path), path)
+    good = path.read_bytes()
+    right, _ = stage_file._read_tables(path)
+    directory = good.index(b"PK\1\2")
+    kept, lines = 0, set()
+    for i in range(len(good)):
+        if i < directory and i % 7:
+            continue
+        path.write_bytes(good[:i] + bytes([good[i] ^ (1 << i % 8 if i % 3 else 0xFF)]) + good[i + 1 :])
+        try:
+            found, unknown = stage_file._read_tables(path)
+        except InputError as error:
+            lines |= {str(error).count("\n")}
+        else:
+            kept += 1
+            assert (found.keys(), unknown) == (right.keys(), [])
+            for key, array in right.items():
+                np.testing.assert_array_equal(found[key], array)
+    assert (kept == 0) == (kind == "written")
+    assert lines == {0}
+    for other in (
+        good[: len(good) // 2],
+        good[:-1],
+        good + b"x",
+        b"x" + good,
+        good + good,
+        good + b"PK\5\6" + bytes(18),
+    ):
+        path.write_bytes(other)
+        assert "file: found " in refused(path)
+
+
+def test_a_digest_of_other_bytes(tmp_path):
+    """Two bytes changed so that all of ZIP's own checks still pass: only the SHA-256 can see it."""
+    write_stage(read_stage(zipped(tmp_path / "a.npz", members(small()).items())), tmp_path / "a.npz")
+    data = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(data.replace(b"order.npy", b"notes.npy"))
+    assert refused(tmp_path / "a.npz").startswith("file: found a damaged archive (its SHA-256 is another one)")
+    with np.load(tmp_path / "a.npz") as archive:
+        assert "notes" in archive.files
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        assert len(archive.comment) == 64
+
+
+def timed(arrays, *keys):
+    """Other numbers at each step: with a time axis for these keys."""
+    rng = np.random.default_rng(5)
+    T = int(arrays["horizon"])
+    out = dict(arrays)
+    for key in keys:
+        shape = (T, *arrays[key].shape)
+        out[key] = rng.integers(0, 2, shape) if key == "active" else np.broadcast_to(arrays[key], shape).copy()
+        if key == "reward":
+            out[key] = rng.random(shape)
+        elif key != "active":
+            out[key][1] = np.roll(arrays[key], 1, axis=-2)
+    return out
+
+
+def sparse(arrays):
+    out = {key: value for key, value in arrays.items() if key != "transition"}
+    index = np.broadcast_to(np.arange(arrays["transition"].shape[-1]), arrays["transition"].shape)
+    return out | {"successor_index": index, "successor_prob": arrays["transition"]}
+
+
+WRITTEN = {
+    "dense": tables,
+    "sparse": lambda: sparse(tables()),
+    "order": lambda: tables(n=3) | {"order": np.array([2, 0, 1]), "agents": np.array(3)},
+    "idle": lambda: tables() | {"agents": np.array(5)},
+    "product": product_tables,
+    "episodic": lambda: episodic(tables()),
+    "one step": lambda: episodic(tables(), 1),
+    "episodic sparse": lambda: sparse(episodic(tables())),
+    "episodic product": lambda: episodic(product_tables()),
+    "timed": lambda: timed(episodic(tables()), "transition", "reward", "active", "current", "target"),
+    "timed transitions": lambda: timed(episodic(tables()), "transition"),
+    "timed target": lambda: timed(episodic(tables()), "target"),
+    "timed sparse": lambda: timed(sparse(timed(episodic(tables()))), "successor_index", "successor_prob", "active"),
+    "timed product": lambda: timed(episodic(product_tables()), "transition", "current", "reward"),
+}
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_what_is_read_can_be_written(tmp_path, save, kind):
+    """Every form: the arrays and the structure come back, so every number of a report does."""
+    arrays = WRITTEN[kind]()
+    stage = read_stage(save(arrays))
+    write_stage(stage, tmp_path / "again.npz")
+    equal_stages(stage, read_stage(tmp_path / "again.npz"))
+    with np.load(tmp_path / "again.npz") as archive:
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(archive[key], array)  # with a time axis where it had one, and not elsewhere
+
+
+def test_what_the_format_cannot_hold_is_refused(tmp_path, save):
+    stage = read_stage(save(episodic(tables())))
+    flat = read_stage(save(tables()))
+    later = stage.team.initial.at[0].add(-0.125).at[7].add(0.125)
+    tree = Team(Tree(2, 1), jax.numpy.zeros((1, 2)), jax.numpy.ones(1), jax.numpy.zeros(1, int), 1)
+    clock = Dense(jax.numpy.zeros((1, 1, 1)), jax.numpy.ones(()), jax.numpy.zeros(1, int), horizon=1)
+    one = Team(clock, jax.numpy.zeros((1, 1)), jax.numpy.ones(1), jax.numpy.zeros(1, int), 1)
+    chance = replace(flat.team, active=flat.team.active.at[0].set(-1))
+    half = jax.numpy.full((1, 2), 0.5)
+    for bad, message in [
+        (replace(stage, team=replace(stage.team, initial=later)), "initial: found a start after the first step"),
+        (
+            Stage(tree, half, half, jax.numpy.arange(1)),
+            "dynamics: found Tree, expected a discounted Dense or Successors",
+        ),
+        (Stage(one, half[:, :1] * 2, half[:, :1] * 2, jax.numpy.arange(1)), "dynamics: found Dense with a clock"),
+        (replace(flat, team=chance), "active: found chance nodes"),
+        (jax.tree.map(lambda x: x[None], flat), "stage: found a batch (initial of shape [1, 4])"),
+    ]:
+        with pytest.raises(InputError) as error:
+            write_stage(bad, tmp_path / "out.npz")
+        assert message in str(error.value)
+    for path, message in [(tmp_path, "a folder"), (Path("/dev/null"), "a device")]:
+        with pytest.raises(InputError, match=f"path: found .*, {message}, expected a file"):
+            write_stage(flat, path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stage.npz"]
+
+
+def test_links_are_followed(tmp_path, save):
+    (tmp_path / "there").mkdir()
+    real = tmp_path / "there" / "real.npz"
+    real.write_bytes(b"old")
+    (tmp_path / "link.npz").symlink_to(real)
+    stage = read_stage(save(tables()))
+    write_stage(stage, tmp_path / "link.npz")
+    assert (tmp_path / "link.npz").is_symlink()
+    equal_stages(stage, read_stage(real))

@@ -206,7 +206,7 @@ def run(
         def one_team(environment: str, agents: int) -> None:
             if stop.is_set():
                 return
-            team = gymnasium_team(environment, agents)
+            team = gymnasium_team(environment, agents, drop_time_limit=True)
             states, actions = team.reward.shape
             with running:
                 stage = improvement_stage(team, jax.numpy.full((states, actions), 1 / actions), 0.01, range(agents))

@@ -69,7 +69,7 @@ def garnet(
 
 def _frozenlake(instances: int, seed: int, agents: int = 3) -> Family:
     """FrozenLake 4×4, agents speak in turn, γ = .95; every instance starts at its own Dirichlet(3) policy."""
-    team = gymnasium_team("FrozenLake", agents, discount=0.95)
+    team = gymnasium_team("FrozenLake", agents, discount=0.95, drop_time_limit=True)
     policy = _dirichlet(np.random.default_rng(seed), (instances, *team.reward.shape), 3.0)
     about = {"agents": agents, "discount": 0.95, "router": "round robin", "seed": seed}
     return _made("frozenlake", _repeated(team, instances), policy, **about)

@@ -1,9 +1,10 @@
 """Where teams come from: random (Garnet), constructed (relay, handover), Gymnasium tables, stage files."""
 
 from teamtr_jax.teams.garnet import random_stages
-from teamtr_jax.teams.gymnasium import gymnasium_team
+from teamtr_jax.teams.gymnasium import gymnasium_team, offered_actions
 from teamtr_jax.teams.handover import handover_team
 from teamtr_jax.teams.relay import relay_stage
 from teamtr_jax.teams.stage_file import read_stage, write_stage
 
-__all__ = ["gymnasium_team", "handover_team", "random_stages", "read_stage", "relay_stage", "write_stage"]
+__all__ = ["gymnasium_team", "handover_team", "offered_actions", "random_stages", "read_stage", "relay_stage",
+           "write_stage"]  # fmt: skip

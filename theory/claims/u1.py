@@ -108,7 +108,7 @@ def run(
         out = jax.block_until_ready(program(stages.team, stages.current))
     book([f"random, γ = {gamma:g}" for gamma in DISCOUNTS], out, instances)
     for environment, agents in gym:
-        team = gymnasium_team(environment, agents, discount=0.9)
+        team = gymnasium_team(environment, agents, discount=0.9, drop_time_limit=True)
         states, actions = team.reward.shape
         policy = jnp.full((states, actions), 1 / actions)
         single = jax.jit(lambda p, team=team: jax.lax.map(lambda radius: one(team, p, agent, radius), radii))
