@@ -107,7 +107,7 @@ def test_plugin_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "--plugin: found no file"),
+        (None, "mine.py: found no such file"),
         ("x = 1\n", "--plugin: found .* without RUNGS, CLAIMS, FAMILIES"),
         ("RUNGS = [1]\n", "RUNGS: found int, expected Rung"),
         ("from theory.families import FAMILIES\n", "family: found corners twice"),
