@@ -682,3 +682,153 @@ def test_rates_and_seeds_that_are_tried(monkeypatch, tmp_path):
     }
     assert asked[2] == [(rate, seed) for rate in (3e-3, 0.5) for seed in range(10)]
     assert len(runs.trained(Settings(out=tmp_path), [run], [3, 4])["TeamTR"]) == 2
+
+
+# ------------------------------------------------------------------------------------------------------------- what is trained
+
+
+def ways(module):
+    """Name → what differs from the defaults of a way."""
+    plain = Way("", "")
+    names = ("learning_rate", "delta", "order", "same_sets", "monitor", "measured")
+    return {
+        way.name: (way.method, {x: getattr(way, x) for x in names if getattr(way, x) != getattr(plain, x)})
+        for way in getattr(module, "WAYS", None) or module.METHODS
+    }
+
+
+def test_the_ways_to_train():
+    """What each row of a table is, as its name says; δ = .01, rate .003, fixed order, exact monitor otherwise."""
+    assert (Way("", "").delta, Way("", "").learning_rate, Way("", "").order, Way("", "").monitor) == (
+        0.01,
+        3e-3,
+        "fixed",
+        "exact",
+    )
+    assert ways(ablation) == {
+        "full": ("teamtr", {}), "adaptive KL only": ("adaptive_kl", {}), "fixed KL only": ("fixed_kl", {}),
+        "resample every 2nd": ("every_2", {}), "importance weights": ("importance_weights", {}),
+        "no resampling": ("no_resampling", {}), "importance weights, same sets": ("importance_weights", {"same_sets": True}),
+        "no resampling, same sets": ("no_resampling", {"same_sets": True}), "no trust region": ("no_trust_region", {}),
+        "δ = .001": ("teamtr", {"delta": 0.001}), "δ = .1": ("teamtr", {"delta": 0.1}),
+        "order reverse": ("teamtr", {"order": "reverse"}), "order random": ("teamtr", {"order": "random"}),
+        "no group norm": ("no_group_norm", {}), "no clip": ("no_clip", {}),
+    }  # fmt: skip
+    assert ablation.LARGE == 0.03
+    assert ways(dynamics) == {"TeamTR": ("teamtr", {}), "DAPO": ("dapo", {}), "GRPO": ("grpo", {}), "PPO": ("ppo", {})}
+    slow = {"learning_rate": 1e-3}
+    assert ways(cost) == {
+        "TeamTR": ("teamtr", slow), "certificate-driven, shift ≤ 0.05": ("teamtr@0.05", slow),
+        "certificate-driven, shift ≤ 0.07": ("teamtr@0.07", slow), "certificate-driven, shift ≤ 0.1": ("teamtr@0.1", slow),
+        "naive, same sets": ("no_resampling", slow | {"same_sets": True}), "naive, same rollouts": ("no_resampling", slow),
+        "TeamTR, monitor on 1/32": ("teamtr", slow | {"measured": 1 / 32}),
+    }  # fmt: skip
+    paper = {"monitor": "k1"}
+    assert ways(monitor) == {
+        "TeamTR": ("teamtr", paper), "naive": ("no_resampling", paper), "adaptive KL only": ("adaptive_kl", paper)
+    }  # fmt: skip
+    assert list(monitor.ZETA) == ["zeta", "zeta_ratio", "zeta_sampling", "zeta_normalisation", "zeta_clip"]
+    assert ways(scaling) == {"TeamTR": ("teamtr", {}), "naive": ("no_resampling", {})}
+    assert ways(teams) == {
+        "TeamTR": ("teamtr", {}), "stale": ("no_resampling", {}), "importance weights": ("importance_weights", {}),
+        "single agent": ("lone", {}),
+    }  # fmt: skip
+
+
+def test_tasks_of_the_teams():
+    assert teams.TASKS == {
+        "chain": ("chain switches=3", 0.5), "quota": ("quota agents=4", 0.45), "copy": ("copy", 0.4),
+        "parity": ("parity shares=True", 0.5), "carry": ("carry digits=2", 0.15), "relay": ("relay keys=5", 0.3),
+        "chain_sum": ("chain_sum", 0.1), "gcd": ("gcd max_value=30", 0.2),
+        "spell_backward": ("spell_backward min_word_len=3 max_word_len=3", 0.15),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "collect", "stages"),
+    [(ablation, "collect", [3]), (cost, "collect", [4]), (dynamics, "collect_regressions", [3]), (monitor, "collect", [2, 3]),
+     (scaling, "collect", [2]), (scaling, "collect_gaps", [2]), (shifts, "collect", [2]), (weights, "collect", [2])],
+)  # fmt: skip
+def test_a_quick_run_is_short(monkeypatch, tmp_path, module, collect, stages):
+    class Enough(Exception):
+        pass
+
+    seen = []
+
+    def trained(settings, jobs, seeds=None):
+        seen.extend(jobs)
+        if len({job.stages for job in seen}) == len(stages):
+            raise Enough
+        return {job.way.name: [] for job in jobs}
+
+    answering(monkeypatch, module, None, 0.01)
+    monkeypatch.setattr(module, "trained", trained)
+    with pytest.raises(Enough):
+        getattr(module, collect)(Settings(out=tmp_path, quick=True))
+    assert sorted({job.stages for job in seen}) == stages
+    if collect == "collect" and module is scaling:
+        assert scaling.paper.SCALING_N[: Settings(out=tmp_path, quick=True).at(6, 3)] == (2, 3, 4)
+
+
+def test_seeds_are_part_of_the_data(monkeypatch, settings):
+    for module, collect in ((dynamics, "collect_regressions"), (scaling, "collect_gaps")):
+        columns = {
+            name: [0.0] * 6
+            for name in ("regression", "improvement", "sampled.tokens", "resampled", "rollouts", "surrogate_in_use")
+        }
+        answering(monkeypatch, module, lambda job, seed, columns=columns: a_run((0.5, 0.6), 2, **columns), 0.01)
+        data = getattr(module, collect)(settings)
+        assert data["seeds"] == [0, 1, 2, 3, 4]
+
+
+def test_a_swap(monkeypatch):
+    """What a swap trains and in which order: the team, then from the same point each way of replacing each agent, stage by stage."""
+    run = Run(Way("TeamTR", "teamtr"), "chain", 7, 3, 64, 0.45)
+    team = SimpleNamespace(
+        agents=2, models=("A", "B"), layout=SimpleNamespace(encode_prompts=lambda x: np.array([[len(x[0])]]))
+    )
+    world = SimpleNamespace(team="world")
+    probed = []
+
+    def stages_of(run, state):
+        params = state.params
+        for k in range(run.stages):
+            params += f"+{run.seed}.{k}"
+            yield [], SimpleNamespace(params=params), 0.0
+
+    def value_of(task, lone, params, seed):
+        assert (task, lone, seed) == ("chain", False, 7)
+        return float(len(params))
+
+    def sample(team, params, prompts, key):
+        probed.append((params, prompts.shape, int(prompts[0, 0])))
+        return "probes"
+
+    stubs = {
+        "ground": lambda task, lone: (team, world, []), "settings_of": lambda run: "settings", "stages_of": stages_of,
+        "start_of": lambda task, lone, seed, low, member=0: f"s{member}",
+        "init_train_state": lambda team, params, settings: SimpleNamespace(params=params), "value_of": value_of, "sample": sample,
+        "enumerated_policy": lambda world, params: params, "agent_params": lambda team, params, agent: f"{params}[{agent}]",
+        "align": lambda team, params, agent, config, own, probes, how, seed: (f"~{own}", SimpleNamespace(inside=how.radius)),
+        "replace_agent": lambda team, params, agent, config, its: (team, f"{agent}{config}{its}"),
+        "swap_report": lambda team, before, after, agent: {"kl": len(after) + 100 * (before == "s0+7.0+7.1+7.2")},
+    }  # fmt: skip
+    for name, stub in stubs.items():
+        monkeypatch.setattr(replacement, name, stub)
+    swap = replacement.Swap(run, 2)
+    assert swap.place == run.place.removesuffix(".json") + "-swap-2-0.05.json"
+    assert (swap.task, swap.seed) == ("chain", 7)
+    found = swap.work()
+    grown = [0, len("+507.0"), len("+507.0+507.1")]
+
+    def course(start):
+        return [len(start) + more for more in grown]
+
+    assert found == {
+        "courses": {
+            "no replacement": [course("s0+7.0+7.1+7.2")], "from scratch": [course("s1")],
+            "direct": [course("0As1[0]"), course("1Bs1[1]")], "aligned": [course("0A~s1[0]"), course("1B~s1[1]")],
+        },
+        "kl": {"direct": [107, 107], "aligned": [108, 108]}, "inside": [0.05, 0.05],
+    }  # fmt: skip
+    assert probed == [("s0+7.0+7.1+7.2", (replacement.PROBES, 1), 1)]
