@@ -391,6 +391,7 @@ def test_replacement(monkeypatch, settings):
     assert [(job.seed, job.after, job.radius, job.run.stages, job.run.rollouts, job.run.start) for job in asked] == [
         (s, 8, 0.05, 20, 256, 0.45) for s in SEEDS
     ]
+    assert {job.run.way for job in asked} == {Way("TeamTR", "teamtr")}
     assert (data["after"], data["radius"], data["inside"]) == (8, 0.05, [0.5] * 5)
     assert data["courses"]["direct"][1] == pytest.approx([51, 60, 80])
     assert data["kl"] == {"direct": [1.5] * 5, "aligned": pytest.approx([0.03] * 5)}
@@ -782,7 +783,7 @@ def test_seeds_are_part_of_the_data(monkeypatch, settings):
 
 
 def test_a_swap(monkeypatch):
-    """What a swap trains and in which order: the team, then from the same point each way of replacing each agent, stage by stage."""
+    """What a swap trains, in which order: the team; from there each way of replacing each agent, stage by stage."""
     run = Run(Way("TeamTR", "teamtr"), "chain", 7, 3, 64, 0.45)
     team = SimpleNamespace(
         agents=2, models=("A", "B"), layout=SimpleNamespace(encode_prompts=lambda x: np.array([[len(x[0])]]))

@@ -6,7 +6,7 @@ import hashlib
 import math
 import runpy
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -133,6 +133,13 @@ def _try_family(name: str, family: Family) -> None:
     _ran(name, "stages", partial(jax.eval_shape, jax.vmap(stage_report)), made)
 
 
+@cache
+def _trial(form: Form) -> tuple[Stage, StageReport]:
+    make = next(family.make for family in FAMILIES if family.name == FORMS[form])
+    stages = make(np.random.default_rng(0), TRIED)
+    return stages, jax.jit(jax.vmap(stage_report), compiler_options={"xla_backend_optimization_level": 0})(stages)
+
+
 def _tried(where: str, plugins: Plugins) -> None:
     """Run every function once.
 
@@ -146,9 +153,7 @@ def _tried(where: str, plugins: Plugins) -> None:
         claims = [claim for claim in plugins.claims if form in claim.forms]
         if not rungs and not claims:
             continue
-        make = next(family.make for family in FAMILIES if family.name == FORMS[form])
-        stages = make(np.random.default_rng(0), TRIED)
-        reports = jax.jit(jax.vmap(stage_report), compiler_options={"xla_backend_optimization_level": 0})(stages)
+        stages, reports = _trial(form)
         for rung in rungs:
             _try_rung(f"{where}: RUNGS: {rung.name}", rung, stages, reports)
         for claim in claims:
