@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import platform
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -359,6 +360,14 @@ def row(id_="S7", **values):
     return Row(id_, **start | values)
 
 
+def test_a_row_counts_nothing_by_itself():
+    one = dataclasses.asdict(row())
+    zeros = ("seconds", "checks", "decided_exactly", "trivial", "exact", "exact_violations", "exact_undecided")
+    assert [one[name] for name in zeros] == [0] * 7
+    assert [one[name] for name in ("exponent", "interval", "searched")] == [None] * 3
+    assert [one[name] for name in ("exact_kind", "page", "figure", "note", "detects_exponents")] == ["", "", "", "", {}]
+
+
 def test_rows_of_one_id_are_one():
     a = row(statement="", tightest=0.9, detects=None, checks=1, seconds=2.0, note="from a", violations=1, inconclusive=3,
             decided_exactly=2, trivial=5)  # fmt: skip
@@ -565,6 +574,81 @@ def test_a_run_puts_everything_together(stub_reports, stub_suite):
     assert "| S4 | r | t | 2 | 1.00000 | 0.12346 | 0.50000 |" in page
 
 
+def test_figures_of_claims():
+    assert {name: set(ids) for name, ids in suite.FIGURES.items()} == {
+        "scaling.png": {"R1", "R3"}, "regimes.png": {"R7"}, "interaction.png": {"R4", "R5"}, "rates.png": {"R6", "S3", "S7c"},
+        "certified.png": {"U1", "S4", "S5", "S6", "S9"}, "finite_sample.png": {"S8"}, "bounds.png": {"S0", "P3.4", "S7"},
+    }  # fmt: skip
+
+
+def test_a_page_of_the_tightest_instances_is_drawn_and_how_it_was_made_is_kept(stub_reports, stub_suite, tmp_path):
+    found = suite.run(
+        Tier(200, 0, (), (), False, 200, presets=()),
+        Plugins(families=(mine("f", (0.5,)),)),
+        studies=(),
+        claims=(FLOAT,),
+    )
+    found.draws["adversarial.md"](tmp_path / "a.md")
+    text = (tmp_path / "a.md").read_text()
+    assert text.startswith("# Tightest instances\n\nLargest `|gap|/penalty` found by")
+    assert text.endswith("| S4 | r | t | 2 | 1.00000 | 0.12346 | 0.50000 |\n")
+    assert (found.about["jax"], found.about["python"]) == (jax.__version__, platform.python_version())
+    assert (found.about["exact"], found.about["quick"], found.about["families"]) == (0, False, {"f": "stubs"})
+    assert found.about["seconds"] > 0
+
+
+def test_studies_by_tier(monkeypatch, tmp_path):
+    """Sizes of a quick run and of the others, and which rows and files a study gives."""
+    asked = {}
+
+    def kept(name, value):
+        return lambda *arguments, **more: asked.__setitem__(name, (arguments, more)) or value
+
+    for module, value in (
+        (suite.p3_2, row("P3.2")), (suite.r1, (row("R1"), "relay")), (suite.r3, (row("R3"), "random")),
+        (suite.regimes, (row("R7"), "map")), (suite.r5, (row("R5"), SimpleNamespace(relay=[1, 2]))),
+        (suite.u1, (row("U1"), "curves")),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, "run", kept(module.__name__.rpartition(".")[2], value))
+    monkeypatch.setattr(suite.networks, "coverage", kept("coverage", row("S8")))
+    jobs = {study.name: study.job for study in suite.STUDIES}
+    assert list(jobs) == ["R1, R3, regimes", "certified shares", "interactions", "messages", "sampled networks"]
+    quick, default, full = (suite.TIERS[name] for name in ("quick", "default", "full"))
+    found = {}
+    for name, tier in (("quick", quick), ("default", default), ("full", full)):
+        asked.clear()
+        found[name] = {study: job(tier, "rng", "lock") for study, job in jobs.items()}
+        small = tier.quick
+        assert asked["p3_2"][0] == (2_000 if small else 20_000, "rng")
+        assert asked["r1"][0] == ((2, 3, 4, 6, 8, 16) if small else suite.r1.SIZES,)
+        assert asked["r3"][0] == (
+            (20, "rng", suite.r3.SIZES[:3], "lock") if small else (100, "rng", suite.r3.SIZES, "lock")
+        )
+        assert asked["regimes"][0] == (small, "rng", "lock", None if small else "random", name == "full")
+        assert asked["r5"][0] == (small, "rng", "lock")
+        assert asked["coverage"][0] == (("rng",) if small else ("rng", 20, 1_000))
+        if not small:
+            sizes = suite.u1.GYM if name == "full" else suite.u1.GYM[:1]
+            assert asked["u1"] == ((100, "rng", sizes), {"lock": "lock"})
+    assert found["quick"]["certified shares"] == ([], {})
+    rows = {study: [x.id for x in got] for study, (got, _) in found["full"].items()}
+    assert rows == {"R1, R3, regimes": ["R1", "R3", "R7"], "certified shares": ["U1"], "interactions": ["R5"], "messages": ["P3.2"],
+                    "sampled networks": ["S8"]}  # fmt: skip
+    drawn = []
+    for module, name in ((suite.figures, "scaling_figure"), (suite.regimes, "regime_figure"), (suite.r5, "interaction_figure"),
+                         (suite.u1, "certified_figure")):  # fmt: skip
+        monkeypatch.setattr(module, name, lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr(suite.regimes, "as_dict", lambda found: {"is": found})
+    for _, draws in found["full"].values():
+        for file, draw in draws.items():
+            draw(tmp_path / file)
+    assert drawn[0] == ("relay", "random", tmp_path / "scaling.png")
+    assert drawn[1] == ("map", tmp_path / "regimes.png")
+    assert drawn[2] == ("curves", tmp_path / "certified.png")
+    assert drawn[3] == ([1, 2], range(2), tmp_path / "interaction.png")
+    assert (tmp_path / "regimes.json").read_text() == '{"is": "map"}\n'
+
+
 def test_seeds_are_independent_and_reproducible(stub_reports, stub_suite):
     def draws(seed):
         found = {}
@@ -683,9 +767,15 @@ def test_settings_reach_the_suite(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(suite, "run", lambda *arguments: seen.append(arguments) or result())
     for flags, tier in (({"quick": True}, "quick"), ({"full": True}, "full"), ({}, "default")):
-        command.run(command.Settings(out=tmp_path, instances=7, seed=3, **flags))
+        command.run(command.Settings(out=tmp_path, instances=1, seed=3, **flags))
         assert seen[-1][0] is suite.TIERS[tier]
-        assert seen[-1][2:5] == (3, 7, tmp_path / ".progress")
+        assert seen[-1][2:5] == (3, 1, tmp_path / ".progress")
+    for wrong, message in (
+        ({"instances": 0}, "--instances: found 0"), ({"instances": 10**15}, "--instances: found 1000"), ({"seed": -1}, "--seed: found -1"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            command.run(command.Settings(out=tmp_path, **wrong))
+    assert len(seen) == 3
 
 
 def test_a_figure_that_fails_loses_nothing_else(tmp_path, monkeypatch, capsys):
@@ -707,7 +797,9 @@ def test_a_figure_that_fails_loses_nothing_else(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "b.png").read_text() == "drawn"
     assert (tmp_path / "copy.json").read_text() == (tmp_path / "ledger.json").read_text()
     assert sorted(x.name for x in tmp_path.iterdir()) == ["a.png", "b.png", "copy.json", "ledger.json", "ledger.md"]
-    assert f"{tmp_path}/b.png" in said.out
+    assert [line.strip() for line in said.out.splitlines()[-4:]] == [
+        str(tmp_path / name) for name in ("ledger.json", "copy.json", "ledger.md", "b.png")
+    ]
     assert f"{tmp_path}/a.png" not in said.out
     assert "1,234 stages, 60 more without rounding, in 61 s on cpu" in said.out
     monkeypatch.setattr(suite, "run", lambda *_: result(draws, violations=1))
@@ -762,6 +854,8 @@ def test_places_are_tried_before_the_work(tmp_path, monkeypatch, place, capsys):
         more = {"json": tmp_path / "f" / "g.json"}
     elif place == "ledger a folder":
         (out / "ledger.json").mkdir(parents=True)
+    elif place == "page a folder":
+        (out / "ledger.md").mkdir(parents=True)
     else:
         out.mkdir()
         (out / ".progress").write_text("x")
