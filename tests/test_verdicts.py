@@ -632,10 +632,11 @@ def test_studies_by_tier(monkeypatch, tmp_path):
             assert asked["u1"] == ((100, "rng", sizes), {"lock": "lock"})
     assert found["quick"]["certified shares"] == ([], {})
     rows = {study: [x.id for x in got] for study, (got, _) in found["full"].items()}
-    assert rows == {"R1, R3, regimes": ["R1", "R3", "R7"], "certified shares": ["U1"], "interactions": ["R5"], "messages": ["P3.2"],
-                    "sampled networks": ["S8"]}  # fmt: skip
+    assert rows == {"R1, R3, regimes": ["R1", "R3", "R7"], "certified shares": ["U1"], "interactions": ["R5"],
+                    "messages": ["P3.2"], "sampled networks": ["S8"]}  # fmt: skip
     drawn = []
-    for module, name in ((suite.figures, "scaling_figure"), (suite.regimes, "regime_figure"), (suite.r5, "interaction_figure"),
+    for module, name in ((suite.figures, "scaling_figure"), (suite.regimes, "regime_figure"),
+                         (suite.r5, "interaction_figure"),
                          (suite.u1, "certified_figure")):  # fmt: skip
         monkeypatch.setattr(module, name, lambda *arguments: drawn.append(arguments))
     monkeypatch.setattr(suite.regimes, "as_dict", lambda found: {"is": found})
@@ -771,7 +772,8 @@ def test_settings_reach_the_suite(tmp_path, monkeypatch):
         assert seen[-1][0] is suite.TIERS[tier]
         assert seen[-1][2:5] == (3, 1, tmp_path / ".progress")
     for wrong, message in (
-        ({"instances": 0}, "--instances: found 0"), ({"instances": 10**15}, "--instances: found 1000"), ({"seed": -1}, "--seed: found -1"),
+        ({"instances": 0}, "--instances: found 0"), ({"instances": 10**15}, "--instances: found 1000"),
+        ({"seed": -1}, "--seed: found -1"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
             command.run(command.Settings(out=tmp_path, **wrong))
