@@ -99,12 +99,13 @@ def test_workers_die_without_the_signal_of_the_kernel(tmp_path):
 
 @needs_proc
 @pytest.mark.parametrize(
-    ("then", "sent", "code"), [("time.sleep(100)", signal.SIGINT, -signal.SIGINT), ("raise ValueError", None, 1)]
+    ("then", "sent", "code"),
+    [("time.sleep(100)", signal.SIGINT, -signal.SIGINT), ("time.sleep(2); raise ValueError", None, 1)],
 )
 def test_workers_are_ended_by_an_exception(tmp_path, then, sent, code):
     """Ctrl-C and an error alike: the workers are gone at once, not when their work is done."""
     with started(tmp_path, LIGHT.format(then=then)) as (process, pids):
         if sent:
             process.send_signal(sent)
-        assert gone(pids, 5)
+        assert gone(pids, 10)
         assert process.wait(5) == code
