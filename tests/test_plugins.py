@@ -104,18 +104,91 @@ def test_plugin_file(tmp_path):
     assert loaded.all_claims[-1].statement == "|stale gap_i| ≤ penalty_x"
 
 
+HEAD = (
+    "import jax.numpy as jnp\nfrom teamtr_jax.bounds import Rung\nfrom teamtr_jax.claims import Check, Claim\n"
+    "from theory.families import Family, FAMILIES as BUILT_IN\n"
+    "def rung(name='mine', gap='fresh', forms=('discounted',), information='oracle', fn=lambda r: r.kl, id='x'):\n"
+    "    return Rung(id, name, gap, forms, information, fn)\n"
+    "def claim(check, id='own', **more):\n    return Claim(id, 'a statement', 'a test', check, **more)\n"
+)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "--plugin: found no file"),
+        (None, "mine.py: found no such file, expected a Python file"),
         ("x = 1\n", "--plugin: found .* without RUNGS, CLAIMS, FAMILIES"),
         ("RUNGS = [1]\n", "RUNGS: found int, expected Rung"),
         ("from theory.families import FAMILIES\n", "family: found corners twice"),
+        ("x = (\n", "--plugin: found .*mine.py, line 1: '\\(' was never closed, expected a Python file that runs"),
+        ("import nothing_like_it\n", "--plugin: found .*ModuleNotFoundError: No module named"),
+        ("raise SystemExit(0)\n", "--plugin: found .*which ends with SystemExit: 0"),
+        ("1 / 0\n", "--plugin: found .*which ends with ZeroDivisionError: division by zero"),
+        ("RUNGS = 7\n", "RUNGS: found int, expected a list of Rung"),
+        ("RUNGS = []\n", "--plugin: found .* with nothing in RUNGS, CLAIMS, FAMILIES, expected at least one record"),
+        (HEAD + "RUNGS = [rung(name='')]\n", "RUNGS: name: found '', expected a text"),
+        (HEAD + "RUNGS = [rung(name='a\\x1b[2J')]\n", r"RUNGS: name: found '"),
+        (HEAD + "RUNGS = [rung(gap='warm')]\n", "mine: gap: found 'warm', expected one of fresh, stale, cached, reused"),
+        (HEAD + "RUNGS = [rung(forms='discounted')]\n", "mine: forms: found 'discounted', expected a tuple of"),
+        (HEAD + "RUNGS = [rung(forms=('x',))]\n", "mine: forms: found 'x', expected one of"),
+        (HEAD + "RUNGS = [rung(information='mine')]\n", "mine: information: found 'mine', expected one of oracle, prior"),
+        (HEAD + "RUNGS = [rung(fn=3)]\n", "mine: fn: found int, expected a function"),
+        (HEAD + "RUNGS = [rung(), rung()]\n", "id: found mine twice, expected one of its own"),
+        (HEAD + "CLAIMS = [claim(None, id='S7')]\n", "S7: check: found NoneType, expected a function"),
+        (HEAD + "CLAIMS = [claim(lambda s, r: {}, id='S7')]\n", "id: found S7 twice"),
+        (HEAD + "CLAIMS = [Claim('own', 3, 'x', lambda s, r: {})]\n", "own: statement: found 3, expected a text"),
+        (HEAD + "FAMILIES = [Family('mine', '', -1.0, print)]\n", "mine: share: found -1.0, expected a positive number"),
+        (HEAD + "FAMILIES = [Family('mine', '', float('nan'), print)]\n", "mine: share: found nan, expected a positive number"),
+        (HEAD + "FAMILIES = [Family('mine', '', 1.0, print, (), 0)]\n", "mine: chunk: found 0, expected None or an integer"),
+        (HEAD + "FAMILIES = [Family('mine', '', 1.0, print, (3,))]\n", "mine: without: found .*, expected ids of claims"),
+        (HEAD + "FAMILIES = [Family('mine', '', 1.0, lambda rng, n: n)]\n", "mine: found int, expected a Stage"),
+        (HEAD + "FAMILIES = [Family('mine', '', 1.0, lambda rng, n: 1 / 0)]\n", "mine: found ZeroDivisionError: "),
+        (HEAD + "FAMILIES = [Family('mine', '', 1.0, lambda rng, n: BUILT_IN[5].make(rng, n + 1))]\n", "mine: found first axes"),
     ],
-)
+)  # fmt: skip
 def test_bad_plugin_files(tmp_path, text, message):
+    """Refused before anything is evaluated: the file, what is in it, what families make."""
     path = tmp_path / "mine.py"
     if text is not None:
         path.write_text(text)
     with pytest.raises(InputError, match=message):
         plugins.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("RUNGS = [rung(fn=lambda r: r.kl * jnp.nan)]\n", "RUNGS: mine: found NaN, expected a bound, which may be infinite"),
+        ("RUNGS = [rung(fn=lambda r: r.kl.sum())]\n", r"mine: found float64\[\], expected float64\[3\], a number for each of 3"),
+        ("RUNGS = [rung(fn=lambda r: r.kl[:2])]\n", r"mine: found float64\[2\], expected float64\[3\]"),
+        ("RUNGS = [rung(fn=lambda r: r.kl.astype('float32'))]\n", r"mine: found float32\[3\], expected float64\[3\]"),
+        ("RUNGS = [rung(fn=lambda r: r.nothing)]\n", "mine: found AttributeError: .*nothing.*, expected a function of a report"),
+        ("RUNGS = [rung(fn=lambda r: (r.kl, r.kl))]\n", "mine: found tuple, expected float64"),
+        ("RUNGS = [rung(), rung('bad', fn=lambda r: r.kl + jnp.nan)]\n", "RUNGS: bad: found NaN"),
+        ("CLAIMS = [claim(lambda s, r: r.kl)]\n", "CLAIMS: own: found .*, expected a dict of named checks"),
+        ("CLAIMS = [claim(lambda s, r: {'a': Check(r.kl, r.kl, r.kl * jnp.nan)})]\n", "own: a budget: found NaN"),
+        ("CLAIMS = [claim(lambda s, r: {'a': Check(r.kl[:2], r.kl, r.kl)})]\n", "own: a: found ValueError: .*, expected sides"),
+        ("CLAIMS = [claim(lambda s, r: 1 / 0)]\n", "CLAIMS: own: found ZeroDivisionError"),
+    ],
+)  # fmt: skip
+def test_functions_of_a_plugin_are_tried(tmp_path, text, message):
+    """On a few stages, before the work: what fails or is not what it should be is refused by name."""
+    path = tmp_path / "mine.py"
+    path.write_text(HEAD + text)
+    with pytest.raises(InputError, match=message):
+        plugins.load(path)
+
+
+def test_an_infinite_bound_is_one(tmp_path):
+    """And a file is known by its bytes: progress made with another one is not read."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        HEAD
+        + "RUNGS = [rung(fn=lambda r: r.kl + jnp.inf)]\nCLAIMS = (claim(lambda s, r: {'': Check(r.kl, r.kl, 0 * r.tv)}),)\n"
+    )
+    loaded = plugins.load(path)
+    assert [claim.id for claim in loaded.all_claims[-2:]] == ["own", "mine"]
+    path.write_text(path.read_text() + "\n")
+    again = plugins.load(path)
+    assert len(loaded.source) == 64
+    assert again.source != loaded.source

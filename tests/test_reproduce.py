@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from experiments.llm.measure import converse
-from experiments.reproduce import runs
+from experiments.reproduce import records, runs
 from experiments.reproduce.__main__ import QUESTIONS, main
 from experiments.reproduce.question import Finding, Question, Settings
 from experiments.reproduce.questions.replacement import Swap
@@ -217,7 +217,7 @@ def test_runs_are_made_once(tmp_path, monkeypatch, short):
     assert made(settings, jobs) == first
     assert asked == [[[0], [1]]]
     path = tmp_path / "runs" / jobs[0].place
-    path.write_text(json.dumps({**first[0], "job": {**first[0]["job"], "stages": 9}}))
+    records.write(path, {**first[0], "job": {**first[0]["job"], "stages": 9}})
     made(settings, jobs)
     assert asked == [[[0], [1]], [[0]]]
     assert sum(settings.spent.values()) == pytest.approx(sum(x["seconds"] for x in made(settings, jobs)))
@@ -261,6 +261,85 @@ def test_workers_keep_what_is_done(tmp_path, monkeypatch):
     assert [x["values"] for x in found] == [[0], [1], [2]]
     assert all(x["cores"] == 1 and x["process"] != os.getpid() for x in found)
     assert all((tmp_path / "runs" / name).stat().st_mtime_ns == time for name, time in before.items())
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """One run that was made, and how many are made from now on."""
+    count = []
+
+    def all_of(settings, groups, folder):
+        for group in groups:
+            count.append(len(group))
+            runs._work(group, folder)
+
+    monkeypatch.setattr(runs, "_all", all_of)
+    settings, job = Settings(out=tmp_path), Stub(0, "")
+    made(settings, [job])
+    count.clear()
+    return settings, job, tmp_path / "runs" / job.place, count
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other type", "seal", "folder", "unsealed"])
+def test_a_damaged_run_is_refused_by_name(kept, damage):
+    """And left as it is; nothing is made."""
+    settings, job, path, count = kept
+    data = path.read_bytes()
+    bad = {
+        "flip": data.replace(b'"values": [\n  0', b'"values": [\n  1'), "cut": data[:40], "empty": b"", "other type": b"[1]\n",
+        "seal": data.replace(b"sha256", b"rha256"), "folder": None, "unsealed": data[: data.rindex(b', "sha256')] + b"}",
+    }[damage]  # fmt: skip
+    if bad is None:
+        path.unlink()
+        path.mkdir()
+    else:
+        assert bad != data
+        path.write_bytes(bad)
+    with pytest.raises(InputError, match=r"0\.json: found (a damaged file|a folder).*, expected the result of a run"):
+        made(settings, [job])
+    assert not count
+    assert bad is None or path.read_bytes() == bad
+
+
+@pytest.mark.parametrize("older", ["first schema", "another schema", "another job", "none"])
+def test_runs_of_another_kind_are_made_again(kept, older):
+    """Of the schema before, which had no digest; of another one; of another job at this place; and then no more."""
+    settings, job, path, count = kept
+    content = records.read(path, "")
+    assert content["schema"] == runs.SCHEMA == 2
+    assert content["job"] == {"seed": 0, "stop": "", "task": "stub"}
+    if older == "first schema":
+        path.write_text(json.dumps({"job": content["job"], "seconds": 1.0, "values": [9]}))
+    elif older == "another schema":
+        records.write(path, content | {"schema": 1, "values": [9]})
+    elif older == "another job":
+        records.write(path, content | {"job": {"seed": 1}, "values": [9]})
+    again = [made(settings, [job])[0]["values"] for _ in range(2)]
+    assert again == [[0], [0]]
+    assert count == ([] if older == "none" else [1])
+
+
+def test_a_name_decides_nothing():
+    """Two questions that call the same way differently share its runs; everything else is asked for."""
+    other = replace(SHORT, way=replace(SHORT.way, name="full"))
+    assert runs._asked(other) == runs._asked(SHORT)
+    assert other.place == SHORT.place
+    assert runs._asked(SHORT)["way"]["method"] == "teamtr"
+    assert runs._asked(replace(SHORT, group=4)) != runs._asked(SHORT)
+    assert runs._asked(Swap(SHORT, 2)) == {"run": runs._asked(SHORT), "after": 2, "radius": 0.05}
+
+
+def test_jobs_are_grouped_by_task_and_seed(tmp_path, monkeypatch):
+    """Runs of the single agent apart: another network."""
+    asked = []
+    monkeypatch.setattr(runs, "_all", lambda settings, groups, folder: asked.extend(groups))
+    monkeypatch.setattr(runs, "_kept", lambda job, folder: {"seconds": 2.5} if asked else None)
+    lone = replace(SHORT, way=Way("single", "lone"))
+    jobs = [replace(SHORT, seed=1), lone, SHORT, replace(SHORT, stages=5), replace(SHORT, task="chain")]
+    settings = Settings(out=tmp_path)
+    made(settings, jobs)
+    assert asked == [[jobs[4]], [jobs[2], jobs[3]], [jobs[0]], [lone]]
+    assert sum(settings.spent.values()) == 5 * 2.5
 
 
 def test_places_differ():
@@ -360,9 +439,7 @@ def test_report_is_built_from_data_alone(tmp_path):
     }
     (tmp_path / "data").mkdir()
     for q in questions:
-        (tmp_path / "data" / f"{q.slug}.json").write_text(
-            json.dumps({"about": about, "data": {"x": 7.5, "seeds": [0, 1]}})
-        )
+        records.write(tmp_path / "data" / f"{q.slug}.json", {"about": about, "data": {"x": 7.5, "seeds": [0, 1]}})
     markdown, page, rows, *_ = build(tmp_path, [*questions, question("Fig 7", "agrees")])
     text = markdown.read_text()
     heads = ("What does not reproduce", "What stays open", "What agrees", "Fig 9", "Fig 8", "Tab 1")
@@ -391,8 +468,12 @@ def test_the_committed_report_is_that_of_its_data(tmp_path):
     shutil.copytree(home / "data", tmp_path / "data")
     assert {path.stem for path in (home / "data").iterdir()} == {q.slug for q in QUESTIONS}
     build(tmp_path, QUESTIONS)
-    for name in ("report.md", "reproduction.json"):
-        assert (tmp_path / name).read_text() == (home / name).read_text()
+    assert (tmp_path / "report.md").read_text() == (home / "report.md").read_text()
+    found, kept = (json.loads((place / "reproduction.json").read_text())["rows"] for place in (tmp_path, home))
+    for one, same in zip(found, kept, strict=True):  # the last digits of a fit are those of a machine
+        low_high, theirs = one.pop("interval"), same.pop("interval")
+        assert one == same
+        assert low_high is theirs is None or low_high == pytest.approx(theirs, rel=1e-12, abs=1e-12)
     assert {path.name for path in (home / "figures").iterdir()} == {
         path.name for path in (tmp_path / "figures").iterdir()
     }
@@ -405,7 +486,7 @@ def test_the_committed_report_is_that_of_its_data(tmp_path):
     ("arguments", "message"),
     [
         (["run", "--only", "Tab 99"], "only: found 'Tab 99', expected Fig 2"),
-        (["run", "--seeds", "4"], "seeds: found 4, expected at least 5, or --quick"),
+        (["run", "--seeds", "4"], "seeds: found 4, expected at least 5, or --quick, and at most 500"),
         (["report", "nowhere"], "out: found no nowhere/data, expected a folder that `run` wrote"),
     ],
 )
@@ -414,10 +495,168 @@ def test_bad_input(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "501"], "seeds: found 501, expected at least 5, or --quick, and at most 500"),
+        (["--seeds", "-1"], "seeds: found -1, expected at least 5"),
+        (["--quick", "--seeds", "20"], "seeds: found 20, expected none beside --quick, which has two"),
+    ],
+)
+def test_settings_out_of_range(tmp_path, arguments, message, capsys):
+    assert main(["run", *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"experiments.reproduce: error: {message}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "place", ["out", "out/data", "out/figures", "out/runs", "out/report.md", "out/reproduction.json", "device"]
+)
+def test_places_are_tried_before_the_work(tmp_path, monkeypatch, place, capsys):
+    monkeypatch.setattr("experiments.reproduce.__main__.QUESTIONS", [question("Tab 1", "agrees")])
+    out = tmp_path / "out"
+    if place == "device":
+        out.symlink_to("/dev/null")
+    elif "." in place:
+        (tmp_path / place).mkdir(parents=True)
+    else:
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text("x")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["run", "--out", str(out)]) == 2
+    assert capsys.readouterr().err.startswith("experiments.reproduce: error: out: found ")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def one_question(folder, name="Tab 1", **about):
+    """A question with its data."""
+    about = {
+        "seeds": 5,
+        "quick": False,
+        "seconds": 7200.0,
+        "versions": {"jax": "9"},
+        "machine": "m",
+        "date": "d",
+    } | about
+    q = question(name, "agrees")
+    tuning = [{"way": "w", "rates": [0.1, 0.2], "ends": [[0.5, 0.25], [0.75, 0.5]], "chosen": 0.2, "seeds": [7, 8]},
+              {"way": "v", "rates": [0.1], "ends": [[0.125, 0.125]], "chosen": 0.1, "seeds": [7, 8]}]  # fmt: skip
+    records.write(
+        folder / "data" / f"{q.slug}.json", {"about": about, "data": {"x": 7.5, "seeds": [0, 1], "tuning": tuning}}
+    )
+    return q
+
+
+def test_a_section_of_the_report(tmp_path):
+    """Protocol, table, verdict, what was tried for the rates, and how it was made."""
+    q = replace(one_question(tmp_path), paper="The paper: 3.", why="Because.")
+    build(tmp_path, [q])
+    text = (tmp_path / "report.md").read_text()
+    section = text[text.index("## Tab 1: Tab 1?") :]
+    made = (
+        "Mean and 95 % t interval over seeds 0, 1, paired where a difference is shown. `python -m experiments.reproduce run "
+        "--only 'Tab 1' --seeds 5`; 7200 s of runs, each on one core of m; jax 9; d."
+    )
+    parts = [
+        "## Tab 1: Tab 1?", "One way.", "![Tab 1: ours in colour, the paper's in grey where it gives numbers](figures/tab-1.png)",
+        "| a | b |\n| --- | --- |\n| x\\|y | 7.5 |", "The paper: 3.",
+        "| question | ours | the paper's | verdict |\n| --- | --- | --- | --- |\n| Is it so? | 1.25 | 9.75 | **agrees** |",
+        "Because.", "*Where the toy cannot speak:* None.",
+        "Tuning: value at the end, %, mean over seeds 7, 8, for each learning rate.",
+        "|  |  |  | chosen |\n| --- | --- | --- | --- |\n| w | 0.1: 37.5 | 0.2: 62.5 | 0.2 |\n| v | 0.1: 12.5 |  | 0.1 |",
+        made,
+    ]  # fmt: skip
+    assert section == "\n\n".join(parts) + "\n"
+    assert (
+        "1 comparisons: 0 disagree, 0 are open, 1 agree, 0 are not in the paper. The runs of all questions take 2.0 hours"
+        in text
+    )
+    assert "A quick run" not in text
+    build(tmp_path, [one_question(tmp_path, quick=True, seeds=2)])
+    text = (tmp_path / "report.md").read_text()
+    assert "**A quick run: smaller teams" in text
+    assert "--only 'Tab 1' --seeds 2 --quick`" in text
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "list", "unsealed"])
+def test_damaged_data_are_refused_by_name(tmp_path, damage, capsys):
+    """Before anything is written."""
+    one_question(tmp_path, "Fig 2")
+    path = tmp_path / "data" / "fig-2.json"
+    data = path.read_bytes()
+    bad = {
+        "flip": data.replace(b"7.5", b"7.6"),
+        "cut": data[:-20],
+        "list": b"[]",
+        "unsealed": data[: data.rindex(b', "sha')] + b"}",
+    }
+    path.write_bytes(bad[damage])
+    assert main(["report", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"experiments.reproduce: error: {path}: found a damaged file (")
+    assert said.endswith("), expected data that `run` wrote\n")
+    assert [x.name for x in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_figure_that_fails_loses_nothing_else(tmp_path, monkeypatch, capsys):
+    """The others are drawn, the old one stays, the text and the numbers are there; exit code 3."""
+    bad, good = one_question(tmp_path), one_question(tmp_path, "Tab 2")
+
+    def fails(data, path):
+        assert (tmp_path / "reproduction.json").exists()
+        assert (tmp_path / "report.md").exists()
+        path.write_text("half")
+        raise ValueError("no ticks")
+
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "tab-1.png").write_bytes(b"old")
+    monkeypatch.setattr("experiments.reproduce.__main__.QUESTIONS", [replace(bad, draw=fails), good])
+    assert main(["report", str(tmp_path)]) == 3
+    assert capsys.readouterr().err == "experiments.reproduce: error: the figure of Tab 1: ValueError: no ticks\n"
+    assert (tmp_path / "figures" / "tab-1.png").read_bytes() == b"old"
+    assert (tmp_path / "figures" / "tab-2.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(x.name for x in (tmp_path / "figures").iterdir()) == ["tab-1.png", "tab-2.png"]
+    assert (tmp_path / "report.html").read_text().count("data:image/png;base64,") == 2
+
+
+def test_a_run_writes_the_data_of_each_question_at_once(tmp_path, monkeypatch):
+    """One that fails does not take the data of those before it, whose seconds are those of their own runs."""
+
+    def collect(settings):
+        settings.spent[Path("a")] = 2.0
+        settings.spent[Path("b")] = 3.5
+        return {"x": 1, "seeds": [0]}
+
+    def fails(settings):
+        assert not settings.spent
+        raise ArithmeticError("no number")
+
+    first, second = (replace(question(name, "agrees"), collect=f) for name, f in (("Tab 1", collect), ("Tab 2", fails)))
+    monkeypatch.setattr("experiments.reproduce.__main__.QUESTIONS", [first, second])
+    assert main(["run", "--out", str(tmp_path), "--seeds", "6"]) == 3
+    (path,) = (tmp_path / "data").iterdir()
+    kept = records.read(path, "")
+    assert (kept["data"], kept["about"]["seconds"], kept["about"]["seeds"]) == ({"x": 1, "seeds": [0]}, 5.5, 6)
+    assert main(["run", "--out", str(tmp_path), "--only", "Tab 1"]) == 0
+    assert "Without data so far: Tab 2." in (tmp_path / "report.md").read_text()
+
+
+def test_numbers_that_are_none_are_not_written(tmp_path):
+    with pytest.raises(ArithmeticError, match="x: not a number"):
+        records.write(tmp_path / "a.json", {"x": math.nan})
+    assert not list(tmp_path.iterdir())
+
+
 def test_questions_have_names_of_their_own():
     assert len({q.slug for q in QUESTIONS}) == len(QUESTIONS)
     quick = Settings(quick=True)
     assert (quick.seeds, quick.at(9, 3), quick.rates((1, 2, 3)), quick.tuning((7, 8))) == (2, 3, (2, 3), (7,))
+    assert (quick.out, Settings(quick=True, out=Path("x")).out) == (Path("results/reproduce-quick"), Path("x"))
+    full = Settings(seeds=6)
+    assert (full.at(9, 3), full.rates((1, 2, 3)), full.tuning((7, 8))) == (9, (1, 2, 3), (7, 8))
+    assert (full.own_seeds, full.few_seeds, full.out) == (range(6), range(5), Path("results/reproduce"))
+    assert (Settings(seeds=5).seeds, Settings(seeds=500).seeds, Settings().seeds) == (5, 500, 10)
+    assert [q.slug for q in QUESTIONS[2:4]] == ["tab-2b-9", "fig-3"]
 
 
 @pytest.mark.slow

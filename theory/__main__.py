@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
 import tyro
 from rich.console import Console
+
+from teamtr_jax.validation import InputError, shown, whole_number
+
+if TYPE_CHECKING:
+    from theory.run import Result
+
+PROGRESS = ".progress"
 
 
 @dataclass(frozen=True)
@@ -26,50 +37,122 @@ class Settings:
     out: Path = Path("results/theory")
     """Where the ledger and the figures go."""
     instances: int | None = None
-    """Random stages in all, instead of the tier's 5,000, 100,000 or 1,000,000."""
+    """Random stages in all, instead of the tier's 5,000, 100,000 or 1,000,000; at least 200 of every family."""
     seed: int = 0
     plugin: Path | None = None
     """A Python file with RUNGS, CLAIMS or FAMILIES of your own, audited beside what is built in."""
 
 
-def run(settings: Settings) -> int:
-    """Run one tier, write and print what it found. Exit code 1: some claim is violated."""
+def _places(settings: Settings, keep: bool) -> None:
+    """Try what will be written, before the work.
+
+    Raises:
+      InputError: names the option and the place.
+    """
+    from teamtr_jax.files import output_file, output_folder
+
+    out = output_folder("--out", settings.out)
+    if out.is_dir():
+        for name in ("ledger.json", "ledger.md"):
+            output_file("--out", out / name)
+        if keep:
+            output_folder("--out", out / PROGRESS)
+    if settings.json is not None and (out.is_dir() or settings.json.resolve().parent != out):
+        output_file("--json", settings.json)
+
+
+def _draw(draw: Callable[[Path], Any], path: Path) -> None:
+    """The file that `draw` makes, whole or not at all."""
+    from teamtr_jax.files import replacing
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        draw(Path(folder) / path.name)
+        with replacing(path) as temporary:
+            shutil.copyfile(Path(folder) / path.name, temporary)
+
+
+def write(result: Result, out: Path, copy: Path | None, console: Console) -> list[str]:
+    """Write the ledger, print it, then write and draw all else; one that fails takes nothing else with it.
+
+    Args:
+      copy: where the ledger goes too.
+
+    Returns:
+      What failed, a line each. Where no file could hold the ledger, it was printed as JSON.
+    """
+    from teamtr_jax.files import reason, replacing
     from theory import ledger
+    from theory.run import ROOT
+
+    rows, about = result.rows, result.about
+    failed: list[str] = []
+
+    def tried(name: str, do: Callable[[], object]) -> bool:
+        try:
+            do()
+        except (Exception, SystemExit) as error:  # rich exits where nobody reads
+            failed.append(
+                str(error) if isinstance(error, InputError) else f"{name}: {type(error).__name__}: {reason(error)}"
+            )
+            return False
+        return True
+
+    def page(path: Path) -> None:
+        root = os.path.relpath(ROOT, Path(os.path.realpath(path)).parent)
+        with replacing(path) as temporary:
+            temporary.write_text(ledger.markdown(rows, about, f"{root}/"))
+
+    tried(str(out), lambda: out.mkdir(parents=True, exist_ok=True))
+    paths = []
+    for path in filter(None, (out / "ledger.json", copy)):
+        if tried(str(path), lambda path=path: ledger.write_json(rows, path, about)):
+            paths.append(path)
+    tried("terminal", lambda: console.print(ledger.terminal(rows, console.width)))
+    if not paths:
+        tried("terminal", lambda: print(ledger.as_json(rows, about), flush=True))
+    if tried("ledger.md", lambda: page(out / "ledger.md")):
+        paths.append(out / "ledger.md")
+    for file, draw in result.draws.items():
+        if tried(file, lambda file=file, draw=draw: _draw(draw, out / file)):
+            paths.append(out / file)
+
+    def say() -> None:
+        console.print("What was held fixed, ranges of fits and where extremes were found: the notes in ledger.md.")
+        console.print(
+            f"{about['instances']:,} stages, {about['exact']:,} more without rounding, in {about['seconds']:.0f} s "
+            f"on {about['device']}"
+        )
+        for path in paths:
+            console.print(f"  {path}", highlight=False, soft_wrap=True)
+
+    tried("terminal", say)
+    return failed
+
+
+def run(settings: Settings) -> int:
+    """Run one tier, write and print what it found. Exit code 1: some claim is violated; 3: not all could be written."""
     from theory import run as suite
     from theory.plugins import Plugins, load
 
-    console = Console() if sys.stdout.isatty() else Console(width=190)
+    whole_number("--seed", settings.seed, 0)
+    if settings.instances is not None:
+        whole_number("--instances", settings.instances, 1, suite.MOST)
+    tier = suite.TIERS["quick" if settings.quick else "full" if settings.full else "default"]
+    _places(settings, tier.keep)
     plugins = load(settings.plugin) if settings.plugin else Plugins()
-    name = "quick" if settings.quick else "full" if settings.full else "default"
-    folder = settings.out / ".progress"
-    result = suite.run(suite.TIERS[name], plugins, settings.seed, settings.instances, folder, console)
-    rows, about = result.rows, result.about
-    console.print(ledger.terminal(rows, console.width))
-    paths = [draw(settings.out / file) for file, draw in result.draws.items()]
-    for path in filter(None, (settings.out / "ledger.json", settings.json)):
-        ledger.write_json(rows, path, about)
-        paths.append(path)
-    table = settings.out / "ledger.md"
-    table.write_text(ledger.markdown(rows, about, f"{os.path.relpath(suite.ROOT, settings.out.resolve())}/"))
-    console.print("What was held fixed, ranges of fits and where extremes were found: the notes in ledger.md.")
-    console.print(
-        f"{about['instances']:,} stages, {about['exact']:,} more without rounding, in {about['seconds']:.0f} s "
-        f"on {about['device']}"
-    )
-    for path in [*paths, table]:
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
-    return int(any(row.violations + row.exact_violations for row in rows))
+    console = Console() if sys.stdout.isatty() else Console(width=190)
+    result = suite.run(tier, plugins, settings.seed, settings.instances, settings.out / PROGRESS, console)
+    failed = write(result, settings.out, settings.json, console)
+    for line in failed:
+        print(f"theory: error: {shown(line)}", file=sys.stderr)
+    return 1 if any(row.violations + row.exact_violations for row in result.rows) else 3 if failed else 0
 
 
 def main() -> None:
-    """Exit code 1 if a claim is violated, 2 on bad input, 130 if interrupted."""
+    """Exit code 1 if a claim is violated, 2 on bad input, 3 if a number or a file could not be made, 130 if interrupted."""
     jax.config.update("jax_enable_x64", True)
-    from teamtr_jax.validation import InputError
-
     settings = tyro.cli(Settings, prog="python -m theory")
     try:
-        if settings.instances is not None and settings.instances < 1:
-            raise InputError("--instances", settings.instances, "at least 1")
         if settings.quick and settings.full:
             raise InputError("--quick, --full", "both", "at most one of them")
         code = run(settings)
@@ -80,6 +163,9 @@ def main() -> None:
         kept = "the same command goes on where it was" if settings.full else "nothing was written"
         print(f"theory: interrupted; {kept}", file=sys.stderr)
         code = 130
+    except Exception:
+        traceback.print_exc()
+        code = 3
     sys.exit(code)
 
 

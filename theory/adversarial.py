@@ -12,8 +12,8 @@ What is reported is `|gap|/penalty` of `stage_report` on the final arrays, less 
 
 from __future__ import annotations
 
-import json
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -34,11 +34,12 @@ from numpy.typing import NDArray
 
 from teamtr_jax.bounds import DEFAULT, Rung, ladder
 from teamtr_jax.dynamics import Dense, Layered
+from teamtr_jax.files import output_file, output_folder, read_json, regular_file, replacing, seal
 from teamtr_jax.records import dump
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.teams import read_stage, write_stage
 from teamtr_jax.types import Stage, StageReport, Team
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, whole_number
 from theory.exact import PRECISION, exact_checks
 from theory.families import take
 
@@ -51,6 +52,7 @@ __all__ = [
     "Shape",
     "judge_stages",
     "load",
+    "read_index",
     "recheck",
     "run",
     "save",
@@ -576,13 +578,35 @@ def save(stage: Stage, path: str | Path) -> None:
         "current": policy(stage.current), "target": policy(stage.target),
     }  # fmt: skip
     tables |= {"active": timed(team.active)} if team.active is not None else {"factors": team.factors}
-    np.savez_compressed(path, **{name: np.asarray(x) for name, x in tables.items()})  # pyright: ignore[reportArgumentType]
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **{name: np.asarray(x) for name, x in tables.items()})  # pyright: ignore[reportArgumentType]
+
+
+def read_index(folder: Path = INSTANCES) -> dict[str, Any]:
+    """`index.json`: the saved instances, and the tightest ratio of every rung, shape, n and γ.
+
+    Raises:
+      InputError: no such file, or one that was changed or cut since.
+    """
+    return read_json(folder / "index.json", "an index that `python -m theory.adversarial --save` wrote", sealed=True)
 
 
 def load(folder: Path = INSTANCES) -> list[dict[str, Any]]:
-    """The index of the saved instances, each entry with its `stage` read back."""
-    index = json.loads((folder / "index.json").read_text())
-    return [entry | {"stage": read_stage(folder / entry["file"])} for entry in index["instances"]]
+    """The index of the saved instances, each entry with its `stage` read back.
+
+    Raises:
+      InputError: names the file that is damaged.
+    """
+
+    def stage(file: str) -> Stage:
+        try:
+            return read_stage(regular_file(folder / file, "a stage of the index"))
+        except InputError as error:
+            if error.name == str(folder / file):
+                raise
+            raise InputError(f"{folder / file}: {error.name}", error.found, error.expected) from error
+
+    return [entry | {"stage": stage(entry["file"])} for entry in read_index(folder)["instances"]]
 
 
 def _ratio(record: Record) -> dict[str, Any]:
@@ -676,7 +700,7 @@ def write(records: Sequence[Record], folder: Path = INSTANCES) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "index.json"
-    old = json.loads(path.read_text()) if path.exists() else {"instances": [], "ratios": []}
+    old = read_index(folder) if path.exists() else {"instances": [], "ratios": []}
 
     def beats(new: Record, known: dict[str, Any] | None) -> bool:
         return known is None or new.sure > known["ratio"] - known["slack"]
@@ -702,7 +726,9 @@ def write(records: Sequence[Record], folder: Path = INSTANCES) -> list[Path]:
     def lines(rows: dict[Any, dict[str, Any]]) -> str:
         return ",\n".join(f"  {dump(rows[key])}" for key in sorted(rows))
 
-    path.write_text(f'{{"schema": 1, "instances": [\n{lines(instances)}\n], "ratios": [\n{lines(ratios)}\n]}}\n')
+    text = f'{{"schema": 1, "instances": [\n{lines(instances)}\n], "ratios": [\n{lines(ratios)}\n]}}'
+    with replacing(path) as temporary:
+        temporary.write_bytes(seal(text))
     return written
 
 
@@ -732,20 +758,18 @@ def _named(flag: str, name: str | None, known: Sequence[Named]) -> list[Named]:
     return chosen
 
 
-def main() -> None:
-    """Exit code 1 if a rung is violated, 2 on bad input."""
+def _run(settings: Settings) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    jax.config.update("jax_enable_x64", True)
-    settings = tyro.cli(Settings, prog="python -m theory.adversarial")
+    whole_number("--seed", settings.seed, 0)
+    rungs = _named("--rung", settings.rung, DEFAULT)
+    shapes = None if settings.shape is None else _named("--shape", settings.shape, SHAPES)
+    if settings.save and output_folder("--out", settings.out).is_dir():
+        output_file("--out", settings.out / "index.json")
+        if (settings.out / "index.json").exists():
+            read_index(settings.out)
     console = Console() if sys.stdout.isatty() else Console(width=140)
-    try:
-        rungs = _named("--rung", settings.rung, DEFAULT)
-        shapes = None if settings.shape is None else _named("--shape", settings.shape, SHAPES)
-    except InputError as error:
-        print(f"theory.adversarial: error: {error}", file=sys.stderr)
-        sys.exit(2)
     columns = (TextColumn("{task.description:<18}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         bars: dict[str, Any] = {}
@@ -762,10 +786,33 @@ def main() -> None:
             console.print(
                 f"VIOLATED: {record.rung}, {record.shape}, n = {record.agents}, γ = {record.gamma}", style="bold red"
             )
+    failed = False
     if settings.save:
-        for path in write(records, settings.out):
+        try:
+            written = write(records, settings.out)
+        except (InputError, OSError) as error:
+            print(f"theory.adversarial: error: {error}", file=sys.stderr)
+            written, failed = [], True
+        for path in written:
             console.print(f"  {path}", highlight=False, soft_wrap=True)
-    sys.exit(int(any(record.violated for record in records)))
+    return 1 if any(record.violated for record in records) else 3 if failed else 0
+
+
+def main() -> None:
+    """Exit code 1 if a rung is violated, 2 on bad input, 3 if a number or a file could not be made, 130 if interrupted."""
+    jax.config.update("jax_enable_x64", True)
+    settings = tyro.cli(Settings, prog="python -m theory.adversarial")
+    try:
+        code = _run(settings)
+    except InputError as error:
+        print(f"theory.adversarial: error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    except Exception:
+        traceback.print_exc()
+        code = 3
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ import numpy as np
 from jax import Array
 
 from teamtr_jax.claims import STAGE_CLAIMS, Claim, judge
+from teamtr_jax.files import output_folder, read_json, replacing, seal
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage
 from theory.exact import exact_checks
@@ -72,24 +74,36 @@ class Journal(NamedTuple):
     folder: Path
     fingerprint: str  #: of the settings and of the code; what was written under another one is not read
 
+    def _path(self, family: str) -> Path:
+        return self.folder / f"{quote(family, safe=' ')}.json"
+
     def read(self, family: str) -> tuple[int, Tallies, Any] | None:
-        path = self.folder / f"{family}.json"
+        """Stages done, their tallies and the state of the generator after them; none if nothing was written.
+
+        Raises:
+          InputError: a file that was changed or cut since.
+        """
+        path = self._path(family)
         if not path.exists():
             return None
-        kept = json.loads(path.read_text())
+        kept = read_json(path, "what an interrupted run wrote (delete it to start again)", sealed=True)
         if kept["fingerprint"] != self.fingerprint:
             return None
         return kept["done"], {(id_, name): Tally(*tally) for id_, name, tally in kept["tallies"]}, kept["generator"]
 
     def write(self, family: str, done: int, tallies: Tallies, generator: Any) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Replace what was written.
+
+        Raises:
+          InputError: a place that cannot be written.
+        """
         record = {
             "fingerprint": self.fingerprint, "done": done, "generator": generator,
             "tallies": [[*key, list(tally)] for key, tally in tallies.items()],
         }  # fmt: skip
-        temporary = self.folder / f".{family}.part"
-        temporary.write_text(json.dumps(record))  # read only by this program: Infinity is kept as such
-        temporary.replace(self.folder / f"{family}.json")
+        output_folder(str(self.folder), self.folder).mkdir(parents=True, exist_ok=True)
+        with replacing(self._path(family)) as temporary:
+            temporary.write_bytes(seal(json.dumps(record)))  # read only by this program: Infinity is kept as such
 
 
 def fingerprint(*settings: object) -> str:
@@ -119,7 +133,7 @@ def _stage_verdicts(claims: Sequence[Claim], identities: set[tuple[str, str]]):
                 v = judge(check)
                 if check.scale is not None:
                     identities.add((claim.id, name))
-                slack = v.slack.min()
+                slack = jnp.where(jnp.isnan(v.slack), jnp.inf, v.slack).min()  # what is no number would catch nothing
                 log_slack = -jnp.log1p(-jnp.minimum(slack, 1 - 1e-12))
                 powers = {} if form == "episodic" else {
                     "gamma_power": jnp.where(gamma > 0, log_slack / jnp.where(gamma > 0, -jnp.log(gamma), 1.0), jnp.inf),
@@ -128,7 +142,7 @@ def _stage_verdicts(claims: Sequence[Claim], identities: set[tuple[str, str]]):
                 out[claim.id, name] = {
                     "checks": jnp.asarray(v.violated.size), "violated": v.violated.sum(), "trivial": v.trivial.sum(),
                     "open": v.inconclusive.ravel(),
-                    "ratio": v.ratio.max(), "slack": slack, **powers,
+                    "ratio": jnp.where(jnp.isnan(v.ratio), jnp.inf, v.ratio).max(), "slack": slack, **powers,
                 }  # fmt: skip
         return out
 

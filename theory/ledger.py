@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 from rich.table import Table
 
+from teamtr_jax.files import replacing
 from teamtr_jax.records import LEDGER_SCHEMA, dump
 
-__all__ = ["Row", "merged", "write_json", "terminal", "markdown", "page_of"]
+__all__ = ["Row", "merged", "as_json", "write_json", "terminal", "markdown", "page_of"]
 
 SHARED = {"R6": "rates", "R7": "regimes"}
 """Pages that are not named like the ids on them."""
@@ -79,14 +81,32 @@ def merged(rows: Sequence[Row]) -> list[Row]:
     return list(out.values())
 
 
+NUMBERS = ("tightest", "detects", "exponent", "searched")
+
+
+def as_json(rows: Sequence[Row], settings: dict[str, Any]) -> str:
+    """The ledger as one line of strict JSON. A number that is none is null, and the note says so: nothing else is lost by it."""
+
+    def claim(row: Row) -> dict[str, Any]:
+        lost = [name for name in NUMBERS if (x := getattr(row, name)) is not None and math.isnan(x)]
+        lost += ["interval"] * (row.interval is not None and any(map(math.isnan, row.interval)))
+        lost += ["detects_exponents"] * any(map(math.isnan, row.detects_exponents.values()))
+        kept = {name: x for name, x in row.detects_exponents.items() if not math.isnan(x)}
+        note = "; ".join(filter(None, (row.note, f"not a number: {', '.join(lost)}" if lost else "")))
+        return asdict(row) | dict.fromkeys(lost) | {"detects_exponents": kept, "note": note}
+
+    return dump({"schema": LEDGER_SCHEMA, "settings": settings, "claims": [claim(row) for row in rows]})
+
+
 def write_json(rows: Sequence[Row], path: Path, settings: dict[str, Any]) -> None:
-    """Write the ledger, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(
-        dump({"schema": LEDGER_SCHEMA, "settings": settings, "claims": [asdict(row) for row in rows]}) + "\n"
-    )
-    temporary.replace(path)
+    """Write the ledger, whole or not at all.
+
+    Raises:
+      InputError: a place that cannot be written.
+    """
+    text = as_json(rows, settings)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n")
 
 
 def _number(x: float | None) -> str:

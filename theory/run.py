@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 import platform
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +22,8 @@ from teamtr_jax.claims import Claim
 from teamtr_jax.records import dump
 from teamtr_jax.tabular import improvement_stage
 from teamtr_jax.teams import gymnasium_team
-from theory import adversarial, audit, exact_audit, figures, ledger, networks, regimes
+from teamtr_jax.validation import whole_number
+from theory import adversarial, audit, exact_audit, figures, ledger, networks, processes, regimes
 from theory.claims import p3_2, r1, r2, r3, r4, r5, rates, s8, u1
 from theory.families import FAMILIES
 from theory.ledger import Row
@@ -33,6 +32,8 @@ from theory.plugins import Plugins
 __all__ = ["Tier", "TIERS", "Result", "run"]
 
 ROOT = Path(__file__).parents[1]
+MOST = 10**9
+"""Random stages that may be asked for: weeks of two cores."""
 ORDER = "TPESRU"
 """Kinds of ids in the ledger: tools, paper, episodic, sharper, rates, updates; a reader's own come last."""
 
@@ -70,7 +71,7 @@ class Result:
 
     rows: list[Row]
     about: dict[str, Any]
-    draws: dict[str, Callable[[Path], Path]] = field(default_factory=dict)  #: file name → how to draw it
+    draws: dict[str, Callable[[Path], Any]] = field(default_factory=dict)  #: file name → how to draw it
 
 
 class Study(NamedTuple):
@@ -97,7 +98,6 @@ def _scaling(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager[
 
 
 def _write(text: str, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n")
     return path
 
@@ -151,8 +151,15 @@ def run(
       journal: folder in which a tier with `keep` writes down where it stands.
       studies: which studies; none leaves the audit.
       claims: which claims (default: all, the plug-ins' included).
+
+    Raises:
+      InputError: `seed` or `instances` out of range, a damaged file in `journal` or in `theory/instances`; before the work.
     """
     plugins = plugins or Plugins()
+    whole_number("seed", seed, 0)
+    if instances is not None:
+        whole_number("instances", instances, 1, MOST)
+    index = adversarial.read_index(adversarial.INSTANCES)
     chosen_claims = plugins.all_claims if claims is None else tuple(claims)
     console = console or Console(quiet=True)
     started = time.perf_counter()
@@ -176,8 +183,11 @@ def run(
     book = None
     if tier.keep and journal is not None:
         book = audit.Journal(
-            journal, audit.fingerprint(seed, counts, tier.chunk, [claim.id for claim in chosen_claims])
+            journal,
+            audit.fingerprint(seed, counts, tier.chunk, [claim.id for claim in chosen_claims], plugins.source),
         )
+        for family in chosen:
+            book.read(family.name)
     tallies: audit.Tallies = {}
     lock, running, stop = threading.Lock(), threading.Lock(), threading.Event()
 
@@ -229,9 +239,8 @@ def run(
 
         # Two programs compile at a time, one runs at a time (teamtr_jax/dynamics/_linear.py says why); exact arithmetic and
         # NumPy in a process of their own.
-        spawn = multiprocessing.get_context("spawn")
         with (
-            ProcessPoolExecutor(1, spawn, _start_process) if studies else nullcontext() as apart,
+            processes.workers(1, _start_process) if studies else nullcontext() as apart,
             ThreadPoolExecutor(2) as pool,
         ):
             jobs: list[Future[Any]] = []
@@ -262,12 +271,14 @@ def run(
                 done = {name: job.result() for name, job in slow.items()}
             except BaseException:
                 stop.set()
-                for job in [*jobs, *found.values(), *slow.values()]:
+                for job in [*jobs, *found.values()]:
                     job.cancel()
+                if apart is not None:
+                    processes.end(apart)
                 raise
 
     rows = audit.rows(tallies, chosen_claims, started)
-    draws: dict[str, Callable[[Path], Path]] = {}
+    draws: dict[str, Callable[[Path], Any]] = {}
     for found_rows, drawn in results:
         rows += found_rows
         draws |= drawn
@@ -277,7 +288,7 @@ def run(
         draws["finite_sample.png"] = lambda path: s8.finite_sample_figure(finite_data, path)
         draws["rates.png"] = lambda path: rates.rates_figure(rate_curves, path)
     rows = ledger.merged(rows)
-    _add_evidence(rows, done.get("exact", {}))
+    _add_evidence(rows, done.get("exact", {}), index["instances"])
     rows.sort(key=_place)
     seconds = time.perf_counter() - started
     about = {
@@ -288,7 +299,7 @@ def run(
         "device": str(jax.devices()[0].device_kind), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
-    draws["adversarial.md"] = lambda path: _write(_instances(), path)
+    draws["adversarial.md"] = lambda path: _write(_instances(index["ratios"]), path)
     draws["bounds.png"] = lambda path: figures.bound_figure(*_bounds(np.random.default_rng(seeds["bounds"])), path)
     figure = {name: file for file, ids in FIGURES.items() if file in draws for name in ids}
     for row in rows:
@@ -313,22 +324,24 @@ def _place(row: Row) -> tuple[int, list[float], str]:
     return (kind if kind >= 0 else len(ORDER), numbers, row.id)
 
 
-def _add_evidence(rows: Sequence[Row], evidence: dict[tuple[str, str], Any]) -> None:
+def _add_evidence(
+    rows: Sequence[Row], evidence: dict[tuple[str, str], Any], instances: Sequence[dict[str, Any]]
+) -> None:
     """What was decided without rounding, and the tightest saved instances, in the rows of their claims."""
-    index = json.loads((adversarial.INSTANCES / "index.json").read_text())["instances"]
     for row in rows:
         own = [e for (id_, _), e in evidence.items() if id_ == row.id]
         if own:
             row.exact = max(e.instances for e in own)
             row.exact_kind = "enclosed" if any(e.enclosed for e in own) else "exact"
             row.exact_violations, row.exact_undecided = sum(e.violated for e in own), sum(e.undecided for e in own)
-        ratios = [saved["ratio"] for saved in index if saved["id"].removesuffix("R") == row.id]  # S4R is a check of S4
+        ratios = [
+            saved["ratio"] for saved in instances if saved["id"].removesuffix("R") == row.id
+        ]  # S4R is a check of S4
         row.searched = max(ratios, default=None)
 
 
-def _instances() -> str:
+def _instances(ratios: Sequence[dict[str, Any]]) -> str:
     """The tightest ratios that the adversarial search has found so far, as a page."""
-    ratios = json.loads((adversarial.INSTANCES / "index.json").read_text())["ratios"]
     gammas = sorted({x["gamma"] for x in ratios if x["gamma"] is not None})
     cells: dict[tuple[str, str, str, int], dict[float | None, float]] = {}
     for x in ratios:

@@ -17,7 +17,7 @@ import optax
 import tyro
 
 from experiments.commands import exit_code, parsed
-from experiments.llm.setup import write_json
+from experiments.reproduce import records
 from experiments.reproduce.question import Question, Settings
 from experiments.reproduce.questions.ablation import ABLATION
 from experiments.reproduce.questions.cost import COST
@@ -28,7 +28,8 @@ from experiments.reproduce.questions.scaling import GAPS, SCALING
 from experiments.reproduce.questions.shifts import SHIFTS
 from experiments.reproduce.questions.teams import TEAMS
 from experiments.reproduce.questions.weights import WEIGHTS
-from experiments.reproduce.report import build, data_file
+from experiments.reproduce.report import build, data_file, places
+from teamtr_jax.files import output_folder
 from teamtr_jax.validation import InputError
 
 __all__ = ["QUESTIONS", "main"]
@@ -72,8 +73,10 @@ def run(settings: Settings) -> list[Path]:
     """Train what is missing for every question, keep its data, build the report.
 
     Raises:
-      InputError: an unknown question.
+      InputError: an unknown question, a place that cannot be written, the damaged file of a run.
     """
+    places(settings.out)
+    output_folder("out", settings.out / "runs")
     names = [q.id for q in QUESTIONS]
     for name in settings.only:
         if name not in names:
@@ -85,7 +88,7 @@ def run(settings: Settings) -> list[Path]:
         settings.spent.clear()
         data = question.collect(settings)
         about = _about(settings, sum(settings.spent.values()))
-        write_json(data_file(settings.out, question), {"about": about, "data": data})
+        records.write(data_file(settings.out, question), {"about": about, "data": data})
     return build(settings.out, QUESTIONS)
 
 

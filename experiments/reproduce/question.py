@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.reproduce.statistics import Interval
+from teamtr_jax.files import output_folder
 from teamtr_jax.validation import InputError
 
 __all__ = ["Settings", "Finding", "Question", "Table"]
 
 DEFAULT = Path("results/reproduce")
+MANY = 10
+MOST = 500
+"""Seeds from here on are of other things: of teams that train on after a replacement, of rates that are chosen."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Settings:
 
     out: Path = DEFAULT
     """Folder of runs, data and report; an interrupted run goes on from there. A quick one has a folder of its own."""
-    seeds: int = 10
+    seeds: int = MANY
     """Teams of their own start, for enumerated teams; every way to train gets the same ones. Others: at most 5."""
     quick: bool = False
     """Smaller teams, fewer stages, two seeds: about ten minutes, and intervals that say little."""
@@ -31,14 +35,16 @@ class Settings:
     """Seconds of each run that was used, whenever it was made."""
 
     def __post_init__(self) -> None:
+        """Raises `InputError` for seeds out of range, and for a place that cannot be written."""
         if self.quick:
+            if self.seeds not in (MANY, 2):
+                raise InputError("seeds", self.seeds, "none beside --quick, which has two")
             object.__setattr__(self, "seeds", 2)
             if self.out == DEFAULT:
                 object.__setattr__(self, "out", DEFAULT.with_name(DEFAULT.name + "-quick"))
-        elif self.seeds < 5:
-            raise InputError("seeds", self.seeds, "at least 5, or --quick")
-        if self.out.exists() and not self.out.is_dir():
-            raise InputError("out", f"{self.out}, a file", "a folder")
+        elif not 5 <= self.seeds <= MOST:
+            raise InputError("seeds", self.seeds, f"at least 5, or --quick, and at most {MOST}")
+        output_folder("out", self.out)
 
     @property
     def own_seeds(self) -> range:

@@ -7,6 +7,8 @@ import json
 import math
 import re
 import shlex
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ from typing import Any
 import numpy as np
 from markdown_it import MarkdownIt
 
-from experiments.llm.setup import write_json
+from experiments.reproduce import records
 from experiments.reproduce.question import Finding, Question
+from teamtr_jax.files import output_file, output_folder, reason, replacing
+from teamtr_jax.records import dump
 
-__all__ = ["build", "data_file"]
+__all__ = ["build", "data_file", "places"]
 
 INTRODUCTION = """
     Every question of arXiv:2605.15207 asked of teams of small transformers: our own numbers, with intervals over
@@ -130,13 +134,37 @@ def _limits(finding: Finding) -> list[float] | None:
     return [x.low, x.high] if x is not None and math.isfinite(x.low) and math.isfinite(x.high) else None
 
 
+def places(folder: Path) -> None:
+    """Try all places of a report in `folder`, before the work.
+
+    Raises:
+      InputError: one that cannot be written.
+    """
+    for below in (folder, folder / "data", folder / "figures"):
+        output_folder("out", below)
+    for name in NAMES:
+        if folder.is_dir():
+            output_file("out", folder / name)
+
+
+NAMES = ("report.md", "report.html", "reproduction.json")
+
+
 def build(folder: Path, questions: Sequence[Question]) -> list[Path]:
-    """Write `report.md`, `report.html`, `reproduction.json` and the figures of all questions whose data are in `folder`."""
+    """Write `report.md`, `report.html`, `reproduction.json` and the figures of all questions whose data are in `folder`.
+
+    A figure that cannot be drawn takes nothing else with it: what there was before stays, and the rest is written.
+
+    Raises:
+      InputError: damaged data, before anything is written; a place that cannot be written.
+      ArithmeticError: a figure could not be drawn; after everything else was written.
+    """
+    places(folder)
     known = [q for q in questions if data_file(folder, q).exists()]
-    saved = {q.id: json.loads(data_file(folder, q).read_text()) for q in known}
+    saved = {q.id: records.read(data_file(folder, q), "data that `run` wrote") for q in known}
     findings = {q.id: q.findings(saved[q.id]["data"]) for q in known}
     known.sort(key=lambda q: _rank(*(x.verdict for x in findings[q.id])))
-    figures = {q.id: q.draw(saved[q.id]["data"], folder / "figures" / f"{q.slug}.png") for q in known}
+    figures = {q.id: folder / "figures" / f"{q.slug}.png" for q in known}
     rows = [
         {
             "id": q.id, "question": x.question, "ours": x.ours,
@@ -166,17 +194,40 @@ def build(folder: Path, questions: Sequence[Question]) -> list[Path]:
         head.append(f"Without data so far: {', '.join(missing)}.")
     sections = [_section(q, saved[q.id], findings[q.id], f"figures/{figures[q.id].name}") for q in known]
     text = "\n\n".join([*(x for x in head if x), *sections]) + "\n"
-    markdown, page = folder / "report.md", folder / "report.html"
-    markdown.write_text(text)
-    page.write_text(_page(text, folder))
-    return [markdown, page, write_json(folder / "reproduction.json", {"rows": rows}), *figures.values()]
+    markdown, page, numbers = (folder / name for name in NAMES)
+    _write(numbers, json.dumps(json.loads(dump({"rows": rows})), indent=1) + "\n")
+    _write(markdown, text)
+    failed = {q.id: why for q in known if (why := _drawn(q, saved[q.id]["data"], figures[q.id]))}
+    _write(page, _page(text, folder))
+    if failed:
+        raise ArithmeticError("; ".join(f"the figure of {name}: {why}" for name, why in failed.items()))
+    return [markdown, page, numbers, *figures.values()]
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def _drawn(question: Question, data: dict[str, Any], path: Path) -> str | None:
+    """Draw a figure, whole or not at all; why it could not be drawn, if so."""
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as apart:
+            drawn = question.draw(data, Path(apart) / path.name)
+            with replacing(path) as temporary:
+                shutil.copyfile(drawn, temporary)
+    except Exception as error:
+        return f"{type(error).__name__}: {reason(error)}"
+    return None
 
 
 def _page(text: str, folder: Path) -> str:
     body = MarkdownIt("commonmark").enable("table").render(text)
 
     def inline(match: re.Match[str]) -> str:
-        content = base64.b64encode((folder / match[1]).read_bytes()).decode()
+        figure = folder / match[1]
+        content = base64.b64encode(figure.read_bytes()).decode() if figure.exists() else ""
         return f'src="data:image/png;base64,{content}"'
 
     body = re.sub(r'src="([^"]+\.png)"', inline, body)

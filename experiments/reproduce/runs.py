@@ -6,7 +6,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,9 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments.llm.setup import write_json
+from experiments.reproduce import records
 from experiments.reproduce.question import Settings
 from experiments.reproduce.training import Run
+from teamtr_jax.validation import InputError
+from theory import processes
 
 __all__ = ["Job", "made", "Found", "by_stage", "regressions", "loss_of", "trained", "tuned", "RATES", "TUNING_SEEDS"]
 
@@ -30,6 +31,9 @@ RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 """What every way to train may choose from, on seeds of its own: the same for all, so the same budget."""
 
 TUNING_SEEDS = (1000, 1001, 1002)
+
+SCHEMA = 2
+"""Of what a run is: one more whenever what is recorded, or how a run is made, changes. Runs of another one are made again."""
 
 Found = dict[str, Any]
 
@@ -52,20 +56,43 @@ class Job(Protocol):
 
 
 def _asked(job: Any) -> Any:
-    return json.loads(json.dumps(asdict(job)))
+    """What decides a result: all fields but names, which only say how a table calls it."""
+
+    def unnamed(x: Any) -> Any:
+        return {key: unnamed(value) for key, value in x.items() if key != "name"} if isinstance(x, dict) else x
+
+    return json.loads(json.dumps(unnamed(asdict(job))))
 
 
 def _kept(job: Job, folder: Path) -> Found | None:
+    """The result that is there; none if there is none, or one of another job or schema.
+
+    Raises:
+      InputError: a file that was changed or cut since it was written.
+    """
     path = folder / job.place
     if not path.exists():
         return None
-    found = json.loads(path.read_text())
-    return found if found["job"] == _asked(job) else None
+    try:
+        found = records.read(path, "the result of a run (delete it: it is made again)")
+    except InputError:
+        if _is_older(path):
+            return None
+        raise
+    return found if (found.get("schema"), found.get("job")) == (SCHEMA, _asked(job)) else None
+
+
+def _is_older(path: Path) -> bool:
+    """Whether this is a run of the first schema, which had neither a number nor a digest."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and "job" in found and not {"schema", "sha256"} & found.keys()
 
 
 def _begin(core: Any) -> None:
     """A worker has a core of its own: the small products of these networks do not use a second one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits for the workers ends them
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[_next(core) % len(cores)]})
@@ -82,19 +109,24 @@ def _work(jobs: Sequence[Job], folder: Path) -> int:
     for job in jobs:
         began = time.perf_counter()
         found = job.work()
-        write_json(folder / job.place, {"job": _asked(job), "seconds": time.perf_counter() - began, **found})
+        about = {"schema": SCHEMA, "job": _asked(job), "seconds": time.perf_counter() - began}
+        records.write(folder / job.place, about | found)
     return len(jobs)
 
 
 def made(settings: Settings, jobs: Sequence[Job]) -> list[Found]:
-    """The result of every job; those that are there already are not made again. Jobs of one task and seed share a process."""
+    """The result of every job; those that are there already are not made again. Jobs of one task and seed share a process.
+
+    Raises:
+      InputError: the file of a run is damaged; before any is made.
+    """
     folder = settings.out / "runs"
     found = {job.place: _kept(job, folder) for job in jobs}
     missing = {job.place: job for job in jobs if found[job.place] is None}
     groups = [list(group) for _, group in itertools.groupby(sorted(missing.values(), key=_order), _order)]
     if groups:
         _all(settings, groups, folder)
-        found |= {place: json.loads((folder / place).read_text()) for place in missing}
+        found |= {place: _kept(job, folder) for place, job in missing.items()}
     out = []
     for job in jobs:
         one = found[job.place]
@@ -116,8 +148,7 @@ def _pool(cores: int, compiled: Path, quick: bool) -> ProcessPoolExecutor:
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(cores, context, _begin, (context.Value("i", 0),))
+    return processes.pool(cores, _begin, multiprocessing.get_context("spawn").Value("i", 0))
 
 
 def _all(settings: Settings, groups: Sequence[Sequence[Job]], folder: Path) -> None:
@@ -132,9 +163,7 @@ def _all(settings: Settings, groups: Sequence[Sequence[Job]], folder: Path) -> N
                 progress.advance(bar, each.result())
         except BaseException:
             _pool.cache_clear()
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
+            processes.end(pool)
             raise
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -44,8 +44,8 @@ def paired(x: ArrayLike, y: ArrayLike) -> Interval:
     found = mean(difference)
     if difference.size < 2 or not difference.std() > 0:
         return found
-    test: Any = scipy.stats.ttest_1samp(difference, 0.0)
-    return found._replace(p=float(test.pvalue))
+    t = difference.mean() / (difference.std(ddof=1) / math.sqrt(difference.size))
+    return found._replace(p=float(2 * scipy.stats.t.sf(abs(t), difference.size - 1)))
 
 
 def slope(n: ArrayLike, y: ArrayLike) -> Interval | None:

@@ -149,11 +149,12 @@ CERTIFICATES = {
 
 def _tracked(data: dict[str, Any], key: str) -> list[float]:
     """Rank correlation with the exact improvement, each seed; 0 where one is constant."""
-    found = []
-    for c in data["certificates"]:
-        rho: Any = spearmanr(c[key], c["improvement"])
-        found.append(float(rho.statistic) if np.isfinite(rho.statistic) else 0.0)
-    return found
+
+    def rho(x: list[float], y: list[float]) -> float:
+        found: Any = spearmanr(x, y) if len({*x}) > 1 and len({*y}) > 1 else None
+        return 0.0 if found is None else float(found.statistic)
+
+    return [rho(c[key], c["improvement"]) for c in data["certificates"]]
 
 
 def _violations(data: dict[str, Any], key: str) -> tuple[int, int]:

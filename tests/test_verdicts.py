@@ -1,0 +1,899 @@
+"""Bookkeeping of verdicts in theory/, by value: from one comparison to the ledger and the exit code. Reports are stubs."""
+
+import dataclasses
+import json
+import platform
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flint import arb, fmpq
+from rich.console import Console
+
+import theory.__main__ as command
+from teamtr_jax.claims import Check, Claim, judge
+from teamtr_jax.dynamics import Dense
+from teamtr_jax.files import unseal
+from teamtr_jax.types import Stage, Team
+from teamtr_jax.validation import InputError, unchecked
+from theory import audit, ledger
+from theory import run as suite
+from theory.audit import Tally
+from theory.exact_audit import Evidence
+from theory.families import Family
+from theory.ledger import Row
+from theory.plugins import Plugins
+from theory.run import Study, Tier
+
+U = 0.015625
+"""A budget that is a power of two: sums with it are exact."""
+
+
+# ------------------------------------------------------------------------------------------------------------- one comparison
+
+
+@pytest.mark.parametrize(
+    ("budgets", "violated", "inconclusive"),
+    [(-9, 0, 0), (-1.0625, 0, 0), (-1, 0, 0), (-0.9375, 0, 1), (0, 0, 1), (0.9375, 0, 1), (1, 0, 1), (1.0625, 1, 0),
+     (2, 1, 0), (9, 1, 0)],
+)  # fmt: skip
+def test_one_budget_on_either_side_of_the_bound(budgets, violated, inconclusive):
+    """Within one budget of the bound nothing is said; beyond it a claim is violated, at two budgets as at nine."""
+    one = judge(Check(jnp.asarray([1 + budgets * U]), jnp.ones(1), jnp.full(1, U)))
+    assert (int(one.violated[0]), int(one.inconclusive[0])) == (violated, inconclusive)
+
+
+@pytest.mark.parametrize(("budgets", "violated"), [(0, 0), (0.9375, 0), (1, 0), (1.0625, 1), (2, 1), (9, 1)])
+def test_an_identity_is_off_by_at_most_one_budget(budgets, violated):
+    one = judge(Check(jnp.asarray([budgets * U]), jnp.zeros(1), jnp.full(1, U), jnp.full(1, 4.0)))
+    assert (int(one.violated[0]), int(one.inconclusive[0])) == (violated, 0)
+    assert float(one.slack[0]) == (1 + budgets) * U / 4  # an error of either side by this share would be seen
+    assert float(one.ratio[0]) == 0
+
+
+def test_what_a_comparison_would_have_caught():
+    """`measured = ½ + U`, bound 1: a bound smaller by more than ½ would be refuted, and not by less; the ratio has no budget."""
+    one = judge(Check(jnp.asarray([0.5 + U]), jnp.ones(1), jnp.full(1, U)))
+    assert (float(one.slack[0]), float(one.ratio[0])) == (0.5, 0.5 + U)
+    lower = judge(Check(jnp.asarray([0.5 + U]), jnp.full(1, 0.5 - U), jnp.full(1, U)))
+    assert bool(lower.violated[0])
+    zero = judge(Check(jnp.zeros(3), jnp.asarray([0.0, 1.0, jnp.inf]), jnp.full(3, U)))
+    assert zero.slack.tolist() == [1, 1, 1]
+    assert zero.trivial.tolist() == [True, False, False]
+    assert zero.ratio.tolist() == [0, 0, 0]
+
+
+# ------------------------------------------------------------------------------------------------------- an audit of stub stages
+
+GAMMA = 0.75
+
+
+def stub_stages(values, form="discounted"):
+    """Stages of one state whose reward is a number that claims read."""
+    batch = len(values)
+    with unchecked():
+        world = Dense(jnp.ones((batch, 1, 1, 1)), jnp.full(batch, GAMMA))
+        team = Team(
+            world, jnp.asarray(values).reshape(batch, 1, 1), jnp.ones((batch, 1)), jnp.zeros((batch, 1), int), 1
+        )
+        return Stage(team, jnp.ones((batch, 1, 1)), jnp.ones((batch, 1, 1)), jnp.zeros((batch, 1), int))
+
+
+@pytest.fixture
+def stub_reports(monkeypatch):
+    """`stage_report` replaced: a discount and nothing else. What is decided exactly: `decided(value)` says."""
+    found = SimpleNamespace(episodic=False, asked=[])
+    monkeypatch.setattr(
+        audit, "stage_report", lambda stage: SimpleNamespace(episodic=found.episodic, discount=jnp.asarray(GAMMA))
+    )
+
+    def exact_checks(stage, only):
+        x = float(np.asarray(stage.team.reward).ravel()[0])
+        found.asked.append((only, x))
+        if only == "side":
+            return {}
+        second = (fmpq(1), fmpq(1)) if x < 1 else (arb(1), arb(1, 0.5))  # `arb(1, 0.5)`: 1 ± .5, which decides nothing
+        return {("float", ""): [(fmpq(1001, 1000), fmpq(1)) if x > 1 else (fmpq(999, 1000), fmpq(1)), second]}
+
+    monkeypatch.setattr(audit, "exact_checks", exact_checks)
+    return found
+
+
+def two_sided(stage, report):
+    """Two instances: the reward against 1, with the budget U; the same plus ¼ against an infinite bound."""
+    del report
+    x = stage.team.reward.ravel()[0]
+    return {"": Check(jnp.stack([x, x + 0.25]), jnp.asarray([1.0, jnp.inf]), jnp.full(2, U))}
+
+
+def named(stage, report):
+    """An identity that is off by (reward − 1) and a trivial inequality."""
+    del report
+    x = stage.team.reward.ravel()[0]
+    return {
+        "id": Check(abs(x - 1), jnp.zeros(()), jnp.asarray(10.0), jnp.asarray(4.0)),
+        "zero": Check(jnp.zeros(3), jnp.zeros(3), jnp.full(3, U)),
+    }
+
+
+FLOAT = Claim("float", "x ≤ 1", "a test", two_sided, tight="at 1")
+NAMED = Claim("named", "x = 1", "a test", named)
+OPENED = 1 + 0.5 * U
+VALUES = (0.25, OPENED, 0.5, 1.5, 1 - 0.5 * U, 0.75, OPENED)
+"""Holds, open (exactly: violated), holds, violated, open (exactly: holds), holds, open (violated)."""
+
+
+def family_of(values, name="stubs", **more):
+    """A family that hands these out in order, as many as are asked for; the place in the row is kept in the generator."""
+
+    def make(rng, batch):
+        at = rng.bit_generator.state["state"]["state"] % 1000
+        rng.bit_generator.state = {
+            **rng.bit_generator.state,
+            "state": {**rng.bit_generator.state["state"], "state": at + batch},
+        }
+        return stub_stages([values[k % len(values)] for k in range(at, at + batch)])
+
+    return Family(name, "stubs", 1.0, make, **more)
+
+
+def generator():
+    rng = np.random.default_rng(0)
+    rng.bit_generator.state = {**rng.bit_generator.state, "state": {**rng.bit_generator.state["state"], "state": 0}}
+    return rng
+
+
+def audited(chunk, claims=(FLOAT, NAMED), **more):
+    return audit.audit_family(family_of(VALUES), len(VALUES), generator(), claims, chunk, **more)
+
+
+@pytest.mark.parametrize("chunk", [7, 3, 2, 1, 50])
+def test_an_audit_counts_by_value(stub_reports, chunk):
+    """Whatever the chunk, and where the last one is a part of it: the tallies of all, counted here one by one."""
+    found = audited(chunk)
+    tally = found["float", ""]
+    assert (tally.stages, tally.checks) == (7, 14)
+    assert (tally.violated, tally.inconclusive, tally.decided, tally.trivial) == (1 + 2, 0, 3, 0)
+    assert (tally.ratio, tally.where, tally.identity) == (1.5, "stubs", False)
+    assert tally.slack == 1 - (
+        1.5 - U
+    )  # of the one that is violated: it would catch even a bound twice as large as it is
+    tally = found["named", "id"]
+    assert (tally.stages, tally.checks, tally.violated, tally.identity) == (7, 7, 0, True)
+    assert tally.slack == (10 + 0.5 * U) / 4
+    tally = found["named", "zero"]
+    assert (tally.stages, tally.checks, tally.trivial, tally.ratio, tally.slack) == (7, 21, 21, 0, 1)
+
+
+def test_the_tightest_and_the_caught_are_the_extremes_over_chunks(stub_reports):
+    """.75 with budget U would catch an error of 1 − (.75 − U); powers: where γ^x and (1−γ)^x are that far off."""
+    values = (0.25, 0.75, 0.5)
+    for order in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        family = family_of([values[k] for k in order])
+        tally = audit.audit_family(family, 3, generator(), (FLOAT,), 1)["float", ""]
+        slack = 1 - (0.75 - U)
+        assert (tally.ratio, tally.slack) == (0.75, slack)
+        assert tally.gamma_power == pytest.approx(np.log(1 / (1 - slack)) / np.log(1 / GAMMA), rel=1e-12)
+        assert tally.length_power == pytest.approx(np.log(1 / (1 - slack)) / np.log(1 / (1 - GAMMA)), rel=1e-12)
+
+
+def test_episodes_have_no_powers_and_claims_their_forms(stub_reports):
+    stub_reports.episodic = True
+    only = FLOAT._replace(id="only", forms=("discounted",))
+    found = audited(7, (FLOAT._replace(id="episodic", forms=("episodic",)), only))
+    assert {id_ for id_, _ in found} == {"episodic"}
+    assert (found["episodic", ""].gamma_power, found["episodic", ""].length_power) == (np.inf, np.inf)
+
+
+def test_what_cannot_be_decided_stays_inconclusive(stub_reports, monkeypatch):
+    """Without an exact form; beyond the time; on a team that is too large; of balls that overlap."""
+    side = FLOAT._replace(id="side")
+    found = audited(7, (side,))["side", ""]
+    assert (found.violated, found.inconclusive, found.decided) == (1, 3, 0)
+    monkeypatch.setattr(audit, "EXACT_SECONDS", -1.0)
+    late = audited(7, (FLOAT,))["float", ""]
+    assert (late.violated, late.inconclusive, late.decided) == (1, 3, 0)
+    monkeypatch.undo()
+
+
+def test_teams_of_up_to_24_states_are_decided(stub_reports, monkeypatch):
+    monkeypatch.setattr(audit, "EXACT_STATES", 0)
+    large = audited(7, (FLOAT,))["float", ""]
+    assert (large.violated, large.inconclusive, large.decided) == (1, 3, 0)
+    monkeypatch.setattr(audit, "EXACT_STATES", 1)
+    assert audited(7, (FLOAT,))["float", ""].decided == 3
+
+
+def test_only_what_is_open_is_decided(stub_reports):
+    """`exact_checks` is asked for the claim and the stages that were open; of its instances those that were."""
+    audited(7)
+    assert stub_reports.asked == [("float", OPENED), ("float", 1 - 0.5 * U), ("float", OPENED)]
+    stage = jax.tree.map(lambda x: x[0], stub_stages([OPENED]))
+    assert audit._decide(stage, ("float", ""), np.array([True, True])) == (1, 1)
+    assert audit._decide(stage, ("float", ""), np.array([False, True])) == (0, 1)
+    assert audit._decide(stage, ("side", ""), np.array([True, True])) == (0, 2)
+
+
+def test_no_number_is_a_violation_and_breaks_no_ledger(stub_reports, tmp_path):
+    """NaN on either side: counted, the ratio is infinite, it would have caught nothing, and the ledger can be written."""
+    family = family_of([0.5, np.nan])
+    found = audit.audit_family(family, 2, generator(), (FLOAT,), 2)
+    tally = found["float", ""]
+    assert (tally.violated, tally.inconclusive, tally.ratio) == (2, 0, np.inf)
+    assert tally.slack == 1 - (0.5 - U)
+    ledger.write_json(audit.rows(found, (FLOAT,), 0.0), tmp_path / "x.json", {})
+    assert json.loads((tmp_path / "x.json").read_text())["claims"][0]["violations"] == 2
+
+
+def test_one_stage_is_its_own_family(stub_reports):
+    """A Gymnasium team: nothing is decided exactly, what is open is counted as such."""
+    for x, counts in ((OPENED, (0, 1)), (1.5, (1, 0)), (0.5, (0, 0))):
+        tally = audit.audit_stage("a team", jax.tree.map(lambda leaf: leaf[0], stub_stages([x])), (FLOAT,))["float", ""]
+        assert (tally.stages, tally.checks, tally.decided, tally.where, tally.ratio) == (1, 2, 0, "a team", x)
+        assert (tally.violated, tally.inconclusive) == counts
+
+
+def test_families_leave_out_claims_and_have_chunks_of_their_own(stub_reports):
+    sizes = []
+    stubs = family_of(VALUES, without=("named",), chunk=2)
+    family = stubs._replace(make=lambda rng, batch: (sizes.append(batch), stubs.make(rng, batch))[1])
+    done = []
+    found = audit.audit_family(family, 5, generator(), (FLOAT, NAMED), 7, done.append)
+    assert {id_ for id_, _ in found} == {"float"}
+    assert set(sizes) == {2}
+    assert done == [2, 2, 1]
+    assert found["float", ""].stages == 5
+
+
+# --------------------------------------------------------------------------------------------------------------- what was kept
+
+
+def test_a_resumed_audit_is_that_of_one_go(stub_reports, tmp_path):
+    """Stopped after each chunk in turn: the same tallies, and every stage once."""
+    journal = audit.Journal(tmp_path / "deep" / "kept", "print")
+    whole = audited(2)
+    for _ in range(2):
+        asked = iter([False, True])
+        done = []
+        part = audited(2, journal=journal, stopped=lambda asked=asked: next(asked), progress=done.append)
+    assert done == [2, 2]  # what was there, and one more chunk
+    assert part["float", ""].stages == 4
+    assert audited(2, journal=journal) == whole
+    path = journal.folder / "stubs.json"
+    assert unseal(path.read_bytes())["done"] == 7
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "other", "missing", "empty"])
+def test_damaged_progress_is_refused_by_name(stub_reports, tmp_path, damage):
+    journal = audit.Journal(tmp_path, "print")
+    audited(7, journal=journal)
+    path = tmp_path / "stubs.json"
+    data = path.read_bytes()
+    bad = {
+        "flip": data.replace(b'"done": 7', b'"done": 6'), "cut": data[: len(data) // 2], "other": b"[1, 2]\n",
+        "missing": json.dumps({"fingerprint": "print"}).encode(), "empty": b"",
+    }[damage]  # fmt: skip
+    path.write_bytes(bad)
+    with pytest.raises(InputError, match=r"stubs\.json: found a damaged file .*expected what an interrupted run wrote"):
+        audited(7, journal=journal)
+    assert path.read_bytes() == bad
+
+
+def test_progress_of_other_settings_or_of_another_plug_in_is_not_read(stub_reports, tmp_path):
+    audited(7, journal=audit.Journal(tmp_path, "one"))
+    assert audit.Journal(tmp_path, "one").read("stubs") is not None
+    assert audit.Journal(tmp_path, "two").read("stubs") is None
+    assert audit.Journal(tmp_path, "one").read("others") is None
+    assert audit.fingerprint(1, "a") == audit.fingerprint(1, "a") != audit.fingerprint(1, "b")
+    journal = audit.Journal(tmp_path, "one")
+    journal.write("a/b: ü", 3, {}, {})
+    assert journal.read("a/b: ü") == (3, {}, {})
+
+
+def test_a_tier_that_keeps_reads_everything_first(stub_reports, tmp_path, monkeypatch):
+    """A damaged file stops the suite before any family is made; another plug-in file, and nothing is read."""
+    made = []
+    family = Family("mine", "stubs", 1.0, lambda rng, batch: made.append(batch))
+    tier = Tier(200, 0, (), (), True, 100, keep=True)
+    tmp_path.joinpath("mine.json").write_bytes(b"{")
+    with pytest.raises(InputError, match=r"mine\.json: found a damaged file"):
+        suite.run(tier, Plugins(families=(family,)), journal=tmp_path, studies=(), claims=(FLOAT,))
+    assert made == []
+    prints = []
+    monkeypatch.setattr(audit, "fingerprint", lambda *settings: prints.append(settings) or "x")
+    monkeypatch.setattr(audit, "audit_family", lambda *_: {})
+    for source in ("one", "two"):
+        tmp_path.joinpath("mine.json").unlink(missing_ok=True)
+        suite.run(tier, Plugins(families=(family,), source=source), journal=tmp_path, studies=(), claims=(FLOAT,))
+    assert prints[0] != prints[1]
+    assert prints[0] == (0, {"mine": 200}, 100, ["float"], "one")
+
+
+# ------------------------------------------------------------------------------------------------------------------------ rows
+
+
+def test_tallies_add_up():
+    a = Tally(1, 2, 3, 4, 5, 6, 0.5, "a", 0.3, 0.2, 0.9)
+    b = Tally(10, 20, 30, 40, 50, 60, 0.75, "b", 0.4, 0.1, 0.8)
+    both = (11, 22, 33, 44, 55, 66, 0.75, "b", 0.3, 0.1, 0.8, False)
+    assert a.plus(b) == b.plus(a) == both
+    assert Tally().plus(a) == a
+    assert a.plus(a._replace(identity=True)).identity
+    assert a.plus(a._replace(where="later")).where == "a"
+
+
+def test_rows_of_a_claim():
+    """Named checks together: most stages, all comparisons, extremes over inequalities (ratio) or all (error)."""
+    tallies = {
+        ("float", "one"): Tally(10, 20, 1, 2, 3, 4, 0.5, "here", 0.3, 0.5, 0.6),
+        ("float", "two"): Tally(8, 30, 2, 1, 4, 0, 0.9, "there", 0.4, 0.7, 0.2),
+        ("float", "is"): Tally(9, 9, 0, 0, 0, 1, 0.0, "", 0.05, 0.01, 0.01, True),
+        ("named", "is"): Tally(5, 5, 0, 0, 0, 0, 0.0, "", 0.25, np.inf, np.inf, True),
+    }
+    first, second = audit.rows(tallies, (FLOAT, NAMED, NAMED._replace(id="none")), 0.0)
+    assert (first.id, first.statement, first.evidence) == ("float", "x ≤ 1", "float; 7 decided exactly")
+    assert (first.instances, first.checks, first.violations, first.inconclusive) == (10, 59, 3, 3)
+    assert (first.decided_exactly, first.trivial, first.tightest, first.detects) == (7, 5, 0.9, 0.05)
+    assert first.detects_exponents == {"γ": 0.5, "1/(1−γ)": 0.2}
+    assert first.note == "tight: at 1; largest ratio in: there"
+    assert first.seconds > 0
+    assert (second.evidence, second.tightest, second.detects, second.detects_exponents) == ("float", None, 0.25, {})
+    assert second.note == "tight: "
+
+
+def row(id_="S7", **values):
+    start = {
+        "statement": "s",
+        "evidence": "float",
+        "instances": 10,
+        "violations": 0,
+        "inconclusive": 0,
+        "tightest": 0.5,
+        "detects": 0.25,
+    }
+    return Row(id_, **start | values)
+
+
+def test_a_row_counts_nothing_by_itself():
+    one = dataclasses.asdict(row())
+    zeros = ("seconds", "checks", "decided_exactly", "trivial", "exact", "exact_violations", "exact_undecided")
+    assert [one[name] for name in zeros] == [0] * 7
+    assert [one[name] for name in ("exponent", "interval", "searched")] == [None] * 3
+    assert [one[name] for name in ("exact_kind", "page", "figure", "note", "detects_exponents")] == ["", "", "", "", {}]
+
+
+def test_rows_of_one_id_are_one():
+    a = row(statement="", tightest=0.9, detects=None, checks=1, seconds=2.0, note="from a", violations=1, inconclusive=3,
+            decided_exactly=2, trivial=5)  # fmt: skip
+    b = row(checks=10, seconds=3.0, note="from b", violations=4, inconclusive=2, decided_exactly=1, trivial=1)
+    (both,) = ledger.merged([a, b])
+    assert both.statement == "s"
+    assert (both.instances, both.checks, both.seconds) == (20, 11, 5.0)
+    assert (both.violations, both.inconclusive, both.decided_exactly, both.trivial) == (5, 5, 3, 6)
+    assert (both.tightest, both.detects) == (0.9, 0.25)
+    assert both.note == "from b; from a"
+    (none,) = ledger.merged([row(tightest=None, detects=None), row(tightest=None, detects=None)])
+    assert (none.tightest, none.detects, none.note) == (None, None, "")
+    assert [x.id for x in ledger.merged([row("S1"), row("S2"), row("S1")])] == ["S1", "S2"]
+
+
+FULL = row(
+    instances=12345, violations=2, exact_violations=3, inconclusive=4, tightest=0.98765, searched=0.12345, detects=0.0123456,
+    exponent=1.987, interval=(1.876, 2.134), exact=6789, exact_kind="enclosed", seconds=12.6, page="theory/derivations/s7.md",
+    figure="bounds.png", note="a note",
+)  # fmt: skip
+CELLS = [
+    "S7",
+    "12,345",
+    "5",
+    "4",
+    "0.988",
+    "0.123",
+    "0.0123",
+    "1.99 [1.88, 2.13]",
+    "6,789 enclosed",
+    "float",
+    "13",
+    "s",
+]
+ABOUT = {
+    "instances": 1234, "seed": 5, "seconds": 61.4, "machine": "m", "python": "3", "jax": "0", "device": "cpu", "date": "today",
+    "counts": {"small": 1000}, "families": {"small": "S = 2"}, "gymnasium": ["Taxi × 2"], "exact": 60,
+}  # fmt: skip
+
+
+def test_columns_of_the_page():
+    """Violations found exactly are added; each column by value, under its heading."""
+    text = ledger.markdown([FULL, row("S8", tightest=None, detects=None)], ABOUT, "up/")
+    head, line, plain = (next(x for x in text.splitlines() if x.startswith(f"| {id_} ")) for id_ in ("id", "S7", "S8"))
+    heads = "id instances violations inconclusive tightest searched detects exponent also-exactly evidence s statement"
+    heads += " page figure"
+    assert head == "| " + " | ".join(heads.split()).replace("-", " ") + " |"
+    assert line == "| " + " | ".join([*CELLS, "[s7](up/theory/derivations/s7.md)", "[bounds.png](bounds.png)"]) + " |"
+    assert plain == "| S8 | 10 | 0 | 0 | – | – | – | – | – | float | 0 | s |  |  |"
+    assert "1,234 stages, seed 5, 61 s on m (Python 3, jax 0, cpu), today." in text
+    assert "* 1,000 × small: S = 2\n* Gymnasium: Taxi × 2\n" in text
+    assert "Transformer" not in text
+    assert "* Transformer teams of 65,536 transcripts: a; b" in ledger.markdown([], ABOUT | {"presets": ["a", "b"]})
+    assert text.endswith("\n* **S7**: a note\n")
+
+
+def test_columns_of_the_terminal():
+    """The same cells; red where violated, also where only exactly; yellow where inconclusive; numbers only where it is narrow."""
+    rows = [
+        FULL,
+        row("S1", exact_violations=1),
+        row("S2", inconclusive=1),
+        row("S3"),
+        row("S4", violations=1, inconclusive=1),
+    ]
+    table = ledger.terminal(rows, 200)
+    assert [next(iter(column.cells)) for column in table.columns] == CELLS
+    assert [x.style for x in table.rows] == ["bold red", "bold red", "yellow", None, "bold red"]
+    assert [column.header for column in table.columns] == list(ledger.HEADINGS)
+    assert [column.header for column in ledger.terminal(rows, 159).columns] == list(ledger.HEADINGS[:8])
+    assert len(ledger.terminal(rows, 160).columns) == 12
+
+
+def test_columns_of_the_json(tmp_path):
+    """Every field by value; no number is null and named."""
+    ledger.write_json(
+        [FULL, row("S1", exponent=np.nan, interval=(0.0, np.nan), detects_exponents={"γ": np.nan, "x": 1.0}, note="n")],
+        tmp_path / "x.json",
+        {"seed": 5},
+    )
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert (found["schema"], found["settings"]) == (1, {"seed": 5})
+    first, second = found["claims"]
+    assert first == dataclasses.asdict(FULL) | {"interval": [1.876, 2.134]}
+    assert (second["exponent"], second["interval"], second["detects_exponents"]) == (None, None, {"x": 1.0})
+    assert second["note"] == "n; not a number: exponent, interval, detects_exponents"
+
+
+def test_pages_of_claims():
+    pages = {"S7": "s7", "S7c": "s7", "R6.3": "rates", "P3.4": "p3_4", "R7": "regimes", "penalty_mine": ""}
+    for id_, stem in pages.items():
+        assert ledger.page_of(id_) == (f"theory/derivations/{stem}.md" if stem else "")
+
+
+# ----------------------------------------------------------------------------------------------------------------- the suite
+
+
+@pytest.fixture
+def stub_suite(monkeypatch):
+    """The suite with everything that computes replaced."""
+    asked = {}
+
+    def kept(name, value):
+        def stub(*arguments, **more):
+            asked[name] = arguments, more
+            return value
+
+        return stub
+
+    class Pool:
+        def submit(self, job, *arguments):
+            return pool.submit(job, *arguments)
+
+    pool = ThreadPoolExecutor(1)
+    monkeypatch.setattr(suite.processes, "workers", lambda *_: nullcontext(Pool()))
+    monkeypatch.setattr(suite.exact_audit, "run", kept("exact", {
+        ("float", "a"): Evidence(7, 2, 1, 0.5, 0, 9), ("float", "b"): Evidence(9, 1, 0, 0.5, 3, 9),
+        ("S4", ""): Evidence(5, 0, 0, 0.5, 0, 5),
+    }))  # fmt: skip
+    monkeypatch.setattr(suite.s8, "run", kept("S8", (row("S8", tightest=None), "data")))
+    monkeypatch.setattr(
+        suite.rates, "run", kept("rates", ([row("R6.1"), row("S3", statement="", instances=5)], "curves"))
+    )
+    monkeypatch.setattr(suite.r2, "run", kept("R2", (row("R2"), None)))
+    monkeypatch.setattr(suite.r4, "run", kept("R4", (row("R4"), None)))
+    monkeypatch.setattr(suite.adversarial, "read_index", kept("index", {
+        "instances": [{"id": "S4", "ratio": 0.25}, {"id": "S4R", "ratio": 0.75}, {"id": "float", "ratio": 0.5}],
+        "ratios": [
+            {"id": "S4", "rung": "r", "shape": "t", "agents": 2, "gamma": 0.9, "ratio": 0.123456},
+            {"id": "S4", "rung": "r", "shape": "t", "agents": 2, "gamma": None, "ratio": 0.5},
+            {"id": "S4", "rung": "r", "shape": "t", "agents": 2, "gamma": 0.5, "ratio": 1.0},
+        ],
+    }))  # fmt: skip
+    monkeypatch.setattr(
+        suite, "gymnasium_team", lambda name, n: SimpleNamespace(reward=np.zeros((2, 3)), name=name, agents=n)
+    )
+    monkeypatch.setattr(
+        suite,
+        "improvement_stage",
+        lambda team, policy, step, order: (team.name, team.agents, policy.tolist(), step, list(order)),
+    )
+    monkeypatch.setattr(suite.networks, "preset_stage", lambda name: name)
+    seen = []
+
+    def audit_stage(name, stage, claims, lock):
+        seen.append((name, stage, [claim.id for claim in claims]))
+        return {("float", ""): Tally(1, 1, 0, 0, 0, 0, 0.125, name, 0.9)}
+
+    monkeypatch.setattr(audit, "audit_stage", audit_stage)
+    asked["seen"] = seen
+    yield asked
+    pool.shutdown()
+
+
+def mine(name, values):
+    return family_of(values, name)
+
+
+def studied(tier, rng, lock):
+    return [row("S3", instances=7), row("R7")], {"scaling.png": lambda path: path.write_text("drawn")}
+
+
+def test_a_run_puts_everything_together(stub_reports, stub_suite):
+    """Families, teams, studies, exact decisions and saved instances: one ledger in order, each number from its source."""
+    tier = Tier(1000, 33, ("small",), (("Taxi", 2),), True, 500, presets=("a preset",))
+    first, second = mine("one", (0.25,)), mine("two", (0.5, 1.5))._replace(share=3.0)
+    plugins = Plugins(claims=(FLOAT,), families=(first, second))
+    t1, p38 = FLOAT._replace(id="T1"), FLOAT._replace(id="P3.8")
+    claims = (FLOAT, t1, p38, FLOAT._replace(id="S4"))
+    result = suite.run(dataclasses.replace(tier, families=()),
+                       plugins, 4, None, studies=(Study("study", studied),), claims=claims)  # fmt: skip
+    assert [x.id for x in result.rows] == ["T1", "P3.8", "S3", "S4", "S8", "R2", "R4", "R6.1", "R7", "float"]
+    rows = {x.id: x for x in result.rows}
+    assert result.about["counts"] == {"one": 250, "two": 750}
+    assert (result.about["instances"], result.about["exact"], result.about["seed"]) == (1002, 33, 4)
+    assert (result.about["gymnasium"], result.about["presets"], result.about["quick"]) == (
+        ["Taxi × 2"],
+        ["a preset"],
+        True,
+    )
+    assert rows["float"].instances == 1002
+    assert rows["float"].violations == 375
+    assert rows["S4"].violations == 375
+    assert (rows["float"].exact, rows["float"].exact_kind) == (9, "enclosed")
+    assert (rows["float"].exact_violations, rows["float"].exact_undecided) == (3, 1)
+    assert (rows["S4"].exact, rows["S4"].exact_kind, rows["S4"].exact_violations) == (5, "exact", 0)
+    assert (rows["S4"].searched, rows["float"].searched, rows["S8"].searched) == (0.75, 0.5, None)
+    assert (rows["S3"].instances, rows["S3"].statement) == (12, "s")
+    assert rows["S4"].page == "theory/derivations/s4.md"
+    assert (rows["R7"].figure, rows["S8"].figure, rows["R6.1"].figure, rows["R2"].figure) == (
+        "",
+        "finite_sample.png",
+        "rates.png",
+        "",
+    )
+    seen = {name: (stage, ids) for name, stage, ids in stub_suite["seen"]}
+    assert seen["Taxi × 2"] == (("Taxi", 2, [[1 / 3] * 3] * 2, 0.01, [0, 1]), ["float", "T1", "S4"])
+    assert seen["a preset"] == ("a preset", ["float", "S4"])
+    assert stub_suite["exact"][0][0] == 33
+    assert stub_suite["S8"][0][0] is True
+    assert set(result.draws) == {"scaling.png", "finite_sample.png", "rates.png", "adversarial.md", "bounds.png"}
+    page = suite._instances(stub_suite["index"] and suite.adversarial.read_index()["ratios"])
+    assert "| id | rung | shape | n | γ = 0.5 | γ = 0.9 | episodic |" in page
+    assert "| S4 | r | t | 2 | 1.00000 | 0.12346 | 0.50000 |" in page
+
+
+def test_figures_of_claims():
+    assert {name: set(ids) for name, ids in suite.FIGURES.items()} == {
+        "scaling.png": {"R1", "R3"}, "regimes.png": {"R7"}, "interaction.png": {"R4", "R5"}, "rates.png": {"R6", "S3", "S7c"},
+        "certified.png": {"U1", "S4", "S5", "S6", "S9"}, "finite_sample.png": {"S8"}, "bounds.png": {"S0", "P3.4", "S7"},
+    }  # fmt: skip
+
+
+def test_a_page_of_the_tightest_instances_is_drawn_and_how_it_was_made_is_kept(stub_reports, stub_suite, tmp_path):
+    found = suite.run(
+        Tier(200, 0, (), (), False, 200, presets=()),
+        Plugins(families=(mine("f", (0.5,)),)),
+        studies=(),
+        claims=(FLOAT,),
+    )
+    found.draws["adversarial.md"](tmp_path / "a.md")
+    text = (tmp_path / "a.md").read_text()
+    assert text.startswith("# Tightest instances\n\nLargest `|gap|/penalty` found by")
+    assert text.endswith("| S4 | r | t | 2 | 1.00000 | 0.12346 | 0.50000 |\n")
+    assert (found.about["jax"], found.about["python"]) == (jax.__version__, platform.python_version())
+    assert (found.about["exact"], found.about["quick"], found.about["families"]) == (0, False, {"f": "stubs"})
+    assert found.about["seconds"] > 0
+
+
+def test_studies_by_tier(monkeypatch, tmp_path):
+    """Sizes of a quick run and of the others, and which rows and files a study gives."""
+    asked = {}
+
+    def kept(name, value):
+        return lambda *arguments, **more: asked.__setitem__(name, (arguments, more)) or value
+
+    for module, value in (
+        (suite.p3_2, row("P3.2")), (suite.r1, (row("R1"), "relay")), (suite.r3, (row("R3"), "random")),
+        (suite.regimes, (row("R7"), "map")), (suite.r5, (row("R5"), SimpleNamespace(relay=[1, 2]))),
+        (suite.u1, (row("U1"), "curves")),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, "run", kept(module.__name__.rpartition(".")[2], value))
+    monkeypatch.setattr(suite.networks, "coverage", kept("coverage", row("S8")))
+    jobs = {study.name: study.job for study in suite.STUDIES}
+    assert list(jobs) == ["R1, R3, regimes", "certified shares", "interactions", "messages", "sampled networks"]
+    quick, default, full = (suite.TIERS[name] for name in ("quick", "default", "full"))
+    found = {}
+    for name, tier in (("quick", quick), ("default", default), ("full", full)):
+        asked.clear()
+        found[name] = {study: job(tier, "rng", "lock") for study, job in jobs.items()}
+        small = tier.quick
+        assert asked["p3_2"][0] == (2_000 if small else 20_000, "rng")
+        assert asked["r1"][0] == ((2, 3, 4, 6, 8, 16) if small else suite.r1.SIZES,)
+        assert asked["r3"][0] == (
+            (20, "rng", suite.r3.SIZES[:3], "lock") if small else (100, "rng", suite.r3.SIZES, "lock")
+        )
+        assert asked["regimes"][0] == (small, "rng", "lock", None if small else "random", name == "full")
+        assert asked["r5"][0] == (small, "rng", "lock")
+        assert asked["coverage"][0] == (("rng",) if small else ("rng", 20, 1_000))
+        if not small:
+            sizes = suite.u1.GYM if name == "full" else suite.u1.GYM[:1]
+            assert asked["u1"] == ((100, "rng", sizes), {"lock": "lock"})
+    assert found["quick"]["certified shares"] == ([], {})
+    rows = {study: [x.id for x in got] for study, (got, _) in found["full"].items()}
+    assert rows == {"R1, R3, regimes": ["R1", "R3", "R7"], "certified shares": ["U1"], "interactions": ["R5"],
+                    "messages": ["P3.2"], "sampled networks": ["S8"]}  # fmt: skip
+    drawn = []
+    for module, name in ((suite.figures, "scaling_figure"), (suite.regimes, "regime_figure"),
+                         (suite.r5, "interaction_figure"),
+                         (suite.u1, "certified_figure")):  # fmt: skip
+        monkeypatch.setattr(module, name, lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr(suite.regimes, "as_dict", lambda found: {"is": found})
+    for _, draws in found["full"].values():
+        for file, draw in draws.items():
+            draw(tmp_path / file)
+    assert drawn[0] == ("relay", "random", tmp_path / "scaling.png")
+    assert drawn[1] == ("map", tmp_path / "regimes.png")
+    assert drawn[2] == ("curves", tmp_path / "certified.png")
+    assert drawn[3] == ([1, 2], range(2), tmp_path / "interaction.png")
+    assert (tmp_path / "regimes.json").read_text() == '{"is": "map"}\n'
+
+
+def test_seeds_are_independent_and_reproducible(stub_reports, stub_suite):
+    def draws(seed):
+        found = {}
+
+        def make(rng, batch):
+            found.setdefault("family", rng.random())
+            return stub_stages([0.5] * batch)
+
+        def job(tier, rng, lock):
+            found["study"] = rng.random()
+            return [], {}
+
+        tier = Tier(200, 0, (), (), True, 200)
+        suite.run(
+            tier, Plugins(families=(Family("f", "", 1.0, make),)), seed, studies=(Study("s", job),), claims=(FLOAT,)
+        )
+        found["exact"], found["R4"] = stub_suite["exact"][0][1].random(), stub_suite["R4"][0][1].random()
+        return found
+
+    one = draws(0)
+    assert draws(0) == one
+    assert len(set(one.values())) == 4
+    assert not set(draws(1).values()) & set(one.values())
+
+
+def test_a_failing_study_stops_the_others(stub_reports, stub_suite, monkeypatch):
+    """Those that wait are not begun, the workers are ended, and what failed is said."""
+
+    def fails(tier, rng, lock):
+        raise ArithmeticError("no number")
+
+    def slow(tier, rng, lock):
+        started.append(time.sleep(0.05))
+        return [], {}
+
+    started, ended = [], []
+    monkeypatch.setattr(suite.processes, "end", ended.append)
+    studies = (Study("bad", fails), *(Study(f"late {k}", slow) for k in range(40)))
+    with pytest.raises(ArithmeticError, match="no number"):
+        suite.run(
+            Tier(200, 0, (), (), True, 200), Plugins(families=(mine("f", (0.5,)),)), studies=studies, claims=(FLOAT,)
+        )
+    assert len(ended) == 1
+    assert len(started) < 40
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [({"seed": -1}, "seed: found -1"), ({"instances": 0}, "instances: found 0"), ({"instances": 10**15}, "instances: found 10"),
+     ({"seed": 1.5}, "seed: found 1.5")],
+)  # fmt: skip
+def test_settings_of_a_run(more, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        suite.run(Tier(200, 0, (), (), True), studies=(), claims=(FLOAT,), **more)
+
+
+def test_tiers():
+    """What the help and the README say of them."""
+    quick, default, full = (suite.TIERS[name] for name in ("quick", "default", "full"))
+    assert [x.instances for x in (quick, default, full)] == [5_000, 100_000, 1_000_000]
+    assert [x.exact for x in (quick, default, full)] == [60, 1_000, 5_000]
+    assert [x.quick for x in (quick, default, full)] == [True, False, False]
+    assert [x.thorough for x in (quick, default, full)] == [False, False, True]
+    assert [x.keep for x in (quick, default, full)] == [False, False, True]
+    assert [x.chunk for x in (quick, default, full)] == [1_000, 5_000, 5_000]
+    assert [len(x.gym) for x in (quick, default, full)] == [0, 2, 4]
+    assert [len(x.presets) for x in (quick, default, full)] == [0, 1, len(suite.networks.PRESETS)]
+    assert default.families == full.families == tuple(f.name for f in suite.FAMILIES)
+    assert set(quick.families) == {"small", "episodic", "corners", "episodic corners", "networks"}
+
+
+def test_families_have_these_names_and_shares():
+    shares = {f.name: f.share for f in suite.FAMILIES}
+    assert shares == {
+        "small": 0.45, "middle": 0.30, "large": 0.05, "product": 0.143, "episodic": 0.05, "corners": 0.005,
+        "episodic corners": 0.002, "networks": 0.01,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ids", "ordered"),
+    [("S10 S9 S7c S7 S7b", "S7 S7b S7c S9 S10"), ("U1 R1 S1 E1 PE.2 P3.10 P3.9 T0 mine", "T0 PE.2 P3.9 P3.10 E1 S1 R1 U1 mine"),
+     ("Tool S1", "S1 Tool")],
+)  # fmt: skip
+def test_order_of_the_ledger(ids, ordered):
+    rows = sorted((row(id_) for id_ in ids.split()), key=suite._place)
+    assert [x.id for x in rows] == ordered.split()
+
+
+# ------------------------------------------------------------------------------------------------------------- what is written
+
+
+def result(draws=None, **values):
+    return suite.Result([row(**values)], dict(ABOUT), draws or {})
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({}, 0),
+        ({"inconclusive": 3}, 0),
+        ({"violations": 1}, 1),
+        ({"exact_violations": 1}, 1),
+        ({"exact_undecided": 2}, 0),
+    ],
+)
+def test_exit_codes(tmp_path, monkeypatch, capsys, values, code):
+    """1 if a claim is violated, exactly or by floats, and only then."""
+    monkeypatch.setattr(suite, "run", lambda *_: result(**values))
+    assert command.run(command.Settings(quick=True, out=tmp_path)) == code
+    assert json.loads((tmp_path / "ledger.json").read_text())["claims"][0]["id"] == "S7"
+    assert "claim ledger" in capsys.readouterr().out
+
+
+def test_settings_reach_the_suite(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(suite, "run", lambda *arguments: seen.append(arguments) or result())
+    for flags, tier in (({"quick": True}, "quick"), ({"full": True}, "full"), ({}, "default")):
+        command.run(command.Settings(out=tmp_path, instances=1, seed=3, **flags))
+        assert seen[-1][0] is suite.TIERS[tier]
+        assert seen[-1][2:5] == (3, 1, tmp_path / ".progress")
+    for wrong, message in (
+        ({"instances": 0}, "--instances: found 0"), ({"instances": 10**15}, "--instances: found 1000"),
+        ({"seed": -1}, "--seed: found -1"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            command.run(command.Settings(out=tmp_path, **wrong))
+    assert len(seen) == 3
+
+
+def test_a_figure_that_fails_loses_nothing_else(tmp_path, monkeypatch, capsys):
+    """The ledger is there before a figure is drawn; what fails is said, others are drawn, the old one stays; exit code 3."""
+
+    def fails(path):
+        assert (tmp_path / "ledger.json").exists()
+        assert (tmp_path / "ledger.md").exists()
+        path.write_text("half")
+        raise ValueError("no ticks\nat all")
+
+    (tmp_path / "a.png").write_text("old")
+    draws = {"a.png": fails, "b.png": lambda path: path.write_text("drawn")}
+    monkeypatch.setattr(suite, "run", lambda *_: result(draws))
+    assert command.run(command.Settings(quick=True, out=tmp_path, json=tmp_path / "copy.json")) == 3
+    said = capsys.readouterr()
+    assert said.err == "theory: error: a.png: ValueError: no ticks at all\n"
+    assert (tmp_path / "a.png").read_text() == "old"
+    assert (tmp_path / "b.png").read_text() == "drawn"
+    assert (tmp_path / "copy.json").read_text() == (tmp_path / "ledger.json").read_text()
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["a.png", "b.png", "copy.json", "ledger.json", "ledger.md"]
+    assert [line.strip() for line in said.out.splitlines()[-4:]] == [
+        str(tmp_path / name) for name in ("ledger.json", "copy.json", "ledger.md", "b.png")
+    ]
+    assert f"{tmp_path}/a.png" not in said.out
+    assert "1,234 stages, 60 more without rounding, in 61 s on cpu" in said.out
+    monkeypatch.setattr(suite, "run", lambda *_: result(draws, violations=1))
+    assert command.run(command.Settings(quick=True, out=tmp_path)) == 1
+
+
+def test_a_folder_that_is_gone_is_made_again_and_links_are_followed(tmp_path):
+    out = tmp_path / "out"
+    console = Console(quiet=True)
+    assert command.write(result(), out, None, console) == []
+    (tmp_path / "else.json").write_text("old")
+    (out / "ledger.json").unlink()
+    (out / "ledger.json").symlink_to(tmp_path / "else.json")
+    assert command.write(result(), out, None, console) == []
+    assert json.loads((tmp_path / "else.json").read_text())["schema"] == 1
+    assert (out / "ledger.json").is_symlink()
+
+
+def test_where_nothing_can_be_written_the_ledger_is_printed(tmp_path, monkeypatch, capsys):
+    """A full disk at the last line: old files stay whole, the table and the JSON are on the terminal."""
+    (tmp_path / "ledger.json").write_text("old")
+
+    def full(self, *_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "write_text", full)
+    failed = command.write(result(violations=2), tmp_path, None, Console(width=200))
+    monkeypatch.undo()
+    out = capsys.readouterr().out
+    assert len(failed) == 2
+    assert all("No space left on device" in line for line in failed)
+    assert "claim ledger" in out
+    (line,) = [x for x in out.splitlines() if x.startswith("{")]
+    assert json.loads(line)["claims"][0]["violations"] == 2
+    assert [(x.name, x.read_text()) for x in tmp_path.iterdir()] == [("ledger.json", "old")]
+
+
+@pytest.mark.parametrize(
+    "place", ["a file", "a device", "json a folder", "ledger a folder", "json nowhere", "progress a file"]
+)
+def test_places_are_tried_before_the_work(tmp_path, monkeypatch, place, capsys):
+    monkeypatch.setattr(suite, "run", lambda *_: pytest.fail("worked"))
+    out, more = tmp_path / "out", {}
+    if place == "a file":
+        out.write_text("x")
+    elif place == "a device":
+        out.symlink_to("/dev/null")
+    elif place == "json a folder":
+        (tmp_path / "f").mkdir()
+        more = {"json": tmp_path / "f"}
+    elif place == "json nowhere":
+        more = {"json": tmp_path / "f" / "g.json"}
+    elif place == "ledger a folder":
+        (out / "ledger.json").mkdir(parents=True)
+    elif place == "page a folder":
+        (out / "ledger.md").mkdir(parents=True)
+    else:
+        out.mkdir()
+        (out / ".progress").write_text("x")
+        more = {"full": True}
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError) as caught:
+        command.run(command.Settings(out=out, **more))
+    assert caught.value.name == ("--json" if "json" in place else "--out")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [(InputError("x", 1, "2"), 2, "theory: error: x: found 1, expected 2\n"),
+     (KeyboardInterrupt(), 130, "theory: interrupted; nothing was written\n"),
+     (RuntimeError("bug"), 3, "RuntimeError: bug\n"), (None, 0, "")],
+)  # fmt: skip
+def test_how_the_command_ends(monkeypatch, tmp_path, capsys, error, code, said):
+    """A program that breaks off is not a claim that is violated."""
+
+    def run(settings):
+        if error is not None:
+            raise error
+        return 0
+
+    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr("sys.argv", ["theory", "--quick", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        command.main()
+    assert stop.value.code == code
+    assert capsys.readouterr().err.endswith(said)
+
+
+def test_two_tiers_at_once_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["theory", "--quick", "--full"])
+    with pytest.raises(SystemExit) as stop:
+        command.main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "theory: error: --quick, --full: found both, expected at most one of them\n"
