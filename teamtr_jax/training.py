@@ -19,9 +19,19 @@ from jax import Array
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from teamtr_jax.checkpoint import as_restored, clean, describe, latest, read_manifest, restore, same_leaves, save
+from teamtr_jax.checkpoint import (
+    as_restored,
+    clean,
+    describe,
+    latest,
+    read_manifest,
+    require_numbers,
+    restore,
+    same_leaves,
+    save,
+)
 from teamtr_jax.records import UPDATE_SCHEMA, dump
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, whole_number
 
 __all__ = ["JOURNAL", "CHECKPOINTS", "LOCK", "train", "read_records"]
 
@@ -61,12 +71,16 @@ def train(
 
     Raises:
       InputError: names the setting, file or leaf that differs or is damaged, or the place that cannot be written.
-      ArithmeticError: a record that holds NaN: names the stage and the key. The stages before it are saved.
+      ArithmeticError: a record or a state that holds NaN: names the stage and the key or the leaf. The stages before it are
+        saved.
       KeyboardInterrupt: after a line on stderr that says how much is saved.
     """
+    for name, value in (("stages", stages), ("every", every)):
+        whole_number(name, value, -(2**62))
     if stages < 0 or every < 1:
         raise InputError("stages, every", f"{stages}, {every}", "stages ≥ 0 and every ≥ 1")
     state = as_restored(state)
+    _require_numbers(state, "initial state")
     leaves, done = describe(state), 0
     home = None if folder is None else Path(folder).resolve()
     try:
@@ -81,6 +95,7 @@ def train(
                         state, records = stage(state, jax.random.fold_in(key, k), k)
                         state = as_restored(state)
                         same_leaves(describe(state), leaves, f"state after stage {k}")
+                        _require_numbers(state, f"state after stage {k}")
                         lines = _lines(records, k)
                         if run:
                             run.append(lines)
@@ -98,6 +113,13 @@ def train(
             Console(stderr=True).print(text, highlight=False, soft_wrap=True)
         raise
     return state, home / JOURNAL if home else None
+
+
+def _require_numbers(state: Any, where: str) -> None:
+    try:
+        require_numbers(state)
+    except ArithmeticError as error:
+        raise ArithmeticError(f"{where}: {error}") from None
 
 
 def read_records(folder: str | Path) -> list[dict[str, Any]]:
