@@ -26,7 +26,7 @@ from teamtr_jax.records import dump
 from teamtr_jax.validation import X64_REMEDY, InputError, whole_number
 
 __all__ = ["CHECKPOINT_SCHEMA", "KEPT", "Checkpoint", "save", "restore", "read_manifest", "latest", "clean", "describe",
-           "same_leaves", "as_restored", "require_numbers"]  # fmt: skip
+           "same_leaves", "as_restored"]  # fmt: skip
 
 CHECKPOINT_SCHEMA = 1
 KEPT = 2
@@ -274,21 +274,11 @@ def _leaves(tree: Any) -> list[Leaf]:
     return [_leaf(_name(path), leaf) for path, leaf in named]
 
 
-def require_numbers(tree: Any) -> None:
-    """Refuse NaN in a leaf: a run goes on from the state that is saved, and would go on with NaN. Infinities are numbers.
-
-    Raises:
-      ArithmeticError: names the leaf and says how many of its entries are NaN.
-    """
-    _require_numbers(_leaves(tree))
-
-
 def _require_numbers(leaves: list[Leaf]) -> None:
+    """A run goes on from the state that is saved, and would go on with NaN. Infinities are numbers."""
     for leaf in leaves:
-        if leaf.array.dtype != bool and jnp.issubdtype(leaf.array.dtype, jnp.inexact):
-            missing = int(np.isnan(leaf.array).sum())  # ml_dtypes' bfloat16 knows it too
-            if missing:
-                raise ArithmeticError(f"{leaf.name}: {missing} of {leaf.array.size} entries are not a number")
+        if jnp.issubdtype(leaf.array.dtype, jnp.inexact) and (missing := int(np.isnan(leaf.array).sum())):
+            raise ArithmeticError(f"{leaf.name}: {missing} of {leaf.array.size} entries are not a number")
 
 
 def _x64() -> bool:

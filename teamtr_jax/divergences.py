@@ -33,14 +33,14 @@ def _excess(r: Float[Array, "..."], ratio: Float[Array, "..."]) -> Float[Array, 
 
 
 def _rows(**tables: Array) -> None:
-    """Two tables of the same shape with rows of probabilities."""
+    """Two tables over the same outcomes, of finite numbers ≥ 0."""
     require_float64(**tables)
     (first, p), (second, q) = tables.items()
     if p.shape != q.shape and p.shape[-1:] != q.shape[-1:]:
         raise InputError(second, f"shape {list(q.shape)}", f"as many outcomes as {first}, {list(p.shape)}")
     for name, table in tables.items():
         if (values := floats(table)) is not None:
-            probability_rows(name, values)
+            probability_rows(name, values, sums=False)
 
 
 def total_variation(p: Float[Array, "*batch A"], q: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
@@ -51,7 +51,7 @@ def total_variation(p: Float[Array, "*batch A"], q: Float[Array, "*batch A"]) ->
       0.5
 
     Raises:
-      InputError: if the arrays are not float64, or their rows are no probabilities.
+      InputError: if the arrays are not float64, or hold what is no probability.
     """
     _rows(p=p, q=q)
     return 0.5 * abs(p - q).sum(-1)
@@ -62,9 +62,10 @@ def kl_current_to_new(current: Float[Array, "*batch A"], new: Float[Array, "*bat
 
     Computed as `Σ p·(r − log(q/p))`, `r = (q−p)/p` (a series for small `r`), plus `Σ q` where `p = 0`: equal for normalised
     rows, every term ≥ 0, no cancellation for small steps. `0·log 0 = 0`; infinite where `new` drops an action of `current`.
+    Rows that do not sum to one are taken as they are: `Σ p log(p/q) + q − p`.
 
     Raises:
-      InputError: if the arrays are not float64, or their rows are no probabilities.
+      InputError: if the arrays are not float64, or hold what is no probability.
 
     Example:
       >>> p = jnp.array([0.5, 0.5]); q = jnp.array([0.25, 0.75])

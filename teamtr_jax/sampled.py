@@ -71,7 +71,7 @@ class Sampling:
         if self.advantage not in ("group_normalised", "centred", "to_go", "exact"):
             raise InputError("advantage", repr(self.advantage), "group_normalised, centred, to_go or exact")
         for name in ("prompts", "group", "held_out"):
-            whole_number(name, getattr(self, name), -(2**31), 2**31 - 1)
+            whole_number(name, getattr(self, name), -(2**62))
         real_number("advantage_clip", self.advantage_clip, above=0.0, infinite=True)
         real_number("alpha", self.alpha, above=0.0, below=1.0)
         if self.horizon is not None:

@@ -25,7 +25,6 @@ from teamtr_jax.checkpoint import (
     describe,
     latest,
     read_manifest,
-    require_numbers,
     restore,
     same_leaves,
     save,
@@ -80,7 +79,6 @@ def train(
     if stages < 0 or every < 1:
         raise InputError("stages, every", f"{stages}, {every}", "stages ≥ 0 and every ≥ 1")
     state = as_restored(state)
-    _require_numbers(state, "initial state")
     leaves, done = describe(state), 0
     home = None if folder is None else Path(folder).resolve()
     try:
@@ -95,7 +93,6 @@ def train(
                         state, records = stage(state, jax.random.fold_in(key, k), k)
                         state = as_restored(state)
                         same_leaves(describe(state), leaves, f"state after stage {k}")
-                        _require_numbers(state, f"state after stage {k}")
                         lines = _lines(records, k)
                         if run:
                             run.append(lines)
@@ -113,13 +110,6 @@ def train(
             Console(stderr=True).print(text, highlight=False, soft_wrap=True)
         raise
     return state, home / JOURNAL if home else None
-
-
-def _require_numbers(state: Any, where: str) -> None:
-    try:
-        require_numbers(state)
-    except ArithmeticError as error:
-        raise ArithmeticError(f"{where}: {error}") from None
 
 
 def read_records(folder: str | Path) -> list[dict[str, Any]]:
@@ -155,7 +145,10 @@ class _Run:
 
     def commit(self, done: int, state: Any) -> None:
         journal = {"bytes": self.size, "sha256": self.digest.hexdigest()}
-        save(self.home / CHECKPOINTS, done, state, {**self.about, "journal": journal})
+        try:
+            save(self.home / CHECKPOINTS, done, state, {**self.about, "journal": journal})
+        except ArithmeticError as error:
+            raise ArithmeticError(f"state after {done} stages: {error}") from None
 
     def cut(self) -> None:
         """Take away what a stage that was not saved has written; if that fails, resuming does it."""
