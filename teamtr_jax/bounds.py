@@ -3,8 +3,9 @@
 A rung says which gap it bounds, in which form of team it holds, and who can print it:
 
 * ``oracle``: needs a supremum over states or exact tables,
-* ``prior``: needs only declared ranges (of the reward, of a per-state radius) and monitored averages,
-* ``estimable``: needs rollouts, and then carries a confidence.
+* ``prior``: needs only what is declared (ranges of the reward or the return, a per-state radius, whose turn it can be) and
+  monitored averages,
+* ``estimable``: needs rollouts beside what is declared, and then carries a confidence.
 
 `ladder(report, rungs=DEFAULT)` evaluates all that apply; a reader's own `Rung` is passed in the same way.
 """
@@ -12,15 +13,15 @@ A rung says which gap it bounds, in which form of team it holds, and who can pri
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
 from teamtr_jax.divergences import exclusive_sum
-from teamtr_jax.types import StageReport
-from teamtr_jax.validation import InputError
+from teamtr_jax.types import StageReport, require_report
+from teamtr_jax.validation import InputError, one_of
 
 __all__ = [
     "Rung", "ladder", "least", "DEFAULT", "BOTH", "Form", "Gap", "Information", "paper_constant", "path_kl", "zero_times",
@@ -201,11 +202,13 @@ def penalty_stale_log_sum(report: StageReport) -> Float[Array, " n"]:
 
 
 def penalty_stale_return_range(report: StageReport) -> Float[Array, " n"]:
-    """S7b with `ϱ ≥ B_i`, so that a trainer can print it; episodic the sum is over the steps at which agent i may speak."""
-    if report.layer_kl_stale is None or report.layer_advantage_span is None:
+    """S7b with `ϱ ≥ B_i`, so that a trainer can print it; episodic the sum is over the steps at which agent i may speak.
+
+    Which those are the protocol says: the steps of its turns, with a router that reads the context all of them.
+    """
+    if report.layer_kl_stale is None or report.layer_speaks is None:
         return zero_times(report.return_range, _stale_kl(report)) / (1 - report.discount)
-    speaks = report.layer_advantage_span > 0  # where its words change nothing it does not matter that it speaks
-    stale = jnp.where(speaks, _stale_layers(report.layer_kl_stale), 0.0).sum(-1)
+    stale = jnp.where(report.layer_speaks, _stale_layers(report.layer_kl_stale), 0.0).sum(-1)
     return zero_times(report.return_range, stale)
 
 
@@ -270,8 +273,9 @@ def ladder(report: StageReport, rungs: Sequence[Rung] = DEFAULT) -> dict[str, Fl
     """`{name: penalty [n]}` for every rung that holds in the form of this stage.
 
     Raises:
-      InputError: if two rungs share a name, or a rung returns another shape than ``[n]``.
+      InputError: if two rungs share a name, a rung returns another shape than ``[n]``, or a number of the report is NaN.
     """
+    require_report(report)
     form = "episodic" if report.episodic else "discounted"
     out: dict[str, Array] = {}
     for rung in rungs:
@@ -293,7 +297,14 @@ def least(
     information: Sequence[Information] = ("oracle", "prior", "estimable"),
     rungs: Sequence[Rung] = DEFAULT,
 ) -> Float[Array, " n"]:
-    """S6: the least penalty on one gap at the given information levels; `∞` where no rung applies."""
+    """S6: the least penalty on one gap at the given information levels; `∞` where no rung applies.
+
+    Raises:
+      InputError: a word that is no gap or no level; otherwise as `ladder`.
+    """
+    one_of("gap", gap, get_args(Gap))
+    for level in information:
+        one_of("information", level, get_args(Information))
     chosen = [rung for rung in rungs if rung.gap == gap and rung.information in information]
     penalties = ladder(report, chosen)
     return jnp.stack([jnp.full_like(report.gap_fresh, jnp.inf), *penalties.values()]).min(0)

@@ -1,5 +1,7 @@
 """Certificates: surrogate − penalty, and what is left of the true improvement. Per update `[n]`, per stage a scalar.
 
+Of a report with NaN or a negative divergence every function here says so (`InputError`).
+
 A certificate is a lower bound on `J(π̂ⁱ) − J(π̂ⁱ⁻¹)`; a stage bound is one on `J(π̂ⁿ) − J(π̂⁰)`.
 """
 
@@ -20,7 +22,8 @@ from teamtr_jax.bounds import (
     penalty_reused_log_sum,
     penalty_stale_paper,
 )
-from teamtr_jax.types import StageReport
+from teamtr_jax.types import StageReport, floats, require_report
+from teamtr_jax.validation import InputError
 
 __all__ = ["lower_bound_paper", "certificate_estimable", "certificate_weighted", "certificate", "certified_share",
            "stage_bound_paper", "stage_bound_stale_paper", "stage_bound_cached", "stage_bound_reused",
@@ -33,11 +36,15 @@ def lower_bound_paper(report: StageReport, estimation_error: Float[Array, " n"] 
     Args:
       estimation_error: `ζ_i/(1−γ) ≥ |L̂_i − L_i^seq|`; zero for exact surrogates.
     """
+    require_report(report)
+    if (error := floats(estimation_error)) is not None and not (error >= 0).all():
+        raise InputError("estimation_error", estimation_error, "numbers ≥ 0: a bound on an absolute error")
     return report.surrogate_intermediate - penalty_paper(report) - estimation_error
 
 
 def certificate_estimable(report: StageReport) -> Float[Array, " n"]:
     """S7: `L_i^seq − ϱ·K_i`: what a trainer that knows the range of the return can print."""
+    require_report(report)
     return report.surrogate_intermediate - penalty_log_sum(report)
 
 
@@ -46,6 +53,7 @@ def certificate_weighted(report: StageReport) -> Float[Array, " n"]:
 
     Estimable, never below S7's, and never below `−J̃`: no more can be lost than there is.
     """
+    require_report(report)
     return _jensen(report.surrogate_intermediate - report.weighted_floor, report.objective[:-1] - report.return_floor)
 
 
@@ -62,6 +70,7 @@ def certificate(report: StageReport, rungs: Sequence[Rung] = DEFAULT) -> Float[A
 
 def certified_share(report: StageReport, lower_bound: Float[Array, " n"]) -> tuple[Float[Array, " n"], Array]:
     """`lower_bound / (J(π̂ⁱ) − J(π̂ⁱ⁻¹))`, and where that is defined: where the improvement is positive (0 elsewhere)."""
+    require_report(report)
     improvement = report.surrogate_intermediate + report.gap_fresh
     better = improvement > 0
     return jnp.where(better, lower_bound / jnp.where(better, improvement, 1.0), 0.0), better
@@ -74,16 +83,19 @@ def stage_bound_paper(report: StageReport) -> Float[Array, ""]:
 
 def stage_bound_stale_paper(report: StageReport) -> Float[Array, ""]:
     """P3.7: `Σ_i (L_i^stale − c_i Σ_{k≤i} √δ_k)`; `O(n²√δ̄)`."""
+    require_report(report)
     return (report.surrogate_stale - penalty_stale_paper(report)).sum(-1)
 
 
 def stage_bound_cached(report: StageReport) -> Float[Array, ""]:
     """S7c: `Σ_i L_i^cached − ϱ Σ_k K_k`, from the rollouts of the stage's start alone; linear in n."""
+    require_report(report)
     return report.surrogate_cached.sum(-1) - penalty_reused_log_sum(report)[-1]
 
 
 def stage_bound_reused(report: StageReport) -> Float[Array, ""]:
     """S7c: the same with the reused surrogate, which is what a trainer on the stage's first rollouts adds up."""
+    require_report(report)
     return report.surrogate_reused.sum(-1) - penalty_reused_log_sum(report)[-1]
 
 
@@ -92,6 +104,7 @@ def stage_bound_weighted(report: StageReport) -> Float[Array, ""]:
 
     `b` has one term for each agent.
     """
+    require_report(report)
     return _jensen(
         (report.surrogate_reused - report.weighted_reused).sum(-1), report.objective[..., 0] - report.return_floor
     )

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from teamtr_jax.files import seal, unseal
 from teamtr_jax.records import dump
-from teamtr_jax.validation import X64_REMEDY, InputError
+from teamtr_jax.validation import X64_REMEDY, InputError, whole_number
 
 __all__ = ["CHECKPOINT_SCHEMA", "KEPT", "Checkpoint", "save", "restore", "read_manifest", "latest", "clean", "describe",
            "same_leaves", "as_restored"]  # fmt: skip
@@ -74,10 +74,12 @@ def save(folder: str | Path, step: int, tree: Any, metadata: Mapping[str, Any] |
     Raises:
       InputError: names a leaf that is no array of numbers, or the place that cannot be written (disk full, no folder). What
         was there before is whole.
-      ArithmeticError: NaN in the metadata, with its key.
+      ArithmeticError: NaN in a leaf or in the metadata, with its name.
     """
     folder = Path(folder).resolve()
+    whole_number("step", step, 0)
     leaves = _leaves(tree)
+    _require_numbers(leaves)
     about = json.loads(dump(metadata or {}))
     if (newest := latest(folder)) is not None and step <= newest:
         raise InputError("step", step, f"a step after {newest}, the newest in {folder}")
@@ -270,6 +272,13 @@ def _leaf(name: str, leaf: Any) -> Leaf:
 def _leaves(tree: Any) -> list[Leaf]:
     named, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [_leaf(_name(path), leaf) for path, leaf in named]
+
+
+def _require_numbers(leaves: list[Leaf]) -> None:
+    """A run goes on from the state that is saved, and would go on with NaN. Infinities are numbers."""
+    for leaf in leaves:
+        if jnp.issubdtype(leaf.array.dtype, jnp.inexact) and (missing := int(np.isnan(leaf.array).sum())):
+            raise ArithmeticError(f"{leaf.name}: {missing} of {leaf.array.size} entries are not a number")
 
 
 def _x64() -> bool:

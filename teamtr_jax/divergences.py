@@ -7,7 +7,8 @@ from jax import Array
 from jaxtyping import Float
 
 from teamtr_jax.dynamics import Tree
-from teamtr_jax.validation import InputError, require_float64
+from teamtr_jax.types import floats
+from teamtr_jax.validation import InputError, probability_rows, require_float64
 
 __all__ = ["total_variation", "kl_current_to_new", "kl_new_to_current", "kl_terms", "expected", "exclusive_sum",
            "message_probabilities", "message_kl_current_to_new", "token_kl_current_to_new"]  # fmt: skip
@@ -31,14 +32,28 @@ def _excess(r: Float[Array, "..."], ratio: Float[Array, "..."]) -> Float[Array, 
     return jnp.where(small, z * (x - 2 * (z * z) * series), r - jnp.log(jnp.where(small, 1.0, ratio)))
 
 
+def _rows(**tables: Array) -> None:
+    """Two tables over the same outcomes, of finite numbers ≥ 0."""
+    require_float64(**tables)
+    (first, p), (second, q) = tables.items()
+    if p.shape != q.shape and p.shape[-1:] != q.shape[-1:]:
+        raise InputError(second, f"shape {list(q.shape)}", f"as many outcomes as {first}, {list(p.shape)}")
+    for name, table in tables.items():
+        if (values := floats(table)) is not None:
+            probability_rows(name, values, sums=False)
+
+
 def total_variation(p: Float[Array, "*batch A"], q: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
     """`TV(p, q) = ½ Σ_a |p_a − q_a|` in [0, 1].
 
     Example:
       >>> print(float(total_variation(jnp.array([0.5, 0.5]), jnp.array([1.0, 0.0]))))
       0.5
+
+    Raises:
+      InputError: if the arrays are not float64, or hold what is no probability.
     """
-    require_float64(p=p, q=q)
+    _rows(p=p, q=q)
     return 0.5 * abs(p - q).sum(-1)
 
 
@@ -47,9 +62,10 @@ def kl_current_to_new(current: Float[Array, "*batch A"], new: Float[Array, "*bat
 
     Computed as `Σ p·(r − log(q/p))`, `r = (q−p)/p` (a series for small `r`), plus `Σ q` where `p = 0`: equal for normalised
     rows, every term ≥ 0, no cancellation for small steps. `0·log 0 = 0`; infinite where `new` drops an action of `current`.
+    Rows that do not sum to one are taken as they are: `Σ p log(p/q) + q − p`.
 
     Raises:
-      InputError: if the arrays are not float64.
+      InputError: if the arrays are not float64, or hold what is no probability.
 
     Example:
       >>> p = jnp.array([0.5, 0.5]); q = jnp.array([0.25, 0.75])
@@ -58,7 +74,7 @@ def kl_current_to_new(current: Float[Array, "*batch A"], new: Float[Array, "*bat
       >>> print(float(kl_current_to_new(p, jnp.array([1.0, 0.0]))))
       inf
     """
-    require_float64(current=current, new=new)
+    _rows(current=current, new=new)
     return kl_terms(current, new, new - current).sum(-1)
 
 
@@ -91,7 +107,11 @@ def exclusive_sum(x: Float[Array, "*batch T"]) -> Float[Array, "*batch T"]:
 
 
 def message_probabilities(tree: Tree, token_policy: Float[Array, "S V"]) -> Float[Array, " leaves"]:
-    """Probability of each of the `V^T` messages of `T` tokens, in lexicographic order."""
+    """Probability of each of the `V^T` messages of `T` tokens, in lexicographic order.
+
+    Raises:
+      InputError: if the policy is not float64, or none of the tree.
+    """
     require_float64(token_policy=token_policy)
     if token_policy.shape != (tree.states, tree.branching):
         raise InputError(
@@ -103,7 +123,11 @@ def message_probabilities(tree: Tree, token_policy: Float[Array, "S V"]) -> Floa
 
 
 def message_kl_current_to_new(tree: Tree, current: Float[Array, "S V"], new: Float[Array, "S V"]) -> Float[Array, ""]:
-    """KL between two laws of the whole message, by summing over all messages: the left side of P3.2."""
+    """KL between two laws of the whole message, by summing over all messages: the left side of P3.2.
+
+    Raises:
+      InputError: as `message_probabilities`.
+    """
     return kl_current_to_new(message_probabilities(tree, current), message_probabilities(tree, new))
 
 

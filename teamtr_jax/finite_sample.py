@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import lambertw
 from scipy.stats import binom
 
-from teamtr_jax.validation import InputError, finite, shaped
+from teamtr_jax.validation import InputError, finite, one_of, real_number, shaped, whole_number
 
 __all__ = ["ESTIMATORS", "BOUNDS", "Sample", "Certificate", "finite_sample_certificate", "two_sample_certificate",
            "message_sample", "log_sample", "path_sample", "truncated_sample", "clipped_sample", "difference_sample",
@@ -85,10 +85,15 @@ def tail_constants(low: float, high: float) -> tuple[float, float]:
 
     With W₀ and W₋₁ the branches of Lambert's function the suprema are at `x = −c/W(−c·e^{−c})` and equal `x/|x − 1|`.
 
+    Raises:
+      InputError: if the two do not lie on either side of 1.
+
     Example:
       >>> print([round(k, 3) for k in tail_constants(0.5, 2.0)])
       [0.398, 1.255]
     """
+    if not 0 <= real_number("low", low) < 1 < real_number("high", high):
+        raise InputError("low, high", f"{low}, {high}", "0 ≤ low < 1 < high")
 
     def place(c: float, branch: int) -> float:
         return float(-c / lambertw(-c * math.exp(-c), branch).real)
@@ -208,11 +213,30 @@ def bridge_sample(
     return Sample(parts[0] + parts[1], -edge, edge)
 
 
+EDGE = 1e-9
+"""Rounding by which a value may leave its range, relative to the range's end."""
+
+
+def _require_sample(sample: Sample, alpha: float) -> None:
+    _level(alpha)
+    values = np.asarray(sample.values)
+    if not values.shape or values.shape[-1] < 1:
+        raise InputError("sample.values", f"shape {list(values.shape)}", "one number or more for each sample, [..., B]")
+    low, high = (edge + sign * EDGE * max(1.0, abs(edge)) if math.isfinite(edge) else edge
+                 for edge, sign in ((sample.lower, -1), (sample.upper, 1)))  # fmt: skip
+    if (bad := ~((values >= low) & (values <= high))).any():
+        raise InputError("sample.values", values[bad][0], f"numbers in [{sample.lower:g}, {sample.upper:g}]")
+
+
 def bernstein_bound(sample: Sample, alpha: float) -> NDArray[np.float64]:
     """Maurer and Pontil (2009): `Z̄ − √(2V ln(2/α)/B) − 7b ln(2/α)/(3(B−1))`, b the width of the range, V the sample variance.
 
     −∞ where the range is infinite or B = 1.
+
+    Raises:
+      InputError: a value outside the range or NaN, or `alpha` outside (0, 1).
     """
+    _require_sample(sample, alpha)
     prompts, width = sample.values.shape[-1], sample.upper - sample.lower
     mean = np.asarray(sample.values.mean(-1))
     if prompts == 1 or math.isinf(width):
@@ -239,18 +263,30 @@ def betting_log_capital(sample: Sample, mean: ArrayLike, alpha: float) -> NDArra
     Bets `λ_t = min(√(2 ln(1/α)/(B·V_{t−1})), 0.9/(mean − lower))`, V the running mean square started at `lower²/4` (after
     Waudby-Smith and Ramdas 2024). Of the range only the lower end is used. Every factor decreases in `mean`; where
     `E[Z_t | past] ≤ mean` the capital is a nonnegative supermartingale and reaches 1/α with probability at most α (Ville).
+
+    Raises:
+      InputError: a value outside the range or NaN, `alpha` outside (0, 1), or a mean that is NaN.
     """
+    _require_sample(sample, alpha)
+    if np.isnan(mean).any():
+        raise InputError("mean", "nan", "a number above the lower end of the range")
     return np.asarray(_log_capital(sample, mean, alpha).max(-1))
 
 
 def betting_bound(sample: Sample, alpha: float, iterations: int = 60) -> NDArray[np.float64]:
-    """The largest mean that `betting_log_capital` rejects at `ln(1/α)`, by bisection from below; [...]."""
+    """The largest mean that `betting_log_capital` rejects at `ln(1/α)`, by bisection from below; [...].
+
+    Raises:
+      InputError: a value outside the range or NaN, `alpha` outside (0, 1), or no iteration.
+    """
+    _require_sample(sample, alpha)
+    whole_number("iterations", iterations, 1)
     low = np.full(sample.values.shape[:-1], sample.lower)
     high = np.asarray(sample.values.max(-1))
     for _ in range(iterations):
         middle = (low + high) / 2
         with np.errstate(divide="ignore", invalid="ignore"):  # middle = lower where all values are equal to it
-            rejected = betting_log_capital(sample, middle, alpha) >= math.log(1 / alpha)
+            rejected = _log_capital(sample, middle, alpha).max(-1) >= math.log(1 / alpha)
         low, high = np.where(rejected, middle, low), np.where(rejected, high, middle)
     return low
 
@@ -265,14 +301,9 @@ def _certificate(sample: Sample, alpha: float, estimator: str, bound: str, rollo
 
 
 def _level(alpha: float) -> float:
-    if not 0 < alpha < 1:
+    if not 0 < real_number("alpha", alpha, infinite=True) < 1:
         raise InputError("alpha", alpha, "a probability of error strictly between 0 and 1")
     return float(alpha)
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InputError(name, repr(value), " or ".join(allowed))
 
 
 def _rewards(name: str, reward: ArrayLike) -> NDArray[np.float64]:
@@ -286,13 +317,19 @@ def _rewards(name: str, reward: ArrayLike) -> NDArray[np.float64]:
     return out
 
 
-def _log_ratios(name: str, log_ratio: ArrayLike, reward: NDArray[np.float64]) -> NDArray[np.float64]:
+def _log_ratios(
+    name: str, log_ratio: ArrayLike, reward: NDArray[np.float64], infinity: float | None, limit: float = 700.0
+) -> NDArray[np.float64]:
+    """Log ratios of messages: finite, as the log-probabilities of a token log are, or else the `infinity` that is declared."""
     out = np.asarray(log_ratio, np.float64)
     shaped(name, out, (*reward.shape, "τ"))
-    if (bad := np.isnan(out) | (out == np.inf)).any():
-        raise InputError(name, float(out[bad][0]), "log ratios: numbers or −inf")
-    if (most := out.sum(-1).max()) > 700:
-        raise InputError(name, f"a path whose log ratios sum to {most:g}", "at most 700")
+    if (bad := ~np.isfinite(out) & ~(out == infinity)).any():
+        expected = (
+            "finite log ratios (a probability of 0 is a mask or an overflow in a network; for tables: zeros=True)"
+        )
+        raise InputError(name, out[bad][0], expected if infinity is None else f"log ratios: numbers or {infinity:+}")
+    if (most := out.sum(-1).max()) > limit:
+        raise InputError(name, f"a path whose log ratios sum to {most:g}", f"at most {limit:g}")
     return out
 
 
@@ -309,6 +346,7 @@ def finite_sample_certificate(
     kl_path_max: float | None = None,
     clip: float = 0.2,
     path_clip: tuple[float, float] = (0.5, 2.0),
+    zeros: bool = False,
 ) -> Certificate:
     """S8: a lower confidence limit for `J(π̂ⁱ) − J(π̂ⁱ⁻¹)` from rollouts of `π̂ⁱ⁻¹`, `π̂ⁱ` trained on other data.
 
@@ -317,7 +355,7 @@ def finite_sample_certificate(
 
     Args:
       reward: [B, G] outcome rewards in [0, 1], B independent prompts, G rollouts each.
-      log_ratio: [B, G, τ], `log π̂ⁱ/π̂ⁱ⁻¹` of the updated agent's messages, zero where there is none, −inf allowed.
+      log_ratio: [B, G, τ], `log π̂ⁱ/π̂ⁱ⁻¹` of the updated agent's messages, zero where there is none; finite, see `zeros`.
       kl: [B, G, τ], KL(current‖new) at the messages' contexts, zero where there is none; `"message"` and `"clipped"` need it.
       alpha: probability of error.
       estimator: `"path"` (`path_sample`), `"truncated"`, `"log"`, `"clipped"`, `"message"` (as theory.md has it).
@@ -327,6 +365,8 @@ def finite_sample_certificate(
       kl_path_max: declared bound on `Σ_m KL_m` of any rollout, for `"message"` and `"clipped"`.
       clip: `ε` of `"message"`.
       path_clip: interval for Λ of `"clipped"`; its upper end is that of `"truncated"` and `"log"`.
+      zeros: whether `π̂ⁱ` may give a message of `π̂ⁱ⁻¹` the probability zero, as tables do: its log ratio is then −inf and its
+        path has weight 0. A network cannot; there −inf is a fault of the log, and refused as the monitor refuses it.
 
     Raises:
       InputError: a shape, a range, a NaN, a missing argument, or data that contradict a declared bound.
@@ -339,16 +379,16 @@ def finite_sample_certificate(
       True
     """
     alpha = _level(alpha)
-    _one_of("estimator", estimator, ESTIMATORS)
-    _one_of("bound", bound, BOUNDS)
+    one_of("estimator", estimator, ESTIMATORS)
+    one_of("bound", bound, BOUNDS)
     r = _rewards("reward", reward)
-    x = _log_ratios("log_ratio", log_ratio, r)
+    x = _log_ratios("log_ratio", log_ratio, r, -np.inf if zeros else None)
     if baseline is None:
         b: ArrayLike | Literal["others"] = "others" if estimator == "clipped" else 0.0
     elif estimator not in ("path", "clipped"):
         raise InputError("baseline", "a baseline", f"none for estimator {estimator!r}")
     elif isinstance(baseline, str):
-        _one_of("baseline", baseline, ("others",))
+        one_of("baseline", baseline, ("others",))
         b = baseline
     else:
         b = np.asarray(baseline, np.float64)
@@ -356,7 +396,7 @@ def finite_sample_certificate(
             shaped("baseline", b, r.shape, (r.shape[0], 1))
         if not ((b >= 0) & (b <= 1)).all():
             raise InputError("baseline", float(b[~((b >= 0) & (b <= 1))].flat[0]), "numbers in [0, 1]")
-    low, high = ratio_range
+    low, high = (real_number("ratio_range", edge, infinite=True) for edge in ratio_range)
     if not 0 <= low <= 1 <= high:
         raise InputError("ratio_range", ratio_range, "(low, high) with 0 ≤ low ≤ 1 ≤ high")
     if ((np.exp(x) < low) | (np.exp(x) > high)).any():
@@ -365,7 +405,7 @@ def finite_sample_certificate(
         )
     if estimator == "path" and (isinstance(b, str) or np.any(np.asarray(b) != 0)) and math.isinf(high):
         raise InputError("ratio_range", ratio_range, "a finite upper end: a baseline needs a bounded ratio (S8b)")
-    if not 0 < clip <= 1:
+    if not 0 < real_number("clip", clip, infinite=True) <= 1:
         raise InputError("clip", clip, "ε in (0, 1]")
     if not 0 <= path_clip[0] < 1 < path_clip[1] < math.inf:
         raise InputError("path_clip", path_clip, "(low, high) with 0 ≤ low < 1 < high < ∞")
@@ -408,6 +448,7 @@ def two_sample_certificate(
     alpha: float,
     bound: str = "betting",
     baseline: float = 0.5,
+    zeros: bool = False,
 ) -> Certificate:
     """The same limit once the next agent's rollouts, which come from `π̂ⁱ`, are there: S8d with log ratios, without them `R̄' − R̄`.
 
@@ -415,26 +456,25 @@ def two_sample_certificate(
       reward_old: [B, G] from `π̂ⁱ⁻¹`; `reward_new`: [B, G'] from `π̂ⁱ`; row t of both on one prompt or on two independent ones.
       log_ratio_old: [B, G, τ], `log_ratio_new`: [B, G', τ'], always `log π̂ⁱ/π̂ⁱ⁻¹`; both or neither.
       baseline: a number in [0, 1] fixed beforehand.
+      zeros: whether a policy may give messages of the other one the probability zero, as tables do: −inf in `log_ratio_old`,
+        +inf in `log_ratio_new`; else refused as in `finite_sample_certificate`.
 
     Raises:
       InputError: as `finite_sample_certificate`.
     """
     alpha = _level(alpha)
-    _one_of("bound", bound, BOUNDS)
+    one_of("bound", bound, BOUNDS)
     old, new = _rewards("reward_old", reward_old), _rewards("reward_new", reward_new)
     if len(old) != len(new):
         raise InputError("reward_new", f"{len(new)} prompts", f"{len(old)}, as in reward_old")
-    if not 0 <= baseline <= 1:
+    if not 0 <= real_number("baseline", baseline, infinite=True) <= 1:
         raise InputError("baseline", baseline, "a number in [0, 1]")
     if (log_ratio_old is None) != (log_ratio_new is None):
         raise InputError("log_ratio_old, log_ratio_new", "one of the two", "both or neither")
     if log_ratio_old is None or log_ratio_new is None:
         return _certificate(difference_sample(old, new), alpha, "difference", bound, old.size + new.size)
-    x_old = _log_ratios("log_ratio_old", log_ratio_old, old)
-    x_new = np.asarray(log_ratio_new, np.float64)
-    shaped("log_ratio_new", x_new, (*new.shape, "τ"))
-    if (bad := np.isnan(x_new) | (x_new == -np.inf)).any():  # +inf: a message that the old agent cannot send
-        raise InputError("log_ratio_new", float(x_new[bad][0]), "log ratios: numbers or +inf")
+    x_old = _log_ratios("log_ratio_old", log_ratio_old, old, -np.inf if zeros else None)
+    x_new = _log_ratios("log_ratio_new", log_ratio_new, new, np.inf if zeros else None, limit=np.inf)
     sample = bridge_sample(old, x_old, new, x_new, baseline)
     return _certificate(sample, alpha, "bridge", bound, old.size + new.size)
 
@@ -459,7 +499,7 @@ def group_normalised_weight(success: ArrayLike, group: int) -> NDArray[np.float6
     p = np.asarray(success, np.float64)
     if not ((p > 0) & (p < 1)).all():
         raise InputError("success", p.tolist(), "numbers in (0, 1)")
-    if group < 2:
+    if whole_number("group", group, -(2**31)) < 2:
         raise InputError("group", group, "at least 2")
     k = np.arange(group + 1)
     chance = binom.pmf(k, group, p[..., None])

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 
 from teamtr_jax.dynamics import SparseResolvent, after
 from teamtr_jax.surrogates import BATCH_LIMIT
-from teamtr_jax.types import Stage, StageReport
-from teamtr_jax.validation import require_float64
+from teamtr_jax.types import Stage, StageReport, floats, require_one, require_table
+from teamtr_jax.validation import InputError, require_float64
 from teamtr_jax.visits import solo_steps, team_policy
 
 __all__ = ["interaction_matrix", "skippable"]
@@ -27,7 +27,7 @@ def interaction_matrix(stage: Stage, report: StageReport) -> Float[Array, "n n"]
       report: `stage_report(stage)`; in one program with it the two form one chain of LAPACK calls.
 
     Raises:
-      InputError: if an array is not float64.
+      InputError: if an array is not float64, or the report is that of another stage.
 
     Example:
       >>> from teamtr_jax.surrogates import evaluate_stage
@@ -39,6 +39,10 @@ def interaction_matrix(stage: Stage, report: StageReport) -> Float[Array, "n n"]
        [1. 1. 1.]]
     """
     require_float64(current=stage.current, target=stage.target, conditional=report.conditional)
+    require_one(stage, "stage")
+    updates, states = stage.team.agents, stage.team.initial.shape[-1]
+    require_table((updates, states), **{"report.conditional": report.conditional})
+    require_table((updates + 1, states), **{"report.visits": report.visits})
     return _jitted(stage, report)
 
 
@@ -67,7 +71,13 @@ def skippable(matrix: Float[Array, "n n"], tolerance: Float[Array, ""] | float) 
 
     Greedy in the order of the stage; the first update never skips. By R5 the sum is the error of the surrogate that the older
     rollouts estimate, `Σ_s (m^{π̂ⁱ⁻¹} − m^{π̂ᵇ⁻¹}) g_i`, up to third order in the steps.
+
+    Raises:
+      InputError: if the matrix is not square and finite, or the tolerance is negative or NaN.
     """
+    require_table((matrix.shape[0], matrix.shape[0]), matrix=matrix)
+    if (limit := floats(tolerance)) is not None and not (limit >= 0).all():
+        raise InputError("tolerance", tolerance, "a number that is not negative")
     position = jnp.arange(matrix.shape[0])
 
     def decide(collected: Array, i: Array) -> tuple[Array, Array]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from functools import partial
 from typing import NamedTuple
 
@@ -31,15 +32,33 @@ from numpy.typing import NDArray
 
 from teamtr_jax.divergences import kl_current_to_new
 from teamtr_jax.dynamics._draw import inverse_cdf
-from teamtr_jax.types import Estimate, Team
-from teamtr_jax.validation import InputError, require_float64
+from teamtr_jax.types import (
+    Estimate,
+    Team,
+    axes,
+    floats,
+    ints,
+    require_agent,
+    require_one,
+    require_policy,
+    require_table,
+)
+from teamtr_jax.validation import (
+    InputError,
+    concrete,
+    finite,
+    probability_rows,
+    real_number,
+    require_float64,
+    whole_number,
+)
 from teamtr_jax.values import return_bounds
 
 __all__ = ["Rollouts", "WeightDiagnostics", "SurrogateParts", "EstimationError", "Messages", "sample_rollouts",
            "rollouts_of_paths", "default_horizon", "truncation_bias", "reward_to_go", "group_normalised_advantage",
            "centred_advantage", "return_error", "group_scale",
            "broadcast_advantage", "estimate_tables", "log_ratios", "path_weight", "prefix_weight",
-           "weight_diagnostics", "surrogate_parts", "estimation_error", "message_log_ratios"]  # fmt: skip
+           "weight_diagnostics", "surrogate_parts", "estimation_error", "message_log_ratios", "require_memory"]  # fmt: skip
 
 
 class Rollouts(NamedTuple):
@@ -89,7 +108,12 @@ def truncation_bias(team: Team, horizon: int) -> Float[Array, ""]:
 
     `J − β ≤ E R + γ^H min r/(1−γ) ≤ J` for the truncated return R. For the weighted return to go `γ^t G_t` of (1) the same holds
     at every step, with the same β and the same constant.
+
+    Raises:
+      InputError: if the horizon is no positive integer, or the team is a batch.
     """
+    require_one(team, "team")
+    whole_number("horizon", horizon, 1)
     if team.dynamics.horizon is not None:
         return jnp.zeros(())
     gamma = jnp.asarray(team.dynamics.discount)
@@ -110,20 +134,40 @@ def sample_rollouts(
         played to its end.
 
     Raises:
-      InputError: an array that is not float64, a size below one, or a horizon that is not that of an episodic team.
+      InputError: an array that is not float64, a policy that is none of the team, a size below one or beyond the memory, or a
+        horizon that is not that of an episodic team.
     """
     require_float64(policy=policy, reward=team.reward, initial=team.initial)
+    require_one(team, "team")
+    require_policy(team, policy=policy)
     for name, size in (("prompts", prompts), ("group", group)):
-        if size < 1:
+        if whole_number(name, size, -(2**62)) < 1:
             raise InputError(name, size, "at least 1")
     whole = team.dynamics.horizon
     if whole is not None and horizon not in (None, whole):
         raise InputError("horizon", horizon, f"none, or {whole}: an episodic team is played to its end")
     if horizon is None:
         horizon = default_horizon(team.dynamics.discount) if whole is None else whole
-    if horizon < 1:
+    if whole_number("horizon", horizon, -(2**62)) < 1:
         raise InputError("horizon", horizon, "at least 1")
+    require_memory(prompts, group, horizon, team)
     return _sample(team, policy, key, prompts, group, horizon)
+
+
+def require_memory(prompts: int, group: int, horizon: int, team: Team) -> None:
+    """Refuse rollouts whose arrays are larger than the memory of this machine.
+
+    Raises:
+      InputError: with their size and how many prompts would fit.
+    """
+    choices = 1 if team.factors is None else team.agents
+    each = (
+        group * horizon * 8 * (8 + 2 * choices)
+    )  # bytes of a prompt: the fields of `Rollouts` and the uniform numbers
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if prompts * each > memory:
+        found = f"{prompts} prompts of {group} rollouts of {horizon} steps, {prompts * each:.1e} bytes"
+        raise InputError("prompts, group, horizon", found, f"at most {memory // each} prompts, {memory:.1e} bytes")
 
 
 @partial(jax.jit, static_argnames=("prompts", "group", "horizon"))
@@ -158,7 +202,13 @@ def rollouts_of_paths(
     Args:
       state: −1 after the end of an episode.
       action: joint actions in a product team; whatever it is after the end.
+
+    Raises:
+      InputError: a state or an action that is none of the team, or a policy that is none of it.
     """
+    require_one(team, "team")
+    require_policy(team, policy=policy)
+    _require_paths(team, state, action)
     alive = state >= 0
     at, action = jnp.maximum(state, 0), jnp.where(alive, action, 0)
     weight = jnp.where(alive, jnp.asarray(team.dynamics.discount) ** jnp.arange(state.shape[-1]), 0.0)
@@ -168,6 +218,34 @@ def rollouts_of_paths(
         jnp.where(alive, state, -1), action, agent, alive, weight, weight, reward, (weight * reward).sum(-1)
     )
     return paths._replace(logp=_log_probability(team, paths, policy))
+
+
+def _require_paths(team: Team, state: Array, action: Array) -> None:
+    states, actions = team.reward.shape
+    shape = axes("state", state, 3)
+    if shape and axes("action", action, 3) != shape:
+        raise InputError("action", f"shape {list(action.shape)}", f"shape {list(shape)}, that of state")
+    at, taken = ints("state", state, -1, states), concrete(action)
+    if at is not None and taken is not None:
+        ints("action", np.where(at < 0, 0, taken), 0, actions)
+
+
+def _require_rollouts(team: Team, rollouts: Rollouts) -> None:
+    """Rollouts of this team: states and actions that it has, log-probabilities ≤ 0, finite rewards."""
+    _require_paths(team, rollouts.state, rollouts.action)
+    if (values := floats(rollouts.logp)) is not None and not ((values > -np.inf) & (values <= 1e-9)).all():
+        bad = ~((values > -np.inf) & (values <= 1e-9))
+        raise InputError(
+            "rollouts.logp", float(values[bad][0]), "log-probabilities of what was done: finite, at most 0"
+        )
+    for name in ("reward", "returns", "weight"):
+        if (values := floats(getattr(rollouts, name))) is not None:
+            finite(f"rollouts.{name}", values)
+
+
+def _require_truncation(truncation: object) -> None:
+    if not hasattr(truncation, "shape"):
+        real_number("truncation", truncation, above=0.0, infinite=True)
 
 
 def _strides(factors: tuple[int, ...]) -> NDArray[np.int64]:
@@ -213,7 +291,12 @@ def reward_to_go(
     Args:
       discount: `team.dynamics.discount`.
       log_ratio: `log_ratios(team, rollouts, current)`.
+
+    Raises:
+      InputError: a discount outside [0, 1].
     """
+    if (gamma := floats(discount)) is not None and not ((gamma >= 0) & (gamma <= 1)).all():
+        raise InputError("discount", float(gamma.flat[0]), "a discount in [0, 1), or 1 in an episodic team")
     ratio = jnp.ones_like(rollouts.reward) if log_ratio is None else jnp.exp(_joint(rollouts, log_ratio))
 
     def step(later: Array, xs: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -248,10 +331,16 @@ def group_normalised_advantage(
       clip: `A_clip`.
       axis: that of the group.
 
+    Raises:
+      InputError: a return that is not finite, a clip that is not positive, an epsilon that is negative.
+
     Example:
       >>> print(group_normalised_advantage(jnp.array([[0.0, 0.0, 0.0, 1.0]]), clip=1.5).round(3))
       [[-0.577 -0.577 -0.577  1.5  ]]
     """
+    _finite(returns=returns)
+    real_number("clip", clip, above=0.0, infinite=True)
+    real_number("epsilon", epsilon, 0.0)
     centred = returns - returns.mean(axis, keepdims=True)
     return jnp.clip(centred / group_scale(returns, epsilon, axis), -clip, clip)
 
@@ -263,10 +352,14 @@ def centred_advantage(returns: Float[Array, "..."], axis: int = -1) -> Float[Arr
       returns: [B, G]; or [B, G, H], returns to go, with `axis=-2`.
       axis: that of the group.
 
+    Raises:
+      InputError: a return that is not finite.
+
     Example:
       >>> print(centred_advantage(jnp.array([[0.0, 1.0, 1.0]])))
       [[-1.   0.5  0.5]]
     """
+    _finite(returns=returns)
     group = returns.shape[axis]
     if group == 1:
         return returns
@@ -288,8 +381,19 @@ def return_error(rollouts: Rollouts, scale: Float[Array, "B 1"] | float = 1.0) -
     return broadcast_advantage(rollouts, jnp.broadcast_to(unit * most, rollouts.returns.shape))
 
 
+def _finite(**tables: object) -> None:
+    for name, table in tables.items():
+        if (values := floats(table)) is not None:
+            finite(name, values)
+
+
 def broadcast_advantage(rollouts: Rollouts, advantage: Float[Array, "B G"]) -> Float[Array, "B G H"]:
-    """One advantage of a rollout at every step of it, over `γ^t`, which `estimate_tables` multiplies with: (2)."""
+    """One advantage of a rollout at every step of it, over `γ^t`, which `estimate_tables` multiplies with: (2).
+
+    Raises:
+      InputError: if the advantages are not finite, or not one for each rollout.
+    """
+    require_table(rollouts.returns.shape, advantage=advantage)
     weight = rollouts.weight
     return jnp.where(weight > 0, advantage[..., None] / jnp.where(weight > 0, weight, 1.0), 0.0)
 
@@ -345,9 +449,18 @@ def estimate_tables(
         return. The estimate's errors add the rounding of its own sums.
 
     Raises:
-      InputError: if `policy` or `advantage` is not float64.
+      InputError: if `policy` or `advantage` is not float64, or a table, an agent, a weight or a rollout is none of the team.
     """
     require_float64(policy=policy, advantage=advantage)
+    require_one(team, "team")
+    require_policy(team, policy=policy)
+    require_agent(team, agent)
+    _require_rollouts(team, rollouts)
+    require_table(rollouts.state.shape, advantage=advantage)
+    if weights is not None and (found := floats(weights)) is not None and not ((found >= 0) & (found < np.inf)).all():
+        raise InputError("weights", float(found[~((found >= 0) & (found < np.inf))][0]), "finite numbers ≥ 0")
+    if (k := floats(shrink)) is not None and not (k >= 0).all():
+        raise InputError("shrink", shrink, "a number of pseudo-samples ≥ 0")
     acts, action, behaviour = _moves(team, rollouts, agent)
     gamma, horizon = jnp.asarray(team.dynamics.discount), rollouts.state.shape[-1]
     table = policy if team.factors is None else policy[agent]
@@ -412,7 +525,13 @@ def log_ratios(team: Team, rollouts: Rollouts, policy: Float[Array, "..."]) -> F
 
     0 for chance and after the end, −∞ where `policy` drops the action. A rollout never has an action of probability zero under
     its behaviour, so zeros of the behaviour need no care; what it never does is seen by no weight.
+
+    Raises:
+      InputError: a policy or a rollout that is none of the team.
     """
+    require_one(team, "team")
+    require_policy(team, policy=policy)
+    _require_rollouts(team, rollouts)
     return _log_probability(team, rollouts, policy) - rollouts.logp
 
 
@@ -423,14 +542,24 @@ def _joint(rollouts: Rollouts, log_ratio: Array) -> Array:
 def path_weight(
     team: Team, rollouts: Rollouts, current: Float[Array, "..."], truncation: float = math.inf
 ) -> Float[Array, "B G"]:
-    """`min(∏_t π_current/π_behaviour, c)` over the whole path, all agents; mean 1 if the behaviour covers it and `c = ∞`."""
+    """`min(∏_t π_current/π_behaviour, c)` over the whole path, all agents; mean 1 if the behaviour covers it and `c = ∞`.
+
+    Raises:
+      InputError: as `log_ratios`; a truncation that is not positive.
+    """
+    _require_truncation(truncation)
     return jnp.minimum(jnp.exp(_joint(rollouts, log_ratios(team, rollouts, current)).sum(-1)), truncation)
 
 
 def prefix_weight(
     team: Team, rollouts: Rollouts, current: Float[Array, "..."], truncation: float = math.inf
 ) -> Float[Array, "B G H"]:
-    """`min(∏_{u≤t} π_current/π_behaviour, c)` at every step, its own action included."""
+    """`min(∏_{u≤t} π_current/π_behaviour, c)` at every step, its own action included.
+
+    Raises:
+      InputError: as `log_ratios`; a truncation that is not positive.
+    """
+    _require_truncation(truncation)
     return jnp.minimum(jnp.exp(jnp.cumsum(_joint(rollouts, log_ratios(team, rollouts, current)), -1)), truncation)
 
 
@@ -447,10 +576,15 @@ class WeightDiagnostics(NamedTuple):
 def weight_diagnostics(weight: Float[Array, "*batch B G"]) -> WeightDiagnostics:
     """Effective sample size and upper tail of the weights of B·G rollouts.
 
+    Raises:
+      InputError: a weight that is negative or NaN.
+
     Example:
       >>> print(float(weight_diagnostics(jnp.array([[1.0, 1.0], [1.0, 0.0]])).ess_share))
       0.75
     """
+    if (values := floats(weight)) is not None and not (values >= 0).all():
+        raise InputError("weight", float(values[~(values >= 0)][0]), "numbers ≥ 0")
     w = weight.reshape(*weight.shape[:-2], -1)
     scaled = w * _quotient(jnp.ones(()), w.max(-1, keepdims=True))  # a square of a large weight may overflow
     p95, p99 = jnp.percentile(w, jnp.array([95.0, 99.0]), axis=-1)
@@ -496,7 +630,15 @@ def surrogate_parts(
     """`L̂ = Σ u (positive − negative)` of both estimates, `u = π'/π − 1`, and `Σ min(u,ε)·positive − max(u,−ε)·negative`.
 
     Entries with `π = 0` have no samples and contribute nothing. `clip=None`: no ratio is clipped.
+
+    Raises:
+      InputError: tables that are no probabilities, or a clip that is negative.
     """
+    for name, table in (("current", current), ("new", new)):
+        if (values := floats(table)) is not None:
+            probability_rows(name, values)
+    if clip is not None:
+        real_number("clip", clip, 0.0)
     used = current > 0
     u = jnp.where(used, (new - current) / jnp.where(used, current, 1.0), 0.0)
     linear = [(u * (estimate.positive - estimate.negative)).sum((-2, -1)) for estimate in (raw, normalised)]
@@ -540,14 +682,22 @@ def message_log_ratios(
     """What S8 needs of rollouts of `current` or of `new` on an episodic team whose return is in [0, 1], on the host.
 
     A message is an action of the agent. With the rewards `rollouts.returns` and rollouts of the current team this goes into
-    `finite_sample_certificate`; with those of both teams, into `two_sample_certificate`.
+    `finite_sample_certificate`; with those of both teams, into `two_sample_certificate`; in both with `zeros=True`, because
+    tables may drop an action.
 
     Args:
       messages: τ, a bound on the agent's messages in *every* possible rollout, fixed beforehand; default H.
 
     Raises:
-      InputError: a discounted team, or a rollout with more messages than declared.
+      InputError: a discounted team, a policy, an agent or a rollout that is none of the team, or a rollout with more messages
+        than declared.
     """
+    require_one(team, "team")
+    require_policy(team, current=current, new=new)
+    require_agent(team, agent)
+    _require_rollouts(team, rollouts)
+    if messages is not None:
+        whole_number("messages", messages, 1)
     if team.dynamics.horizon is None:
         raise InputError("team", "a discounted team", "an episodic one: S8 is about whole episodes")
     acts, action, _ = (np.asarray(x) for x in _moves(team, rollouts, agent))

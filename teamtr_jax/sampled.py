@@ -24,6 +24,7 @@ from teamtr_jax.rollouts import (
     group_scale,
     message_log_ratios,
     path_weight,
+    require_memory,
     return_error,
     reward_to_go,
     sample_rollouts,
@@ -46,7 +47,7 @@ from teamtr_jax.tabular import (
     updater,
 )
 from teamtr_jax.types import Estimate, Step, Team
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, real_number, whole_number
 from teamtr_jax.values import advantages, return_bounds, return_range
 
 __all__ = ["Sampling", "SampledData", "sampled_backend", "prompts_per_set"]
@@ -71,6 +72,12 @@ class Sampling:
     def __post_init__(self):
         if self.advantage not in ("group_normalised", "centred", "to_go", "exact"):
             raise InputError("advantage", repr(self.advantage), "group_normalised, centred, to_go or exact")
+        for name in ("prompts", "group", "held_out"):
+            whole_number(name, getattr(self, name), -(2**62))
+        real_number("advantage_clip", self.advantage_clip, above=0.0, infinite=True)
+        real_number("alpha", self.alpha, above=0.0, below=1.0)
+        if self.horizon is not None:
+            whole_number("horizon", self.horizon, 1)
         if self.prompts < 1 or self.group < 1 or not 0 <= self.held_out < self.prompts:
             found = f"{self.prompts} prompts of {self.group}, {self.held_out} held out"
             raise InputError("prompts, group, held_out", found, "positive numbers, fewer held out than there are")
@@ -82,13 +89,15 @@ def prompts_per_set(budget: int, schedule: Schedule, agents: int, group: int) ->
     """B, so that the schedule's sets of `B·G` rollouts fit into the stage's budget: the same budget for every schedule.
 
     Raises:
-      InputError: if the budget is too small for one prompt in each set.
+      InputError: if a number is no positive integer, or the budget is too small for one prompt in each set.
 
     Example:
       >>> from teamtr_jax.schedules import fresh, once
       >>> prompts_per_set(192, fresh, agents=3, group=8), prompts_per_set(192, once, agents=3, group=8)
       (8, 24)
     """
+    for name, value in (("budget", budget), ("agents", agents), ("group", group)):
+        whole_number(name, value, 1)
     prompts = budget // (schedule.draws(agents) * group)
     if prompts < 1:
         raise InputError("budget", budget, f"at least {schedule.draws(agents) * group} rollouts a stage")
@@ -123,7 +132,8 @@ def sampled_backend(team: Team, step: Step, sampling: Sampling, audit: bool = Tr
       audit: whether the records carry the exact numbers of every update.
 
     Raises:
-      InputError: `held_out` in a discounted team; S8 is about whole episodes.
+      InputError: `held_out` in a discounted team (S8 is about whole episodes), a horizon in an episodic one, more rollouts than
+        fit into memory, a team with wrong values; later, a step whose rows are no probabilities.
     """
     batch = batch_of(team)
     if sampling.held_out and team.dynamics.horizon is None:
@@ -131,6 +141,9 @@ def sampled_backend(team: Team, step: Step, sampling: Sampling, audit: bool = Tr
     horizon = team.dynamics.horizon
     if horizon is None:
         horizon = sampling.horizon or default_horizon(np.asarray(team.dynamics.discount).max())
+    elif sampling.horizon not in (None, horizon):
+        raise InputError("horizon", sampling.horizon, f"none, or {horizon}: an episodic team is played to its end")
+    require_memory(math.prod(batch) * sampling.prompts, sampling.group, horizon, team)
     rows, owned = agent_rows(team)
     step = as_pytree(step)
     programs = _sampled_programs(bool(batch), sampling, horizon)
@@ -273,7 +286,7 @@ def _lower_limit(team: Team, sampling: Sampling, before: Array, after: Array, da
         return 0.0
     messages = message_log_ratios(team, held_out, agent, before, after)
     reward: NDArray[np.float64] = np.clip((np.asarray(held_out.returns) - floor) / span, 0.0, 1.0)
-    return span * finite_sample_certificate(reward, messages.log_ratio, alpha=sampling.alpha).lower
+    return span * finite_sample_certificate(reward, messages.log_ratio, alpha=sampling.alpha, zeros=True).lower
 
 
 @jax.jit

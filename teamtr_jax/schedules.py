@@ -17,7 +17,7 @@ from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax.types import UpdateRecord
-from teamtr_jax.validation import InputError, permutation
+from teamtr_jax.validation import InputError, permutation, real_number, whole_number
 
 __all__ = ["Reuse", "Schedule", "fresh", "once", "every", "stale_occupancy", "joint", "importance_weighted",
            "certificate_driven", "path_shift", "Order", "fixed", "reverse", "random_order", "greedy", "single"]  # fmt: skip
@@ -63,9 +63,9 @@ def every(k: int) -> Schedule:
     """Resample before every k-th update.
 
     Raises:
-      InputError: if `k` is not positive.
+      InputError: if `k` is no positive integer.
     """
-    if k < 1:
+    if whole_number("k", k, -(2**31)) < 1:
         raise InputError("k", k, "at least 1")
     return Schedule(f"every {k}", lambda update, records: update % k == 0, lambda n: -(-n // k))
 
@@ -76,7 +76,7 @@ def importance_weighted(truncation: float = math.inf) -> Schedule:
     Raises:
       InputError: if `truncation` is not positive.
     """
-    if not truncation > 0:
+    if not real_number("truncation", truncation, infinite=True) > 0:
         raise InputError("truncation", truncation, "a positive number")
     return once._replace(name="importance weights", reuse="weights", truncation=truncation)
 
@@ -87,7 +87,14 @@ def path_shift(path_kl: ArrayLike, discount: float | None) -> NDArray[np.float64
     Args:
       path_kl: `K` in nats; episodic: summed over the episode.
       discount: `γ`, or `None` for an episodic team (where it bounds the TV of the laws of the transcript).
+
+    Raises:
+      InputError: a KL that is NaN, or `discount` is given and not in [0, 1).
     """
+    if np.isnan(path_kl).any():
+        raise InputError("path_kl", "nan", "a KL in nats")
+    if discount is not None:
+        real_number("discount", discount, 0.0, below=1.0)
     kl = np.maximum(np.asarray(path_kl, float), 0.0)
     shift = np.sqrt(kl / 2) if discount is None else discount * np.sqrt(kl / (2 * (1 - discount)))
     return np.minimum(shift, 1.0)
@@ -104,10 +111,9 @@ def certificate_driven(tolerance: float, discount: float | None) -> Schedule:
     Raises:
       InputError: if `tolerance` is negative, or `discount` is given and not in [0, 1).
     """
-    if not tolerance >= 0:
-        raise InputError("tolerance", tolerance, "a number that is not negative")
-    if discount is not None and not 0 <= discount < 1:
-        raise InputError("discount", discount, "γ with 0 ≤ γ < 1, or None for an episodic team")
+    real_number("tolerance", tolerance, 0.0, infinite=True)
+    if discount is not None:
+        real_number("discount", discount, 0.0, below=1.0)
     return Schedule(
         f"certificate {tolerance:g}",
         lambda update, records: path_shift(records[-1].path_kl, discount) > tolerance,
@@ -137,7 +143,12 @@ def fixed(order: Sequence[int]) -> Order:
 
 
 def reverse(agents: int) -> Order:
-    """The last agent first."""
+    """The last agent first.
+
+    Raises:
+      InputError: if `agents` is no positive integer.
+    """
+    whole_number("agents", agents, 1)
     return fixed(range(agents)[::-1])
 
 
@@ -157,7 +168,12 @@ def greedy(waiting: NDArray[np.bool_], gains: Callable[[], ArrayLike], key: Arra
 
 
 def single(agent: int) -> Order:
-    """One agent for the whole budget: every update of the stage is its."""
+    """One agent for the whole budget: every update of the stage is its.
+
+    Raises:
+      InputError: if `agent` is no integer from 0; asked, if the team has no such agent.
+    """
+    whole_number("agent", agent, 0)
 
     def same(waiting: NDArray[np.bool_], gains: Any, key: Array | None) -> ArrayLike:
         del gains, key

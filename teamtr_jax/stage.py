@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from teamtr_jax.schedules import Order, Schedule, fixed, fresh
 from teamtr_jax.types import UpdateRecord
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, whole_number
 
 __all__ = ["Backend", "run_stage"]
 
@@ -66,13 +66,17 @@ def run_stage(
       The updated state and one record per update, with the exact numbers of the backend's audit where it has one.
 
     Raises:
-      InputError: if `order` is not a permutation of the agents, or the schedule may ask for more rollouts than the budget has.
+      InputError: if `order` is not a permutation of the agents or names one that is not there, a number is out of range, or
+        the schedule may ask for more rollouts than the budget has.
     """
     n, batch = backend.agents, backend.batch
+    whole_number("stage", stage, 0)
     if not callable(order):
         if len(order) != n:
             raise InputError("order", list(order), f"a permutation of {n} agents")
         order = fixed(order)
+    if budget is not None:
+        whole_number("budget", budget, 0)
     needed = schedule.draws(n) * backend.cost
     if budget is not None and needed > budget:
         raise InputError("budget", budget, f"at least {needed}: {schedule.draws(n)} sets of {backend.cost} rollouts")
@@ -97,7 +101,8 @@ def run_stage(
                 f"schedule {schedule.name}", f"{collected.max()} rollouts", f"at most the budget, {budget}"
             )
 
-        agent = np.asarray(order(waiting, lambda state=state, data=data: _predicted(backend, state, data), choice), int)
+        asked = order(waiting, lambda state=state, data=data: _predicted(backend, state, data), choice)
+        agent = _agents(np.asarray(asked), n, batch)
         np.put_along_axis(waiting, agent[..., None], False, -1)
         who: Any = agent if batch else int(agent)
         before = state
@@ -132,6 +137,15 @@ def run_stage(
             record._replace(exact={name: value[i] for name, value in exact.items()}) for i, record in enumerate(records)
         ]
     return state, records
+
+
+def _agents(asked: NDArray[Any], n: int, batch: tuple[int, ...]) -> NDArray[np.int64]:
+    if asked.shape != batch or not np.issubdtype(asked.dtype, np.integer) or not ((asked >= 0) & (asked < n)).all():
+        found = f"{asked.tolist()} ({asked.dtype})"
+        raise InputError(
+            "order", found, f"an agent, 0 … {n - 1}" + (f", for each of the {batch[0]} teams" if batch else "")
+        )
+    return asked.astype(np.int64)
 
 
 def _select(flags: NDArray[np.bool_], new: Any, old: Any) -> Any:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from teamtr_jax.divergences import exclusive_sum, expected, kl_terms
 from teamtr_jax.dynamics import DenseResolvent, PrefixResolvent, SparseResolvent, after, prefix_resolvent
-from teamtr_jax.types import Hybrids, Resolvent, Rounding, Stage, StageReport, Team
+from teamtr_jax.types import Hybrids, Resolvent, Rounding, Stage, StageReport, Team, ints, require_one
 from teamtr_jax.validation import require_float64
 from teamtr_jax.values import advantages, evaluate_policy, return_bounds, return_range
 from teamtr_jax.visits import exact_support, hybrids, solo_steps
@@ -32,14 +32,17 @@ def evaluate_stage(stage: Stage) -> StageReport:
     Batch over stages with ``jax.vmap(stage_report)`` or by giving every array a leading axis and mapping this function.
 
     Raises:
-      InputError: if an array of the stage is not float64.
+      InputError: if an array of the stage is not float64, or the stage is a batch.
     """
+    require_float64(reward=stage.team.reward, initial=stage.team.initial)
+    require_one(stage, "stage")
     return _jitted(stage)
 
 
 def stage_report(stage: Stage) -> StageReport:
     """`evaluate_stage` without the `jit`: for use inside a larger program."""
     require_float64(reward=stage.team.reward, initial=stage.team.initial)
+    require_one(stage, "stage")
     return hybrids_report(stage.team, hybrids(stage), solo_steps(stage), once=True)
 
 
@@ -50,9 +53,10 @@ def hybrid_evaluations(stage: Stage) -> tuple[Float[Array, "m S"], Float[Array, 
     (`teamtr_jax.dynamics.prefix`); otherwise one factorisation a hybrid.
 
     Raises:
-      InputError: if an array is not float64.
+      InputError: if an array is not float64, or the stage is a batch.
     """
     require_float64(reward=stage.team.reward, initial=stage.team.initial)
+    require_one(stage, "stage")
     return _evaluations(stage)
 
 
@@ -74,7 +78,11 @@ def swap_report(team: Team, h: Hybrids, solo: Float[Array, "n S A"], position: A
 
     Args:
       solo: `solo_steps(stage)`.
+
+    Raises:
+      InputError: if `position` is none of the order.
     """
+    ints("position", position, 0, solo.shape[0])
     step = solo[position]
     one = Hybrids(
         jnp.stack([h.policies[0], h.policies[0] + step]), step[None], *(part[position][None] for part in h[2:])
@@ -157,6 +165,7 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"], once: 
         layer_share=None,
         layer_span=None,
         layer_advantage_span=None,
+        layer_speaks=None,
         rounding=_rounding(team, h, v, m, x, g, a, reused),
     )
     if dynamics.horizon is None:
@@ -184,6 +193,7 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"], once: 
         layer_share=layers(m[:-1] * h.acts),
         layer_span=jnp.where(jnp.isfinite(greatest), greatest + least, 0.0),
         layer_advantage_span=largest(own_span),
+        layer_speaks=jnp.zeros(shape, bool).at[:, time].max(h.acts),
     )
 
 

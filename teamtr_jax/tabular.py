@@ -23,8 +23,20 @@ from teamtr_jax.schedules import Schedule
 from teamtr_jax.stage import Backend, run_stage
 from teamtr_jax.surrogates import hybrids_report, occupancy_tv
 from teamtr_jax.trust_region import kl_constrained
-from teamtr_jax.types import Estimate, Hybrids, Stage, StageReport, Step, Team, UpdateRecord
-from teamtr_jax.validation import InputError
+from teamtr_jax.types import (
+    Estimate,
+    Hybrids,
+    Stage,
+    StageReport,
+    Step,
+    Team,
+    UpdateRecord,
+    floats,
+    require_one,
+    require_policy,
+    verified,
+)
+from teamtr_jax.validation import InputError, probability_rows, real_number, require_float64
 from teamtr_jax.values import advantage_error, advantages, evaluate_policy, return_bounds, rounding_unit
 from teamtr_jax.visits import (
     chain_hybrids,
@@ -47,7 +59,18 @@ class TeamState(NamedTuple):
 
 
 def team_state(team: Team, policy: Array, memory: float = 0.0) -> TeamState:
-    """The state at the start of training. With a batch of teams `policy` has the batch axis too."""
+    """The state at the start of training. With a batch of teams `policy` has the batch axis too.
+
+    Raises:
+      InputError: a policy that is none of the team, or a memory that is not finite.
+    """
+    require_float64(policy=policy)
+    require_policy(verified(team), batched=True, policy=policy)
+    rank = 2 if team.factors is None else 3
+    if policy.shape[:-rank] != team.initial.shape[:-1]:
+        found = f"leading axes {list(policy.shape[:-rank])}"
+        raise InputError("policy", found, f"{list(team.initial.shape[:-1])}, those of the team")
+    real_number("memory", memory)
     return TeamState(policy, jnp.full((*team.initial.shape[:-1], team.agents), memory))
 
 
@@ -63,7 +86,13 @@ class ExactData(NamedTuple):
 
 
 def evaluate(team: Team, policy: Array) -> ExactData:
-    """Occupancy (episodic: visits), values and objective of the team that plays `policy`."""
+    """Occupancy (episodic: visits), values and objective of the team that plays `policy`.
+
+    Raises:
+      InputError: a batch, or a policy that is none of the team.
+    """
+    require_one(team, "team")
+    require_policy(team, policy=policy)
     joint = team_policy(team, policy)
     resolvent, v, m = evaluate_policy(team, joint)
     error = advantage_error(team, joint, resolvent, v)
@@ -165,6 +194,9 @@ def exact_backend(team: Team, step: Step, audit: bool = True) -> Backend:
       step: the update (`teamtr_jax.trust_region`); its radius bounds `E_d KL(current‖new)`, in an episodic team the KL summed
         over the episode.
       audit: whether the records carry the exact numbers of every update.
+
+    Raises:
+      InputError: a team with more than one leading axis or with wrong values; later, a step whose rows are no probabilities.
     """
     batch = batch_of(team)
     rows, owned = agent_rows(team)
@@ -243,16 +275,22 @@ def batch_of(team: Team) -> tuple[int, ...]:
     """``()``, or ``(N,)`` for a batch of teams.
 
     Raises:
-      InputError: if there are more leading axes.
+      InputError: if there are more leading axes, or values of the team are wrong.
     """
-    batch = team.initial.shape[:-1]
+    batch = verified(team).initial.shape[:-1]
     if len(batch) > 1:
         raise InputError("team", f"arrays with {len(batch)} leading axes", "one team, or a batch with one leading axis")
     return batch
 
 
 def plain(batch: tuple[int, ...], state: Any, info: dict[str, Array]) -> tuple[Any, dict[str, Any]]:
-    """Diagnostics as numbers, or as NumPy arrays over the batch."""
+    """Diagnostics as numbers, or as NumPy arrays over the batch.
+
+    Raises:
+      InputError: if the step that was taken has left the rows of the policy no probabilities.
+    """
+    if (values := floats(state.policy)) is not None:
+        probability_rows("policy after the step", values)
     return state, {name: np.asarray(x) if batch else float(x) for name, x in info.items()}
 
 
@@ -365,7 +403,13 @@ def _in_use(team: Team, h: Hybrids, solo: Array, report: StageReport, sources: A
 
 
 def improvement_stage(team: Team, current: Array, radius: float, order: Sequence[int]) -> Stage:
-    """The stage in which each agent in turn takes one exact KL-constrained improvement step, always on fresh occupancy."""
+    """The stage in which each agent in turn takes one exact KL-constrained improvement step, always on fresh occupancy.
+
+    Raises:
+      InputError: a team, policy, radius or order that is out of range.
+    """
+    require_one(team, "team")
+    real_number("radius", radius, 0.0)
     backend = exact_backend(team, kl_constrained(radius), audit=False)
     target, _ = run_stage(backend, team_state(team, current), order)
     return Stage(team, current, target.policy, jnp.asarray(order))

@@ -19,9 +19,18 @@ from jax import Array
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from teamtr_jax.checkpoint import as_restored, clean, describe, latest, read_manifest, restore, same_leaves, save
+from teamtr_jax.checkpoint import (
+    as_restored,
+    clean,
+    describe,
+    latest,
+    read_manifest,
+    restore,
+    same_leaves,
+    save,
+)
 from teamtr_jax.records import UPDATE_SCHEMA, dump
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, whole_number
 
 __all__ = ["JOURNAL", "CHECKPOINTS", "LOCK", "train", "read_records"]
 
@@ -61,9 +70,12 @@ def train(
 
     Raises:
       InputError: names the setting, file or leaf that differs or is damaged, or the place that cannot be written.
-      ArithmeticError: a record that holds NaN: names the stage and the key. The stages before it are saved.
+      ArithmeticError: a record or a state that holds NaN: names the stage and the key or the leaf. The stages before it are
+        saved.
       KeyboardInterrupt: after a line on stderr that says how much is saved.
     """
+    for name, value in (("stages", stages), ("every", every)):
+        whole_number(name, value, -(2**62))
     if stages < 0 or every < 1:
         raise InputError("stages, every", f"{stages}, {every}", "stages ≥ 0 and every ≥ 1")
     state = as_restored(state)
@@ -133,7 +145,10 @@ class _Run:
 
     def commit(self, done: int, state: Any) -> None:
         journal = {"bytes": self.size, "sha256": self.digest.hexdigest()}
-        save(self.home / CHECKPOINTS, done, state, {**self.about, "journal": journal})
+        try:
+            save(self.home / CHECKPOINTS, done, state, {**self.about, "journal": journal})
+        except ArithmeticError as error:
+            raise ArithmeticError(f"state after {done} stages: {error}") from None
 
     def cut(self) -> None:
         """Take away what a stage that was not saved has written; if that fails, resuming does it."""

@@ -6,15 +6,24 @@ team the joint actions, C order), ``n`` agents, ``T`` time steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+
+from teamtr_jax.validation import InputError, concrete, finite, integers, permutation, probability_rows, whole_number
 
 __all__ = [
+    "Bundle",
+    "World",
+    "pytree",
+    "verified",
     "Dynamics",
     "Resolvent",
     "Team",
@@ -33,6 +42,129 @@ __all__ = [
 def static_field(**kwargs: object):
     """A dataclass field that is compile-time structure (a size, a flag), not an array."""
     return field(metadata={"static": True}, **kwargs)  # pyright: ignore[reportCallIssue,reportArgumentType]
+
+
+class Bundle:
+    """Base of the frozen dataclasses of arrays whose values are checked when they are made by hand.
+
+    That is by the constructor or by ``dataclasses.replace``. jax takes a bundle apart and puts it together without that
+    (`pytree`): it may then hold tracers, place-holders, gradients or differences. What is traced is not looked at, and inside
+    `teamtr_jax.validation.unchecked` no value is. Leading axes in front of those that a field has are a batch.
+    """
+
+    def __post_init__(self) -> None:
+        verified(self)
+
+    def verify(self) -> None:
+        """Refuse shapes that do not fit and values that are out of range.
+
+        Raises:
+          InputError: names the field.
+        """
+        raise NotImplementedError
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """The leading axes of a batch; ``()`` for one of its kind."""
+        raise NotImplementedError
+
+
+class World(Bundle):
+    """Base of the four implementations of `Dynamics`."""
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Number of states and of actions."""
+        raise NotImplementedError
+
+    def verify_steps(self) -> None:
+        """Refuse an episodic world in which a successor is not one step later, or a discount is ignored: a `Team` needs both.
+
+        Raises:
+          InputError: names the state, the action and both steps; or the discount.
+        """
+
+
+AnyBundle = TypeVar("AnyBundle", bound=Bundle)
+
+
+def pytree(cls: type[AnyBundle]) -> type[AnyBundle]:
+    """Class decorator: a dataclass as a pytree that jax puts together without the constructor, hence without its checks."""
+    static = tuple(f.name for f in fields(cls) if f.metadata.get("static"))  # pyright: ignore[reportArgumentType]
+    data = tuple(f.name for f in fields(cls) if f.name not in static)  # pyright: ignore[reportArgumentType]
+    keys = tuple(jax.tree_util.GetAttrKey(name) for name in data)
+
+    def flatten(bundle):
+        return tuple(getattr(bundle, name) for name in data), tuple(getattr(bundle, name) for name in static)
+
+    def flatten_with_keys(bundle):
+        leaves, about = flatten(bundle)
+        return tuple(zip(keys, leaves, strict=True)), about
+
+    def unflatten(about, leaves):
+        bundle = object.__new__(cls)
+        vars(bundle).update(zip((*data, *static), (*leaves, *about), strict=True))
+        return bundle
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
+
+
+def verified(bundle: AnyBundle) -> AnyBundle:
+    """`bundle`, its values checked if that was not done before. jax arrays cannot change, so once is enough for them."""
+    if "_verified" not in vars(bundle):
+        bundle.verify()
+        if all(isinstance(x, Array) and concrete(x) is not None for x in jax.tree.leaves(bundle)):
+            object.__setattr__(bundle, "_verified", True)
+    return bundle
+
+
+def axes(name: str, array: object, rank: int) -> tuple[int, ...] | None:
+    """The shape of a field that needs `rank` axes or more; `None` for what is no array (a place-holder of jax)."""
+    if isinstance(array, list | tuple | str):
+        raise InputError(name, f"a {type(array).__name__}", "an array")
+    shape = getattr(array, "shape", None)
+    if shape is not None and len(shape) < rank:
+        raise InputError(name, f"shape {list(shape)}", f"an array of {rank} axes, or of more for a batch")
+    return shape
+
+
+def lead(array: object, rank: int) -> tuple[int, ...]:
+    """The axes of an array in front of its last `rank`."""
+    shape = getattr(array, "shape", ())
+    return tuple(shape[: len(shape) - rank]) if len(shape) > rank else ()
+
+
+def same(name: str, found: Iterable[int], expected: Iterable[int], what: str) -> None:
+    """Refuse axes that are not the expected ones, which are those of `what`."""
+    if tuple(found) != tuple(expected):
+        raise InputError(name, f"axes {list(found)}", f"{list(expected)}, {what}")
+
+
+def one_batch(batches: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """The leading axes that all fields which have any share."""
+    found = {name: batch for name, batch in batches.items() if batch}
+    if len(set(found.values())) > 1:
+        text = ", ".join(f"{name} {list(batch)}" for name, batch in found.items())
+        raise InputError(" and ".join(found), f"leading axes {text}", "the same leading axes in all of them, or none")
+    return next(iter(found.values()), ())
+
+
+def floats(array: object) -> NDArray[np.float64] | None:
+    """The values of a float64 array or a number; `None` where there are none, or of another dtype (`require_float64`)."""
+    values = np.asarray(array) if type(array) in (int, float) else concrete(array)
+    if values is not None and type(array) is int:
+        values = values.astype(np.float64)
+    return values if values is not None and values.dtype == np.float64 else None
+
+
+def ints(name: str, array: object, low: int, high: int) -> NDArray[np.int64] | None:
+    """The values of an array of integers in ``[low, high)``; `None` where there are none."""
+    dtype = getattr(array, "dtype", np.dtype(np.int64))
+    if not np.issubdtype(dtype, np.integer):
+        raise InputError(name, f"dtype {dtype}", "an integer dtype")
+    values = concrete(array)
+    return None if values is None else integers(name, values, low, high)
 
 
 @runtime_checkable
@@ -96,13 +228,17 @@ class Dynamics(Protocol):
         ...
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
-class Team:
+class Team(Bundle):
     """A team of agents in one world.
 
     Exactly one of `active` (turn-taking: ``[S]`` the one agent that acts at each state, −1 for a chance node that
     belongs to nobody) and `factors` (product team: number of actions of each agent, who all act at once) is given.
+
+    Raises:
+      InputError: a field whose shape does not fit, a reward that is not finite, a start that is no probability, an agent
+        that is not in the team.
     """
 
     dynamics: Dynamics
@@ -112,19 +248,169 @@ class Team:
     agents: int = static_field()
     factors: tuple[int, ...] | None = static_field(default=None)
 
+    def verify(self) -> None:
+        whole_number("agents", self.agents, 1)
+        if (self.active is None) == (self.factors is None):
+            found = "neither" if self.active is None else "both"
+            raise InputError("active, factors", found, "exactly one of the two: turn-taking or a product team")
+        reward, initial, active = (
+            axes(name, getattr(self, name), rank) for name, rank in (("reward", 2), ("initial", 1), ("active", 1))
+        )
+        if isinstance(self.dynamics, World):
+            world = verified(self.dynamics)
+            world.verify_steps()
+            if reward:
+                same("reward", reward[-2:], world.sizes, "states and actions of the dynamics")
+        if reward:
+            if initial:
+                same("initial", initial[-1:], reward[-2:-1], "the states of reward")
+            if active:
+                same("active", active[-1:], reward[-2:-1], "the states of reward")
+        if self.factors is not None:
+            _factors(self.factors, self.agents, reward[-1] if reward else None)
+        _ = self.batch
+        if (values := floats(self.reward)) is not None:
+            finite("reward", values)
+        if (values := floats(self.initial)) is not None:
+            probability_rows("initial", values)
+        if self.active is not None:
+            ints("active", self.active, -1, self.agents)
 
-@jax.tree_util.register_dataclass
+    @property
+    def batch(self) -> tuple[int, ...]:
+        world = self.dynamics.batch if isinstance(self.dynamics, World) else ()
+        own = {"reward": lead(self.reward, 2), "initial": lead(self.initial, 1), "active": lead(self.active, 1)}
+        return one_batch({"dynamics": world, **own})
+
+
+def _factors(factors: object, agents: int, actions: int | None) -> None:
+    if not isinstance(factors, tuple):
+        raise InputError("factors", f"a {type(factors).__name__}", "a tuple of numbers of actions")
+    for size in factors:
+        whole_number("factors", size, 1)
+    if len(factors) != agents:
+        raise InputError("factors", f"{len(factors)} numbers", f"one for each of the {agents} agents")
+    if actions is not None and math.prod(factors) != actions:
+        found = f"{list(factors)} with product {math.prod(factors)}"
+        raise InputError("factors", found, f"a product of {actions}, the actions of reward")
+
+
+@pytree
 @dataclass(frozen=True)
-class Stage:
+class Stage(Bundle):
     """One stage: each agent of `order` moves its own rows or factor from `current` to `target`.
 
     Policies are ``[S, A]`` for a turn-taking team and ``[n, S, max A_k]``, zero-padded, for a product team.
+
+    Raises:
+      InputError: a policy of another shape, or whose rows are no probabilities; an order that is no permutation.
     """
 
     team: Team
     current: Array
     target: Array
     order: Array  #: [n], a permutation of the agents
+
+    def verify(self) -> None:
+        team = verified(self.team)
+        require_policy(team, batched=True, current=self.current, target=self.target)
+        order = axes("order", self.order, 1)
+        _ = self.batch
+        if order is None:
+            return
+        if order[-1] != team.agents:
+            raise InputError("order", f"{order[-1]} agents", f"a permutation of 0 … {team.agents - 1}")
+        if (values := ints("order", self.order, -(2**62), 2**62)) is not None:
+            for row in values.reshape(-1, team.agents)[(np.sort(values) != np.arange(team.agents)).any(-1).ravel()]:
+                permutation("order", row, team.agents)
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        rank = 2 if self.team.factors is None else 3
+        own = {name: lead(getattr(self, name), rank) for name in ("current", "target")}
+        return one_batch({"team": self.team.batch, **own, "order": lead(self.order, 1)})
+
+
+def require_policy(team: Team, batched: bool = False, **policies: object) -> None:
+    """Refuse tables that are no policies of the team: ``[S, A]``, or zero-padded factors ``[n, S, max A_k]``.
+
+    Args:
+      batched: whether leading axes are allowed.
+
+    Raises:
+      InputError: names the policy.
+    """
+    states, actions = team.reward.shape[-2:]
+    factors = team.factors
+    shape = (states, actions) if factors is None else (team.agents, states, max(factors))
+    for name, policy in policies.items():
+        found = axes(name, policy, len(shape))
+        if found is None:
+            continue
+        if (found[-len(shape) :] if batched else found) != shape:
+            what = "states and actions" if factors is None else "agents, states and the most actions of an agent"
+            raise InputError(name, f"shape {list(found)}", f"shape {list(shape)}, {what} of the team")
+        values = floats(policy)
+        if values is None:
+            continue
+        probability_rows(name, values)
+        for k, size in enumerate(factors or ()):
+            if (extra := values[..., k, :, size:]).any():
+                found = f"{extra[extra != 0].flat[0]} beyond the {size} actions of agent {k}"
+                raise InputError(name, found, "zeros there")
+
+
+def require_joint(team: Team, **policies: object) -> None:
+    """Refuse tables that are no policies ``[S, A]`` over the joint actions.
+
+    Raises:
+      InputError: names the policy.
+    """
+    for name, policy in policies.items():
+        found = axes(name, policy, 2)
+        if found is not None:
+            if found != team.reward.shape[-2:]:
+                raise InputError(name, f"shape {list(found)}", f"shape {list(team.reward.shape[-2:])}, that of reward")
+            if (values := floats(policy)) is not None:
+                probability_rows(name, values)
+
+
+def require_table(shape: tuple[int, ...], **tables: object) -> None:
+    """Refuse arrays of another shape, and numbers that are not finite.
+
+    Raises:
+      InputError: names the array.
+    """
+    for name, table in tables.items():
+        found = axes(name, table, len(shape))
+        if found is not None:
+            if found != shape:
+                raise InputError(name, f"shape {list(found)}", f"shape {list(shape)}")
+            if (values := floats(table)) is not None:
+                finite(name, values)
+
+
+def require_one(bundle: Bundle, name: str) -> None:
+    """Refuse a batch where one is meant, and values that are wrong.
+
+    Raises:
+      InputError: names the bundle or the field.
+    """
+    if verified(bundle).batch:
+        found = f"arrays with leading axes {list(bundle.batch)}"
+        raise InputError(name, found, f"one {name}; jax.vmap takes a batch of them")
+
+
+def require_agent(team: Team, agent: object, name: str = "agent") -> None:
+    """Refuse an agent that is not in the team.
+
+    Raises:
+      InputError: names the agent.
+    """
+    if isinstance(agent, int | float) or not hasattr(agent, "shape"):
+        whole_number(name, agent, 0, team.agents - 1)
+    else:
+        ints(name, agent, 0, team.agents)
 
 
 class Hybrids(NamedTuple):
@@ -207,6 +493,7 @@ class StageReport(NamedTuple):
     layer_advantage_span: (
         Float[Array, "n T"] | None
     )  #: episodic: `max span_a A_{i−1}(s,·)` over the agent's states of the layer
+    layer_speaks: Bool[Array, "n T"] | None  #: episodic: whether the agent has a state in the layer, visited or not
     rounding: Rounding  #: what rounding may have done to the numbers above
 
     @property
@@ -233,6 +520,28 @@ class StageReport(NamedTuple):
     def episodic(self) -> bool:
         """Whether the stage is episodic (no discount, a horizon) rather than discounted."""
         return self.layer_kl is not None
+
+
+NEVER_NEGATIVE = ("visits", "kl", "kl_stale", "kl_reverse", "tv", "tv_stale", "share", "span_g", "advantage_max",
+                  "advantage_span", "mass", "reward_span", "return_range")  # fmt: skip
+
+
+def require_report(report: StageReport) -> None:
+    """Refuse a report with NaN, or with a divergence, a span or a visit below zero.
+
+    Raises:
+      InputError: names the field.
+    """
+    for name, field_ in zip(report._fields, report, strict=True):
+        values = floats(field_)
+        if values is None:
+            continue
+        if (bad := np.isnan(values) | ((values < 0) & (name in NEVER_NEGATIVE))).any():
+            expected = "numbers ≥ 0" if name in NEVER_NEGATIVE else "numbers"
+            where = [int(i) for i in np.argwhere(bad)[0]]
+            raise InputError(
+                f"report.{name}", f"{values[bad][0]} at {where}", f"{expected} (the report of a checked stage)"
+            )
 
 
 class Estimate(NamedTuple):

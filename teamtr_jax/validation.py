@@ -89,7 +89,7 @@ def concrete(array: object) -> NDArray[Any] | None:
         return None
     if isinstance(array, jax.Array):
         return np.asarray(array) if array.is_fully_addressable and not array.is_deleted() else None
-    return array if isinstance(array, np.ndarray | np.generic) else None  # pyright: ignore[reportReturnType]
+    return np.asarray(array) if isinstance(array, np.ndarray | np.generic) else None
 
 
 def require_float64(**arrays: object) -> None:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-from teamtr_jax.types import Resolvent, Team
-from teamtr_jax.validation import InputError, require_float64
+from teamtr_jax.types import Resolvent, Team, require_joint, require_one, require_table
+from teamtr_jax.validation import InputError, real_number, require_float64
 from teamtr_jax.visits import cleaned_visits
 
 __all__ = ["values", "evaluate_policy", "action_values", "advantages", "rounding_unit", "advantage_error", "objective",
@@ -20,24 +20,39 @@ def values(team: Team, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
     """`V^π = (I − γP_π)⁻¹ r_π`, `r_π(s) = Σ_a π(a|s) r(s,a)`.
 
     Raises:
-      InputError: if an array is not float64.
+      InputError: if an array is not float64, or the policy is none of the team.
     """
     require_float64(policy=policy, reward=team.reward)
+    require_one(team, "team")
+    require_joint(team, policy=policy)
     return team.dynamics.resolvent(policy).values((policy * team.reward).sum(-1))
 
 
 def evaluate_policy(
     team: Team, policy: Float[Array, "S A"]
 ) -> tuple[Resolvent, Float[Array, " S"], Float[Array, " S"]]:
-    """`(I − γP_π)⁻¹`, `V^π` and the visits `m^π` with exact support, by one factorisation."""
+    """`(I − γP_π)⁻¹`, `V^π` and the visits `m^π` with exact support, by one factorisation.
+
+    Raises:
+      InputError: if an array is not float64, or the policy is none of the team.
+    """
+    require_float64(policy=policy, reward=team.reward, initial=team.initial)
+    require_one(team, "team")
+    require_joint(team, policy=policy)
     resolvent = team.dynamics.resolvent(policy)
     v = resolvent.values((policy * team.reward).sum(-1))
     return resolvent, v, cleaned_visits(resolvent, team.initial, v)
 
 
 def action_values(team: Team, v: Float[Array, " S"]) -> Float[Array, "S A"]:
-    """`Q(s,a) = r(s,a) + γ E[v(s') | s,a]`."""
+    """`Q(s,a) = r(s,a) + γ E[v(s') | s,a]`.
+
+    Raises:
+      InputError: if an array is not float64, or `v` is not one finite number for each state.
+    """
     require_float64(v=v, reward=team.reward)
+    require_one(team, "team")
+    require_table(team.initial.shape, v=v)
     return team.reward + team.dynamics.discount * team.dynamics.backward(v)
 
 
@@ -87,7 +102,8 @@ def optimal_values(team: Team, tolerance: float = 1e-11) -> Float[Array, " S"]:
       InputError: if `reward` is not float64 or `tolerance` is not positive.
     """
     require_float64(reward=team.reward)
-    if not tolerance > 0:
+    require_one(team, "team")
+    if not real_number("tolerance", tolerance) > 0:
         raise InputError("tolerance", tolerance, "a positive number")
     gamma = jnp.asarray(team.dynamics.discount)
     horizon = team.dynamics.horizon
@@ -118,6 +134,7 @@ def return_bounds(team: Team) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
     by dynamic programming over the support.
     """
     require_float64(reward=team.reward)
+    require_one(team, "team")
     dynamics = team.dynamics
     if dynamics.horizon is None:
         ones = jnp.ones(team.reward.shape[0])
@@ -140,6 +157,7 @@ def return_range(team: Team) -> Float[Array, ""]:
     episode, by dynamic programming over the support.
     """
     require_float64(reward=team.reward)
+    require_one(team, "team")
     if team.dynamics.horizon is None:
         return (team.reward.max() - team.reward.min()) / (1 - team.dynamics.discount)
     floor, ceiling = return_bounds(team)

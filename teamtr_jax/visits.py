@@ -6,13 +6,27 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
 from teamtr_jax.divergences import kl_current_to_new, kl_new_to_current, total_variation
 from teamtr_jax.dynamics import PrefixResolvent, after
-from teamtr_jax.types import Hybrids, Resolvent, Stage, Team
-from teamtr_jax.validation import require_float64
+from teamtr_jax.types import (
+    Hybrids,
+    Resolvent,
+    Stage,
+    Team,
+    axes,
+    floats,
+    ints,
+    require_agent,
+    require_joint,
+    require_one,
+    require_policy,
+    require_table,
+)
+from teamtr_jax.validation import InputError, require_float64
 
 __all__ = ["visits", "occupancy", "cleaned_visits", "exact_support", "hybrids", "solo_steps", "chain_hybrids",
            "chain_solo_steps", "joint_policy",
@@ -39,19 +53,36 @@ def visits(team: Team, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
     """`m^π = ρᵀ(I − γP_π)⁻¹`: expected (discounted) number of visits of each state. Units: steps.
 
     Raises:
-      InputError: if an array is not float64.
+      InputError: if an array is not float64, or the policy is none of the team.
     """
     require_float64(policy=policy, initial=team.initial)
+    require_one(team, "team")
+    require_joint(team, policy=policy)
     return cleaned_visits(team.dynamics.resolvent(policy), team.initial)
 
 
 def occupancy(m: Float[Array, "*batch S"]) -> Float[Array, "*batch S"]:
-    """`d = m / Σm`; discounted this is `(1−γ)m`."""
+    """`d = m / Σm`; discounted this is `(1−γ)m`.
+
+    Raises:
+      InputError: if some `m` is negative or not finite, or all are zero.
+    """
+    if (values := floats(m)) is not None:
+        total = values.sum(-1)
+        if (values < 0).any() or not (np.isfinite(total) & (total > 0)).all():
+            raise InputError("m", f"visits that add up to {total.tolist()}", "numbers ≥ 0 with a positive finite sum")
     return m / m.sum(-1, keepdims=True)
 
 
 def joint_policy(factors: Sequence[Float[Array, "S _"]]) -> Float[Array, "S A"]:
-    """`∏_k π^k(a_k|s)` with joint actions in C order (the last agent's action runs fastest)."""
+    """`∏_k π^k(a_k|s)` with joint actions in C order (the last agent's action runs fastest).
+
+    Raises:
+      InputError: if there is no factor, or they are tables over different numbers of states.
+    """
+    if not factors or len({factor.shape[0] for factor in factors}) > 1:
+        shapes = [list(factor.shape) for factor in factors]
+        raise InputError("factors", f"shapes {shapes}", "one table [S, A_k] or more over the same states")
     out = factors[0]
     for factor in factors[1:]:
         out = (out[:, :, None] * factor[:, None, :]).reshape(out.shape[0], -1)
@@ -64,7 +95,7 @@ def hybrids(stage: Stage) -> Hybrids:
     Steps are built from `target − current`, so that they are exact zeros wherever nothing moved.
 
     Raises:
-      InputError: if a policy is not float64.
+      InputError: if a policy is not float64, or the stage is a batch.
     """
     return chain_hybrids(stage.team, _states(stage), stage.order)
 
@@ -77,6 +108,7 @@ def solo_steps(stage: Stage) -> Float[Array, "n S A"]:
 def _states(stage: Stage) -> Array:
     """The tables after 0, 1, …, n updates."""
     require_float64(current=stage.current, target=stage.target)
+    require_one(stage, "stage")
     team = stage.team
     rank = jnp.argsort(stage.order)
     updates = jnp.arange(team.agents + 1)
@@ -96,9 +128,10 @@ def chain_hybrids(team: Team, states: Float[Array, "m ..."], agents: Int[Array, 
     turn-taking, agent `agents[i]` in a product team.
 
     Raises:
-      InputError: if `states` is not float64.
+      InputError: if `states` is not float64, a table is no policy of the team, or an agent is not in it.
     """
     require_float64(states=states)
+    _require_chain(team, states, agents)
     old, new = states[:-1], states[1:]
     if team.factors is None:
         acts = team.active == agents[:, None]
@@ -127,11 +160,27 @@ def chain_solo_steps(
     """The steps of `chain_hybrids` with the others playing as in `start`, one table or one for each update.
 
     They differ from the steps of the chain in product teams only.
+
+    Raises:
+      InputError: as `chain_hybrids`.
     """
+    _require_chain(team, states, agents)
+    require_policy(team, batched=True, start=start)
     if team.factors is None:
         return chain_hybrids(team, states, agents).steps
     others = jnp.broadcast_to(start, states[1:].shape)
     return jax.vmap(lambda tables: team_policy(team, tables))(_replaced(others, states[1:] - states[:-1], agents))
+
+
+def _require_chain(team: Team, states: Array, agents: Array) -> None:
+    require_one(team, "team")
+    require_policy(team, batched=True, states=states)
+    rank = len(team.reward.shape) + (team.factors is not None)
+    updates = axes("agents", agents, 1)
+    if updates is not None and (len(states.shape) != rank + 1 or updates != (states.shape[0] - 1,)):
+        found = f"shape {list(states.shape)} with agents {list(updates)}"
+        raise InputError("states", found, "the tables before, between and after the updates: one more than agents")
+    ints("agents", agents, 0, team.agents)
 
 
 DIVERGENCES = (kl_current_to_new, kl_new_to_current, total_variation)
@@ -149,7 +198,11 @@ def _factors(team: Team, tables: Float[Array, "n S maxA"]) -> list[Array]:
 
 
 def team_policy(team: Team, policy: Array) -> Float[Array, "S A"]:
-    """The joint policy: the table itself when turn-taking, `∏_k π^k` of the padded factors in a product team."""
+    """The joint policy: the table itself when turn-taking, `∏_k π^k` of the padded factors in a product team.
+
+    Raises:
+      InputError: if the shape is not that of a policy of the team.
+    """
     if team.factors is None:
         return policy
     return joint_policy(_factors(team, policy))
@@ -158,9 +211,17 @@ def team_policy(team: Team, policy: Array) -> Float[Array, "S A"]:
 def marginal_advantage(
     team: Team, policy: Float[Array, "n S maxA"], advantage: Float[Array, "S A"], agent: Array
 ) -> Float[Array, "S maxA"]:
-    """`Σ_{a_{−k}} π^{−k}(a_{−k}|s) A(s,a)` of a product team: the advantage of agent k's own action, zero-padded."""
+    """`Σ_{a_{−k}} π^{−k}(a_{−k}|s) A(s,a)` of a product team: the advantage of agent k's own action, zero-padded.
+
+    Raises:
+      InputError: a turn-taking team, a policy or an agent that is none of the team, an advantage that is not finite.
+    """
     factors, width = team.factors, policy.shape[-1]
-    assert factors is not None
+    if factors is None:
+        raise InputError("team", "a turn-taking team", "a product team")
+    require_policy(team, policy=policy)
+    require_table(team.reward.shape, advantage=advantage)
+    require_agent(team, agent)
 
     def of(k: int) -> Array:
         out = advantage.reshape(-1, *factors)

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from builders import Case, as_stage, evaluated
 
+from teamtr_jax import certificates
 from teamtr_jax.bounds import DEFAULT, Rung, ladder, penalty_drift_paper, zero_times
 from teamtr_jax.certificates import lower_bound_paper, stage_bound_paper, stage_bound_stale_paper
 from teamtr_jax.dynamics import Dense, Layered, Tree
 from teamtr_jax.surrogates import evaluate_stage
 from teamtr_jax.types import Stage, Team
 from teamtr_jax.validation import InputError
+from theory import exact_bounds
+from theory.exact import Solved, exact_stage
 
 KL = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
 """KL(½,½ ‖ ¼,¾)."""
@@ -106,6 +109,52 @@ def test_certificates_by_value(hand):
     assert hand.stage_bound_stale_paper == pytest.approx(0.5 - (c[0] + 2 * c[1]) * root, **EXACT)
 
 
+class Recording:
+    """A report that remembers which of its fields were read; properties are made of fields."""
+
+    def __init__(self, report):
+        self.report, self.read = report, set()
+
+    def __getattr__(self, name):
+        if name in self.report._fields:
+            self.read.add(name)
+            return getattr(self.report, name)
+        return getattr(type(self.report), name).fget(self)
+
+
+DECLARED = {"return_range", "return_floor", "reward_span", "discount", "mass", "simultaneous", "even", "layer_speaks"}
+"""What a trainer declares: ranges, the protocol and its length."""
+MEANS = {"surrogate_intermediate", "surrogate_stale", "surrogate_cached", "surrogate_reused", "objective", "kl", "kl_stale",
+         "kl_reverse", "tv", "tv_stale", "share", "layer_kl", "layer_kl_stale", "layer_tv", "layer_share", "weighted_floor",
+         "weighted_ceiling", "weighted_reused"}  # fmt: skip
+"""What rollouts estimate: expectations over the paths of one policy."""
+
+
+def read_by(function, report):
+    recording = Recording(report)
+    function(recording)
+    return recording.read
+
+
+@pytest.mark.parametrize("rung", DEFAULT, ids=lambda rung: rung.name)
+def test_information_is_what_the_rung_reads(rung, episode):
+    """A rung is estimable if and only if it reads means and declared numbers only, in both forms of team."""
+    blank = episode._replace(**{name: None for name in episode._fields if name.startswith("layer_")})
+    reports = {"episodic": episode, "discounted": blank}
+    read = set().union(*(read_by(rung.fn, reports[form]) for form in rung.forms))
+    assert read - {"layer_kl"}
+    level = "estimable" if read <= DECLARED | MEANS else "oracle"
+    assert rung.information == level, read - DECLARED - MEANS
+
+
+@pytest.mark.parametrize("name", ["certificate_estimable", "certificate_weighted", "stage_bound_cached", "stage_bound_reused",
+                                  "stage_bound_weighted"])  # fmt: skip
+def test_printable_certificates_read_means(name, episode, monkeypatch):
+    """The certificates that the documentation calls estimable."""
+    monkeypatch.setattr(certificates, "require_report", lambda report: None)
+    assert read_by(getattr(certificates, name), episode) <= DECLARED | MEANS
+
+
 @pytest.fixture(scope="module")
 def episode():
     """Two turns: agent 0 chooses a branch, agent 1 acts there for `r = a·(1+branch)`; both go ½,½ → ¼,¾."""
@@ -129,6 +178,7 @@ def test_episodic_constants_by_value(episode):
     assert np.asarray(penalties["penalty_log_sum_advantage"]) == pytest.approx([KL * 0.5, 2 * KL], **EXACT)
     assert np.asarray(penalties["penalty_stale_log_sum"]) == pytest.approx([KL * 0.5, 2 * 2 * KL], **EXACT)
     assert np.asarray(penalties["penalty_stale_return_range"]) == pytest.approx([2 * KL, 2 * 2 * KL], **EXACT)
+    assert np.asarray(episode.layer_speaks).tolist() == [[True, False], [False, True]]
     # one turn each and nothing before the last one: a fresh update of second order is exact
     for name in ("path", "second_order", "later_turns", "layers"):
         assert np.asarray(penalties[f"penalty_{name}"])[0] == 0, name
@@ -361,4 +411,24 @@ def test_s7b_stale_is_attained_by_two_agents(gamma):
     assert abs(report.gap_stale[1]) / report.ladder["penalty_stale_log_sum"][1] == pytest.approx(ratio, rel=1e-10)
     assert abs(report.gap_stale[1]) / report.ladder["penalty_stale_return_range"][1] == pytest.approx(
         (1 - gamma) * ratio, rel=1e-10
+    )
+
+
+def test_the_printable_stale_bound_counts_turns_not_effects():
+    """A turn in which nothing that the agent does matters is counted: a trainer cannot know. One that it does not have is not.
+
+    Three turns of agents 0, 1, 0; only the last action pays, `r = a`. At the root agent 0 moves ½,½ → ¼,¾ for nothing.
+    """
+    tree, reward = Tree(2, 3), np.zeros((7, 2))
+    reward[3:] = [0.0, 1.0]
+    current, target = np.full((7, 2), 0.5), np.tile([0.25, 0.75], (7, 1))
+    team = Team(tree, jnp.asarray(reward), jnp.eye(7)[0], jnp.array([0, 1, 1, 0, 0, 0, 0]), 2)
+    report = evaluate_stage(Stage(team, jnp.asarray(current), jnp.asarray(target), jnp.arange(2)))
+    assert np.asarray(report.layer_advantage_span) == pytest.approx(np.array([[0.0, 0, 1], [0, 0, 0]]), **EXACT)
+    assert np.asarray(report.layer_speaks).tolist() == [[True, False, True], [False, True, False]]
+    # κ⁰ = KL at every turn of the one who moves: agent 0 κ_0 + (κ_2 + κ_0), agent 1 κ_1 + κ_0 of agent 0
+    assert np.asarray(ladder(report)["penalty_stale_return_range"]) == pytest.approx([3 * KL, 2 * KL], **EXACT)
+    solved = Solved(exact_stage(Stage(team, jnp.asarray(current), jnp.asarray(target), jnp.arange(2))))
+    assert [float(exact_bounds._stale_return_range(solved, i)) for i in range(2)] == pytest.approx(
+        [3 * KL, 2 * KL], rel=1e-14
     )

@@ -124,3 +124,51 @@ def test_study_of_shares():
         assert (shares["certificate_weighted"] >= shares["penalty_log_sum"] - 1e-9)[valid].all()
         assert (shares["least"] <= 1 + 1e-9)[valid].all()
         assert np.nanmedian(shares["least"][0]) > 0.5
+
+
+def by_hand(stage, target):
+    """`J` of both tables and `L^seq`, `δ` between them, by NumPy: one solve a policy, agents that act by the joint table."""
+    team = stage.team
+    P, r, rho = (np.asarray(x) for x in (team.dynamics.transition, team.reward, team.initial))
+    gamma = float(team.dynamics.discount)
+
+    def joint(tables):
+        tables = np.asarray(tables)
+        if team.factors is None:
+            return tables
+        out = np.ones((len(r), 1))
+        for own, size in zip(tables, team.factors, strict=True):
+            out = (out[:, :, None] * own[:, None, :size]).reshape(len(r), -1)
+        return out
+
+    old, new = joint(stage.current), joint(target)
+    J = []
+    for policy in (old, new):
+        M = np.eye(len(r)) - gamma * np.einsum("sa,sat->st", policy, P)
+        v = np.linalg.solve(M, (policy * r).sum(-1))
+        J.append(rho @ v)
+        if policy is old:
+            m, q = np.linalg.solve(M.T, rho), r + gamma * P @ v
+    divergence = np.where(old > 0, old * np.log(np.where(old > 0, old, 1) / np.where(new > 0, new, 1)), 0).sum(-1)
+    return J[1] - J[0], (m * ((new - old) * q).sum(-1)).sum(), (1 - gamma) * (m * divergence).sum()
+
+
+@pytest.mark.parametrize("agent", [0, 1, 2])
+@pytest.mark.parametrize("protocol", ["turns", "product"])
+def test_the_certified_step_is_that_of_the_agent(protocol, agent, request):
+    """Whoever is asked moves, nobody else; improvement, surrogate, KL and certificate are those of this one update."""
+    stage = request.getfixturevalue(protocol)
+    team, span, gamma = stage.team, float(np.ptp(np.asarray(stage.team.reward))), 0.9
+    step = certificate_optimal_radius(team, stage.current, agent, bracket=(0.99e-3, 1e-3))
+    moved = np.asarray(step.target != stage.current)
+    if protocol == "turns":
+        assert moved.any(-1).any()
+        assert not moved[np.asarray(team.active) != agent].any()
+    else:
+        assert moved.any((1, 2)).tolist() == [k == agent for k in range(team.agents)]
+    improvement, surrogate, kl = by_hand(stage, step.target)
+    assert kl == pytest.approx(float(step.radius), rel=1e-9)
+    assert 0.98e-3 < kl < 1.01e-3
+    assert float(step.improvement) == pytest.approx(improvement, rel=1e-9)
+    assert float(step.certificate) == pytest.approx(surrogate - span * kl / (1 - gamma) ** 2, rel=1e-9)
+    assert 0 < float(step.report.kl[0]) == pytest.approx(kl, rel=1e-9)

@@ -30,7 +30,7 @@ class State(NamedTuple):
 def tree():
     return State(
         policy=jnp.asarray(np.random.default_rng(0).random((4, 3))),
-        optimiser=[jnp.arange(3), {"m": np.array([np.nan, -0.0, np.inf]), "v/w": np.float32(0.1), "b": True}],
+        optimiser=[jnp.arange(3), {"m": np.array([5e-324, -0.0, np.inf]), "v/w": np.float32(0.1), "b": True}],
         nothing=(jnp.zeros((0, 2), jnp.bfloat16), None),
         key=jax.random.split(jax.random.key(3, impl="rbg"), 2),
     )
@@ -256,6 +256,25 @@ def test_leaves_that_are_no_arrays(tmp_path):
     with pytest.raises(ArithmeticError, match="loss: not a number"):
         save(tmp_path, 0, {}, {"loss": float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "complex64"])
+def test_a_state_with_nan_is_never_saved(tmp_path, dtype):
+    """The leaf is named and its NaN are counted; what was saved before is whole, infinities pass."""
+    state = {"a": jnp.array([1, np.inf, -np.inf], dtype), "key": jax.random.key(0), "n": jnp.arange(2)}
+    save(tmp_path, 0, state)
+    bad = state | {"a": jnp.array([np.nan, 1, np.nan], dtype)}
+    with pytest.raises(ArithmeticError, match=r"^tree\['a'\]: 2 of 3 entries are not a number$"):
+        save(tmp_path, 1, bad)
+    assert latest(tmp_path) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["00000000"]
+    assert bits(restore(tmp_path, state).tree["a"]) == bits(state["a"])
+
+
+@pytest.mark.parametrize("step", [-1, True])
+def test_a_step_is_a_number(tmp_path, step):
+    with pytest.raises(InputError, match=f"^step: found {step}, expected an integer, at least 0$"):
+        save(tmp_path, step, {})
 
 
 def test_float64_without_x64(tmp_path):

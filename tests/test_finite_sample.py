@@ -254,12 +254,57 @@ def test_certificate_of_every_estimator():
     assert bridge.rollouts == 3200
 
 
+def test_log_ratios_are_finite_as_in_the_monitor():
+    """One rule for both: a network gives no message the probability zero, so −inf is refused; tables declare that they do."""
+    from teamtr_jax.llm.monitor import token_log
+    from teamtr_jax.records import TOKEN_LOG_COLUMNS
+
+    columns = {name: np.zeros(4, int) for name in TOKEN_LOG_COLUMNS} | {"t": np.arange(4)}
+    columns |= {name: np.full(4, -0.5) for name in ("logp_behaviour", "logp_current", "logp_new")}
+    token_log(columns)
+    one = np.array([[[-np.inf]], [[0.0]], [[0.5]]])
+    for infinity in (-np.inf, np.inf, np.nan):
+        with pytest.raises(InputError, match="logp_new"):
+            token_log(columns | {"logp_new": np.array([-0.5, infinity, -0.5, -0.5])})
+        with pytest.raises(InputError, match=rf"^log_ratio: found {infinity}, expected finite log ratios"):
+            fs.finite_sample_certificate(R[:, :1], np.where(np.isinf(one), infinity, one), alpha=0.1)
+        for name in ("log_ratio_old", "log_ratio_new"):
+            given = {"log_ratio_old": X, "log_ratio_new": X} | {name: X + infinity}
+            with pytest.raises(InputError, match=rf"^{name}: found {infinity}, expected finite log ratios"):
+                fs.two_sample_certificate(R, R, **given, alpha=0.1)
+    both = fs.two_sample_certificate(R, R, X - np.inf, X + np.inf, alpha=0.1, zeros=True)
+    assert both.estimate == 0.0  # tanh(∓∞) = ∓1 on rewards of ½, the baseline
+    swapped = {"log_ratio_old": X + np.inf, "log_ratio_new": X}
+    with pytest.raises(InputError, match=r"^log_ratio_old: found inf, expected log ratios: numbers or -inf$"):
+        fs.two_sample_certificate(R, R, **swapped, alpha=0.1, zeros=True)
+
+
+@pytest.mark.parametrize(
+    "bound", [fs.bernstein_bound, fs.betting_bound, lambda *x: fs.betting_log_capital(x[0], 0.0, x[1])]
+)
+def test_a_sample_keeps_to_its_range(bound):
+    """A number outside the interval that was promised makes the limit false: refused, rounding apart."""
+    for value in (-1.01, 1.01, np.nan, -np.inf):
+        with pytest.raises(InputError, match=rf"^sample\.values: found {value}, expected numbers in \[-1, 1\]$"):
+            bound(fs.Sample(np.array([0.5, value, 0.0]), -1.0, 1.0), 0.1)
+    for alpha in (0.0, 1.0, np.nan):
+        with pytest.raises(InputError, match=r"^alpha: found"):
+            bound(fs.Sample(np.zeros(3), -1.0, 1.0), alpha)
+    assert np.isfinite(bound(fs.Sample(np.array([-1.0 - 1e-12, 1.0 + 1e-12, 0.0]), -1.0, 1.0), 0.1))
+
+
+@pytest.mark.parametrize("ends", [(1.0, 2.0), (0.5, 1.0), (-0.1, 2.0), (0.5, np.nan), (0.5, np.inf)])
+def test_tail_constants_need_an_interval_around_one(ends):
+    with pytest.raises(InputError, match=r"^(low|high)"):
+        fs.tail_constants(*ends)
+
+
 def test_dropped_messages_and_float32_are_read():
     reward, log_ratio = (
         np.array([[1.0], [0.0], [1.0]], np.float32),
         np.array([[[-np.inf]], [[0.0]], [[0.5]]], np.float32),
     )
-    found = fs.finite_sample_certificate(reward, log_ratio, alpha=0.1)
+    found = fs.finite_sample_certificate(reward, log_ratio, alpha=0.1, zeros=True)
     assert found.estimate == pytest.approx((-1 + 0 + math.exp(0.5) - 1) / 3)
 
 

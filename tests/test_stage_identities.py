@@ -378,6 +378,27 @@ def test_optimal_values_against_all_deterministic_policies(form):
     np.testing.assert_allclose(ours, best, atol=1e-10)
 
 
+@pytest.mark.parametrize("tolerance", [3.0, 0.5, 0.02])
+def test_value_iteration_stops_when_it_says(tolerance):
+    """The first sweep whose bound `γ/(1−γ)·‖v_{k+1} − v_k‖_∞` is at most the tolerance, and within it of `V*`."""
+    rng = np.random.default_rng(12)
+    world = discounted_world(rng, 6, 2, 0.9)
+    P, r, gamma = world["P"], world["r"], world["gamma"]
+    best = np.zeros(6)
+    for _ in range(400):
+        best = (r + gamma * P @ best).max(-1)
+    v, bounds = np.zeros(6), []
+    while not bounds or bounds[-1] > tolerance:
+        new = (r + gamma * P @ v).max(-1)
+        bounds.append(gamma / (1 - gamma) * abs(new - v).max())
+        v = new
+    assert len(bounds) > 2
+    assert min(bounds[:-1]) > tolerance
+    ours = np.asarray(optimal_values(as_stage(turn_taking(rng, world, 2)).team, tolerance))
+    np.testing.assert_allclose(ours, v, rtol=1e-13, atol=1e-13)
+    assert 1e-4 * tolerance < abs(ours - best).max() <= tolerance
+
+
 def test_optimal_values_need_a_tolerance():
     """A tolerance that is not positive is refused by name."""
     team = as_stage(random_case(np.random.default_rng(11), "discounted", "turn-taking", gamma=0.9)).team

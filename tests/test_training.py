@@ -392,6 +392,22 @@ def test_nan_stops_with_stage_and_key(tmp_path, whole):
     assert_resumes(tmp_path, whole)
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_state_with_nan_is_never_saved(tmp_path, whole, every):
+    """The run ends with the leaf's name; the stages before it stay, the records of its own go."""
+
+    def bad(state, key, k):
+        state, found = stage(state, key, k)
+        return (state | {"policy": jnp.asarray(state["policy"]).at[1, 2].set(jnp.nan)} if k == 2 else state), found
+
+    with pytest.raises(
+        ArithmeticError, match=r"^state after 3 stages: tree\['policy'\]: 1 of 12 entries are not a number$"
+    ):
+        run(tmp_path, do=bad, every=every)
+    assert records(tmp_path) == whole[1][:4]
+    assert_resumes(tmp_path, whole)
+
+
 # Resume and its refusals.
 
 

@@ -2,21 +2,30 @@
 
 import copy
 import re
+import threading
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from teamtr_jax.validation import (
     ROW_TOLERANCE,
     InputError,
+    concrete,
     discount_factor,
     finite,
     integers,
+    one_of,
     permutation,
     probability_rows,
+    real_number,
     real_table,
     require_float64,
     shaped,
+    shown,
+    unchecked,
+    whole_number,
 )
 
 TABLE = np.array([[0.5, 0.5], [0.25, 0.75]])
@@ -149,3 +158,88 @@ def test_rows_must_sum_to_one_within_the_tolerance(beyond):
 def test_an_error_passes_between_processes():
     error = copy.copy(InputError("n", 3, "at most 2"))  # by the same protocol as pickle
     assert (type(error), str(error)) == (InputError, "n: found 3, expected at most 2")
+
+
+SETTINGS = {
+    "a float": (lambda: whole_number("k", 2.0, 1), "k: found 2.0, expected an integer, at least 1"),
+    "a truth value": (lambda: whole_number("k", True, 0), "k: found True, expected an integer, at least 0"),
+    "text": (lambda: whole_number("k", "3", 1), "k: found '3', expected an integer, at least 1"),
+    "nothing": (lambda: whole_number("k", None, 1), "k: found None, expected an integer, at least 1"),
+    "below": (lambda: whole_number("k", 0, 1), "k: found 0, expected an integer, at least 1"),
+    "above": (lambda: whole_number("k", 4, 1, 3), "k: found 4, expected an integer from 1 to 3"),
+    "nan": (lambda: real_number("x", np.nan), "x: found nan, expected a finite number"),
+    "inf": (lambda: real_number("x", np.inf, 0.0), "x: found inf, expected a finite number at least 0"),
+    "minus inf": (lambda: real_number("x", -np.inf, 0.0, infinite=True), "x: found -inf, expected a number at least 0"),
+    "x below": (lambda: real_number("x", -1.0, 0.0), "x: found -1.0, expected a finite number at least 0"),
+    "x not above": (lambda: real_number("x", 0.0, above=0.0), "x: found 0.0, expected a finite number greater than 0"),
+    "x above": (lambda: real_number("x", 3, 0.0, 2.0), "x: found 3, expected a finite number at least 0 and at most 2"),
+    "x not below": (lambda: real_number("x", 1, below=1.0), "x: found 1, expected a finite number less than 1"),
+    "x text": (lambda: real_number("x", "1"), "x: found 1, expected a finite number"),
+    "x truth value": (lambda: real_number("x", True), "x: found True, expected a finite number"),
+    "x array": (lambda: real_number("x", np.zeros(2)), "x: found array([0., 0.]), expected a finite number"),
+    "a choice": (lambda: one_of("way", "c", ("a", "b")), "way: found 'c', expected a or b"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(SETTINGS))
+def test_settings(case):
+    """Integers, numbers and words out of their range; the whole message."""
+    call, message = SETTINGS[case]
+    with pytest.raises(InputError) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+def test_settings_that_will_do():
+    """Ends of ranges, NumPy's numbers; what comes back is a plain number."""
+    assert [whole_number("k", x, 1, 3) for x in (1, 3, np.int64(2))] == [1, 3, 2]
+    assert type(whole_number("k", np.int64(2), 1)) is int
+    assert [real_number("x", x, 0.0, 2.0) for x in (0, 2.0, np.float32(0.5))] == [0.0, 2.0, 0.5]
+    assert real_number("x", np.inf, above=0.0, infinite=True) == np.inf
+    one_of("way", None, (None, "a"))
+
+
+def test_what_is_concrete():
+    """Values of arrays and NumPy's numbers; `None` for tracers, shapes, place-holders, deleted arrays and inside `unchecked`."""
+    array, found = jnp.arange(3.0), []
+    assert concrete(array).tolist() == [0.0, 1.0, 2.0]
+    assert concrete(TABLE) is TABLE
+    assert concrete(np.float64(2.0)) == 2.0
+    assert concrete(object()) is concrete(None) is concrete(jax.ShapeDtypeStruct((3,), np.float64)) is None
+    jax.jit(lambda x: found.append(concrete(x)) or x)(array)
+    jax.vmap(lambda x: found.append(concrete(x)) or x)(array)
+    jax.grad(lambda x: found.append(concrete(x)) or x.sum())(array)
+    assert found == [None, None, None]
+    with unchecked():
+        assert concrete(array) is concrete(TABLE) is None
+        with unchecked():
+            pass
+        assert concrete(array) is None
+    with pytest.raises(KeyError), unchecked():
+        raise KeyError
+    assert concrete(array) is not None
+    gone = jnp.arange(2.0)
+    gone.delete()
+    assert concrete(gone) is None
+
+
+def test_unchecked_is_for_one_thread():
+    """Another thread goes on checking."""
+    seen = []
+    with unchecked():
+        thread = threading.Thread(target=lambda: seen.append(concrete(TABLE) is None))
+        thread.start()
+        thread.join()
+    assert seen == [False]
+
+
+def test_text_from_outside_is_made_fit_to_be_shown():
+    """No control character, no direction mark, no line break; long ones lose their middle; plain text stays."""
+    assert shown("a\x1b[31m\n\r\x00\u202e\u2028é") == "a\\x1b[31m\\n\\r\\x00\\u202e\\u2028é"
+    assert shown("x" * 300) == "x" * 300
+    assert shown("a" * 200 + "b" * 200) == "a" * 150 + "…" + "b" * 149
+    error = InputError("n\n", "f\x07" * 400, "e\t")
+    assert "\n" not in str(error)
+    assert error.name == "n\\n"
+    assert error.expected == "e\\t"
+    assert len(error.found) == 300

@@ -574,6 +574,15 @@ class Solved:
         return [[_spread([*(g[s] for s in layer), *end]) if layer or end else ZERO for layer in met] for g in self.g]
 
     @cached_property
+    def layer_speaks(self) -> list[list[bool]]:
+        """Whether the agent has a state in the layer, visited or not."""
+        assert self.horizon is not None
+        own = (
+            {t for t, pair in zip(self.stage.time, row, strict=True) if pair is not None} for row in self.stage.moved
+        )
+        return [[t in times for t in range(self.horizon)] for times in own]
+
+    @cached_property
     def layer_advantage_span(self) -> list[Row]:
         """`max span_a A_{i−1}(s,·)` over the updated agent's own states of each layer."""
         out = []

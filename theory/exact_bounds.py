@@ -229,8 +229,8 @@ def _stale_log_sum(x: Solved, i: int) -> Number:
 def _stale_return_range(x: Solved, i: int) -> Number:
     if x.horizon is None:
         return times(x.return_range, _stale_kl(x, i))
-    speaks = [kl for kl, span in zip(_stale_layers(x, i), x.layer_advantage_span[i], strict=True) if span]
-    return times(x.return_range, total(speaks))
+    counted = [kl for kl, speaks in zip(_stale_layers(x, i), x.layer_speaks[i], strict=True) if speaks]
+    return times(x.return_range, total(counted))
 
 
 def _reused_log_sum(x: Solved, i: int) -> Number:

@@ -9,27 +9,55 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
+from teamtr_jax.dynamics._check import check_actions, check_draw, check_policy, check_states
 from teamtr_jax.dynamics._linear import reachable
 from teamtr_jax.dynamics.dense import Dense
 from teamtr_jax.dynamics.successors import Successors
-from teamtr_jax.types import static_field
-from teamtr_jax.validation import require_float64
+from teamtr_jax.types import World, pytree, static_field, verified
+from teamtr_jax.validation import InputError, require_float64, whole_number
 
 __all__ = ["Layered"]
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
-class Layered:
+class Layered(World):
     """`T` layers of `X` contexts: state `t·X + x` is context `x` at step `t`; after step `T−1` the episode is over.
 
     `kernel` moves one layer to the next. With `stationary` its arrays have no time axis and serve every step, otherwise
-    each has a leading axis of length `T` (the last one's successors are never entered).
+    each has a leading axis of length `T` (the last one's successors are never entered). A row of zeros ends the episode.
+
+    Raises:
+      InputError: a kernel with a discount, a clock or a horizon of its own, or with another number of layers.
     """
 
     kernel: Dense | Successors
     horizon: int = static_field()
     stationary: bool = static_field(default=True)
+
+    def verify(self) -> None:
+        whole_number("horizon", self.horizon, 1)
+        kernel = self.kernel
+        if not isinstance(kernel, Dense | Successors):
+            return  # a place-holder of jax
+        layers = verified(kernel).batch
+        if not self.stationary and layers[-1:] != (self.horizon,):
+            found = f"{layers[-1]} layers" if layers else "no axis of layers"
+            raise InputError("kernel", found, f"{self.horizon}, one for each step (or stationary=True)")
+
+    def verify_steps(self) -> None:
+        for name in ("discount", "clock", "horizon"):
+            if getattr(self.kernel, name) is not None:
+                raise InputError(f"kernel.{name}", "a value", "None: a Layered world counts its own steps")
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        return self.kernel.batch if self.stationary else self.kernel.batch[:-1]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        contexts, actions = self.kernel.sizes
+        return self.horizon * contexts, actions
 
     @property
     def discount(self) -> float:
@@ -46,21 +74,23 @@ class Layered:
         return jnp.concatenate([layers[1:], jnp.zeros_like(layers[:1])])
 
     def time(self) -> Int[Array, " S"]:
-        tables = self.kernel.transition if isinstance(self.kernel, Dense) else self.kernel.index
-        return jnp.repeat(jnp.arange(self.horizon), tables.shape[-3])
+        return jnp.repeat(jnp.arange(self.horizon), self.kernel.sizes[0])
 
     def backward(self, v: Float[Array, " S"]) -> Float[Array, "S A"]:
         """`E[v_{t+1}(x') | x, a]`, zero after the last step."""
+        check_states(self.sizes, v=v)
         out = self._layers(lambda kernel, w: kernel.backward(w), self._next(v))
         return out.reshape(-1, out.shape[-1])
 
     def forward(self, m: Float[Array, "S A"]) -> Float[Array, " S"]:
         """Mass that arrives one step later; what leaves the last step is gone."""
+        check_actions(self.sizes, m=m)
         out = self._layers(lambda kernel, flow: kernel.forward(flow), self._split(m))
         return jnp.concatenate([jnp.zeros_like(out[:1]), out[:-1]]).ravel()
 
     def greatest(self, v: Float[Array, " S"]) -> Float[Array, "S A"]:
         """Greatest next value in the support, zero after the last step."""
+        check_states(self.sizes, v=v)
         out = self._layers(lambda kernel, w: kernel.greatest(w), self._next(v))
         return out.reshape(-1, out.shape[-1])
 
@@ -68,8 +98,8 @@ class Layered:
         self, state: Int[Array, "*batch"], action: Int[Array, "*batch"], uniform: Float[Array, "*batch"]
     ) -> Int[Array, "*batch"]:
         """A context of the next layer by the kernel of this one; −1 after the last."""
-        tables = self.kernel.transition if isinstance(self.kernel, Dense) else self.kernel.index
-        contexts = tables.shape[-3]
+        check_draw(self.sizes, state, action, uniform)
+        contexts = self.kernel.sizes[0]
         layer = state // contexts
         if self.stationary:
             context = self.kernel.draw(state % contexts, action, uniform)
@@ -83,7 +113,7 @@ class Layered:
         """Two scans over time, backwards for values and forwards for visits.
 
         Raises:
-          InputError: if the tables or the policy are not float64.
+          InputError: if the tables or the policy are not float64, or the policy is none of this world.
         """
         kernel = self.kernel
         if isinstance(kernel, Dense):
@@ -91,6 +121,7 @@ class Layered:
         else:
             require_float64(successor_prob=kernel.prob)
         require_float64(policy=policy)
+        check_policy(self.sizes, policy, self.batch)
         return LayeredResolvent(self, policy)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -10,30 +11,50 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from teamtr_jax.dynamics._check import check_actions, check_draw, check_policy, check_states
 from teamtr_jax.dynamics._linear import reachable
-from teamtr_jax.types import static_field
-from teamtr_jax.validation import InputError, require_float64
+from teamtr_jax.types import World, pytree, static_field
+from teamtr_jax.validation import InputError, require_float64, whole_number
 
 __all__ = ["Tree"]
 
 
-@jax.tree_util.register_dataclass
+LEAVES = 2**31
+"""Most messages of a tree: more nodes fit into no table."""
+
+
+@pytree
 @dataclass(frozen=True)
-class Tree:
+class Tree(World):
     """All prefixes of fewer than `horizon` symbols over `branching` symbols, breadth first.
 
     The children of node `k` are nodes `k·V+1 … k·V+V`, so that all children of all nodes are the array ``[1:]``, reshaped.
     A node that belongs to chance (a prompt, a router) is a node whose active agent is −1; its policy is the chance.
+
+    Raises:
+      InputError: fewer than 2 symbols, no step, or more nodes than fit into a table.
     """
 
     branching: int = static_field()
     horizon: int = static_field()
 
-    def __post_init__(self) -> None:
-        if self.branching < 2:
+    def verify(self) -> None:
+        if whole_number("branching", self.branching, -(2**62)) < 2:
             raise InputError("branching", self.branching, "at least 2 symbols")
-        if self.horizon < 1:
+        if whole_number("horizon", self.horizon, -(2**62)) < 1:
             raise InputError("horizon", self.horizon, "at least 1 step")
+        if self.horizon * math.log2(self.branching) > math.log2(LEAVES):
+            most = int(math.log2(LEAVES) / math.log2(self.branching))
+            found = f"{self.horizon} steps of {self.branching} symbols"
+            raise InputError("horizon", found, f"at most {most} steps: 2³¹ messages")
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return self.states, self.branching
 
     @property
     def discount(self) -> float:
@@ -59,20 +80,24 @@ class Tree:
 
     def backward(self, v: Float[Array, " S"]) -> Float[Array, "S A"]:
         """The value of each child; leaves count zero."""
+        check_states(self.sizes, v=v)
         return self._children(v)
 
     def forward(self, m: Float[Array, "S A"]) -> Float[Array, " S"]:
         """Mass moves to the children; what enters a leaf is gone."""
+        check_actions(self.sizes, m=m)
         return jnp.concatenate([jnp.zeros(1, m.dtype), m.ravel()[: self.states - 1]])
 
     def greatest(self, v: Float[Array, " S"]) -> Float[Array, "S A"]:
         """A child is the only successor."""
+        check_states(self.sizes, v=v)
         return self._children(v)
 
     def draw(
         self, state: Int[Array, "*batch"], action: Int[Array, "*batch"], uniform: Float[Array, "*batch"]
     ) -> Int[Array, "*batch"]:
         """The child; −1 below the last level. Nothing is left to `uniform`."""
+        check_draw(self.sizes, state, action, uniform)
         child = state * self.branching + 1 + action
         return jnp.where((state < 0) | (child >= self.states), -1, child)
 
@@ -80,9 +105,10 @@ class Tree:
         """Level by level.
 
         Raises:
-          InputError: if the policy is not float64.
+          InputError: if the policy is not float64, or none of this tree.
         """
         require_float64(policy=policy)
+        check_policy(self.sizes, policy)
         return TreeResolvent(self, policy)
 
 

@@ -20,6 +20,7 @@ from flint import fmpq
 from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.teams import random_stages
 from teamtr_jax.types import Stage, Team
+from teamtr_jax.validation import unchecked
 from theory.claims.r5 import coherent_relay, expand
 from theory.families import take
 from theory.fits import Slope, log_slope
@@ -72,7 +73,8 @@ def windowed_relay(n: int, reach: int, probability: float, step: float) -> Stage
 
 def reversed_order(stage: Stage) -> Stage:
     """The same stage, last agent first."""
-    return Stage(stage.team, stage.current, stage.target, jnp.asarray(np.asarray(stage.order)[::-1]))
+    with unchecked():  # what is there has been checked, or is formal
+        return Stage(stage.team, stage.current, stage.target, jnp.asarray(np.asarray(stage.order)[::-1]))
 
 
 def leading_sums(stage: Stage, base: np.ndarray | None = None) -> dict[str, Any]:
@@ -102,7 +104,8 @@ def _pairs(reach: int | None, n: int) -> int:
 
 
 def _windowed(reach: int | None, n: int) -> Stage:
-    return windowed_relay(n, n - 1 if reach is None else reach, 1.0, 1.0)
+    with unchecked():  # as in `coherent_relay`: the rows are coefficients
+        return windowed_relay(n, n - 1 if reach is None else reach, 1.0, 1.0)
 
 
 def run(sizes: tuple[int, ...], rng: np.random.Generator, teams: int = 20) -> tuple[Row, OnePower]:

@@ -23,6 +23,7 @@ from teamtr_jax.interaction import interaction_matrix
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.teams import random_stages
 from teamtr_jax.types import Stage, Team
+from teamtr_jax.validation import unchecked
 from theory.exact import exact_numbers, exact_stage
 from theory.families import take
 from theory.fits import Slope, bootstrap_slope
@@ -357,7 +358,8 @@ def coherent_relay(n: int, rounds: int = 2) -> tuple[Stage, np.ndarray]:
         jnp.asarray(np.repeat(np.arange(horizon) % n, 3)),
         n,
     )
-    stage = Stage(team, jnp.asarray(nobody + acts), jnp.asarray(nobody + 2 * acts), jnp.asarray(np.arange(n)))
+    with unchecked():  # p = ε = 1 names the powers that `expand` counts: the rows are coefficients
+        stage = Stage(team, jnp.asarray(nobody + acts), jnp.asarray(nobody + 2 * acts), jnp.asarray(np.arange(n)))
     return stage, nobody
 
 
