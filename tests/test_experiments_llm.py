@@ -211,7 +211,7 @@ def test_replacing_an_agent(trained, tmp_path, monkeypatch, capsys):
 
 def test_what_cannot_be_replaced_is_refused(trained, tmp_path, capsys):
     assert swaps.main([str(trained), "--agents", "3"]) == 2
-    assert "agents: found (3,), expected 0 to 2" in capsys.readouterr().err
+    assert "agents: found 3, expected an integer from 0 to 2" in capsys.readouterr().err
     home = shutil.copytree(trained, tmp_path / "run")
     about = json.loads((home / "settings.json").read_text())
     (home / "settings.json").write_text(json.dumps({**about, "stages": 5}))
@@ -243,9 +243,9 @@ def test_an_agent_can_be_taken_out_of_a_run(trained):
         (["--group", "1"], "group: found 1"),
         (["--delta", "-1"], "delta: found -1"),
         (["--warm.low", "0.01"], "low, high: found 0.01"),
-        (["--model.width", "15"], "width, layers, heads: found 15"),
+        (["--model.width", "15"], "width, heads: found 15, 2"),
         (["--test-prompts", "100000"], "distinct held-out prompts"),
-        (["--seed", "-1"], "probe_prompts, seed: found 64, -1"),
+        (["--seed", "-1"], "seed: found -1, expected an integer from 0 to 4294967295"),
     ],
 )
 def test_bad_input_is_one_line_before_any_work(tmp_path, capsys, arguments, message):

@@ -158,7 +158,7 @@ def test_other_parameters_are_refused():
         replace_agent(TEAM, params, 0, config, big)
     with pytest.raises(InputError, match="parameters of the newcomer: tree"):
         replace_agent(TEAM, params, 0, SMALL, own)
-    with pytest.raises(InputError, match="agent: found 2, expected 0 to 1"):
+    with pytest.raises(InputError, match="agent: found 2, expected an integer from 0 to 1"):
         replace_agent(TEAM, params, 2, config, own)
     with pytest.raises(InputError, match="embedding of the newcomer: found 9 ids"):
         align(TEAM, params, 0, config, big, conversations(1), SETTINGS)
@@ -293,14 +293,23 @@ def test_the_other_direction_and_adapters():
 def test_settings_and_probes_are_checked():
     for bad in (
         {"radius": 0.0},
+        {"radius": np.inf},
+        {"radius": np.nan},
         {"margin": 0.0},
+        {"margin": np.nan},
         {"epochs": -1},
+        {"epochs": 10**9},
         {"batch": 0},
+        {"batch": 2.5},
+        {"learning_rate": np.nan},
         {"held_out": 1.0},
         {"direction": "both"},
     ):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match=f"{next(iter(bad))}: found"):
             AlignmentSettings(**bad)
+    for seed in (-1, 2**70, 0.5):
+        with pytest.raises(InputError, match="seed: found"):
+            align(TEAM, trained(), 0, *newcomer(), conversations(1), SETTINGS, seed=seed)
     probes = conversations(1)
     silent = probes._replace(speaker=jnp.ones_like(probes.speaker))
     with pytest.raises(InputError, match="probes: found no message of agent 0"):

@@ -162,9 +162,15 @@ def test_label_smoothing_is_a_mixture_of_targets():
         ({"low": 0.05}, "low, high: found 0.05, 0.4, expected 0.1 ≤ low < high ≤ 0.6"),
         ({"high": 0.7}, "low, high: found 0.2, 0.7"),
         ({"low": 0.4}, "low, high: found 0.4, 0.4"),
-        ({"batch": 0}, "batch: found 0"),
+        ({"low": float("nan")}, "low: found nan, expected a finite number"),
+        ({"batch": 0}, "batch: found 0, expected an integer from 1 to 1000000"),
+        ({"every": 10**7}, "every: found 10000000, expected an integer from 1 to 1000000"),
+        ({"most": 1.5}, "most: found 1.5"),
+        ({"prompts": 10**12}, "prompts: found 1000000000000"),
         ({"learning_rate": 0.0}, "learning_rate: found 0.0"),
+        ({"learning_rate": float("inf")}, "learning_rate: found inf"),
         ({"smoothing": 1.0}, "smoothing: found 1.0"),
+        ({"smoothing": -0.1}, "smoothing: found -0.1, expected a finite number at least 0 and less than 1"),
     ],
 )
 def test_settings_are_refused(settings, message):

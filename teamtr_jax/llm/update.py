@@ -290,7 +290,9 @@ def _one_update(
         trained, moments = jax.tree.map(
             lambda x, y: jnp.where(go, y.astype(x.dtype), x), (trained, moments), (trained + change, following)
         )
-        return number + go, trained, moments, go, norms + jnp.where(go, norm, 0.0).astype(norms.dtype), current
+        # The gradient of the agent as it is: where that is not a number nothing can be learned, and `grad_norm` shows it.
+        counted = go | ((number == 0) & ~jnp.isfinite(norm))
+        return number + go, trained, moments, go, norms + jnp.where(counted, norm, 0.0).astype(norms.dtype), current
 
     def unfinished(state: tuple[Any, ...]) -> Array:
         number, _, _, go, _, _ = state
@@ -375,7 +377,7 @@ def _one_update(
                     Divergence(nothing, nothing), nothing)  # fmt: skip
     search = lax.while_loop(untried, try_, begin)
     scale, reached, moved, entropies = search.scale, search.reached, search.moved, search.entropies
-    reached = jnp.where(sound, reached, jnp.inf)
+    reached = jnp.where(sound & ~jnp.isnan(reached), reached, jnp.inf)
     # A step that is not a number is no step, whatever the rule; its moments are forgotten.
     moments = jax.tree.map(lambda x, y: jnp.where(sound, x, pick(y)), moments, optimiser)
 
