@@ -1,6 +1,5 @@
 """Studies of training: each runs on tiny settings, trains nothing twice, and its numbers are those of its records."""
 
-import json
 import re
 import sys
 from dataclasses import replace
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
+from experiments.saved import write_json
 from experiments.tabular import runs as training
 from experiments.tabular.__main__ import main
 from experiments.tabular.families import family
@@ -147,7 +147,7 @@ def test_wall_times_have_quartiles():
 def test_monitor_share_by_hand(settings):
     """Six updates of 40 readings of 1 and 2 ms in a stage of 2 s."""
     record = {"monitor": [0.001, 0.002], "epochs": 40, "updates": 6, "stage": 2.0}
-    (settings.out / "cost-monitors.json").write_text(json.dumps(record))
+    write_json(settings.out / "cost-monitors.json", record)
     assert cost.monitor_share(settings).tolist() == pytest.approx([0.12, 0.24])
 
 

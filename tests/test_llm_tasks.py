@@ -328,7 +328,10 @@ def test_layout_with_other_settings():
         (lambda: Relay(keys=27), r"keys: found 27"),
         (lambda: Relay(keys=6, agents=3, rounds=2), r"keys: found 6, expected an integer from 7 to 26"),
         (lambda: Relay(agents=0), r"agents: found 0"),
-        (lambda: Relay(agents=9, rounds=3), r"agents, rounds, hops_each: found 9, 3, 1, expected a product of at most 25"),
+        (
+            lambda: Relay(agents=9, rounds=3),
+            r"agents, rounds, hops_each: found 9, 3, 1, expected a product of at most 25",
+        ),
         (lambda: Carry(digits=10**9), r"digits: found 1000000000, expected an integer from 1 to 4096"),
         (lambda: Carry(low_first=1), r"low_first: found 1, expected True or False"),
         (lambda: Copy(agents=10**9), r"agents: found 1000000000, expected an integer from 1 to 256"),

@@ -341,7 +341,7 @@ def test_monitors_by_samples(first, kind):
     assert info["step_scale"] == scales[inside.index(True)] < 1
     assert info["monitor"] == pytest.approx(monitor(back.params), rel=2e-3)
     # The first step's monitor, by the same rule: no further step once it exceeds the radius.
-    one, info = done(delta=1e-6, early_stop=True, step_rule=settings.step_rule)
+    _, info = done(delta=1e-6, early_stop=True, step_rule=settings.step_rule)
     assert info["steps"] == 1
     assert info["stopped_early"]
     assert info["monitor_reached"] > 1e-6

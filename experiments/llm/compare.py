@@ -11,9 +11,10 @@ import numpy as np
 import scipy.stats
 
 from experiments.figures import axes, save
-from experiments.llm.run import places, read_summary, train_run
+from experiments.llm.run import read_summary, train_run
 from experiments.llm.settings import Compare
-from experiments.llm.setup import set_up, write_json
+from experiments.llm.setup import set_up
+from experiments.saved import places, write_json
 from experiments.tables import show as table
 from teamtr_jax.llm.methods import METHODS
 from teamtr_jax.validation import shown

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.llm.measure import Conversations, Mean, converse, mean_of, pass_at
-from experiments.llm.run import load_run, places
+from experiments.llm.run import load_run
 from experiments.llm.settings import Eval, task_of
-from experiments.llm.setup import Setup, test_problems, write_json
+from experiments.llm.setup import Setup, test_problems
 from experiments.llm.transcripts import speakers_of
+from experiments.saved import places, write_json
 from experiments.tables import show as table
 from teamtr_jax.llm.tasks import Problem, Task, demonstrated
 from teamtr_jax.validation import InputError, shown

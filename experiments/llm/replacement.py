@@ -21,9 +21,10 @@ from experiments import paper
 from experiments.commands import exit_code, parsed, use_all_cores
 from experiments.figures import axes, save
 from experiments.llm.measure import Mean, converse, paired_gain
-from experiments.llm.run import START, Loaded, load_run, places
+from experiments.llm.run import START, Loaded, load_run
 from experiments.llm.settings import MOST_PROMPTS, MOST_STAGES
-from experiments.llm.setup import start_of, write_json
+from experiments.llm.setup import start_of
+from experiments.saved import places, write_json
 from experiments.tables import show
 from teamtr_jax.llm.alignment import PROBES, AlignmentSettings, align
 from teamtr_jax.llm.backend import language_backend, rewards_of

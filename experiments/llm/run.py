@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from experiments.llm.measure import Conversations, Probe, converse, paired_gain
 from experiments.llm.plugins import TASK_FILE, task_file
 from experiments.llm.settings import TEST_PROMPTS, Train
-from experiments.llm.setup import Setup, describe, set_up, start_of, write_bytes, write_json
+from experiments.llm.setup import Setup, describe, set_up, start_of
+from experiments.saved import places, write_bytes, write_json
 from teamtr_jax.checkpoint import latest, restore
-from teamtr_jax.files import output_file, output_folder, read_json, reason
+from teamtr_jax.files import read_json, reason
 from teamtr_jax.llm.backend import TokenLogger, language_backend
 from teamtr_jax.llm.model import ModelConfig, Params, init_team, parameter_count
 from teamtr_jax.llm.monitor import read_token_log, write_token_log
@@ -32,7 +33,7 @@ from teamtr_jax.training import CHECKPOINTS, JOURNAL, read_records, train
 from teamtr_jax.validation import InputError, shown
 
 __all__ = ["ABOUT", "SUMMARY", "START", "TOKENS", "TIMED", "FIGURES", "train_run", "read_summary", "Loaded", "load_run",
-           "Compilations", "COMPILATIONS", "places"]  # fmt: skip
+           "Compilations", "COMPILATIONS"]  # fmt: skip
 
 SUMMARY, ABOUT, START, TOKENS = "summary.json", "settings.json", "start", "token_log"
 FIGURES = ("accuracy.png", "kl.png", "certificate.png", "control.png")
@@ -66,20 +67,6 @@ def remembering(backend: Backend, states: list[TrainState]) -> Backend:
         return new, info
 
     return backend._replace(update=update)
-
-
-def places(home: Path, folders: Iterable[str] = (), files: Iterable[str] = ()) -> None:
-    """Refuse a folder in which something cannot be written, or has something else in its place.
-
-    Raises:
-      InputError: names `out` and the place.
-    """
-    output_folder("out", home)
-    if home.is_dir():
-        for name in folders:
-            output_folder("out", home / name)
-        for name in files:
-            output_file("out", home / name)
 
 
 def read_summary(home: Path) -> dict[str, Any] | None:

@@ -14,8 +14,8 @@ import numpy as np
 
 from experiments.llm.plugins import task_identity, task_of
 from experiments.llm.settings import TEST_PROMPTS, Train
+from experiments.saved import write_json
 from teamtr_jax.checkpoint import latest, read_manifest, restore, save
-from teamtr_jax.files import reason, replacing, seal
 from teamtr_jax.llm.backend import LanguageSampling
 from teamtr_jax.llm.description import describe_team
 from teamtr_jax.llm.methods import METHODS, Method, lone_layout
@@ -29,7 +29,7 @@ from teamtr_jax.sampled import prompts_per_set
 from teamtr_jax.schedules import Order, fixed, random_order, reverse
 from teamtr_jax.validation import InputError
 
-__all__ = ["Setup", "set_up", "begins", "describe", "start_of", "test_problems", "write_json", "write_bytes"]
+__all__ = ["Setup", "set_up", "begins", "describe", "start_of", "test_problems", "write_json"]
 
 
 @dataclass(frozen=True)
@@ -124,28 +124,3 @@ def start_of(settings: Train, setup: Setup, folder: Path) -> tuple[Params, dict[
     about = {**record._asdict(), "seconds": time.perf_counter() - began}
     save(folder, record.steps, params, {"settings": want, "team": want["team"], "record": about})
     return params, json.loads(dump(about))
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write strict JSON, whole or not at all, with its own SHA-256 (`files.seal`).
-
-    Raises:
-      InputError: a place that cannot be written.
-    """
-    text = json.dumps(json.loads(dump(content)), indent=1)
-    return write_bytes(path, seal(text))
-
-
-def write_bytes(path: Path, data: bytes) -> Path:
-    """Write a file, whole or not at all.
-
-    Raises:
-      InputError: a place that cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(str(path), reason(error), "a place that can be written") from error
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
-    return path
