@@ -185,7 +185,7 @@ def test_an_agent_from_a_checkpoint(tmp_path, alike):
     assert bits(moved) == bits(trained())
     with pytest.raises(InputError, match=r"vocabulary of .*plain: found characters 'ab', expected 'abc'"):
         agent_from_checkpoint(tmp_path / "plain", 0, Vocabulary("abc", 2))
-    with pytest.raises(InputError, match="agent: found 5, expected 0 to 1, the agents of"):
+    with pytest.raises(InputError, match=r"agent of .*plain: found 5, expected an integer from 0 to 1"):
         agent_from_checkpoint(tmp_path / "plain", 5)
     save(tmp_path / "none", 0, params)
     with pytest.raises(InputError, match="no description of a team"):

@@ -121,6 +121,7 @@ class Router(NamedTuple):
 @cache
 def round_robin(agents: int) -> Router:
     """Agent `turn mod n`."""
+    whole_number("agents", agents, 1, MOST_AGENTS)
 
     def probabilities(view: View) -> Array:
         chosen = jnp.broadcast_to(view.turn % agents, view.last.shape)
@@ -132,6 +133,7 @@ def round_robin(agents: int) -> Router:
 @cache
 def random_router(agents: int) -> Router:
     """Every agent with the same probability at every turn."""
+    whole_number("agents", agents, 1, MOST_AGENTS)
     return Router(f"random of {agents}", lambda view: jnp.full((*view.last.shape, agents), 1 / agents))
 
 
@@ -153,6 +155,9 @@ class Layout:
     agents: int = field(init=False)
 
     def __post_init__(self) -> None:
+        for name, kind in (("vocabulary", Vocabulary), ("router", Router)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise InputError(name, repr(value), f"a {kind.__name__}")
         object.__setattr__(self, "agents", self.vocabulary.agents)
         whole(self, 1, "prompt", "message", "turns")
         if self.length > LONGEST:
@@ -168,15 +173,20 @@ class Layout:
     def _check_router(self) -> None:
         """What the router says of an empty transcript, and whom it schedules."""
         name, empty = f"router {self.router.name}", jnp.full((2, self.length), self.vocabulary.pad, jnp.int32)
-        found = np.asarray(self.router.probabilities(View(jnp.zeros((), jnp.int32), jnp.full(2, -1, jnp.int32), empty)))
+        view = View(jnp.zeros((), jnp.int32), jnp.full(2, -1, jnp.int32), empty)
+        try:
+            found = np.asarray(self.router.probabilities(view), np.float64)
+            planned = [] if self.router.schedule is None else [self.router.schedule(turn) for turn in range(self.turns)]
+        except Exception as error:
+            raise InputError(
+                name, repr(error), "probabilities [B, n], and a schedule of agents if there is one"
+            ) from error
         if found.shape != (2, self.agents):
             raise InputError(name, f"probabilities of shape {list(found.shape)}", f"[B, {self.agents}]")
         if not ((found >= 0).all() and np.allclose(found.sum(-1), 1, atol=1e-5)):
             raise InputError(name, found[0].tolist(), "probabilities that sum to 1")
-        if self.router.schedule is not None:
-            planned = [self.router.schedule(turn) for turn in range(self.turns)]
-            for agent in planned:
-                whole_number(name, agent, 0, self.agents - 1)
+        for agent in planned:
+            whole_number(name, agent, 0, self.agents - 1)
 
     @property
     def length(self) -> int:

@@ -39,6 +39,7 @@ from teamtr_jax.llm.losses import (
 )
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, is_trained, policy_logits
 from teamtr_jax.llm.update_settings import Numbers, Shape, UpdateSettings, parts
+from teamtr_jax.validation import concrete, integers, permutation, whole_number
 
 __all__ = ["TrainState", "UpdateData", "Outcome", "init_train_state", "update_agent", "score", "programs",
            "split_trained"]  # fmt: skip
@@ -156,6 +157,7 @@ def score(
     team: LanguageTeam, params: Params, agent: int, tokens: Int[Array, "R N"], micro_batch: int = 16
 ) -> Float[Array, "R turns L"]:
     """Log-probability under `agent` of what stands at every message position, whoever wrote it; meaningless at PAD."""
+    whole_number("agent", agent, 0, team.agents - 1)
     own = params if team.alike else params[agent]
     mesh = mesh_for(micro_batch, own, tokens)
     given = everywhere(mesh, (own, np.int32(agent), tokens))
@@ -447,7 +449,14 @@ def update_agent(
 
     Args:
       order: the order in which each epoch visits the rows that are trained on, which are the first ones.
+
+    Raises:
+      InputError: no such agent, or an order that is none of the rows.
     """
+    whole_number("agent", agent, 0, team.agents - 1)
+    if (visits := concrete(order)) is not None:
+        for rows in integers("order", visits, 0, data.tokens.shape[0]):
+            permutation("order", rows, len(rows))
     shape, numbers = parts(settings)
     config, alike = team.models[agent], team.alike
     params, optimiser = (state.params, state.optimiser) if alike else (state.params[agent], state.optimiser[agent])

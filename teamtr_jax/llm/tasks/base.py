@@ -131,7 +131,8 @@ METHODS = {
 def sampled(task: Task, rng: np.random.Generator) -> Problem:
     """`task.sample`, refused by name where it is broken."""
     problem = _answered(task, "sample", rng)
-    if not all(isinstance(getattr(problem, name, None), str) for name in Problem._fields):
+    prompt, answer = getattr(problem, "prompt", None), getattr(problem, "answer", None)
+    if not (isinstance(prompt, str) and isinstance(answer, str)):
         raise InputError("sample", repr(problem), "a Problem: prompt and answer, two texts")
     return problem
 
