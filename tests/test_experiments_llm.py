@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from experiments.llm import figures
 from experiments.llm import replacement as swaps
 from experiments.llm import run as runs
 from experiments.llm.__main__ import main
@@ -42,7 +43,7 @@ from teamtr_jax.llm.methods import METHODS
 from teamtr_jax.llm.model import ModelConfig
 from teamtr_jax.llm.monitor import read_token_log
 from teamtr_jax.llm.replacement import agent_from_checkpoint
-from teamtr_jax.llm.tasks import TASKS, Copy, Problem, is_held_out
+from teamtr_jax.llm.tasks import TASKS, Copy, Problem, base, is_held_out
 from teamtr_jax.training import CHECKPOINTS, JOURNAL, read_records
 from teamtr_jax.validation import InputError
 
@@ -566,6 +567,7 @@ def test_every_task_is_set_up_at_its_defaults(name, tmp_path, monkeypatch):
     """512 distinct held-out prompts, or as many as the task has, which `train` says; no other side of the split."""
     if name in ("chain_sum", "gcd", "spell_backward"):
         pytest.importorskip("reasoning_gym")
+    monkeypatch.setattr(base, "MISSES", 3000)  # to give up sooner: gcd has fewer
     setup = set_up(Train(tmp_path / "run", task=name))
     prompts = {problem.prompt for problem in setup.test}
     assert len(prompts) == len(setup.test)
@@ -579,9 +581,10 @@ def test_every_task_is_set_up_at_its_defaults(name, tmp_path, monkeypatch):
     assert 0.95 < len(prompts) / sum(map(is_held_out, every)) <= 1
 
 
-def test_a_task_with_few_prompts_uses_them_all(tmp_path):
+def test_a_task_with_few_prompts_uses_them_all(tmp_path, monkeypatch):
     """Copy of three letters of four has 64 prompts, 6 of them held out; a number that is asked for is not cut."""
-    few = {"task": "copy", "difficulty": ("length=1",)}
+    monkeypatch.setattr(base, "MISSES", 1000)
+    few = {"task": "copy", "difficulty": ("length=1",), "probe_prompts": 0}
     setup = set_up(Train(tmp_path / "run", **few))
     every = {a + b + c for a in "abcd" for b in "abcd" for c in "abcd"}
     assert {problem.prompt for problem in setup.test} == {prompt for prompt in every if is_held_out(prompt)}
@@ -722,7 +725,7 @@ def test_what_may_stand_behind_the_colon(tmp_path):
         ("mine.py:Mine", {"below": "    turns = 10**12"}, "prompt, message, turns: found 6, 2, 1000000000000"),
         ("mine.py:Mine", {"below": "    characters = 7"}, "task: characters: found 7, expected a text"),
         ("mine.py:Mine", {"below": "    characters = property(lambda s: 1 / 0)"}, "task: characters: found ZeroDivisionError"),
-        ("mine.py:Mine", {"below": "    def __init__(self, length): 1 / 0"}, "task mine.py:Mine: found ZeroDivisionError"),
+        ("mine.py:broken", {"above": "def broken(length): 1 / 0"}, "task mine.py:broken: found ZeroDivisionError"),
     ],
 )  # fmt: skip
 def test_a_broken_task_is_one_line(name, more, message, tmp_path, capsys):
@@ -891,3 +894,19 @@ def test_what_is_said_is_printed_without_control_characters_or_markup(capsys):
     for shown in ("[red]title\\x1b", "[a", "b]", "[/x]\\x07", "[i]caption\\x9b"):
         assert shown in out
     assert out.isprintable() or not set(out) & set("\x1b\x07\x9b")
+
+
+def test_a_step_that_was_undone_is_drawn_too(trained, tmp_path, monkeypatch):
+    """Its monitor is infinite, which no axis can hold."""
+    home = shutil.copytree(trained, tmp_path / "run")
+    lines = read_records(home)
+    lines[3]["info"] |= {"monitor_reached": "inf", "step_scale": 0.0}
+    monkeypatch.setattr(figures, "read_records", lambda folder: lines)
+    (home / "kl.png").unlink()
+    assert [path.name for path in figures.draw_run(home)] == [
+        "accuracy.png",
+        "kl.png",
+        "certificate.png",
+        "control.png",
+    ]
+    assert (home / "kl.png").stat().st_size > 5000

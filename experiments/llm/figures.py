@@ -103,7 +103,8 @@ def _kl(path: Path, records: Records) -> Path:
     delta = records[0]["delta"]
     ax.axhline(delta, color="#1b7837", linewidth=1, label=f"δ = {delta:g}")
     ax.set_yscale("symlog", linthresh=delta / 10)
-    highest = max(column(records, "info", key).max() for key in ("message_kl_k1", "message_kl_k3", "monitor_reached"))
+    drawn = np.stack([column(records, "info", key) for key in ("message_kl_k1", "message_kl_k3", "monitor_reached")])
+    highest = drawn[np.isfinite(drawn)].max()  # the monitor of a step that was undone may be infinite
     ax.set_ylim(min(0.0, column(records, "info", "message_kl_k1").min()) * 1.5, 1.5 * max(delta, highest))
     ax.set(xlabel="update", ylabel="KL(current‖new), nats a message", title="on the rollouts trained on")
     ax.legend(frameon=False, fontsize=8, ncols=3)

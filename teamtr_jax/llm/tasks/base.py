@@ -202,7 +202,7 @@ def layout_of(task: Task, router: Router | None = None, temperature: float = 1.0
                   round_robin(agents) if router is None else router, task.caps, temperature)  # fmt: skip
 
 
-def check_task(task: Task, size: int = 64, seed: int = 0) -> None:
+def check_task(task: Any, size: int = 64, seed: int = 0) -> None:
     """Try a task on random problems; for whoever writes one.
 
     Everything that the protocol asks for is there and of its type; prompts and demonstrations fit the layout and its vocabulary,
