@@ -95,9 +95,9 @@ def task_of(task: str, difficulty: tuple[str, ...]) -> Task:
         if task not in TASKS:
             raise InputError("task", repr(task), f"{', '.join(TASKS)}, or one of your own as FILE.py:NAME")
         return make_task(task, **settings)
-    found: Any = _loaded(own)
+    found = _loaded(own)
     where = f"task {own.path.name}:{own.name}"
-    if isinstance(found, type) or (callable(found) and not hasattr(found, "verify")):
+    if _makes_tasks(found):
         try:
             found = found(**settings)
         except InputError:
@@ -113,6 +113,11 @@ def task_of(task: str, difficulty: tuple[str, ...]) -> Task:
     except Exception as error:  # a property of the task that raises, or returns something odd
         raise InputError(where, _said(error), "a task (docs/llm.md)") from error
     return found
+
+
+def _makes_tasks(found: Any) -> bool:
+    """Whether it is a class or a function, and no task itself."""
+    return isinstance(found, type) or (callable(found) and not hasattr(found, "verify"))
 
 
 def _said(error: BaseException) -> str:
