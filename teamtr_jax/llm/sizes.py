@@ -6,17 +6,16 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import jax
 
 from teamtr_jax.validation import InputError
 
-if TYPE_CHECKING:
-    from teamtr_jax.llm.layout import Layout
-    from teamtr_jax.llm.model import LanguageTeam, ModelConfig
-
 __all__ = ["memory", "parameters_of", "required", "require_room", "bytes_text"]
+
+LanguageTeam = ModelConfig = Layout = Any
+"""Those of `model` and `layout`, which are built on this module: only sizes are read."""
 
 FLOAT = 4
 """Bytes of a parameter, a moment, a log-probability; of an id too."""
