@@ -12,9 +12,12 @@ from typing import Any
 import jax
 import tyro
 
-from teamtr_jax.validation import InputError
+from teamtr_jax.files import reason
+from teamtr_jax.validation import InputError, shown
 
 __all__ = ["use_all_cores", "parsed", "exit_code"]
+
+FRAME = str.maketrans(dict.fromkeys("╭╮╰╯│─", " "))
 
 
 def use_all_cores() -> None:
@@ -23,12 +26,25 @@ def use_all_cores() -> None:
     jax.config.update("jax_num_cpu_devices", cores)
 
 
+def _sentence(said: str) -> str:
+    """What tyro says in a frame, on one line: its first part, and the second, which says what was expected."""
+    parts, now = [], []
+    for line in said.splitlines()[1:]:
+        words = " ".join(line.translate(FRAME).split())
+        if words:
+            now.append(words)
+        elif now:
+            parts.append(" ".join(now))
+            now = []
+    return "; ".join(parts[:2]) or " ".join(said.split())
+
+
 def parsed(form: Any, arguments: list[str] | None, program: str, description: str | None) -> Any:
-    """The command line as settings. tyro frames an `InputError` and exits; it is taken out of the frame again.
+    """The command line as settings. tyro frames what it refuses, and an `InputError` too; both are taken out of the frame.
 
     Raises:
       InputError: as raised by the settings.
-      SystemExit: as raised by tyro, for everything else.
+      SystemExit: as raised by tyro, for everything else, after one line on stderr.
     """
     said = StringIO()
     try:
@@ -40,7 +56,8 @@ def parsed(form: Any, arguments: list[str] | None, program: str, description: st
             error = error.__context__
         if error is not None:
             raise error from None
-        sys.stderr.write(said.getvalue())
+        if said.getvalue():
+            print(f"{program}: error: {shown(_sentence(said.getvalue()), 600)}", file=sys.stderr)
         raise
 
 
@@ -54,7 +71,8 @@ def exit_code(program: str, run: Callable[[], object]) -> int:
         print(f"{program}: error: {error}", file=sys.stderr)
     except (OSError, ArithmeticError) as error:
         code = 3
-        print(f"{program}: error: {error}", file=sys.stderr)
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        print(f"{program}: error: {shown(where + reason(error), 600)}", file=sys.stderr)
     except KeyboardInterrupt:
         code = 130
     return code

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 
 from experiments.tabular.summary import Interval
+from teamtr_jax.files import replacing
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -36,8 +37,15 @@ def interval_points(ax: Any, found: Sequence[Interval], colour: str = "#1b7837")
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Write the figure and close it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
-    plt.close(figure)
+    """Write the figure, whole or not at all, and close it.
+
+    Raises:
+      InputError: a place that cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=160, format=path.suffix.removeprefix("."))
+    finally:
+        plt.close(figure)
     return path

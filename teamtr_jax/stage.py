@@ -68,6 +68,7 @@ def run_stage(
     Raises:
       InputError: if `order` is not a permutation of the agents or names one that is not there, a number is out of range, or
         the schedule may ask for more rollouts than the budget has.
+      ArithmeticError: as raised by the backend's update; names the stage and the update.
     """
     n, batch = backend.agents, backend.batch
     whole_number("stage", stage, 0)
@@ -107,7 +108,10 @@ def run_stage(
         who: Any = agent if batch else int(agent)
         before = state
         estimate = backend.estimate(state, data, who, schedule)
-        state, info = backend.update(state, estimate, who)
+        try:
+            state, info = backend.update(state, estimate, who)
+        except ArithmeticError as error:
+            raise ArithmeticError(f"stage {stage}, update {update}: {error}") from error
         info = dict(info)
         if backend.certify is not None:
             info |= backend.certify(before, state, data, who)

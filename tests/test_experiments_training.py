@@ -1,6 +1,5 @@
 """Studies of training: each runs on tiny settings, trains nothing twice, and its numbers are those of its records."""
 
-import json
 import re
 import sys
 from dataclasses import replace
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
+from experiments.saved import write_json
 from experiments.tabular import runs as training
 from experiments.tabular.__main__ import main
 from experiments.tabular.families import family
@@ -24,6 +24,7 @@ from teamtr_jax.divergences import kl_current_to_new
 from teamtr_jax.schedules import fresh
 from teamtr_jax.stage import run_stage
 from teamtr_jax.tabular import evaluate, exact_backend, team_state
+from teamtr_jax.training import train
 from teamtr_jax.trust_region import kl_constrained
 from teamtr_jax.validation import InputError
 
@@ -147,7 +148,7 @@ def test_wall_times_have_quartiles():
 def test_monitor_share_by_hand(settings):
     """Six updates of 40 readings of 1 and 2 ms in a stage of 2 s."""
     record = {"monitor": [0.001, 0.002], "epochs": 40, "updates": 6, "stage": 2.0}
-    (settings.out / "cost-monitors.json").write_text(json.dumps(record))
+    write_json(settings.out / "cost-monitors.json", record)
     assert cost.monitor_share(settings).tolist() == pytest.approx([0.12, 0.24])
 
 
@@ -328,3 +329,67 @@ def test_certificates_hold_and_the_finite_sample_one_covers(settings):
     assert (lower > improvement).mean() <= tracking.ALPHA + 3 * np.sqrt(0.09 / lower.size)
     assert found["exact.violations"].sum() == 0
     assert jnp.asarray(lower).shape == (2, 4, 4)
+
+
+# ------------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "study: found 'nothing', expected"),
+        (["order", "--families", "sudoku"], "families: found 'sudoku', expected garnet or frozenlake or relay or handover"),
+        (["order", "--instances", "0"], "instances: found 0, expected an integer from 1 to 1000000"),
+        (["order", "--stages", "-1"], "stages: found -1"),
+        (["order", "--budget", "10000000"], "budget: found 10000000"),
+        (["order", "--seed", str(2**40)], f"seed: found {2**40}, expected an integer from 0 to 4294967295"),
+        (["order", "--instances", "1000000", "--budget", "1000000"], "instances, budget: found 1000000, 1000000: at least 4"),
+        (["order", "--out", "/dev/null"], "out: found /dev/null, a device, expected a folder"),
+        (["order", "--stages", "one"], "--stages"),
+    ],
+)  # fmt: skip
+def test_bad_input_of_studies_is_one_line(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr("experiments.tabular.__main__.STUDIES", {"order": lambda settings: pytest.fail("worked")})
+    monkeypatch.setattr(sys, "argv", ["tabular", *arguments])
+    try:
+        code = main()
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["order.txt", "order-garnet.png"])
+def test_what_stands_in_the_place_of_a_result_is_refused_first(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("experiments.tabular.__main__.STUDIES", {"order": lambda settings: pytest.fail("worked")})
+    monkeypatch.setattr(sys, "argv", ["tabular", "order", "--out", str(tmp_path)])
+    (tmp_path / name).mkdir()
+    assert main() == 2
+    assert f"{tmp_path / name}, a folder, expected a file" in capsys.readouterr().err
+
+
+def test_damaged_settings_of_a_run_are_named(tmp_path):
+    """The files of a run written by hand; every fifth byte of its settings flipped, then records that do not fit."""
+    line = {"update": 0, "instance": 0, "info": {"x": 0.5}, "exact": None}
+
+    def stage(state, key, k):
+        return state, [{**line, "stage": k}]
+
+    train(stage, jnp.zeros(()), 2, jax.random.key(0), tmp_path, {"a": 1}, progress=False)
+    write_json(tmp_path / training.ABOUT, {"optimum": [1.0]})
+    assert training.load(tmp_path)["info.x"].tolist() == [[[0.5]], [[0.5]]]
+    whole = (tmp_path / training.ABOUT).read_bytes()
+    for at in range(0, len(whole), 5):
+        (tmp_path / training.ABOUT).write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        with pytest.raises(InputError, match=r"settings.json: found a damaged file"):
+            training.load(tmp_path)
+    (tmp_path / training.ABOUT).unlink()
+    with pytest.raises(InputError, match=r"settings.json: found no such file"):
+        training.load(tmp_path)
+    other = tmp_path / "other"
+    train(lambda state, key, k: (state, [{"stage": k}]), jnp.zeros(()), 1, jax.random.key(0), other, {}, progress=False)
+    write_json(other / training.ABOUT, {"optimum": [1.0]})
+    with pytest.raises(InputError, match=r"other: found records of another program \('update'\)"):
+        training.load(other)

@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 from teamtr_jax.checkpoint import save
+from teamtr_jax.finite_sample import finite_sample_certificate
 from teamtr_jax.llm.alignment import AlignmentSettings, align, targets
 from teamtr_jax.llm.description import describe_team, team_from_description
 from teamtr_jax.llm.enumeration import enumerate_team
 from teamtr_jax.llm.layout import Layout, Router, Vocabulary, messages, round_robin
-from teamtr_jax.llm.model import LanguageTeam, ModelConfig, agent_params, init_params, init_team
+from teamtr_jax.llm.model import LanguageTeam, ModelConfig, agent_params, init_params, init_team, policy_logits
 from teamtr_jax.llm.replacement import agent_from_checkpoint, replace_agent, sampled_swap, swap_report
 from teamtr_jax.llm.sampler import sample
 from teamtr_jax.llm.warm_start import demonstration_loss
@@ -158,7 +160,7 @@ def test_other_parameters_are_refused():
         replace_agent(TEAM, params, 0, config, big)
     with pytest.raises(InputError, match="parameters of the newcomer: tree"):
         replace_agent(TEAM, params, 0, SMALL, own)
-    with pytest.raises(InputError, match="agent: found 2, expected 0 to 1"):
+    with pytest.raises(InputError, match="agent: found 2, expected an integer from 0 to 1"):
         replace_agent(TEAM, params, 2, config, own)
     with pytest.raises(InputError, match="embedding of the newcomer: found 9 ids"):
         align(TEAM, params, 0, config, big, conversations(1), SETTINGS)
@@ -183,7 +185,7 @@ def test_an_agent_from_a_checkpoint(tmp_path, alike):
     assert bits(moved) == bits(trained())
     with pytest.raises(InputError, match=r"vocabulary of .*plain: found characters 'ab', expected 'abc'"):
         agent_from_checkpoint(tmp_path / "plain", 0, Vocabulary("abc", 2))
-    with pytest.raises(InputError, match="agent: found 5, expected 0 to 1, the agents of"):
+    with pytest.raises(InputError, match=r"agent of .*plain: found 5, expected an integer from 0 to 1"):
         agent_from_checkpoint(tmp_path / "plain", 5)
     save(tmp_path / "none", 0, params)
     with pytest.raises(InputError, match="no description of a team"):
@@ -293,14 +295,23 @@ def test_the_other_direction_and_adapters():
 def test_settings_and_probes_are_checked():
     for bad in (
         {"radius": 0.0},
+        {"radius": np.inf},
+        {"radius": np.nan},
         {"margin": 0.0},
+        {"margin": np.nan},
         {"epochs": -1},
+        {"epochs": 10**9},
         {"batch": 0},
+        {"batch": 2.5},
+        {"learning_rate": np.nan},
         {"held_out": 1.0},
         {"direction": "both"},
     ):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match=f"{next(iter(bad))}: found"):
             AlignmentSettings(**bad)
+    for seed in (-1, 2**70):
+        with pytest.raises(InputError, match="seed: found"):
+            align(TEAM, trained(), 0, *newcomer(), conversations(1), SETTINGS, seed=seed)
     probes = conversations(1)
     silent = probes._replace(speaker=jnp.ones_like(probes.speaker))
     with pytest.raises(InputError, match="probes: found no message of agent 0"):
@@ -378,3 +389,131 @@ def test_the_swap_booked_by_samples():
         sampled_swap(TEAM, trained(), 0, OTHER, aligned()[0], fresh, score[:-1])
     grouped = sampled_swap(TEAM, trained(), 0, OTHER, aligned()[0], fresh, score.reshape(-1, 2))
     assert grouped.kl.value == pytest.approx(got.kl.value)
+
+
+# ------------------------------------------------------------------------------------------------------------------ by hand
+
+
+def spoken(agent, probes):
+    """``(row, position)`` of each token of `agent`, from the definition of a transcript."""
+    tokens, speaker = np.asarray(probes.tokens), np.asarray(probes.speaker)
+    turns = [(row, turn) for row in range(len(tokens)) for turn in range(LAYOUT.turns) if speaker[row, turn] == agent]
+    first = {turn: LAYOUT.prompt + turn * (1 + LAYOUT.message) + 1 for turn in range(LAYOUT.turns)}
+    return [(row, p) for row, turn in turns for p in range(first[turn], first[turn] + LAYOUT.message)
+            if tokens[row, p] != VOCABULARY.pad]  # fmt: skip
+
+
+_tables = jax.jit(policy_logits, static_argnums=(0, 1))
+
+
+def both(agent, probes, own):
+    """log π of the outgoing agent and of the newcomer at each of its tokens, in float64, and the tokens."""
+    at, tokens = spoken(agent, probes), np.asarray(probes.tokens)
+    rows, positions = map(np.array, zip(*at, strict=True))
+    out = []
+    for config, params in ((SMALL, agent_params(TEAM, trained(), agent)), (OTHER, own)):
+        logits = np.asarray(_tables(config, LAYOUT, params, jnp.asarray(tokens)), np.float64)[rows, positions - 1]
+        out.append(logits - np.logaddexp.reduce(logits, -1, keepdims=True))
+    return rows, tokens[rows, positions], *out
+
+
+def test_what_alignment_sees():
+    """Contexts of the agent in the probes that train; distances by plain sums over its tokens, both parts, both directions."""
+    own, info = aligned()
+    probes = conversations(1)
+    at = spoken(0, probes)
+    train = [(row, p) for row, p in at if row < 205]
+    assert info.contexts == len(train)
+    assert 205 * 2 <= len(train) < 205 * 4  # it speaks twice; some messages end early
+    for which, found in ((newcomer()[1], info.before), (own, info.after)):
+        rows, _, p, q = both(0, probes, which)
+        forward, backward = (np.exp(p) * (p - q)).sum(-1), (np.exp(q) * (q - p)).sum(-1)
+        hand = [x[part].sum() / n for part, n in ((rows < 205, 205), (rows >= 205, 51)) for x in (forward, backward)]
+        np.testing.assert_allclose(found, hand, rtol=1e-4)
+
+
+def test_held_out_probes_only_measure():
+    """Other conversations in their place change what is reported of them, and no parameter."""
+    first, second = conversations(1), conversations(2)
+    mixed = jax.tree.map(lambda x, y: jnp.concatenate([x[:205], y[205:]]), first, second)
+    settings = AlignmentSettings(radius=RADIUS, epochs=1)
+    (one, a), (two, b) = (align(TEAM, trained(), 0, *newcomer(), probes, settings) for probes in (first, mixed))
+    assert bits(one) == bits(two)
+    assert bits(one) != bits(newcomer()[1])
+    assert a.after.kl == b.after.kl
+    assert a.after.held_out_kl != b.after.held_out_kl
+    assert a.contexts == b.contexts
+
+
+def test_an_alignment_that_is_not_a_number_ends():
+    config, own = newcomer()
+    broken = {**own, "embedding": own["embedding"].at[0].set(jnp.nan)}
+    with pytest.raises(ArithmeticError, match="alignment of agent 0: the KL to the newcomer is not a number"):
+        align(TEAM, trained(), 0, config, broken, conversations(1), SETTINGS)
+
+
+@pytest.mark.parametrize("group", [1, 4])
+def test_the_certificates_of_a_swap_by_hand(group):
+    """KL, k1, k3, surrogate, `L − δ` and the S8 limit, by plain sums over tokens; G = 1: the other prompts are the baseline."""
+    probes, own = conversations(2), newcomer()[1]
+    score = reward(probes.tokens).reshape(-1, group)
+    got = sampled_swap(TEAM, trained(), 0, OTHER, own, probes, score if group > 1 else score[:, 0], alpha=0.2)
+    rows, said, p, q = both(0, probes, own)
+    d = np.take_along_axis(q - p, said[:, None], 1)[:, 0]
+
+    def total(x):
+        return np.bincount(rows, x, ROWS)
+
+    spent = total((np.exp(p) * (p - q)).sum(-1))
+    ratio = total(np.expm1(d))
+    flat = score.ravel()
+    if group == 1:
+        baseline = np.array([np.delete(flat, i).mean() for i in range(ROWS)])
+    else:
+        baseline = np.array([np.delete(score[i // group], i % group).mean() for i in range(ROWS)])
+    gain = (flat - baseline) * ratio
+    hand = {
+        "kl": spent, "kl_k1": total(-d), "kl_k3": total(np.expm1(d) - d),
+        "kl_new_to_current": total((np.exp(q) * (q - p)).sum(-1)), "surrogate": gain, "certificate": gain - spent,
+    }  # fmt: skip
+    for name, x in hand.items():
+        each = x.reshape(-1, group).mean(1)
+        found = getattr(got, name)
+        error = each.std(ddof=1) / len(each) ** 0.5
+        half = stats.t.ppf(0.9, len(each) - 1) * error
+        np.testing.assert_allclose(
+            found[:4], (each.mean(), each.mean() - half, each.mean() + half, error), rtol=2e-3, atol=2e-4, err_msg=name
+        )
+        assert found.n == len(each)
+    assert got.tokens == len(rows) / ROWS
+    limit = finite_sample_certificate(score, total(d).reshape(*score.shape, 1), alpha=0.2)
+    assert got.limit is not None
+    assert got.limit.lower == pytest.approx(limit.lower, abs=1e-4)
+    assert (got.limit.prompts, got.limit.rollouts, got.limit.alpha) == (ROWS // group, ROWS, 0.2)
+
+
+def test_rewards_of_a_swap_are_checked():
+    probes, own = conversations(2), newcomer()[1]
+    score = reward(probes.tokens)
+    for bad in (score * 2, score - 1, np.full(ROWS, np.nan)):
+        with pytest.raises(InputError, match="reward"):
+            sampled_swap(TEAM, trained(), 0, OTHER, own, probes, bad)
+    for alpha in (0.0, 1.0, np.nan):
+        with pytest.raises(InputError, match="alpha"):
+            sampled_swap(TEAM, trained(), 0, OTHER, own, probes, score, alpha)
+
+
+@pytest.mark.parametrize(("scale", "shift", "span"), [(2.0, 0.0, 2.0), (2.0, -1.0, 2.0), (0.5, 3.0, 0.5)])
+def test_exact_certificates_scale_with_the_range_of_the_reward(scale, shift, span):
+    """Rewards in [0, 2], [−1, 1], [3, 3.5]: surrogate, S7's penalty and the certificate scale; the KL does not."""
+    _, before = enumerated()
+    after = enumerate_team(*replace_agent(TEAM, trained(), 0, *newcomer()), PROMPTS, reward)[1]
+    other, _ = enumerate_team(TEAM, trained(), PROMPTS, lambda tokens: scale * reward(tokens) + shift)
+    found, unit = swap_report(other, before, after, 0), swapped().direct
+    assert found["kl"] == pytest.approx(unit["kl"], rel=1e-12)
+    for name in ("surrogate_intermediate", "improvement", "penalty_log_sum", "certificate_estimable", "certificate"):
+        assert found[name] == pytest.approx(scale * unit[name], rel=1e-9), name
+    assert found["certificate_estimable"] == pytest.approx(
+        found["surrogate_intermediate"] - span * found["kl"], rel=1e-9
+    )
+    assert found["violations"] == 0

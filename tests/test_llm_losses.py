@@ -77,7 +77,7 @@ def test_batch_normalised_of_a_batch_without_variance_is_zero():
 
 def test_unknown_advantage():
     with pytest.raises(
-        InputError, match="advantage: found 'gae', expected group_normalised, centred, batch_normalised"
+        InputError, match="advantage: found 'gae', expected group_normalised or centred or batch_normalised"
     ):
         rollout_advantage(jnp.zeros((2, 2)), "gae", 1.0)
 

@@ -199,6 +199,14 @@ OBJECTIVES = {
     "grpo": replace(METHODS["grpo"].settings, learning_rate=0.01, epochs=3, minibatch=16, micro_batch=16, beta=3.0),
     "dapo": replace(METHODS["dapo"].settings, learning_rate=0.01, epochs=3, minibatch=20, micro_batch=5),
     "one_step": replace(NO_RADIUS, epochs=1, minibatch=16, beta=3.0),
+    "k1": replace(NO_RADIUS, penalty="k1", monitor="k1", beta=3.0),
+    "k3": replace(NO_RADIUS, penalty="k3", monitor="k3", beta=3.0),
+}
+PENALTIES = {  # of each token, from log-probabilities over the vocabulary and the log ratio of what was written
+    "exact": lambda old, new, d: (jnp.exp(old) * (old - new)).sum(-1),
+    "k1": lambda old, new, d: -d,
+    "k3": lambda old, new, d: jnp.exp(d) - 1 - d,
+    "k3_new_to_current": lambda old, new, d: jnp.exp(-d) - 1 + d,  # of KL(new‖current), as GRPO estimates it
 }
 
 
@@ -267,8 +275,7 @@ def test_program_against_a_plain_loop(first, name):
     def loss(logits):
         new = log_probs(logits)
         d = new[np.arange(len(a)), a] - old[np.arange(len(a)), a]
-        k3 = jnp.exp(-d) - 1 + d  # of KL(new‖current), as GRPO estimates it
-        kl = (jnp.exp(old) * (old - new)).sum(-1) if settings.penalty == "exact" else k3
+        kl = PENALTIES[settings.penalty](old, new, d)
         d, kl = (jax.ops.segment_sum(x, u, unit + 1) for x in (d, kl))
         A = advantage[r[units]]
         ratio = jnp.exp(d)
@@ -285,6 +292,59 @@ def test_program_against_a_plain_loop(first, name):
     assert step > 0.03 * settings.epochs
     assert np.linalg.norm(got - wanted) < 2e-3 * step
     np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-3 * np.abs(wanted - origin).max())
+
+
+def tokens_moved(before, after, agent, rollouts):
+    """Of each training message of `agent`, the log ratios of its tokens."""
+    old, new = (tables(TEAM, params, agent, rollouts) for params in (before, after))
+    rows = plain_rows(rollouts, agent)[:ROWS]
+    return [[new[r, p - 1, a] - old[r, p - 1, a] for p, a in m] for r, said in enumerate(rows) for m in said]
+
+
+MONITORS = {"k1": lambda d: -d, "k3": lambda d: math.exp(d) - 1 - d}
+
+
+@pytest.mark.parametrize("kind", MONITORS)
+def test_monitors_by_samples(first, kind):
+    """What `k1` and `k3` report, what stops an update early and what the step goes back to: by plain loops over tokens."""
+    state, rollouts, *_ = first
+    settings = replace(OBJECTIVES[kind], learning_rate=0.02)
+
+    def done(**changed):
+        the = backend(replace(settings, **changed))
+        return the.update(state, the.estimate(state, rollouts, 1, fresh), 1)
+
+    def monitor(params):
+        terms = tokens_moved(state.params, params, 1, rollouts)
+        return np.mean([sum(map(MONITORS[kind], m)) for m in terms])
+
+    after, info = done()
+    reached = monitor(after.params)
+    assert info["monitor"] == pytest.approx(reached, rel=2e-3)
+    assert info["monitor_reached"] == pytest.approx(reached, rel=2e-3)
+    for name, term in MONITORS.items():
+        by_hand = np.mean([sum(map(term, m)) for m in tokens_moved(state.params, after.params, 1, rollouts)])
+        assert info[f"message_kl_{name}"] == pytest.approx(by_hand, rel=2e-3), name
+    assert abs(info["message_kl_k1"] / info["message_kl_k3"] - 1) > 0.05  # one in the place of the other is seen
+    assert abs(reached / info["message_kl"] - 1) > 0.02  # and so is the exact one
+    assert reached > 0
+    # A radius a hair above what is reached keeps the whole step; a hair below it, the step is halved until it is inside.
+    kept, info = done(delta=1.01 * reached)
+    assert equal(kept.params, after.params)
+    assert info["step_scale"] == 1
+    back, info = done(delta=0.99 * reached)
+    scales = [2.0**-k for k in range(7)]
+    inside = [
+        monitor(jax.tree.map(lambda x, y, c=c: x + c * (y - x), state.params, after.params)) <= 0.99 * reached
+        for c in scales
+    ]
+    assert info["step_scale"] == scales[inside.index(True)] < 1
+    assert info["monitor"] == pytest.approx(monitor(back.params), rel=2e-3)
+    # The first step's monitor, by the same rule: no further step once it exceeds the radius.
+    _, info = done(delta=1e-6, early_stop=True, step_rule=settings.step_rule)
+    assert info["steps"] == 1
+    assert info["stopped_early"]
+    assert info["monitor_reached"] > 1e-6
 
 
 ON_TWO = """
@@ -446,10 +506,11 @@ def test_small_steps_relax_the_penalty_and_never_stop(first):
     assert info["memory"] == info["multiplier"] == 0.5
 
 
-def test_certificate_rule_takes_the_best_of_the_grid(first):
-    """`L̂ − ϱK̂` along the step, by plain loops; the scale 0 is allowed."""
+@pytest.mark.parametrize("reward_range", [1.0, 3.0])
+def test_certificate_rule_takes_the_best_of_the_grid(first, reward_range):
+    """`L̂ − ϱK̂` along the step, by plain loops, for a span ϱ of the reward that is not 1 too; the scale 0 is allowed."""
     state, rollouts, *_ = first
-    free = replace(NO_RADIUS, learning_rate=0.1, beta=0.0, advantage="centred")
+    free = replace(NO_RADIUS, learning_rate=0.1, beta=0.0, advantage="centred", reward_range=reward_range)
     ends = []
     for settings in (free, replace(free, step_rule="certificate", backtrack=4)):
         the = backend(settings)
@@ -462,10 +523,45 @@ def test_certificate_rule_takes_the_best_of_the_grid(first):
         part = jax.tree.map(lambda x, y, k=k: x + k / 4 * (y - x), state.params, whole.params)
         ratios, kls = measured(TEAM, state.params, part, 1, rollouts)
         linear = sum((math.exp(d) - 1) * a for ds, a in zip(ratios[:ROWS], advantage, strict=True) for d in ds) / ROWS
-        values.append(linear - sum(map(sum, kls[:ROWS])) / ROWS)
+        values.append(linear - reward_range * sum(map(sum, kls[:ROWS])) / ROWS)
     assert values[4] < max(values)  # otherwise the rule has nothing to choose
     assert info["step_scale"] == np.argmax(values) / 4
     assert info["certificate_estimable"] == pytest.approx(max(values), rel=1e-3, abs=1e-5)
+    assert all_["certificate_estimable"] == pytest.approx(values[4], rel=1e-3, abs=1e-5)
+
+
+def test_rewards_of_a_wider_span_than_was_declared_are_refused(first):
+    """S7 with a ϱ that is too small would certify too much."""
+    state, rollouts, *_ = first
+    the = backend(replace(BASE, reward_range=0.4))
+    with pytest.raises(
+        InputError, match=r"reward_range: found 0.4, expected at least 0\.\d+, the span of rewards earned"
+    ):
+        the.update(state, the.estimate(state, rollouts, 1, fresh), 1)
+    halves = rollouts._replace(reward=0.4 * rollouts.reward)
+    the.update(state, the.estimate(state, halves, 1, fresh), 1)
+
+
+# ------------------------------------------------------------------------------------------------------------ not a number
+
+
+def test_what_is_not_a_number_ends_the_stage(first):
+    """A gradient that is no number is no early stop; the message names stage, update and agent, and no state comes back."""
+    state, rollouts, *_ = first
+    own = state.params["embedding"]
+    broken = state._replace(params={**state.params, "embedding": own.at[1].set(jnp.nan)})
+    with pytest.raises(
+        ArithmeticError, match="stage 7, update 1: update of agent 1: the gradient of its loss is not a number"
+    ):
+        run_stage(backend(), broken, [0, 1], fresh, jax.random.key(0), stage=7)
+    the = backend()
+    found = the.estimate(state, rollouts, 1, fresh)
+    poisoned = found._replace(data=found.data._replace(advantage=found.data.advantage.at[0].set(jnp.nan)))
+    with pytest.raises(ArithmeticError, match="update of agent 1: the gradient"):
+        the.update(state, poisoned, 1)
+    unseen = found._replace(data=found.data._replace(centred=found.data.centred.at[0].set(jnp.nan)))
+    with pytest.raises(ArithmeticError, match="update of agent 1: certificate_estimable, surrogate_raw not a number"):
+        the.update(state, unseen, 1)
 
 
 # ------------------------------------------------------------------------------------------------------------------- reuse
@@ -550,7 +646,7 @@ def test_rollouts(first):
         for g in range(4):
             assert np.asarray(rollouts.reward)[b, g] == TASK.verify(Problem(prompt, prompt[:2]), texts[4 * b + g])
     assert set(prompts) <= {problem.prompt for problem in draw(TASK, np.random.default_rng(0), 500, held_out=False)}
-    with pytest.raises(InputError, match=r"verify: found rewards from 0.0 to 2.0, expected rewards in \[0, 1\]"):
+    with pytest.raises(InputError, match=r"verify: found 2.0 for .*, expected a reward in \[0, 1\]"):
         rewards_of(_Twice(), LAYOUT, [Problem("aa", "aa"), Problem("bb", "bb")], np.asarray(rollouts.tokens)[:2, 0])
 
 
@@ -638,18 +734,44 @@ def test_a_run_compiles_a_bounded_number_of_programs(first):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"ratio": "sequence"}, "ratio: found 'sequence', expected message, token"),
-        (
-            {"minibatch": 20},
-            "minibatch, micro_batch: found 20, 8, expected positive numbers, the first a multiple of the second",
-        ),
-        ({"delta": 0.0}, "delta: found 0.0, expected a positive number"),
-        ({"epochs": 0}, "epochs: found 0, expected at least 1"),
-        ({"step_rule": "certificate", "backtrack": 0}, "backtrack: found 0, expected at least 1"),
-        ({"beta": 0.0}, "target, beta: found target 0.01, beta 0.0, expected positive and finite, or adaptive=False"),
-        ({"delta": math.inf}, "target, beta: found target inf"),
-        ({"clip_low": -1.0}, "clip_low: found -1.0, expected at least 0"),
-        ({"measured": 0.0}, "measured: found 0.0, expected above 0 and at most 1"),
+        ({"ratio": "sequence"}, "ratio: found 'sequence', expected message or token"),
+        ({"average": "mean"}, "average: found 'mean', expected rollout or sequence or unit"),
+        ({"penalty": "k2"}, "penalty: found 'k2', expected k1 or k3 or exact or k3_new_to_current"),
+        ({"monitor": "k3_new_to_current"}, "monitor: found 'k3_new_to_current', expected k1 or k3 or exact"),
+        ({"step_rule": "line"}, "step_rule: found 'line', expected trust_region or certificate or none"),
+        ({"advantage": "gae"}, "advantage: found 'gae'"),
+        ({"minibatch": 20}, "minibatch, micro_batch: found 20, 8, expected the first a multiple of the second"),
+        ({"minibatch": 16.0}, "minibatch: found 16.0, expected an integer from 1 to 2147483647"),
+        ({"micro_batch": 0}, "micro_batch: found 0, expected an integer from 1"),
+        ({"delta": 0.0}, "delta: found 0.0, expected a number at least 1.17549e-38"),
+        ({"delta": math.nan}, "delta: found nan"),
+        ({"delta": "0.1"}, "delta: found 0.1, expected a number"),
+        ({"epochs": 0}, "epochs: found 0, expected an integer from 1 to 10000"),
+        ({"epochs": True}, "epochs: found True"),
+        ({"epochs": 10**9}, "epochs: found 1000000000"),
+        ({"backtrack": -1}, "backtrack: found -1, expected an integer from 0 to 64"),
+        ({"step_rule": "certificate", "backtrack": 0}, "backtrack: found 0, expected an integer from 1 to 64"),
+        ({"beta": 0.0}, "beta: found 0.0, expected a finite number at least 1.17549e-38"),
+        ({"beta": math.nan, "adaptive": False}, "beta: found nan, expected a finite number at least 0"),
+        ({"beta": -1.0, "adaptive": False}, "beta: found -1.0, expected a finite number at least 0"),
+        ({"delta": math.inf}, "target, delta / 2: found inf, expected a finite number"),
+        ({"target": 0.0}, "target: found 0.0"),
+        ({"target": math.inf}, "target: found inf, expected a finite number"),
+        ({"clip_low": -1.0}, "clip_low: found -1.0, expected a number at least 0"),
+        ({"clip_high": math.nan}, "clip_high: found nan, expected a number at least 0"),
+        ({"measured": 0.0}, "measured: found 0.0, expected a finite number greater than 0 and at most 1"),
+        ({"measured": 1.5}, "measured: found 1.5"),
+        ({"learning_rate": math.nan}, "learning_rate: found nan, expected a finite number"),
+        ({"learning_rate": math.inf}, "learning_rate: found inf, expected a finite number"),
+        ({"learning_rate": 1e-60}, "learning_rate: found 1e-60, expected a finite number at least 1.17549e-38"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm: found 0.0"),
+        ({"weight_decay": -0.1}, "weight_decay: found -0.1"),
+        ({"advantage_clip": math.nan}, "advantage_clip: found nan"),
+        ({"reward_range": math.inf}, "reward_range: found inf, expected a finite number"),
+        ({"moments": (0.9, 1.0)}, "moments: found 1.0, expected a finite number at least 0 and less than 1"),
+        ({"moments": 0.9}, "moments: found 0.9, expected two numbers"),
+        ({"early_stop": 1}, "early_stop: found 1, expected True or False"),
+        ({"drop_uniform": None}, "drop_uniform: found None, expected True or False"),
     ],
 )
 def test_settings_that_are_refused(changed, message):
@@ -658,16 +780,21 @@ def test_settings_that_are_refused(changed, message):
 
 
 def test_samplings_that_are_refused():
-    for options in (
-        {"prompts": 0},
-        {"prompts": 4, "group": 1},
-        {"prompts": 4, "held_out": 4},
-        {"prompts": 4, "held_out": 1},
+    for options, message in (
+        ({"prompts": 0}, "prompts: found 0, expected an integer from 1"),
+        ({"prompts": 10**12}, "prompts: found 1000000000000, expected an integer from 1 to 2147483647"),
+        ({"prompts": 2.0}, "prompts: found 2.0"),
+        ({"prompts": 4, "group": 1}, "group: found 1, expected an integer from 2"),
+        ({"prompts": 10**6, "group": 10**9}, "prompts, group: found 1000000, 1000000000: 1000000000000000 rollouts"),
+        ({"prompts": 4, "held_out": 4}, "held_out: found 4, expected an integer from 0 to 3"),
+        ({"prompts": 4, "held_out": -1}, "held_out: found -1"),
+        ({"prompts": 4, "held_out": 1}, "held_out: found 1, expected 0, or at least 2 prompts"),
+        ({"prompts": 4, "alpha": 1.0}, "alpha: found 1.0, expected a finite number greater than 0 and less than 1"),
+        ({"prompts": 4, "alpha": math.nan}, "alpha: found nan"),
+        ({"prompts": 4, "weight_diagnostics": "yes"}, "weight_diagnostics: found 'yes', expected True or False"),
     ):
-        with pytest.raises(InputError, match="prompts, group, held_out"):
+        with pytest.raises(InputError, match=message):
             LanguageSampling(**options)
-    with pytest.raises(InputError, match="alpha"):
-        LanguageSampling(4, alpha=1.0)
 
 
 def test_methods_are_what_their_names_say():

@@ -9,7 +9,7 @@ import pytest
 
 from teamtr_jax.llm.layout import author, emitted, messages, random_router
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, init_team, is_trained, policy_logits
-from teamtr_jax.llm.tasks import Copy, Problem, draw, layout_of
+from teamtr_jax.llm.tasks import Copy, Problem, draw, is_held_out, layout_of
 from teamtr_jax.llm.warm_start import WarmStart, demonstration_loss, demonstrations, warm_start
 from teamtr_jax.validation import InputError
 
@@ -162,9 +162,15 @@ def test_label_smoothing_is_a_mixture_of_targets():
         ({"low": 0.05}, "low, high: found 0.05, 0.4, expected 0.1 ≤ low < high ≤ 0.6"),
         ({"high": 0.7}, "low, high: found 0.2, 0.7"),
         ({"low": 0.4}, "low, high: found 0.4, 0.4"),
-        ({"batch": 0}, "batch: found 0"),
+        ({"low": float("nan")}, "low: found nan, expected a finite number"),
+        ({"batch": 0}, "batch: found 0, expected an integer from 1 to 1000000"),
+        ({"every": 10**7}, "every: found 10000000, expected an integer from 1 to 1000000"),
+        ({"most": 1.5}, "most: found 1.5"),
+        ({"prompts": 10**12}, "prompts: found 1000000000000"),
         ({"learning_rate": 0.0}, "learning_rate: found 0.0"),
+        ({"learning_rate": float("inf")}, "learning_rate: found inf"),
         ({"smoothing": 1.0}, "smoothing: found 1.0"),
+        ({"smoothing": -0.1}, "smoothing: found -0.1, expected a finite number at least 0 and less than 1"),
     ],
 )
 def test_settings_are_refused(settings, message):
@@ -181,3 +187,63 @@ def test_a_task_that_is_too_easy_is_refused():
     task = Given(symbols=4, agents=2, length=2)
     with pytest.raises(InputError, match="untrained team"):
         warm_start(team, task, init_team(team, jax.random.key(0)), 0, SETTINGS)
+
+
+class Watched(Copy):
+    """Copy, with a list of the problems that were demonstrated and verified."""
+
+    def demonstrate(self, problem, rng):
+        DEMONSTRATED.append(problem.prompt)
+        return super().demonstrate(problem, rng)
+
+    def verify(self, problem, messages):
+        VERIFIED.append(problem.prompt)
+        return super().verify(problem, messages)
+
+
+DEMONSTRATED: list[str] = []
+VERIFIED: list[str] = []
+
+
+def test_what_the_warm_start_sees(started):
+    """Training prompts only; those of step k are drawn from the seed and k; one set of prompts for every measurement."""
+    team, start, (params, record) = started
+    DEMONSTRATED.clear()
+    VERIFIED.clear()
+    task = Watched(symbols=4, agents=2, length=2, shares=False)
+    again, found = warm_start(team, task, start, seed=3, settings=SETTINGS)
+    assert equal(again, params)
+    assert not any(is_held_out(prompt) for prompt in (*DEMONSTRATED, *VERIFIED))
+    steps = max(steps for steps, _ in record.measured)
+    wanted = [p.prompt for k in range(steps) for p in draw(TASK, np.random.default_rng([3, 1, k]), 32, held_out=False)]
+    assert wanted == DEMONSTRATED
+    asked = [p.prompt for p in draw(TASK, np.random.default_rng([3, 0]), 256, held_out=False)]
+    assert asked * len(found.measured) == VERIFIED
+
+
+def test_an_untrained_team_above_the_band_needs_no_start(started):
+    """A mean reward of .5 from the first, above the band of .2 to .4 and below `HIGHEST`."""
+
+    class Half(Copy):
+        def verify(self, problem, messages):
+            return 0.5
+
+    team, start, _ = started
+    params, record = warm_start(team, Half(symbols=4, agents=2, length=2), start, 0, SETTINGS)
+    assert equal(params, start)
+    assert (record.steps, record.accuracy, record.measured) == (0, 0.5, ((0, 0.5),))
+
+
+def test_a_loss_that_is_not_a_number_ends_the_start(started):
+    team, start, _ = started
+    broken = {**start, "embedding": start["embedding"].at[1].set(jnp.nan)}
+    message = "warm start: loss or parameters of agent 1 are not numbers after step 16: a smaller learning rate"
+    with pytest.raises(ArithmeticError, match=message):
+        warm_start(team, TASK, broken, seed=3, settings=SETTINGS)
+
+
+def test_seeds_of_the_start_are_checked(started):
+    team, start, _ = started
+    for seed in (-1, 2**32, True):
+        with pytest.raises(InputError, match="seed: found"):
+            warm_start(team, TASK, start, seed, SETTINGS)

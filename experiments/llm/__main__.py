@@ -14,6 +14,7 @@ from experiments.llm.evaluation import evaluate
 from experiments.llm.figures import draw_run
 from experiments.llm.settings import Compare, Eval, Show, Train
 from experiments.llm.transcripts import show
+from teamtr_jax.validation import shown
 
 PROGRAM = "experiments.llm"
 
@@ -26,13 +27,14 @@ def train(settings: Train) -> None:
         f"accuracy on {summary['test_prompts']} held-out prompts: {start:.3f} → {end:.3f}, gain at least {low:.3f} (95 %)"
     )
     print(
-        f"{summary['updates']} updates, {summary['regressions']} regressions, {summary['tokens_per_second']:.0f} tokens/s, "
+        f"{summary['updates']} updates, {summary['undone']} undone, {summary['regressions']} regressions, "
+        f"{summary['tokens_per_second']:.0f} tokens/s, "
         f"{summary['seconds']:.0f} s, {summary['compilations']} programs compiled"
     )
     written = [settings.out / run.SUMMARY, *figures]
-    print("\nrecords:", settings.out, "summary and figures:", *written, sep="\n  ")
+    print("\nrecords:", shown(settings.out), "summary and figures:", *map(shown, written), sep="\n  ")
     if settings.log:
-        print(f"token log:\n  teamtr monitor {settings.out / run.TOKENS}.{settings.log}")
+        print(f"token log:\n  teamtr monitor {shown(settings.out / run.TOKENS)}.{settings.log}")
 
 
 Command = (

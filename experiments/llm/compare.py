@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +11,13 @@ import numpy as np
 import scipy.stats
 
 from experiments.figures import axes, save
-from experiments.llm.run import SUMMARY, train_run
+from experiments.llm.run import read_summary, train_run
 from experiments.llm.settings import Compare
-from experiments.llm.setup import set_up, write_json
+from experiments.llm.setup import set_up
+from experiments.saved import places, write_json
 from experiments.tables import show as table
 from teamtr_jax.llm.methods import METHODS
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import shown
 
 __all__ = ["DEFAULT", "compare", "spread"]
 
@@ -46,19 +46,17 @@ def compare(settings: Compare) -> list[Path]:
       InputError: an unknown method, or settings that do not fit one of them: before any work.
     """
     methods = DEFAULT if settings.methods is None else settings.methods
-    for name in methods:
-        if name not in METHODS:
-            raise InputError("methods", repr(name), ", ".join(METHODS))
+    places(settings.out, ("starts", *methods), ("compare.json", "compare.png"))
     runs = {(name, seed): settings.run(name, seed) for seed in range(settings.seeds) for name in methods}
     for run in runs.values():
         set_up(run)
+    summaries: dict[tuple[str, int], dict[str, Any]] = {}
     for (name, _), run in runs.items():
-        summary = run.out / SUMMARY
-        if not (summary.exists() and json.loads(summary.read_text())["stages"] == run.stages):
+        summary = read_summary(run.out)
+        if summary is None or summary["stages"] != run.stages:
             print(f"{name}, seed {run.seed}", flush=True)
         start = settings.out / "starts" / f"{'one' if METHODS[name].lone else 'team'}-{run.seed}"
-        train_run(run, start)
-    summaries = {key: json.loads((run.out / SUMMARY).read_text()) for key, run in runs.items()}
+        summaries[name, run.seed - settings.seed] = train_run(run, start)
     found = {name: [summaries[name, seed] for seed in range(settings.seeds)] for name in methods}
     return report(settings.out, found)
 
@@ -100,5 +98,5 @@ def report(out: Path, found: dict[str, list[dict[str, Any]]]) -> list[Path]:
     ax.invert_yaxis()
     ax.set(xlabel=f"gain on held-out prompts, {seeds} seeds, 95 % t interval")
     drawn = save(figure, out / "compare.png")
-    print("\nwritten:", path, drawn, sep="\n  ")
+    print("\nwritten:", shown(path), shown(drawn), sep="\n  ")
     return [path, drawn]

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from experiments.llm.measure import Conversations, Mean, converse, mean_of, pass_at
 from experiments.llm.run import load_run
 from experiments.llm.settings import Eval, task_of
-from experiments.llm.setup import Setup, write_json
+from experiments.llm.setup import Setup, test_problems
 from experiments.llm.transcripts import speakers_of
+from experiments.saved import places, write_json
 from experiments.tables import show as table
-from teamtr_jax.llm.tasks import Problem, Task, draw
-from teamtr_jax.validation import InputError
+from teamtr_jax.llm.tasks import Problem, Task, demonstrated
+from teamtr_jax.validation import InputError, shown
 
 __all__ = ["evaluate", "by_agent", "rate_of", "sizes"]
 
@@ -41,9 +42,9 @@ def by_agent(
     messages are as good, all three are pessimistic.
     """
     rng = np.random.default_rng(0)
-    shown = [task.demonstrate(problem, rng) for problem in problems]
+    wanted = [demonstrated(task, problem, rng) for problem in problems]
     right = np.array([[[a == b for a, b in zip(said, want, strict=True)] for said in group]
-                      for group, want in zip(found.said, shown, strict=True)])  # fmt: skip
+                      for group, want in zip(found.said, wanted, strict=True)])  # fmt: skip
     before = np.cumprod(np.concatenate([np.ones_like(right[..., :1]), right[..., :-1]], -1), -1).astype(bool)
     who = np.asarray(speakers)
     out = []
@@ -88,28 +89,32 @@ def evaluate(settings: Eval) -> dict[str, Any]:
       InputError: no such run, or a difficulty that does not fit.
     """
     loaded = load_run(settings.run, settings.start)
+    name = "eval-start.json" if settings.start else "eval.json"
+    places(settings.run, files=[name])
     setup = loaded.setup
     tasks = tasks_of(settings, setup, loaded.settings.task, loaded.settings.difficulty or ())
     drawn = {
-        name: draw(task, np.random.default_rng([settings.seed, 5]), settings.prompts, held_out=True, distinct=True)
-        for name, task in tasks.items()
+        difficulty: test_problems(task, np.random.default_rng([settings.seed, 5]), settings.prompts)
+        for difficulty, task in tasks.items()
     }
     lone = setup.team.agents == 1
     roles = ("alone",) if lone else setup.task.roles
-    report: dict[str, Any] = {"run": str(settings.run), "stages": loaded.stages, "prompts": settings.prompts,
+    counts = sorted({len(problems) for problems in drawn.values()})
+    report: dict[str, Any] = {"run": str(settings.run), "stages": loaded.stages, "prompts": counts[-1],
                               "samples": settings.samples, "seed": settings.seed, "difficulties": {}}  # fmt: skip
     passes, agents = [], []
-    for name, task in tasks.items():
-        key = jax.random.key(settings.seed)
-        found = converse(setup.team, loaded.params, task, drawn[name], settings.samples, key, setup.rows)
+    for difficulty, task in tasks.items():
+        key, problems = jax.random.key(settings.seed), drawn[difficulty]
+        found = converse(setup.team, loaded.params, task, problems, settings.samples, key, setup.rows)
         average = rate_of(found.reward.mean(-1))
         rates = {k: rate_of(pass_at(found.reward == 1, k)) for k in sizes(settings.samples)}
-        each = by_agent(task, drawn[name], found, speakers_of(setup), setup.team.agents)
-        passes.append([name, average, *rates.values()])
+        each = by_agent(task, problems, found, speakers_of(setup), setup.team.agents)
+        passes.append([difficulty, average, *rates.values()])
         for role, row in zip(roles, each, strict=True):
             given = "–" if row["given_right"] is None else f"{row['given_right']:.3f}"
-            agents.append([f"{name}: {role}", row["as_demonstrated"], given, row["first_wrong"]])
-        report["difficulties"][name] = {
+            agents.append([f"{difficulty}: {role}", row["as_demonstrated"], given, row["first_wrong"]])
+        report["difficulties"][difficulty] = {
+            "prompts": len(problems),
             "avg": average._asdict(),
             "pass": {str(k): rate._asdict() for k, rate in rates.items()},
             "agents": {
@@ -118,7 +123,7 @@ def evaluate(settings: Eval) -> dict[str, Any]:
             },
         }
     after = "before training" if not loaded.stages else f"after {loaded.stages} stages"
-    title = f"{loaded.settings.task}, {loaded.settings.method}, {after}: {settings.prompts} held-out prompts"
+    title = f"{setup.task.name}, {loaded.settings.method}, {after}: {' and '.join(map(str, counts))} held-out prompts"
     note = "K conversations a prompt; avg: mean reward; pass@k: one of k is right; 95 % intervals over prompts"
     table(
         title, ["difficulty", f"avg@{settings.samples}", *(f"pass@{k}" for k in sizes(settings.samples))], passes, note
@@ -140,6 +145,6 @@ def evaluate(settings: Eval) -> dict[str, Any]:
         table(
             "Coordination regressions", ["updated agent", "updates", "regressions", "worst", "mean change"], rows, note
         )
-    path = write_json(settings.run / ("eval-start.json" if settings.start else "eval.json"), report)
-    print("\nwritten:", path, sep="\n  ")
+    path = write_json(settings.run / name, report)
+    print("\nwritten:", shown(path), sep="\n  ")
     return report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from experiments.figures import axes, save
-from experiments.llm.run import ABOUT, SUMMARY
+from experiments.llm.run import FIGURES, read_summary
 from teamtr_jax.training import read_records
+from teamtr_jax.validation import InputError, shown
 
 __all__ = ["AGENTS", "draw_run"]
 
@@ -35,13 +35,15 @@ def column(records: Records, *path: str) -> NDArray[np.float64]:
 
 def draw_run(home: Path) -> list[Path]:
     """Accuracy, KL, certificate and β of a run: one file each."""
-    records, summary = read_records(home), json.loads((home / SUMMARY).read_text())
-    settings = json.loads((home / ABOUT).read_text())
+    records, summary = read_records(home), read_summary(home)
+    if summary is None:
+        raise InputError(str(home), "no summary", "the folder of a finished run of `train`")
+    accuracy, kl, certificate, control = (home / name for name in FIGURES)
     return [
-        _accuracy(home, records, summary, settings),
-        _kl(home, records),
-        _certificate(home, records),
-        _control(home, records),
+        _accuracy(accuracy, records, summary),
+        _kl(kl, records),
+        _certificate(certificate, records),
+        _control(control, records),
     ]
 
 
@@ -56,7 +58,7 @@ def _legend(ax: Any, agent: NDArray[np.int64], *others: Line2D, **options: Any) 
     ax.legend(handles=[*handles, *others], frameon=False, fontsize=8, **options)
 
 
-def _accuracy(home: Path, records: Records, summary: dict[str, Any], settings: dict[str, Any]) -> Path:
+def _accuracy(path: Path, records: Records, summary: dict[str, Any]) -> Path:
     figure, ax = axes(1, 1, (7.2, 3.6))
     agent, colours = _who(records)
     x = np.arange(1, len(records) + 1)
@@ -79,13 +81,15 @@ def _accuracy(home: Path, records: Records, summary: dict[str, Any], settings: d
     others.append(Line2D([], [], color="black", marker="D", linestyle="", markerfacecolor="none",
                          label=f"{summary['test_prompts']} test prompts"))  # fmt: skip
     _legend(ax, agent, *others, ncols=2)
-    what = "mean reward after the update" + (f", {settings['probe_prompts']} held-out prompts" if probed else "")
-    title = f"{summary['task']}, {summary['method']}, seed {summary['seed']}: gain ≥ {summary['gain_low95']:.3f} (95 %)"
-    ax.set(xlabel="update", ylabel=what.replace(", ", ",\n"), title=title)
-    return save(figure, home / "accuracy.png")
+    what = "mean reward after the update" + (f", {summary['probe_prompts']} held-out prompts" if probed else "")
+    task = shown(summary["task"], 60)
+    title = f"{task}, {summary['method']}, seed {summary['seed']}: gain ≥ {summary['gain_low95']:.3f} (95 %)"
+    ax.set(xlabel="update", ylabel=what.replace(", ", ",\n"))
+    ax.set_title(title, parse_math=False)
+    return save(figure, path)
 
 
-def _kl(home: Path, records: Records) -> Path:
+def _kl(path: Path, records: Records) -> Path:
     figure, ax = axes(1, 1, (7.2, 3.4))
     x = np.arange(1, len(records) + 1)
     exact = column(records, "info", "message_kl")
@@ -99,14 +103,15 @@ def _kl(home: Path, records: Records) -> Path:
     delta = records[0]["delta"]
     ax.axhline(delta, color="#1b7837", linewidth=1, label=f"δ = {delta:g}")
     ax.set_yscale("symlog", linthresh=delta / 10)
-    highest = max(column(records, "info", key).max() for key in ("message_kl_k1", "message_kl_k3", "monitor_reached"))
+    drawn = np.stack([column(records, "info", key) for key in ("message_kl_k1", "message_kl_k3", "monitor_reached")])
+    highest = drawn[np.isfinite(drawn)].max()  # the monitor of a step that was undone may be infinite
     ax.set_ylim(min(0.0, column(records, "info", "message_kl_k1").min()) * 1.5, 1.5 * max(delta, highest))
     ax.set(xlabel="update", ylabel="KL(current‖new), nats a message", title="on the rollouts trained on")
     ax.legend(frameon=False, fontsize=8, ncols=3)
-    return save(figure, home / "kl.png")
+    return save(figure, path)
 
 
-def _certificate(home: Path, records: Records) -> Path:
+def _certificate(path: Path, records: Records) -> Path:
     figure, (left, right) = axes(1, 2, (9.0, 3.6))
     agent, colours = _who(records)
     lower = column(records, "info", "certificate_estimable")
@@ -129,10 +134,10 @@ def _certificate(home: Path, records: Records) -> Path:
     right.axhline(0, color="0.6", linewidth=0.8)
     right.set(xlabel="update", ylabel="reward, nats")
     right.legend(frameon=False, fontsize=8)
-    return save(figure, home / "certificate.png")
+    return save(figure, path)
 
 
-def _control(home: Path, records: Records) -> Path:
+def _control(path: Path, records: Records) -> Path:
     figure, (above, below) = axes(2, 1, (7.2, 4.6), sharex=True)
     agent, colours = _who(records)
     x = np.arange(1, len(records) + 1)
@@ -157,4 +162,4 @@ def _control(home: Path, records: Records) -> Path:
     )
     _legend(below, agent, *marks, ncols=2)
     below.set(xlabel="update", ylabel="optimiser steps")
-    return save(figure, home / "control.png")
+    return save(figure, path)

@@ -17,7 +17,7 @@ from experiments.llm.setup import Setup
 from teamtr_jax.llm.layout import messages
 from teamtr_jax.llm.model import LanguageTeam, Params
 from teamtr_jax.llm.sampler import sample
-from teamtr_jax.llm.tasks import Problem, Task
+from teamtr_jax.llm.tasks import Problem, Task, earned
 
 __all__ = ["Conversations", "converse", "Mean", "mean_of", "paired_gain", "Regression", "regression", "LEVEL", "Probe",
            "pass_at"]  # fmt: skip
@@ -41,6 +41,9 @@ def converse(
     """Sample and verify. The program is that of `rows` conversations, however many are asked for.
 
     Equal keys give equal uniforms to every conversation: teams are compared with common random numbers.
+
+    Raises:
+      InputError: a verifier that raises, or a reward outside [0, 1].
     """
     prompts = team.layout.encode_prompts([problem.prompt for problem in problems])
     wanted = np.repeat(np.arange(len(problems)), samples)
@@ -49,7 +52,7 @@ def converse(
         chosen = wanted[np.minimum(np.arange(first, first + rows), wanted.size - 1)]
         found = sample(team, params, jnp.asarray(prompts[chosen]), jax.random.fold_in(key, number))
         said += messages(team.layout, found.tokens)[: wanted.size - first]
-    reward = [float(task.verify(problems[b], texts)) for b, texts in zip(wanted.tolist(), said, strict=True)]
+    reward = [earned(task, problems[b], texts) for b, texts in zip(wanted.tolist(), said, strict=True)]
     grouped = [said[i : i + samples] for i in range(0, len(said), samples)]
     return Conversations(np.reshape(reward, (len(problems), samples)), grouped)
 

@@ -22,26 +22,33 @@ from experiments.commands import exit_code, parsed, use_all_cores
 from experiments.figures import axes, save
 from experiments.llm.measure import Mean, converse, paired_gain
 from experiments.llm.run import START, Loaded, load_run
-from experiments.llm.setup import start_of, write_json
+from experiments.llm.settings import MOST_PROMPTS, MOST_STAGES
+from experiments.llm.setup import start_of
+from experiments.saved import places, write_json
 from experiments.tables import show
 from teamtr_jax.llm.alignment import PROBES, AlignmentSettings, align
 from teamtr_jax.llm.backend import language_backend, rewards_of
+from teamtr_jax.llm.checked import FLOAT32, SEEDS, flags, real, whole
 from teamtr_jax.llm.description import describe_team
 from teamtr_jax.llm.model import LanguageTeam, Params, agent_params
 from teamtr_jax.llm.replacement import replace_agent, sampled_swap
 from teamtr_jax.llm.sampler import sample
+from teamtr_jax.llm.sizes import require_room
 from teamtr_jax.llm.tasks import draw
 from teamtr_jax.llm.update import init_train_state
 from teamtr_jax.records import dump, update_lines
 from teamtr_jax.stage import run_stage
 from teamtr_jax.training import read_records, train
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, shown, whole_number
 
 __all__ = ["Replace", "Course", "replacement", "report", "draw_courses"]
 
 PROGRAM = "experiments.llm.replacement"
 
 COLOURS = {"no replacement": "0.5", "direct": "#b2182b", "aligned": "#1b7837", "from scratch": "#8c510a"}
+
+NEWCOMERS = 10_000
+"""Added to the seed for the newcomers' start."""
 
 Floats = NDArray[np.float64]
 
@@ -51,7 +58,7 @@ class Replace:
     """Replace each agent of a trained team in turn, and train on."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of a finished run of `train`."""
+    """Folder of a run of `train`, finished or not: of the team as it was saved last."""
     out: Path | None = None
     """Where the results are kept; None: `replacement` in the folder of the run. The same call goes on where one ended."""
     width: int | None = None
@@ -69,10 +76,13 @@ class Replace:
     progress: bool = True
 
     def __post_init__(self):
-        if self.stages < 1 or self.probes < 10 or self.seed < 0:
-            raise InputError(
-                "stages, probes, seed", f"{self.stages}, {self.probes}, {self.seed}", "1, 10 and 0 or more"
-            )
+        whole(self, 1, "stages", high=MOST_STAGES)
+        whole(self, 10, "probes", high=MOST_PROMPTS)
+        whole(self, 0, "seed", high=SEEDS - NEWCOMERS)
+        if self.width is not None:
+            whole(self, 1, "width")
+        real(self, "radius", **FLOAT32)
+        flags(self, "progress")
 
     @property
     def home(self) -> Path:
@@ -97,7 +107,7 @@ def _newcomers(settings: Replace, loaded: Loaded) -> tuple[LanguageTeam, Params]
     config = setup.team.models[0]
     config = replace(config, width=settings.width or config.width)
     team = LanguageTeam(setup.team.layout, (config,) * setup.team.agents)
-    asked = replace(loaded.settings, seed=settings.seed + 10_000)
+    asked = replace(loaded.settings, seed=settings.seed + NEWCOMERS)
     return team, start_of(asked, replace(setup, team=team), settings.home / START)[0]
 
 
@@ -134,17 +144,22 @@ def replacement(settings: Replace) -> list[Course]:
     """Every condition, every agent; the first course is the one without a replacement.
 
     Raises:
-      InputError: no finished run, or an agent that it does not have.
+      InputError: no run, an agent that it does not have, or held-out prompts too few for a limit; before any work.
     """
     loaded = load_run(settings.run)
-    if loaded.stages < loaded.settings.stages:
-        found = f"{loaded.stages} of {loaded.settings.stages} stages"
-        raise InputError(str(settings.run), found, "a finished run of `train`")
     setup, params = loaded.setup, loaded.params
     team, out = setup.team, settings.home
     agents = range(team.agents) if settings.agents is None else settings.agents
-    if any(not 0 <= agent < team.agents for agent in agents):
-        raise InputError("agents", settings.agents, f"0 to {team.agents - 1}")
+    for agent in agents:
+        whole_number("agents", agent, 0, team.agents - 1)
+    if len(set(agents)) < len(agents) or not len(agents):
+        raise InputError("agents", settings.agents, "each agent at most once, and at least one")
+    if len(setup.test) < 2:
+        raise InputError("test_prompts", f"{len(setup.test)} in {settings.run}", "at least 2 held-out prompts")
+    places(out, ("keep", "scratch", START), ("replacement.json", "replacement.png"))
+    require_room(team, "probes", rows=max(settings.probes, len(setup.test)))
+    if loaded.stages < loaded.settings.stages:
+        print(f"the team after {loaded.stages} of {loaded.settings.stages} stages")
     other, newcomers = _newcomers(settings, loaded)
     rng = np.random.default_rng([settings.seed, 13])
     probe_key, test_key = (jax.random.fold_in(jax.random.key(settings.seed), i) for i in (14, 15))
@@ -237,7 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = parsed(Replace, arguments, PROGRAM, __doc__)
         courses = replacement(settings)
         report(settings, courses)
-        print(draw_courses(courses, settings.home / "replacement.png"))
+        print(shown(draw_courses(courses, settings.home / "replacement.png")))
 
     return exit_code(PROGRAM, command)
 

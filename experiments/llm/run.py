@@ -16,9 +16,12 @@ from jax import Array
 from numpy.typing import NDArray
 
 from experiments.llm.measure import Conversations, Probe, converse, paired_gain
-from experiments.llm.settings import Train
-from experiments.llm.setup import Setup, describe, set_up, start_of, write_json
+from experiments.llm.plugins import TASK_FILE, task_file
+from experiments.llm.settings import TEST_PROMPTS, Train
+from experiments.llm.setup import Setup, describe, set_up, start_of
+from experiments.saved import places, write_bytes, write_json
 from teamtr_jax.checkpoint import latest, restore
+from teamtr_jax.files import read_json, reason
 from teamtr_jax.llm.backend import TokenLogger, language_backend
 from teamtr_jax.llm.model import ModelConfig, Params, init_team, parameter_count
 from teamtr_jax.llm.monitor import read_token_log, write_token_log
@@ -26,13 +29,14 @@ from teamtr_jax.llm.update import TrainState, init_train_state
 from teamtr_jax.llm.warm_start import WarmStart
 from teamtr_jax.records import dump, update_lines
 from teamtr_jax.stage import Backend, run_stage
-from teamtr_jax.training import CHECKPOINTS, read_records, train
-from teamtr_jax.validation import InputError
+from teamtr_jax.training import CHECKPOINTS, JOURNAL, read_records, train
+from teamtr_jax.validation import InputError, shown
 
-__all__ = ["ABOUT", "SUMMARY", "START", "TOKENS", "TIMED", "train_run", "Loaded", "load_run", "Compilations",
-           "COMPILATIONS"]  # fmt: skip
+__all__ = ["ABOUT", "SUMMARY", "START", "TOKENS", "TIMED", "FIGURES", "train_run", "read_summary", "Loaded", "load_run",
+           "Compilations", "COMPILATIONS"]  # fmt: skip
 
 SUMMARY, ABOUT, START, TOKENS = "summary.json", "settings.json", "start", "token_log"
+FIGURES = ("accuracy.png", "kl.png", "certificate.png", "control.png")
 TIMED = ("time", "time_stage")
 """Keys of the records that differ between two runs of the same seed."""
 
@@ -65,6 +69,18 @@ def remembering(backend: Backend, states: list[TrainState]) -> Backend:
     return backend._replace(update=update)
 
 
+def read_summary(home: Path) -> dict[str, Any] | None:
+    """The summary of a finished run; `None` where there is none.
+
+    Raises:
+      InputError: a damaged one.
+    """
+    path = home / SUMMARY
+    if not path.exists():
+        return None
+    return read_json(path, "the summary of a run (without it, the same call of `train` writes it again)", sealed=True)
+
+
 def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
     """Train from where the folder is, and write the summary.
 
@@ -75,7 +91,12 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
       InputError: before any work.
     """
     began, compilations = time.perf_counter(), COMPILATIONS.count
+    log_file = [f"{TOKENS}.{settings.log}"] if settings.log else []
+    events = ["tensorboard"] if settings.tensorboard else []
+    places(settings.out, (CHECKPOINTS, START, *events), (JOURNAL, ABOUT, SUMMARY, TASK_FILE, *FIGURES, *log_file))
     setup = set_up(settings)
+    if settings.test_prompts is None and len(setup.test) < TEST_PROMPTS:
+        print(f"{shown(setup.task.name)}: {len(setup.test)} held-out prompts are all that were found")
     writer = _tensorboard(settings, setup.team.agents)
     home = settings.out
     about = describe(settings, setup)
@@ -86,8 +107,11 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
     warmed = latest(start) is not None
     params, warm = start_of(settings, setup, start)
     asked = {**_asked(settings), "start": str(os.path.relpath(start, home))}
+    own = task_file(settings.task)
     if saved is None:
         write_json(home / ABOUT, asked)
+    if own is not None and not (home / TASK_FILE).exists():
+        write_bytes(home / TASK_FILE, own.source)
     root = jax.random.key(settings.seed)
     test_key, probe_key, train_key = (jax.random.fold_in(root, i) for i in (1, 2, 3))
 
@@ -133,8 +157,8 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
     first = init_train_state(setup.team, params, setup.update)
     state, _ = train(stage, first, settings.stages, train_key, home, about, settings.progress)
     write_json(home / ABOUT, asked)
-    if saved == settings.stages and (home / SUMMARY).exists():
-        return json.loads((home / SUMMARY).read_text())
+    if saved == settings.stages and (summary := read_summary(home)) is not None:
+        return summary
     before, after = accuracy(params), accuracy(state.params)
     if settings.log:
         _merge(home, settings.log, settings.stages)
@@ -162,6 +186,8 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
         "updates": len(records),
         "regressions": sum(x["regression"] for x in probed),
         "regressions_tested": len(probed),
+        "probe_prompts": settings.probe_prompts,
+        "undone": sum(line["info"]["step_scale"] == 0 for line in records),
         "regression_rule": "an update after which the mean reward on the probes is lower: one-sided sign test at level 0.01",
         "k1_over_kl": _quartiles(line["info"]["kl_k1"] / line["kl"] for line in records if line["kl"] > 0),
         "k3_over_kl": _quartiles(line["info"]["kl_k3"] / line["kl"] for line in records if line["kl"] > 0),
@@ -171,12 +197,17 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
         "warm_start": warm,
         "seed": settings.seed,
         "method": settings.method,
-        "task": settings.task,
+        "task": label(settings.task),
         "difficulty": settings.difficulty,
         "stages": settings.stages,
     }
     write_json(home / SUMMARY, summary)
     return json.loads(dump(summary))
+
+
+def label(task: str) -> str:
+    """A task as it is written into files: of one's own without the folders."""
+    return task if task_file(task) is None else Path(task.rpartition(":")[0]).name + ":" + task.rpartition(":")[2]
 
 
 def _quartiles(x: Iterable[float]) -> list[float] | None:
@@ -201,18 +232,15 @@ def load_run(home: Path, start: bool = False) -> Loaded:
     Raises:
       InputError: no such run, or a damaged one.
     """
-    if not (home / ABOUT).is_file():
-        raise InputError(str(home), f"no {ABOUT}", "the folder of a run of `train`")
-    try:
-        asked = json.loads((home / ABOUT).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(str(home / ABOUT), str(error), "the settings of a run of `train`") from error
-    begun = home / asked.pop("start")
-    settings = Train(**{**asked, "out": home, "difficulty": tuple(asked["difficulty"]), "model": ModelConfig(**asked["model"]),
-                        "warm": WarmStart(**asked["warm"])})  # fmt: skip
+    if not (home / ABOUT).exists():
+        found = f"no {ABOUT}" if home.is_dir() else "no such folder" if not home.exists() else "no folder"
+        raise InputError(str(home), found, "the folder of a run of `train`")
+    settings, begun = _read_settings(home)
     setup = set_up(settings)
     done = latest(home / CHECKPOINTS)
     if start or done is None:
+        if latest(begun) is None:
+            raise InputError(str(begun), "no checkpoint", f"the team that the run in {home} started from")
         return Loaded(settings, setup, start_of(settings, setup, begun)[0], 0, [])
     shapes = jax.eval_shape(
         lambda: init_train_state(setup.team, init_team(setup.team, jax.random.key(0)), setup.update)
@@ -222,7 +250,32 @@ def load_run(home: Path, start: bool = False) -> Loaded:
 
 
 def _asked(settings: Train) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
+    own = task_file(settings.task)
+    about = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
+    return {**about, "task": label(settings.task), "task_sha256": None if own is None else own.digest}
+
+
+def _read_settings(home: Path) -> tuple[Train, Path]:
+    """What a run was asked for, its task taken from its own copy, and the folder of its start."""
+    path, expected = home / ABOUT, "the settings of a run of `train`, as it wrote them"
+    asked = read_json(path, expected, sealed=True)
+    try:
+        begun, digest, task = (asked.pop(name) for name in ("start", "task_sha256", "task"))
+        del asked["sha256"]
+        if digest is not None:
+            task = f"{home / TASK_FILE}:{task.rpartition(':')[2]}"
+            own = task_file(task)
+            if own is None or own.digest != digest:
+                raise InputError(
+                    str(home / TASK_FILE), "another file (its SHA-256 is another one)", "the task of the run"
+                )
+        asked |= {"out": home, "task": task, "difficulty": tuple(asked["difficulty"]), "model": ModelConfig(**asked["model"]),
+                  "warm": WarmStart(**asked["warm"])}  # fmt: skip
+        return Train(**asked), home / begun
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(str(path), f"settings of another program ({reason(error)})", expected) from error
 
 
 def _joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:

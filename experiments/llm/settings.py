@@ -2,56 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from experiments.llm.plugins import DIFFICULTY, task_of, task_settings
+from teamtr_jax.llm.checked import FLOAT32, SEEDS, flags, real, whole
+from teamtr_jax.llm.methods import METHODS
 from teamtr_jax.llm.model import ModelConfig
-from teamtr_jax.llm.tasks import TASKS, Task, make_task
+from teamtr_jax.llm.tasks import TASKS
+from teamtr_jax.llm.update_settings import MOST_EPOCHS
 from teamtr_jax.llm.warm_start import WarmStart
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, one_of
 
-__all__ = ["Train", "Eval", "Show", "Compare", "task_of", "task_settings"]
+__all__ = ["Train", "Eval", "Show", "Compare", "task_of", "task_settings", "TEST_PROMPTS"]
 
+TEST_PROMPTS = 512
+"""Held-out prompts that accuracy is measured on, where the task has so many."""
 
-def task_settings(difficulty: Iterable[str]) -> dict[str, int]:
-    """Settings written as ``digits=4``.
-
-    Raises:
-      InputError: names the setting that cannot be read.
-    """
-    settings: dict[str, int] = {}
-    for item in difficulty:
-        key, sign, text = item.partition("=")
-        if not sign or not key:
-            raise InputError("difficulty", repr(item), "name=value, such as digits=4")
-        if text not in ("True", "False") and not text.lstrip("-").isdigit():
-            raise InputError(f"difficulty: {key}", repr(text), "an integer, True or False")
-        settings[key] = text == "True" if text in ("True", "False") else int(text)
-    return settings
+MOST_PROMPTS, MOST_STAGES, MOST_RUNS = 10**6, 10**6, 1000
+MOST_ROLLOUTS = 2**31 - 1
+MOST_CONVERSATIONS = 10**7
+"""Of one measurement: their text is kept."""
 
 
-def task_of(name: str, difficulty: tuple[str, ...]) -> Task:
-    """A task by name, with settings as `task_settings` reads them.
-
-    Raises:
-      InputError: names the task, the setting or the value that is not known.
-    """
-    return make_task(name, **task_settings(difficulty))
-
-
-def positive(settings: object, *names: str) -> None:
-    for name in names:
-        if (value := getattr(settings, name)) is not None and not value > 0:
-            raise InputError(name, value, "greater than 0")
-
-
-def folder(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise InputError("out", f"{path}, a file", "a folder")
+def conversations(settings: object, prompts: str, samples: str) -> None:
+    """Refuse more conversations than a measurement keeps; no number of prompts stands for `TEST_PROMPTS`."""
+    count = (getattr(settings, prompts) or TEST_PROMPTS, getattr(settings, samples))
+    if count[0] * count[1] > MOST_CONVERSATIONS:
+        found = f"{count[0]}, {count[1]}: {count[0] * count[1]} conversations"
+        raise InputError(f"{prompts}, {samples}", found, f"at most {MOST_CONVERSATIONS}")
 
 
 @dataclass(frozen=True)
@@ -60,9 +42,9 @@ class Train:
 
     out: Path
     """Folder of the run. The same call goes on where an interrupted one ended."""
-    task: Annotated[str, tyro.conf.arg(help=", ".join(TASKS))] = "carry"
+    task: Annotated[str, tyro.conf.arg(help=", ".join(TASKS) + ", or one of your own: FILE.py:NAME")] = "carry"
     difficulty: tuple[str, ...] | None = None
-    """Settings of the task, such as digits=4. None: its own defaults, but digits=2 for carry."""
+    """Settings of the task, such as digits=4. None: its own, but digits=2 for carry, length=3 for copy, bits=4 for parity."""
     method: str = "teamtr"
     """Among `teamtr_jax.llm.methods.METHODS`."""
     order: Literal["fixed", "reverse", "random"] = "fixed"
@@ -83,8 +65,8 @@ class Train:
     """Passes over the rollouts of an update, at most."""
     warm: WarmStart = field(default_factory=lambda: WarmStart(low=0.25, smoothing=0.15, every=50))
     seed: int = 0
-    test_prompts: int = 512
-    """Held-out prompts on which the accuracy is measured before and after."""
+    test_prompts: int | None = None
+    """Held-out prompts on which the accuracy is measured before and after. None: 512, or as many as the task has."""
     test_samples: int = 4
     """Conversations for each of them."""
     probe_prompts: int = 1024
@@ -97,17 +79,27 @@ class Train:
     """A bar with the time left."""
 
     def __post_init__(self):
+        one_of("method", self.method, list(METHODS))
+        one_of("order", self.order, ("fixed", "reverse", "random"))
+        whole(self, 1, "stages", high=MOST_STAGES)
+        whole(self, 1, "prompts", high=MOST_ROLLOUTS)
+        whole(self, 2, "group", high=MOST_ROLLOUTS)
+        if self.prompts * self.group > MOST_ROLLOUTS:
+            found = f"{self.prompts}, {self.group}: {self.prompts * self.group} rollouts an update"
+            raise InputError("prompts, group", found, f"at most {MOST_ROLLOUTS}")
+        whole(self, 1, "epochs", high=MOST_EPOCHS)
+        real(self, "temperature", "delta", "learning_rate", **FLOAT32)
+        whole(self, 0, "seed", high=SEEDS)
+        if self.test_prompts is not None:
+            whole(self, 1, "test_prompts", high=MOST_PROMPTS)
+        whole(self, 1, "test_samples")
+        conversations(self, "test_prompts", "test_samples")
+        whole(self, 0, "probe_prompts", high=MOST_PROMPTS)
+        flags(self, "tensorboard", "progress")
+        one_of("log", self.log, (None, "parquet", "jsonl"))
         if self.difficulty is None:
-            object.__setattr__(self, "difficulty", ("digits=2",) if self.task == "carry" else ())
+            object.__setattr__(self, "difficulty", DIFFICULTY.get(self.task, ()))
         task_of(self.task, self.difficulty or ())
-        positive(
-            self, "stages", "prompts", "temperature", "delta", "learning_rate", "epochs", "test_prompts", "test_samples"
-        )
-        if self.group < 2:
-            raise InputError("group", self.group, "at least 2: an advantage compares rollouts of one prompt")
-        if self.probe_prompts < 0 or self.seed < 0:
-            raise InputError("probe_prompts, seed", f"{self.probe_prompts}, {self.seed}", "0 or more")
-        folder(self.out)
 
 
 @dataclass(frozen=True)
@@ -116,7 +108,8 @@ class Eval:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of a run of `train`, finished or not."""
-    prompts: int = 512
+    prompts: int | None = None
+    """Held-out prompts. None: 512, or as many as the task has."""
     samples: int = 8
     """K: conversations for each prompt."""
     difficulty: tuple[str, ...] = ()
@@ -126,7 +119,11 @@ class Eval:
     seed: int = 1
 
     def __post_init__(self):
-        positive(self, "prompts", "samples")
+        if self.prompts is not None:
+            whole(self, 1, "prompts", high=MOST_PROMPTS)
+        whole(self, 1, "samples")
+        conversations(self, "prompts", "samples")
+        whole(self, 0, "seed", high=SEEDS)
 
 
 @dataclass(frozen=True)
@@ -144,7 +141,8 @@ class Show:
     seed: int = 2
 
     def __post_init__(self):
-        positive(self, "count")
+        whole(self, 1, "count", high=MOST_PROMPTS)
+        whole(self, 0, "seed", high=SEEDS)
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,10 @@ class Compare(Train):
 
     def __post_init__(self):
         super().__post_init__()
-        positive(self, "seeds")
+        whole(self, 1, "seeds", high=MOST_RUNS)
+        whole(self, 0, "seed", high=SEEDS + 1 - self.seeds)
+        for name in self.methods or ():
+            one_of("methods", name, list(METHODS))
 
     def run(self, method: str, seed: int) -> Train:
         """One of the runs."""

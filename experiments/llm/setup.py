@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -13,21 +12,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.llm.settings import Train, task_of
+from experiments.llm.plugins import task_identity, task_of
+from experiments.llm.settings import TEST_PROMPTS, Train
+from experiments.saved import write_json
 from teamtr_jax.checkpoint import latest, read_manifest, restore, save
 from teamtr_jax.llm.backend import LanguageSampling
 from teamtr_jax.llm.description import describe_team
 from teamtr_jax.llm.methods import METHODS, Method, lone_layout
 from teamtr_jax.llm.model import LanguageTeam, Params, init_team
+from teamtr_jax.llm.sizes import require_room
 from teamtr_jax.llm.tasks import Problem, Task, draw, layout_of
 from teamtr_jax.llm.update_settings import UpdateSettings
-from teamtr_jax.llm.warm_start import warm_start
+from teamtr_jax.llm.warm_start import require_room_to_start, warm_start
 from teamtr_jax.records import dump
 from teamtr_jax.sampled import prompts_per_set
 from teamtr_jax.schedules import Order, fixed, random_order, reverse
 from teamtr_jax.validation import InputError
 
-__all__ = ["Setup", "set_up", "begins", "describe", "start_of", "write_json"]
+__all__ = ["Setup", "set_up", "begins", "describe", "start_of", "test_problems", "write_json"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,6 @@ def set_up(settings: Train) -> Setup:
     Raises:
       InputError: names what does not fit.
     """
-    if settings.method not in METHODS:
-        raise InputError("method", repr(settings.method), ", ".join(METHODS))
     method, task = METHODS[settings.method], task_of(settings.task, settings.difficulty or ())
     layout = layout_of(task, temperature=settings.temperature)
     layout = lone_layout(layout) if method.lone else layout
@@ -61,16 +61,29 @@ def set_up(settings: Train) -> Setup:
     update = replace(method.settings, **chosen)
     budget = settings.prompts * settings.group * len(task.roles)
     sampling = LanguageSampling(prompts_per_set(budget, method.schedule, team.agents, settings.group), settings.group)
-    test = draw(task, np.random.default_rng([settings.seed, 2]), settings.test_prompts, held_out=True, distinct=True)
+    require_room(team, "prompts, group", sampling.rows, update.micro_batch, update.epochs)
+    require_room(team, "prompts, group", settings.prompts * settings.group)
+    require_room_to_start(team, settings.warm)
+    test = test_problems(task, np.random.default_rng([settings.seed, 2]), settings.test_prompts)
     probes = draw(task, np.random.default_rng([settings.seed, 3]), settings.probe_prompts, held_out=True)
     n = team.agents
     order = method.order or {"fixed": fixed(range(n)), "reverse": reverse(n), "random": random_order}[settings.order]
     return Setup(task, team, method, update, sampling, test, probes, order, settings.prompts * settings.group)
 
 
+def test_problems(task: Task, rng: np.random.Generator, size: int | None) -> list[Problem]:
+    """Distinct held-out problems; `TEST_PROMPTS` of them, or as many as the task has, where no number is given.
+
+    Raises:
+      InputError: fewer than were asked for, or none.
+    """
+    return draw(task, rng, TEST_PROMPTS if size is None else size, held_out=True, distinct=True, fewer=size is None)
+
+
 def begins(settings: Train, team: LanguageTeam) -> dict[str, Any]:
     """What decides the parameters that training starts from, as JSON."""
-    about = {name: getattr(settings, name) for name in ("task", "difficulty", "temperature", "seed")}
+    about = {"task": task_identity(settings.task)}
+    about |= {name: getattr(settings, name) for name in ("difficulty", "temperature", "seed")}
     return json.loads(dump({**about, "warm": asdict(settings.warm), "team": describe_team(team)}))
 
 
@@ -95,7 +108,9 @@ def start_of(settings: Train, setup: Setup, folder: Path) -> tuple[Params, dict[
     key = jax.random.fold_in(jax.random.key(settings.seed), 0)
     want = begins(settings, team)
     if (step := latest(folder)) is not None:
-        have = read_manifest(folder, step)["metadata"]["settings"]
+        have = read_manifest(folder, step)["metadata"].get("settings")
+        if not isinstance(have, Mapping):
+            raise InputError(str(folder), "a checkpoint of something else", "the start of a run of `train`")
         for name in [*want, *(name for name in have if name not in want)]:
             if have.get(name) != want.get(name):
                 raise InputError(
@@ -109,20 +124,3 @@ def start_of(settings: Train, setup: Setup, folder: Path) -> tuple[Params, dict[
     about = {**record._asdict(), "seconds": time.perf_counter() - began}
     save(folder, record.steps, params, {"settings": want, "team": want["team"], "record": about})
     return params, json.loads(dump(about))
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write strict JSON, whole or not at all.
-
-    Raises:
-      InputError: a place that cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(json.loads(dump(content)), indent=1) + "\n")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(str(path), error.strerror or str(error), "a place that can be written") from error
-    return path

@@ -13,7 +13,8 @@ from experiments.llm.measure import converse
 from experiments.llm.run import load_run
 from experiments.llm.settings import Show
 from experiments.llm.setup import Setup
-from teamtr_jax.llm.tasks import Problem, draw
+from teamtr_jax.llm.tasks import Problem, demonstrated, draw
+from teamtr_jax.validation import shown
 
 __all__ = ["COLOURS", "show", "speakers_of", "transcript"]
 
@@ -26,16 +27,17 @@ def transcript(
     speakers: Sequence[int],
     problem: Problem,
     said: Sequence[str],
-    shown: Sequence[str],
+    demonstration: Sequence[str],
     reward: float,
 ) -> Text:
-    """One conversation. A message that is not the demonstrated one has the latter beside it."""
-    text = Text.assemble(("prompt ", "dim"), (problem.prompt, "bold"), ("   answer ", "dim"), problem.answer, "\n")
-    for agent, message, demonstrated in zip(speakers, said, shown, strict=True):
+    """One conversation. A message that is not the demonstrated one has the latter beside it. Texts as `shown`."""
+    head = (shown(problem.prompt), "bold"), ("   answer ", "dim"), shown(problem.answer)
+    text = Text.assemble(("prompt ", "dim"), *head, "\n")
+    for agent, message, right in zip(speakers, said, demonstration, strict=True):
         colour = COLOURS[agent % len(COLOURS)]
-        text.append(f"  {roles[agent]:>10}  ", colour).append(message or "(nothing)", f"bold {colour}")
-        if message != demonstrated:
-            text.append(f"   demonstrated: {demonstrated}", "dim")
+        text.append(f"  {shown(roles[agent]):>10}  ", colour).append(shown(message) or "(nothing)", f"bold {colour}")
+        if message != right:
+            text.append(f"   demonstrated: {shown(right)}", "dim")
         text.append("\n")
     mark, style = (
         ("✓ right", "bold green") if reward == 1 else ("✗ wrong", "bold red") if reward == 0 else ("~ partly", "yellow")
@@ -63,13 +65,12 @@ def show(settings: Show, console: Console | None = None) -> None:
     found = converse(setup.team, loaded.params, setup.task, problems, 1, jax.random.key(settings.seed), setup.rows)
     roles = setup.task.roles if setup.team.agents == len(setup.task.roles) else ("alone",)
     after = "before training" if not loaded.stages else f"after {loaded.stages} stages"
-    console.print(
-        f"{setup.task.name}, {loaded.settings.method}, {after}, seed {loaded.settings.seed}\n", highlight=False
-    )
+    title = f"{shown(setup.task.name)}, {loaded.settings.method}, {after}, seed {loaded.settings.seed}\n"
+    console.print(Text(title), highlight=False)
     chosen = [b for b in range(wanted) if not settings.failures or found.reward[b, 0] < 1][: settings.count]
     for b in chosen:
-        shown = setup.task.demonstrate(problems[b], rng)
-        text = transcript(roles, speakers_of(setup), problems[b], found.said[b][0], shown, float(found.reward[b, 0]))
+        right = demonstrated(setup.task, problems[b], rng)
+        text = transcript(roles, speakers_of(setup), problems[b], found.said[b][0], right, float(found.reward[b, 0]))
         console.print(text, highlight=False)
     mean = found.reward.mean()
     console.print(

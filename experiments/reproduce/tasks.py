@@ -12,7 +12,8 @@ import numpy as np
 
 from experiments.llm.settings import task_settings
 from teamtr_jax.llm.tasks import TASKS, Problem, Task
-from teamtr_jax.llm.tasks.base import knob, make
+from teamtr_jax.llm.tasks.base import make
+from teamtr_jax.validation import whole_number
 
 __all__ = ["Chain", "Quota", "task_named"]
 
@@ -45,7 +46,7 @@ class Chain:
     def __post_init__(self) -> None:
         for name, low, high in (("agents", 1, None), ("rounds", 1, None), ("message_length", 1, None), ("symbols", 2, 26),
                                 ("switches", 0, None)):  # fmt: skip
-            knob(name, getattr(self, name), low, high)
+            whole_number(name, getattr(self, name), low, high)
 
     @property
     def characters(self) -> str:
@@ -117,7 +118,7 @@ class Quota:
     caps = None
 
     def __post_init__(self) -> None:
-        knob("agents", self.agents, 2)
+        whole_number("agents", self.agents, 2)
 
     @property
     def roles(self) -> tuple[str, ...]:

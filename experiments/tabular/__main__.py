@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from io import StringIO, TextIOBase
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +12,11 @@ from typing import Annotated
 import jax
 import tyro
 
-from experiments.commands import exit_code
+from experiments.commands import exit_code, parsed
+from experiments.saved import places, write_bytes
 from experiments.tabular.settings import Settings
 from experiments.tabular.studies import LONGER, STUDIES
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, shown
 
 PROGRAM = "experiments.tabular"
 DEFAULT = Settings()
@@ -35,32 +37,37 @@ class Both(TextIOBase):
         self.terminal.flush()
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A study, and what it is run on."""
+
+    study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=NAMES)]
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = DEFAULT
+
+
+def run(asked: Asked) -> None:
+    """Run the study, or all, and keep what it prints."""
+    settings, chosen, studies = asked.settings, (asked.study,), STUDIES | LONGER
+    if asked.study == "all":
+        chosen = tuple(STUDIES)
+    elif asked.study not in studies:
+        raise InputError("study", repr(asked.study), NAMES)
+    there = [path.name for pattern in ("*.png", "*.json") for path in settings.out.glob(pattern)]
+    places(settings.out, files=[*there, *(f"{name}.txt" for name in chosen)])
+    written: list[Path] = []
+    for name in chosen:
+        text = StringIO()
+        with redirect_stdout(Both(text)):
+            written += studies[name](settings)
+        lines = (line.rstrip() for line in text.getvalue().splitlines())
+        written.append(write_bytes(settings.out / f"{name}.txt", "\n".join([*lines, ""]).encode()))
+    print("\nrecords:", shown(settings.out), "figures and tables:", *map(shown, written), sep="\n  ")
+
+
 def main() -> int:
     """What was asked for. Exit codes: `exit_code`."""
     jax.config.update("jax_enable_x64", True)
-
-    def command(
-        study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=NAMES)],
-        settings: Annotated[Settings, tyro.conf.arg(name="")] = DEFAULT,
-    ) -> None:
-        chosen = tuple(STUDIES) if study == "all" else (study,)
-        studies = STUDIES | LONGER
-        if chosen[0] not in studies:
-            raise InputError("study", repr(study), NAMES)
-        written: list[Path] = []
-        for name in chosen:
-            text = StringIO()
-            with redirect_stdout(Both(text)):
-                written += studies[name](settings)
-            written.append(settings.out / f"{name}.txt")
-            lines = (line.rstrip() for line in text.getvalue().splitlines())
-            written[-1].write_text("\n".join([*lines, ""]))
-        print("\nrecords:", settings.out, "figures and tables:", *written, sep="\n  ")
-
-    def asked() -> None:
-        tyro.cli(command, prog=f"python -m {PROGRAM}", description=__doc__)
-
-    return exit_code(PROGRAM, asked)
+    return exit_code(PROGRAM, lambda: run(parsed(Asked, None, PROGRAM, __doc__)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Sequence
@@ -14,15 +13,21 @@ import jax
 import numpy as np
 from jax import Array
 
+from experiments.saved import write_json
 from experiments.tabular.families import Family
 from experiments.tabular.rows import Row, backend_of
+from teamtr_jax.files import read_json, reason
 from teamtr_jax.records import update_lines
 from teamtr_jax.stage import run_stage
 from teamtr_jax.tabular import TeamState, as_pytree, team_state
 from teamtr_jax.training import read_records, train
 from teamtr_jax.types import Step
+from teamtr_jax.validation import InputError
 
-__all__ = ["Records", "train_row", "load", "slug"]
+__all__ = ["ABOUT", "Records", "train_row", "load", "slug"]
+
+
+ABOUT = "settings.json"
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def train_row(
                 "step": _described(row.step(family)), "optimum": family.optimum.tolist()}  # fmt: skip
     home = folder / family.name / slug(row.name)
     train(stage, team_state(family.team, family.policy), stages, jax.random.key(seed), home, settings, progress)
-    (home / "settings.json").write_text(json.dumps(settings))
+    write_json(home / ABOUT, settings)
     return load(home)
 
 
@@ -79,15 +84,20 @@ def _described(step: Step) -> list[Any]:
 
 
 def load(home: Path) -> Records:
-    """The saved records of a run as arrays."""
-    about = json.loads((home / "settings.json").read_text())
+    """The saved records of a run as arrays.
+
+    Raises:
+      InputError: no such run, or a damaged one.
+    """
+    about = read_json(home / ABOUT, "the settings of a run, as it wrote them", sealed=True)
     lines = read_records(home)
-    shape = (
-        max(x["stage"] for x in lines) + 1,
-        max(x["update"] for x in lines) + 1,
-        max(x["instance"] for x in lines) + 1,
-    )
-    return Records(about, {name: np.array(column).reshape(shape) for name, column in _columns(lines).items()})
+    try:
+        shape = tuple(max(x[name] for x in lines) + 1 for name in ("stage", "update", "instance"))
+        return Records(about, {name: np.array(column).reshape(shape) for name, column in _columns(lines).items()})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            str(home), f"records of another program ({reason(error)})", "the records of a study"
+        ) from error
 
 
 def _columns(lines: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -6,9 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.tabular.families import FAMILIES
-from teamtr_jax.validation import InputError
+from teamtr_jax.llm.checked import SEEDS, flags, whole
+from teamtr_jax.llm.sizes import bytes_text, memory
+from teamtr_jax.validation import InputError, one_of
 
 __all__ = ["Settings", "teams_of"]
+
+
+MOST = 10**6
+ROLLOUT = 4096
+"""Bytes of one, at the least: states, actions, rewards, weights of some 64 steps."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +39,15 @@ class Settings:
 
     def __post_init__(self):
         for name in self.families or ():
-            if name not in FAMILIES:
-                raise InputError("families", repr(name), ", ".join(FAMILIES))
-        for name in ("instances", "stages", "budget"):
-            if getattr(self, name) < 1:
-                raise InputError(name, getattr(self, name), "at least 1")
-        if self.out.exists() and not self.out.is_dir():
-            raise InputError("out", f"{self.out}, a file", "a folder")
+            one_of("families", name, list(FAMILIES))
+        whole(self, 1, "instances", "stages", "budget", high=MOST)
+        whole(self, 0, "seed", high=SEEDS)
+        flags(self, "progress")
+        needed, limit = self.instances * self.budget * ROLLOUT, memory()
+        if needed > limit:
+            found = f"{self.instances}, {self.budget}: at least {bytes_text(needed)} of rollouts"
+            expected = f"at most {limit // (self.instances * ROLLOUT)} rollouts, for {bytes_text(limit)} of memory"
+            raise InputError("instances, budget", found, expected)
 
 
 def teams_of(settings: Settings, usual: tuple[str, ...]) -> tuple[str, ...]:

@@ -16,14 +16,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 
 from teamtr_jax.checkpoint import describe, same_leaves
+from teamtr_jax.llm.checked import FLOAT32, SEEDS, real, whole
 from teamtr_jax.llm.description import vocabulary_difference
 from teamtr_jax.llm.layout import Layout, Transcripts, Vocabulary, by_turn
 from teamtr_jax.llm.losses import message_log_probs, own_tokens
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, agent_params, init_params, policy_logits
 from teamtr_jax.llm.update import split_trained
+from teamtr_jax.llm.update_settings import MOST_EPOCHS
 from teamtr_jax.trust_region.alignment import align_to_ball
 from teamtr_jax.trust_region.constrained import require_direction
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, whole_number
 
 __all__ = ["PROBES", "check_newcomer", "own_log_probs", "own_positions", "log_kl", "AlignmentSettings", "Distances",
            "AlignmentInfo", "align", "targets"]  # fmt: skip
@@ -41,8 +43,7 @@ def check_newcomer(
       InputError: names what differs: the agent, characters, END, header ids, the rows of the embedding, or a leaf.
     """
     own = team.layout.vocabulary
-    if not 0 <= agent < team.agents:
-        raise InputError("agent", agent, f"0 to {team.agents - 1}")
+    whole_number("agent", agent, 0, team.agents - 1)
     if vocabulary is not None and (differs := vocabulary_difference(vocabulary, own)):
         raise InputError("vocabulary of the newcomer", *differs)
     table = own_params.get("embedding") if isinstance(own_params, dict) else None
@@ -97,16 +98,11 @@ class AlignmentSettings:
 
     def __post_init__(self) -> None:
         require_direction(self.direction)
-        if not self.radius > 0:
-            raise InputError("radius", self.radius, "a positive number of nats")
-        if not 0 < self.margin <= 1:
-            raise InputError("margin", self.margin, "a share in (0, 1]")
-        if self.epochs < 0 or self.batch < 1:
-            raise InputError("epochs, batch", f"{self.epochs}, {self.batch}", "epochs ≥ 0 and batch ≥ 1")
-        if not self.learning_rate > 0:
-            raise InputError("learning_rate", self.learning_rate, "a positive number")
-        if not 0 < self.held_out < 1:
-            raise InputError("held_out", self.held_out, "a share strictly between 0 and 1")
+        real(self, "radius", "learning_rate", **FLOAT32)
+        real(self, "margin", high=1.0, above=0.0)
+        whole(self, 0, "epochs", high=MOST_EPOCHS)
+        whole(self, 1, "batch")
+        real(self, "held_out", above=0.0, below=1.0)
 
 
 class Distances(NamedTuple):
@@ -160,8 +156,10 @@ def align(
 
     Raises:
       InputError: a newcomer that does not fit (`check_newcomer`), or probes in which the agent does not speak.
+      ArithmeticError: a KL that is not a number: the learning rate is too large.
     """
     layout = team.layout
+    whole_number("seed", seed, 0, SEEDS)
     check_newcomer(team, agent, config, own_params)
     own = own_positions(layout, probes, agent)
     rows = len(own)
@@ -188,12 +186,16 @@ def align(
         return max(found[0::2] if settings.direction == "current_to_new" else found[1::2])
 
     before = distances(new)
+    if np.isnan(before).any():
+        raise ArithmeticError(f"alignment of agent {agent}: the KL to the newcomer is not a number: {before}")
     aligned, epochs, history = _distil(
         config, layout, settings.direction, held, min(settings.batch, rows - held), settings.epochs, own_params,
         jnp.asarray(probes.tokens), jnp.asarray(own), jnp.asarray(target, jnp.float32), jnp.asarray(out, jnp.float32),
         jax.random.key(seed), *(jnp.asarray(x, jnp.float32) for x in (measured(before), settings.radius, settings.learning_rate)),
     )  # fmt: skip
     epochs = int(epochs)
+    if (bad := np.flatnonzero(~np.isfinite(np.asarray(history)[:epochs]))).size:
+        raise ArithmeticError(f"alignment of agent {agent}: its KL is not a number after epoch {bad[0] + 1}")
     after = distances(own_log_probs(config, layout, aligned, probes.tokens))
     return aligned, AlignmentInfo(
         before=before,

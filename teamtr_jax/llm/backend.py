@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 
 from teamtr_jax.finite_sample import finite_sample_certificate
 from teamtr_jax.llm import sampler
+from teamtr_jax.llm.checked import flags, real, whole
 from teamtr_jax.llm.layout import Layout, Transcripts, by_turn, emitted, messages
 from teamtr_jax.llm.losses import mixed_groups, rollout_advantage
 from teamtr_jax.llm.model import LanguageTeam, Params
 from teamtr_jax.llm.sampler import sample
-from teamtr_jax.llm.tasks import Problem, Task, draw
+from teamtr_jax.llm.sizes import require_room
+from teamtr_jax.llm.tasks import Problem, Task, draw, earned
 from teamtr_jax.llm.update import Outcome, TrainState, UpdateData, programs, score, update_agent
-from teamtr_jax.llm.update_settings import UpdateSettings
+from teamtr_jax.llm.update_settings import MOST_ROWS, UpdateSettings
 from teamtr_jax.records import TOKEN_LOG_COLUMNS
 from teamtr_jax.rollouts import centred_advantage, weight_diagnostics
 from teamtr_jax.sampled import WEIGHTS
@@ -47,13 +49,17 @@ class LanguageSampling:
     weight_diagnostics: bool = True  #: importance weights of old rollouts are reported even where no update uses them
 
     def __post_init__(self) -> None:
-        if self.prompts < 1 or self.group < 2 or not 0 <= self.held_out < self.prompts or self.held_out == 1:
-            found = f"{self.prompts} prompts of {self.group}, {self.held_out} held out"
+        whole(self, 1, "prompts", high=MOST_ROWS)
+        whole(self, 2, "group", high=MOST_ROWS)
+        if self.rows > MOST_ROWS:
             raise InputError(
-                "prompts, group, held_out", found, "groups of at least 2; held out 0 or at least 2, not all"
+                "prompts, group", f"{self.prompts}, {self.group}: {self.rows} rollouts", f"at most {MOST_ROWS}"
             )
-        if not 0 < self.alpha < 1:
-            raise InputError("alpha", self.alpha, "a probability of error strictly between 0 and 1")
+        whole(self, 0, "held_out", high=self.prompts - 1)
+        if self.held_out == 1:
+            raise InputError("held_out", 1, "0, or at least 2 prompts")
+        real(self, "alpha", above=0.0, below=1.0)
+        flags(self, "weight_diagnostics")
 
     @property
     def rows(self) -> int:
@@ -98,14 +104,11 @@ def rewards_of(task: Task, layout: Layout, problems: Sequence[Problem], tokens: 
     """The verifier's rewards of ``[R, N]`` ids, row r about `problems[r // G]`, `G = R / len(problems)`.
 
     Raises:
-      InputError: a reward outside [0, 1].
+      InputError: a verifier that raises, or a reward outside [0, 1].
     """
     said = messages(layout, tokens)
     group = len(said) // max(len(problems), 1)
-    reward = np.array([task.verify(problems[row // group], texts) for row, texts in enumerate(said)], np.float32)
-    if reward.size and not (reward.min() >= 0 and reward.max() <= 1):
-        raise InputError("verify", f"rewards from {reward.min()} to {reward.max()}", "rewards in [0, 1]")
-    return reward
+    return np.array([earned(task, problems[row // group], texts) for row, texts in enumerate(said)], np.float32)
 
 
 def collect(
@@ -203,9 +206,11 @@ def language_backend(
       log: gets a row for each token of the rollouts in use, at every update.
 
     Raises:
-      InputError: a log of updates that are not measured on every rollout; by a schedule that needs the current team's
-        advantages: there is no critic.
+      InputError: more than there is memory for; a log of updates that are not measured on every rollout; by a schedule that
+        needs the current team's advantages: there is no critic; by an update whose rewards span more than `reward_range`.
+      ArithmeticError: by an update whose loss or diagnostics are not numbers: names the agent.
     """
+    require_room(team, "prompts, group", rows=sampling.rows, micro_batch=settings.micro_batch, epochs=settings.epochs)
     training = sampling.training
     if log is not None and settings.measured < 1:
         raise InputError("settings.measured", settings.measured, "1 with a log: it has a row for every token")
@@ -241,12 +246,15 @@ def language_backend(
         return update_agent(team, settings, state, agent, found.data, jnp.asarray(order))
 
     def update(state: TrainState, found: LanguageEstimate, agent: int) -> tuple[TrainState, dict[str, Any]]:
+        reward = np.asarray(found.rollouts.reward)
+        if (span := float(np.ptp(reward))) > settings.reward_range * (1 + 1e-6):
+            raise InputError("reward_range", settings.reward_range, f"at least {span:g}, the span of rewards earned")
         new, outcome = advance(state, found, agent)
         numbers, weights = jax.device_get((outcome.numbers, found.weights))
         info: dict[str, Any] = {name: float(x) for name, x in numbers.items()}
         info |= {name: float(x) for name, x in zip((*WEIGHTS, "uniform_groups"), weights, strict=True)}
+        _require_numbers(agent, info)
         info["stopped_early"], info["steps"] = bool(info["stopped_early"]), int(info["steps"])
-        reward = np.asarray(found.rollouts.reward)
         info["reward"] = float(reward.reshape(-1)[:training].mean())
         info["tokens"] = int(np.asarray(emitted(team.layout, found.data.tokens)).sum())
         if sampling.held_out:
@@ -268,6 +276,16 @@ def language_backend(
         predict=predict,
         audit=audit,
     )
+
+
+def _require_numbers(agent: int, info: Mapping[str, float]) -> None:
+    """A gradient that is not a number is no early stop, and a NaN goes into no record."""
+    if not math.isfinite(info["grad_norm"]):
+        raise ArithmeticError(
+            f"update of agent {agent}: the gradient of its loss is not a number ({info['grad_norm']})"
+        )
+    if bad := [name for name, x in info.items() if math.isnan(x)]:
+        raise ArithmeticError(f"update of agent {agent}: {', '.join(bad)} not a number")
 
 
 def _lower_limit(sampling: LanguageSampling, found: LanguageEstimate, outcome: Outcome) -> float:

@@ -54,7 +54,10 @@ def team_from_description(about: Mapping[str, Any], router: Router | None = None
     """
     vocabulary = vocabulary_of(about)
     known = {r.name: r for r in (round_robin(vocabulary.agents), random_router(vocabulary.agents))}
-    layout = dict(_part(about, "layout"))
+    layout = _part(about, "layout")
+    if not isinstance(layout, Mapping):
+        raise InputError("description of a team: layout", repr(layout), "a mapping of settings")
+    layout = dict(layout)
     name = layout.pop("router", None)
     if router is None:
         if name not in known:
@@ -78,7 +81,10 @@ def vocabulary_of(about: Mapping[str, Any]) -> Vocabulary:
 
 def models_of(about: Mapping[str, Any]) -> tuple[ModelConfig, ...]:
     """The networks of a described team."""
-    return tuple(_made(ModelConfig, "models", config) for config in _part(about, "models"))
+    models = _part(about, "models")
+    if not isinstance(models, list | tuple):
+        raise InputError("description of a team: models", repr(models), "a list of networks")
+    return tuple(_made(ModelConfig, "models", config) for config in models)
 
 
 def described_team(metadata: Mapping[str, Any], where: str) -> Mapping[str, Any]:
@@ -119,10 +125,15 @@ def _part(about: Mapping[str, Any], name: str) -> Any:
     return about[name]
 
 
-def _made(kind: type[Any], name: str, values: Mapping[str, Any]) -> Any:
+def _made(kind: type[Any], name: str, values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        raise InputError(f"description of a team: {name}", repr(values), "a mapping of settings")
     known = {field.name for field in fields(kind)}
     if unknown := sorted(set(values) - known):
         raise InputError(
             f"{name}: {unknown[0]}", "an unknown key", f"keys among {sorted(known)} (a newer program wrote this?)"
         )
-    return kind(**values)
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise InputError(f"description of a team: {name}", str(error), f"keys among {sorted(known)}") from error

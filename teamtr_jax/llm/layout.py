@@ -13,10 +13,16 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike, NDArray
 
-from teamtr_jax.validation import InputError, shaped
+from teamtr_jax.llm.checked import FLOAT32, flags, real, whole
+from teamtr_jax.validation import InputError, shaped, whole_number
 
 __all__ = ["Vocabulary", "View", "Router", "round_robin", "random_router", "Layout", "Transcripts", "by_turn", "emitted",
            "author", "messages"]  # fmt: skip
+
+
+MOST_AGENTS = 1024
+LONGEST = 2**20
+"""Most positions of a transcript."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +45,16 @@ class Vocabulary:
     ends: bool = True  #: whether END is among the actions; otherwise every message is as long as it may be
 
     def __post_init__(self) -> None:
+        for name in ("characters", "prompt_only"):
+            if not isinstance(value := getattr(self, name), str):
+                raise InputError(name, repr(value), "a string of characters")
         text = self.characters + self.prompt_only
         if len(set(text)) != len(text):
             raise InputError("characters, prompt_only", repr(text), "every character once")
+        flags(self, "ends")
         if self.actions < 2:
             raise InputError("characters", repr(self.characters), "at least two things to write, END included")
-        if self.agents < 1:
-            raise InputError("agents", self.agents, "at least 1")
+        whole(self, 1, "agents", high=MOST_AGENTS)
 
     @property
     def actions(self) -> int:
@@ -112,6 +121,7 @@ class Router(NamedTuple):
 @cache
 def round_robin(agents: int) -> Router:
     """Agent `turn mod n`."""
+    whole_number("agents", agents, 1, MOST_AGENTS)
 
     def probabilities(view: View) -> Array:
         chosen = jnp.broadcast_to(view.turn % agents, view.last.shape)
@@ -123,6 +133,7 @@ def round_robin(agents: int) -> Router:
 @cache
 def random_router(agents: int) -> Router:
     """Every agent with the same probability at every turn."""
+    whole_number("agents", agents, 1, MOST_AGENTS)
     return Router(f"random of {agents}", lambda view: jnp.full((*view.last.shape, agents), 1 / agents))
 
 
@@ -144,30 +155,38 @@ class Layout:
     agents: int = field(init=False)
 
     def __post_init__(self) -> None:
+        for name, kind in (("vocabulary", Vocabulary), ("router", Router)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise InputError(name, repr(value), f"a {kind.__name__}")
         object.__setattr__(self, "agents", self.vocabulary.agents)
-        if min(self.prompt, self.message, self.turns) < 1:
-            found = f"{self.prompt}, {self.message}, {self.turns}"
-            raise InputError("prompt, message, turns", found, "at least 1 each")
-        if self.caps is not None and (
-            len(self.caps) != self.agents or not all(1 <= c <= self.message for c in self.caps)
-        ):
-            raise InputError("caps", self.caps, f"one for each of {self.agents} agents, from 1 to {self.message}")
-        if not self.temperature > 0:
-            raise InputError("temperature", self.temperature, "a positive number")
+        whole(self, 1, "prompt", "message", "turns")
+        if self.length > LONGEST:
+            found = f"{self.prompt}, {self.message}, {self.turns}: {self.length} positions"
+            raise InputError("prompt, message, turns", found, f"at most {LONGEST} positions")
+        if self.caps is not None:
+            if not isinstance(self.caps, tuple | list) or len(self.caps) != self.agents:
+                raise InputError("caps", self.caps, f"one for each of {self.agents} agents, from 1 to {self.message}")
+            object.__setattr__(self, "caps", tuple(whole_number("caps", c, 1, self.message) for c in self.caps))
+        real(self, "temperature", **FLOAT32)
         self._check_router()
 
     def _check_router(self) -> None:
         """What the router says of an empty transcript, and whom it schedules."""
         name, empty = f"router {self.router.name}", jnp.full((2, self.length), self.vocabulary.pad, jnp.int32)
-        found = np.asarray(self.router.probabilities(View(jnp.zeros((), jnp.int32), jnp.full(2, -1, jnp.int32), empty)))
+        view = View(jnp.zeros((), jnp.int32), jnp.full(2, -1, jnp.int32), empty)
+        try:
+            found = np.asarray(self.router.probabilities(view), np.float64)
+            planned = [] if self.router.schedule is None else [self.router.schedule(turn) for turn in range(self.turns)]
+        except Exception as error:
+            raise InputError(
+                name, repr(error), "probabilities [B, n], and a schedule of agents if there is one"
+            ) from error
         if found.shape != (2, self.agents):
             raise InputError(name, f"probabilities of shape {list(found.shape)}", f"[B, {self.agents}]")
         if not ((found >= 0).all() and np.allclose(found.sum(-1), 1, atol=1e-5)):
             raise InputError(name, found[0].tolist(), "probabilities that sum to 1")
-        if self.router.schedule is not None:
-            planned = [self.router.schedule(turn) for turn in range(self.turns)]
-            if not all(0 <= agent < self.agents for agent in planned):
-                raise InputError(name, planned, f"agents from 0 to {self.agents - 1}")
+        for agent in planned:
+            whole_number(name, agent, 0, self.agents - 1)
 
     @property
     def length(self) -> int:

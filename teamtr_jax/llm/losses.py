@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from teamtr_jax.llm.layout import Layout, by_turn
 from teamtr_jax.rollouts import centred_advantage, group_normalised_advantage
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import one_of
 
 __all__ = ["Advantage", "Ratio", "Average", "Penalty", "LARGEST", "rollout_advantage", "mixed_groups", "own_tokens",
            "message_log_probs", "token_log_probs", "k1", "k3", "exact_kl", "entropy", "Divergence", "divergence", "per_message",
@@ -39,12 +39,6 @@ LARGEST = 20.0
 """Log ratios are cut at this before they are exponentiated."""
 
 
-def choice(name: str, value: str, kind: object) -> None:
-    """Refuse a name that a `Literal` does not have."""
-    if value not in get_args(kind):
-        raise InputError(name, repr(value), ", ".join(get_args(kind)))
-
-
 # -------------------------------------------------------------------------------------------------------------- advantages
 
 
@@ -59,7 +53,7 @@ def rollout_advantage(reward: Float[Array, "B G"], kind: str, clip: float | Arra
       [[-0.577 -0.577]
        [-0.577  1.5  ]]
     """
-    choice("advantage", kind, Advantage)
+    one_of("advantage", kind, get_args(Advantage))
     if kind == "batch_normalised":  # one group
         return rollout_advantage(reward.reshape(1, -1), "group_normalised", clip).reshape(reward.shape)
     normalised = jnp.clip(group_normalised_advantage(reward), -clip, clip)

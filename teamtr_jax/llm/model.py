@@ -13,8 +13,10 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from teamtr_jax.llm.checked import whole
 from teamtr_jax.llm.layout import Layout
-from teamtr_jax.validation import InputError
+from teamtr_jax.llm.sizes import require_room
+from teamtr_jax.validation import X64_REMEDY, InputError, one_of, real_number
 
 __all__ = ["ModelConfig", "Transformer", "Cache", "LanguageTeam", "init_params", "init_team", "init_cache", "agent_params",
            "with_agent_params", "policy_logits", "extend_cache", "is_trained", "parameter_count"]  # fmt: skip
@@ -33,22 +35,27 @@ class ModelConfig:
     heads: int = 4
     hidden: int | None = None  #: of SwiGLU; default: 8/3 of the width, rounded up to a multiple of 8
     lora_rank: int = 0  #: > 0: low-rank adapters on every linear map, and only they are trained
-    rope_base: float = 10_000.0
+    rope_base: float = 10_000.0  #: at least 1
     dtype: str = "float32"  #: of the computation; parameters are float32. bfloat16 is for accelerators
 
     def __post_init__(self) -> None:
-        if min(self.width, self.layers, self.heads) < 1 or self.width % (2 * self.heads):
-            found = f"{self.width}, {self.layers}, {self.heads}"
-            raise InputError("width, layers, heads", found, "positive, the width a multiple of twice the heads")
-        if self.lora_rank < 0:
-            raise InputError("lora_rank", self.lora_rank, "0 or more")
-        if self.dtype not in ("float32", "bfloat16", "float64"):
-            raise InputError("dtype", self.dtype, "float32, bfloat16 or float64")
+        whole(self, 1, "width", "layers", "heads")
+        if self.width % (2 * self.heads):
+            raise InputError(
+                "width, heads", f"{self.width}, {self.heads}", "a width that is a multiple of twice the heads"
+            )
+        if self.hidden is not None:
+            whole(self, 1, "hidden")
+        whole(self, 0, "lora_rank")
+        object.__setattr__(self, "rope_base", real_number("rope_base", self.rope_base, 1.0))
+        one_of("dtype", self.dtype, ("float32", "bfloat16", "float64"))
+        if self.dtype == "float64" and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+            raise InputError("dtype", "float64 with jax_enable_x64 off", X64_REMEDY)
 
     @property
     def inner(self) -> int:
         """The hidden width of SwiGLU."""
-        return self.hidden or -(-8 * self.width // 24) * 8
+        return -(-8 * self.width // 24) * 8 if self.hidden is None else self.hidden
 
 
 class Linear(nn.Module):
@@ -197,6 +204,10 @@ class LanguageTeam:
     models: tuple[ModelConfig, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "models", tuple(self.models))
+        for number, config in enumerate(self.models):
+            if not isinstance(config, ModelConfig):
+                raise InputError(f"models[{number}]", repr(config), "a ModelConfig")
         if len(self.models) != self.layout.agents:
             raise InputError("models", f"{len(self.models)} networks", f"{self.layout.agents}, one for each agent")
 
@@ -227,7 +238,12 @@ def init_params(config: ModelConfig, layout: Layout, key: Array) -> Params:
 
 
 def init_team(team: LanguageTeam, key: Array) -> Params:
-    """Random parameters of all agents, each from a key of its own."""
+    """Random parameters of all agents, each from a key of its own.
+
+    Raises:
+      InputError: more than there is memory for.
+    """
+    require_room(team)
     keys = jax.random.split(key, team.agents)
     each = [init_params(config, team.layout, k) for config, k in zip(team.models, keys, strict=True)]
     return jax.tree.map(lambda *x: jnp.stack(x), *each) if team.alike else tuple(each)

@@ -32,7 +32,7 @@ from teamtr_jax.llm.monitor.estimates import Interval
 from teamtr_jax.tabular import OPTIONS, audit_chain
 from teamtr_jax.training import CHECKPOINTS
 from teamtr_jax.types import Team
-from teamtr_jax.validation import InputError, finite, shaped
+from teamtr_jax.validation import InputError, finite, real_number, shaped, whole_number
 
 __all__ = ["Newcomer", "replace_agent", "agent_from_checkpoint", "swap_report", "SampledSwap", "sampled_swap"]
 
@@ -125,8 +125,7 @@ def agent_from_checkpoint(
     saved, models = vocabulary_of(about), models_of(about)
     if vocabulary is not None and (differs := vocabulary_difference(saved, vocabulary)):
         raise InputError(f"vocabulary of {home}", *differs)
-    if not 0 <= agent < len(models):
-        raise InputError("agent", agent, f"0 to {len(models) - 1}, the agents of {home}")
+    whole_number(f"agent of {home}", agent, 0, len(models) - 1)
     any_layout = Layout(saved, 1, 1, 1, round_robin(saved.agents))
     team = LanguageTeam(any_layout, models)
     shapes = jax.eval_shape(partial(init_team, team), jax.random.key(0))
@@ -178,8 +177,7 @@ def swap_report(world: Team, before: Float[Array, "S A"], after: Float[Array, "S
     Raises:
       InputError: no such agent; if rows of the others differ by more than rounding.
     """
-    if not 0 <= agent < world.agents:
-        raise InputError("agent", agent, f"0 to {world.agents - 1}")
+    whole_number("agent", agent, 0, world.agents - 1)
     if world.active is None:
         raise InputError("world", "a product team", "an enumerated team, in which agents take turns")
     own = (world.active == agent)[:, None]
@@ -229,6 +227,7 @@ def sampled_swap(
       InputError: a newcomer that does not fit (`check_newcomer`), probes without the agent, or rewards of another shape or range.
     """
     layout = team.layout
+    alpha = real_number("alpha", alpha, above=0.0, below=1.0)
     check_newcomer(team, agent, config, own_params)
     own = own_positions(layout, probes, agent)
     score = None if reward is None else np.asarray(reward, np.float64)

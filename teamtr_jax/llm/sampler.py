@@ -17,7 +17,7 @@ from teamtr_jax.dynamics._draw import inverse_cdf
 from teamtr_jax.llm.devices import by_rows, everywhere, mesh_for, onto_first
 from teamtr_jax.llm.layout import Layout, Transcripts, View
 from teamtr_jax.llm.model import LanguageTeam, Params, agent_params, extend_cache, init_cache
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, concrete, integers
 
 __all__ = ["sample"]
 
@@ -44,10 +44,12 @@ def sample(team: LanguageTeam, params: Params, prompts: Int[Array, "B P"], key: 
       key: a PRNG key; row b draws from uniforms of its own.
 
     Raises:
-      InputError: prompts of another length than the layout's.
+      InputError: prompts of another length than the layout's, or with ids that the vocabulary does not have.
     """
     if prompts.ndim != 2 or prompts.shape[1] != team.layout.prompt:
         raise InputError("prompts", f"shape {list(prompts.shape)}", f"[B, {team.layout.prompt}]")
+    if (ids := concrete(prompts)) is not None:
+        integers("prompts", ids, 0, team.layout.vocabulary.size)
     mesh = mesh_for(prompts.shape[0], prompts)
     params, key = everywhere(mesh, (params, key))
     return onto_first(mesh, _sample(team, mesh, params, by_rows(mesh, prompts), key))

@@ -40,6 +40,7 @@ from teamtr_jax.llm.losses import (
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, is_trained, policy_logits
 from teamtr_jax.llm.update_settings import Numbers, Shape, UpdateSettings, parts
 from teamtr_jax.trust_region.adaptive import adapted
+from teamtr_jax.validation import concrete, integers, permutation, whole_number
 
 __all__ = ["TrainState", "UpdateData", "Outcome", "init_train_state", "update_agent", "score", "programs",
            "split_trained"]  # fmt: skip
@@ -155,6 +156,7 @@ def score(
     team: LanguageTeam, params: Params, agent: int, tokens: Int[Array, "R N"], micro_batch: int = 16
 ) -> Float[Array, "R turns L"]:
     """Log-probability under `agent` of what stands at every message position, whoever wrote it; meaningless at PAD."""
+    whole_number("agent", agent, 0, team.agents - 1)
     own = params if team.alike else params[agent]
     mesh = mesh_for(micro_batch, own, tokens)
     given = everywhere(mesh, (own, np.int32(agent), tokens))
@@ -289,7 +291,9 @@ def _one_update(
         trained, moments = jax.tree.map(
             lambda x, y: jnp.where(go, y.astype(x.dtype), x), (trained, moments), (trained + change, following)
         )
-        return number + go, trained, moments, go, norms + jnp.where(go, norm, 0.0).astype(norms.dtype), current
+        # The gradient of the agent as it is: where that is not a number nothing can be learned, and `grad_norm` shows it.
+        counted = go | ((number == 0) & ~jnp.isfinite(norm))
+        return number + go, trained, moments, go, norms + jnp.where(counted, norm, 0.0).astype(norms.dtype), current
 
     def unfinished(state: tuple[Any, ...]) -> Array:
         number, _, _, go, _, _ = state
@@ -374,7 +378,7 @@ def _one_update(
                     Divergence(nothing, nothing), nothing)  # fmt: skip
     search = lax.while_loop(untried, try_, begin)
     scale, reached, moved, entropies = search.scale, search.reached, search.moved, search.entropies
-    reached = jnp.where(sound, reached, jnp.inf)
+    reached = jnp.where(sound & ~jnp.isnan(reached), reached, jnp.inf)
     # A step that is not a number is no step, whatever the rule; its moments are forgotten.
     moments = jax.tree.map(lambda x, y: jnp.where(sound, x, pick(y)), moments, optimiser)
 
@@ -441,7 +445,14 @@ def update_agent(
 
     Args:
       order: the order in which each epoch visits the rows that are trained on, which are the first ones.
+
+    Raises:
+      InputError: no such agent, or an order that is none of the rows.
     """
+    whole_number("agent", agent, 0, team.agents - 1)
+    if (visits := concrete(order)) is not None:
+        for rows in integers("order", visits, 0, data.tokens.shape[0]):
+            permutation("order", rows, len(rows))
     shape, numbers = parts(settings)
     config, alike = team.models[agent], team.alike
     params, optimiser = (state.params, state.optimiser) if alike else (state.params[agent], state.optimiser[agent])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-from teamtr_jax.llm.losses import Advantage, Average, Penalty, Ratio, choice
-from teamtr_jax.validation import InputError
+from teamtr_jax.llm.checked import FLOAT32, flags, real, whole
+from teamtr_jax.llm.losses import Advantage, Average, Penalty, Ratio
+from teamtr_jax.validation import InputError, one_of, real_number
 
 __all__ = ["UpdateSettings", "Shape", "Numbers", "parts"]
+
+MOST_ROWS = 2**31 - 1
+MOST_EPOCHS = 10_000
+MOST_HALVINGS = 64
 
 StepRule = Literal["trust_region", "certificate", "none"]
 Monitor = Literal["k1", "k3", "exact"]
@@ -54,24 +58,27 @@ class UpdateSettings:
     def __post_init__(self) -> None:
         for name, kind in (("advantage", Advantage), ("ratio", Ratio), ("average", Average), ("penalty", Penalty),
                            ("monitor", Monitor), ("step_rule", StepRule)):  # fmt: skip
-            choice(name, getattr(self, name), kind)
-        if min(self.minibatch, self.micro_batch) < 1 or self.minibatch % self.micro_batch:
+            one_of(name, getattr(self, name), get_args(kind))
+        whole(self, 1, "minibatch", "micro_batch", high=MOST_ROWS)
+        if self.minibatch % self.micro_batch:
             found = f"{self.minibatch}, {self.micro_batch}"
-            raise InputError("minibatch, micro_batch", found, "positive numbers, the first a multiple of the second")
-        for name, least in (("epochs", 1), ("backtrack", 1 if self.step_rule == "certificate" else 0)):
-            if getattr(self, name) < least:
-                raise InputError(name, getattr(self, name), f"at least {least}")
-        for name in ("learning_rate", "max_grad_norm", "delta", "advantage_clip", "reward_range"):
-            if not getattr(self, name) > 0:
-                raise InputError(name, getattr(self, name), "a positive number")
-        for name in ("beta", "weight_decay", "clip_low", "clip_high"):
-            if not getattr(self, name) >= 0:
-                raise InputError(name, getattr(self, name), "at least 0")
-        if not 0 < self.measured <= 1:
-            raise InputError("measured", self.measured, "above 0 and at most 1")
-        if self.adaptive and not (0 < self.aim < math.inf and self.beta > 0):
-            found = f"target {self.aim}, beta {self.beta}"
-            raise InputError("target, beta", found, "positive and finite, or adaptive=False")
+            raise InputError("minibatch, micro_batch", found, "the first a multiple of the second")
+        whole(self, 1, "epochs", high=MOST_EPOCHS)
+        whole(self, 1 if self.step_rule == "certificate" else 0, "backtrack", high=MOST_HALVINGS)
+        flags(self, "drop_uniform", "adaptive", "early_stop")
+        real(self, "learning_rate", "reward_range", **FLOAT32)
+        real(self, "max_grad_norm", "delta", "advantage_clip", low=FLOAT32["low"], infinite=True)
+        real(self, "clip_low", "clip_high", low=0.0, infinite=True)
+        real(self, "beta", "weight_decay", low=0.0, high=FLOAT32["high"])
+        real(self, "measured", high=1.0, above=0.0)
+        if not isinstance(self.moments, tuple | list) or len(self.moments) != 2:
+            raise InputError("moments", repr(self.moments), "two numbers, each from 0 to less than 1")
+        object.__setattr__(self, "moments", tuple(real_number("moments", x, 0.0, below=1.0) for x in self.moments))
+        if self.target is not None:
+            real(self, "target", low=FLOAT32["low"], infinite=True)
+        if self.adaptive:
+            real_number("target" if self.target is not None else "target, delta / 2", self.aim, **FLOAT32)
+            real_number("beta", self.beta, **FLOAT32)
 
     @property
     def aim(self) -> float:

@@ -14,16 +14,28 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from teamtr_jax.llm.checked import FLOAT32, SEEDS, real, whole
 from teamtr_jax.llm.layout import Layout, View, author, emitted, messages
 from teamtr_jax.llm.model import LanguageTeam, Params, is_trained, policy_logits
 from teamtr_jax.llm.sampler import sample
-from teamtr_jax.llm.tasks import Problem, Task, draw
-from teamtr_jax.validation import InputError
+from teamtr_jax.llm.sizes import bytes_text, memory, require_room
+from teamtr_jax.llm.tasks import Problem, Task, demonstrated, draw, earned
+from teamtr_jax.validation import InputError, whole_number
 
-__all__ = ["WarmStart", "WarmStartRecord", "warm_start", "demonstrations", "demonstration_loss"]
+__all__ = [
+    "WarmStart",
+    "WarmStartRecord",
+    "warm_start",
+    "demonstrations",
+    "demonstration_loss",
+    "require_room_to_start",
+]
 
 LOWEST, HIGHEST = 0.1, 0.6
 """Between these a team has successes to learn from and room to improve."""
+
+MOST = 10**6
+"""Of steps, demonstrations and prompts."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +54,26 @@ class WarmStart:
     prompts: int = 1024  #: of a measurement
 
     def __post_init__(self) -> None:
+        real(self, "low", "high")
         if not LOWEST <= self.low < self.high <= HIGHEST:
             raise InputError("low, high", f"{self.low}, {self.high}", f"{LOWEST} ≤ low < high ≤ {HIGHEST}")
-        for name in ("batch", "every", "most", "prompts"):
-            if getattr(self, name) < 1:
-                raise InputError(name, getattr(self, name), "at least 1")
-        if not self.learning_rate > 0:
-            raise InputError("learning_rate", self.learning_rate, "a positive number")
-        if not 0 <= self.smoothing < 1:
-            raise InputError("smoothing", self.smoothing, "a number from 0 to 1, less than 1")
+        whole(self, 1, "batch", "every", "most", "prompts", high=MOST)
+        real(self, "learning_rate", **FLOAT32)
+        real(self, "smoothing", low=0.0, below=1.0)
+
+
+def require_room_to_start(team: LanguageTeam, settings: WarmStart) -> None:
+    """Refuse a warm start that needs more memory than there is.
+
+    Raises:
+      InputError: names the setting, with the estimate and what would fit.
+    """
+    require_room(team, "prompts of the warm start", rows=settings.prompts)
+    demonstrations = settings.batch * max(settings.every, team.agents)
+    require_room(team, "batch · every of the warm start", rows=0, micro_batch=settings.batch)
+    if (size := 4 * demonstrations * team.layout.length) > memory():
+        found = f"{settings.batch}, {settings.every}: {bytes_text(size)}"
+        raise InputError("batch, every of the warm start", found, f"at most {bytes_text(memory())} of demonstrations")
 
 
 class WarmStartRecord(NamedTuple):
@@ -68,14 +91,18 @@ def warm_start(
     """Train every agent on its own messages in demonstrations, until the mean reward of the sampled team is in the band.
 
     A stretch of steps that leaps over the band is taken back and halved. Prompts are training prompts, never held-out ones.
-    Demonstrations of step k depend on the seed and on k only. Adapters stay as they are; everything else is trained.
+    Demonstrations of step k depend on the seed and on k only. Adapters stay as they are; everything else is trained. A team that
+    is above the band untrained, but not above `HIGHEST`, has successes to learn from and room to improve: it needs no start.
 
     Returns:
       The parameters, and how it went. Parameters in the band from the first are returned as they are.
 
     Raises:
-      InputError: the band was not reached in `settings.most` steps, or one step leaps over it.
+      InputError: the band was not reached in `settings.most` steps, or one step leaps over it; an untrained team above `HIGHEST`.
+      ArithmeticError: a loss or a parameter that is not a number: names the agent and the step.
     """
+    whole_number("seed", seed, 0, SEEDS)
+    require_room_to_start(team, settings)
     rng = np.random.default_rng([seed, 0])
     problems = draw(task, rng, settings.prompts, held_out=False)
     prompts = jnp.asarray(team.layout.encode_prompts([problem.prompt for problem in problems]))
@@ -87,21 +114,23 @@ def warm_start(
 
     def accuracy(params: Params, steps: int) -> float:
         said = messages(team.layout, sample(team, params, prompts, key).tokens)
-        found = float(np.mean([task.verify(p, texts) for p, texts in zip(problems, said, strict=True)]))
+        found = float(np.mean([earned(task, p, texts) for p, texts in zip(problems, said, strict=True)]))
         measured.append((steps, found))
         return found
 
     band = f"{settings.low} to {settings.high}"
     found = accuracy(params, 0)
-    if found > settings.high:
-        raise InputError("warm start", f"mean reward {found:.3f} of the untrained team", f"a harder task: {band}")
-    while not settings.low <= found <= settings.high:
+    if found > HIGHEST:
+        expected = f"a harder task: at most {HIGHEST}"
+        raise InputError("warm start", f"mean reward {found:.3f} of the untrained team", expected)
+    while found < settings.low:
         if done >= settings.most:
             expected = f"{band}: an easier task, or more steps"
             raise InputError("warm start", f"mean reward {found:.3f} after {done} steps", expected)
         tokens, speaker = batches(done, stride)
         smoothing = jnp.float32(settings.smoothing)
         *new, last = _steps(team, settings.learning_rate, *state, tokens, speaker, jnp.asarray(stride), smoothing)
+        _require_numbers(team, new[0], np.asarray(last), done + stride)
         reached = accuracy(new[0], done + stride)
         if reached > settings.high:
             if stride == 1:
@@ -113,6 +142,19 @@ def warm_start(
     return state[0], WarmStartRecord(done, found, tuple(loss.tolist()), tuple(measured))
 
 
+def _require_numbers(team: LanguageTeam, params: Params, loss: NDArray[np.float32], steps: int) -> None:
+    finite = np.isfinite(loss)
+    for leaf in jax.tree.leaves(params) if team.alike else ():
+        finite &= np.isfinite(np.asarray(leaf)).reshape(team.agents, -1).all(-1)
+    for agent in range(team.agents) if not team.alike else ():
+        finite[agent] &= all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(params[agent]))
+    if not finite.all():
+        agent = int(finite.argmin())
+        raise ArithmeticError(
+            f"warm start: loss or parameters of agent {agent} are not numbers after step {steps}: a smaller learning rate"
+        )
+
+
 def demonstrations(
     layout: Layout, task: Task, rng: np.random.Generator, problems: list[Problem]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -121,7 +163,7 @@ def demonstrations(
     Raises:
       InputError: a demonstration that does not fit the layout.
     """
-    prompts, said = [problem.prompt for problem in problems], [task.demonstrate(problem, rng) for problem in problems]
+    prompts, said = [problem.prompt for problem in problems], [demonstrated(task, problem, rng) for problem in problems]
     speaker = np.empty((len(problems), layout.turns), np.int32)
     for turn in range(layout.turns):
         if layout.router.schedule is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from experiments import paper
 from experiments.figures import COLOURS, axes, save
+from experiments.saved import write_json
 from experiments.tables import show
 from experiments.tabular.families import FAMILIES, Family
 from experiments.tabular.rows import EPOCHS, FULL, RADIUS, Row, exact_step
@@ -24,6 +24,7 @@ from experiments.tabular.settings import Settings, teams_of
 from experiments.tabular.studies.regressions import text
 from experiments.tabular.summary import Interval, bootstrap, closed, regressions, rollouts
 from teamtr_jax.divergences import expected, kl_current_to_new
+from teamtr_jax.files import read_json
 from teamtr_jax.rollouts import default_horizon
 from teamtr_jax.schedules import Schedule, certificate_driven, every, fresh, once
 from teamtr_jax.tabular import evaluate
@@ -202,8 +203,8 @@ def monitor_share(settings: Settings) -> Table:
             seconds.append(time.perf_counter() - begin)
         stage = float(np.median(stage_times(trained(settings, setup)["fresh"])))
         record: dict[str, Any] = {"monitor": seconds, "epochs": EPOCHS, "updates": AGENTS, "stage": stage}
-        path.write_text(json.dumps(record))
-    record = json.loads(path.read_text())
+        write_json(path, record)
+    record = read_json(path, "times of monitors (without it they are measured again)", sealed=True)
     return np.asarray(record["monitor"]) * record["epochs"] * record["updates"] / record["stage"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,10 +15,11 @@ from numpy.typing import NDArray
 
 from experiments import paper
 from experiments.figures import COLOURS, PAPER, axes, save
+from experiments.saved import write_json
 from experiments.tables import show
 from experiments.tabular.families import Family, garnet
 from experiments.tabular.rows import ABLATION, Row, exact_step
-from experiments.tabular.runs import Records, load, slug, train_row
+from experiments.tabular.runs import ABOUT, Records, load, slug, train_row
 from experiments.tabular.settings import Settings
 from experiments.tabular.studies.scaling import paragraphs, relays, short
 from experiments.tabular.summary import Interval, bootstrap, closed, regressions
@@ -156,7 +156,7 @@ def estimates(family: Family, radius: float, settings: Settings, repeats: int, h
         "optimum": family.optimum.tolist(),
     }
     train(stage, jnp.zeros(()), repeats, jax.random.key(settings.seed), home, about, settings.progress)
-    (home / "settings.json").write_text(json.dumps(about))
+    write_json(home / ABOUT, about)
     return load(home)
 
 

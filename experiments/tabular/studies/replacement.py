@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +14,11 @@ from numpy.typing import NDArray
 
 from experiments import paper
 from experiments.figures import axes, save
+from experiments.saved import write_json
 from experiments.tables import show
 from experiments.tabular.families import Family, family
 from experiments.tabular.rows import Row, exact_step
-from experiments.tabular.runs import Records, load, slug, train_row
+from experiments.tabular.runs import ABOUT, Records, load, slug, train_row
 from experiments.tabular.settings import Settings, teams_of
 from experiments.tabular.studies.scaling import paragraphs, short
 from experiments.tabular.summary import Interval, bootstrap, objective, regressions
@@ -158,7 +158,7 @@ def _swap(
     about = {**teams.about, "condition": condition.name, "radius": RADIUS, "probes": PROBES, "seed_run": seed,
              "optimum": teams.optimum.tolist()}  # fmt: skip
     train(stage, trained, 1, jax.random.key(seed), home, about, progress=False)
-    (home / "settings.json").write_text(json.dumps(about))
+    write_json(home / ABOUT, about)
     return load(home)
 
 

@@ -4,14 +4,24 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from teamtr_jax.llm.tasks.base import Problem, Task, check_task, draw, is_held_out, layout_of, make
+from teamtr_jax.llm.tasks.base import (
+    Problem,
+    Task,
+    check_task,
+    demonstrated,
+    draw,
+    earned,
+    is_held_out,
+    layout_of,
+    make,
+)
 from teamtr_jax.llm.tasks.carry import Carry
 from teamtr_jax.llm.tasks.reasoning import RECIPES, Recipe, reasoning_gym_task
 from teamtr_jax.llm.tasks.relay import Relay
 from teamtr_jax.llm.tasks.small import Copy, Parity
 
-__all__ = ["Problem", "Task", "is_held_out", "draw", "layout_of", "check_task", "TASKS", "make_task", "Carry", "Relay", "Copy",
-           "Parity", "reasoning_gym_task", "Recipe"]  # fmt: skip
+__all__ = ["Problem", "Task", "is_held_out", "draw", "earned", "demonstrated", "layout_of", "check_task", "TASKS", "make_task",
+           "Carry", "Relay", "Copy", "Parity", "reasoning_gym_task", "Recipe"]  # fmt: skip
 
 TASKS: dict[str, Callable[..., Task]] = {
     "carry": Carry,

@@ -9,12 +9,18 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from teamtr_jax.llm.layout import Layout, Router, Vocabulary, round_robin
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, whole_number
 
-__all__ = ["Problem", "Task", "HELD_OUT", "is_held_out", "draw", "layout_of", "check_task", "knob"]
+__all__ = ["Problem", "Task", "HELD_OUT", "is_held_out", "draw", "earned", "demonstrated", "layout_of", "check_task"]
 
 HELD_OUT = 8
 """One prompt in so many is held out."""
+
+MOST_AGENTS = 256
+LONGEST = 4096
+"""Most characters of a part of a prompt or of a message, in the tasks of the package."""
+
+MOST_PROBLEMS = 10**7
 
 MISSES = 10_000
 """`draw` gives up after so many prompts in a row that it cannot use."""
@@ -98,48 +104,90 @@ class Task(Protocol):
         ...
 
 
-def knob(name: str, value: int, low: int, high: int | None = None) -> None:
-    """Refuse a setting of a task that is no integer from `low` to `high`.
-
-    Raises:
-      InputError: names the setting.
-    """
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | np.integer)
-        or value < low
-        or (high is not None and value > high)
-    ):
-        raise InputError(
-            name, repr(value), f"an integer from {low} to {high}" if high is not None else f"an integer ≥ {low}"
-        )
-
-
 def is_held_out(prompt: str) -> bool:
     """Whether a prompt is kept for evaluation: by its BLAKE2b hash, the same in every run and on every machine."""
     return int.from_bytes(blake2b(prompt.encode(), digest_size=8).digest(), "little") % HELD_OUT == 0
 
 
-def draw(task: Task, rng: np.random.Generator, size: int, held_out: bool, distinct: bool = False) -> list[Problem]:
+def _answered(task: Task, method: str, *arguments: Any) -> Any:
+    """What a method of the task returns; whatever it raises is an `InputError`."""
+    try:
+        return getattr(task, method)(*arguments)
+    except InputError:
+        raise
+    except Exception as error:
+        about = " and ".join(str(x) for x in arguments if not isinstance(x, np.random.Generator))
+        found = f"{error!r} for {about}" if about else repr(error)
+        raise InputError(method, found, METHODS[method]) from error
+
+
+METHODS = {
+    "sample": "a Problem, whatever the generator",
+    "demonstrate": "messages, one text for each turn",
+    "verify": "a reward; 0 for the unreadable",
+}
+
+
+def sampled(task: Task, rng: np.random.Generator) -> Problem:
+    """`task.sample`, refused by name where it is broken."""
+    problem = _answered(task, "sample", rng)
+    prompt, answer = getattr(problem, "prompt", None), getattr(problem, "answer", None)
+    if not (isinstance(prompt, str) and isinstance(answer, str)):
+        raise InputError("sample", repr(problem), "a Problem: prompt and answer, two texts")
+    return problem
+
+
+def earned(task: Task, problem: Problem, messages: Sequence[str]) -> float:
+    """`task.verify`: the reward of a conversation.
+
+    Raises:
+      InputError: a verifier that raises, or returns what is no reward in [0, 1].
+    """
+    value = _answered(task, "verify", problem, messages)
+    if isinstance(value, str | bytes) or not (np.ndim(value) == 0 and 0 <= value <= 1):
+        raise InputError("verify", f"{value} for {problem} and {messages}", "a reward in [0, 1]")
+    return float(value)
+
+
+def demonstrated(task: Task, problem: Problem, rng: np.random.Generator) -> list[str]:
+    """`task.demonstrate`: messages that solve the problem.
+
+    Raises:
+      InputError: a method that raises, or returns what is not one text for each turn.
+    """
+    said = _answered(task, "demonstrate", problem, rng)
+    if not isinstance(said, list | tuple) or not all(isinstance(text, str) for text in said):
+        raise InputError("demonstrate", f"{said!r} for {problem}", f"{task.turns} texts, one for each turn")
+    if len(said) != task.turns:
+        raise InputError("demonstrate", f"{len(said)} messages for {problem}", f"{task.turns}, one for each turn")
+    return list(said)
+
+
+def draw(
+    task: Task, rng: np.random.Generator, size: int, held_out: bool, distinct: bool = False, fewer: bool = False
+) -> list[Problem]:
     """Random problems whose prompts are all held out, or all not.
 
     Args:
       distinct: no prompt twice.
+      fewer: where the task has too few such prompts, those that were found, if there is one.
 
     Raises:
       InputError: the task has too few such prompts: 10,000 in a row were of no use.
     """
-    knob("size", size, 0)
+    whole_number("size", size, 0, MOST_PROBLEMS)
     problems: list[Problem] = []
     seen: set[str] = set()
     misses = 0
     while len(problems) < size:
-        problem = task.sample(rng)
+        problem = sampled(task, rng)
         if is_held_out(problem.prompt) == held_out and not (distinct and problem.prompt in seen):
             problems.append(problem)
             seen.add(problem.prompt)
             misses = 0
         elif (misses := misses + 1) >= MISSES:
+            if fewer and problems:
+                break
             kind = ("distinct " if distinct else "") + ("held-out" if held_out else "training")
             found = f"{task.name!r}, which gave {len(problems)} of {size} {kind} prompts and then none in {MISSES}"
             raise InputError("task", found, "settings with more prompts, or a smaller size")
@@ -154,33 +202,24 @@ def layout_of(task: Task, router: Router | None = None, temperature: float = 1.0
                   round_robin(agents) if router is None else router, task.caps, temperature)  # fmt: skip
 
 
-def check_task(task: Task, size: int = 64, seed: int = 0) -> None:
+def check_task(task: Any, size: int = 64, seed: int = 0) -> None:
     """Try a task on random problems; for whoever writes one.
 
-    Prompts and demonstrations fit the layout and its vocabulary, one message for each turn; demonstrations earn 1; silence and
-    other unreadable messages earn something in [0, 1]; the same seed gives the same problems and demonstrations.
+    Everything that the protocol asks for is there and of its type; prompts and demonstrations fit the layout and its vocabulary,
+    one message for each turn; demonstrations earn 1; silence and other unreadable messages earn something in [0, 1]; the same
+    seed gives the same problems and demonstrations.
 
     Raises:
       InputError: names what is wrong, and shows it.
     """
+    _check_attributes(task)
     layout = layout_of(task)
     speaker = np.arange(task.turns, dtype=np.int32)[None] % len(task.roles)
 
-    def reward(problem: Problem, messages: list[str]) -> float:
-        try:
-            value = task.verify(problem, messages)
-        except Exception as error:
-            raise InputError(
-                "verify", f"{error!r} for {problem} and {messages}", "a reward; 0 for the unreadable"
-            ) from error
-        if not 0 <= value <= 1:
-            raise InputError("verify", f"{value} for {problem} and {messages}", "a reward in [0, 1]")
-        return value
-
     def run() -> list[tuple[Problem, list[str]]]:
         rng = np.random.default_rng(seed)
-        problems = [task.sample(rng) for _ in range(size)]
-        return [(problem, task.demonstrate(problem, rng)) for problem in problems]
+        problems = [sampled(task, rng) for _ in range(size)]
+        return [(problem, demonstrated(task, problem, rng)) for problem in problems]
 
     pairs = run()
     if pairs != run():
@@ -188,16 +227,36 @@ def check_task(task: Task, size: int = 64, seed: int = 0) -> None:
             "sample, demonstrate", "other results from the same seed", "the same: let chance come from rng alone"
         )
     for problem, messages in pairs:
-        if len(messages) != task.turns:
-            raise InputError(
-                "demonstrate", f"{len(messages)} messages for {problem}", f"{task.turns}, one for each turn"
-            )
         layout.encode_transcripts([problem.prompt], [messages], speaker)
-        if (value := reward(problem, messages)) != 1:
+        if (value := earned(task, problem, messages)) != 1:
             raise InputError("demonstrate", f"{messages} for {problem}, reward {value}", "messages of reward 1")
         for text in ("", task.characters[0] * task.message_length, "²", "-"):
-            reward(problem, [text] * task.turns)
-        reward(problem, [])
+            earned(task, problem, [text] * task.turns)
+        earned(task, problem, [])
+
+
+def _check_attributes(task: object) -> None:
+    """That the attributes of the protocol are there, and of their types; ranges are the layout's to check."""
+    texts, numbers, calls = ("name", "characters", "prompt_only"), ("prompt_length", "message_length", "turns"), METHODS
+    for name in (*texts, "roles", *numbers, "caps", *calls):
+        try:
+            value = getattr(task, name)
+        except AttributeError as error:
+            raise InputError(f"task: {name}", f"none in {task!r}", "an attribute of every task") from error
+        except Exception as error:
+            raise InputError(f"task: {name}", repr(error), "an attribute of every task") from error
+        if name in texts and not isinstance(value, str):
+            raise InputError(f"task: {name}", repr(value), "a text")
+        if name in numbers:
+            whole_number(f"task: {name}", value, 1)
+        if name in calls and not callable(value):
+            raise InputError(f"task: {name}", repr(value), "a method")
+        if name == "roles" and not (
+            isinstance(value, tuple | list) and value and all(isinstance(role, str) for role in value)
+        ):
+            raise InputError("task: roles", repr(value), "names of the agents, at least one")
+    if not getattr(task, "characters"):  # noqa: B009 — `task` is no `Task` yet
+        raise InputError("task: characters", "none", "at least one character")
 
 
 def make(registry: dict[str, Callable[..., Task]], name: str, settings: dict[str, Any]) -> Task:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from teamtr_jax.llm.tasks.base import Problem, knob
+from teamtr_jax.llm.checked import flags, whole
+from teamtr_jax.llm.tasks.base import LONGEST, Problem
 
 __all__ = ["Carry"]
 
@@ -40,8 +41,9 @@ class Carry:
     turns = 3
 
     def __post_init__(self) -> None:
-        knob("numbers", self.numbers, 2, 10)
-        knob("digits", self.digits, 1)
+        whole(self, 2, "numbers", high=10)
+        whole(self, 1, "digits", high=LONGEST)
+        flags(self, "low_first")
 
     @property
     def prompt_length(self) -> int:

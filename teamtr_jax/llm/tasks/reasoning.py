@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from teamtr_jax.llm.tasks.base import Problem, knob
-from teamtr_jax.validation import InputError
+from teamtr_jax.llm.checked import flags, whole
+from teamtr_jax.llm.tasks.base import MOST_AGENTS, Problem
+from teamtr_jax.validation import InputError, whole_number
 
 __all__ = ["Recipe", "RECIPES", "ReasoningGymTask", "reasoning_gym_task"]
 
@@ -56,11 +57,13 @@ def _running_totals(prompt: str, answer: str, agents: int) -> list[str]:
 
 
 def _euclid(prompt: str, answer: str, agents: int) -> list[str]:
-    a, b = map(int, prompt.split(","))
-    said = []
+    numbers, said = list(map(int, prompt.split(","))), []
     for _ in range(agents - 1):
-        a, b = (b, a % b) if b else (a, 0)
-        said.append(f"{a},{b}")
+        if len(numbers) > 2 and not numbers[1]:
+            del numbers[1]
+        a, b = numbers[:2]
+        numbers[:2] = (b, a % b) if b else (a, 0)
+        said.append(",".join(map(str, numbers)))
     return [*said, answer]
 
 
@@ -86,7 +89,7 @@ RECIPES: dict[str, Recipe] = {
         options=lambda agents: dict(min_numbers=2, max_numbers=2, min_value=1, max_value=60),
         characters="0123456789,",
         prompt_only="",
-        lengths=lambda o, agents: (2 * len(str(o["max_value"])) + 1, 2 * len(str(o["max_value"])) + 1),
+        lengths=lambda o, agents: (o["max_numbers"] * (len(str(o["max_value"])) + 1) - 1,) * 2,
         prompt=lambda entry: ",".join(map(str, entry["metadata"]["numbers"])),
         steps=_euclid,
     ),
@@ -102,6 +105,9 @@ RECIPES: dict[str, Recipe] = {
 }
 """`chain_sum`: running totals, each agent a few terms further. `gcd`: steps of Euclid's algorithm, then the divisor.
 `spell_backward`: the word from its end, each agent some letters more."""
+
+MOST_OPTION, MOST_VALUE = 100, 10**9
+"""Of the settings of `RECIPES`: of numbers of terms, digits, letters; of the numbers themselves (`…_value`)."""
 
 
 @lru_cache(maxsize=64)
@@ -130,7 +136,8 @@ class ReasoningGymTask:
     partial: bool = False
 
     def __post_init__(self) -> None:
-        knob("agents", self.agents, 2)
+        whole(self, 2, "agents", high=MOST_AGENTS)
+        flags(self, "partial")
         _dataset(self.name, self.options)
 
     @property
@@ -197,8 +204,11 @@ def reasoning_gym_task(
     if recipe is None and name not in RECIPES:
         raise InputError("name", repr(name), f"one of {', '.join(sorted(RECIPES))}, or a recipe for it")
     recipe = RECIPES[name] if recipe is None else recipe
-    knob("agents", agents, 2)
+    whole_number("agents", agents, 2, MOST_AGENTS)
     defaults = recipe.options(agents)
     if unknown := sorted(set(options) - set(defaults)):
         raise InputError(f"settings of {name!r}", repr(unknown[0]), "agents, partial, recipe, " + ", ".join(defaults))
+    if recipe is RECIPES.get(name):
+        for option, value in options.items():
+            whole_number(option, value, 0, MOST_VALUE if option.endswith("_value") else MOST_OPTION)
     return ReasoningGymTask(name, agents, tuple((defaults | options).items()), recipe, partial)

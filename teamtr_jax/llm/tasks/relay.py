@@ -8,7 +8,9 @@ from string import ascii_lowercase, ascii_uppercase
 
 import numpy as np
 
-from teamtr_jax.llm.tasks.base import Problem, knob
+from teamtr_jax.llm.checked import whole
+from teamtr_jax.llm.tasks.base import Problem
+from teamtr_jax.validation import InputError
 
 __all__ = ["Relay"]
 
@@ -37,10 +39,11 @@ class Relay:
     caps = None
 
     def __post_init__(self) -> None:
-        knob("agents", self.agents, 1)
-        knob("rounds", self.rounds, 1)
-        knob("hops_each", self.hops_each, 1)
-        knob("keys", self.keys, max(2, self.turns * self.hops_each + 1), 26)
+        whole(self, 1, "agents", "rounds", "hops_each", high=25)
+        if self.turns * self.hops_each > 25:
+            found = f"{self.agents}, {self.rounds}, {self.hops_each}"
+            raise InputError("agents, rounds, hops_each", found, "a product of at most 25 hops")
+        whole(self, max(2, self.turns * self.hops_each + 1), "keys", high=26)
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ from string import ascii_lowercase
 
 import numpy as np
 
-from teamtr_jax.llm.tasks.base import Problem, knob
+from teamtr_jax.llm.checked import flags, whole
+from teamtr_jax.llm.tasks.base import LONGEST, MOST_AGENTS, Problem
 
 __all__ = ["Copy", "Parity"]
 
@@ -45,9 +46,10 @@ class Copy:
     caps = None
 
     def __post_init__(self) -> None:
-        knob("symbols", self.symbols, 2, 26)
-        knob("agents", self.agents, 1)
-        knob("length", self.length, 1)
+        whole(self, 2, "symbols", high=26)
+        whole(self, 1, "agents", high=MOST_AGENTS)
+        whole(self, 1, "length", high=LONGEST)
+        flags(self, "shares")
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -105,8 +107,9 @@ class Parity:
     caps = None
 
     def __post_init__(self) -> None:
-        knob("agents", self.agents, 1)
-        knob("bits", self.bits, 1)
+        whole(self, 1, "agents", high=MOST_AGENTS)
+        whole(self, 1, "bits", high=LONGEST)
+        flags(self, "shares")
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -1,0 +1,135 @@
+"""What a team needs in memory, computed from its settings before anything is allocated."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from teamtr_jax.validation import InputError
+
+__all__ = ["memory", "parameters_of", "required", "require_room", "bytes_text"]
+
+LanguageTeam = ModelConfig = Layout = Any
+"""Those of `model` and `layout`, which are built on this module: only sizes are read."""
+
+FLOAT = 4
+"""Bytes of a parameter, a moment, a log-probability; of an id too."""
+
+CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+def memory() -> int:
+    """Bytes of the first device of this process; on a CPU of the machine, or of the container if that has less."""
+    device = jax.local_devices()[0]
+    with suppress(Exception):  # a CPU has no statistics
+        if limit := (device.memory_stats() or {}).get("bytes_limit"):
+            return int(limit)
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):  # no limit is "max"
+        found = min(found, int(CGROUP.read_text()))
+    return found
+
+
+def bytes_text(size: float) -> str:
+    """A number of bytes, to three digits.
+
+    Example:
+      >>> bytes_text(999), bytes_text(3.2e9), bytes_text(4.56e16)
+      ('999 B', '3.2 GB', '45.6 PB')
+    """
+    units = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+    for unit in units[:-1]:
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} {units[-1]}"
+
+
+def parameters_of(config: ModelConfig, layout: Layout) -> tuple[int, int]:
+    """How many numbers a network has, and how many of them an update trains."""
+    width, inner = config.width, config.inner
+    maps = ((width, 3 * width), (width, width), (width, 2 * inner), (inner, width))
+    adapters = config.layers * sum(config.lora_rank * (a + b) for a, b in maps)
+    kernels = config.layers * (sum(a * b for a, b in maps) + 2 * width)
+    total = layout.vocabulary.size * width + kernels + width + adapters
+    return total, adapters or total
+
+
+def required(team: LanguageTeam, rows: int = 0, micro_batch: int = 0, epochs: int = 0) -> int:
+    """Bytes that are alive at once, at the least.
+
+    Args:
+      rows: conversations that are sampled, and kept for an update; 0: parameters alone.
+      micro_batch: conversations whose gradient is taken at once; 0: nothing is trained.
+      epochs: passes over the rows.
+    """
+    layout, agents = team.layout, team.agents
+    length, written = layout.length, layout.turns * layout.message
+    each = [parameters_of(config, layout) for config in team.models]
+    out = FLOAT * sum(total for total, _ in each)
+    if (
+        micro_batch
+    ):  # a stage keeps the state before each of its updates; the state has two moments beside what is trained
+        out += FLOAT * sum(total * agents + 2 * trained * (agents + 1) for total, trained in each)
+        inside = max(
+            config.layers * (4 * config.width + 3 * config.inner + config.heads * length) for config in team.models
+        )
+        out += FLOAT * min(micro_batch, max(rows, 1)) * length * inside
+        out += FLOAT * rows * (written * layout.vocabulary.actions + epochs)
+    cache = sum(2 * config.layers * config.width * (2 if config.dtype == "bfloat16" else 4) for config in team.models)
+    return out + rows * length * (2 * FLOAT + cache)
+
+
+def require_room(
+    team: LanguageTeam, name: str = "rollouts", rows: int = 0, micro_batch: int = 0, epochs: int = 0
+) -> None:
+    """Refuse what needs more memory than there is (`required`), with the estimate and what would fit.
+
+    Args:
+      name: of the setting that says how many rows.
+
+    Raises:
+      InputError: names the width of the networks where they alone do not fit, otherwise `name`.
+    """
+    limit = memory()
+    if (needed := required(team, rows, micro_batch, epochs)) <= limit:
+        return
+    alone = required(team, 0, 1 if micro_batch else 0)
+    least = required(team, 1, 1 if micro_batch else 0)
+    have = f"{bytes_text(limit)} of memory"
+    if alone > limit:
+        total = sum(parameters_of(config, team.layout)[0] for config in team.models)
+        widest = max(config.width for config in team.models)
+        found = f"{widest}, {total:,} parameters of {team.agents} agents: at least {bytes_text(alone)}"
+        raise InputError("width", found, f"{_width_that_fits(team, limit, micro_batch > 0)}, for {have}")
+    if least > limit:
+        found = f"{team.layout.length} positions: at least {bytes_text(least)} for one conversation"
+        raise InputError("prompt, message, turns", found, f"shorter conversations or smaller networks, for {have}")
+    low, high = 1, max(rows, micro_batch)
+    while high - low > 1:  # the greatest number that fits is in [low, high)
+        middle = (low + high) // 2
+        fits = required(team, min(rows, middle), min(micro_batch, middle), epochs) <= limit
+        low, high = (middle, high) if fits else (low, middle)
+    found = f"{max(rows, micro_batch):,} of {team.layout.length} positions: at least {bytes_text(needed)}"
+    raise InputError(name, found, f"at most {low:,}, for {have}")
+
+
+def _width_that_fits(team: LanguageTeam, limit: int, trained: bool) -> str:
+    """Of networks like the first of the team, with the usual hidden width."""
+    first = team.models[0]
+    step = 2 * first.heads
+
+    def fits(count: int) -> bool:
+        config = replace(first, width=count * step, hidden=None)
+        return required(replace(team, models=(config,) * team.agents), 0, 1 if trained else 0) <= limit
+
+    low, high = 0, max(config.width for config in team.models) // step + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return f"a width of at most {low * step}" if low else "fewer agents, layers or heads"
