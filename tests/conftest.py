@@ -13,3 +13,5 @@ jax.config.update("jax_enable_x64", True)
 
 if os.environ.get("TEAMTR_JAX_TYPECHECK", "1") != "0":
     install_import_hook("teamtr_jax", "typechecker.check")
+
+collect_ignore = ["mutants"]  # a program of its own, in an environment of its own

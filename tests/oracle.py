@@ -254,6 +254,7 @@ def stage(world, current, target, order, active=None, factors=None):
                 layer_kl=[mean(m[i][s], np.array(forward)[s]) for s in at],
                 layer_tv=[mean(m[i][s], np.array(distance)[s]) for s in at],
                 layer_shift=[tv(m[i + 1][s], m[i][s]) for s in at],
+                layer_speaks=[any(mine[x] for x in s) for s in at],
             )
     out |= {key: np.array(value) for key, value in lists.items()}
     out["reward_span"] = world["r"].max() - world["r"].min()

@@ -14,7 +14,7 @@ from teamtr_jax.bounds import DEFAULT, Rung, ladder, penalty_drift_paper, zero_t
 from teamtr_jax.certificates import lower_bound_paper, stage_bound_paper, stage_bound_stale_paper
 from teamtr_jax.dynamics import Dense, Layered, Tree
 from teamtr_jax.surrogates import evaluate_stage
-from teamtr_jax.types import Stage, Team
+from teamtr_jax.types import Stage, StageReport, Team
 from teamtr_jax.validation import InputError
 from theory import exact_bounds
 from theory.exact import Solved, exact_stage
@@ -109,17 +109,13 @@ def test_certificates_by_value(hand):
     assert hand.stage_bound_stale_paper == pytest.approx(0.5 - (c[0] + 2 * c[1]) * root, **EXACT)
 
 
-class Recording:
-    """A report that remembers which of its fields were read; properties are made of fields."""
+class Recording(StageReport):
+    """A report that notes which of its fields are read; a property counts as the fields that it reads."""
 
-    def __init__(self, report):
-        self.report, self.read = report, set()
-
-    def __getattr__(self, name):
-        if name in self.report._fields:
-            self.read.add(name)
-            return getattr(self.report, name)
-        return getattr(type(self.report), name).fget(self)
+    def __getattribute__(self, name):
+        if name in StageReport._fields:
+            self.__dict__.setdefault("read", set()).add(name)
+        return super().__getattribute__(name)
 
 
 DECLARED = {"return_range", "return_floor", "reward_span", "discount", "mass", "simultaneous", "even", "layer_speaks"}
@@ -131,9 +127,9 @@ MEANS = {"surrogate_intermediate", "surrogate_stale", "surrogate_cached", "surro
 
 
 def read_by(function, report):
-    recording = Recording(report)
+    recording = Recording(*report)
     function(recording)
-    return recording.read
+    return recording.__dict__["read"]
 
 
 @pytest.mark.parametrize("rung", DEFAULT, ids=lambda rung: rung.name)

@@ -72,17 +72,13 @@ def test_the_teams_are_what_they_are_meant_to_be(family):
 
 def test_every_rung_and_certificate(family):
     """Penalties and certificates from the oracle's fields: `∞` where the oracle has it, `0·∞ = 0`."""
-    for case, report, x in zip(*family, strict=True):
+    for report, x in zip(*family[1:], strict=True):
         ours = report.ladder | {"drift": report.drift_paper, "constant": report.constant}
         penalties = truth.penalties(x)
         for name, value in penalties.items():
             if name in ours:
                 close(ours[name], value, name)
-        if "T" in case.world:
-            low, high = truth.stale_range_between(x)
-            own = ours["penalty_stale_return_range"]
-            assert ((own >= low - 1e-9) & (own <= high + 1e-9)).all() or (own == low).all()
-        assert set(ours) - set(penalties) - {"penalty_stale_return_range", "constant", "drift"} == set()
+        assert set(ours) - set(penalties) - {"constant", "drift"} == set()
         for name, value in truth.certificates(x).items():
             close(getattr(report, name), value, name)
 

@@ -170,7 +170,7 @@ def discounted_penalties(x: dict) -> dict[str, np.ndarray]:
 
 
 def episodic_penalties(x: dict) -> dict[str, np.ndarray]:
-    """The episodic forms, layer by layer. `penalty_stale_return_range` is left out: `stale_range_between` encloses it."""
+    """The episodic forms, layer by layer."""
     k, k0, tv = x["layer_kl"], x["layer_kl_stale"], x["layer_tv"]
     n, T = k.shape
     span, advantage = x["layer_span"], x["layer_advantage_span"]
@@ -201,6 +201,13 @@ def episodic_penalties(x: dict) -> dict[str, np.ndarray]:
         "penalty_second_order": [spanned(i, moved) for i in range(n)],
         "penalty_stale_second_order": [spanned(i, moved_stale) for i in range(n)],
         "penalty_layers": [spanned(i, moved, pinsker) for i in range(n)],
+        "penalty_stale_return_range": [
+            times(
+                float(x["return_range"]),
+                sum(k0[i, t] + sum(k0[: i + 1, :t].ravel()) for t in range(T) if x["layer_speaks"][i, t]),
+            )
+            for i in range(n)
+        ],
         "penalty_log_sum": [times(float(x["return_range"]), x["kl"][i]) for i in range(n)],
         "penalty_log_sum_advantage": [
             sum(times(advantage[i, t], sum(k[i, : t + 1])) for t in range(T)) for i in range(n)
@@ -215,15 +222,6 @@ def episodic_penalties(x: dict) -> dict[str, np.ndarray]:
 def penalties(x: dict) -> dict[str, np.ndarray]:
     """Every rung by its name; `drift` is P3.3's and `constant` the paper's `c_i`."""
     return episodic_penalties(x) if "layer_kl" in x else discounted_penalties(x)
-
-
-def stale_range_between(x: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Episodic S7b with ϱ: the sum over the steps at which the agent's words matter, and that over all steps."""
-    k0, rho = x["layer_kl_stale"], float(x["return_range"])
-    n, T = k0.shape
-    terms = np.array([[k0[i, t] + sum(k0[: i + 1, :t].ravel()) for t in range(T)] for i in range(n)])
-    some = np.where(x["layer_advantage_span"] > 0, terms, 0.0)
-    return tuple(np.array([times(rho, sum(row)) for row in part]) for part in (some, terms))
 
 
 # -------------------------------------------------------------------------------------------------------- certificates
@@ -359,6 +357,7 @@ def made_up(form: str, seed: int, n: int = 3) -> dict:
         for name in ("layer_kl", "layer_kl_stale", "layer_tv", "layer_shift", "layer_share", "layer_span"):
             x[name] = some(n, T)
         x["layer_advantage_span"] = some(n, T)
+        x["layer_speaks"] = np.array([[True, False, True], [False, True, True], [True, True, False]])[:n, :T]
         if seed % 2:
             x["layer_kl"] = x["layer_kl"] * 4
             x["layer_tv"] = x["layer_tv"] * 2  # so that shifts saturate at one

@@ -105,7 +105,11 @@ def files() -> list[str]:
 
 def digest(group: dict[str, Any]) -> str:
     """Of everything that decides whether a mutant of the group dies."""
-    own = [ROOT / name for name in files() if name.endswith(".py") and not name.startswith("tests/")]
+    own = [
+        ROOT / name
+        for name in files()
+        if name.endswith(".py") and not name.startswith(("tests/test_", "tests/mutants/"))
+    ]
     tests = [ROOT / name for name in group["tests"]]
     return hashlib.sha256(b"".join(path.read_bytes() for path in [*own, *tests] if path.exists())).hexdigest()[:16]
 
