@@ -638,7 +638,7 @@ def test_what_is_refused():
             k.team, policy, rollouts, 0, jnp.zeros(rollouts.state.shape, "float32"), *agent_rows
         ),
         "messages": lambda: message_log_ratios(k.team, rollouts, 0, policy, policy, messages=1),
-        "team": lambda: message_log_ratios(d.team, d.rollouts(d.case.current), 0, policy, policy),
+        "team": lambda: message_log_ratios(d.team, d.rollouts(d.case.current), 0, *[jnp.asarray(d.case.current)] * 2),
     }
     for name, call in refused.items():
         with pytest.raises(InputError, match=f"^{name}"):
