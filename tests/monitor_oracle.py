@@ -313,7 +313,7 @@ def expected(table, settings):
             "kl_episode_upper": one_sided(by_prompt(rs, [r.k3 for r in rs]), alpha, 1),
             "surrogate": each([x * (r.message_steps if fresh else r.old_steps) for r, x in zip(rs, a, strict=True)]),
             "surrogate_tokens": each([x * r.steps for r, x in zip(rs, a, strict=True)]) if fresh else None,
-            "surrogate_normalised": each([x * r.message_steps for r, x in zip(rs, normalised(rs), strict=True)]),
+            "surrogate_normalised": each([x * (r.message_steps if fresh else r.old_steps) for r, x in zip(rs, normalised(rs), strict=True)]),
             "gap": entry(rs, lambda r: [sum(new) for *_, new in r.messages], alpha) if fresh else None,
             "improvement": each([x * (r.weight - 1) for r, x in zip(rs, a, strict=True)]) if fresh else None,
             "rungs": [

@@ -211,8 +211,7 @@ def _record(
     old = [(source, chosen) for source, chosen in u.sets.items() if u.off[source] > settings.match]
     weighed = score(log, old[0][1], np.asarray(u.agents, np.int64)) if old else None
     fresh = u.evidence == "fresh"
-    step = s.sums(growth(s.new))
-    surrogate = s.advantage * (step if fresh else s.sums(gain(s.current, s.new)))
+    step = s.sums(growth(s.new) if fresh else gain(s.current, s.new))
     mean_weight = mean(per_prompt(s, grow(s.sums(s.new))), alpha)
     scaled = normalised(s.reward, s.cluster, s.prompts.size)
     record |= (
@@ -221,7 +220,7 @@ def _record(
         | {
             "kl_episode": plain(episode),
             "kl_episode_upper": np.inf if invalid else upper_limit(episode, alpha),
-            "surrogate": plain(mean(per_prompt(s, surrogate), alpha)),
+            "surrogate": plain(mean(per_prompt(s, s.advantage * step), alpha)),
             "surrogate_tokens": plain(mean(per_prompt(s, s.advantage * s.steps), alpha)) if fresh else None,
             "surrogate_normalised": plain(mean(per_prompt(s, scaled * step), alpha)),
             "gap": plain(mean(gap_values(s), alpha)) if fresh else None,
