@@ -202,6 +202,8 @@ def token_log(columns: Mapping[str, ArrayLike], name: str = "log", unit: str = "
 
 
 def _array(name: str, value: ArrayLike) -> NDArray[Any]:
+    if np.ma.is_masked(value):
+        raise InputError(name, "a masked array with values masked", "an array without: its mask is lost")
     try:
         return np.asarray(value)
     except (TypeError, ValueError) as error:  # rows of unequal length
@@ -269,6 +271,8 @@ def _read_parquet(path: Path, every: bool = False) -> dict[str, NDArray[Any]]:
             wanted = names if every else [key for key in (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL) if key in names]
             if twice := [key for key in wanted if names.count(key) > 1]:
                 raise InputError(f"{path}: columns", f"{twice[0]} twice", "each column once")
+            if _joined(path, file.metadata):
+                raise InputError(str(path), "two files, one after the other", "a Parquet file: use append_token_log")
             table = file.read(wanted)
             if table.num_rows != file.metadata.num_rows:
                 raise InputError(str(path), f"{table.num_rows} rows", f"{file.metadata.num_rows}, as its footer says")
@@ -277,6 +281,17 @@ def _read_parquet(path: Path, every: bool = False) -> dict[str, NDArray[Any]]:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
         raise InputError(str(path), f"a damaged file ({reason(error)})", "a Parquet file") from error
+
+
+def _joined(path: Path, metadata: Any) -> bool:
+    """Whether another Parquet file ends after the last page: the footer of the second would be read as one of the first."""
+    chunks = [
+        metadata.row_group(i).column(j) for i in range(metadata.num_row_groups) for j in range(metadata.num_columns)
+    ]
+    starts = [x.dictionary_page_offset if x.has_dictionary_page else x.data_page_offset for x in chunks]
+    with path.open("rb") as file:
+        file.seek(max((a + x.total_compressed_size for a, x in zip(starts, chunks, strict=True)), default=0))
+        return b"PAR1PAR1" in file.read()
 
 
 def _read_jsonl(path: Path) -> dict[str, NDArray[Any]]:
