@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import mmap
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -264,6 +265,8 @@ def _read_parquet(path: Path, every: bool = False) -> dict[str, NDArray[Any]]:
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             _fits(path, file.metadata.num_rows)
+            if _joined(path):
+                raise InputError(str(path), "two files, one after the other", "a Parquet file: use append_token_log")
             written = (file.schema_arrow.metadata or {}).get(METADATA, str(TOKEN_LOG_SCHEMA).encode())
             if written != str(TOKEN_LOG_SCHEMA).encode():
                 raise InputError(f"{path}: schema", written.decode(errors="replace"), f"{TOKEN_LOG_SCHEMA}")
@@ -271,8 +274,6 @@ def _read_parquet(path: Path, every: bool = False) -> dict[str, NDArray[Any]]:
             wanted = names if every else [key for key in (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL) if key in names]
             if twice := [key for key in wanted if names.count(key) > 1]:
                 raise InputError(f"{path}: columns", f"{twice[0]} twice", "each column once")
-            if _joined(path, file.metadata):
-                raise InputError(str(path), "two files, one after the other", "a Parquet file: use append_token_log")
             table = file.read(wanted)
             if table.num_rows != file.metadata.num_rows:
                 raise InputError(str(path), f"{table.num_rows} rows", f"{file.metadata.num_rows}, as its footer says")
@@ -283,15 +284,10 @@ def _read_parquet(path: Path, every: bool = False) -> dict[str, NDArray[Any]]:
         raise InputError(str(path), f"a damaged file ({reason(error)})", "a Parquet file") from error
 
 
-def _joined(path: Path, metadata: Any) -> bool:
-    """Whether another Parquet file ends after the last page: the footer of the second would be read as one of the first."""
-    chunks = [
-        metadata.row_group(i).column(j) for i in range(metadata.num_row_groups) for j in range(metadata.num_columns)
-    ]
-    starts = [x.dictionary_page_offset if x.has_dictionary_page else x.data_page_offset for x in chunks]
-    with path.open("rb") as file:
-        file.seek(max((a + x.total_compressed_size for a, x in zip(starts, chunks, strict=True)), default=0))
-        return b"PAR1PAR1" in file.read()
+def _joined(path: Path) -> bool:
+    """Whether one Parquet file ends where another begins: pages of the first would be read with the footer of the second."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(b"PAR1PAR1") >= 0
 
 
 def _read_jsonl(path: Path) -> dict[str, NDArray[Any]]:
