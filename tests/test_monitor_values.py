@@ -9,6 +9,7 @@ import json
 import math
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +144,14 @@ def test_the_logs_show_every_case():
     assert any(r["shift"] is not None and 0 < r["shift"] < r["shift_upper"] < 1 for r in records)
     bases = {(r["update"], w["update"]) for found in runs for r, w in itertools.pairwise(found) if w["skippable"]}
     assert {(0, 1), (1, 2), (2, 3)} <= bases
+
+
+def test_every_key_of_a_record_is_documented():
+    text = (Path(__file__).parents[1] / "docs" / "monitor.md").read_text(encoding="utf-8")
+    records = [r for name in ("fresh, some scored again", "rollouts that lag") for r in compared(name)[0][0]]
+    missing = {key for r in records for key in r if f"`{key}`" not in text}
+    assert missing == set()
+    assert {"mean_weight_high", "ids_missing", "shift_booked"} <= set(records[0])
 
 
 def test_an_entry_is_clear_at_alpha_over_the_number_of_entries():
