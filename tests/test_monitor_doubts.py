@@ -310,6 +310,11 @@ def test_what_the_statistics_are():
         "ratio": "new/current", "statistic": "KL of a rollout, k1", "value": pytest.approx(-0.5), "low": pytest.approx(-0.5),
         "high": pytest.approx(-0.5), "n": 100, "allowed": "at least 0", "log_evidence": 0,
     }  # fmt: skip
+    behaviour = current - np.arange(400)[:, None] % 2  # every second rollout is not on-policy
+    _, mixed = one(flat(current, current + 0.1, behaviour))
+    assert mixed["contradiction"]["ratio"] in ("new/behaviour", "current/behaviour")
+    close = contradiction(token_log(flat(current, current + 0.1, behaviour)), np.arange(400), AGENT, 2.0, 0.1)
+    assert close["ratio"] == "new/current"
     # Σ log w = 2000·0.1; the mean over sixteen bets, eight of them on current/behaviour that stay at 1.
     others = [math.fsum([2000 * math.log1p(x * math.expm1(0.1))]) for x in TOKEN_STAKES[1:]]
     others += [400 * math.log1p(x * math.expm1(0.5)) for x in ROLLOUT_STAKES]
