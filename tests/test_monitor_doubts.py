@@ -426,6 +426,8 @@ def test_a_rare_event_that_the_update_removes_is_no_contradiction():
     assert record["rungs"][2]["lower"] == pytest.approx(1e-3)
     assert record["limit_cut"]
     assert record["certificate"]["lower"] == record["certificate_finite_sample"]["lower"] == -np.inf
+    _, idle = one(flat(current, current, reward=np.ones(400)))
+    assert (idle["limit_cut"], idle["certificate"]["lower"]) == (False, 0.0)  # at equality
     assert record["outside"] is False
 
 
