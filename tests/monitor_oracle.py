@@ -313,7 +313,9 @@ def expected(table, settings):
             "kl_episode_upper": one_sided(by_prompt(rs, [r.k3 for r in rs]), alpha, 1),
             "surrogate": each([x * (r.message_steps if fresh else r.old_steps) for r, x in zip(rs, a, strict=True)]),
             "surrogate_tokens": each([x * r.steps for r, x in zip(rs, a, strict=True)]) if fresh else None,
-            "surrogate_normalised": each([x * r.message_steps for r, x in zip(rs, normalised(rs), strict=True)]),
+            "surrogate_normalised": each(
+                [x * (r.message_steps if fresh else r.old_steps) for r, x in zip(rs, normalised(rs), strict=True)]
+            ),
             "gap": entry(rs, lambda r: [sum(new) for *_, new in r.messages], alpha) if fresh else None,
             "improvement": each([x * (r.weight - 1) for r, x in zip(rs, a, strict=True)]) if fresh else None,
             "rungs": [
@@ -331,6 +333,21 @@ def expected(table, settings):
             "weights_update": tail([r.weight for r in rs]),
             "weights_behaviour": tail([r.behaviour for r in sets[old[0]]]) | {"source": old[0]} if old else None,
         }  # fmt: skip
+        room = high - record["reward"]["value"]
+        weights, sizes = by_prompt(rs, [r.weight for r in rs]), [len(g) for g in prompts.values()]
+        record |= {
+            "invalid": [], "masked": 0, "contradiction": None, "mean_weight": each([r.weight for r in rs]),
+            "mean_weight_low": len(weights) > 1 and one_sided(weights, 1e-6, 1) < 1,
+            "mean_weight_high": fresh and betting([x - 1 for x in weights], alpha / 10) > 0,
+            "groups": None if len(set(sizes)) == 1 else [min(sizes), max(sizes)],
+        }  # fmt: skip
+        shown = [record["certificate"], *([record["certificate_finite_sample"]] if fresh else [])]
+        record["limit_cut"] = any(x["lower"] > room for x in shown)
+        for key, why in (("limit_cut", "a limit exceeds high − mean reward"),
+                         ("mean_weight_high", "the mean weight new/current lies above 1")):  # fmt: skip
+            if record[key]:
+                for x in shown:
+                    x |= {"lower": -math.inf, "label": f"none: {why}"}
         records.append(record)
     for (u, record), following in zip(zip(updates, records, strict=True), [*updates[1:], None], strict=True):
         record |= {"improvement_next": None, "paired": None}

@@ -10,6 +10,8 @@ import math
 import numpy as np
 import pytest
 from monitor_logs import log_probs, rows, sampled, world
+from monitor_oracle import betting
+from scipy.stats import binom
 
 from teamtr_jax.llm.monitor import Settings, monitor, read_token_log, token_log, token_rows, write_page, write_token_log
 from teamtr_jax.llm.monitor import estimates as est
@@ -308,6 +310,11 @@ def test_what_the_statistics_are():
         "ratio": "new/current", "statistic": "KL of a rollout, k1", "value": pytest.approx(-0.5), "low": pytest.approx(-0.5),
         "high": pytest.approx(-0.5), "n": 100, "allowed": "at least 0", "log_evidence": 0,
     }  # fmt: skip
+    behaviour = current - np.arange(400)[:, None] % 2  # every second rollout is not on-policy
+    _, mixed = one(flat(current, current + 0.1, behaviour))
+    assert mixed["contradiction"]["ratio"] in ("new/behaviour", "current/behaviour")
+    close = contradiction(token_log(flat(current, current + 0.1, behaviour)), np.arange(400), AGENT, 2.0, 0.1)
+    assert close["ratio"] == "new/current"
     # Σ log w = 2000·0.1; the mean over sixteen bets, eight of them on current/behaviour that stay at 1.
     others = [math.fsum([2000 * math.log1p(x * math.expm1(0.1))]) for x in TOKEN_STAKES[1:]]
     others += [400 * math.log1p(x * math.expm1(0.5)) for x in ROLLOUT_STAKES]
@@ -385,31 +392,82 @@ def test_rounding_is_not_accused():
         assert contradiction(log, np.arange(400), AGENT, 1e-4, 0.1) is None
 
 
-def test_limits_are_cut_at_the_room():
+WITHHELD = "none: a limit exceeds high − mean reward"
+
+
+def test_no_limit_where_one_exceeds_the_room():
     """Weights that are above 1, too little to accuse: the limits would exceed `high − mean reward`, the S8 limit too."""
     current = np.full((12, 1), -2.0)
     report, record = one(flat(current, current + np.linspace(-0.1, 0.7, 12)[:, None], reward=np.full(12, 0.9), group=1))
     assert (record["invalid"], record["limit_cut"]) == ([], True)
     assert max(rung["lower"] for rung in record["rungs"]) > 0.1
-    assert record["certificate"]["lower"] == pytest.approx(0.1)
-    assert "was cut there in 1 update (0.0)" in "\n".join(remarks(report))
+    for key in ("certificate", "certificate_finite_sample"):
+        assert (record[key]["lower"], record[key]["label"]) == (-np.inf, WITHHELD)
+    assert "none is printed for 1 update (0.0)" in "\n".join(remarks(report))
+    assert tables(report)[3][2][0][5:8] == ["none", "-inf", "-inf"]
     current = np.full((100, 1), -2.0)
     up = np.linspace(0.08, 0.12, 100)[:, None]
     _, record = one(flat(current, current + up, reward=np.full(100, 1.0 - 1e-6), group=1))
     assert record["invalid"] == []
-    assert record["certificate_finite_sample"]["lower"] <= 1e-6 + 1e-15
+    assert record["certificate_finite_sample"]["lower"] == record["certificate"]["lower"] == -np.inf
     assert record["certificate_finite_sample"]["estimate"] > 0.1
     assert record["limit_cut"]
     assert not one(flat(*language(1.0)[:2]))[1]["limit_cut"]
 
 
 def test_a_rare_event_that_the_update_removes_is_no_contradiction():
-    """Every rollout earned 1 and became likelier by 1e-3: honest, and nothing is left to gain."""
+    """Every rollout earned 1 and became likelier by 1e-3: honest, and nothing is left to gain.
+
+    S9 would certify 1e-3: no limit, and no accusation.
+    """
     current = np.full((400, 1), -1.0)
-    _, record = one(flat(current, current + 1e-3, reward=np.ones(400)))
+    _, record = one(flat(current, current + 1e-3, reward=np.ones(400)), tolerance=0.1)
     assert record["invalid"] == []
-    assert record["certificate"]["lower"] == 0.0
-    assert record["certificate_finite_sample"]["lower"] <= 0.0
+    assert record["rungs"][2]["lower"] == pytest.approx(1e-3)
+    assert record["limit_cut"]
+    assert record["certificate"]["lower"] == record["certificate_finite_sample"]["lower"] == -np.inf
+    _, idle = one(flat(current, current, reward=np.ones(400)))
+    assert (idle["limit_cut"], idle["certificate"]["lower"]) == (False, 0.0)  # at equality
+    assert record["outside"] is False
+
+
+@pytest.mark.parametrize(("more", "high"), [(0.12, False), (0.16, True)])
+def test_no_limit_against_a_mean_weight_above_one(more, high):
+    """Too little for an accusation: at a tenth of α by the betting bound, against bisection over its capital by hand."""
+    prompts = 60
+    weight = np.tile([0.7, 1.3], prompts // 2) + more
+    current = np.full((prompts, 1), -2.0)
+    report, record = one(
+        flat(current, current + np.log(weight)[:, None], reward=np.arange(prompts) % 2, group=1), held_out=True
+    )
+    assert (betting(list(weight - 1), 0.01) > 0) is high
+    assert (record["invalid"], record["mean_weight_high"], record["limit_cut"]) == ([], high, False)
+    label = "none: the mean weight new/current lies above 1" if high else "held-out"
+    for key in ("certificate", "certificate_finite_sample"):
+        assert record[key]["label"] == label
+        assert (record[key]["lower"] == -np.inf) is high
+    text = [
+        x for x in remarks(report) if x.startswith("The mean weight new/current of rollouts lies above 1 in 1 update")
+    ]
+    assert len(text) == high
+    assert not high or "1.16 [" in text[0]
+    assert not high or "at most 1 % of updates" in text[0]
+
+
+def test_honest_logs_keep_their_limits():
+    """Simulated sets: at a tenth of α = 0.1, 200 of them lose more than nine limits with probability below 1e-4."""
+    rng, sets, prompts = np.random.default_rng(1), 200, 24
+    z = rng.normal(size=(sets, prompts * 4, 5, 4))
+    z2 = z + rng.uniform(0.02, 0.8, (sets, 1, 1, 1)) * rng.normal(size=z.shape)
+    a = (np.exp(log_softmax(z)).cumsum(-1) > rng.random((*z.shape[:3], 1))).argmax(-1)[..., None]
+    c, n = (np.take_along_axis(log_softmax(x), a, -1)[..., 0].reshape(-1, 5) for x in (z, z2))
+    table = flat(c, n)
+    stage = np.repeat(np.arange(sets), prompts * 4 * 5)
+    found = monitor(token_log(table | {"stage": stage}), Settings(held_out=True, draws=1)).records
+    assert len(found) == sets
+    assert all(r["invalid"] == [] and r["contradiction"] is None for r in found)
+    assert binom.sf(9, sets, 0.01) < 1e-4
+    assert sum(r["mean_weight_high"] for r in found) <= 9
 
 
 def test_a_mean_weight_below_one_is_told():

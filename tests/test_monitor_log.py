@@ -242,6 +242,27 @@ def test_a_flipped_bit_of_a_value_in_parquet(table, tmp_path):
         read_token_log(path)
 
 
+def test_two_parquet_files_one_after_the_other(table, tmp_path):
+    """The footer of the second would be read with the pages of the first."""
+    first = write_token_log(tmp_path / "a.parquet", table).read_bytes()
+    other = {key: value[::2] for key, value in table.items()} | {"reward": 1.0 - table["reward"][::2]}
+    second = write_token_log(tmp_path / "b.parquet", other, check=False).read_bytes()
+    for data in (first + first, first + second, second + second):
+        (tmp_path / "c.parquet").write_bytes(data)
+        with pytest.raises(InputError, match=r"c\.parquet: found two files, one after the other"):
+            read_token_log(tmp_path / "c.parquet")
+
+
+def test_masked_arrays_are_refused(table):
+    """NumPy drops the mask, and what was under it would count."""
+    masked = np.ma.MaskedArray(table["reward"], mask=table["prompt"] == 0)
+    with pytest.raises(InputError, match="column reward: found a masked array"):
+        token_log(table | {"reward": masked})
+    with pytest.raises(InputError, match="mask: found a masked array"):
+        token_rows(np.ma.MaskedArray([[1, 1]], mask=[[0, 1]]))
+    token_log(table | {"reward": np.ma.MaskedArray(table["reward"])})
+
+
 def test_damaged_json_lines_are_one_line(table, tmp_path):
     path = write_token_log(tmp_path / "log.jsonl", {key: value[:4] for key, value in table.items()})
     whole = path.read_bytes()

@@ -260,6 +260,9 @@ def test_rollouts_that_the_set_does_not_have(table):
     assert seen(columns)[2] == [(0, 160, 120, 40, 0, 40, "part")]
     columns = told(table)
     assert seen(kept(columns, columns["update"] > 0))[2] == [(0, 0, 0, 0, 0, 160, "part")]
+    one = kept(columns, old(columns, 2) & (columns["rollout"] == 3))
+    more = joined([columns, one | {"rollout": one["rollout"] + 70}])  # the whole set, and more that is said to be of it
+    assert seen(more)[2] == [(0, 160, 160, 0, 0, 40, "part")]
 
 
 @pytest.mark.parametrize("say", [True, False])

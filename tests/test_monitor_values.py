@@ -9,6 +9,7 @@ import json
 import math
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +86,7 @@ LOGS = {
         stage(3716, [[0], [1, 2], [0], [1]], {0: [0, 2, 3], 1: [1], 2: [2], 3: [3]}, FOUR, agents=3)
     ),
     "large steps": lambda: columns(stage(617, TURN_BY_TURN, FRESH, FOUR, step=1.5)),
+    "idle first": lambda: columns(stage(21, [[], [0]], {0: [0, 1]}, FOUR)),
     "every message one token": lambda: columns(stage(3618, TURN_BY_TURN, AGAIN, FOUR, lengths=(1,))),
 }
 OPTIONS = (
@@ -142,6 +144,14 @@ def test_the_logs_show_every_case():
     assert any(r["shift"] is not None and 0 < r["shift"] < r["shift_upper"] < 1 for r in records)
     bases = {(r["update"], w["update"]) for found in runs for r, w in itertools.pairwise(found) if w["skippable"]}
     assert {(0, 1), (1, 2), (2, 3)} <= bases
+
+
+def test_every_key_of_a_record_is_documented():
+    text = (Path(__file__).parents[1] / "docs" / "monitor.md").read_text(encoding="utf-8")
+    records = [r for name in ("fresh, some scored again", "rollouts that lag") for r in compared(name)[0][0]]
+    missing = {key for r in records for key in r if f"`{key}`" not in text}
+    assert missing == set()
+    assert {"mean_weight_high", "ids_missing", "shift_booked"} <= set(records[0])
 
 
 def test_an_entry_is_clear_at_alpha_over_the_number_of_entries():
@@ -404,7 +414,6 @@ def test_normalised_advantages_by_hand():
     reward, cluster = np.array([0.0, 2.0, 1.0, 1.0, 4.0]), np.array([0, 0, 1, 1, 1])
     wanted = [-1.0, 1.0, -(0.5**0.5), -(0.5**0.5), 2**0.5]
     np.testing.assert_allclose(est.normalised(reward, cluster, 2, epsilon=0.0), wanted, rtol=1e-12)
-    np.testing.assert_allclose(est.normalised(reward, cluster, 2, clip=0.75, epsilon=0.0), np.clip(wanted, -0.75, 0.75))
     np.testing.assert_allclose(est.normalised(reward, cluster, 2, epsilon=3.0)[:2], [-0.5, 0.5])
     assert est.normalised(np.array([1e-4, 0.0]), np.zeros(2, int), 1)[0] == pytest.approx(0.5e-4 / math.sqrt(1.25e-8))
 

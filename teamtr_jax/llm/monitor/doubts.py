@@ -92,7 +92,7 @@ def one_sided_groups(log: TokenLog, chosen: Ints) -> int:
     first = log.transcripts[chosen]
     reward, cluster = log.reward[first], np.unique(log.prompt[first], return_inverse=True)[1]
     low, high = reward.min(), reward.max()
-    if low == high or not np.isin(reward, (low, high)).all():
+    if not np.isin(reward, (low, high)).all():
         return 0
     size, ones = np.bincount(cluster), np.bincount(cluster, reward == high)
     several = size > 1

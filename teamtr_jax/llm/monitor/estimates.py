@@ -177,9 +177,9 @@ def leave_one_out(reward: Floats, cluster: Ints, clusters: int) -> Floats:
     return reward - np.where(size > 1, (total - reward) / others, 0.0)
 
 
-def normalised(reward: Floats, cluster: Ints, clusters: int, clip: float = np.inf, epsilon: float = 1e-8) -> Floats:
-    """`clip((R−μ)/√(σ²+ε), ±A_clip)` over the rollouts of the prompt."""
+def normalised(reward: Floats, cluster: Ints, clusters: int, epsilon: float = 1e-8) -> Floats:
+    """`(R−μ)/√(σ²+ε)` over the rollouts of the prompt."""
     size = np.bincount(cluster, minlength=clusters)
     centred = reward - (np.bincount(cluster, reward, clusters) / size)[cluster]
     spread = np.sqrt(np.bincount(cluster, centred**2, clusters) / size + epsilon)
-    return np.clip(centred / spread[cluster], -clip, clip)
+    return centred / spread[cluster]

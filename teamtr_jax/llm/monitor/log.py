@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import mmap
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -202,6 +203,8 @@ def token_log(columns: Mapping[str, ArrayLike], name: str = "log", unit: str = "
 
 
 def _array(name: str, value: ArrayLike) -> NDArray[Any]:
+    if np.ma.is_masked(value):
+        raise InputError(name, "a masked array with values masked", "an array without: its mask is lost")
     try:
         return np.asarray(value)
     except (TypeError, ValueError) as error:  # rows of unequal length
@@ -262,6 +265,8 @@ def _read_parquet(path: Path, every: bool = False) -> dict[str, NDArray[Any]]:
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             _fits(path, file.metadata.num_rows)
+            if _joined(path):
+                raise InputError(str(path), "two files, one after the other", "a Parquet file: use append_token_log")
             written = (file.schema_arrow.metadata or {}).get(METADATA, str(TOKEN_LOG_SCHEMA).encode())
             if written != str(TOKEN_LOG_SCHEMA).encode():
                 raise InputError(f"{path}: schema", written.decode(errors="replace"), f"{TOKEN_LOG_SCHEMA}")
@@ -277,6 +282,12 @@ def _read_parquet(path: Path, every: bool = False) -> dict[str, NDArray[Any]]:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
         raise InputError(str(path), f"a damaged file ({reason(error)})", "a Parquet file") from error
+
+
+def _joined(path: Path) -> bool:
+    """Whether one Parquet file ends where another begins: pages of the first would be read with the footer of the second."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(b"PAR1PAR1") >= 0
 
 
 def _read_jsonl(path: Path) -> dict[str, NDArray[Any]]:

@@ -23,7 +23,7 @@ STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:76em;margin:2em au
 table{border-collapse:collapse;margin:.4em 0 .2em}td,th{padding:.15em .6em;border-bottom:1px solid #ddd;text-align:right}
 td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}.wide{overflow-x:auto}caption,p.note{color:#555;font-size:.9em}
 figure{margin:1.5em 0}svg{max-width:100%;height:auto}h2{margin:1.6em 0 .3em;font-size:1.15em}"""
-COLOURS = ("#1b7837", "#b2182b", "#2166ac", "#8c510a")
+COLOURS = ("#1b7837", "#b2182b", "#2166ac")
 LARGEST = 1e30
 """What is larger, or infinite, is not drawn."""
 LIMIT = 200

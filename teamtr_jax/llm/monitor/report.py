@@ -38,6 +38,14 @@ MONITOR_SCHEMA = 1
 CUT = 300.0
 """Log weights are cut at this for S8: from above, so the limit holds, and their squares are finite."""
 
+WITHHELD: Mapping[str, str] = {
+    "mean_weight_high": "the mean weight new/current lies above 1",
+    "limit_cut": "a limit exceeds high − mean reward",
+}
+"""By key of a record, what a limit does not stand against. An honest log does it too, rarely."""
+RARELY = 0.1
+"""Mean weights are tested at this share of α."""
+
 INFORMATION: Mapping[str, tuple[str, str]] = {
     "reward": ("estimable", "J of the team that wrote the rollouts"),
     "kl_k1": ("estimable", "mean over the updated agents' messages of Σ_u log π_current/π_new (the paper's monitor)"),
@@ -91,35 +99,51 @@ def _rungs(s: Scored, evidence: str, settings: Settings) -> list[tuple[str, str,
 
 
 def _finite_values(s: Scored, settings: Settings) -> Floats:
-    """S8 (`path_sample`): [B] `Z = mean_g R_g(Λ_g − 1)`, R rescaled to [0, 1]."""
+    """[2, B] S8 (`path_sample`) `Z = mean_g R_g(Λ_g − 1)`, R rescaled to [0, 1], and `mean_g Λ_g − 1`."""
     low, high = settings.reward_range
-    return per_prompt(s, (s.reward - low) / (high - low) * growth(np.minimum(s.sums(s.new), CUT)))
+    gained = growth(np.minimum(s.sums(s.new), CUT))
+    return np.stack([per_prompt(s, (s.reward - low) / (high - low) * gained), per_prompt(s, gained)])
 
 
 def _finite_samples(records: list[dict[str, Any]], values: list[Floats | None], settings: Settings) -> None:
     """S8 for every update with fresh rollouts, in units of the reward; updates with equally many prompts at once."""
-    low, high = settings.reward_range
-    width = high - low
+    width = settings.reward_range[1] - settings.reward_range[0]
     by_size: dict[int, list[tuple[int, Floats]]] = {}
     for i, z in enumerate(values):
-        records[i]["certificate_finite_sample"] = None
+        records[i] |= {"certificate_finite_sample": None, "mean_weight_high": False}
         if z is not None:
-            by_size.setdefault(z.size, []).append((i, z))
+            by_size.setdefault(z.shape[1], []).append((i, z))
     for size, members in by_size.items():
         z = np.stack([x for _, x in members])
-        lower = betting_bound(Sample(z, -1.0, np.inf), settings.alpha) if size > 1 else np.full(len(members), -1.0)
-        for (i, _), limit, mean_value in zip(members, lower, z.mean(-1), strict=True):
-            invalid, room = records[i]["invalid"], high - records[i]["reward"]["value"]
-            found = max(float(limit), -1.0) * width
-            records[i]["limit_cut"] |= not invalid and found > room
+        levels = (settings.alpha, settings.alpha * RARELY)
+        lower, weight = (
+            betting_bound(Sample(z[:, j], -1.0, np.inf), level) if size > 1 else np.full(len(members), -1.0)
+            for j, level in enumerate(levels)
+        )
+        for (i, _), limit, above, mean_value in zip(members, lower, weight, z[:, 0].mean(-1), strict=True):
+            invalid = records[i]["invalid"]
+            records[i]["mean_weight_high"] = not invalid and bool(above > 0)
             records[i]["certificate_finite_sample"] = {
-                "lower": -np.inf if invalid else min(found, room),
+                "lower": -np.inf if invalid else max(float(limit), -1.0) * width,
                 "estimate": float(mean_value) * width,
                 "alpha": settings.alpha,
                 "estimator": "path",
                 "bound": "betting",
                 "label": label(settings, invalid),
             }
+
+
+def _withhold(records: list[dict[str, Any]], settings: Settings) -> None:
+    """No limit where one exceeds `high − mean reward`, the largest improvement there can be, or weights are too large."""
+    for record in records:
+        limits = [x for key in ("certificate", "certificate_finite_sample") if (x := record[key]) is not None]
+        room = settings.reward_range[1] - record["reward"]["value"]
+        record["limit_cut"] = any(x["lower"] > room for x in limits)
+        if reasons := [text for key, text in WITHHELD.items() if record[key]]:
+            for x in limits:
+                x |= {"lower": -np.inf, "label": label(settings, reasons)}
+        if record["mean_weight_high"] and record["kl_k1"]["high"] < 0:
+            record["outside"] = True
 
 
 def label(settings: Settings, invalid: list[str]) -> str:
@@ -205,14 +229,12 @@ def _record(
     rungs = _rungs(s, u.evidence, settings)
     union = alpha / len(rungs)
     limits = [lower_limit(x, union) for *_, x in rungs]
-    room = settings.reward_range[1] - reward.value
     invalid = found["invalid"]
     best = int(np.argmax(limits))
     old = [(source, chosen) for source, chosen in u.sets.items() if u.off[source] > settings.match]
     weighed = score(log, old[0][1], np.asarray(u.agents, np.int64)) if old else None
     fresh = u.evidence == "fresh"
-    step = s.sums(growth(s.new))
-    surrogate = s.advantage * (step if fresh else s.sums(gain(s.current, s.new)))
+    step = s.sums(growth(s.new) if fresh else gain(s.current, s.new))
     mean_weight = mean(per_prompt(s, grow(s.sums(s.new))), alpha)
     scaled = normalised(s.reward, s.cluster, s.prompts.size)
     record |= (
@@ -221,7 +243,7 @@ def _record(
         | {
             "kl_episode": plain(episode),
             "kl_episode_upper": np.inf if invalid else upper_limit(episode, alpha),
-            "surrogate": plain(mean(per_prompt(s, surrogate), alpha)),
+            "surrogate": plain(mean(per_prompt(s, s.advantage * step), alpha)),
             "surrogate_tokens": plain(mean(per_prompt(s, s.advantage * s.steps), alpha)) if fresh else None,
             "surrogate_normalised": plain(mean(per_prompt(s, scaled * step), alpha)),
             "gap": plain(mean(gap_values(s), alpha)) if fresh else None,
@@ -238,12 +260,11 @@ def _record(
             ],
             "certificate": {
                 "rung": f"{rungs[best][0]}, {rungs[best][1]}",
-                "lower": -np.inf if invalid else min(limits[best], room),
+                "lower": -np.inf if invalid else limits[best],
                 "alpha": alpha,
                 "union": len(rungs),
                 "label": label(settings, invalid),
             },
-            "limit_cut": not invalid and limits[best] > room,
             "mean_weight": plain(mean_weight),
             "mean_weight_low": upper_limit(mean_weight, doubts.FALSE_ALARM) < 1,
             "weights_update": weights(s.sums(s.new))._asdict(),
@@ -279,6 +300,7 @@ def monitor(log: TokenLog, settings: Settings | None = None) -> Report:
     found = [_record(log, u, settings, rng) for u in updates]
     records = [record for record, _ in found]
     _finite_samples(records, [values for _, values in found], settings)
+    _withhold(records, settings)
     next_rewards(log, updates, records, settings)
     shifts(log, updates, records, settings)
     interactions = matrices(log, updates, records, settings)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from teamtr_jax.llm.monitor.estimates import Interval
 from teamtr_jax.llm.monitor.interaction import pool
-from teamtr_jax.llm.monitor.report import INFORMATION, Report, label
+from teamtr_jax.llm.monitor.report import INFORMATION, RARELY, Report, label
 from teamtr_jax.validation import shown
 
 __all__ = ["show", "tables", "remarks", "shortened"]
@@ -82,7 +82,7 @@ def tables(report: Report) -> list[Grid]:
         best = max(r["rungs"], key=lambda x: x["lower"])
         certified.append(
             [*head, _interval(r["surrogate"]), _interval(r["gap"]), _interval(best["certificate"]),
-             "none" if r["invalid"] else c["rung"],
+             "none" if c["label"].startswith("none") else c["rung"],
              _number(c["lower"]), "–" if f is None else _number(f["lower"]), _interval(r["improvement_next"])]
         )  # fmt: skip
         answer = "–" if r["skippable"] is None else "could be skipped" if r["skippable"] else "needed"
@@ -192,9 +192,16 @@ def doubts(report: Report) -> list[str]:
         )
     if cut := those(lambda r: r["limit_cut"]):
         out.append(
-            f"A limit exceeded high − mean reward, the largest improvement that there can be, and was cut there in "
+            f"A limit exceeded high − mean reward, the largest improvement that there can be, and none is printed for "
             f"{_names(cut)}: rollouts that the update made rarer were not drawn, or the scores are of another law than "
             "the rollouts."
+        )
+    if heavy := those(lambda r: r["mean_weight_high"]):
+        share = f"{100 * RARELY * report.settings.alpha:g} %"
+        out.append(
+            f"The mean weight new/current of rollouts lies above 1 in {_names(heavy)}, at {_name(heavy[0])} "
+            f"{_interval(heavy[0]['mean_weight'])}, and no limit is printed: where tokens are drawn from current this is so "
+            f"in at most {share} of updates. Otherwise the causes are those of a log that contradicts itself."
         )
     if tails := those(lambda r: r["mean_weight_low"] and not r["invalid"]):
         r = tails[0]
