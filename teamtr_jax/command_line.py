@@ -12,7 +12,8 @@ from teamtr_jax.validation import LONGEST, InputError, shown
 
 __all__ = ["parsed"]
 
-FRAME = str.maketrans(dict.fromkeys("╭╮╰╯│─", " "))
+FRAME = "╭╮╰╯│─+|- "
+"""What tyro draws frames with, on terminals without such characters too."""
 
 Settings = TypeVar("Settings")
 
@@ -21,8 +22,8 @@ def _sentence(said: str) -> str:
     """What tyro says in a frame, on one line: its first part, and the second, which says what was expected."""
     parts, now = [], []
     for line in said.splitlines()[1:]:
-        words = " ".join(line.translate(FRAME).split())
-        if words:
+        words = " ".join(line.strip(" │|").split())
+        if words.strip(FRAME):
             now.append(words)
         elif now:
             parts.append(" ".join(now))

@@ -3,9 +3,11 @@
 import functools
 import math
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from scipy.optimize import brentq, minimize_scalar
@@ -689,7 +691,8 @@ def test_what_no_step_reads_may_be_anything():
     np.testing.assert_array_equal(new, [[0.25, 0.75, 0.0], [0.3, 0.3, 0.3]])
 
 
-def test_other_tables_that_are_none():
+def test_other_tables_that_are_none(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     half, ones = jnp.full((2, 2), 0.5), jnp.ones(2)
     for call, message in (
         (lambda: value_weighted_step(half, jnp.array([[-1.0, 2.0], [1.0, 1.0]])), "value: found -1.0, expected q ≥ 0"),
@@ -710,6 +713,34 @@ def test_other_tables_that_are_none():
             "radius: found -1.0",
         ),
         (lambda: certificate_optimal_radius(discounted(REWARD), jnp.asarray(POLICY), 2), "agent: found 2"),
+        *(
+            (partial(certificate_optimal_radius, discounted(REWARD), jnp.asarray(policy), 1), f"policy: found {found}")
+            for policy, found in (
+                (0.9 * POLICY, "row"),
+                (POLICY * math.nan, "nan"),
+                (-POLICY, "-"),
+                (POLICY[None], "shape"),
+                (POLICY.astype(np.float32), "dtype float32"),
+            )
+        ),
+        *(
+            (
+                partial(certificate_optimal_radius, discounted(REWARD), jnp.asarray(POLICY), 1, bracket=edges),
+                "bracket: found",
+            )
+            for edges in ((1.0, 0.1), (0.0, 1.0), (math.nan, 1.0), (1.0, math.inf), (0.1,), 1.0, "ab", None)
+        ),
+        (
+            lambda: certified_step(discounted(REWARD), jnp.asarray(POLICY), jnp.asarray(0), zero + jnp.ones(1)),
+            "radius: found shape",
+        ),
+        (lambda: certified_step(discounted(REWARD), jnp.asarray(POLICY[:, :1]), jnp.asarray(0), zero), "policy: found"),
+        (lambda: certified_step(discounted(REWARD), jnp.asarray(POLICY), "0", zero), "agent: found '0'"),
+        (lambda: kl_constrained(jnp.zeros(0)), "radius: found an empty array"),
+        (lambda: ppo_clip(jnp.zeros(0)), "radius: found an empty array"),
+        (lambda: value_weighted_step([[0.5, 0.5]], half), "current: found dtype None"),
+        (lambda: value_weighted_step(half, None), "value: found dtype None"),
+        (lambda: kl_constrained_step(half, None, ones, 0.1), "advantage: found dtype None"),
     ):
         with pytest.raises(InputError, match=message):
             call()
