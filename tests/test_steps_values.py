@@ -43,7 +43,7 @@ from teamtr_jax.trust_region import (
 from teamtr_jax.trust_region.adaptive import adapted
 from teamtr_jax.types import Estimate, Team
 from teamtr_jax.validation import InputError, unchecked
-from teamtr_jax.values import advantage_error, evaluate_policy
+from teamtr_jax.values import advantage_error, advantages, evaluate_policy
 
 R, A, RADIUS = 3, 3, 0.02
 CASES = 24
@@ -558,6 +558,30 @@ def test_the_best_radius_of_other_agents(agent):
     np.testing.assert_allclose(inside.radius, high, rtol=1e-9)
     inside = certificate_optimal_radius(team, policy, agent, penalty_log_sum, (9 * high, 81 * high))
     np.testing.assert_allclose(inside.radius, 9 * high, rtol=1e-9)
+
+
+@pytest.mark.parametrize("form", ["turn-taking", "product"])
+def test_a_certified_step_does_not_follow_rounding(form):
+    """`r = V − γPV` for a random V of size 10: every advantage is 0, and what is left of it noise that is no tie of its own.
+
+    An advantage alone does not say so (eight units of its own largest entry are far less): the error of the values does.
+    """
+    draw = np.random.default_rng(5)
+    if form == "turn-taking":
+        team, policy, (P, _, pi, _, _, gamma) = other_team()
+    else:
+        pi, gamma = draw.dirichlet(np.ones(A), (2, R)), 0.7
+        team, policy = product(draw.uniform(size=(R, A * A)), gamma), jnp.asarray(pi)
+        P = np.asarray(team.dynamics.transition)
+    v = draw.uniform(-10, 10, len(P))
+    team = replace(team, reward=jnp.asarray(v[:, None] - gamma * P @ v))
+    joint = jnp.asarray(pi if form == "turn-taking" else np.einsum("sa,sb->sab", *pi).reshape(R, -1))
+    noise = abs(np.asarray(advantages(team, evaluate_policy(team, joint)[1])))
+    assert 0 < noise.max() < 1e-13
+    for agent in range(team.agents):
+        step = certified_jit()(team, policy, jnp.asarray(agent), jnp.asarray(0.02))
+        np.testing.assert_array_equal(step.target, policy)
+        assert (float(step.certificate), float(step.improvement)) == (0.0, 0.0)
 
 
 def test_no_radius_helps_where_there_is_nothing_to_gain():
