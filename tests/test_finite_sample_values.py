@@ -475,6 +475,7 @@ def test_samples_refuse_what_they_cannot_use(name, monkeypatch):
     ("call", "message"),
     [
         (lambda: fs.path_sample(R, X, 0.5), r"ratio_range: found \(0.0, inf\), expected a finite upper end"),
+        (lambda: fs.path_sample(R, X, "others"), "ratio_range: found"),
         (lambda: fs.path_sample(R, X, 2.0, (0.0, 4.0)), "baseline: found 2.0"),
         (lambda: fs.path_sample(R, X, "mine", (0.0, 4.0)), "baseline: found 'mine'"),
         (lambda: fs.path_sample(R, X, 0.0, (2.0, 4.0)), "ratio_range: found"),
