@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr
-from io import StringIO
 from typing import Any
 
 import jax
 import tyro
 
+from teamtr_jax import command_line
 from teamtr_jax.files import reason
 from teamtr_jax.validation import InputError, shown
 
 __all__ = ["use_all_cores", "parsed", "exit_code"]
-
-FRAME = str.maketrans(dict.fromkeys("╭╮╰╯│─", " "))
 
 
 def use_all_cores() -> None:
@@ -26,39 +23,16 @@ def use_all_cores() -> None:
     jax.config.update("jax_num_cpu_devices", cores)
 
 
-def _sentence(said: str) -> str:
-    """What tyro says in a frame, on one line: its first part, and the second, which says what was expected."""
-    parts, now = [], []
-    for line in said.splitlines()[1:]:
-        words = " ".join(line.translate(FRAME).split())
-        if words:
-            now.append(words)
-        elif now:
-            parts.append(" ".join(now))
-            now = []
-    return "; ".join(parts[:2]) or " ".join(said.split())
-
-
 def parsed(form: Any, arguments: list[str] | None, program: str, description: str | None) -> Any:
-    """The command line as settings. tyro frames what it refuses, and an `InputError` too; both are taken out of the frame.
+    """The command line as settings; what is refused is said on one line (`teamtr_jax.command_line`).
 
     Raises:
       InputError: as raised by the settings.
       SystemExit: as raised by tyro, for everything else, after one line on stderr.
     """
-    said = StringIO()
-    try:
-        with redirect_stderr(said):
-            return tyro.cli(form, prog=f"python -m {program}", description=description, args=arguments)
-    except SystemExit as stop:
-        error: BaseException | None = stop
-        while error is not None and not isinstance(error, InputError):
-            error = error.__context__
-        if error is not None:
-            raise error from None
-        if said.getvalue():
-            print(f"{program}: error: {shown(_sentence(said.getvalue()), 600)}", file=sys.stderr)
-        raise
+    return command_line.parsed(
+        program, lambda: tyro.cli(form, prog=f"python -m {program}", description=description, args=arguments)
+    )
 
 
 def exit_code(program: str, run: Callable[[], object]) -> int:

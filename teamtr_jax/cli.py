@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from teamtr_jax.claims import STAGE_CLAIMS, Check, judge
+from teamtr_jax.command_line import parsed
 from teamtr_jax.files import output_file, reason
 from teamtr_jax.llm import monitor
 from teamtr_jax.records import dump, stage_record
@@ -272,10 +273,9 @@ def main() -> None:
     """Entry point of `teamtr`. Bad input: one line on stderr, exit code 2, nothing written."""
     jax.config.update("jax_enable_x64", True)
     warnings.formatwarning = lambda message, *_: f"teamtr: warning: {shown(message)}\n"
-    command = tyro.extras.subcommand_cli_from_dict(
-        {"stage": StageCommand, "check": CheckCommand, "import-gym": ImportGymCommand, "monitor": MonitorCommand},
-        prog="teamtr",
-        description=__doc__,
+    commands = {"stage": StageCommand, "check": CheckCommand, "import-gym": ImportGymCommand, "monitor": MonitorCommand}
+    command = parsed(
+        "teamtr", lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="teamtr", description=__doc__)
     )
     sys.exit(_run(command))
 

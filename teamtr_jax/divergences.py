@@ -36,8 +36,9 @@ def _rows(**tables: Array) -> None:
     """Two tables over the same outcomes, of finite numbers ≥ 0."""
     require_float64(**tables)
     (first, p), (second, q) = tables.items()
-    if p.shape != q.shape and p.shape[-1:] != q.shape[-1:]:
-        raise InputError(second, f"shape {list(q.shape)}", f"as many outcomes as {first}, {list(p.shape)}")
+    rows = [*zip(p.shape[-2::-1], q.shape[-2::-1], strict=False)]
+    if p.shape[-1:] != q.shape[-1:] or not p.shape or any(x != y and 1 not in (x, y) for x, y in rows):
+        raise InputError(second, f"shape {list(q.shape)}", f"rows over the same outcomes as {first}, {list(p.shape)}")
     for name, table in tables.items():
         if (values := floats(table)) is not None:
             probability_rows(name, values, sums=False)

@@ -9,6 +9,7 @@ confidence limit for their mean. Everything here is NumPy on the host, in float6
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,11 +22,19 @@ from teamtr_jax.validation import InputError, finite, one_of, real_number, shape
 __all__ = ["ESTIMATORS", "BOUNDS", "Sample", "Certificate", "finite_sample_certificate", "two_sample_certificate",
            "message_sample", "log_sample", "path_sample", "truncated_sample", "clipped_sample", "difference_sample",
            "bridge_sample", "tail_constants", "bernstein_bound", "betting_bound", "betting_log_capital",
-           "group_normalised_weight"]  # fmt: skip
+           "group_normalised_weight", "log_evidence", "weight_evidence", "FALSE_ALARM"]  # fmt: skip
 
 ESTIMATORS = ("message", "log", "truncated", "path", "clipped")
 BOUNDS = ("bernstein", "betting")
 STAKE = 0.9  # largest share of the capital that a prompt can lose
+
+LARGEST = math.exp(300.0)
+"""A bettor takes larger numbers for this one: from above, so that the limit holds, and their squares are finite."""
+
+FALSE_ALARM = 1e-6
+"""Rollouts that were drawn as they say are accused with at most this probability, whatever the tails of their weights."""
+
+STAKES = (1.0, 0.3, 0.1, 0.03)
 
 
 class Sample(NamedTuple):
@@ -48,6 +57,37 @@ class Certificate(NamedTuple):
     prompts: int  #: B
     rollouts: int  #: B·G
     interval: tuple[float, float]  #: what the per-prompt numbers cannot leave
+    contradiction: str | None = None  #: why the rollouts cannot be what they are said to be; `lower` is then −∞
+    cut: bool = False  #: whether the limit was above 1, more than rewards in [0, 1] can improve, and was cut there
+
+
+def _numbers(name: str, array: ArrayLike) -> NDArray[np.float64]:
+    try:
+        return np.asarray(array, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(name, f"a {type(array).__name__}", "an array of real numbers") from error
+
+
+def _rollouts(
+    reward: ArrayLike, log_ratio: ArrayLike, kl: ArrayLike | None = None, new: str = ""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Rewards [..., B, G], log ratios and divergences [..., B, G, τ] as arrays; refused where they are none."""
+    r, x = _numbers(f"reward{new}", reward), _numbers(f"log_ratio{new}", log_ratio)
+    if r.ndim < 2 or not r.shape[-1]:
+        raise InputError(f"reward{new}", f"shape {list(r.shape)}", "[..., B, G], at least one rollout")
+    shaped(f"log_ratio{new}", x, (*r.shape, "τ"))
+    if (bad := ~((r >= 0) & (r <= 1))).any():
+        raise InputError(f"reward{new}", float(r[bad][0]), "outcome rewards in [0, 1]")
+    with np.errstate(invalid="ignore"):  # −∞ and +∞ in one path
+        paths = x.sum(-1)
+    if (bad := np.isnan(paths)).any():
+        raise InputError(f"log_ratio{new}", "a path whose log ratios have no sum", "numbers")
+    k = np.zeros(()) if kl is None else _numbers("kl", kl)
+    if kl is not None:
+        shaped("kl", k, x.shape)
+        if (finite("kl", k) < 0).any():
+            raise InputError("kl", float(k.min()), "divergences ≥ 0")
+    return r, x, k
 
 
 def _leave_one_out(reward: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -63,11 +103,15 @@ def _baseline(
 ) -> tuple[NDArray[np.float64], float, float]:
     """The baseline per rollout and the least and largest value that it could take."""
     if isinstance(baseline, str):
+        one_of("baseline", baseline, ("others",))
         return _leave_one_out(reward), 0.0, 1.0
-    b = np.asarray(baseline, np.float64)
+    b = _numbers("baseline", baseline)
+    if (bad := ~((b >= 0) & (b <= 1))).any():
+        raise InputError("baseline", float(b[bad].flat[0]), "numbers in [0, 1]")
     if b.ndim == 0:
         return b, float(b), float(b)
-    return np.broadcast_to(b, reward.shape), 0.0, 1.0
+    shaped("baseline", b, reward.shape, (*reward.shape[:-1], 1))
+    return b, 0.0, 1.0
 
 
 def _x(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -77,7 +121,26 @@ def _x(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _path_weight(log_ratio: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.exp(log_ratio.sum(-1))
+    """`Λ`, infinite beyond the numbers."""
+    with np.errstate(over="ignore"):
+        return np.exp(log_ratio.sum(-1))
+
+
+def _path_range(ratio_range: tuple[float, float], messages: int) -> tuple[float, float]:
+    """The least and the largest weight of a path of so many messages."""
+    if not isinstance(ratio_range, Sequence) or len(ratio_range) != 2:
+        raise InputError("ratio_range", ratio_range, "(low, high) with 0 ≤ low ≤ 1 ≤ high")
+    low, high = (real_number("ratio_range", edge, infinite=True) for edge in ratio_range)
+    if not 0 <= low <= 1 <= high:
+        raise InputError("ratio_range", ratio_range, "(low, high) with 0 ≤ low ≤ 1 ≤ high")
+    with np.errstate(over="ignore", under="ignore"):
+        return float(np.float64(low) ** messages), float(np.float64(high) ** messages)
+
+
+def _path_kl(kl: NDArray[np.float64], kl_path_max: float) -> None:
+    most = kl.sum(-1).max(initial=0.0)
+    if real_number("kl_path_max", kl_path_max, 0.0, infinite=True) < most or math.isinf(kl_path_max):
+        raise InputError("kl_path_max", kl_path_max, f"a finite bound on Σ KL of a rollout, here up to {most:g}")
 
 
 def tail_constants(low: float, high: float) -> tuple[float, float]:
@@ -124,7 +187,11 @@ def message_sample(
       clip: `ε` in (0, 1].
       kl_path_max: no rollout can have a larger `Σ_m KL_m`; `τκ_max` where KL ≤ κ_max at every context.
     """
-    ratio = np.exp(log_ratio)
+    reward, log_ratio, kl = _rollouts(reward, log_ratio, kl)
+    real_number("clip", clip, above=0.0, high=1.0)
+    _path_kl(kl, kl_path_max)
+    with np.errstate(over="ignore"):  # clipped from above
+        ratio = np.exp(log_ratio)
     step = (np.clip(ratio, 1 - clip, 1 + clip) - 1).sum(-1)
     lost = (1 - np.minimum(ratio, 1 + clip) + np.maximum(1 - clip - ratio, 0)).sum(-1)
     values = ((reward - _leave_one_out(reward)) * step - lost - kl.sum(-1)).mean(-1)
@@ -134,12 +201,15 @@ def message_sample(
 
 def log_sample(reward: NDArray[np.float64], log_ratio: NDArray[np.float64], high: float = math.inf) -> Sample:
     """`Z = G⁻¹Σ_g R_g·max(−1, min(log Λ_g, log high))` (S9: `max(−1, log x) ≤ x − 1`)."""
-    top = math.log(high)
+    reward, log_ratio, _ = _rollouts(reward, log_ratio)
+    top = math.log(real_number("high", high, above=1.0, infinite=True))
     return Sample((reward * np.clip(log_ratio.sum(-1), -1, top)).mean(-1), -1.0, top)
 
 
 def truncated_sample(reward: NDArray[np.float64], log_ratio: NDArray[np.float64], high: float) -> Sample:
     """`Z = G⁻¹Σ_g R_g(min(Λ_g, high) − 1)`."""
+    reward, log_ratio, _ = _rollouts(reward, log_ratio)
+    real_number("high", high, above=1.0, infinite=True)
     return Sample((reward * (np.minimum(_path_weight(log_ratio), high) - 1)).mean(-1), -1.0, high - 1)
 
 
@@ -156,8 +226,11 @@ def path_sample(
         subtracted from, given the prompt. Anything but 0 needs a finite `ratio_range`.
       ratio_range: `(low, high)`, `low ≤ ρ ≤ high` for every message at every context, by construction of the new agent.
     """
+    reward, log_ratio, _ = _rollouts(reward, log_ratio)
     b, least, most = _baseline(baseline, reward)
-    low, high = (edge ** log_ratio.shape[-1] for edge in ratio_range)
+    low, high = _path_range(ratio_range, log_ratio.shape[-1])
+    if most and math.isinf(high):
+        raise InputError("ratio_range", ratio_range, "a finite upper end: a baseline needs a bounded ratio (S8b)")
     values = ((reward - b) * (_path_weight(log_ratio) - 1)).mean(-1)
     below, above = 1 - least, most  # of R − b and b − R
     lower = -max(below * (1 - low), above * (high - 1) if most else 0.0)
@@ -175,25 +248,32 @@ def clipped_sample(
 ) -> Sample:
     """S8c: `Z = G⁻¹Σ_g [(R_g−b)(clip(Λ_g, l, h)−1) − k(Σ_m KL_m − X(Λ_g)·1{l ≤ Λ_g ≤ h})]`, `k = max(b·k_high, (1−b)·k_low)`.
 
-    Clipping loses at most k times `E[X(Λ); Λ ∉ [l, h]]`, and that is at most the path's KL less what was seen of X inside.
+    Clipping loses at most k times `E[X(Λ); Λ ∉ [l, h]]`, and that is at most the path's KL less what was seen of X inside. For
+    `l = 0` nothing is lost below, and X is not bounded: the upper end of the range is infinite unless `b = 0`, where `k = 0`.
     """
     low, high = path_clip
+    reward, log_ratio, kl = _rollouts(reward, log_ratio, kl)
+    _path_kl(kl, kl_path_max)
     k_low, k_high = tail_constants(low, high)
     b, least, most = _baseline(baseline, reward)
     weight = _path_weight(log_ratio)
-    inside = (low <= weight) & (weight <= high)
+    inside = (low <= weight) & (weight <= high) & (weight > 0)
     tail = kl.sum(-1) - _x(np.where(inside, weight, 1.0))
     values = ((reward - b) * (np.clip(weight, low, high) - 1) - np.maximum(b * k_high, (1 - b) * k_low) * tail).mean(-1)
     below, above = 1 - least, most
     k = max(most * k_high, below * k_low)
     seen = float(_x(np.array([low, high])).max())
     lower = -max(below * (1 - low), above * (high - 1)) - k * kl_path_max
-    return Sample(values, lower, max(below * (high - 1), above * (1 - low)) + k * seen)
+    return Sample(values, lower, max(below * (high - 1), above * (1 - low)) + (k * seen if k else 0.0))
 
 
 def difference_sample(reward_old: NDArray[np.float64], reward_new: NDArray[np.float64]) -> Sample:
     """`Z = R̄' − R̄`: rollouts of `π̂ⁱ` and of `π̂ⁱ⁻¹` on the same prompt, or on two independent ones."""
-    return Sample(reward_new.mean(-1) - reward_old.mean(-1), -1.0, 1.0)
+    old, new = (_rollouts(r, np.zeros((*np.shape(r), 0)), new=name)[0]
+                for r, name in ((reward_old, "_old"), (reward_new, "_new")))  # fmt: skip
+    if old.shape[:-1] != new.shape[:-1]:
+        raise InputError("reward_new", f"shape {list(new.shape)}", f"as many prompts as reward_old {list(old.shape)}")
+    return Sample(new.mean(-1) - old.mean(-1), -1.0, 1.0)
 
 
 def bridge_sample(
@@ -207,8 +287,11 @@ def bridge_sample(
 
     `E_{(P+P')/2}[(R−b)·2(Λ−1)/(Λ+1)] = J(π̂ⁱ) − J(π̂ⁱ⁻¹)` exactly, and the weight is bounded by 2 whatever Λ is.
     """
-    parts = [((r - baseline) * np.tanh(x.sum(-1) / 2)).mean(-1)
-             for r, x in ((reward_old, log_ratio_old), (reward_new, log_ratio_new))]  # fmt: skip
+    real_number("baseline", baseline, 0.0, 1.0)
+    old, new = _rollouts(reward_old, log_ratio_old, new="_old"), _rollouts(reward_new, log_ratio_new, new="_new")
+    parts = [((r - baseline) * np.tanh(x.sum(-1) / 2)).mean(-1) for r, x, _ in (old, new)]
+    if parts[0].shape != parts[1].shape:
+        raise InputError("reward_new", f"{list(parts[1].shape)} prompts", f"{list(parts[0].shape)}, as in reward_old")
     edge = 2 * max(baseline, 1 - baseline)
     return Sample(parts[0] + parts[1], -edge, edge)
 
@@ -217,9 +300,13 @@ EDGE = 1e-9
 """Rounding by which a value may leave its range, relative to the range's end."""
 
 
-def _require_sample(sample: Sample, alpha: float) -> None:
+def _require_sample(sample: Sample, alpha: float, betting: bool = True) -> None:
     _level(alpha)
     values = np.asarray(sample.values)
+    if values.dtype != np.float64:
+        raise InputError("sample.values", f"dtype {values.dtype}", "dtype float64")
+    real_number("sample.lower", sample.lower, infinite=not betting)
+    real_number("sample.upper", sample.upper, sample.lower, infinite=True)
     if not values.shape or values.shape[-1] < 1:
         raise InputError("sample.values", f"shape {list(values.shape)}", "one number or more for each sample, [..., B]")
     low, high = (edge + sign * EDGE * max(1.0, abs(edge)) if math.isfinite(edge) else edge
@@ -236,7 +323,7 @@ def bernstein_bound(sample: Sample, alpha: float) -> NDArray[np.float64]:
     Raises:
       InputError: a value outside the range or NaN, or `alpha` outside (0, 1).
     """
-    _require_sample(sample, alpha)
+    _require_sample(sample, alpha, betting=False)
     prompts, width = sample.values.shape[-1], sample.upper - sample.lower
     mean = np.asarray(sample.values.mean(-1))
     if prompts == 1 or math.isinf(width):
@@ -248,28 +335,31 @@ def bernstein_bound(sample: Sample, alpha: float) -> NDArray[np.float64]:
 
 def _log_capital(sample: Sample, mean: ArrayLike, alpha: float) -> NDArray[np.float64]:
     """`Σ_{s≤t} log(1 + λ_s(Z_s − mean))` for every t; [..., B]."""
-    z = sample.values
+    z = np.minimum(sample.values, LARGEST)
     prompts = z.shape[-1]
     room = np.asarray(mean, np.float64)[..., None] - sample.lower
     past = np.concatenate([np.zeros_like(z[..., :1]), np.cumsum(z**2, -1)[..., :-1]], -1)
-    variance = (max(sample.lower**2 / 4, np.finfo(float).tiny) + past) / np.arange(1, prompts + 1)
-    bet = np.minimum(np.sqrt(2 * math.log(1 / alpha) / (prompts * variance)), STAKE / room)
+    variance = (max(sample.lower**2 / 4, 1 / LARGEST) + past) / np.arange(1, prompts + 1)
+    with np.errstate(divide="ignore"):  # against the lower end itself there is nothing to lose
+        cap = STAKE / room
+    bet = np.minimum(np.sqrt(2 * math.log(1 / alpha) / (prompts * variance)), cap)
     return np.cumsum(np.log1p(bet * (z - sample.lower - room)), -1)
 
 
 def betting_log_capital(sample: Sample, mean: ArrayLike, alpha: float) -> NDArray[np.float64]:
-    """`max_t Σ_{s≤t} log(1 + λ_s(Z_s − mean))`, the log capital of a bettor against `E Z ≤ mean`, `mean > lower`; [...].
+    """`max_t Σ_{s≤t} log(1 + λ_s(Z_s − mean))`, the log capital of a bettor against `E Z ≤ mean`, `mean ≥ lower`; [...].
 
     Bets `λ_t = min(√(2 ln(1/α)/(B·V_{t−1})), 0.9/(mean − lower))`, V the running mean square started at `lower²/4` (after
     Waudby-Smith and Ramdas 2024). Of the range only the lower end is used. Every factor decreases in `mean`; where
     `E[Z_t | past] ≤ mean` the capital is a nonnegative supermartingale and reaches 1/α with probability at most α (Ville).
 
     Raises:
-      InputError: a value outside the range or NaN, `alpha` outside (0, 1), or a mean that is NaN.
+      InputError: a value outside the range or NaN, `alpha` outside (0, 1), or a mean that is NaN or below the range.
     """
     _require_sample(sample, alpha)
-    if np.isnan(mean).any():
-        raise InputError("mean", "nan", "a number above the lower end of the range")
+    means = np.asarray(mean, np.float64)
+    if (bad := ~((means >= sample.lower) & (means < np.inf))).any():
+        raise InputError("mean", means[bad][0], f"a finite number, at least the lower end {sample.lower:g}")
     return np.asarray(_log_capital(sample, mean, alpha).max(-1))
 
 
@@ -282,21 +372,54 @@ def betting_bound(sample: Sample, alpha: float, iterations: int = 60) -> NDArray
     _require_sample(sample, alpha)
     whole_number("iterations", iterations, 1)
     low = np.full(sample.values.shape[:-1], sample.lower)
-    high = np.asarray(sample.values.max(-1))
+    high = np.minimum(sample.values.max(-1), LARGEST)
     for _ in range(iterations):
         middle = (low + high) / 2
-        with np.errstate(divide="ignore", invalid="ignore"):  # middle = lower where all values are equal to it
-            rejected = _log_capital(sample, middle, alpha).max(-1) >= math.log(1 / alpha)
+        rejected = _log_capital(sample, middle, alpha).max(-1) >= math.log(1 / alpha)
         low, high = np.where(rejected, middle, low), np.where(rejected, high, middle)
     return low
 
 
-def _certificate(sample: Sample, alpha: float, estimator: str, bound: str, rollouts: int) -> Certificate:
+def log_evidence(log_weight: NDArray[np.float64], stake: float) -> float:
+    """`Σ log(1 + stake·(w − 1))`: the log capital of one who bets that weights are above 1 in the mean.
+
+    Weights `w ≥ 0` whose mean given all before is at most 1 leave a capital whose mean is at most 1, so that it exceeds c with
+    probability at most 1/c (Ville). No assumption on tails.
+    """
+    if stake == 1.0:
+        return float(log_weight.sum())
+    return float(np.logaddexp(np.log1p(-stake), np.log(stake) + log_weight).sum())
+
+
+def weight_evidence(log_weight: NDArray[np.float64]) -> float:
+    """The log capital of four bettors together against `E Λ ≤ 1` for rollouts of one prompt, prompts independent.
+
+    Rollouts of the policy in the denominator have it, whatever the other policy is, if that one has not seen them.
+
+    Args:
+      log_weight: [B, G], `log Λ` of whole rollouts.
+    """
+    prompts = np.logaddexp.reduce(log_weight, -1) - math.log(log_weight.shape[-1])
+    capital = [log_evidence(prompts, stake) for stake in STAKES]
+    return float(np.logaddexp.reduce(capital) - math.log(len(STAKES)))
+
+
+def _certificate(
+    sample: Sample, alpha: float, estimator: str, bound: str, rollouts: int, log_weights: Sequence[NDArray[np.float64]]
+) -> Certificate:
     limit = bernstein_bound(sample, alpha) if bound == "bernstein" else betting_bound(sample, alpha)
-    values = sample.values
+    found, values = max(float(limit), sample.lower), sample.values
+    evidence = max((weight_evidence(x) for x in log_weights), default=-math.inf)
+    against = evidence > math.log(max(len(log_weights), 1) / FALSE_ALARM)
+    contradiction = (
+        f"the mean weight of a rollout is above 1 (log evidence {evidence:.3g}): the rollouts are not of the policy "
+        "that they are said to be of, or the other policy was trained on them"
+    )
+    with np.errstate(over="ignore"):
+        deviation = float(values.std(ddof=1))
     return Certificate(
-        max(float(limit), sample.lower), float(values.mean()), float(values.std(ddof=1)), alpha, estimator, bound,
-        values.shape[-1], rollouts, (sample.lower, sample.upper),
+        -math.inf if against else min(found, 1.0), float(values.mean()), deviation, alpha, estimator, bound,
+        values.shape[-1], rollouts, (sample.lower, sample.upper), contradiction if against else None, found > 1,
     )  # fmt: skip
 
 
@@ -307,7 +430,7 @@ def _level(alpha: float) -> float:
 
 
 def _rewards(name: str, reward: ArrayLike) -> NDArray[np.float64]:
-    out = np.asarray(reward, np.float64)
+    out = _numbers(name, reward)
     shaped(name, out, ("B", "G"))
     if out.shape[0] < 2 or out.shape[1] < 1:
         raise InputError(name, f"shape {list(out.shape)}", "at least 2 prompts and 1 rollout")
@@ -321,7 +444,7 @@ def _log_ratios(
     name: str, log_ratio: ArrayLike, reward: NDArray[np.float64], infinity: float | None, limit: float = 700.0
 ) -> NDArray[np.float64]:
     """Log ratios of messages: finite, as the log-probabilities of a token log are, or else the `infinity` that is declared."""
-    out = np.asarray(log_ratio, np.float64)
+    out = _numbers(name, log_ratio)
     shaped(name, out, (*reward.shape, "τ"))
     if (bad := ~np.isfinite(out) & ~(out == infinity)).any():
         expected = (
@@ -349,6 +472,9 @@ def finite_sample_certificate(
     zeros: bool = False,
 ) -> Certificate:
     """S8: a lower confidence limit for `J(π̂ⁱ) − J(π̂ⁱ⁻¹)` from rollouts of `π̂ⁱ⁻¹`, `π̂ⁱ` trained on other data.
+
+    No limit exceeds 1, the largest improvement (`cut`). `E Λ ≤ 1` for rollouts of `π̂ⁱ⁻¹` that `π̂ⁱ` did not see; where
+    the weights contradict it (`weight_evidence`, false alarms below 1e-6) nothing is certified: `lower` is −∞ (`contradiction`).
 
     The settings belong to the experiment's plan, or may be chosen on the training rollouts; chosen on these rollouts they cost a
     union bound.
@@ -391,41 +517,27 @@ def finite_sample_certificate(
         one_of("baseline", baseline, ("others",))
         b = baseline
     else:
-        b = np.asarray(baseline, np.float64)
-        if b.ndim:
-            shaped("baseline", b, r.shape, (r.shape[0], 1))
-        if not ((b >= 0) & (b <= 1)).all():
-            raise InputError("baseline", float(b[~((b >= 0) & (b <= 1))].flat[0]), "numbers in [0, 1]")
-    low, high = (real_number("ratio_range", edge, infinite=True) for edge in ratio_range)
-    if not 0 <= low <= 1 <= high:
-        raise InputError("ratio_range", ratio_range, "(low, high) with 0 ≤ low ≤ 1 ≤ high")
+        b, *_ = _baseline(baseline, r)
+    _path_range(ratio_range, x.shape[-1])
+    low, high = ratio_range
     if ((np.exp(x) < low) | (np.exp(x) > high)).any():
         raise InputError(
             "log_ratio", f"a ratio in [{np.exp(x.min()):g}, {np.exp(x.max()):g}]", f"ratios in {ratio_range}"
         )
-    if estimator == "path" and (isinstance(b, str) or np.any(np.asarray(b) != 0)) and math.isinf(high):
-        raise InputError("ratio_range", ratio_range, "a finite upper end: a baseline needs a bounded ratio (S8b)")
-    if not 0 < real_number("clip", clip, infinite=True) <= 1:
-        raise InputError("clip", clip, "ε in (0, 1]")
-    if not 0 <= path_clip[0] < 1 < path_clip[1] < math.inf:
+    real_number("clip", clip, above=0.0, high=1.0)
+    if not isinstance(path_clip, Sequence) or len(path_clip) != 2:
+        raise InputError("path_clip", path_clip, "(low, high) with 0 ≤ low < 1 < high < ∞")
+    edges = [real_number("path_clip", edge, infinite=True) for edge in path_clip]
+    if not 0 <= edges[0] < 1 < edges[1] < math.inf:
         raise InputError("path_clip", path_clip, "(low, high) with 0 ≤ low < 1 < high < ∞")
 
     if estimator in ("message", "clipped"):
         if kl is None or kl_path_max is None:
             raise InputError("kl, kl_path_max", "none", f"both for estimator {estimator!r}")
-        k = np.asarray(kl, np.float64)
-        shaped("kl", k, x.shape)
-        finite("kl", k)
-        if (k < 0).any():
-            raise InputError("kl", float(k.min()), "divergences ≥ 0")
-        if not k.sum(-1).max() <= kl_path_max < math.inf:
-            raise InputError(
-                "kl_path_max", kl_path_max, f"a finite bound on Σ KL of a rollout, here up to {k.sum(-1).max():g}"
-            )
         if estimator == "message":
-            sample = message_sample(r, x, k, clip, kl_path_max)
+            sample = message_sample(r, x, _numbers("kl", kl), clip, kl_path_max)
         else:
-            sample = clipped_sample(r, x, k, kl_path_max, b, path_clip)
+            sample = clipped_sample(r, x, _numbers("kl", kl), kl_path_max, b, path_clip)
     elif estimator == "path":
         sample = path_sample(r, x, b, ratio_range)
     elif estimator == "truncated":
@@ -434,9 +546,9 @@ def finite_sample_certificate(
         sample = log_sample(r, x, path_clip[1])
     if bound == "bernstein" and math.isinf(sample.upper):
         raise InputError(
-            "bound", "'bernstein'", "'betting': without a finite ratio_range the path weight has no upper bound"
+            "bound", "'bernstein'", f"'betting': the numbers of estimator {estimator!r} have no upper bound here"
         )
-    return _certificate(sample, alpha, estimator, bound, r.size)
+    return _certificate(sample, alpha, estimator, bound, r.size, [x.sum(-1)])
 
 
 def two_sample_certificate(
@@ -472,11 +584,11 @@ def two_sample_certificate(
     if (log_ratio_old is None) != (log_ratio_new is None):
         raise InputError("log_ratio_old, log_ratio_new", "one of the two", "both or neither")
     if log_ratio_old is None or log_ratio_new is None:
-        return _certificate(difference_sample(old, new), alpha, "difference", bound, old.size + new.size)
+        return _certificate(difference_sample(old, new), alpha, "difference", bound, old.size + new.size, [])
     x_old = _log_ratios("log_ratio_old", log_ratio_old, old, -np.inf if zeros else None)
     x_new = _log_ratios("log_ratio_new", log_ratio_new, new, np.inf if zeros else None, limit=np.inf)
     sample = bridge_sample(old, x_old, new, x_new, baseline)
-    return _certificate(sample, alpha, "bridge", bound, old.size + new.size)
+    return _certificate(sample, alpha, "bridge", bound, old.size + new.size, [x_old.sum(-1), -x_new.sum(-1)])
 
 
 def group_normalised_weight(success: ArrayLike, group: int) -> NDArray[np.float64]:
@@ -496,7 +608,7 @@ def group_normalised_weight(success: ArrayLike, group: int) -> NDArray[np.float6
       >>> print(group_normalised_weight([0.5, 0.1], 2), group_normalised_weight([0.5, 0.1], 8).round(3))
       [1. 1.] [1.856 2.328]
     """
-    p = np.asarray(success, np.float64)
+    p = _numbers("success", success)
     if not ((p > 0) & (p < 1)).all():
         raise InputError("success", p.tolist(), "numbers in (0, 1)")
     if whole_number("group", group, -(2**31)) < 2:

@@ -67,6 +67,7 @@ def occupancy(m: Float[Array, "*batch S"]) -> Float[Array, "*batch S"]:
     Raises:
       InputError: if some `m` is negative or not finite, or all are zero.
     """
+    require_float64(m=m)
     if (values := floats(m)) is not None:
         total = values.sum(-1)
         if (values < 0).any() or not (np.isfinite(total) & (total > 0)).all():

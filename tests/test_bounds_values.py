@@ -255,7 +255,7 @@ def checks(x):
     never = math.inf
     return out | {
         ("T1", ""): (2 * tv, t1, 2 * own + 2 * eta * t1),
-        ("T2", ""): (2 * tv, t2, 2 * own + finite_times(eta, t2)),
+        ("T2", ""): (2 * tv, t2, 2 * own + finite_times(2 * eta, t2)),
         ("S1", "shift"): (2 * tv, s1, 2 * own + finite_times(2 * eta, s1)),
         ("S2", "shift"): (tv, s2, own + finite_times(2 * eta, s2)),
         ("S3", "shift"): (x["occupancy_tv_stale"], s3, before(e["shift"]) / x["mass"] + finite_times(2 * eta, s3)),

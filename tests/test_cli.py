@@ -462,6 +462,32 @@ def test_import_gym_refuses_settings_by_name(run, tmp_path, args, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (("import-gym", "FrozenLake", "--agents", "1.5", "-o", "x"), "Error parsing --agents: invalid literal for int() with"),
+        (("import-gym", "FrozenLake"), "Missing from teamtr import-gym: --agents INT (required) -o PATH, --output PATH"),
+        (("import-gym", "FrozenLake", "--agents", "1", "-o", "x", "--router", "lot"), "invalid choice 'lot' for argument"),
+        (("bogus",), "Unrecognized options: bogus; Available subcommands: stage, check, import-gym, monitor"),
+        (("stage", "--jsn"), "Unrecognized options: --jsn"),
+        (("monitor", "log.jsonl", "--alpha", "2"), "--alpha: found 2.0, expected a finite number greater than 0 and less"),
+        ((), "Expected one of {stage, check, import-gym, monitor}."),
+    ],
+)  # fmt: skip
+def test_a_command_line_that_cannot_be_read(run, args, line):
+    """One line, and no frame of tyro's."""
+    code, out, err = run(*args)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"teamtr: error: {line}")
+    assert not set(err) & set("╭╮╰╯│─")
+
+
+def test_help_is_help(run):
+    code, out, err = run("stage", "--help")
+    assert (code, err) == (0, "")
+    assert "usage: teamtr stage" in out
+
+
 def test_places_are_tried_before_the_work(run, tmp_path, monkeypatch):
     def work(*args):
         raise AssertionError("the work began")

@@ -5,6 +5,7 @@ Levels and constants by hand, and what happens exactly at the edge of a declared
 
 import math
 
+import jaxtyping
 import numpy as np
 import pytest
 from scipy.optimize import brentq
@@ -237,7 +238,7 @@ def test_the_certificate_names_what_it_is_made_of(bound):
         assert found.lower == max(float(limit), sample.lower)
         close(found.estimate, sum(sample.values) / 2)
         close(found.deviation, abs(sample.values[0] - sample.values[1]) / math.sqrt(2))
-        assert found[3:] == (0.3, estimator, bound, 2, 6, (sample.lower, sample.upper))
+        assert found[3:] == (0.3, estimator, bound, 2, 6, (sample.lower, sample.upper), None, False)
 
 
 def test_defaults():
@@ -255,12 +256,12 @@ def test_defaults():
     new, ratio = R[:, :2], X[:, 1:]
     bridge = fs.two_sample_certificate(R, new, X, ratio, alpha=0.2)
     close(bridge.estimate, fs.bridge_sample(R, X, new, ratio, 0.5).values.mean())
-    assert bridge[3:] == (0.2, "bridge", "betting", 2, 10, (-1.0, 1.0))
+    assert bridge[3:] == (0.2, "bridge", "betting", 2, 10, (-1.0, 1.0), None, False)
     tilted = fs.two_sample_certificate(R, new, X, ratio, alpha=0.2, baseline=0.25, bound="bernstein")
-    assert tilted[3:] == (0.2, "bridge", "bernstein", 2, 10, (-1.5, 1.5))
+    assert tilted[3:] == (0.2, "bridge", "bernstein", 2, 10, (-1.5, 1.5), None, False)
     difference = fs.two_sample_certificate(R, new, alpha=0.2)
     close(difference.estimate, fs.difference_sample(R, new).values.mean())
-    assert difference[3:] == (0.2, "difference", "betting", 2, 10, (-1.0, 1.0))
+    assert difference[3:] == (0.2, "difference", "betting", 2, 10, (-1.0, 1.0), None, False)
 
 
 def test_a_limit_is_never_below_what_can_be():
@@ -305,7 +306,8 @@ def test_declared_ranges_at_their_ends(change, accepted):
     """A limit rests on what is declared: data at the end of a range are taken, beyond it refused."""
     call = {"reward": R, "log_ratio": X.round(15), "alpha": 0.1} | change
     if accepted:
-        assert math.isfinite(fs.finite_sample_certificate(**call).lower)
+        found = fs.finite_sample_certificate(**call)
+        assert math.isfinite(found.lower) == (found.contradiction is None) == (call["log_ratio"].max() < 300)
     else:
         with pytest.raises(InputError):
             fs.finite_sample_certificate(**call)
@@ -347,3 +349,157 @@ def test_weight_of_group_normalisation_is_of_a_surrogate():
 def test_weight_of_group_normalisation_is_defined_inside(call):
     with pytest.raises(InputError):
         fs.group_normalised_weight(*call)
+
+
+# --------------------------------------------------------------------------------------------- limits that cannot be
+
+
+ZERO = np.zeros((2, 3, 2))
+
+
+@pytest.mark.parametrize("bound", fs.BOUNDS)
+def test_a_clip_at_zero_without_a_baseline(bound):
+    """`l = 0, b = 0`: `k = max(b·k_high, (1−b)·k_low) = 0`, so `Z = R(min(Λ, h) − 1)` and its range is `[−1, h − 1]`."""
+    call = {"kl": 0.01 + ZERO, "alpha": 0.1, "estimator": "clipped", "baseline": 0.0, "path_clip": (0.0, 1.5),
+            "kl_path_max": 0.1, "bound": bound}  # fmt: skip
+    found = fs.finite_sample_certificate(R, ZERO, **call)
+    assert (found.estimate, found.interval) == (0.0, (-1.0, 0.5))
+    if bound == "bernstein":  # −7·1.5·ln 20/3 with V = 0 and B = 2, less than −1
+        assert found.lower == -1.0
+    else:
+        root = brentq(lambda mean: capital([0.0, 0.0], -1.0, mean, 0.1)[0] - math.log(10), -1 + 1e-9, 0.0, xtol=1e-14)
+        assert found.lower == pytest.approx(root, rel=1e-10)
+    dropped = fs.finite_sample_certificate(R, X + np.where(np.arange(3) == 1, -np.inf, 0)[:, None], zeros=True, **call)
+    close(dropped.estimate, (1 * 0.125 - 0.25 + 0.5 * 0.1 + 0 * 0.5 - 0.75 + 1 * -0.75) / 6)
+    with pytest.raises(
+        InputError, match=r"^bound: found 'bernstein', expected 'betting': the numbers of estimator 'clipped'"
+    ):
+        fs.finite_sample_certificate(R, ZERO, **call | {"baseline": 0.5, "bound": "bernstein"})
+    # b = ½: X has no bound as Λ → 0, and a path of weight 0 is not taken for one that was seen
+    half = fs.clipped_sample(R, ZERO - 400.0, ZERO, 0.1, 0.5, (0.0, 1.5))
+    close(half.values, [0.5 - r.mean() for r in R])
+    assert half.upper == math.inf
+
+
+@pytest.mark.parametrize("estimator", [e for e in fs.ESTIMATORS if e != "message"])
+@pytest.mark.parametrize("log_ratio", [100.0, 177.5, 350.0])
+def test_weights_that_cannot_be(estimator, log_ratio):
+    """Every rollout e²⁰⁰, e³⁵⁵, e⁷⁰⁰ times as likely: `E Λ ≤ 1` is contradicted, and nothing is certified."""
+    kl = {"kl": ZERO, "kl_path_max": 0.1} if estimator == "clipped" else {}
+    found = fs.finite_sample_certificate(R, ZERO + log_ratio, alpha=0.1, estimator=estimator, **kl)
+    assert found.lower == -math.inf
+    # prompts have the mean weight e^{2x}: the bettor who stakes all has 2·2x, the three others about as much
+    stakes = [4 * log_ratio + 2 * math.log(s) for s in (1.0, 0.3, 0.1, 0.03)]
+    evidence = np.logaddexp.reduce(stakes) - math.log(4)
+    assert f"log evidence {evidence:.3g})" in (found.contradiction or "")
+    close(fs.weight_evidence((ZERO + log_ratio).sum(-1)), evidence)
+
+
+def test_what_is_no_contradiction():
+    """Ten prompts of mean weight w win `10·log w` at full stake: accused from about `log 4·10⁶` on."""
+    r, spread = np.full((10, 2), 0.5), np.log(np.array([0.5, 1.5]))[None, :, None] * np.ones((10, 1, 1))
+    close(fs.weight_evidence(spread[..., 0]), 0.0)
+    assert fs.finite_sample_certificate(r, spread, alpha=0.1).contradiction is None
+    for shift, accused in ((1.3, False), (1.6, True)):
+        found = fs.finite_sample_certificate(r, spread + shift, alpha=0.1)
+        capital = [10 * math.log1p(s * math.expm1(shift)) for s in (1.0, 0.3, 0.1, 0.03)]
+        assert (
+            (found.contradiction is not None) == accused == (np.logaddexp.reduce(capital) - math.log(4) > math.log(1e6))
+        )
+    # S8d: rollouts of the new policy are rarer under the old one, never more likely in the mean
+    old, new = np.zeros((10, 2, 1)), spread * 0 - 1.6
+    assert fs.two_sample_certificate(r, r, old, -new, alpha=0.1).contradiction is None
+    assert fs.two_sample_certificate(r, r, old, new, alpha=0.1).lower == -math.inf
+    assert fs.two_sample_certificate(r, r, -new, old, alpha=0.1).lower == -math.inf
+
+
+def test_a_limit_is_cut_at_what_can_be_gained():
+    """Rewards in [0, 1]: at most 1. 100 prompts, one with a weight of 60, and the limit of a bettor against `Z ≥ −½`."""
+    n = 400
+    r, x = np.ones((n, 1)), np.full((n, 1, 1), math.log(2.5))
+    x[1::2] = -np.inf
+    found = fs.finite_sample_certificate(r, x, alpha=0.5, estimator="path", bound="betting", zeros=True)
+    assert not found.cut
+    assert found.lower < 0.25 == found.estimate
+    sample = fs.Sample(np.full(n, 2.0), -1.0, 3.0)
+    one = fs._certificate(sample, 0.1, "path", "betting", n, [])
+    assert float(fs.betting_bound(sample, 0.1)) > 1.0 == one.lower
+    assert one.cut
+    assert not fs._certificate(fs.Sample(np.full(n, 1.0), -1.0, 3.0), 0.1, "path", "betting", n, []).cut
+
+
+def test_nothing_can_move():
+    """`ratio_range = (1, 1)`: every number is 0, and so is the limit."""
+    for bound in fs.BOUNDS:
+        found = fs.finite_sample_certificate(R, ZERO, alpha=0.1, ratio_range=(1.0, 1.0), bound=bound)
+        assert (found.lower, found.estimate, found.interval) == (0.0, 0.0, (0.0, 0.0))
+    assert fs.betting_log_capital(fs.Sample(np.zeros(3), 0.0, 1.0), 0.0, 0.1) == 0.0
+
+
+def test_large_numbers_are_cut_for_the_bettor():
+    """Bets look at squares: e³⁵⁵ would overflow. Cut at e³⁰⁰ the capital is that of the cut numbers, and the limit lower."""
+    big = fs.Sample(np.array([math.exp(355), 0.5, -0.5]), -1.0, math.inf)
+    cut = big._replace(values=np.minimum(big.values, math.exp(300)))
+    assert fs.betting_log_capital(big, 0.0, 0.1) == fs.betting_log_capital(cut, 0.0, 0.1) > 299
+    assert fs.betting_bound(big, 0.1) == fs.betting_bound(cut, 0.1)
+
+
+SAMPLES = {
+    "message": lambda r, x, k: fs.message_sample(r, x, k, 0.2, 0.5),
+    "log": lambda r, x, k: fs.log_sample(r, x, 2.0),
+    "truncated": lambda r, x, k: fs.truncated_sample(r, x, 2.0),
+    "path": lambda r, x, k: fs.path_sample(r, x),
+    "clipped": lambda r, x, k: fs.clipped_sample(r, x, k, 0.5),
+    "bridge": lambda r, x, k: fs.bridge_sample(r, x, r, x),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_samples_refuse_what_they_cannot_use(name, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    sample = SAMPLES[name]
+    assert np.isfinite(sample(R.tolist(), X.astype(np.float32), KL).values).all()
+    for reward in (R + 0.1, R - 0.1, R * math.nan, R[0], "reward", None, R[:, :0]):
+        with pytest.raises(InputError, match=r"^reward"):
+            sample(reward, X, KL)
+    for log_ratio in (X * math.nan, X[0], X[..., 0], "x", None, np.where(np.arange(2) == 0, np.inf, -np.inf) + X):
+        with pytest.raises(InputError, match=r"^log_ratio"):
+            sample(R, log_ratio, KL)
+    if name in ("message", "clipped"):
+        for kl, who in ((-KL, "kl"), (KL * math.nan, "kl"), (KL[0], "kl"), ("x", "kl"), (KL + 1, "kl_path_max")):
+            with pytest.raises(InputError, match=f"^{who}: "):
+                sample(R, X, kl)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fs.path_sample(R, X, 0.5), r"ratio_range: found \(0.0, inf\), expected a finite upper end"),
+        (lambda: fs.path_sample(R, X, "others"), "ratio_range: found"),
+        (lambda: fs.path_sample(R, X, 2.0, (0.0, 4.0)), "baseline: found 2.0"),
+        (lambda: fs.path_sample(R, X, "mine", (0.0, 4.0)), "baseline: found 'mine'"),
+        (lambda: fs.path_sample(R, X, 0.0, (2.0, 4.0)), "ratio_range: found"),
+        (lambda: fs.path_sample(R, X, 0.0, 2.0), "ratio_range: found"),  # pyright: ignore[reportArgumentType]
+        (lambda: fs.log_sample(R, X, 1.0), "high: found 1.0"),
+        (lambda: fs.truncated_sample(R, X, math.nan), "high: found nan"),
+        (lambda: fs.message_sample(R, X, KL, 1.5, 0.5), "clip: found 1.5"),
+        (lambda: fs.message_sample(R, X, KL, 0.2, math.nan), "kl_path_max: found nan"),
+        (lambda: fs.clipped_sample(R, X, KL, math.inf), "kl_path_max: found inf"),
+        (lambda: fs.bridge_sample(R, X, R, X, 1.5), "baseline: found 1.5"),
+        (lambda: fs.bridge_sample(R, X, R[:1], X[:1]), "reward_new: found"),
+        (lambda: fs.difference_sample(R, R[:1]), "reward_new: found shape"),
+        (lambda: fs.difference_sample(R, R + 1), "reward_new: found 2.0"),
+        (lambda: fs.betting_log_capital(fs.Sample(R[0], 0.0, 1.0), -0.1, 0.1), "mean: found -0.1"),
+        (lambda: fs.betting_log_capital(fs.Sample(R[0], 0.0, 1.0), math.inf, 0.1), "mean: found inf"),
+        (lambda: fs.betting_bound(fs.Sample(R[0], -math.inf, 1.0), 0.1), "sample.lower: found -inf"),
+        (lambda: fs.bernstein_bound(fs.Sample(R[0], 0.0, math.nan), 0.1), "sample.upper: found nan"),
+        (lambda: fs.bernstein_bound(fs.Sample(R[0].astype(np.float32), 0.0, 1.0), 0.1), "sample.values: found dtype"),
+        (lambda: fs.finite_sample_certificate(R, X, alpha=0.1, path_clip=2.0), "path_clip: found 2.0"),  # pyright: ignore[reportArgumentType]
+        (lambda: fs.finite_sample_certificate(R, X, alpha=0.1, baseline=0.5, ratio_range=(0.0, 1e200)), "ratio_range: "),
+        (lambda: fs.finite_sample_certificate("R", X, alpha=0.1), "reward: found a str"),
+    ],
+)  # fmt: skip
+def test_settings_of_samples(call, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(InputError, match="^" + message):
+        call()

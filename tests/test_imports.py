@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "teamtr_jax"
 
 LEVELS = [
-    {"types", "validation", "files"},
+    {"types", "validation", "files", "command_line"},
     {"dynamics"},
     {"teams", "divergences"},
     {"visits"},

@@ -246,6 +246,10 @@ FUNCTIONS = {
     "occupancy negative": (lambda: occupancy(jnp.array([2.0, -1.0])), r"m: found visits that add up to 1\.0"),
     "total_variation": (lambda: total_variation(POLICY, -POLICY), "q: found -"),
     "kl": (lambda: kl_current_to_new(POLICY * jnp.nan, POLICY), "current: found nan"),
+    "kl states": (lambda: kl_current_to_new(POLICY, POLICY[:-1]), "new: found shape"),
+    "tv states": (lambda: total_variation(jnp.stack([POLICY] * 2), jnp.stack([POLICY] * 3)), "q: found shape"),
+    "occupancy float32": (lambda: occupancy(jnp.ones(3, jnp.float32)), "m: found dtype float32"),
+    "occupancy list": (lambda: occupancy([1.0]), "m: found dtype None"),
     "kl shapes": (lambda: kl_current_to_new(POLICY, jnp.ones((S, 1))), "new: found shape"),
     "chain": (lambda: chain_hybrids(TEAM, jnp.stack([POLICY, POLICY]), jnp.array([3])), "agents: found 3"),
     "chain length": (

@@ -3,9 +3,11 @@
 import functools
 import math
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from scipy.optimize import brentq, minimize_scalar
@@ -41,7 +43,7 @@ from teamtr_jax.trust_region import (
 from teamtr_jax.trust_region.adaptive import adapted
 from teamtr_jax.types import Estimate, Team
 from teamtr_jax.validation import InputError, unchecked
-from teamtr_jax.values import advantage_error, evaluate_policy
+from teamtr_jax.values import advantage_error, advantages, evaluate_policy
 
 R, A, RADIUS = 3, 3, 0.02
 CASES = 24
@@ -558,6 +560,30 @@ def test_the_best_radius_of_other_agents(agent):
     np.testing.assert_allclose(inside.radius, 9 * high, rtol=1e-9)
 
 
+@pytest.mark.parametrize("form", ["turn-taking", "product"])
+def test_a_certified_step_does_not_follow_rounding(form):
+    """`r = V − γPV` for a random V of size 10: every advantage is 0, and what is left of it noise that is no tie of its own.
+
+    An advantage alone does not say so (eight units of its own largest entry are far less): the error of the values does.
+    """
+    draw = np.random.default_rng(5)
+    if form == "turn-taking":
+        team, policy, (P, _, pi, _, _, gamma) = other_team()
+    else:
+        pi, gamma = draw.dirichlet(np.ones(A), (2, R)), 0.7
+        team, policy = product(draw.uniform(size=(R, A * A)), gamma), jnp.asarray(pi)
+        P = np.asarray(team.dynamics.transition)
+    v = draw.uniform(-10, 10, len(P))
+    team = replace(team, reward=jnp.asarray(v[:, None] - gamma * P @ v))
+    joint = jnp.asarray(pi if form == "turn-taking" else np.einsum("sa,sb->sab", *pi).reshape(R, -1))
+    noise = abs(np.asarray(advantages(team, evaluate_policy(team, joint)[1])))
+    assert 0 < noise.max() < 1e-13
+    for agent in range(team.agents):
+        step = certified_jit()(team, policy, jnp.asarray(agent), jnp.asarray(0.02))
+        np.testing.assert_array_equal(step.target, policy)
+        assert (float(step.certificate), float(step.improvement)) == (0.0, 0.0)
+
+
 def test_no_radius_helps_where_there_is_nothing_to_gain():
     team, policy, _ = other_team()
     step = certificate_optimal_radius(replace(team, reward=jnp.asarray(np.full((S, A), 0.35))), policy, 1)
@@ -689,7 +715,8 @@ def test_what_no_step_reads_may_be_anything():
     np.testing.assert_array_equal(new, [[0.25, 0.75, 0.0], [0.3, 0.3, 0.3]])
 
 
-def test_other_tables_that_are_none():
+def test_other_tables_that_are_none(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     half, ones = jnp.full((2, 2), 0.5), jnp.ones(2)
     for call, message in (
         (lambda: value_weighted_step(half, jnp.array([[-1.0, 2.0], [1.0, 1.0]])), "value: found -1.0, expected q ≥ 0"),
@@ -710,6 +737,34 @@ def test_other_tables_that_are_none():
             "radius: found -1.0",
         ),
         (lambda: certificate_optimal_radius(discounted(REWARD), jnp.asarray(POLICY), 2), "agent: found 2"),
+        *(
+            (partial(certificate_optimal_radius, discounted(REWARD), jnp.asarray(policy), 1), f"policy: found {found}")
+            for policy, found in (
+                (0.9 * POLICY, "row"),
+                (POLICY * math.nan, "nan"),
+                (-POLICY, "-"),
+                (POLICY[None], "shape"),
+                (POLICY.astype(np.float32), "dtype float32"),
+            )
+        ),
+        *(
+            (
+                partial(certificate_optimal_radius, discounted(REWARD), jnp.asarray(POLICY), 1, bracket=edges),
+                "bracket: found",
+            )
+            for edges in ((1.0, 0.1), (0.0, 1.0), (math.nan, 1.0), (1.0, math.inf), (0.1,), 1.0, "ab", None)
+        ),
+        (
+            lambda: certified_step(discounted(REWARD), jnp.asarray(POLICY), jnp.asarray(0), zero + jnp.ones(1)),
+            "radius: found shape",
+        ),
+        (lambda: certified_step(discounted(REWARD), jnp.asarray(POLICY[:, :1]), jnp.asarray(0), zero), "policy: found"),
+        (lambda: certified_step(discounted(REWARD), jnp.asarray(POLICY), "0", zero), "agent: found '0'"),
+        (lambda: kl_constrained(jnp.zeros(0)), "radius: found an empty array"),
+        (lambda: ppo_clip(jnp.zeros(0)), "radius: found an empty array"),
+        (lambda: value_weighted_step([[0.5, 0.5]], half), "current: found dtype None"),
+        (lambda: value_weighted_step(half, None), "value: found dtype None"),
+        (lambda: kl_constrained_step(half, None, ones, 0.1), "advantage: found dtype None"),
     ):
         with pytest.raises(InputError, match=message):
             call()

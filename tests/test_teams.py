@@ -295,6 +295,7 @@ def test_tables_are_refused_by_name(table, message):
         ([np.nan, 0, 0, 0], "initial_state_distrib, state 0: found nan"),
         ([0.5, 0.4, 0, 0], "initial_state_distrib: found a sum of 0.9, expected 1 within 1e-09"),
         (["a"] * 4, "initial_state_distrib: found ['a', 'a', 'a', 'a']"),
+        (np.array([1.0 + 1.0j, 0, 0, 0]), "initial_state_distrib: found array([1.+1.j"),
         ({7: 1.0}, "initial_state_distrib, state 7: found 1.0, for a state that is not in P"),
         ({3: 1.0}, "initial_state_distrib, state 3: found 1.0, for a state without actions"),
     ],
@@ -303,6 +304,15 @@ def test_starts_are_refused_by_name(start, message):
     with pytest.raises(InputError) as error:
         gymnasium_team(toy(changed(lambda t: t.update({3: {}})), start), 2)
     assert message in str(error.value)
+
+
+def test_an_environment_that_exits():
+    def leave():
+        raise SystemExit(0)
+
+    gymnasium.register("Leaving-v0", entry_point=leave)
+    with pytest.raises(InputError, match=r"^ENV: found 'Leaving-v0' \(0\)"):
+        read_table("Leaving-v0")
 
 
 def test_a_table_shorter_than_its_space():

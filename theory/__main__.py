@@ -16,6 +16,7 @@ import jax
 import tyro
 from rich.console import Console
 
+from teamtr_jax.command_line import parsed
 from teamtr_jax.validation import InputError, shown, whole_number
 
 if TYPE_CHECKING:
@@ -151,8 +152,8 @@ def run(settings: Settings) -> int:
 def main() -> None:
     """Exit code 1 if a claim is violated, 2 on bad input, 3 if a number or a file could not be made, 130 if interrupted."""
     jax.config.update("jax_enable_x64", True)
-    settings = tyro.cli(Settings, prog="python -m theory")
     try:
+        settings = parsed("theory", lambda: tyro.cli(Settings, prog="python -m theory"))
         if settings.quick and settings.full:
             raise InputError("--quick, --full", "both", "at most one of them")
         code = run(settings)

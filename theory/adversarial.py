@@ -33,6 +33,7 @@ from jax import Array, lax
 from numpy.typing import NDArray
 
 from teamtr_jax.bounds import DEFAULT, Rung, ladder
+from teamtr_jax.command_line import parsed
 from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.files import output_file, output_folder, read_json, regular_file, replacing, seal
 from teamtr_jax.records import dump
@@ -801,8 +802,8 @@ def _run(settings: Settings) -> int:
 def main() -> None:
     """Exit code 1 if a rung is violated, 2 on bad input, 3 if a number or a file could not be made, 130 if interrupted."""
     jax.config.update("jax_enable_x64", True)
-    settings = tyro.cli(Settings, prog="python -m theory.adversarial")
     try:
+        settings = parsed("theory.adversarial", lambda: tyro.cli(Settings, prog="python -m theory.adversarial"))
         code = _run(settings)
     except InputError as error:
         print(f"theory.adversarial: error: {error}", file=sys.stderr)

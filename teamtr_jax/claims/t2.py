@@ -16,7 +16,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
     if report.layer_kl is None or report.layer_shift is None:
         gamma = report.discount
         bound = zero_times(jnp.sqrt(2.0) * gamma / (1 - gamma) * jnp.ones_like(report.kl), jnp.sqrt(report.kl))
-        rounding = 2 * shift / report.mass + zero_times(relative * jnp.ones_like(bound), bound)
+        rounding = 2 * shift / report.mass + 2 * zero_times(relative * jnp.ones_like(bound), bound)
         return {"": Check(2 * report.occupancy_tv_fresh, bound, rounding)}
     bound = exclusive_sum(jnp.sqrt(report.layer_kl / 2))
     return {"": Check(report.layer_shift, bound, layer_budget(report, report.layer_shift, bound))}

@@ -195,7 +195,7 @@ def _make(environment: str, options: Mapping[str, Any]) -> Any:
             raise InputError(f"option {name}", "no option of the environment's table", "another name")
     try:
         made = make(**options)
-    except Exception as error:  # whatever an environment of somebody else's raises
+    except (Exception, SystemExit) as error:  # whatever an environment of somebody else's raises
         text = (str(error).splitlines() or [type(error).__name__])[0]
         parameters = _defaults(make) if options else {}
         for name, value in options.items():
@@ -391,7 +391,8 @@ def _start(start: Any, states: Mapping[Any, int], ends: set[Any]) -> NDArray[np.
     name, out = "initial_state_distrib", np.zeros(len(states))
     if not isinstance(start, Mapping):
         try:
-            array = np.asarray(start, np.float64)
+            array = np.asarray(start)
+            array = array.astype(np.float64, casting="same_kind" if array.dtype.kind in "biufc" else "unsafe")
         except (TypeError, ValueError) as error:
             raise InputError(name, repr(start), "one probability for each state") from error
         if not _numbered(list(states)):

@@ -29,6 +29,8 @@ def require_setting(
       InputError: names the setting.
     """
     entries = [value]
+    if getattr(value, "size", 1) == 0:
+        raise InputError(name, "an empty array", "a number")
     if isinstance(value, jax.Array | np.ndarray | np.generic):
         found = concrete(value)
         entries = [] if found is None else found.reshape(-1).tolist()

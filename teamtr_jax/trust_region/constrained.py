@@ -32,7 +32,7 @@ from teamtr_jax.trust_region._solve import (
     tilted_slope,
 )
 from teamtr_jax.types import Estimate, Step, StepInfo
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, require_float64
 
 __all__ = ["Direction", "require_direction", "kl_constrained", "kl_constrained_step"]
 
@@ -85,6 +85,7 @@ def kl_constrained_step(
       InputError: if an array is not float64 or holds what is none of these, the radius is negative or not a number, or
         `direction` is not one of the two.
     """
+    require_float64(advantage=advantage)
     require_tables(current, weight, advantage=advantage, error=error)
     require_direction(direction)
     require_setting("radius", radius)

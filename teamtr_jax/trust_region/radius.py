@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,10 +17,10 @@ from jaxtyping import Float
 from teamtr_jax.bounds import penalty_log_sum
 from teamtr_jax.dynamics import after
 from teamtr_jax.surrogates import hybrids_report
-from teamtr_jax.trust_region._info import require_setting
+from teamtr_jax.trust_region._info import require_setting, require_shape
 from teamtr_jax.trust_region.constrained import kl_constrained_step
-from teamtr_jax.types import Stage, StageReport, Team
-from teamtr_jax.validation import InputError, concrete, whole_number
+from teamtr_jax.types import Stage, StageReport, Team, require_agent, require_one, require_policy
+from teamtr_jax.validation import InputError, real_number, require_float64, whole_number
 from teamtr_jax.values import advantage_error, advantages, evaluate_policy
 from teamtr_jax.visits import hybrids, marginal_advantage, solo_steps, team_policy
 
@@ -50,11 +50,12 @@ def certified_step(
       penalty: a bound on the fresh gap, a function of the report of this one update.
 
     Raises:
-      InputError: if `agent` is not one of the team, or the radius is negative or not a number.
+      InputError: if `agent` is not one of the team, `policy` is none of it, or the radius is negative or not a number.
     """
-    if (who := agent if isinstance(agent, int) else concrete(agent)) is not None:
-        whole_number("agent", who, 0, team.agents - 1)
+    require_agent(team, agent)
     require_setting("radius", radius)
+    require_shape("radius", jnp.asarray(radius), ())
+    require_policy(team, policy=policy)
     joint = team_policy(team, policy)
     resolvent, v, m = evaluate_policy(team, joint)
     error = advantage_error(team, joint, resolvent, v)
@@ -96,16 +97,23 @@ def certificate_optimal_radius(
     For S7 the certificate is concave in `δ` and the best multiplier is `λ = ϱ` (theory/derivations/u1.md).
 
     Raises:
-      InputError: if `agent` is not one of the team, or `bracket` is not two increasing positive numbers.
+      InputError: if `agent` is not one of the team, `policy` is none of it, or `bracket` is not two increasing positive numbers.
     """
     whole_number("agent", agent, 0, team.agents - 1)
-    if not 0 < bracket[0] < bracket[1] < np.inf:
-        raise InputError("bracket", bracket, "two positive numbers in increasing order")
+    require_one(team, "team")
+    require_float64(policy=policy)
+    require_policy(team, policy=policy)
+    expected = "two positive numbers in increasing order"
+    if not isinstance(bracket, Sequence) or len(bracket) != 2:
+        raise InputError("bracket", bracket, expected)
+    low, high = (real_number("bracket", edge, above=0.0) for edge in bracket)
+    if low >= high:
+        raise InputError("bracket", bracket, expected)
 
     def step(log_radius: float) -> CertifiedStep:
         return _certificate(team, policy, jnp.asarray(agent), jnp.asarray(np.exp(log_radius)), penalty)
 
-    grid = np.linspace(math.log(bracket[0]), math.log(bracket[1]), GRID)
+    grid = np.linspace(math.log(low), math.log(high), GRID)
     best = int(np.argmax([float(step(x).certificate) for x in grid]))
     around = grid[max(best - 1, 0)], grid[min(best + 1, GRID - 1)]
     found: Any = scipy.optimize.minimize_scalar(

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from teamtr_jax.trust_region._info import gains, require_estimate, require_tables, step_info, support_of
 from teamtr_jax.types import Estimate, Step, StepInfo
-from teamtr_jax.validation import ROW_TOLERANCE, InputError, concrete
+from teamtr_jax.validation import ROW_TOLERANCE, InputError, concrete, require_float64
 
 __all__ = ["value_weighted", "value_weighted_step"]
 
@@ -47,6 +47,7 @@ def value_weighted_step(
       >>> print(value_weighted_step(jnp.array([[0.5, 0.5]]), jnp.array([[1.0, 3.0]])))
       [[0.25 0.75]]
     """
+    require_float64(current=current, value=value)
     every = jnp.ones(current.shape[:1])
     require_tables(current, every, value=value, error=error)
     if (found := concrete(value)) is not None and (found < -ROW_TOLERANCE * abs(found).max()).any():

@@ -6,29 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from teamtr_jax.finite_sample import FALSE_ALARM, log_evidence
 from teamtr_jax.llm.monitor.estimates import Floats, Ints, mean, plain, ratio
 from teamtr_jax.llm.monitor.log import TokenLog
 from teamtr_jax.llm.monitor.sources import rows_of
 
 __all__ = ["FALSE_ALARM", "contradiction", "one_sided_groups", "unequal", "holes", "log_evidence"]
 
-FALSE_ALARM = 1e-6
-"""A set of rollouts that was drawn as it says is accused with at most this probability, whatever its tails."""
-
 TOKEN_STAKES = (1.0, 0.3, 0.1, 0.03, 0.01)
 ROLLOUT_STAKES = (0.3, 0.1, 0.03)
 KL, TOKEN, ROLLOUT = "KL of a rollout, k1", "mean weight of a token", "mean weight of a rollout"
-
-
-def log_evidence(log_weight: Floats, stake: float) -> float:
-    """`Σ log(1 + stake·(w − 1))`: the log capital of one who bets that weights are above 1 in the mean.
-
-    Weights `w ≥ 0` whose mean given all before is at most 1 leave a capital whose mean is at most 1, so that it exceeds c with
-    probability at most 1/c (Ville). No assumption on tails.
-    """
-    if stake == 1.0:
-        return float(log_weight.sum())
-    return float(np.logaddexp(np.log1p(-stake), np.log(stake) + log_weight).sum())
 
 
 def contradiction(log: TokenLog, chosen: Ints, updated: Ints, match: float, alpha: float) -> dict[str, Any] | None:
