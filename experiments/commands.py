@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
@@ -18,6 +19,8 @@ from teamtr_jax.validation import InputError, shown
 __all__ = ["use_all_cores", "parsed", "exit_code"]
 
 FRAME = str.maketrans(dict.fromkeys("╭╮╰╯│─", " "))
+PLAIN = re.compile(r"^[-+|\s]*$|^\||\|$")
+"""The same, as it is drawn where only ASCII can be shown."""
 
 
 def use_all_cores() -> None:
@@ -30,7 +33,7 @@ def _sentence(said: str) -> str:
     """What tyro says in a frame, on one line: its first part, and the second, which says what was expected."""
     parts, now = [], []
     for line in said.splitlines()[1:]:
-        words = " ".join(line.translate(FRAME).split())
+        words = " ".join(PLAIN.sub("", line.translate(FRAME)).split())
         if words:
             now.append(words)
         elif now:
