@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from teamtr_jax.files import seal, unseal
+from teamtr_jax.files import regular_file, seal, unseal
 from teamtr_jax.records import dump
 from teamtr_jax.validation import X64_REMEDY, InputError, whole_number
 
@@ -143,6 +143,7 @@ def restore(folder: str | Path, like: Any, step: int | None = None) -> Checkpoin
             raise InputError(str(place / name), "no such file", "every file of the checkpoint, as it was written")
         if name not in manifest["files"]:
             raise InputError(str(place / name), "a file that the manifest does not name", "the files that were written")
+        regular_file(place / name, "a file that can be read")
         try:
             digest = _digest(place / name)
         except OSError as error:
@@ -179,6 +180,7 @@ def read_manifest(folder: str | Path, step: int | None = None) -> dict[str, Any]
         found = f"no checkpoint {'' if step is None else step}".rstrip()
         raise InputError(str(folder), found, f"one of {steps}" if steps else "a folder with checkpoints")
     path = folder / f"{steps[-1] if step is None else step:08d}" / MANIFEST
+    regular_file(path, "the manifest of the checkpoint")
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -30,7 +30,10 @@ KINDS = (
 
 def reason(error: BaseException) -> str:
     """Why it failed, on one line."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+    try:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+    except Exception:  # an exception of somebody else's code that cannot be written down
+        text = ""
     return text or type(error).__name__
 
 

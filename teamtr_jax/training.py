@@ -29,6 +29,7 @@ from teamtr_jax.checkpoint import (
     same_leaves,
     save,
 )
+from teamtr_jax.files import regular_file
 from teamtr_jax.records import UPDATE_SCHEMA, dump
 from teamtr_jax.validation import InputError, whole_number
 
@@ -240,6 +241,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 def _verified(path: Path, kept: Mapping[str, Any]) -> bytes:
     """The part of the journal that a checkpoint vouches for."""
+    regular_file(path, "the records of the run")
     try:
         with open(path, "rb") as file:
             data = file.read(kept["bytes"])

@@ -33,11 +33,13 @@ from experiments.llm.measure import (
     regression,
 )
 from experiments.llm.plugins import task_of
-from experiments.llm.settings import Show, Train
+from experiments.llm.settings import Compare, Eval, Show, Train
 from experiments.llm.setup import set_up, test_problems
 from experiments.llm.transcripts import show, transcript
+from experiments.reproduce.question import Settings as Reproduce
 from experiments.saved import places, write_json
 from experiments.tables import show as table
+from experiments.tabular.settings import Settings as Tabular
 from teamtr_jax.checkpoint import read_manifest
 from teamtr_jax.llm.methods import METHODS
 from teamtr_jax.llm.model import ModelConfig
@@ -598,7 +600,8 @@ SHORT = ["--stages", "1", "--prompts", "16", "--model.width", "16", "--model.lay
 """Other sizes only: task, difficulty, held-out prompts, band of the warm start are the defaults."""
 
 
-@pytest.mark.parametrize("name", ["parity", *(pytest.param(x, marks=pytest.mark.slow) for x in ("copy", "gcd"))])
+@pytest.mark.slow  # what they start from: test_every_task_is_set_up_at_its_defaults and tests/test_llm_warm_start.py
+@pytest.mark.parametrize("name", ["parity", "copy", "gcd"])
 def test_tasks_that_failed_run_at_their_defaults(name, tmp_path, capsys):
     if name == "gcd":
         pytest.importorskip("reasoning_gym")
@@ -645,6 +648,24 @@ def mine(folder: Path, above: str = "", below: str = "", name: str = "mine.py") 
     return path
 
 
+def test_a_short_run_with_a_task_of_ones_own(trained, tmp_path, capsys):
+    """Sizes of `trained`, whose programs it uses. The same numbers; shown where it was moved, without the file."""
+    path, out = mine(tmp_path), tmp_path / "run"
+    assert main(["train", *TINY, "--task", f"{path}:Mine", "--stages", "1", "--out", str(out)]) == 0
+    assert runs.read_summary(out)["task"] == "mine.py:Mine"
+    assert records_of(out) == [x for x in records_of(trained) if x["stage"] < 1]  # the same task but for its name
+    path.unlink()
+    moved = out.rename(tmp_path / "moved")
+    capsys.readouterr()
+    assert main(["show", str(moved), "--count", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "mine [red]\\x1b[31m, teamtr, after 1 stages" in text
+    assert "\x1b" not in text
+    assert main(["train", *TINY, "--task", f"{path}:Mine", "--stages", "1", "--out", str(moved)]) == 2
+    assert "mine.py: found no such file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_run_with_a_task_of_ones_own(trained, tmp_path, monkeypatch, capsys):
     """Interrupted after a stage. File gone, folder moved: shown, measured, replaced. Continued with the file only."""
     path, out, whole = mine(tmp_path), tmp_path / "run", runs.run_stage
@@ -692,6 +713,50 @@ def test_a_run_with_a_task_of_ones_own(trained, tmp_path, monkeypatch, capsys):
     assert "task.py: found another file" in capsys.readouterr().err
 
 
+def test_settings_of_another_type_are_refused_by_name(tmp_path):
+    """In Python too, where no command line looked at them; every field that is no number."""
+    here = tmp_path / "run"
+    for value in (-3, 2.0, float("nan"), b"x", None, {}, object):
+        for name in ("out", "task", "model", "warm"):
+            with pytest.raises(InputError, match=rf"^{name}: found "):
+                Train(**{"out": here, name: value})
+        for kind in (Eval, Show, swaps.Replace):
+            with pytest.raises(InputError, match=r"^run: found "):
+                kind(run=value)
+    for value in (-3, 2.0, "digits=2", (1,), True, object):
+        for kind, name in ((Train, "difficulty"), (Compare, "methods"), (Compare, "difficulty")):
+            with pytest.raises(InputError, match=rf"^{name}: found "):
+                kind(**{"out": here, name: value})
+        with pytest.raises(InputError, match=r"^difficulty: found "):
+            Eval(run=here, difficulty=value)
+        with pytest.raises(InputError, match=r"^families: found "):
+            Tabular(families=value)
+        with pytest.raises(InputError, match=r"^only: found "):
+            Reproduce(out=here, only=value)
+    for value in (-3, 0, 1.0, "x", None):
+        for kind, name in ((Eval, "start"), (Show, "start"), (Show, "failures")):
+            with pytest.raises(InputError, match=rf"^{name}: found .*, expected True or False"):
+                kind(run=here, **{name: value})
+        with pytest.raises(InputError, match=r"^quick: found "):
+            Reproduce(out=here, quick=value)
+        with pytest.raises(InputError, match=r"^seeds: found "):
+            Reproduce(out=here, seeds=value)
+    for value in ((), ("teamtr", "teamtr")):
+        with pytest.raises(
+            InputError, match=r"^methods: found .*, expected each method at most once, and at least one"
+        ):
+            Compare(out=here, methods=value)
+    for value in ((), ("garnet", "garnet")):
+        with pytest.raises(
+            InputError, match=r"^families: found .*, expected each family at most once, and at least one"
+        ):
+            Tabular(families=value)
+    for value in (3, "01", (-1,), (0.0,)):
+        with pytest.raises(InputError, match=r"^agents: found "):
+            swaps.Replace(run=here, agents=value)
+    assert Train(out=str(here)).out == here
+
+
 def test_what_may_stand_behind_the_colon(tmp_path):
     path = mine(tmp_path)
     assert task_of(f"{path}:Mine", ()).length == task_of(f"{path}:ready", ()).length == 2
@@ -709,12 +774,18 @@ def test_what_may_stand_behind_the_colon(tmp_path):
         ("mine.py:annotations", {}, "difficulty: found length=2, expected none: annotations is a task already"),
         ("mine.py:Mine", {"above": "1 / 0"}, "task mine.py: found ZeroDivisionError: division by zero"),
         ("mine.py:Mine", {"above": "raise SystemExit(0)"}, "task mine.py: found SystemExit: 0"),
+        ("mine.py:Mine", {"above": "class E(BaseException): pass\nraise E('x')"}, "task mine.py: found E: x, expected a file"),
+        ("mine.py:Mine", {"above": "class E(Exception):\n    def __str__(self): 1 / 0\nraise E"}, "mine.py: found E,"),
         ("mine.py:Mine", {"above": "def"}, "task mine.py: found SyntaxError: invalid syntax, line 8"),
         ("mine.py:Mine", {"above": "import nothing_of_this_name"}, "task mine.py: found ModuleNotFoundError"),
         ("mine.py:Mine", {"above": "raise ValueError('a\\nb\\x1b')"}, "task mine.py: found ValueError: a b\\x1b"),
         ("mine.py:Mine", {"below": "    def verify(self, problem, messages): return 2"}, "verify: found 2 for"),
         ("mine.py:Mine", {"below": "    def verify(self, problem, messages): return float('nan')"}, "verify: found nan for"),
         ("mine.py:Mine", {"below": "    def verify(self, problem, messages): return 'x'"}, "verify: found x for"),
+        ("mine.py:Mine", {"below": "    def verify(self, problem, messages): return None"}, "verify: found None for"),
+        ("mine.py:Mine", {"below": "    def verify(self, problem, messages): return 1j"}, "verify: found 1j for"),
+        ("mine.py:Mine", {"below": "    def verify(self, problem, messages): return [1.0]"}, "verify: found [1.0] for"),
+        ("mine.py:Mine", {"below": "    def verify(self, problem, messages): exit(0)"}, "verify: found SystemExit(0) for"),
         ("mine.py:Mine", {"below": "    def verify(self, problem, messages): return messages[7]"}, "verify: found IndexError"),
         ("mine.py:Mine", {"below": "    def sample(self, rng): return 'abcdef'"}, "sample: found 'abcdef', expected a Problem"),
         ("mine.py:Mine", {"below": "    def sample(self, rng): raise KeyError(3)"}, "sample: found KeyError(3)"),

@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 
 from experiments.saved import write_json
 from experiments.tabular import runs as training
+from experiments.tabular import summary
 from experiments.tabular.__main__ import main
 from experiments.tabular.families import family
 from experiments.tabular.rows import ABLATION, EXACT, FULL, exact_step
@@ -125,6 +126,28 @@ def test_spread_of_orders():
 )
 def test_verdict(share, gain, worse, found):
     assert cost.verdict(share, *(Interval(0.0, low, high, 20) for low, high in (gain, worse))) == found
+
+
+def test_statistics_of_instances_by_hand():
+    """Two stages of two updates, one instance: every count and share from its definition."""
+    run = made(
+        np.array([[[3.0], [5.0]], [[7.0], [1.0]]]),
+        rollouts=np.array([[[3], [5]], [[7], [1]]]),
+        **{
+            "exact.improvement": np.array([[[0.5], [-0.25]], [[-0.125], [1.0]]]),
+            "exact.regression": np.array([[[0.0], [1.0]], [[1.0], [0.0]]]),
+            "exact.objective_before": np.array([[[0.5], [1.0]], [[0.75], [0.625]]]),
+            "exact.objective_after": np.array([[[1.0], [0.75]], [[0.625], [1.625]]]),
+            "exact.kl": np.array([[[0.0101], [0.0102]], [[0.0], [0.02]]]),
+        },
+    )
+    run.about["optimum"] = [2.5]
+    assert summary.rollouts(run).tolist() == [8.0]
+    assert summary.objective(run)[:, 0].tolist() == [0.5, 0.75, 1.625]
+    assert summary.closed(run).tolist() == [1.125 / 2.0]
+    assert summary.regressions(run).tolist() == [0.5]
+    assert summary.instability(run).tolist() == [100 * 0.375 / 4 / 2.5]
+    assert outside(run, 0.01).tolist() == [0.5]  # above 1.01 of it, not at it
 
 
 def test_monitor_and_truth_are_told_apart():

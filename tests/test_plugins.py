@@ -112,6 +112,14 @@ HEAD = (
     "def claim(check, id='own', **more):\n    return Claim(id, 'a statement', 'a test', check, **more)\n"
 )
 
+TREE = (
+    "import jax\ndef changed(factor):\n"
+    "    def make(rng, n):\n"
+    "        return jax.tree.map(lambda x: x * factor if x.dtype == float else x, BUILT_IN[5].make(rng, n))\n"
+    "    return make\n"
+)
+"""Stages that no constructor has seen."""
+
 
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -141,6 +149,17 @@ HEAD = (
         (HEAD + "FAMILIES = [Family('mine', '', float('nan'), print)]\n", "mine: share: found nan, expected a positive number"),
         (HEAD + "FAMILIES = [Family('mine', '', 1.0, print, (), 0)]\n", "mine: chunk: found 0, expected None or an integer"),
         (HEAD + "FAMILIES = [Family('mine', '', 1.0, print, (3,))]\n", "mine: without: found .*, expected ids of claims"),
+        (HEAD + "FAMILIES = [Family('mine', 3, 1.0, print)]\n", "mine: sizes: found 3, expected a text"),
+        (HEAD + "FAMILIES = [Family('mine', '', 1e308, print)]\n", "mine: share: found 1e\\+308, expected a positive number"),
+        (HEAD + "FAMILIES = [Family('mine', '', 1.0, BUILT_IN[5].make, ('S77',))]\n", "without: found 'S77', expected one of T0"),
+        (HEAD + "FAMILIES = [Family('mine', '', 1.0, BUILT_IN[5].make, (), 10**12)]\n", "chunk: found 1000000000000: "),
+        (HEAD + TREE + "FAMILIES = [Family('mine', '', 1.0, changed(.5))]\n", "mine: transition: found row .* sums to 0.5"),
+        (HEAD + TREE + "FAMILIES = [Family('mine', '', 1.0, changed(float('nan')))]\n", "mine: transition: found nan"),
+        (HEAD + "CLAIMS = [claim(lambda s, r: {}, id='x' * 301)]\n", "CLAIMS: id: found 'xx"),
+        (HEAD + "CLAIMS = [claim(lambda s, r: {}, tight=3)]\n", "own: tight: found 3, expected a text"),
+        ("class Own(BaseException): pass\nraise Own('x')\n", "--plugin: found .*which ends with Own: x"),
+        ("class Own(Exception):\n    def __str__(self): 1 / 0\nraise Own\n", "--plugin: found .*which ends with Own: Own"),
+        ("x = 1\0\n", "--plugin: found .*line 1: source code string cannot contain null bytes"),
         (HEAD + "FAMILIES = [Family('mine', '', 1.0, lambda rng, n: n)]\n", "mine: found int, expected a Stage"),
         (HEAD + "FAMILIES = [Family('mine', '', 1.0, lambda rng, n: 1 / 0)]\n", "mine: found ZeroDivisionError: "),
         (HEAD + "FAMILIES = [Family('mine', '', 1.0, lambda rng, n: BUILT_IN[5].make(rng, n + 1))]\n", "mine: found first axes"),
@@ -169,6 +188,9 @@ def test_bad_plugin_files(tmp_path, text, message):
         ("CLAIMS = [claim(lambda s, r: {'a': Check(r.kl, r.kl, r.kl * jnp.nan)})]\n", "own: a budget: found NaN"),
         ("CLAIMS = [claim(lambda s, r: {'a': Check(r.kl[:2], r.kl, r.kl)})]\n", "own: a: found ValueError: .*, expected sides"),
         ("CLAIMS = [claim(lambda s, r: 1 / 0)]\n", "CLAIMS: own: found ZeroDivisionError"),
+        ("CLAIMS = [claim(lambda s, r: exit(0))]\n", "CLAIMS: own: found SystemExit: 0"),
+        ("CLAIMS = [claim(lambda s, r: {})]\n", "CLAIMS: own: found no checks, expected at least one"),
+        ("CLAIMS = [claim(lambda s, r: {'a': Check(r.kl, r.kl, -r.kl)})]\n", "own: a budget: found -.*, expected a r"),
     ],
 )  # fmt: skip
 def test_functions_of_a_plugin_are_tried(tmp_path, text, message):

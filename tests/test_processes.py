@@ -41,6 +41,29 @@ if __name__ == "__main__":
 """
 """A worker of the questions and one of the suite, in C code that does not let go."""
 
+ELSEWHERE = """
+import sys
+from theory import processes
+real = processes._begin
+def begin(*arguments):
+    sys.platform = "elsewhere"
+    real(*arguments)
+"""
+
+EARLY = """
+import os, time
+from theory.processes import workers
+if __name__ != "__main__":
+    time.sleep(60)
+import slow
+if __name__ == "__main__":
+    with workers(2, slow.prepare) as pool:
+        busy = [pool.submit(time.sleep, 100) for _ in range(2)]
+        print(os.getpid(), *pool._processes, flush=True)
+        time.sleep(100)
+"""
+"""Two workers that do not come to an end of their imports."""
+
 
 def alive(pid):
     try:
@@ -90,7 +113,8 @@ def test_workers_of_both_programs_die_with_a_killed_parent(tmp_path):
 @needs_proc
 def test_workers_die_without_the_signal_of_the_kernel(tmp_path):
     """Where there is no prctl a thread sees the end of the parent's pipe."""
-    elsewhere = "import sys\nsys.platform = 'elsewhere'\n"
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
+    elsewhere = "import elsewhere\nfrom theory import processes\nprocesses._begin = elsewhere.begin\n"
     with started(tmp_path, elsewhere + LIGHT.format(then="time.sleep(100)")) as (process, pids):
         process.kill()
         process.wait()
@@ -109,3 +133,16 @@ def test_workers_are_ended_by_an_exception(tmp_path, then, sent, code):
             process.send_signal(sent)
         assert gone(pids, 10)
         assert process.wait(5) == code
+
+
+@needs_proc
+def test_workers_that_still_import_die_with_a_killed_parent(tmp_path):
+    """They are watched before they import what they compute with, and do not run the program again."""
+    slow = (
+        "import multiprocessing, time\nif multiprocessing.parent_process():\n    time.sleep(60)\ndef prepare(): pass\n"
+    )
+    (tmp_path / "slow.py").write_text(slow)
+    with started(tmp_path, EARLY) as (process, pids):
+        process.kill()
+        process.wait()
+        assert gone(pids, 3)

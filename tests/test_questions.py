@@ -653,6 +653,19 @@ def test_weights(monkeypatch, settings):
 # ---------------------------------------------------------------------------------------------------------------------- runs
 
 
+def test_the_rate_with_the_best_mean_is_chosen(monkeypatch, tmp_path):
+    """Not the one that a single seed likes best, nor the one that starts highest."""
+    ends = {3e-4: [9, 0, 0], 1e-3: [4, 4, 4], 3e-3: [3, 5, 3], 1e-2: [0, 0, 0], 3e-2: [-5, 1, 8]}
+
+    def made(settings, jobs):
+        return [{"values": [-job.way.learning_rate, ends[job.way.learning_rate][job.seed - 1000]]} for job in jobs]
+
+    monkeypatch.setattr(runs, "made", made)
+    (chosen,), (record,) = runs.tuned(Settings(out=tmp_path), [Run(Way("TeamTR", "teamtr"), "chain", 0, 2, 64)])
+    assert chosen.way.learning_rate == record["chosen"] == 1e-3
+    assert record["ends"] == list(ends.values())
+
+
 def test_rates_and_seeds_that_are_tried(monkeypatch, tmp_path):
     """Five rates and three seeds that no team is drawn from; a quick run tries the second and third, on one seed."""
     asked = []

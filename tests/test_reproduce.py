@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from experiments.llm.measure import converse
-from experiments.reproduce import records, runs
+from experiments.reproduce import records, runs, training
 from experiments.reproduce.__main__ import QUESTIONS, main
 from experiments.reproduce.question import Finding, Question, Settings
 from experiments.reproduce.questions.replacement import Swap
@@ -666,3 +667,42 @@ def test_quick_run(tmp_path, capsys):
     assert "A quick run" in (tmp_path / "report.md").read_text()
     rows = json.loads((tmp_path / "reproduction.json").read_text())["rows"]
     assert {row["id"] for row in rows} == {q.id for q in QUESTIONS}
+
+
+LARGER_TASK = "carry digits=2"
+
+
+def test_a_start_ends_in_its_band(monkeypatch):
+    asked = []
+
+    def warm_start(team, task, params, seed, how):
+        asked.append((seed, how))
+        return params, None
+
+    monkeypatch.setattr(training, "warm_start", warm_start)
+    start_of.__wrapped__(LARGER_TASK, False, 3, 0.25, 2)
+    ((seed, how),) = asked
+    assert (seed, how.low, how.high) == (2003, 0.25, 0.35)
+    assert (how.prompts, how.learning_rate, how.smoothing, how.every, how.batch) == (512, 3e-3, 0.15, 50, 32)
+
+
+@pytest.mark.parametrize(("same", "prompts"), [(True, 64 // 8), (False, 3 * 64 // 8)])
+def test_sets_of_rollouts_are_those_of_a_schedule(monkeypatch, same, prompts):
+    """A stage of three agents has 3 · 64 rollouts: in one set, or as large as each of three."""
+    asked = []
+
+    def backend(team, task, settings, sampling, **more):
+        asked.append(sampling)
+
+    def run_stage(backend, state, order, schedule, key, stage, budget):
+        asked.append((stage, budget))
+        return state, []
+
+    monkeypatch.setattr(training, "language_backend", backend)
+    monkeypatch.setattr(training, "run_stage", run_stage)
+    way = Way("weights", "importance_weights", same_sets=same)
+    run = Run(way, LARGER_TASK, seed=0, stages=2, rollouts=64)
+    list(training.stages_of(run, SimpleNamespace(params=())))
+    sampling, *stages = asked
+    assert (sampling.prompts, sampling.group) == (prompts, 8)
+    assert stages == [(0, 192), (1, 192)]

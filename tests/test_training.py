@@ -372,8 +372,12 @@ def test_ctrl_c_in_a_stage(tmp_path, whole, capsys):
             time.sleep(5)
         return stage(state, key, k)
 
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, do=interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the one that starts the tests ignores
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, do=interrupted)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "interrupted: 2 of 3 stages are saved in" in capsys.readouterr().err
     assert records(tmp_path) == whole[1][:4]
     assert_resumes(tmp_path, whole)
@@ -536,8 +540,20 @@ def test_damaged_records_are_refused(tmp_path):
     with pytest.raises(InputError, match=f"{JOURNAL}: found {len(data) - 1} bytes, expected at least {len(data)}"):
         run(tmp_path)
     path.unlink()
-    with pytest.raises(InputError, match=f"{JOURNAL}: found No such file"):
+    with pytest.raises(InputError, match=f"{JOURNAL}: found no such file"):
         run(tmp_path)
+    for place, expected in (
+        (path, "the records of the run"),
+        (tmp_path / CHECKPOINTS / "00000001/manifest.json", "the manifest"),
+    ):
+        place.unlink(missing_ok=True)
+        os.mkfifo(place)
+        signal.alarm(10)  # nobody writes into the pipe
+        try:
+            with pytest.raises(InputError, match=f"{place.name}: found a pipe, expected {expected}"):
+                read_records(tmp_path)
+        finally:
+            signal.alarm(0)
 
 
 def test_places_that_cannot_be_written(tmp_path):

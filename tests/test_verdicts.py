@@ -7,6 +7,7 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from io import StringIO
 from types import SimpleNamespace
 
 import jax
@@ -502,7 +503,11 @@ def stub_suite(monkeypatch):
         ],
     }))  # fmt: skip
     monkeypatch.setattr(
-        suite, "gymnasium_team", lambda name, n: SimpleNamespace(reward=np.zeros((2, 3)), name=name, agents=n)
+        suite,
+        "gymnasium_team",
+        lambda name, n, drop_time_limit: SimpleNamespace(
+            reward=np.zeros((2, 3)), name=name + " without its limit" * drop_time_limit, agents=n
+        ),
     )
     monkeypatch.setattr(
         suite,
@@ -564,7 +569,7 @@ def test_a_run_puts_everything_together(stub_reports, stub_suite):
         "",
     )
     seen = {name: (stage, ids) for name, stage, ids in stub_suite["seen"]}
-    assert seen["Taxi × 2"] == (("Taxi", 2, [[1 / 3] * 3] * 2, 0.01, [0, 1]), ["float", "T1", "S4"])
+    assert seen["Taxi × 2"] == (("Taxi without its limit", 2, [[1 / 3] * 3] * 2, 0.01, [0, 1]), ["float", "T1", "S4"])
     assert seen["a preset"] == ("a preset", ["float", "S4"])
     assert stub_suite["exact"][0][0] == 33
     assert stub_suite["S8"][0][0] is True
@@ -897,3 +902,51 @@ def test_two_tiers_at_once_are_refused(monkeypatch, capsys):
         command.main()
     assert stop.value.code == 2
     assert capsys.readouterr().err == "theory: error: --quick, --full: found both, expected at most one of them\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--instances", "x"],
+            "Error parsing --instances: no type matching {None}|INT could be instantiated from ['x'].",
+        ),
+        (["--nope"], "Unrecognized options: --nope"),
+        (["--seed", "-1"], "--seed: found -1, expected an integer, at least 0\n"),
+        (["--instances", "1000000001"], "--instances: found 1000000001, expected an integer from 1 to 1000000000\n"),
+    ],
+)
+def test_a_command_line_that_cannot_be_read_is_one_line(monkeypatch, capsys, arguments, said):
+    monkeypatch.setattr(command, "run", lambda settings: 0)
+    monkeypatch.setattr("sys.argv", ["theory", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        command.main()
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("theory: error: " + said)
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["quick", "full", "json", "out", "instances", "seed", "plugin"])
+@pytest.mark.parametrize("value", [-3, 2.0, float("nan"), (), b"x"])
+def test_settings_are_refused_where_they_are_made(name, value):
+    with pytest.raises(InputError, match=f"^(--)?{name}: found "):
+        command.Settings(**{name: value})
+
+
+def test_brackets_of_a_claim_are_no_markup():
+    printed = Console(width=400, file=StringIO())
+    printed.print(ledger.terminal([row("[red]own[/b]", statement="x[/bold] [i]y")], 400))
+    assert "[red]own[/b]" in printed.file.getvalue()
+    assert "x[/bold] [i]y" in printed.file.getvalue()
+
+
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_a_budget_that_is_not_a_number_never_holds(scale):
+    """NaN compares as False with everything; only an open bound needs no budget."""
+    one, nan = jnp.ones(1), jnp.full(1, jnp.nan)
+    check = Check(0 * one, one, nan, None if scale is None else scale * one)
+    assert bool(judge(check).violated[0])
+    assert not bool(judge(check._replace(budget=one / 4)).violated[0])
+    if scale is None:
+        assert not bool(judge(check._replace(bound=jnp.inf * one)).violated[0])

@@ -9,6 +9,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,12 +18,14 @@ import tyro
 from rich.console import Console
 
 from teamtr_jax.command_line import parsed
+from teamtr_jax.llm.checked import flags, places
 from teamtr_jax.validation import InputError, shown, whole_number
 
 if TYPE_CHECKING:
     from theory.run import Result
 
 PROGRESS = ".progress"
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,17 @@ class Settings:
     seed: int = 0
     plugin: Path | None = None
     """A Python file with RUNGS, CLAIMS or FAMILIES of your own, audited beside what is built in."""
+
+    def __post_init__(self) -> None:
+        flags(self, "quick", "full")
+        if self.quick and self.full:
+            raise InputError("--quick, --full", "both", "at most one of them")
+        places(self, "out", *(name for name in ("json", "plugin") if getattr(self, name) is not None))
+        whole_number("--seed", self.seed, 0)
+        if self.instances is not None:
+            from theory.run import MOST
+
+            whole_number("--instances", self.instances, 1, MOST)
 
 
 def _places(settings: Settings, keep: bool) -> None:
@@ -135,9 +149,6 @@ def run(settings: Settings) -> int:
     from theory import run as suite
     from theory.plugins import Plugins, load
 
-    whole_number("--seed", settings.seed, 0)
-    if settings.instances is not None:
-        whole_number("--instances", settings.instances, 1, suite.MOST)
     tier = suite.TIERS["quick" if settings.quick else "full" if settings.full else "default"]
     _places(settings, tier.keep)
     plugins = load(settings.plugin) if settings.plugin else Plugins()
@@ -152,18 +163,17 @@ def run(settings: Settings) -> int:
 def main() -> None:
     """Exit code 1 if a claim is violated, 2 on bad input, 3 if a number or a file could not be made, 130 if interrupted."""
     jax.config.update("jax_enable_x64", True)
+    settings = None
     try:
         settings = parsed("theory", lambda: tyro.cli(Settings, prog="python -m theory"))
-        if settings.quick and settings.full:
-            raise InputError("--quick, --full", "both", "at most one of them")
         code = run(settings)
     except InputError as error:
         print(f"theory: error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        kept = "the same command goes on where it was" if settings.full else "nothing was written"
+        kept = "the same command goes on where it was" if settings and settings.full else "nothing was written"
         print(f"theory: interrupted; {kept}", file=sys.stderr)
-        code = 130
+        code = INTERRUPTED
     except Exception:
         traceback.print_exc()
         code = 3
@@ -171,4 +181,12 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # a thread that compiles cannot be stopped, and nobody waits for it
+            util._run_finalizers(0)  # pyright: ignore[reportAttributeAccessIssue] — semaphores of workers that are gone
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(INTERRUPTED)
+        raise

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from teamtr_jax.files import replacing
@@ -141,7 +142,7 @@ def terminal(rows: Sequence[Row], width: int) -> Table:
         table.add_column(heading, justify="left" if left else "right", no_wrap=width >= 160 and heading != "statement")
     for row in rows:
         style = "bold red" if row.violations + row.exact_violations else "yellow" if row.inconclusive else None
-        table.add_row(*_cells(row)[: len(shown)], style=style)
+        table.add_row(*map(escape, _cells(row)[: len(shown)]), style=style)  # brackets are no markup
     return table
 
 

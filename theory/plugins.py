@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import runpy
 from collections.abc import Callable
 from functools import cache, partial
@@ -18,8 +17,9 @@ from teamtr_jax.bounds import BOTH, Form, Gap, Information, Rung
 from teamtr_jax.claims import STAGE_CLAIMS, Check, Claim
 from teamtr_jax.claims.base import rung_claim
 from teamtr_jax.files import reason, regular_file
+from teamtr_jax.llm.sizes import bytes_text, memory
 from teamtr_jax.surrogates import stage_report
-from teamtr_jax.types import Stage, StageReport
+from teamtr_jax.types import Stage, StageReport, verified
 from teamtr_jax.validation import InputError
 from theory.families import FAMILIES, Family
 
@@ -48,7 +48,10 @@ class Plugins(NamedTuple):
 
 
 TRIED = 20
-"""Stages of each form on which rungs and claims are tried before the work; made families are tried on two of theirs."""
+"""Stages of each form on which rungs and claims are tried before the work."""
+
+TRIED_STAGES = 2
+"""Stages of a reader's family that are made and looked at before the work."""
 
 FORMS: dict[str, str] = {"discounted": "small", "episodic": "episodic"}
 
@@ -58,9 +61,15 @@ def _one_of(name: str, value: object, known: tuple[Any, ...]) -> None:
         raise InputError(name, repr(value), "one of " + ", ".join(known))
 
 
-def _named(name: str, value: object) -> None:
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise InputError(name, repr(value), "a text")
+LONGEST = 300
+"""Characters of a name or statement."""
+
+MOST_SHARE = 1e6
+
+
+def _named(name: str, value: object, empty: bool = False) -> None:
+    if not isinstance(value, str) or not (value or empty) or not value.isprintable() or len(value) > LONGEST:
+        raise InputError(name, repr(value), f"a text of at most {LONGEST} characters, in one line")
 
 
 def _fields(name: str, x: Rung | Claim | Family) -> None:
@@ -69,9 +78,10 @@ def _fields(name: str, x: Rung | Claim | Family) -> None:
     if not callable(getattr(x, call)):
         raise InputError(f"{name}: {call}", type(getattr(x, call)).__name__, "a function")
     if isinstance(x, Family):
+        _named(f"{name}: sizes", x.sizes, empty=True)
         share = x.share
-        if isinstance(share, bool) or not isinstance(share, int | float) or not (math.isfinite(share) and share > 0):
-            raise InputError(f"{name}: share", repr(share), "a positive number")
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= MOST_SHARE:
+            raise InputError(f"{name}: share", repr(share), f"a positive number, at most {MOST_SHARE:g}")
         if x.chunk is not None and (isinstance(x.chunk, bool) or not isinstance(x.chunk, int) or x.chunk < 1):
             raise InputError(f"{name}: chunk", repr(x.chunk), "None or an integer, at least 1")
         if not isinstance(x.without, tuple | list) or not all(isinstance(id_, str) for id_ in x.without):
@@ -88,6 +98,7 @@ def _fields(name: str, x: Rung | Claim | Family) -> None:
     else:
         for field in ("statement", "source"):
             _named(f"{name}: {field}", getattr(x, field))
+        _named(f"{name}: tight", x.tight, empty=True)
 
 
 def _ran(name: str, expected: str, f: Callable[..., Any], *arguments: Any) -> Any:
@@ -95,7 +106,7 @@ def _ran(name: str, expected: str, f: Callable[..., Any], *arguments: Any) -> An
         return f(*arguments)
     except InputError as error:
         raise InputError(f"{name}: {error.name}", error.found, error.expected) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(name, f"{type(error).__name__}: {reason(error)}", expected) from error
 
 
@@ -114,22 +125,40 @@ def _try_claim(name: str, claim: Claim, stages: Stage, reports: StageReport) -> 
     out = _ran(name, "a function of a stage and its report", jax.vmap(claim.check), stages, reports)
     if not isinstance(out, dict) or not all(isinstance(k, str) and isinstance(x, Check) for k, x in out.items()):
         raise InputError(name, type(out).__name__, "a dict of named checks")
+    if not out:
+        raise InputError(name, "no checks", "at least one for every form that it names")
     for key, check in out.items():
         for field, x in check._asdict().items():
             if x is not None and getattr(x, "dtype", None) != jnp.float64:
                 raise InputError(f"{name}: {key} {field}", f"dtype {getattr(x, 'dtype', type(x).__name__)}", "float64")
             if x is not None and np.isnan(x).any():
                 raise InputError(f"{name}: {key} {field}", "NaN", "numbers, which may be infinite")
+        if (np.asarray(check.budget) < 0).any():
+            raise InputError(f"{name}: {key} budget", f"{np.min(check.budget)}", "a rounding budget, at least 0")
         _ran(f"{name}: {key}", "sides of one shape", jnp.broadcast_shapes, *(x.shape for x in check if x is not None))
 
 
-def _try_family(name: str, family: Family) -> None:
-    made = _ran(name, "a function of a generator and a number", family.make, np.random.default_rng(0), 2)
+def _made(name: str, make: Callable[[np.random.Generator, int], Stage], rng: np.random.Generator, count: int) -> Stage:
+    """What `make` makes, looked at: however its stages were put together, they are stages.
+
+    Raises:
+      InputError: names the family, and the field that is wrong.
+    """
+    made = _ran(name, "a function of a generator and a number", make, rng, count)
     if not isinstance(made, Stage):
         raise InputError(name, type(made).__name__, "a Stage, a batch of them along the first axis")
     shapes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(made)}
-    if shapes != {(2,)}:
-        raise InputError(name, f"first axes of {sorted(shapes)}", "2, as many stages as asked for")
+    if shapes != {(count,)}:
+        raise InputError(name, f"first axes of {sorted(shapes)}", f"{count}, as many stages as asked for")
+    return _ran(name, "stages", verified, made)
+
+
+def _try_family(name: str, family: Family) -> None:
+    made = family.make(np.random.default_rng(0), TRIED_STAGES)
+    one = sum(leaf.nbytes for leaf in jax.tree.leaves(made)) // TRIED_STAGES
+    if one * (family.chunk or 1) > (room := memory()):
+        found = f"{family.chunk}: {bytes_text(one * (family.chunk or 1))}"
+        raise InputError(f"{name}: chunk", found, f"at most {room // one}, for {bytes_text(room)} of memory")
     _ran(name, "stages", partial(jax.eval_shape, jax.vmap(stage_report)), made)
 
 
@@ -172,8 +201,10 @@ def load(path: Path) -> Plugins:
     try:
         names: dict[str, Any] = runpy.run_path(str(path))
     except SyntaxError as error:
-        raise InputError("--plugin", f"{path}, line {error.lineno}: {error.msg}", expected) from error
-    except (Exception, SystemExit) as error:
+        raise InputError("--plugin", f"{path}, line {error.lineno or 1}: {error.msg}", expected) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # code of somebody else: SystemExit and exceptions of its own too
         raise InputError(
             "--plugin", f"{path}, which ends with {type(error).__name__}: {reason(error)}", expected
         ) from error
@@ -194,10 +225,18 @@ def load(path: Path) -> Plugins:
     if not any(found.values()):
         raise InputError("--plugin", f"{path} with nothing in {', '.join(KINDS)}", "at least one record")
     source = hashlib.sha256(path.read_bytes()).hexdigest()
-    plugins = Plugins(found["RUNGS"], found["CLAIMS"], found["FAMILIES"], source)
+    families = tuple(
+        family._replace(make=partial(_made, f"{path}: FAMILIES: {family.name}", family.make))
+        for family in found["FAMILIES"]
+    )
+    plugins = Plugins(found["RUNGS"], found["CLAIMS"], families, source)
     for what, taken in (("id", [c.id for c in plugins.all_claims]), ("family", [f.name for f in plugins.all_families])):
         double = sorted({x for x in taken if taken.count(x) > 1})
         if double:
             raise InputError(f"{path}: {what}", f"{double[0]} twice", "one of its own")
+    ids = [claim.id for claim in plugins.all_claims]
+    for family in plugins.families:
+        for id_ in family.without:
+            _one_of(f"{path}: FAMILIES: {family.name}: without", id_, tuple(ids))
     _tried(str(path), plugins)
     return plugins

@@ -173,7 +173,7 @@ def run(
 
     console.print("stages audited:")
     for family in chosen:
-        console.print(f"  {counts[family.name]:>7,}  {family.name}: {family.sizes}", highlight=False)
+        console.print(f"  {counts[family.name]:>7,}  {family.name}: {family.sizes}", markup=False, highlight=False)
     gym = ", ".join(f"{env} × {n}" for env, n in tier.gym)
     console.print(f"  {len(tier.gym):>7}  Gymnasium: {gym}", highlight=False)
     if tier.presets:
@@ -239,10 +239,8 @@ def run(
 
         # Two programs compile at a time, one runs at a time (teamtr_jax/dynamics/_linear.py says why); exact arithmetic and
         # NumPy in a process of their own.
-        with (
-            processes.workers(1, _start_process) if studies else nullcontext() as apart,
-            ThreadPoolExecutor(2) as pool,
-        ):
+        with processes.workers(1, _start_process) if studies else nullcontext() as apart:
+            pool = ThreadPoolExecutor(2)
             jobs: list[Future[Any]] = []
             found: dict[str, Future[Any]] = {}
             slow: dict[str, Future[Any]] = {}
@@ -269,13 +267,13 @@ def run(
                     job.result()
                 results = [job.result() for job in found.values()]
                 done = {name: job.result() for name, job in slow.items()}
-            except BaseException:
+            except BaseException as error:
                 stop.set()
-                for job in [*jobs, *found.values()]:
-                    job.cancel()
                 if apart is not None:
                     processes.end(apart)
+                pool.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
                 raise
+            pool.shutdown()
 
     rows = audit.rows(tallies, chosen_claims, started)
     draws: dict[str, Callable[[Path], Any]] = {}

@@ -102,7 +102,7 @@ def task_of(task: str, difficulty: tuple[str, ...]) -> Task:
             found = found(**settings)
         except InputError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(where, _said(error), "a task that can be made with these settings") from error
     elif settings:
         raise InputError("difficulty", " ".join(difficulty), f"none: {own.name} is a task already, not what makes one")
@@ -110,7 +110,7 @@ def task_of(task: str, difficulty: tuple[str, ...]) -> Task:
         check_task(found)
     except InputError as error:
         raise InputError(f"{where}: {error.name}", error.found, error.expected) from error
-    except Exception as error:  # a property of the task that raises, or returns something odd
+    except (Exception, SystemExit) as error:  # a property of the task that raises, or returns something odd
         raise InputError(where, _said(error), "a task (docs/llm.md)") from error
     return found
 
@@ -121,7 +121,7 @@ def _makes_tasks(found: Any) -> bool:
 
 
 def _said(error: BaseException) -> str:
-    line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+    line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
     text = error.msg if isinstance(error, SyntaxError) else reason(error)
     return type(error).__name__ if text in ("", type(error).__name__) else f"{type(error).__name__}: {text}{line}"
 
@@ -134,7 +134,9 @@ def _loaded(own: TaskFile) -> Any:
     sys.modules[module.__name__] = module  # dataclasses look their module up
     try:
         exec(compile(own.source, str(own.path), "exec"), module.__dict__)  # noqa: S102 — a task of one's own is code
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # code of somebody else: SystemExit and exceptions of its own too
         raise InputError(f"task {own.path.name}", _said(error), "a file that runs without an error") from error
     if not own.name or own.name not in module.__dict__:
         names = ", ".join(name for name, x in module.__dict__.items() if hasattr(x, "verify")) or "none"

@@ -26,6 +26,7 @@ from experiments.llm.settings import MOST_PROMPTS, MOST_STAGES
 from experiments.llm.setup import start_of
 from experiments.saved import places, write_json
 from experiments.tables import show
+from teamtr_jax.llm import checked
 from teamtr_jax.llm.alignment import PROBES, AlignmentSettings, align
 from teamtr_jax.llm.backend import language_backend, rewards_of
 from teamtr_jax.llm.checked import FLOAT32, SEEDS, flags, real, whole
@@ -76,6 +77,11 @@ class Replace:
     progress: bool = True
 
     def __post_init__(self):
+        checked.places(self, "run", *["out"] * (self.out is not None))
+        if self.agents is not None:
+            if not isinstance(self.agents, tuple | list):
+                raise InputError("agents", repr(self.agents), "a tuple of agents")
+            object.__setattr__(self, "agents", tuple(whole_number("agents", agent, 0) for agent in self.agents))
         whole(self, 1, "stages", high=MOST_STAGES)
         whole(self, 10, "probes", high=MOST_PROMPTS)
         whole(self, 0, "seed", high=SEEDS - NEWCOMERS)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from experiments.llm.plugins import DIFFICULTY, task_of, task_settings
-from teamtr_jax.llm.checked import FLOAT32, SEEDS, flags, real, whole
+from teamtr_jax.llm.checked import FLOAT32, SEEDS, flags, made, places, real, texts, whole
 from teamtr_jax.llm.methods import METHODS
 from teamtr_jax.llm.model import ModelConfig
 from teamtr_jax.llm.tasks import TASKS
@@ -79,6 +79,10 @@ class Train:
     """A bar with the time left."""
 
     def __post_init__(self):
+        places(self, "out")
+        made(self, str, "task")
+        made(self, ModelConfig, "model")
+        made(self, WarmStart, "warm")
         one_of("method", self.method, list(METHODS))
         one_of("order", self.order, ("fixed", "reverse", "random"))
         whole(self, 1, "stages", high=MOST_STAGES)
@@ -99,6 +103,7 @@ class Train:
         one_of("log", self.log, (None, "parquet", "jsonl"))
         if self.difficulty is None:
             object.__setattr__(self, "difficulty", DIFFICULTY.get(self.task, ()))
+        texts(self, "difficulty")
         task_of(self.task, self.difficulty or ())
 
 
@@ -119,6 +124,9 @@ class Eval:
     seed: int = 1
 
     def __post_init__(self):
+        places(self, "run")
+        texts(self, "difficulty")
+        flags(self, "start")
         if self.prompts is not None:
             whole(self, 1, "prompts", high=MOST_PROMPTS)
         whole(self, 1, "samples")
@@ -141,6 +149,8 @@ class Show:
     seed: int = 2
 
     def __post_init__(self):
+        places(self, "run")
+        flags(self, "start", "failures")
         whole(self, 1, "count", high=MOST_PROMPTS)
         whole(self, 0, "seed", high=SEEDS)
 
@@ -160,8 +170,12 @@ class Compare(Train):
         super().__post_init__()
         whole(self, 1, "seeds", high=MOST_RUNS)
         whole(self, 0, "seed", high=SEEDS + 1 - self.seeds)
-        for name in self.methods or ():
-            one_of("methods", name, list(METHODS))
+        if self.methods is not None:
+            texts(self, "methods")
+            if not self.methods or len(set(self.methods)) < len(self.methods):
+                raise InputError("methods", repr(self.methods), "each method at most once, and at least one")
+            for name in self.methods:
+                one_of("methods", name, list(METHODS))
 
     def run(self, method: str, seed: int) -> Train:
         """One of the runs."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from experiments.reproduce.statistics import Interval
 from teamtr_jax.files import output_folder
+from teamtr_jax.llm.checked import flags, places, texts
 from teamtr_jax.validation import InputError
 
 __all__ = ["Settings", "Finding", "Question", "Table"]
@@ -36,6 +37,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises `InputError` for seeds out of range, and for a place that cannot be written."""
+        places(self, "out")
+        flags(self, "quick")
+        texts(self, "only")
+        if isinstance(self.seeds, bool) or not isinstance(self.seeds, int):
+            raise InputError("seeds", repr(self.seeds), f"an integer from 5 to {MOST}, or --quick")
         if self.quick:
             if self.seeds not in (MANY, 2):
                 raise InputError("seeds", self.seeds, "none beside --quick, which has two")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.tabular.families import FAMILIES
-from teamtr_jax.llm.checked import SEEDS, flags, whole
+from teamtr_jax.llm.checked import SEEDS, flags, places, texts, whole
 from teamtr_jax.llm.sizes import bytes_text, memory
 from teamtr_jax.validation import InputError, one_of
 
@@ -38,8 +38,13 @@ class Settings:
     """Bars with the time left."""
 
     def __post_init__(self):
-        for name in self.families or ():
-            one_of("families", name, list(FAMILIES))
+        places(self, "out")
+        if self.families is not None:
+            texts(self, "families")
+            if not self.families or len(set(self.families)) < len(self.families):
+                raise InputError("families", repr(self.families), "each family at most once, and at least one")
+            for name in self.families:
+                one_of("families", name, list(FAMILIES))
         whole(self, 1, "instances", "stages", "budget", high=MOST)
         whole(self, 0, "seed", high=SEEDS)
         flags(self, "progress")

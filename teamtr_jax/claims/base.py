@@ -57,7 +57,7 @@ def judge(check: Check) -> Verdicts:
         wrong = measured > bound + budget
         scale = jnp.broadcast_to(check.scale, measured.shape)
         slack = jnp.where(scale > 0, (budget + measured) / jnp.where(scale > 0, scale, 1.0), jnp.inf)
-        broken = wrong | jnp.isnan(measured)
+        broken = wrong | jnp.isnan(measured + bound + budget)
         return Verdicts(broken, jnp.zeros_like(wrong), (measured == 0) & (scale == 0), jnp.zeros_like(measured), slack)
     open_bound = jnp.isposinf(bound)
     violated = ~open_bound & (measured - budget > bound)
@@ -65,7 +65,7 @@ def judge(check: Check) -> Verdicts:
     inconclusive = ~open_bound & ~violated & ~trivial & (measured + budget > bound)
     usable = (bound > 0) & ~open_bound
     ratio = jnp.where(usable, measured / jnp.where(usable, bound, 1.0), jnp.where(violated, jnp.inf, 0.0))
-    broken = jnp.isnan(measured) | jnp.isnan(bound)
+    broken = jnp.isnan(measured) | jnp.isnan(bound) | (jnp.isnan(budget) & ~open_bound)
     sure = jnp.where(usable, (measured - budget) / jnp.where(usable, bound, 1.0), 0.0)  # caught beyond rounding only
     return Verdicts((violated & ~trivial) | broken, inconclusive & ~broken, trivial, ratio, 1 - jnp.maximum(sure, 0.0))
 

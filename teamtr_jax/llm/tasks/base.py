@@ -115,7 +115,7 @@ def _answered(task: Task, method: str, *arguments: Any) -> Any:
         return getattr(task, method)(*arguments)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         about = " and ".join(str(x) for x in arguments if not isinstance(x, np.random.Generator))
         found = f"{error!r} for {about}" if about else repr(error)
         raise InputError(method, found, METHODS[method]) from error
@@ -144,7 +144,8 @@ def earned(task: Task, problem: Problem, messages: Sequence[str]) -> float:
       InputError: a verifier that raises, or returns what is no reward in [0, 1].
     """
     value = _answered(task, "verify", problem, messages)
-    if isinstance(value, str | bytes) or not (np.ndim(value) == 0 and 0 <= value <= 1):
+    number = np.asarray(value)  # a reward may come as a scalar of NumPy or jax
+    if number.ndim or number.dtype.kind not in "biuf" or not 0 <= number <= 1:
         raise InputError("verify", f"{value} for {problem} and {messages}", "a reward in [0, 1]")
     return float(value)
 
