@@ -36,7 +36,7 @@ from teamtr_jax.types import (
     require_policy,
     verified,
 )
-from teamtr_jax.validation import InputError, probability_rows, real_number, require_float64
+from teamtr_jax.validation import InputError, concrete, integers, probability_rows, real_number, require_float64
 from teamtr_jax.values import advantage_error, advantages, evaluate_policy, return_bounds, rounding_unit
 from teamtr_jax.visits import (
     chain_hybrids,
@@ -329,7 +329,17 @@ def audit_chain(team: Team, states: Array, agents: Array, sources: Array, once: 
 
     Returns:
       ``[n]`` arrays; `in_use` holds one for each way to use old rollouts.
+
+    Raises:
+      InputError: an agent that is none of the team, or rollouts that were not there yet.
     """
+    if (movers := concrete(agents)) is not None:
+        integers("agents", movers, 0, team.agents)
+    if (found := concrete(sources)) is not None:
+        integers("sources", found, 0, states.shape[0] - 1)
+        if (late := found > np.arange(found.size)).any():
+            i = int(late.argmax())
+            raise InputError("sources", f"{int(found[i])} at update {i}", f"at most {i}, the updates before it")
     h = chain_hybrids(team, states, agents)
     report = hybrids_report(team, h, chain_solo_steps(team, states, agents, states[0]), once)
     solo = chain_solo_steps(team, states, agents, states[sources])

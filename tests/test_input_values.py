@@ -43,7 +43,7 @@ from teamtr_jax.schedules import (
 )
 from teamtr_jax.stage import Backend, run_stage
 from teamtr_jax.surrogates import evaluate_stage, hybrid_evaluations, stage_report
-from teamtr_jax.tabular import evaluate, exact_backend, improvement_stage, team_state
+from teamtr_jax.tabular import audit_chain, evaluate, exact_backend, improvement_stage, team_state
 from teamtr_jax.trust_region import kl_constrained
 from teamtr_jax.types import Stage, StageReport, Team, verified
 from teamtr_jax.validation import ROW_TOLERANCE, InputError, unchecked
@@ -492,3 +492,18 @@ def test_a_driver_of_ones_own_is_checked_too():
         InputError, match=r"order: found \[0, 1, 2\] \(int64\), expected an agent, 0 … 1, for each of the 3"
     ):
         run_stage(backend, np.zeros(3), lambda waiting, gains, key: np.array([0, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("agents", "sources", "expected"),
+    [
+        ([0, N], [0, 0], f"^agents: found {N} at .1., expected integers from 0 to {N - 1}"),
+        ([0, 1], [0, -1], "^sources: found -1 at .1., expected integers from 0 to 1"),
+        ([0, 1], [0, 2], "^sources: found 2 at .1., expected integers from 0 to 1"),
+        ([0, 1], [1, 1], "^sources: found 1 at update 0, expected at most 0"),
+        ([0, 1], [False, True], "^sources: found dtype bool, expected an integer dtype"),
+    ],
+)
+def test_a_chain_of_updates(agents, sources, expected):
+    with pytest.raises(InputError, match=expected):
+        audit_chain(TEAM, jnp.stack([POLICY] * 3), jnp.array(agents), jnp.array(sources))
