@@ -4,7 +4,10 @@ Most of the time is compilation: programs, those that tests start too, are compi
 roundings only. ``JAX_DISABLE_MOST_OPTIMIZATIONS=0`` compiles them as users do. Both settings are read when jax is imported.
 """
 
+import gc
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a run on an accelerator sets it
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
@@ -15,6 +18,20 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_enable_x64", True)
+
+
+MAPPED = Path("/proc/self/maps")
+MOST = 20_000
+"""Mapped regions of memory after which compiled programs are let go. Linux allows a process 65,530, every program takes some, and
+XLA's compiler dies where there is none left."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs() -> Iterator[None]:
+    yield
+    if MAPPED.exists() and MAPPED.read_bytes().count(b"\n") > MOST:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -54,9 +54,12 @@ class StageCommand:
     def run(self) -> int:
         stages = _read_all(self.files)
         for path, stage in stages:
-            record = stage_record(stage, evaluate_stage(stage), str(path))
+            report = evaluate_stage(stage)
             try:
+                record = stage_record(stage, report, str(path))
                 line = dump(record)  # also refuses NaN before anything is shown
+            except InputError as error:  # the stage was checked: it is the report that holds no number
+                raise ArithmeticError(f"{path}: {error.name.removeprefix('report.')}: not a number") from error
             except ArithmeticError as error:
                 raise ArithmeticError(f"{path}: {error}") from error
             if self.json:

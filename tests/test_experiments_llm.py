@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.llm import figures
+from experiments.llm import figures, setup
 from experiments.llm import replacement as swaps
 from experiments.llm import run as runs
 from experiments.llm.__main__ import main
@@ -34,7 +34,7 @@ from experiments.llm.measure import (
 )
 from experiments.llm.plugins import task_of
 from experiments.llm.settings import Compare, Eval, Show, Train
-from experiments.llm.setup import set_up, test_problems
+from experiments.llm.setup import set_up
 from experiments.llm.transcripts import show, transcript
 from experiments.reproduce.question import Settings as Reproduce
 from experiments.saved import places, write_json
@@ -544,7 +544,7 @@ def test_rates_of_eval_by_hand(trained, capsys):
     capsys.readouterr()
     report, loaded = json.loads((trained / "eval.json").read_text()), runs.load_run(trained)
     assert report["prompts"] == 16
-    problems = test_problems(loaded.setup.task, np.random.default_rng([1, 5]), 16)
+    problems = setup.test_problems(loaded.setup.task, np.random.default_rng([1, 5]), 16)
     found = converse(
         loaded.setup.team, loaded.params, loaded.setup.task, problems, 2, jax.random.key(1), loaded.setup.rows
     )

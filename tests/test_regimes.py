@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from teamtr_jax.surrogates import stage_report
+from teamtr_jax.validation import unchecked
 from theory import regimes
 from theory.claims.r5 import expand
 
@@ -71,7 +72,8 @@ def test_core_goes_to_the_closed_form(leak):
 def test_leaky_relay_without_leak_is_exactly_r1():
     """The exact t² coefficients of the coherent relay, from the tables of `leaky_relay` at p = ε = 1."""
     n = 3
-    stage = regimes.leaky_relay(jnp.asarray(round_robin(n)), 1.0, jnp.ones(n), 0.0, jnp.arange(n))
+    with unchecked():  # a formal stage: the direction of a step, whose rows are no probabilities
+        stage = regimes.leaky_relay(jnp.asarray(round_robin(n)), 1.0, jnp.ones(n), 0.0, jnp.arange(n))
     found = expand(stage, 3, np.tile([1.0, 0.0], (stage.current.shape[0], 1)))
     assert [int(sum(abs(c) for c in getattr(found, gap)[:, 2])) for gap in GAPS] == [3, 12, 15]
 

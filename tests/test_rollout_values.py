@@ -233,6 +233,8 @@ def test_tables(paths, kind):
         (estimated(*start, **options), tables_by_hand(paths, 1, advantage, weights, given_to_go, given_floor, 0.25)),
     ):
         for name, ours, value in zip(Estimate._fields, found, expected, strict=True):
+            if value is None:  # how far rounding may be off: tests/test_steps_values.py
+                continue
             if paths.case.factors is None:
                 kept = np.asarray(rows)[np.asarray(owned)]
                 close(np.asarray(ours)[np.asarray(owned)], value[kept], err_msg=name)
@@ -487,7 +489,13 @@ def sampled(advantage, form, held_out=1, **options):
     """A backend on the standard team, its start, and data written by hand: B prompts of G rollouts."""
     paths = Paths(form, "turn-taking", 0)
     setting = Sampling(
-        B, G, advantage, held_out=held_out if form == "episodic" else 0, advantage_clip=0.75, horizon=H, **options
+        B,
+        G,
+        advantage,
+        held_out=held_out if form == "episodic" else 0,
+        advantage_clip=0.75,
+        horizon=None if form == "episodic" else H,
+        **options,
     )
     backend = sampled_backend(paths.team, kl_constrained(0.05), setting, audit=False)
     start = team_state(paths.team, paths.stage.current)
@@ -520,7 +528,8 @@ def test_what_an_update_learns(advantage):
     for ours, table in ((found.used.tables, used), (found.raw, raw)):
         expected = tables_by_hand(paths, 1, table, None, go, floor, 1.0)
         for name, x, y in zip(Estimate._fields, ours, expected, strict=True):
-            close(np.asarray(x)[owned], y[rows[owned]], rtol=1e-9, atol=1e-11, err_msg=name)
+            if y is not None:
+                close(np.asarray(x)[owned], y[rows[owned]], rtol=1e-9, atol=1e-11, err_msg=name)
     close(found.used.mass, 1 / (1 - paths.gamma))
     close(found.used.objective, R.mean())
     if advantage != "group_normalised":  # the rest is the same program
@@ -556,7 +565,8 @@ def test_cut_weights_of_old_rollouts():
         found = backend.estimate(moved, data, 1, schedule)
         expected = tables_by_hand(paths, 1, advantage, weights, go, floor, 1.0)
         for name, x, y in zip(Estimate._fields, found.used.tables, expected, strict=True):
-            close(np.asarray(x)[owned], y[rows[owned]], rtol=1e-9, atol=1e-11, err_msg=name)
+            if y is not None:
+                close(np.asarray(x)[owned], y[rows[owned]], rtol=1e-9, atol=1e-11, err_msg=name)
         w = weight.ravel()
         close(found.weights, [w.sum() ** 2 / (6 * (w**2).sum()), *np.percentile(w, [95, 99]), w.max(), (w > 10).mean()])
 

@@ -588,7 +588,7 @@ def test_what_is_read_can_be_written(tmp_path, save, kind):
 def test_what_the_format_cannot_hold_is_refused(tmp_path, save):
     stage = read_stage(save(episodic(tables())))
     flat = read_stage(save(tables()))
-    later = stage.team.initial.at[0].add(-0.125).at[7].add(0.125)
+    later = stage.team.initial.at[0].set(0.0).at[7].set(stage.team.initial[0])
     tree = Team(Tree(2, 1), jax.numpy.zeros((1, 2)), jax.numpy.ones(1), jax.numpy.zeros(1, int), 1)
     clock = Dense(jax.numpy.zeros((1, 1, 1)), jax.numpy.ones(()), jax.numpy.zeros(1, int), horizon=1)
     one = Team(clock, jax.numpy.zeros((1, 1)), jax.numpy.ones(1), jax.numpy.zeros(1, int), 1)
