@@ -323,6 +323,7 @@ R, X = np.full((3, 2), 0.5), np.zeros((3, 2, 2))
         ({"baseline": 0.5}, "ratio_range"), ({"baseline": "mine"}, "baseline"), ({"baseline": 1.5}, "baseline"),
         ({"baseline": np.zeros(2)}, "baseline"), ({"baseline": 0.5, "estimator": "log"}, "baseline"),
         ({"ratio_range": (1.1, 2.0)}, "ratio_range"), ({"ratio_range": (0.5, 0.9)}, "ratio_range"),
+        ({"path_clip": (1.25, 2.0)}, "path_clip"), ({"path_clip": (0.5, 1.0)}, "path_clip"),
         ({"log_ratio": X + 1, "ratio_range": (0.5, 2.0)}, "log_ratio"),
         ({"clip": 0.0}, "clip"), ({"path_clip": (0.5, math.inf)}, "path_clip"), ({"path_clip": (1.0, 2.0)}, "path_clip"),
         ({"estimator": "message"}, "kl, kl_path_max"), ({"estimator": "clipped", "kl": X}, "kl, kl_path_max"),
