@@ -26,11 +26,11 @@ from teamtr_jax.command_line import parsed
 from teamtr_jax.files import output_file, reason
 from teamtr_jax.llm import monitor
 from teamtr_jax.records import dump, stage_record
+from teamtr_jax.sizes import fitting
 from teamtr_jax.surrogates import evaluate_stage
 from teamtr_jax.tabular import improvement_stage
 from teamtr_jax.teams import read_stage, write_stage
 from teamtr_jax.teams.gymnasium import Router, read_table, team_of_table, warn_of_time_limit
-from teamtr_jax.teams.sizes import fitting
 from teamtr_jax.teams.stage_file import report_bytes
 from teamtr_jax.types import Stage
 from teamtr_jax.validation import InputError, discount_factor, real_number, shown, whole_number

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from functools import partial
 from typing import NamedTuple
 
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 
 from teamtr_jax.divergences import kl_current_to_new
 from teamtr_jax.dynamics._draw import inverse_cdf
+from teamtr_jax.sizes import bytes_text, memory
 from teamtr_jax.types import (
     Estimate,
     Team,
@@ -161,13 +161,10 @@ def require_memory(prompts: int, group: int, horizon: int, team: Team) -> None:
       InputError: with their size and how many prompts would fit.
     """
     choices = 1 if team.factors is None else team.agents
-    each = (
-        group * horizon * 8 * (8 + 2 * choices)
-    )  # bytes of a prompt: the fields of `Rollouts` and the uniform numbers
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if prompts * each > memory:
-        found = f"{prompts} prompts of {group} rollouts of {horizon} steps, {prompts * each:.1e} bytes"
-        raise InputError("prompts, group, horizon", found, f"at most {memory // each} prompts, {memory:.1e} bytes")
+    each = group * horizon * 8 * (8 + 2 * choices)  # of a prompt: the fields of `Rollouts`, the uniform numbers
+    if prompts * each > (limit := memory()):
+        found = f"{prompts} prompts of {group} rollouts of {horizon} steps, {bytes_text(prompts * each)}"
+        raise InputError("prompts, group, horizon", found, f"at most {limit // each} prompts, {bytes_text(limit)}")
 
 
 @partial(jax.jit, static_argnames=("prompts", "group", "horizon"))

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "teamtr_jax"
 
 LEVELS = [
-    {"types", "validation", "files", "command_line"},
+    {"types", "validation", "files", "sizes", "command_line"},
     {"dynamics"},
     {"teams", "divergences"},
     {"visits"},

@@ -15,11 +15,12 @@ from teamtr_jax.llm.description import describe_team, team_from_description
 from teamtr_jax.llm.layout import Layout, Router, Vocabulary, random_router, round_robin
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, init_params, init_team, parameter_count
 from teamtr_jax.llm.sampler import sample
-from teamtr_jax.llm.sizes import bytes_text, parameters_of, require_room, required
+from teamtr_jax.llm.sizes import parameters_of, require_room, required
 from teamtr_jax.llm.tasks import Copy, layout_of
 from teamtr_jax.llm.update import score
 from teamtr_jax.llm.update_settings import UpdateSettings
 from teamtr_jax.llm.warm_start import WarmStart, warm_start
+from teamtr_jax.sizes import bytes_text
 from teamtr_jax.validation import InputError
 
 SMALL = ModelConfig(16, 1, 2)
@@ -146,7 +147,7 @@ def test_memory_by_hand():
 
 
 def test_what_would_fit_fits(monkeypatch):
-    monkeypatch.setattr(sizes, "memory", lambda: 10**6)
+    monkeypatch.setattr(sizes, "device_memory", lambda: 10**6)
     with pytest.raises(
         InputError, match=r"rollouts: found 100,000 of 6 positions: .* MB, expected at most ([\d,]+)"
     ) as error:
@@ -160,7 +161,7 @@ def test_what_would_fit_fits(monkeypatch):
     width = int(error.value.expected.split()[5].rstrip(","))
     for size, fits in ((width, True), (width + 4, False)):
         assert (required(LanguageTeam(LAYOUT, (ModelConfig(size, 1, 2),) * 2)) <= 10**6) == fits
-    monkeypatch.setattr(sizes, "memory", lambda: required(TEAM) + 100)
+    monkeypatch.setattr(sizes, "device_memory", lambda: required(TEAM) + 100)
     with pytest.raises(
         InputError, match=r"prompt, message, turns: found 6 positions: at least .* for one conversation"
     ):

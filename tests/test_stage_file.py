@@ -13,9 +13,10 @@ import jax
 import numpy as np
 import pytest
 
+from teamtr_jax import sizes
 from teamtr_jax.dynamics import Dense, Layered, Successors, Tree
 from teamtr_jax.surrogates import evaluate_stage
-from teamtr_jax.teams import gymnasium_team, read_stage, sizes, stage_file, write_stage
+from teamtr_jax.teams import gymnasium_team, read_stage, stage_file, write_stage
 from teamtr_jax.types import Stage, Team
 from teamtr_jax.validation import InputError, shown
 
@@ -376,7 +377,7 @@ def test_headers_that_declare_too_much(tmp_path):
         return [*((n, d) for n, d in parts.items() if n != "reward.npy"), ("reward.npy", data)]
 
     path = zipped(tmp_path / "x.npz", with_reward(header((10**6, 10**6)) + b"\0" * 64))
-    assert "reward: found float64 [1000000, 1000000], 8e+03 GB, expected at most " in refused(path)
+    assert "reward: found float64 [1000000, 1000000], 8 TB, expected at most " in refused(path)
     path = zipped(tmp_path / "x.npz", with_reward(header((2, 2)) + b"\0" * 40))
     assert "reward: found a damaged archive (168 bytes for float64 [2, 2]), expected 160 bytes" in refused(path)
     path = zipped(tmp_path / "x.npz", with_reward(header((-2, 2)) + b"\0" * 32))
@@ -384,24 +385,22 @@ def test_headers_that_declare_too_much(tmp_path):
     bomb = zipped(tmp_path / "x.npz", with_reward(header((2, 10**7)) + b"\0" * (16 * 10**7)), zipfile.ZIP_DEFLATED)
     data = bytearray(bomb.read_bytes())
     assert len(data) < 200_000
-    message = "reward: found float64 [2, 10000000], 0.16 GB, expected at most 0.133 GB, what 0.4 GB of memory can read"
+    message = "reward: found float64 [2, 10000000], 160 MB, expected at most 133 MB, what 400 MB of memory can read"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage_file, "memory", lambda: 4 * 10**8)
         assert message in refused(bomb)
         two = members(small() | {"reward": np.zeros((2, 20000)), "current": np.zeros((2, 20000))})
         patch.setattr(stage_file, "memory", lambda: 10**6)
         # 320,000 bytes each, 128 of every header, 168 of the other numbers
-        message = (
-            "reward: found tables of 0.000641 GB in all, expected at most 0.000333 GB, what 0.001 GB of memory can read"
-        )
+        message = "reward: found tables of 641 kB in all, expected at most 333 kB, what 1 MB of memory can read"
         assert message in refused(zipped(tmp_path / "x.npz", two.items()))
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        (lambda: episodic(tables(), 10**9), "horizon: found 1000000000, which takes 4.61e+03 GB (the report of so"),
-        (lambda: tables() | {"agents": np.array(10**12)}, "agents: found 1000000000000, which takes 1.54e+06 GB (the"),
+        (lambda: episodic(tables(), 10**9), "horizon: found 1000000000, which takes 4.61 TB (the report of so"),
+        (lambda: tables() | {"agents": np.array(10**12)}, "agents: found 1000000000000, which takes 1.54 PB (the"),
         (lambda: tables() | {"active": np.array([0, 1, 2, 2**62])}, "active: found 4611686018427387905, which takes"),
     ],
 )  # fmt: skip
@@ -414,9 +413,7 @@ def test_the_horizon_that_fits_is_taken(save, monkeypatch):
     monkeypatch.setattr(sizes, "memory", lambda: 16 * 12 * 8 * 3 * 50 + 100)
     assert read_stage(save(episodic(tables(), 50))).team.dynamics.horizon == 50
     message = refused(save(episodic(tables(), 51)))
-    assert (
-        "horizon: found 51, which takes 0.000235 GB (the report of so many steps), expected at most 50, what" in message
-    )
+    assert "horizon: found 51, which takes 235 kB (the report of so many steps), expected at most 50, what" in message
 
 
 def test_only_regular_files_are_read(tmp_path):

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from teamtr_jax import sizes
 from teamtr_jax.dynamics import SparseResolvent
 from teamtr_jax.surrogates import evaluate_stage, stage_report
 from teamtr_jax.tabular import improvement_stage
-from teamtr_jax.teams import gymnasium_team, offered_actions, random_stages, relay_stage, sizes
+from teamtr_jax.teams import gymnasium_team, offered_actions, random_stages, relay_stage
 from teamtr_jax.teams.gymnasium import read_table
 from teamtr_jax.types import Stage
 from teamtr_jax.validation import InputError
@@ -401,7 +402,7 @@ def test_a_time_limit_is_dropped_aloud():
 def test_sizes_are_known_before(monkeypatch, router):
     """At most as many agents as fit: that number is taken, one more is refused, and 10¹² at once."""
     with pytest.raises(
-        InputError, match=r"agents: found 1000000000000, which takes \d\S* GB .tables of successors., expected at"
+        InputError, match=r"agents: found 1000000000000, which takes \d\S* [TPE]B .tables of successors., expected at"
     ):
         gymnasium_team("CliffWalking", 10**12, router)
     monkeypatch.setattr(sizes, "memory", lambda: 400_000)

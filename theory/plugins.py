@@ -17,7 +17,7 @@ from teamtr_jax.bounds import BOTH, Form, Gap, Information, Rung
 from teamtr_jax.claims import STAGE_CLAIMS, Check, Claim
 from teamtr_jax.claims.base import rung_claim
 from teamtr_jax.files import reason, regular_file
-from teamtr_jax.llm.sizes import bytes_text, memory
+from teamtr_jax.sizes import bytes_text, memory
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage, StageReport, verified
 from teamtr_jax.validation import InputError

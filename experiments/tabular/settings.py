@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.tabular.families import FAMILIES
 from teamtr_jax.llm.checked import SEEDS, flags, places, texts, whole
-from teamtr_jax.llm.sizes import bytes_text, memory
+from teamtr_jax.sizes import bytes_text, memory
 from teamtr_jax.validation import InputError, one_of
 
 __all__ = ["Settings", "teams_of"]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from teamtr_jax import sizes
+from teamtr_jax.sizes import bytes_text, most
 from teamtr_jax.validation import InputError
 
-__all__ = ["memory", "parameters_of", "required", "require_room", "bytes_text"]
+__all__ = ["device_memory", "parameters_of", "required", "require_room"]
 
 LanguageTeam = ModelConfig = Layout = Any
 """Those of `model` and `layout`, which are built on this module: only sizes are read."""
@@ -20,34 +20,14 @@ LanguageTeam = ModelConfig = Layout = Any
 FLOAT = 4
 """Bytes of a parameter, a moment, a log-probability; of an id too."""
 
-CGROUP = Path("/sys/fs/cgroup/memory.max")
 
-
-def memory() -> int:
-    """Bytes of the first device of this process; on a CPU of the machine, or of the container if that has less."""
+def device_memory() -> int:
+    """Bytes of the first device of this process; on a CPU those of `sizes.memory`."""
     device = jax.local_devices()[0]
     with suppress(Exception):  # a CPU has no statistics
         if limit := (device.memory_stats() or {}).get("bytes_limit"):
             return int(limit)
-    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError, ValueError):  # no limit is "max"
-        found = min(found, int(CGROUP.read_text()))
-    return found
-
-
-def bytes_text(size: float) -> str:
-    """A number of bytes, to three digits.
-
-    Example:
-      >>> bytes_text(999), bytes_text(3.2e9), bytes_text(4.56e16)
-      ('999 B', '3.2 GB', '45.6 PB')
-    """
-    units = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
-    for unit in units[:-1]:
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} {units[-1]}"
+    return sizes.memory()
 
 
 def parameters_of(config: ModelConfig, layout: Layout) -> tuple[int, int]:
@@ -96,7 +76,7 @@ def require_room(
     Raises:
       InputError: names the width of the networks where they alone do not fit, otherwise `name`.
     """
-    limit = memory()
+    limit = device_memory()
     if (needed := required(team, rows, micro_batch, epochs)) <= limit:
         return
     alone = required(team, 0, 1 if micro_batch else 0)
@@ -110,13 +90,9 @@ def require_room(
     if least > limit:
         found = f"{team.layout.length} positions: at least {bytes_text(least)} for one conversation"
         raise InputError("prompt, message, turns", found, f"shorter conversations or smaller networks, for {have}")
-    low, high = 1, max(rows, micro_batch)
-    while high - low > 1:  # the greatest number that fits is in [low, high)
-        middle = (low + high) // 2
-        fits = required(team, min(rows, middle), min(micro_batch, middle), epochs) <= limit
-        low, high = (middle, high) if fits else (low, middle)
+    fits = most(lambda count: required(team, min(rows, count), min(micro_batch, count), epochs), limit)
     found = f"{max(rows, micro_batch):,} of {team.layout.length} positions: at least {bytes_text(needed)}"
-    raise InputError(name, found, f"at most {low:,}, for {have}")
+    raise InputError(name, found, f"at most {fits:,}, for {have}")
 
 
 def _width_that_fits(team: LanguageTeam, limit: int, trained: bool) -> str:
@@ -124,12 +100,9 @@ def _width_that_fits(team: LanguageTeam, limit: int, trained: bool) -> str:
     first = team.models[0]
     step = 2 * first.heads
 
-    def fits(count: int) -> bool:
+    def needed(count: int) -> int:
         config = replace(first, width=count * step, hidden=None)
-        return required(replace(team, models=(config,) * team.agents), 0, 1 if trained else 0) <= limit
+        return required(replace(team, models=(config,) * team.agents), 0, 1 if trained else 0)
 
-    low, high = 0, max(config.width for config in team.models) // step + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return f"a width of at most {low * step}" if low else "fewer agents, layers or heads"
+    steps = most(needed, limit)
+    return f"a width of at most {steps * step}" if steps else "fewer agents, layers or heads"

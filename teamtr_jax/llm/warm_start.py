@@ -18,8 +18,9 @@ from teamtr_jax.llm.checked import FLOAT32, SEEDS, real, whole
 from teamtr_jax.llm.layout import Layout, View, author, emitted, messages
 from teamtr_jax.llm.model import LanguageTeam, Params, is_trained, policy_logits
 from teamtr_jax.llm.sampler import sample
-from teamtr_jax.llm.sizes import bytes_text, memory, require_room
+from teamtr_jax.llm.sizes import device_memory, require_room
 from teamtr_jax.llm.tasks import Problem, Task, demonstrated, draw, earned
+from teamtr_jax.sizes import bytes_text
 from teamtr_jax.validation import InputError, whole_number
 
 __all__ = [
@@ -71,9 +72,11 @@ def require_room_to_start(team: LanguageTeam, settings: WarmStart) -> None:
     require_room(team, "prompts of the warm start", rows=settings.prompts)
     demonstrations = settings.batch * max(settings.every, team.agents)
     require_room(team, "batch · every of the warm start", rows=0, micro_batch=settings.batch)
-    if (size := 4 * demonstrations * team.layout.length) > memory():
+    if (size := 4 * demonstrations * team.layout.length) > device_memory():
         found = f"{settings.batch}, {settings.every}: {bytes_text(size)}"
-        raise InputError("batch, every of the warm start", found, f"at most {bytes_text(memory())} of demonstrations")
+        raise InputError(
+            "batch, every of the warm start", found, f"at most {bytes_text(device_memory())} of demonstrations"
+        )
 
 
 class WarmStartRecord(NamedTuple):

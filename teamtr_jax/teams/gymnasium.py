@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from teamtr_jax.dynamics import Successors
 from teamtr_jax.files import reason
-from teamtr_jax.teams.sizes import fitting
+from teamtr_jax.sizes import fitting
 from teamtr_jax.types import Team
 from teamtr_jax.validation import ROW_TOLERANCE, InputError, discount_factor, one_of, real_number, shown, whole_number
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from teamtr_jax.dynamics import Dense, Layered, Successors
 from teamtr_jax.files import output_file, reason, regular_file, replacing
-from teamtr_jax.teams.sizes import fitting, gigabytes, memory
+from teamtr_jax.sizes import bytes_text, fitting, memory
 from teamtr_jax.types import Stage, Team
 from teamtr_jax.validation import (
     InputError,
@@ -115,7 +115,7 @@ def _read_tables(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
             total = sum(info.file_size for info in members.values())
             if HELD * total > memory():
                 key = max(members, key=lambda key: members[key].file_size)
-                raise InputError(key, f"tables of {gigabytes(total)} in all", f"at most {_limit()}")
+                raise InputError(key, f"tables of {bytes_text(total)} in all", f"at most {_limit()}")
             for key, info in members.items():
                 with _damage(key):
                     arrays[key] = _array(archive.read(info), *headers[key])  # to its end, where its CRC is compared
@@ -123,7 +123,7 @@ def _read_tables(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
 
 
 def _limit() -> str:
-    return f"{gigabytes(memory() // HELD)}, what {gigabytes(memory())} of memory can read"
+    return f"{bytes_text(memory() // HELD)}, what {bytes_text(memory())} of memory can read"
 
 
 def _ending(path: Path) -> int:
@@ -199,7 +199,7 @@ def _header(
         raise InputError(key, f"shape {list(shape)}", "sizes ≥ 0")
     needed = math.prod(shape) * dtype.itemsize
     if HELD * needed > memory():
-        raise InputError(key, f"{dtype} {list(shape)}, {gigabytes(needed)}", f"at most {_limit()}")
+        raise InputError(key, f"{dtype} {list(shape)}, {bytes_text(needed)}", f"at most {_limit()}")
     if begin + needed != info.file_size:
         found = f"a damaged archive ({info.file_size} bytes for {dtype} {list(shape)})"
         raise InputError(key, found, f"{begin + needed} bytes")

@@ -18,6 +18,7 @@ from teamtr_jax.files import append_bytes, output_file, reason, regular_file, re
 from teamtr_jax.llm.monitor.estimates import Floats, Ints
 from teamtr_jax.llm.monitor.sources import Again, Rows, sources
 from teamtr_jax.records import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
+from teamtr_jax.sizes import bytes_text, memory
 from teamtr_jax.validation import InputError, real_number
 
 __all__ = ["TokenLog", "token_log", "read_token_log", "write_token_log", "append_token_log", "token_rows",
@@ -248,15 +249,12 @@ def _form(path: Path) -> str:
 
 def _fits(path: Path, rows: int) -> None:
     """Refuse a log of more rows than this machine's memory takes."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if rows * BYTES_PER_ROW > memory:
-        found = f"about {rows:.3g} rows, which take {rows * BYTES_PER_ROW / 1e9:.3g} GB"
-        most = memory // BYTES_PER_ROW
-        raise InputError(
-            str(path),
-            found,
-            f"at most {most:.3g} rows in the {memory / 1e9:.3g} GB of this machine: split the log by stages",
+    if rows * BYTES_PER_ROW > (limit := memory()):
+        found = f"about {rows:.3g} rows, which take {bytes_text(rows * BYTES_PER_ROW)}"
+        expected = (
+            f"at most {limit // BYTES_PER_ROW:.3g} rows in {bytes_text(limit)} of memory: split the log by stages"
         )
+        raise InputError(str(path), found, expected)
 
 
 def _read_parquet(path: Path, every: bool = False) -> dict[str, NDArray[Any]]:

@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from teamtr_jax.validation import InputError
 
-__all__ = ["memory", "gigabytes", "fitting", "most"]
+__all__ = ["memory", "bytes_text", "most", "fitting"]
+
+CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory of this machine, or of the container if that has less."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # no limit is "max"
+        found = min(found, int(CGROUP.read_text()))
+    return found
 
 
-def gigabytes(size: int) -> str:
-    """A number of bytes to read.
+def bytes_text(size: float) -> str:
+    """A number of bytes, to three digits.
 
     Example:
-      >>> gigabytes(25_200_000_000), gigabytes(8 * 10**18)
-      ('25.2 GB', '8e+09 GB')
+      >>> bytes_text(999), bytes_text(3.2e9), bytes_text(4.56e16)
+      ('999 B', '3.2 GB', '45.6 PB')
     """
-    return f"{size / 1e9:.3g} GB"
+    units = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+    for unit in units[:-1]:
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} {units[-1]}"
 
 
-def most(needed: Callable[[int], int], limit: int) -> int:
+def most(needed: Callable[[int], float], limit: float) -> int:
     """The greatest whole number `x ≥ 0` with ``needed(x) ≤ limit``, for a `needed` that grows.
 
     Example:
@@ -54,5 +66,5 @@ def fitting(name: str, value: int, needed: Callable[[int], int], what: str) -> N
     """
     limit = memory()
     if (size := needed(value)) > limit:
-        found = f"{value}, which takes {gigabytes(size)} ({what})"
-        raise InputError(name, found, f"at most {most(needed, limit)}, what {gigabytes(limit)} of memory hold")
+        found = f"{value}, which takes {bytes_text(size)} ({what})"
+        raise InputError(name, found, f"at most {most(needed, limit)}, what {bytes_text(limit)} of memory hold")
