@@ -7,21 +7,36 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from teamtr_jax.files import output_file, output_folder, reason, replacing, seal
+from teamtr_jax.files import output_file, output_folder, read_json, reason, replacing, seal
 from teamtr_jax.records import dump
 from teamtr_jax.validation import InputError
 
-__all__ = ["write_json", "write_bytes", "places"]
+__all__ = ["write_json", "read", "write_bytes", "places"]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write strict JSON, whole or not at all, with its own SHA-256 (`files.seal`).
+    """Write strict JSON, whole or not at all, with its own SHA-256 (`files.seal`); folders on the way are made.
 
     Raises:
       InputError: a place that cannot be written.
+      ArithmeticError: a number is NaN.
     """
     text = json.dumps(json.loads(dump(content)), indent=1)
     return write_bytes(path, seal(text))
+
+
+def read(path: Path, expected: str) -> dict[str, Any]:
+    """What `write_json` wrote, without its digest.
+
+    Args:
+      expected: what should be there, for the message.
+
+    Raises:
+      InputError: no such file, or one that was changed or cut since.
+    """
+    found = read_json(path, expected, sealed=True)
+    del found["sha256"]
+    return found
 
 
 def write_bytes(path: Path, data: bytes) -> Path:

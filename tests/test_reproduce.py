@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
+from experiments import saved
 from experiments.llm.measure import converse
-from experiments.reproduce import records, runs, training
+from experiments.reproduce import runs, training
 from experiments.reproduce.__main__ import QUESTIONS, main
 from experiments.reproduce.question import Finding, Question, Settings
 from experiments.reproduce.questions.replacement import Swap
@@ -218,7 +219,7 @@ def test_runs_are_made_once(tmp_path, monkeypatch, short):
     assert made(settings, jobs) == first
     assert asked == [[[0], [1]]]
     path = tmp_path / "runs" / jobs[0].place
-    records.write(path, {**first[0], "job": {**first[0]["job"], "stages": 9}})
+    saved.write_json(path, {**first[0], "job": {**first[0]["job"], "stages": 9}})
     made(settings, jobs)
     assert asked == [[[0], [1]], [[0]]]
     assert sum(settings.spent.values()) == pytest.approx(sum(x["seconds"] for x in made(settings, jobs)))
@@ -306,15 +307,15 @@ def test_a_damaged_run_is_refused_by_name(kept, damage):
 def test_runs_of_another_kind_are_made_again(kept, older):
     """Of the schema before, which had no digest; of another one; of another job at this place; and then no more."""
     settings, job, path, count = kept
-    content = records.read(path, "")
+    content = saved.read(path, "")
     assert content["schema"] == runs.SCHEMA == 2
     assert content["job"] == {"seed": 0, "stop": "", "task": "stub"}
     if older == "first schema":
         path.write_text(json.dumps({"job": content["job"], "seconds": 1.0, "values": [9]}))
     elif older == "another schema":
-        records.write(path, content | {"schema": 1, "values": [9]})
+        saved.write_json(path, content | {"schema": 1, "values": [9]})
     elif older == "another job":
-        records.write(path, content | {"job": {"seed": 1}, "values": [9]})
+        saved.write_json(path, content | {"job": {"seed": 1}, "values": [9]})
     again = [made(settings, [job])[0]["values"] for _ in range(2)]
     assert again == [[0], [0]]
     assert count == ([] if older == "none" else [1])
@@ -440,7 +441,7 @@ def test_report_is_built_from_data_alone(tmp_path):
     }
     (tmp_path / "data").mkdir()
     for q in questions:
-        records.write(tmp_path / "data" / f"{q.slug}.json", {"about": about, "data": {"x": 7.5, "seeds": [0, 1]}})
+        saved.write_json(tmp_path / "data" / f"{q.slug}.json", {"about": about, "data": {"x": 7.5, "seeds": [0, 1]}})
     markdown, page, rows, *_ = build(tmp_path, [*questions, question("Fig 7", "agrees")])
     text = markdown.read_text()
     heads = ("What does not reproduce", "What stays open", "What agrees", "Fig 9", "Fig 8", "Tab 1")
@@ -542,7 +543,7 @@ def one_question(folder, name="Tab 1", **about):
     q = question(name, "agrees")
     tuning = [{"way": "w", "rates": [0.1, 0.2], "ends": [[0.5, 0.25], [0.75, 0.5]], "chosen": 0.2, "seeds": [7, 8]},
               {"way": "v", "rates": [0.1], "ends": [[0.125, 0.125]], "chosen": 0.1, "seeds": [7, 8]}]  # fmt: skip
-    records.write(
+    saved.write_json(
         folder / "data" / f"{q.slug}.json", {"about": about, "data": {"x": 7.5, "seeds": [0, 1], "tuning": tuning}}
     )
     return q
@@ -636,7 +637,7 @@ def test_a_run_writes_the_data_of_each_question_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.reproduce.__main__.QUESTIONS", [first, second])
     assert main(["run", "--out", str(tmp_path), "--seeds", "6"]) == 3
     (path,) = (tmp_path / "data").iterdir()
-    kept = records.read(path, "")
+    kept = saved.read(path, "")
     assert (kept["data"], kept["about"]["seconds"], kept["about"]["seeds"]) == ({"x": 1, "seeds": [0]}, 5.5, 6)
     assert main(["run", "--out", str(tmp_path), "--only", "Tab 1"]) == 0
     assert "Without data so far: Tab 2." in (tmp_path / "report.md").read_text()
@@ -644,7 +645,7 @@ def test_a_run_writes_the_data_of_each_question_at_once(tmp_path, monkeypatch):
 
 def test_numbers_that_are_none_are_not_written(tmp_path):
     with pytest.raises(ArithmeticError, match="x: not a number"):
-        records.write(tmp_path / "a.json", {"x": math.nan})
+        saved.write_json(tmp_path / "a.json", {"x": math.nan})
     assert not list(tmp_path.iterdir())
 
 

@@ -19,7 +19,7 @@ from experiments.llm.measure import Conversations, Probe, converse, paired_gain
 from experiments.llm.plugins import TASK_FILE, task_file
 from experiments.llm.settings import TEST_PROMPTS, Train
 from experiments.llm.setup import Setup, describe, set_up, start_of
-from experiments.saved import places, write_bytes, write_json
+from experiments.saved import places, read, write_bytes, write_json
 from teamtr_jax.checkpoint import latest, restore
 from teamtr_jax.files import read_json, reason
 from teamtr_jax.llm.backend import TokenLogger, language_backend
@@ -258,10 +258,9 @@ def _asked(settings: Train) -> dict[str, Any]:
 def _read_settings(home: Path) -> tuple[Train, Path]:
     """What a run was asked for, its task taken from its own copy, and the folder of its start."""
     path, expected = home / ABOUT, "the settings of a run of `train`, as it wrote them"
-    asked = read_json(path, expected, sealed=True)
+    asked = read(path, expected)
     try:
         begun, digest, task = (asked.pop(name) for name in ("start", "task_sha256", "task"))
-        del asked["sha256"]
         if digest is not None:
             task = f"{home / TASK_FILE}:{task.rpartition(':')[2]}"
             own = task_file(task)

@@ -14,7 +14,6 @@ import numpy as np
 
 from experiments.llm.plugins import task_identity, task_of
 from experiments.llm.settings import TEST_PROMPTS, Train
-from experiments.saved import write_json
 from teamtr_jax.checkpoint import latest, read_manifest, restore, save
 from teamtr_jax.llm.backend import LanguageSampling
 from teamtr_jax.llm.description import describe_team
@@ -29,7 +28,7 @@ from teamtr_jax.sampled import prompts_per_set
 from teamtr_jax.schedules import Order, fixed, random_order, reverse
 from teamtr_jax.validation import InputError
 
-__all__ = ["Setup", "set_up", "begins", "describe", "start_of", "test_problems", "write_json"]
+__all__ = ["Setup", "set_up", "begins", "describe", "start_of", "test_problems"]
 
 
 @dataclass(frozen=True)

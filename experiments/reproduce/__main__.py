@@ -16,8 +16,8 @@ import numpy as np
 import optax
 import tyro
 
+from experiments import saved
 from experiments.commands import exit_code, parsed
-from experiments.reproduce import records
 from experiments.reproduce.question import Question, Settings
 from experiments.reproduce.questions.ablation import ABLATION
 from experiments.reproduce.questions.cost import COST
@@ -88,7 +88,7 @@ def run(settings: Settings) -> list[Path]:
         settings.spent.clear()
         data = question.collect(settings)
         about = _about(settings, sum(settings.spent.values()))
-        records.write(data_file(settings.out, question), {"about": about, "data": data})
+        saved.write_json(data_file(settings.out, question), {"about": about, "data": data})
     return build(settings.out, QUESTIONS)
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from markdown_it import MarkdownIt
 
-from experiments.reproduce import records
 from experiments.reproduce.question import Finding, Question
+from experiments.saved import read
 from teamtr_jax.files import output_file, output_folder, reason, replacing
 from teamtr_jax.records import dump
 
@@ -161,7 +161,7 @@ def build(folder: Path, questions: Sequence[Question]) -> list[Path]:
     """
     places(folder)
     known = [q for q in questions if data_file(folder, q).exists()]
-    saved = {q.id: records.read(data_file(folder, q), "data that `run` wrote") for q in known}
+    saved = {q.id: read(data_file(folder, q), "data that `run` wrote") for q in known}
     findings = {q.id: q.findings(saved[q.id]["data"]) for q in known}
     known.sort(key=lambda q: _rank(*(x.verdict for x in findings[q.id])))
     figures = {q.id: folder / "figures" / f"{q.slug}.png" for q in known}

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments.reproduce import records
+from experiments import saved
 from experiments.reproduce.question import Settings
 from experiments.reproduce.training import Run
 from teamtr_jax.validation import InputError
@@ -74,7 +74,7 @@ def _kept(job: Job, folder: Path) -> Found | None:
     if not path.exists():
         return None
     try:
-        found = records.read(path, "the result of a run (delete it: it is made again)")
+        found = saved.read(path, "the result of a run (delete it: it is made again)")
     except InputError:
         if _is_older(path):
             return None
@@ -110,7 +110,7 @@ def _work(jobs: Sequence[Job], folder: Path) -> int:
         began = time.perf_counter()
         found = job.work()
         about = {"schema": SCHEMA, "job": _asked(job), "seconds": time.perf_counter() - began}
-        records.write(folder / job.place, about | found)
+        saved.write_json(folder / job.place, about | found)
     return len(jobs)
 
 
