@@ -41,6 +41,7 @@ PROJECT = {
     "CONTRIBUTING.md": "docs/project/contributing.md",
     "CHANGELOG.md": "docs/project/changelog.md",
     "benchmarks/README.md": "docs/project/benchmarks.md",
+    "tests/mutants/README.md": "docs/project/mutants.md",
 }
 FOLDERS = {
     "benchmarks": "docs/project/benchmarks.md",
