@@ -19,7 +19,15 @@ spec.loader.exec_module(live)
 DERIVATIONS = [f"theory/derivations/{stem}.md" for stem in live.derivation_stems()]
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()
-    for folder in ("", "docs/", "docs/verify/", "docs/reproduction/", "benchmarks/", "tests/mutants/", "theory/derivations/")
+    for folder in (
+        "",
+        "docs/",
+        "docs/verify/",
+        "docs/reproduction/",
+        "benchmarks/",
+        "tests/mutants/",
+        "theory/derivations/",
+    )
     for path in ROOT.glob(f"{folder}*.md")
 )
 IDS = sorted({row["id"] for row in live.ledger_rows()} | {claim.id for claim in STAGE_CLAIMS})
@@ -105,7 +113,9 @@ def test_links_of_the_pages(pages):
         for target in live.links(text) if page.endswith(".md") else []:
             path = live.resolve(target, page)
             assert path is None or path in pages or (ROOT / path).is_file(), f"{page}: {target}"
-            assert path is None or path in pages or not path.endswith(".md"), f"{page}: {target} is no page: Sphinx refuses it"
+            assert path is None or path in pages or not path.endswith(".md"), (
+                f"{page}: {target} is no page: Sphinx refuses it"
+            )
             assert path not in made_from, f"{page}: {target}"
 
 
