@@ -104,14 +104,19 @@ def files() -> list[str]:
 
 
 def digest(group: dict[str, Any]) -> str:
-    """Of everything that decides whether a mutant of the group dies."""
-    own = [
-        ROOT / name
-        for name in files()
-        if name.endswith(".py") and not name.startswith(("tests/test_", "tests/mutants/"))
-    ]
+    """Of what mostly decides whether a mutant of the group dies: its code, its tests and what tests share."""
+    own = sorted(path for pattern in group["modules"] for path in ROOT.glob(pattern))
+    shared = sorted(path for path in (ROOT / "tests").glob("*.py") if not path.name.startswith("test_"))
     tests = [ROOT / name for name in group["tests"]]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in [*own, *tests] if path.exists())).hexdigest()[:16]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in [*own, *shared, *tests] if path.exists())).hexdigest()[
+        :16
+    ]
+
+
+def commit() -> str:
+    """What was measured: the commit, with a mark where the working tree differs from it."""
+    said = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(said, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def copy(number: int) -> Path:
@@ -179,7 +184,7 @@ def report(groups: dict[str, Any], results: dict[str, list[dict[str, Any]]], tot
         killed = len(rows) - len(left)
         low, high = wilson(killed, len(rows))
         out[name] = {
-            "mutants": totals[name], "tried": len(rows), "killed": killed, "share": round(killed / len(rows), 3),
+            "commit": commit(), "mutants": totals[name], "tried": len(rows), "killed": killed, "share": round(killed / len(rows), 3),
             "low95": round(low, 3), "high95": round(high, 3),
             "harmless": sum(reason is not None for reason in known.values()),
             "survivors": [{"where": r["key"], "change": r["change"], "harmless": known[r["key"]]} for r in left],
