@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,8 @@ from teamtr_jax.checkpoint import (
     save,
 )
 from teamtr_jax.files import regular_file
-from teamtr_jax.records import UPDATE_SCHEMA, dump
+from teamtr_jax.records import UPDATE_SCHEMA, dump, update_lines
+from teamtr_jax.types import UpdateRecord
 from teamtr_jax.validation import InputError, whole_number
 
 __all__ = ["JOURNAL", "CHECKPOINTS", "LOCK", "train", "read_records"]
@@ -39,7 +40,10 @@ JOURNAL = "records.jsonl"
 CHECKPOINTS = "checkpoints"
 LOCK = "lock"
 
-StageFunction = Callable[[Any, Array, int], tuple[Any, Sequence[Mapping[str, Any]]]]
+Record = Mapping[str, Any] | UpdateRecord
+"""What is written of an update: by `run_stage`, or any names and values of one's own."""
+
+StageFunction = Callable[[Any, Array, int], tuple[Any, Sequence[Record]]]
 
 
 def train(
@@ -50,6 +54,7 @@ def train(
     folder: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: bool = True,
+    *,
     every: int = 1,
 ) -> tuple[Any, Path | None]:
     """Run ``stage(state, key_k, k) → (state, records)`` for `k = 0 … stages−1`, with ``key_k = fold_in(key, k)``.
@@ -59,6 +64,7 @@ def train(
     the same device, time stamps aside. A finished run is returned as it is; more `stages` continue it.
 
     Args:
+      stage: its records are those of `run_stage`, or mappings (`update_lines` makes some, of a batch of teams or to add to).
       state: arrays, numbers and typed PRNG keys in any structure; a stage gets every leaf as a jax array and returns the same
         structure, shapes and dtypes.
       folder: one run; one process at a time.
@@ -74,27 +80,39 @@ def train(
       ArithmeticError: a record or a state that holds NaN: names the stage and the key or the leaf. The stages before it are
         saved.
       KeyboardInterrupt: after a line on stderr that says how much is saved.
+
+    Example:
+      >>> from tempfile import TemporaryDirectory
+      >>> from teamtr_jax.stage import run_stage
+      >>> from teamtr_jax.tabular import exact_backend, team_state
+      >>> from teamtr_jax.teams import relay_stage
+      >>> from teamtr_jax.trust_region import kl_constrained
+      >>> relay = relay_stage(3, 0.1, 0.0, slots=3)
+      >>> backend = exact_backend(relay.team, kl_constrained(radius=0.01), audit=False)
+      >>> def stage(state, key, k):
+      ...     return run_stage(backend, state, order=[0, 1, 2], key=key, stage=k)
+      >>> with TemporaryDirectory() as folder:
+      ...     start = team_state(relay.team, relay.current)
+      ...     state, path = train(stage, start, 4, jax.random.key(0), folder, {"radius": 0.01})
+      ...     records = read_records(folder)
+      >>> print([round(record["objective_before"], 3) for record in records if record["update"] == 0])
+      [0.114, 0.206, 0.316, 0.436]
     """
     for name, value in (("stages", stages), ("every", every)):
         whole_number(name, value, -(2**62))
     if stages < 0 or every < 1:
         raise InputError("stages, every", f"{stages}, {every}", "stages ≥ 0 and every ≥ 1")
     state = as_restored(state)
-    leaves, done = describe(state), 0
     home = None if folder is None else Path(folder).resolve()
     try:
         with _locked(home) if home else nullcontext():
-            run = None
-            if home:
-                run, done, state = _open(home, state, key, json.loads(dump(settings or {})), stages)
+            about = json.loads(dump(settings or {}))
+            run, done, state = _open(home, state, key, about, stages) if home else _Opened(None, 0, state)
             try:
                 with _bar(progress) as bar:
                     task = bar.add_task("stages", total=stages, completed=done)
                     for k in range(done, stages):
-                        state, records = stage(state, jax.random.fold_in(key, k), k)
-                        state = as_restored(state)
-                        same_leaves(describe(state), leaves, f"state after stage {k}")
-                        lines = _lines(records, k)
+                        state, lines = _after(stage, state, key, k)
                         if run:
                             run.append(lines)
                             if (k + 1) % every == 0 or k + 1 == stages:
@@ -106,11 +124,23 @@ def train(
                 raise
     except KeyboardInterrupt:
         if home:
-            saved = latest(home / CHECKPOINTS) or 0
-            text = f"interrupted: {saved} of {stages} stages are saved in {home}; the same call goes on from there"
-            Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+            _tell_interrupted(home, stages)
         raise
     return state, home / JOURNAL if home else None
+
+
+def _after(stage: StageFunction, state: Any, key: Array, k: int) -> tuple[Any, bytes]:
+    """The state after stage `k`, and the lines of its records."""
+    after, records = stage(state, jax.random.fold_in(key, k), k)
+    after = as_restored(after)
+    same_leaves(describe(after), describe(state), f"state after stage {k}")
+    return after, _lines(records, k)
+
+
+def _tell_interrupted(home: Path, stages: int) -> None:
+    saved = latest(home / CHECKPOINTS) or 0
+    text = f"interrupted: {saved} of {stages} stages are saved in {home}; the same call goes on from there"
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
 
 
 def read_records(folder: str | Path) -> list[dict[str, Any]]:
@@ -159,8 +189,16 @@ class _Run:
                 os.truncate(self.home / JOURNAL, size)
 
 
-def _open(home: Path, state: Any, key: Array, settings: Any, stages: int) -> tuple[_Run, int, Any]:
-    """The run in this folder, new or continued: its files, the number of stages done, the state."""
+class _Opened(NamedTuple):
+    """A run that goes on."""
+
+    run: _Run | None  #: its files
+    done: int  #: stages
+    state: Any
+
+
+def _open(home: Path, state: Any, key: Array, settings: Any, stages: int) -> _Opened:
+    """The run in this folder, new or continued."""
     folder, path = home / CHECKPOINTS, home / JOURNAL
     about = {"settings": settings, **_origin(state, key)}
     if latest(folder) is None:
@@ -196,7 +234,7 @@ def _open(home: Path, state: Any, key: Array, settings: Any, stages: int) -> tup
         os.close(number)
     except OSError as error:
         raise _unwritable(path, error) from error
-    return run, done, state
+    return _Opened(run, done, state)
 
 
 def _origin(state: Any, key: Array) -> dict[str, Any]:
@@ -255,19 +293,26 @@ def _verified(path: Path, kept: Mapping[str, Any]) -> bytes:
     return data
 
 
-def _lines(records: Sequence[Mapping[str, Any]], k: int) -> bytes:
+def _lines(records: Sequence[Record], k: int) -> bytes:
     """The records of stage `k` as lines of strict JSON, each with its schema and the time."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     out = []
     for number, record in enumerate(records):
+        where = f"stage {k}, record {number}"
+        if isinstance(record, UpdateRecord):
+            if (batch := np.shape(record.agent)) != ():
+                raise InputError(
+                    where, f"a batch of {batch[0]} teams", "update_lines(records, labels), a label for each"
+                )
+            (record,) = update_lines([record])
         if "time" in record:
-            raise InputError(f"stage {k}, record {number}", "a key 'time'", "another name: it is written by the loop")
+            raise InputError(where, "a key 'time'", "another name: it is written by the loop")
         try:
             line = dump({"schema": UPDATE_SCHEMA, **_plain(record), "time": now})
         except ArithmeticError as error:
-            raise ArithmeticError(f"stage {k}, record {number}: {error}") from error
+            raise ArithmeticError(f"{where}: {error}") from error
         except TypeError as error:
-            raise InputError(f"stage {k}, record {number}", str(error), "numbers, text, lists and mappings") from error
+            raise InputError(where, str(error), "numbers, text, lists and mappings") from error
         out.append(line.encode() + b"\n")
     return b"".join(out)
 

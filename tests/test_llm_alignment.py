@@ -500,7 +500,7 @@ def test_rewards_of_a_swap_are_checked():
             sampled_swap(TEAM, trained(), 0, OTHER, own, probes, bad)
     for alpha in (0.0, 1.0, np.nan):
         with pytest.raises(InputError, match="alpha"):
-            sampled_swap(TEAM, trained(), 0, OTHER, own, probes, score, alpha)
+            sampled_swap(TEAM, trained(), 0, OTHER, own, probes, score, alpha=alpha)
 
 
 @pytest.mark.parametrize(("scale", "shift", "span"), [(2.0, 0.0, 2.0), (2.0, -1.0, 2.0), (0.5, 3.0, 0.5)])

@@ -10,6 +10,10 @@ import pytest
 
 from teamtr_jax.llm.layout import Layout, Vocabulary, random_router
 from teamtr_jax.llm.losses import (
+    ESTIMATORS,
+    PENALTIES,
+    RATIOS,
+    Divergence,
     clipped_surrogate,
     divergence,
     entropy,
@@ -131,6 +135,14 @@ def test_gradient_of_exact_kl_is_q_minus_p(rng):
     np.testing.assert_allclose(slope, jax.nn.softmax(logits) - jnp.exp(p), atol=1e-12)
 
 
+def test_estimators_by_name():
+    """Of a token with π'/π = 3 at a context with an exact KL of .7: the paper's, Schulman's, the vocabulary's, GRPO's."""
+    moved = Divergence(jnp.log(jnp.full((1, 1, 1), 3.0)), jnp.full((1, 1, 1), 0.7))
+    by_hand = {"k1": -math.log(3), "k3": 2 - math.log(3), "exact": 0.7, "k3_new_to_current": 1 / 3 - 1 + math.log(3)}
+    assert {name: float(f(moved)[0, 0, 0]) for name, f in PENALTIES.items()} == pytest.approx(by_hand, rel=1e-12)
+    assert {name: PENALTIES[name] for name in by_hand if name != "k3_new_to_current"} == ESTIMATORS
+
+
 def test_k1_and_k3_are_unbiased_over_all_messages(rng):
     """Every message of at most three tokens over END and two characters, weighted by the current policy (P3.2)."""
     actions, length = 3, 3
@@ -239,6 +251,53 @@ def test_gradient_reaches_the_agents_own_tokens_only(layout, transcripts, agent,
     np.testing.assert_allclose(found, sorted(table[r, p - 1, int(tokens[r, p])] for r, p in wanted), rtol=1e-12)
 
 
+UNITS = {  # of a message, from the ratios of its tokens
+    "message": lambda said: [math.prod(said)],
+    "token": list,
+    "geometric_mean": lambda said: [math.prod(said) ** (1 / len(said))],
+}
+
+
+@pytest.mark.parametrize("agent", [0, 1])
+@pytest.mark.parametrize("name", RATIOS)
+def test_ratios_against_products_over_tokens(layout, transcripts, name, agent, rng):
+    """What is clipped, unit by unit, and the sum of a term over each; where the agent wrote nothing the ratio is 1."""
+    tokens, speaker = map(np.asarray, transcripts)
+    own = own_tokens(layout, *transcripts, agent)
+    ratios, term = rng.uniform(0.4, 2.0, own.shape), rng.uniform(size=own.shape)
+    kind = RATIOS[name]
+    found = np.exp(np.asarray(kind.log_ratio(jnp.where(own, jnp.log(ratios), 0.0), own)))
+    there = np.asarray(kind.units(own))
+    said = {}
+    for row, p in positions(layout, tokens, speaker, agent):
+        turn, t = divmod(p - layout.prompt, 1 + layout.message)
+        said.setdefault((row, turn), []).append((row, turn, t - 1))
+    wanted = [x for at in said.values() for x in UNITS[name]([ratios[i] for i in at])]
+    assert len({len(at) for at in said.values()}) > 1  # messages of several lengths
+    np.testing.assert_allclose(found[there], wanted, rtol=1e-12)
+    assert (found[~there] == 1).all()
+    sums = [
+        x for at in said.values() for x in ([sum(term[i] for i in at)] if name != "token" else [term[i] for i in at])
+    ]
+    np.testing.assert_allclose(np.asarray(kind.total(jnp.where(own, term, 0.0)))[there], sums, rtol=1e-12)
+
+
+def test_gspo_by_hand():
+    """Messages of 2 and 4 tokens whose ratios multiply to 4 and 16: both have the geometric mean 2, and a slope of A·2/|m|."""
+    own = jnp.array([[[1, 1, 0, 0], [1, 1, 1, 1]]], bool)
+    log_ratio = jnp.log(jnp.array([[[1.0, 4.0, 1.0, 1.0], [1.0, 2.0, 4.0, 2.0]]]))
+    gspo = RATIOS["geometric_mean"]
+
+    def gain(log_ratio, advantage, high):
+        return clipped_surrogate(gspo.log_ratio(log_ratio, own), jnp.full((1, 1), advantage), 0.2, high)
+
+    np.testing.assert_allclose(gain(log_ratio, 3.0, 9.0), [[3.0, 3.0]])
+    np.testing.assert_allclose(gain(log_ratio, 3.0, 0.5), [[1.5, 1.5]])
+    np.testing.assert_allclose(gain(log_ratio, -3.0, 0.5), [[-3.0, -3.0]])
+    slope = jax.grad(lambda x: gain(x, 3.0, 9.0).sum())(log_ratio)
+    np.testing.assert_allclose(slope, [[[3.0, 3.0, 0.0, 0.0], [1.5] * 4]])
+
+
 @pytest.mark.parametrize("ratio", ["message", "token"])
 def test_weights_of_units(layout, transcripts, ratio):
     tokens, speaker = transcripts
@@ -248,7 +307,7 @@ def test_weights_of_units(layout, transcripts, ratio):
     total, per_row = sum(map(sum, units)), [sum(x) for x in units]
 
     def sums(average, row=row):
-        found = np.asarray(unit_weights(own, row, ratio, average))
+        found = np.asarray(unit_weights(RATIOS[ratio].units(own), row, average))
         return found.reshape(2, -1).sum(-1)
 
     np.testing.assert_allclose(sums("rollout"), np.array(per_row) / 2)

@@ -199,6 +199,7 @@ OBJECTIVES = {
     "grpo": replace(METHODS["grpo"].settings, learning_rate=0.01, epochs=3, minibatch=16, micro_batch=16, beta=3.0),
     "dapo": replace(METHODS["dapo"].settings, learning_rate=0.01, epochs=3, minibatch=20, micro_batch=5),
     "one_step": replace(NO_RADIUS, epochs=1, minibatch=16, beta=3.0),
+    "gspo": replace(NO_RADIUS, ratio="geometric_mean", beta=3.0, clip_low=0.01, clip_high=0.01),
     "k1": replace(NO_RADIUS, penalty="k1", monitor="k1", beta=3.0),
     "k3": replace(NO_RADIUS, penalty="k3", monitor="k3", beta=3.0),
 }
@@ -249,11 +250,7 @@ def test_program_against_a_plain_loop(first, name):
     entries = []  # row, position, token, unit, weight of the unit
     unit = -1
     for r in range(ROWS):
-        units = [
-            m if settings.ratio == "message" else [t]
-            for m in rows[r]
-            for t in ([m] if settings.ratio == "message" else m)
-        ]
+        units = [[t] for m in rows[r] for t in m] if settings.ratio == "token" else rows[r]
         for said in units:
             unit += 1
             weight = {"rollout": 1 / counts.sum(), "sequence": 1 / (counts.sum() * len(units)), "unit": 1.0}[
@@ -277,6 +274,7 @@ def test_program_against_a_plain_loop(first, name):
         d = new[np.arange(len(a)), a] - old[np.arange(len(a)), a]
         kl = PENALTIES[settings.penalty](old, new, d)
         d, kl = (jax.ops.segment_sum(x, u, unit + 1) for x in (d, kl))
+        d = d / np.bincount(u) if settings.ratio == "geometric_mean" else d
         A = advantage[r[units]]
         ratio = jnp.exp(d)
         gain = jnp.minimum(ratio * A, jnp.clip(ratio, 1 - settings.clip_low, 1 + settings.clip_high) * A)

@@ -4,8 +4,11 @@ import errno
 import importlib
 import io
 import json
+import math
 import os
 import random
+import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -18,8 +21,9 @@ import numpy as np
 import pytest
 
 from teamtr_jax import checkpoint, training
-from teamtr_jax.records import UPDATE_SCHEMA
+from teamtr_jax.records import UPDATE_SCHEMA, update_lines
 from teamtr_jax.training import CHECKPOINTS, JOURNAL, LOCK, read_records, train
+from teamtr_jax.types import UpdateRecord
 from teamtr_jax.validation import InputError
 
 STAGES = 3
@@ -427,6 +431,43 @@ def test_what_is_written(tmp_path):
     assert sorted(p.name for p in (tmp_path / CHECKPOINTS).iterdir()) == ["00000002", "00000003"]
 
 
+def test_records_of_run_stage_are_written_as_lines(tmp_path):
+    """`train` takes what `run_stage` returns: the same lines as `update_lines` makes; NaN is named, infinities are text."""
+    given = [
+        UpdateRecord(0, u, 1 - u, True, 0.5, np.float64(0.1), path_kl=math.inf, info={"gain": jnp.ones(2)})
+        for u in (0, 1)
+    ]
+    for folder, made in ((tmp_path / "a", given), (tmp_path / "b", update_lines(given))):
+        train(
+            lambda state, key, k, made=made: (state, made), jnp.zeros(1), 1, jax.random.key(0), folder, progress=False
+        )
+    assert records(tmp_path / "a") == records(tmp_path / "b")
+    first = read_records(tmp_path / "a")[0]
+    assert (first["schema"], first["agent"], first["path_kl"], first["info"]) == (
+        UPDATE_SCHEMA,
+        1,
+        "inf",
+        {"gain": [1.0, 1.0]},
+    )
+    bad = given[1]._replace(info={"gain": math.nan})
+    with pytest.raises(ArithmeticError, match="stage 0, record 1: gain: not a number"):
+        train(lambda state, key, k: (state, [given[0], bad]), jnp.zeros(1), 1, jax.random.key(0), progress=False)
+
+
+@pytest.mark.parametrize(("page", "agents"), [("checkpoints.md", 3), ("llm.md", 2)])
+def test_the_example_of_the_page(page, agents, tmp_path, monkeypatch, capsys):
+    """The first program of a page prints what the page says, and writes the records of three stages."""
+    text = (Path(__file__).parents[1] / "docs" / page).read_text()
+    code, output = re.search(r"```python\n(.*?)```\s+```text\n(.*?)```", text, re.S).groups()
+    monkeypatch.chdir(tmp_path)
+    Path("example.py").write_text(code)
+    runpy.run_path("example.py")
+    assert capsys.readouterr().out == output
+    (folder,) = tmp_path.glob("results/*")
+    found = [(x["stage"], x["update"], x["agent"]) for x in read_records(folder)]
+    assert found == [(k, u, u) for k in range(3) for u in range(agents)]
+
+
 def test_keys_are_folded_in():
     seen = []
 
@@ -582,6 +623,10 @@ BAD_STAGES = [
     (lambda s, key, k: ({**s, "policy": s["policy"].astype("f4")}, []), r"tree\['policy'\]: found float32 \[4, 3\]"),
     (lambda s, key, k: ({"policy": s["policy"]}, []), r"tree\['count'\]: found no such leaf, expected int64"),
     (lambda s, key, k: (s, [{"time": 1}]), "stage 0, record 0: found a key 'time'"),
+    (
+        lambda s, key, k: (s, [UpdateRecord(0, 0, np.zeros(2, int), True, np.zeros(2), np.zeros(2))]),
+        r"stage 0, record 0: found a batch of 2 teams, expected update_lines\(records, labels\)",
+    ),
     (lambda s, key, k: (s, [{"x": object()}]), "stage 0, record 0: found Object of type object is not JSON"),
 ]  # fmt: skip
 

@@ -179,7 +179,7 @@ def replacement(settings: Replace) -> list[Course]:
     for agent in agents:
         config, own = other.models[agent], agent_params(other, newcomers, agent)
         aligned, info = align(
-            team, params, agent, config, own, probes, AlignmentSettings(radius=settings.radius), settings.seed
+            team, params, agent, config, own, probes, AlignmentSettings(radius=settings.radius), seed=settings.seed
         )
         for name, its in (("direct", own), ("aligned", aligned)):
             found = sampled_swap(team, params, agent, config, its, fresh, reward)

@@ -20,8 +20,15 @@ from teamtr_jax.llm.checked import FLOAT32, SEEDS, real, whole
 from teamtr_jax.llm.description import vocabulary_difference
 from teamtr_jax.llm.layout import Layout, Transcripts, Vocabulary, by_turn
 from teamtr_jax.llm.losses import message_log_probs, own_tokens
-from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, agent_params, init_params, policy_logits
-from teamtr_jax.llm.update import split_trained
+from teamtr_jax.llm.model import (
+    LanguageTeam,
+    ModelConfig,
+    Params,
+    agent_params,
+    init_params,
+    policy_logits,
+    split_trained,
+)
 from teamtr_jax.llm.update_settings import MOST_EPOCHS
 from teamtr_jax.trust_region.alignment import align_to_ball
 from teamtr_jax.trust_region.constrained import require_direction
@@ -137,6 +144,7 @@ def align(
     own_params: Params,
     probes: Transcripts,
     settings: AlignmentSettings = AlignmentSettings(),
+    *,
     seed: int = 0,
 ) -> tuple[Params, AlignmentInfo]:
     """Bring a newcomer near the agent that it is to replace; then `replace_agent`.
@@ -176,11 +184,7 @@ def align(
     target, mixture = targets(out, new, weight, settings.margin * settings.radius, settings.direction)
 
     def distances(log_probs: NDArray[np.float64]) -> Distances:
-        found = []
-        for part in (train, test):
-            for p, q in ((out, log_probs), (log_probs, out)):
-                found.append(float(np.where(own[part], log_kl(p[part], q[part]), 0.0).sum() / len(own[part])))
-        return Distances(*found)
+        return _distances(own, out, log_probs, held)
 
     def measured(found: Distances) -> float:
         return max(found[0::2] if settings.direction == "current_to_new" else found[1::2])
@@ -188,13 +192,14 @@ def align(
     before = distances(new)
     if np.isnan(before).any():
         raise ArithmeticError(f"alignment of agent {agent}: the KL to the newcomer is not a number: {before}")
-    aligned, epochs, history = _distil(
-        config, layout, settings.direction, held, min(settings.batch, rows - held), settings.epochs, own_params,
-        jnp.asarray(probes.tokens), jnp.asarray(own), jnp.asarray(target, jnp.float32), jnp.asarray(out, jnp.float32),
-        jax.random.key(seed), *(jnp.asarray(x, jnp.float32) for x in (measured(before), settings.radius, settings.learning_rate)),
-    )  # fmt: skip
-    epochs = int(epochs)
-    if (bad := np.flatnonzero(~np.isfinite(np.asarray(history)[:epochs]))).size:
+    batch = min(settings.batch, rows - held)
+    shape = _Shape(config, layout, settings.direction, held, batch, settings.epochs)
+    floats = (jnp.asarray(x, jnp.float32) for x in (target, out))
+    lessons = _Lessons(jnp.asarray(probes.tokens), jnp.asarray(own), *floats)
+    numbers = (jnp.asarray(x, jnp.float32) for x in (measured(before), settings.radius, settings.learning_rate))
+    aligned, epochs, history = _distil(shape, own_params, lessons, jax.random.key(seed), *numbers)
+    epochs, history = int(epochs), np.asarray(history, float)[: int(epochs)]
+    if (bad := np.flatnonzero(~np.isfinite(history))).size:
         raise ArithmeticError(f"alignment of agent {agent}: its KL is not a number after epoch {bad[0] + 1}")
     after = distances(own_log_probs(config, layout, aligned, probes.tokens))
     return aligned, AlignmentInfo(
@@ -203,12 +208,20 @@ def align(
         after=after,
         mixture=mixture,
         inside=measured(after) <= settings.radius,
-        steps=epochs * ((rows - held) // min(settings.batch, rows - held)),
+        steps=epochs * ((rows - held) // batch),
         epochs=epochs,
-        history=tuple(np.asarray(history, float)[:epochs].tolist()),
+        history=tuple(history.tolist()),
         conversations=(rows - held, held),
         contexts=int(own[train].sum()),
     )
+
+
+def _distances(own: NDArray[np.bool_], out: NDArray[np.float64], new: NDArray[np.float64], held: int) -> Distances:
+    found = []
+    for part in (slice(0, -held), slice(-held, None)):
+        for p, q in ((out, new), (new, out)):
+            found.append(float(np.where(own[part], log_kl(p[part], q[part]), 0.0).sum() / len(own[part])))
+    return Distances(*found)
 
 
 INSIDE = 1 - 1e-4
@@ -236,15 +249,40 @@ def targets(
         return log_probs, float(info.mixture[0])
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
-def _distil(
-    config: ModelConfig, layout: Layout, direction: str, held: int, batch: int, most: int, newcomer: Params, tokens: Array,
-    own: Array, target: Array, out: Array, key: Array, kl: Array, radius: Array, rate: Array,
-) -> tuple[Params, Array, Array]:  # fmt: skip
-    """Parameters, epochs, KL after each (the greater of both parts); one program for all radii and rates.
+class _Shape(NamedTuple):
+    """What the training of a newcomer is compiled for."""
 
-    The last `held` rows only measure; `kl` is what the newcomer has. All trained numbers are one vector (`split_trained`).
-    """
+    config: ModelConfig
+    layout: Layout
+    direction: str
+    held: int  #: rows, the last ones, that only measure
+    batch: int
+    most: int  #: epochs
+
+
+class _Lessons(NamedTuple):
+    """Probes, and what a newcomer is to say there."""
+
+    tokens: Array  #: [B, N]
+    own: Array  #: [B, turns, L]
+    target: Array  #: [B, turns, L, A] log-probabilities
+    out: Array  #: of the outgoing agent
+
+
+class _Distilled(NamedTuple):
+    """A newcomer that has learned."""
+
+    params: Params
+    epochs: Array
+    history: Array  #: KL after each epoch, the greater of both parts
+
+
+@partial(jax.jit, static_argnums=0)
+def _distil(
+    shape: _Shape, newcomer: Params, lessons: _Lessons, key: Array, kl: Array, radius: Array, rate: Array
+) -> _Distilled:
+    """One program for all radii and rates; `kl` is what the newcomer has. All trained numbers are one vector."""
+    (config, layout, direction, held, batch, most), (tokens, own, target, out) = shape, lessons
     forward = direction == "current_to_new"
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b2=0.99))
     training = len(tokens) - held
@@ -278,4 +316,4 @@ def _distil(
 
     state = (jnp.zeros((), jnp.int32), start, adam.init(start), start, kl, jnp.zeros(most, kl.dtype))
     k, _, _, best, _, history = lax.while_loop(lambda s: (s[0] < most) & (s[4] > INSIDE * radius), epoch, state)
-    return merge(unflat(best)), k, history
+    return _Distilled(merge(unflat(best)), k, history)

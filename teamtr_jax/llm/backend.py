@@ -121,20 +121,6 @@ def collect(
     return transcripts, reward.reshape(len(problems), group)
 
 
-def _collect_set(
-    team: LanguageTeam, task: Task, sampling: LanguageSampling, state: TrainState, key: Array | None
-) -> LanguageRollouts:
-    if key is None:
-        raise InputError("key", "None", "a PRNG key: the backend samples")
-    rng = np.random.default_rng(_key_data(key).tolist())
-    problems = draw(task, rng, sampling.prompts, held_out=False)
-    transcripts, reward = collect(team, state.params, problems, task, sampling.group, key)
-    grid = (sampling.prompts, sampling.group)
-    tokens, logp, speaker = (x.reshape(*grid, *x.shape[1:]) for x in transcripts)
-    order = rng.integers(2**32, size=2, dtype=np.uint32)
-    return LanguageRollouts(tokens, logp, speaker, jnp.asarray(reward), jnp.asarray(order), state.params)
-
-
 def _rows(x: Array) -> Array:
     """``[B, G, …]`` as ``[B·G, …]``."""
     return x.reshape(-1, *x.shape[2:])
@@ -143,18 +129,24 @@ def _rows(x: Array) -> Array:
 # ------------------------------------------------------------------------------------------------------------ what it teaches
 
 
-@partial(jax.jit, static_argnames=("kind", "drop", "held_out"))
-def _prepare(reward: Array, clip: Array, kind: str, drop: bool, held_out: int) -> tuple[Array, Array, Array, Array]:
-    """Of each rollout its advantage, the unbiased one, and whether it counts; the share of prompts that teach nothing.
+class _Taught(NamedTuple):
+    """What rewards teach, of each rollout ``[B, G]``."""
 
-    Rewards of held-out prompts, the last ones, have no part in it: S8 asks for an agent that was trained on other data.
-    """
+    used: Array  #: the advantage
+    centred: Array  #: the unbiased one
+    counts: Array  #: 1, or 0 for a rollout that is left out
+    uniform: Array  #: share of prompts that teach nothing
+
+
+@partial(jax.jit, static_argnames=("kind", "drop", "held_out"))
+def _prepare(reward: Array, clip: Array, kind: str, drop: bool, held_out: int) -> _Taught:
+    """Rewards of held-out prompts, the last ones, have no part in it: S8 asks for an agent that was trained on other data."""
     seen = reward[: reward.shape[0] - held_out]
     mixed = mixed_groups(seen)
     counts = jnp.broadcast_to(mixed[:, None] if drop else jnp.ones_like(mixed)[:, None], seen.shape)
     each = rollout_advantage(seen, kind, clip), centred_advantage(seen), counts.astype(reward.dtype)
-    used, centred, counts = (jnp.pad(x, ((0, held_out), (0, 0))) for x in each)
-    return used, centred, counts, 1 - mixed.mean(dtype=reward.dtype)
+    each = (jnp.pad(x, ((0, held_out), (0, 0))) for x in each)
+    return _Taught(*each, uniform=1 - mixed.mean(dtype=reward.dtype))
 
 
 def _team_log_probs(team: LanguageTeam, settings: UpdateSettings, params: Params, rollouts: LanguageRollouts) -> Any:
@@ -211,71 +203,95 @@ def language_backend(
       ArithmeticError: by an update whose loss or diagnostics are not numbers: names the agent.
     """
     require_room(team, "prompts, group", rows=sampling.rows, micro_batch=settings.micro_batch, epochs=settings.epochs)
-    training = sampling.training
     if log is not None and settings.measured < 1:
         raise InputError("settings.measured", settings.measured, "1 with a log: it has a row for every token")
+    networks = _Networks(team, task, settings, sampling, log)
+    return Backend(
+        agents=team.agents,
+        rollout=networks.rollout,
+        estimate=networks.estimate,
+        update=networks.update,
+        cost=sampling.rows,
+        predict=networks.predict,
+        audit=audit,
+    )
 
-    def estimate(state: TrainState, rollouts: LanguageRollouts, agent: int, schedule: Schedule) -> LanguageEstimate:
+
+class _Networks(NamedTuple):
+    """The functions of the backend."""
+
+    team: LanguageTeam
+    task: Task
+    settings: UpdateSettings
+    sampling: LanguageSampling
+    log: TokenLogger | None
+
+    def rollout(self, state: TrainState, key: Array | None) -> LanguageRollouts:
+        if key is None:
+            raise InputError("key", "None", "a PRNG key: the backend samples")
+        sampling = self.sampling
+        rng = np.random.default_rng(_key_data(key).tolist())
+        problems = draw(self.task, rng, sampling.prompts, held_out=False)
+        transcripts, reward = collect(self.team, state.params, problems, self.task, sampling.group, key)
+        grid = (sampling.prompts, sampling.group)
+        tokens, logp, speaker = (x.reshape(*grid, *x.shape[1:]) for x in transcripts)
+        order = rng.integers(2**32, size=2, dtype=np.uint32)
+        return LanguageRollouts(tokens, logp, speaker, jnp.asarray(reward), jnp.asarray(order), state.params)
+
+    def estimate(
+        self, state: TrainState, rollouts: LanguageRollouts, agent: int, schedule: Schedule
+    ) -> LanguageEstimate:
         if schedule.reuse == "occupancy":
             raise InputError(
                 f"schedule {schedule.name}", "the current team's advantages", "a schedule without a critic"
             )
+        settings, sampling = self.settings, self.sampling
         is_fresh = rollouts.source is state.params
         reward, current, weights = rollouts.reward, None, (1.0, 1.0, 1.0, 1.0, 0.0)
         weight = np.ones(reward.shape, np.float32)
         weighted = schedule.reuse == "weights"
-        if not is_fresh and (weighted or sampling.weight_diagnostics or log is not None):
-            current = _team_log_probs(team, settings, state.params, rollouts)
-            whole = transcript_weight(team, rollouts, current)
-            weights = tuple(
-                _diagnose(jnp.asarray(whole.reshape(-1)[:training].reshape(-1, sampling.group), jnp.float32))
-            )
+        if not is_fresh and (weighted or sampling.weight_diagnostics or self.log is not None):
+            current = _team_log_probs(self.team, settings, state.params, rollouts)
+            whole = transcript_weight(self.team, rollouts, current)
+            trained_on = whole.reshape(-1)[: sampling.training].reshape(-1, sampling.group)
+            weights = tuple(_diagnose(jnp.asarray(trained_on, jnp.float32)))
             if weighted:
                 weight = np.minimum(whole, schedule.truncation).astype(np.float32)
-        used, centred, counts, uniform = _prepare(
-            reward, settings.advantage_clip, settings.advantage, settings.drop_uniform, sampling.held_out
-        )
+        taught = _prepare(reward, settings.advantage_clip, settings.advantage, settings.drop_uniform, sampling.held_out)
         rows = (_rows(rollouts.tokens), _rows(rollouts.speaker))
-        each = [x.reshape(-1) for x in (used, centred, jnp.asarray(weight), counts)]
-        data = UpdateData(*rows, *each)
-        return LanguageEstimate(data, rollouts, current, (*weights, uniform), is_fresh)
+        each = (taught.used, taught.centred, jnp.asarray(weight), taught.counts)
+        data = UpdateData(*rows, *(x.reshape(-1) for x in each))
+        return LanguageEstimate(data, rollouts, current, (*weights, taught.uniform), is_fresh)
 
-    def advance(state: TrainState, found: LanguageEstimate, agent: int) -> tuple[TrainState, Outcome]:
+    def advance(self, state: TrainState, found: LanguageEstimate, agent: int) -> tuple[TrainState, Outcome]:
         rng = np.random.default_rng([*np.asarray(found.rollouts.key).tolist(), agent])
-        order = np.stack([rng.permutation(training) for _ in range(settings.epochs)]).astype(np.int32)
-        return update_agent(team, settings, state, agent, found.data, jnp.asarray(order))
+        orders = [rng.permutation(self.sampling.training) for _ in range(self.settings.epochs)]
+        order = jnp.asarray(np.stack(orders).astype(np.int32))
+        return update_agent(self.team, self.settings, state, agent, found.data, order)
 
-    def update(state: TrainState, found: LanguageEstimate, agent: int) -> tuple[TrainState, dict[str, Any]]:
+    def update(self, state: TrainState, found: LanguageEstimate, agent: int) -> tuple[TrainState, dict[str, Any]]:
+        settings, sampling = self.settings, self.sampling
         reward = np.asarray(found.rollouts.reward)
         if (span := float(np.ptp(reward))) > settings.reward_range * (1 + 1e-6):
             raise InputError("reward_range", settings.reward_range, f"at least {span:g}, the span of rewards earned")
-        new, outcome = advance(state, found, agent)
+        new, outcome = self.advance(state, found, agent)
         numbers, weights = jax.device_get((outcome.numbers, found.weights))
         info: dict[str, Any] = {name: float(x) for name, x in numbers.items()}
         info |= {name: float(x) for name, x in zip((*WEIGHTS, "uniform_groups"), weights, strict=True)}
         _require_numbers(agent, info)
         info["stopped_early"], info["steps"] = bool(info["stopped_early"]), int(info["steps"])
-        info["reward"] = float(reward.reshape(-1)[:training].mean())
-        info["tokens"] = int(np.asarray(emitted(team.layout, found.data.tokens)).sum())
+        info["reward"] = float(reward.reshape(-1)[: sampling.training].mean())
+        info["tokens"] = int(np.asarray(emitted(self.team.layout, found.data.tokens)).sum())
         if sampling.held_out:
             info["certificate_finite_sample"] = _lower_limit(sampling, found, outcome)
-        if log is not None:
-            log.add(team, settings, state, new, found, outcome, agent)
+        if self.log is not None:
+            self.log.add(self.team, settings, (state, new), found, outcome, agent)
         return new, info
 
-    def predict(state: TrainState, rollouts: LanguageRollouts) -> NDArray[np.float64]:
-        gains = [advance(state, estimate(state, rollouts, k, fresh), k)[1].numbers["gain"] for k in range(team.agents)]
+    def predict(self, state: TrainState, rollouts: LanguageRollouts) -> NDArray[np.float64]:
+        agents = range(self.team.agents)
+        gains = [self.advance(state, self.estimate(state, rollouts, k, fresh), k)[1].numbers["gain"] for k in agents]
         return np.asarray(jax.device_get(gains), np.float64)
-
-    return Backend(
-        agents=team.agents,
-        rollout=partial(_collect_set, team, task, sampling),
-        estimate=estimate,
-        update=update,
-        cost=sampling.rows,
-        predict=predict,
-        audit=audit,
-    )
 
 
 def _require_numbers(agent: int, info: Mapping[str, float]) -> None:
@@ -328,13 +344,12 @@ class TokenLogger:
         self,
         team: LanguageTeam,
         settings: UpdateSettings,
-        before: TrainState,
-        after: TrainState,
+        states: tuple[TrainState, TrainState],
         found: LanguageEstimate,
         outcome: Outcome,
         agent: int,
     ) -> None:
-        """What one update did to the tokens of the rollouts in use."""
+        """What one update did to the tokens of the rollouts in use; `states` before and after it."""
         rollouts = found.rollouts
         known = [i for i, x in enumerate(self._sets) if x is rollouts]
         number = known[0] if known else len(self._sets)
@@ -351,7 +366,7 @@ class TokenLogger:
             first = self._sets[0]
             tokens, speaker = _rows(first.tokens), np.asarray(_rows(first.speaker))
             old, now = (np.asarray(score(team, state.params, agent, tokens, settings.micro_batch), np.float64)
-                        for state in (before, after))  # fmt: skip
+                        for state in states)  # fmt: skip
             behaviour = np.asarray(by_turn(team.layout, _rows(first.logp)), np.float64)
             following = np.where((speaker == agent)[:, :, None], self._first + now - old, self._first)
             self._emit(team, first, 0, behaviour, self._first, following)

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-__all__ = ["mesh_for", "everywhere", "by_rows", "onto_first", "on_all", "mine_of", "everybodys"]
+__all__ = ["mesh_for", "everywhere", "by_rows", "onto_first", "on_all", "mine_of", "everybodys", "in_chunks"]
 
 T = TypeVar("T")
 
@@ -78,3 +79,16 @@ def mine_of(mesh: Mesh | None, chunks: Any) -> Any:
 def everybodys(mesh: Mesh | None, chunks: Any) -> Any:
     """What all devices made of their rows, as one device would have."""
     return chunks if mesh is None else lax.all_gather(chunks, "rows", axis=1, tiled=True)
+
+
+def in_chunks(f: Callable[..., Any], micro: int, mesh: Mesh | None, *rows: Array) -> Any:
+    """`f` on `micro` rows at a time, one after the other; results as if on all."""
+    size = rows[0].shape[0]
+    chunks = -(-size // micro)
+
+    def cut(x: Array) -> Array:
+        filled = jnp.concatenate([x, jnp.broadcast_to(x[:1], (chunks * micro - size, *x.shape[1:]))])
+        return filled.reshape(chunks, micro, *x.shape[1:])
+
+    out = everybodys(mesh, lax.map(lambda chunk: f(*chunk), mine_of(mesh, tuple(cut(x) for x in rows))))
+    return jax.tree.map(lambda x: x.reshape(chunks * micro, *x.shape[2:])[:size], out)

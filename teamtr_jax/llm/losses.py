@@ -6,6 +6,7 @@ agent wrote; every function gives zero, and a zero gradient, elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -17,23 +18,17 @@ from teamtr_jax.llm.layout import Layout, by_turn
 from teamtr_jax.rollouts import centred_advantage, group_normalised_advantage
 from teamtr_jax.validation import one_of
 
-__all__ = ["Advantage", "Ratio", "Average", "Penalty", "LARGEST", "rollout_advantage", "mixed_groups", "own_tokens",
-           "message_log_probs", "token_log_probs", "k1", "k3", "exact_kl", "entropy", "Divergence", "divergence", "per_message",
-           "ratio_of", "clipped_surrogate", "unit_weights"]  # fmt: skip
+__all__ = ["Advantage", "Average", "LARGEST", "rollout_advantage", "mixed_groups", "own_tokens", "message_log_probs",
+           "token_log_probs", "k1", "k3", "exact_kl", "entropy", "Divergence", "divergence", "per_message", "Estimator",
+           "ESTIMATORS", "PENALTIES", "Ratio", "RATIOS", "ratio_of", "clipped_surrogate", "unit_weights"]  # fmt: skip
 
 Advantage = Literal["group_normalised", "centred", "batch_normalised"]
 """Of a rollout with reward R: ``group_normalised``: the paper's `clip((R−μ)/√(σ²+ε), ±A_clip)` over the rollouts of its prompt
 (GRPO); ``centred``: `R − R̄_{−g}`, unbiased; ``batch_normalised``: as the first, over all rollouts (PPO without a critic)."""
 
-Ratio = Literal["message", "token"]
-"""What is clipped: the ratio of a whole message `ρ = ∏_u π'/π`, or of each token."""
-
 Average = Literal["rollout", "sequence", "unit"]
 """``rollout``: sum over the agent's messages (tokens) of a rollout, mean over rollouts: the surrogate `L`, in units of the
 advantage; ``sequence``: mean over them, then over rollouts (GRPO); ``unit``: one mean over all of them (DAPO, PPO)."""
-
-Penalty = Literal["k1", "k3", "exact", "k3_new_to_current"]
-"""Estimator of the KL in the loss. All but the last are of `KL(current‖new)`; the last is GRPO's."""
 
 LARGEST = 20.0
 """Log ratios are cut at this before they are exponentiated."""
@@ -148,7 +143,46 @@ def per_message(x: Float[Array, "R turns L"]) -> Float[Array, "R turns"]:
     return x.sum(-1)
 
 
+Estimator = Callable[[Divergence], Float[Array, "R turns L"]]
+"""The term of each token in an estimate of the KL of messages."""
+
+ESTIMATORS: dict[str, Estimator] = {
+    "k1": lambda moved: k1(moved.log_ratio),
+    "k3": lambda moved: k3(moved.log_ratio),
+    "exact": lambda moved: moved.kl,
+}
+"""Of `KL(current‖new)`: from the tokens written, and over the whole vocabulary given the text before each."""
+
+PENALTIES: dict[str, Estimator] = ESTIMATORS | {"k3_new_to_current": lambda moved: k3(-moved.log_ratio)}
+"""What may stand in the loss; the last is GRPO's, of `KL(new‖current)`."""
+
+
 # ---------------------------------------------------------------------------------------------------------------- objective
+
+
+class Ratio(NamedTuple):
+    """What an objective clips: one ratio for each of its units, which are messages ``[R, turns]`` or tokens ``[R, turns, L]``."""
+
+    units: Callable[[Bool[Array, "R turns L"]], Bool[Array, "R turns *L"]]  #: `own` → which units are there
+    total: Callable[[Float[Array, "R turns L"]], Float[Array, "R turns *L"]]  #: the sum over the tokens of a unit
+    log_ratio: Callable[[Float[Array, "R turns L"], Bool[Array, "R turns L"]], Float[Array, "R turns *L"]]
+    """(log ratios of tokens, `own`) → `log ρ` of each unit."""
+
+
+def _geometric_mean(log_ratio: Float[Array, "R turns L"], own: Bool[Array, "R turns L"]) -> Float[Array, "R turns"]:
+    """`log (∏_u π'/π)^{1/|m|}`."""
+    return per_message(log_ratio) / jnp.maximum(own.sum(-1), 1)
+
+
+RATIOS: dict[str, Ratio] = {
+    "message": Ratio(lambda own: own.any(-1), per_message, lambda log_ratio, own: per_message(log_ratio)),
+    "token": Ratio(lambda own: own, lambda x: x, lambda log_ratio, own: log_ratio),
+    "geometric_mean": Ratio(lambda own: own.any(-1), per_message, _geometric_mean),
+}
+"""What is clipped. ``message``: the ratio of a whole message `ρ = ∏_u π'/π`; ``token``: of each token; ``geometric_mean``: of a
+message of |m| tokens `s = (∏_u π'/π)^{1/|m|}` (GSPO, Zheng et al. 2025, arXiv 2507.18071, whose response is a message here).
+`s` is for clipping only: its mean is not 1, its slope at the current policy is 1/|m| of that of `ρ`, and no bound speaks of it.
+The KL of a message is the sum over its tokens, whatever is clipped."""
 
 
 def ratio_of(log_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -173,19 +207,20 @@ def clipped_surrogate(
     return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - low, 1 + high) * advantage) - advantage
 
 
-def unit_weights(own: Bool[Array, "R turns L"], row: Float[Array, " R"], ratio: str, average: str) -> Array:
+def unit_weights(units: Bool[Array, "R turns *L"], row: Float[Array, " R"], average: str) -> Float[Array, "R turns *L"]:
     """How much each message ``[R, turns]`` or token ``[R, turns, L]`` counts in the objective of a minibatch.
 
     Args:
+      units: which are there (`Ratio.units`).
       row: 1 for a rollout that counts, 0 for one that does not: neither in sums nor in the numbers they are divided by.
-      ratio: `Ratio`, average: `Average`.
+      average: `Average`.
     """
-    units = (own.any(-1) if ratio == "message" else own).astype(row.dtype)
-    here = row.reshape(-1, *(1,) * (units.ndim - 1))
-    axes = tuple(range(1, units.ndim))
+    there = units.astype(row.dtype)
+    here = row.reshape(-1, *(1,) * (there.ndim - 1))
+    axes = tuple(range(1, there.ndim))
     rows = jnp.maximum(row.sum(), 1.0)
     if average == "rollout":
-        return here * units / rows
+        return here * there / rows
     if average == "sequence":
-        return here * units / (rows * jnp.maximum(units.sum(axes, keepdims=True), 1.0))
-    return here * units / jnp.maximum((here * units).sum(), 1.0)
+        return here * there / (rows * jnp.maximum(there.sum(axes, keepdims=True), 1.0))
+    return here * there / jnp.maximum((here * there).sum(), 1.0)

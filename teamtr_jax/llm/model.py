@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -19,7 +20,7 @@ from teamtr_jax.llm.sizes import require_room
 from teamtr_jax.validation import X64_REMEDY, InputError, one_of, real_number
 
 __all__ = ["ModelConfig", "Transformer", "Cache", "LanguageTeam", "init_params", "init_team", "init_cache", "agent_params",
-           "with_agent_params", "policy_logits", "extend_cache", "is_trained", "parameter_count"]  # fmt: skip
+           "with_agent_params", "policy_logits", "extend_cache", "is_trained", "split_trained", "parameter_count"]  # fmt: skip
 
 Params = Any
 Cache = tuple[tuple[Array, Array], ...]
@@ -272,6 +273,20 @@ def is_trained(params: Params) -> Any:
     named, structure = jax.tree_util.tree_flatten_with_path(params)
     lora = ["lora_" in jax.tree_util.keystr(path) for path, _ in named]
     return jax.tree.unflatten(structure, lora if any(lora) else [True] * len(lora))
+
+
+def split_trained(params: Params) -> tuple[list[Array], Callable[[list[Array]], Params]]:
+    """The leaves that an update may change, and what puts changed ones back among the others, which stay the same arrays."""
+    leaves, structure = jax.tree.flatten(params)
+    trained = jax.tree.leaves(is_trained(params))
+
+    def merge(new: list[Array]) -> Params:
+        following = iter(new)
+        return jax.tree.unflatten(
+            structure, [next(following) if t else x for x, t in zip(leaves, trained, strict=True)]
+        )
+
+    return [x for x, t in zip(leaves, trained, strict=True) if t], merge
 
 
 def parameter_count(params: Params) -> int:

@@ -213,6 +213,7 @@ def sampled_swap(
     own_params: Params,
     probes: Transcripts,
     reward: ArrayLike | None = None,
+    *,
     alpha: float = 0.1,
 ) -> SampledSwap:
     """KL monitor and certificates of a swap, from conversations of the team with the outgoing agent.

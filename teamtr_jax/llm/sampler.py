@@ -81,7 +81,7 @@ def _converse(team: LanguageTeam, params: Params, prompts: Array, router: Array,
     scheduled = layout.router.schedule
     planned = None if scheduled is None else jnp.array([scheduled(t) for t in range(layout.turns)], jnp.int32)
 
-    def turn(group: _Group, state: tuple[_Carry, Array], now: tuple[Array, Array, Array]):
+    def converse(group: _Group, state: tuple[_Carry, Array], now: tuple[Array, Array, Array]):
         carry, last = state
         number, chance, uniform = now
         at = layout.prompt + number * (1 + layout.message)
@@ -92,10 +92,11 @@ def _converse(team: LanguageTeam, params: Params, prompts: Array, router: Array,
             speaker = inverse_cdf(layout.router.probabilities(view), chance).astype(jnp.int32)
         header = layout.vocabulary.header(0) + speaker
         carry = carry._replace(tokens=lax.dynamic_update_slice(carry.tokens, header[:, None], (0, at)))
+        turn = _Turn(at, uniform, group.keys)
         if planned is not None:
-            carry = _speak(team, params, carry, planned[number], None, at, uniform, group.keys)
+            carry = _speak(team, params, carry, _Speaker(planned[number], None), turn)
         else:
-            carry = _speak_in_blocks(team, params, carry, speaker, at, uniform, group.keys)
+            carry = _speak_in_blocks(team, params, carry, speaker, turn)
         return (carry, speaker), speaker
 
     state, spoken = (carry, jnp.full(batch, -1, jnp.int32)), []
@@ -103,10 +104,25 @@ def _converse(team: LanguageTeam, params: Params, prompts: Array, router: Array,
         state = (state[0]._replace(caches=_grown(state[0].caches, group.keys[0])), state[1])
         turns = slice(group.first, group.stop)
         state, speaker = lax.scan(
-            partial(turn, group), state, (jnp.arange(layout.turns)[turns], router[turns], uniform[turns])
+            partial(converse, group), state, (jnp.arange(layout.turns)[turns], router[turns], uniform[turns])
         )
         spoken.append(speaker)
     return Transcripts(state[0].tokens, state[0].logp, jnp.concatenate(spoken).T)
+
+
+class _Turn(NamedTuple):
+    """What the speakers of a turn share."""
+
+    at: Array  #: position of the header
+    uniform: Array  #: [L, B] what tokens are drawn with
+    keys: tuple[int, ...]  #: lengths of the caches (`_Group`)
+
+
+class _Speaker(NamedTuple):
+    """Who speaks, and in which rows: all if `None`. A row beyond the batch is idle: nothing of it is written."""
+
+    agent: Array
+    rows: Array | None
 
 
 class _Group(NamedTuple):
@@ -136,20 +152,12 @@ def _grown(caches: Any, keys: int) -> Any:
     return jax.tree.map(grow, caches)
 
 
-def _speak(
-    team: LanguageTeam,
-    params: Params,
-    carry: _Carry,
-    agent: Array,
-    rows: Array | None,
-    at: Array,
-    uniform: Array,
-    keys: tuple[int, ...],
-) -> _Carry:
-    """One message by `agent` in the given rows (all if `None`). A row beyond the batch is idle: nothing of it is written."""
+def _speak(team: LanguageTeam, params: Params, carry: _Carry, speaker: _Speaker, turn: _Turn) -> _Carry:
+    """One message."""
+    agent, rows = speaker
     if team.alike:
         cache = jax.tree.map(lambda x: _take(x[agent], rows), carry.caches)
-        own, cache = _write(team, 0, agent_params(team, params, agent), carry, agent, cache, rows, at, uniform, keys)
+        own, cache = _write(team, 0, agent_params(team, params, agent), carry, cache, speaker, turn)
 
         def put(old: Array, new: Array) -> Array:
             return old.at[agent].set(new) if rows is None else old.at[agent, rows].set(new, mode="drop")
@@ -158,7 +166,7 @@ def _speak(
 
     def branch(k: int, carry: _Carry) -> _Carry:
         cache = jax.tree.map(lambda x: _take(x, rows), carry.caches[k])
-        own, cache = _write(team, k, params[k], carry, agent, cache, rows, at, uniform, keys)
+        own, cache = _write(team, k, params[k], carry, cache, speaker, turn)
         whole = jax.tree.map(
             lambda old, new: new if rows is None else old.at[rows].set(new, mode="drop"), carry.caches[k], cache
         )
@@ -172,19 +180,11 @@ def _take(x: Array, rows: Array | None) -> Array:
 
 
 def _write(
-    team: LanguageTeam,
-    which: int,
-    own: Params,
-    carry: _Carry,
-    agent: Array,
-    cache: Any,
-    rows: Array | None,
-    at: Array,
-    uniform: Array,
-    keys: tuple[int, ...],
+    team: LanguageTeam, which: int, own: Params, carry: _Carry, cache: Any, speaker: _Speaker, turn: _Turn
 ) -> tuple[_Carry, Any]:
-    """Prefill up to the header at position `at`, then write. The cache comes back as long as it was given."""
+    """Prefill up to the header, then write. The cache comes back as long as it was given."""
     layout, config = team.layout, team.models[which]
+    (agent, rows), (at, uniform, keys) = speaker, turn
     pad = layout.vocabulary.pad
     tokens, seen = _take(carry.tokens, rows), _take(carry.seen[agent], rows)
     idle = jnp.zeros(tokens.shape[0], bool) if rows is None else rows == carry.tokens.shape[0]
@@ -252,9 +252,7 @@ def _chunk(layout: Layout) -> int:
     return min(layout.length, max(-(-new // -(-new // 16)), 4))
 
 
-def _speak_in_blocks(
-    team: LanguageTeam, params: Params, carry: _Carry, speaker: Array, at: Array, uniform: Array, keys: tuple[int, ...]
-) -> _Carry:
+def _speak_in_blocks(team: LanguageTeam, params: Params, carry: _Carry, speaker: Array, turn: _Turn) -> _Carry:
     """One message in each row by its own speaker: rows sorted by speaker, a pass for each block of one speaker."""
     n, batch = team.agents, speaker.shape[0]
     size = min(batch, max(8, -(-batch // (4 * n))))
@@ -272,7 +270,7 @@ def _speak_in_blocks(
         at_most = first + jnp.arange(size)
         mine = (at_most < batch) & (sorted_[jnp.minimum(at_most, batch - 1)] == agent)
         rows = jnp.where(mine, order[jnp.minimum(at_most, batch - 1)], batch)
-        return i + 1, _speak(team, params, carry, agent, rows, at, uniform, keys)
+        return i + 1, _speak(team, params, carry, _Speaker(agent, rows), turn)
 
     total = opens.sum()
     return lax.while_loop(lambda s: s[0] < total, one, (jnp.zeros((), total.dtype), carry))[1]

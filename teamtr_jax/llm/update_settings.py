@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from teamtr_jax.llm.checked import FLOAT32, flags, real, whole
-from teamtr_jax.llm.losses import Advantage, Average, Penalty, Ratio
+from teamtr_jax.llm.losses import ESTIMATORS, PENALTIES, RATIOS, Advantage, Average, Estimator, Ratio
+from teamtr_jax.llm.step_rules import STEP_RULES, StepRule
 from teamtr_jax.validation import InputError, one_of, real_number
 
 __all__ = ["UpdateSettings", "Shape", "Numbers", "parts"]
@@ -14,9 +15,6 @@ __all__ = ["UpdateSettings", "Shape", "Numbers", "parts"]
 MOST_ROWS = 2**31 - 1
 MOST_EPOCHS = 10_000
 MOST_HALVINGS = 64
-
-StepRule = Literal["trust_region", "certificate", "none"]
-Monitor = Literal["k1", "k3", "exact"]
 
 
 @dataclass(frozen=True)
@@ -33,22 +31,22 @@ class UpdateSettings:
     advantage: Advantage = "group_normalised"
     advantage_clip: float = 5.0  #: `A_clip`
     drop_uniform: bool = False  #: leave out prompts whose rollouts all earned the same (DAPO)
-    ratio: Ratio = "message"
+    ratio: str = "message"  #: what is clipped, of `losses.RATIOS`
     average: Average = "rollout"
     clip_low: float = 0.2
     clip_high: float = 0.2  #: ratios are clipped to `[1 − clip_low, 1 + clip_high]`; infinite: not
-    penalty: Penalty = "exact"
+    penalty: str = "exact"  #: estimator of the KL in the loss, of `losses.PENALTIES`
     beta: float = 1.0  #: first or fixed coefficient of the penalty
     adaptive: bool = True
     """β doubles where two steps or more reach a KL above 1.5 times the target, and halves below the target over 1.5."""
     target: float | None = None  #: KL at which β rests; default half of `delta`
     delta: float = 0.01  #: `δ_i`, radius of the region
-    monitor: Monitor = "exact"
-    """What is compared with `delta`: the paper's `k1` on the tokens written, `k3`, or the full KL."""
+    monitor: str = "exact"
+    """Of `losses.ESTIMATORS`: what is compared with `delta`: the paper's `k1` on the tokens written, `k3`, or the full KL."""
     early_stop: bool = True  #: no further step once the monitor of a minibatch exceeds `delta`
-    step_rule: StepRule = "trust_region"
-    """Which `θ + c(θ'−θ)` is kept. ``trust_region``: c is halved until the monitor on all rollouts is within `delta`;
-    ``certificate``: the c on a grid from 0 to 1 with the greatest `L̂ − ϱK̂` (S7); ``none``: c = 1."""
+    step_rule: str = "trust_region"
+    """Of `step_rules.STEP_RULES`: which `θ + c(θ'−θ)` is kept. ``trust_region``: c is halved until the monitor on all rollouts is
+    within `delta`; ``certificate``: the c on a grid from 0 to 1 with the greatest `L̂ − ϱK̂` (S7); ``none``: c = 1."""
     backtrack: int = 6  #: most halvings, after which the step is undone; of the certificate: intervals of the grid
     reward_range: float = 1.0  #: `ϱ`, span of the outcome reward
     measured: float = 1.0
@@ -56,9 +54,9 @@ class UpdateSettings:
     what is reported, is over them."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("advantage", Advantage), ("ratio", Ratio), ("average", Average), ("penalty", Penalty),
-                           ("monitor", Monitor), ("step_rule", StepRule)):  # fmt: skip
-            one_of(name, getattr(self, name), get_args(kind))
+        for name, known in (("advantage", get_args(Advantage)), ("ratio", RATIOS), ("average", get_args(Average)),
+                            ("penalty", PENALTIES), ("monitor", ESTIMATORS), ("step_rule", STEP_RULES)):  # fmt: skip
+            one_of(name, getattr(self, name), tuple(known))
         whole(self, 1, "minibatch", "micro_batch", high=MOST_ROWS)
         if self.minibatch % self.micro_batch:
             found = f"{self.minibatch}, {self.micro_batch}"
@@ -86,15 +84,15 @@ class UpdateSettings:
 
 
 class Shape(NamedTuple):
-    """The settings that a program is compiled for."""
+    """The settings that a program is compiled for; what settings name, as what it is."""
 
     minibatch: int
     micro_batch: int
-    ratio: str
+    ratio: Ratio
     average: str
-    penalty: str
-    monitor: str
-    step_rule: str
+    penalty: Estimator
+    monitor: Estimator
+    step_rule: StepRule
     backtrack: int
     measured: float
 
@@ -118,8 +116,10 @@ class Numbers(NamedTuple):
 
 def parts(settings: UpdateSettings) -> tuple[Shape, Numbers]:
     """What a program is compiled for, and what it is given."""
+    tables = {"ratio": RATIOS, "penalty": PENALTIES, "monitor": ESTIMATORS, "step_rule": STEP_RULES}
 
-    def pick(kind: Any) -> Any:
-        return kind(*(getattr(settings, name) for name in kind._fields))
+    def of(name: str) -> Any:
+        value = getattr(settings, name)
+        return tables[name][value] if name in tables else value
 
-    return pick(Shape), pick(Numbers)
+    return Shape(*map(of, Shape._fields)), Numbers(*map(of, Numbers._fields))

@@ -110,8 +110,9 @@ def warm_start(
     problems = draw(task, rng, settings.prompts, held_out=False)
     prompts = jnp.asarray(team.layout.encode_prompts([problem.prompt for problem in problems]))
     key = jax.random.key(seed)
-    state = (params, _each(team, _optimiser(settings.learning_rate).init, params))
-    loss, done, stride = np.zeros(0), 0, settings.every
+    memory = _each(team, _optimiser(settings.learning_rate).init, params)
+    state = _Learned(params, memory, jnp.zeros(team.agents, jnp.float32))
+    done, stride = 0, settings.every
     batches = _Batches(team, task, seed, settings)
     measured: list[tuple[int, float]] = []
 
@@ -130,19 +131,19 @@ def warm_start(
         if done >= settings.most:
             expected = f"{band}: an easier task, or more steps"
             raise InputError("warm start", f"mean reward {found:.3f} after {done} steps", expected)
-        tokens, speaker = batches(done, stride)
         smoothing = jnp.float32(settings.smoothing)
-        *new, last = _steps(team, settings.learning_rate, *state, tokens, speaker, jnp.asarray(stride), smoothing)
-        _require_numbers(team, new[0], np.asarray(last), done + stride)
-        reached = accuracy(new[0], done + stride)
+        new = _steps(team, settings.learning_rate, state, batches(done, stride), jnp.asarray(stride), smoothing)
+        _require_numbers(team, new.params, np.asarray(new.loss), done + stride)
+        reached = accuracy(new.params, done + stride)
         if reached > settings.high:
             if stride == 1:
                 shown = f"mean reward {found:.3f} after {done} steps and {reached:.3f} after {done + 1}"
                 raise InputError("warm start", shown, f"{band}: a smaller learning rate")
             stride = stride // 2
             continue
-        state, found, loss, done = tuple(new), reached, np.asarray(last), done + stride
-    return state[0], WarmStartRecord(done, found, tuple(loss.tolist()), tuple(measured))
+        state, found, done = new, reached, done + stride
+    loss = tuple(np.asarray(state.loss).tolist()) if done else ()
+    return state.params, WarmStartRecord(done, found, loss, tuple(measured))
 
 
 def _require_numbers(team: LanguageTeam, params: Params, loss: NDArray[np.float32], steps: int) -> None:
@@ -208,6 +209,13 @@ def demonstration_loss(
     return -jnp.where(own, value, 0).sum() / jnp.maximum(own.sum(), 1)
 
 
+class _Batch(NamedTuple):
+    """Demonstrations of several steps."""
+
+    tokens: Array  #: [steps, B, N]
+    speaker: Array  #: [steps, B, turns]
+
+
 class _Batches:
     """Demonstrations of the steps from `start`, ``[every, B, N]``; made once, however often a stretch is run again."""
 
@@ -215,7 +223,7 @@ class _Batches:
         self.team, self.task, self.seed, self.settings = team, task, seed, settings
         self.made: dict[int, tuple[NDArray[np.int32], NDArray[np.int32]]] = {}
 
-    def __call__(self, start: int, steps: int) -> tuple[Array, Array]:
+    def __call__(self, start: int, steps: int) -> _Batch:
         settings = self.settings
         self.made = {step: batch for step, batch in self.made.items() if step >= start}
         for step in range(start, start + steps):
@@ -225,7 +233,7 @@ class _Batches:
                 self.made[step] = demonstrations(self.team.layout, self.task, rng, problems)
         rows = [self.made[min(start + i, start + steps - 1)] for i in range(settings.every)]
         tokens, speaker = zip(*rows, strict=True)
-        return jnp.asarray(np.stack(tokens)), jnp.asarray(np.stack(speaker))
+        return _Batch(jnp.asarray(np.stack(tokens)), jnp.asarray(np.stack(speaker)))
 
 
 def _optimiser(learning_rate: float) -> optax.GradientTransformation:
@@ -246,35 +254,36 @@ def _each(team: LanguageTeam, function: Any, *trees: Any) -> Any:
     return jax.vmap(function)(*trees) if team.alike else tuple(function(*own) for own in zip(*trees, strict=True))
 
 
+class _Learned(NamedTuple):
+    """Where the steps have led."""
+
+    params: Params
+    memory: Any  #: of the optimiser
+    loss: Array  #: [n] at the last step
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _steps(
-    team: LanguageTeam,
-    learning_rate: float,
-    params: Params,
-    memory: Any,
-    tokens: Array,
-    speaker: Array,
-    steps: Array,
-    smoothing: Array,
-) -> tuple[Params, Any, Array]:
-    """The first `steps` of the given batches."""
-    optimiser = _optimiser(learning_rate)
+    team: LanguageTeam, learning_rate: float, state: _Learned, batch: _Batch, steps: Array, smoothing: Array
+) -> _Learned:
+    """The first `steps` of the given ones."""
+    optimiser, (tokens, speaker) = _optimiser(learning_rate), batch
 
-    def one(which: int, own: Params, memory: Any, agent: Array | int, tokens: Array, speaker: Array) -> Any:
+    def one(which: int, own: Params, memory: Any, agent: Array | int, tokens: Array, speaker: Array) -> _Learned:
         def loss(own: Params) -> Array:
             return demonstration_loss(team, which, own, agent, tokens, speaker, smoothing)
 
         value, gradient = jax.value_and_grad(loss)(own)
         change, memory = optimiser.update(gradient, memory, own)
-        return optax.apply_updates(own, change), memory, value.astype(jnp.float32)
+        return _Learned(optax.apply_updates(own, change), memory, value.astype(jnp.float32))
 
-    def step(k: Array, state: Any) -> Any:
+    def step(k: Array, state: _Learned) -> _Learned:
         params, memory, _ = state
         if team.alike:
             agents = jnp.arange(team.agents)
             return jax.vmap(partial(one, 0), (0, 0, 0, None, None))(params, memory, agents, tokens[k], speaker[k])
         each = [one(i, params[i], memory[i], i, tokens[k], speaker[k]) for i in range(team.agents)]
         params, memory, values = zip(*each, strict=True)
-        return params, memory, jnp.stack(values)
+        return _Learned(params, memory, jnp.stack(values))
 
-    return lax.fori_loop(0, steps, step, (params, memory, jnp.zeros(team.agents, jnp.float32)))
+    return lax.fori_loop(0, steps, step, state)

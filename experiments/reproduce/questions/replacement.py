@@ -84,7 +84,7 @@ class Swap:
         for agent in range(team.agents):
             config, own = team.models[agent], agent_params(team, newcomers, agent)
             aligned, info = align(
-                team, params, agent, config, own, probes, AlignmentSettings(radius=self.radius), run.seed
+                team, params, agent, config, own, probes, AlignmentSettings(radius=self.radius), seed=run.seed
             )
             inside.append(info.inside)
             for name, its in (("direct", own), ("aligned", aligned)):

@@ -1,0 +1,84 @@
+"""The second part of an update: back along the step, by a rule, to a point that is kept."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Bool, Float
+
+from teamtr_jax.llm import diagnose
+from teamtr_jax.llm.devices import in_chunks
+from teamtr_jax.llm.given import Given, Rows
+from teamtr_jax.llm.losses import Divergence, divergence, entropy
+from teamtr_jax.llm.step_rules import Search, Trial
+
+__all__ = ["Kept", "go_back"]
+
+
+class Kept(NamedTuple):
+    """The point that is kept, and what was seen on the way to it."""
+
+    trained: list[Array]
+    scale: Float[Array, ""]  #: share of the step
+    reached: Float[Array, ""]  #: monitor at the end of the step, infinite if it is not a number
+    sound: Bool[Array, ""]  #: whether every number of the step's end is one
+    moved: Divergence
+    entropy: Float[Array, "R turns L"]
+
+
+class _Carry(NamedTuple):
+    search: Search
+    reached: Array  #: the monitor at the first scale
+    moved: Divergence
+    entropy: Array
+
+
+def go_back(
+    given: Given, rows: Rows, current: Float[Array, "R turns L A"], training: int, last: Float[Array, " P"]
+) -> Kept:
+    """The point `θ + c(θ'−θ)` that the step rule keeps. A step that is not a number is no step, whatever the rule.
+
+    Args:
+      rows: those that are measured; the first `training` of them decide.
+      current: log-probabilities of the agent as it was.
+      last: `θ'`, where the steps ended.
+    """
+    shape, start = given.shape, given.policy.start
+    one, zero = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
+    sound = jnp.isfinite(last).all()
+    trained_on = rows.take(slice(0, training))
+
+    def at(scale: Array) -> list[Array]:
+        return given.policy.leaves(jnp.where(scale > 0, start + scale.astype(start.dtype) * (last - start), start))
+
+    def assess(scale: Array) -> tuple[Divergence, Array]:
+        trained = at(scale)
+
+        def chunk(tokens: Array, written: Array, own: Array, current: Array) -> tuple[Divergence, Array]:
+            new = given.policy.log_probs(trained, tokens)
+            return divergence(current, new, written, own), jnp.where(own, entropy(new), 0.0)
+
+        return in_chunks(chunk, shape.micro_batch, given.mesh, rows.tokens, rows.written, rows.own, current)
+
+    def try_(carry: _Carry) -> _Carry:
+        search = carry.search
+        moved, entropies = assess(search.scale)
+        front = jax.tree.map(lambda x: x[:training], moved)
+        monitor = diagnose.monitor(given, trained_on, front)
+        reached = jnp.where(search.tried == 0, monitor, carry.reached).astype(one.dtype)
+        trial = Trial(
+            monitor, lambda: diagnose.certificate(given, trained_on, front), given.numbers.delta, shape.backtrack
+        )
+        found = shape.step_rule(search._replace(tried=search.tried + 1), trial)
+        following = jnp.where(found.done, search.scale, jnp.where(sound, found.scale, 0.0)).astype(one.dtype)
+        return _Carry(found._replace(scale=following), reached, moved, entropies)
+
+    nothing = jnp.zeros(rows.own.shape, current.dtype)
+    search = Search(jnp.where(sound, one, zero), jnp.asarray(False), jnp.int32(0), zero, zero)
+    begin = _Carry(search, zero, Divergence(nothing, nothing), nothing)
+    end = lax.while_loop(lambda carry: ~carry.search.done, try_, begin)
+    reached = jnp.where(sound & ~jnp.isnan(end.reached), end.reached, jnp.inf)
+    return Kept(at(end.search.scale), end.search.scale, reached, sound, end.moved, end.entropy)
