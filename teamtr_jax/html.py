@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
+from typing import SupportsFloat
 
 from teamtr_jax.validation import shown
 
@@ -12,9 +13,11 @@ __all__ = ["STYLE", "escaped", "number", "table", "page"]
 
 STYLE = """*{box-sizing:border-box}html{-webkit-text-size-adjust:100%}
 body{font:16px/1.5 system-ui,sans-serif;max-width:64em;margin:1em auto 4em;padding:0 1em;color:#222;background:#fff}
-h1{font-size:1.4em;line-height:1.25;overflow-wrap:anywhere}h2{font-size:1.2em;margin:2em 0 .3em}h3{font-size:1em;margin:1.2em 0 .2em}
+h1{font-size:1.4em;line-height:1.25;overflow-wrap:anywhere}
+h2{font-size:1.2em;margin:2em 0 .3em}h3{font-size:1em;margin:1.2em 0 .2em}
 p,li{max-width:46em}.note{color:#555;font-size:.9em}.wide{overflow-x:auto;margin:.5em 0}
-table{border-collapse:collapse;font-size:.9em}td,th{padding:.2em .6em;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}
+table{border-collapse:collapse;font-size:.9em}
+td,th{padding:.2em .6em;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}
 td:first-child,th:first-child,.text{text-align:left}th{vertical-align:bottom;color:#555;font-weight:600}
 summary{cursor:pointer;padding:.3em 0}data{font-variant-numeric:tabular-nums}"""
 """What every page looks like; black on white, readable on a phone."""
@@ -23,16 +26,16 @@ RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def escaped(text: object, longest: int = 100) -> str:
-    """A text from outside for a page: shortened, control characters as escapes, nothing in it is markup.
+    r"""A text from outside for a page: shortened, control characters as escapes, nothing in it is markup.
 
     Example:
       >>> print(escaped("<b>&" + chr(27)), escaped("a" * 50, 9))
-      &lt;b&gt;&amp;\\x1b aaaa…aaaa
+      &lt;b&gt;&amp;\x1b aaaa…aaaa
     """
     return html.escape(shown(text, longest))
 
 
-def number(value: float, sign: bool = False, floor: float = 0.0) -> str:
+def number(value: SupportsFloat, sign: bool = False, floor: float = 0.0) -> str:
     """A number to three digits; the whole of it stands in the markup, for whoever reads the page by program.
 
     Args:
@@ -70,9 +73,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], name: str = "") -
     return f"<div class=wide><table{mark}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def page(title: str, parts: Sequence[str], style: str = "") -> str:
-    """The whole page. `title` is text, `parts` are markup, `style` is added to `STYLE`."""
-    return "\n".join([
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'>",
-        f"<title>{escaped(title)}</title><style>{STYLE}{style}</style>", *parts, "</html>\n",
-    ])  # fmt: skip
+def page(title: str, body: str, style: str = "") -> str:
+    """The whole page. `title` is text, `body` is markup, `style` is added to `STYLE`."""
+    wide = "<meta name=viewport content='width=device-width,initial-scale=1'>"
+    head = f"<meta charset=utf-8>{wide}<title>{escaped(title)}</title><style>{STYLE}{style}</style>"
+    return f"<!doctype html><html lang=en><head>{head}</head><body>\n{body}\n</body></html>\n"

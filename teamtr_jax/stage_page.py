@@ -95,13 +95,17 @@ CERTIFICATES = sorted({*STAGE_CERTIFICATES, *UPDATE_CERTIFICATES})
 COLOURS = ("#56b4e9", "#e69f00", "#3db58c", "#f0e442", "#cc79a7", "#8ea6d8", "#d98a5c", "#bbbbbb")
 
 STYLE = """
-.axis{position:relative;height:1.1em;background:#eee;border-radius:3px}.axis i{position:absolute;top:0;bottom:0;width:4px;margin-left:-2px}
+.axis{position:relative;height:1.1em;background:#eee;border-radius:3px}
+.axis i{position:absolute;top:0;bottom:0;width:4px;margin-left:-2px}
 .gap{background:#b2182b}.rung{background:#2166ac}.paper{background:#e08214}.lanes{height:2em}
 .lanes i{margin:0;height:.4em;bottom:auto;min-width:1px}i.fresh{background:#1b7837;top:.1em}i.stale{background:#b2182b;top:.55em}
 i.cached{background:#e08214;top:1em}i.reused{background:#7b3294;top:1.45em}.lanes .zero{width:1px;height:100%;background:#888}
-.row{margin:.45em 0}.row p{margin:0;max-width:none;font-size:.9em;line-height:1.35}.tag{color:#555}.key i{display:inline-block;width:.6em;height:.9em;margin-right:.3em}
+.row{margin:.45em 0}
+.row p{margin:0;max-width:none;font-size:.9em;line-height:1.35}.tag{color:#555}
+.key i{display:inline-block;width:.6em;height:.9em;margin-right:.3em}
 #certificates td:first-child{white-space:normal;min-width:11em}
-.map{display:grid;gap:2px;margin:.5em 0}.map span{font-size:11px;text-align:center;height:1.6em;line-height:1.6em;min-width:1.6em;border-radius:2px}
+.map{display:grid;gap:2px;margin:.5em 0}
+.map span{font-size:11px;text-align:center;height:1.6em;line-height:1.6em;min-width:1.6em;border-radius:2px}
 .map .never{opacity:.35}.bad{color:#b2182b}.good{color:#1b7837}"""
 
 
@@ -158,6 +162,10 @@ def _numbers(stage: Stage, report: StageReport, rungs: Sequence[Rung]) -> Number
 
 
 # ------------------------------------------------------------------------------------------------------------ small parts
+
+
+def _joined(*parts: str) -> str:
+    return "".join(parts)
 
 
 def _agent(agent: int) -> str:
@@ -222,8 +230,8 @@ def _in_short(numbers: Numbers) -> str:
     report, true = numbers.report, float(numbers.report.improvement)
     before, after = number(report.objective[0]), number(report.objective[-1])
     verb = "improves" if true > 0 else "does not improve"
-    lines = [f"The stage <b>{verb}</b> the team: its expected return goes from {before} to {after} "
-             f"({number(true, sign=True)})."]  # fmt: skip
+    change = number(true, sign=True)
+    lines = [f"The stage <b>{verb}</b> the team: its expected return goes from {before} to {after} ({change})."]
     for knows, words in (
         (("first",), "A trainer with the stage's first rollouts only"),
         (("first", "fresh"), "A trainer with fresh rollouts before every update"),
@@ -238,7 +246,7 @@ def _in_short(numbers: Numbers) -> str:
     lines.append(f"Estimated on the stage's first rollouts, the promises of the updates are wrong by {number(wrong)} "
                  f"in all; the right ones add up to {number(promised, sign=True)}.")  # fmt: skip
     lines += _resampling(numbers)
-    return "<h2>In short</h2><ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
+    return "<h2>In short</h2><ul id=short>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
 
 
 def _resampling(numbers: Numbers) -> list[str]:
@@ -261,7 +269,7 @@ def _resampling(numbers: Numbers) -> list[str]:
 def _who_acts(numbers: Numbers) -> str:
     stage, report, n = numbers.stage, numbers.report, len(numbers.order)
     team, active = stage.team, None if stage.team.active is None else np.asarray(stage.team.active)
-    occupancy = report.visits[0] / report.visits[0].sum()
+    occupancy = np.asarray(report.visits[0] / report.visits[0].sum())
     steps = 1 if team.dynamics.horizon is None else team.dynamics.horizon
     contexts = len(occupancy) // steps
     rows = []
@@ -292,10 +300,10 @@ def _who_acts(numbers: Numbers) -> str:
         f"stage. Rows changed: states in which its policy moves. KL: how far it moves, KL(current‖new) in nats, {per}."
     )
     kind = "All agents act at once in every state" if active is None else "In every state one agent acts"
-    return "".join([
+    return _joined(
         f"<h2>Who acts where</h2><p>{kind}.</p>", _map(active, occupancy, steps, contexts),
         table(heads, rows, "who"), f"<p class=note>{note}</p>", _left_out(n, "updates"),
-    ])  # fmt: skip
+    )  # fmt: skip
 
 
 def _map(active: NDArray[Any] | None, occupancy: NDArray[Any], steps: int, contexts: int) -> str:
@@ -315,8 +323,8 @@ def _map(active: NDArray[Any] | None, occupancy: NDArray[Any], steps: int, conte
         else "A cell is a state, line by line from state 0"
     )
     grid = f'<div class=map style="grid-template-columns:repeat({columns})">'
-    return (f"<div class=wide>{grid}{''.join(cells)}</div></div>"
-            f"<p class=note>{across}; the number is the agent that acts there. Pale: never visited before the stage.</p>")  # fmt: skip
+    note = f"{across}; the number is the agent that acts there. Pale: never visited before the stage."
+    return f"<div class=wide>{grid}{''.join(cells)}</div></div><p class=note>{note}</p>"
 
 
 def _gaps(numbers: Numbers) -> str:
@@ -342,14 +350,15 @@ def _gaps(numbers: Numbers) -> str:
     ]
     legend = "".join(f"<i class={gap}></i>{gap} " for gap in gaps)
     budget = float(max(numbers.rounding(gap).max() for gap in gaps))
-    return "".join([
+    return _joined(
         "<h2>What each update promises and what it brings</h2><p>A trainer does not see what an update will bring. It sees "
         "a <i>surrogate</i>, an estimate from rollouts of an earlier team; the <i>gap</i> is what the update brings minus "
         f"what the surrogate promised. Three ways to estimate:</p><ul>{kinds}</ul>",
-        f"<h3>The gaps, from {number(-largest)} (left) over zero to {number(largest, sign=True)}</h3><p class='note key'>{legend}</p>", *lines, table(heads, rows, "gaps"),
+        f"<h3>The gaps, from {number(-largest)} (left) over zero to {number(largest, sign=True)}</h3>",
+        f"<p class='note key'>{legend}</p>", *lines, table(heads, rows, "gaps"),
         f"<p class=note>In units of the return. A negative gap: more was promised than came. Rounding may have moved a gap by "
         f"{number(budget)} at most; ≈ 0: it may be nothing but rounding.</p>", _left_out(n, "updates"),
-    ])  # fmt: skip
+    )  # fmt: skip
 
 
 def _ladder(numbers: Numbers) -> str:
@@ -373,15 +382,15 @@ def _ladder(numbers: Numbers) -> str:
     for i in numbers.picked:
         name = f"Update {i + 1}, {_agent(numbers.order[i])}"
         parts.append(f"<details id=rungs-{i}><summary>{name}</summary>{rows(lambda x, i=i: x[i])}</details>")
-    return "".join([
+    return _joined(
         "<h2>Every bound beside the gap</h2><p>A <i>rung</i> is an upper limit on the size of a gap that holds for every team. "
         "The closer to the gap, the more of a promise can be certified. Not everybody can work out every rung: some need exact "
         "tables (a maximum over all states), others rollouts and the range of the return, which is what a trainer has.</p>",
-        f"<p class='note key'><i class=gap></i>the gap <i class=rung></i>a rung <i class=paper></i>the paper's. "
+        f"<p class='note key' id=axis><i class=gap></i>the gap <i class=rung></i>a rung <i class=paper></i>the paper's. "
         f" One logarithmic axis for the whole page, from {number(axis.low)} to "
         f"{number(axis.high)}; what is smaller stands at the left end, what is infinite at the right.</p>",
         *parts, _left_out(n, "updates"),
-    ])  # fmt: skip
+    )  # fmt: skip
 
 
 def _certificates(numbers: Numbers) -> str:
@@ -399,14 +408,14 @@ def _certificates(numbers: Numbers) -> str:
          number(numbers.improvement[i], sign=True)]
         for i in numbers.picked
     ]  # fmt: skip
-    return "".join([
+    return _joined(
         "<h2>Certificates</h2><p>A <i>certificate</i> is a promise minus a rung: the improvement is at least that. Below zero it "
         "says nothing, except how much could be lost at most.</p>",
         table(["for the whole stage", "needs", "at least", "% of the truth"], whole, "certificates"),
         "<h3>Update by update, with fresh rollouts</h3>",
         table(["update", "who", *UPDATE_CERTIFICATES.values(), "brings"], rows, "update-certificates"),
         _left_out(n, "updates"),
-    ])  # fmt: skip
+    )  # fmt: skip
 
 
 def _interaction(numbers: Numbers) -> str:
@@ -428,21 +437,21 @@ def _interaction(numbers: Numbers) -> str:
     if lines and rest:
         lines.append(f"<li>The other {rest} pairs of an earlier and a later update matter less.</li>")
     none = f"<p>No update changes what a later one promises by more than {number(100 * SMALL)} % of its promise.</p>"
-    parts = [
+    head = _joined(
         "<h2>Who spoils whose contexts</h2><p>An update changes which contexts the other agents meet, so that rollouts collected "
         "before it tell a later agent less. In brackets: the share of the later agent's own promise.</p>",
         f"<ul id=pairs>{''.join(lines)}</ul>" if lines else none,
-    ]
+    )
     if n > MATRIX:
-        return "".join([*parts, f"<p class=note>The table of all {n} agents would be too wide ({MATRIX} at most).</p>"])
+        return head + f"<p class=note>The table of all {n} agents would be too wide ({MATRIX} at most).</p>"
     names = [_agent(agent) for agent in order]
     rows = [[name, *(number(x, sign=True) for x in row)] for name, row in zip(names, matrix, strict=True)]
-    return "".join([
-        *parts, table(["this update … on the promise of", *names], rows, "matrix"),
+    return _joined(
+        head, table(["this update … on the promise of", *names], rows, "matrix"),
         "<p class=note>In units of the return, in the order of the stage: only what stands right of the diagonal happens in this "
         "order, what stands left of it would in the reverse one. The diagonal is, for small steps, the fresh gap. Minus: old "
         "rollouts promise too much. [R5]</p>",
-    ])  # fmt: skip
+    )  # fmt: skip
 
 
 def _paper(numbers: Numbers) -> str:
@@ -459,16 +468,18 @@ def _paper(numbers: Numbers) -> str:
         times = f", {number(penalty / size)} times as large" if size > 0 and math.isfinite(penalty) else ""
         lines.append(
             f"<li>With {gap} rollouts ({GAPS[gap][0]}): gaps of at most {number(penalty)} in all, where they are "
-            f"{number(size)}{times}; an improvement of at least {number(numbers.total(bound), sign=True)}, where it is {true}. [{id}]</li>"
+            f"{number(size)}{times}; an improvement of at least {number(numbers.total(bound), sign=True)}, where it is "
+            f"{true}. [{id}]</li>"
         )
     discounted = not report.episodic and float(report.discount) >= 0.5
     fate = (" With a discount of 1/2 or more the first of these is never above zero, whatever the update [S5]." if discounted
             else "")  # fmt: skip
-    return "".join([
+    return _joined(
         "<h2>What the paper would have said</h2><p>TeamTR bounds every gap by the largest advantage anywhere and the root of the "
-        f"KL.{fate} The paper itself calls its certificate a practical proxy: a number to compare updates by, not to bank on.</p>",
+        f"KL.{fate} The paper itself calls its certificate a practical proxy: a number to compare updates by, not to bank "
+        "on.</p>",
         f"<ul id=paper>{''.join(lines)}</ul>",
-    ])  # fmt: skip
+    )  # fmt: skip
 
 
 def stage_page(stage: Stage, report: StageReport, name: str, rungs: Sequence[Rung] = DEFAULT) -> str:
@@ -488,13 +499,13 @@ def stage_page(stage: Stage, report: StageReport, name: str, rungs: Sequence[Run
     shown = ", ".join(map(str, order[:UPDATES])) + (", …" if len(order) > UPDATES else "")
     states, actions = team.reward.shape
     sections = (_in_short, _who_acts, _gaps, _ladder, _certificates, _interaction, _paper)
-    return page(name, [
+    return page(name, _joined(
         f"<h1>{escaped(name)}</h1><p>One stage of {form}: {len(order)} agents, {states} states, {actions} actions{steps}. "
         f"The agents are updated one after the other, in the order {shown}.</p>",
         *(section(numbers) for section in sections),
         "<p class=note>Every number was computed from the tables of the file, in float64, none was sampled. Written by "
         "<code>teamtr stage FILE --html PAGE</code>; what the ids in brackets state is in the documentation of teamtr_jax.</p>",
-    ], STYLE)  # fmt: skip
+    ), STYLE)  # fmt: skip
 
 
 def write_stage_page(stage: Stage, report: StageReport, path: str | Path, name: str) -> None:
