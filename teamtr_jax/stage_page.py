@@ -99,7 +99,7 @@ STYLE = """
 .axis i{position:absolute;top:0;bottom:0;width:4px;margin-left:-2px}
 .gap{background:#b2182b}.rung{background:#2166ac}.paper{background:#e08214}.lanes{height:2em}
 .lanes i{margin:0;height:.4em;bottom:auto;min-width:1px}i.fresh{background:#1b7837;top:.1em}i.stale{background:#b2182b;top:.55em}
-i.cached{background:#e08214;top:1em}i.reused{background:#7b3294;top:1.45em}.lanes .zero{width:1px;height:100%;background:#888}
+i.cached{background:#e08214;top:1em}i.reused{background:#7b3294;top:1.45em}.row+.wide{margin-top:1em}.lanes .zero{width:1px;height:100%;background:#888}
 .row{margin:.45em 0}
 .row p{margin:0;max-width:none;font-size:.9em;line-height:1.35}.tag{color:#555}
 .key i{display:inline-block;width:.6em;height:.9em;margin-right:.3em}
@@ -256,9 +256,9 @@ def _resampling(numbers: Numbers) -> list[str]:
     limit = SMALL * float(abs(numbers.report.surrogate_intermediate).sum())
     skip = np.asarray(skippable(jax.numpy.asarray(numbers.matrix), limit))
     keep = [numbers.order[i] for i in range(1, n) if not skip[i]]
-    error = f"for an error of at most {number(100 * SMALL)} % of all promises per update"
+    error = f"for an error of about {number(100 * SMALL)} % of all promises at most"
     if not keep:
-        return [f"New rollouts within the stage are <b>not needed</b> {error}."]
+        return [f"With advantages of the present team, new rollouts within the stage are <b>not needed</b>, {error}."]
     shown = ", ".join(map(str, keep[:SENTENCES])) + (
         f" and {len(keep) - SENTENCES} more" if len(keep) > SENTENCES else ""
     )
@@ -353,7 +353,7 @@ def _gaps(numbers: Numbers) -> str:
     return _joined(
         "<h2>What each update promises and what it brings</h2><p>A trainer does not see what an update will bring. It sees "
         "a <i>surrogate</i>, an estimate from rollouts of an earlier team; the <i>gap</i> is what the update brings minus "
-        f"what the surrogate promised. Three ways to estimate:</p><ul>{kinds}</ul>",
+        f"what the surrogate promised. The ways to estimate:</p><ul>{kinds}</ul>",
         f"<h3>The gaps, from {number(-largest)} (left) over zero to {number(largest, sign=True)}</h3>",
         f"<p class='note key'>{legend}</p>", *lines, table(heads, rows, "gaps"),
         f"<p class=note>In units of the return. A negative gap: more was promised than came. Rounding may have moved a gap by "
