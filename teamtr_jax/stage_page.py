@@ -99,7 +99,9 @@ STYLE = """
 .axis i{position:absolute;top:0;bottom:0;width:4px;margin-left:-2px}
 .gap{background:#b2182b}.rung{background:#2166ac}.paper{background:#e08214}.lanes{height:2em}
 .lanes i{margin:0;height:.4em;bottom:auto;min-width:1px}i.fresh{background:#1b7837;top:.1em}i.stale{background:#b2182b;top:.55em}
-i.cached{background:#e08214;top:1em}i.reused{background:#7b3294;top:1.45em}.row+.wide{margin-top:1em}.lanes .zero{width:1px;height:100%;background:#888}
+i.cached{background:#e08214;top:1em}
+i.reused{background:#7b3294;top:1.45em}
+.row+.wide{margin-top:1em}.lanes .zero{width:1px;height:100%;background:#888}
 .row{margin:.45em 0}
 .row p{margin:0;max-width:none;font-size:.9em;line-height:1.35}.tag{color:#555}
 .key i{display:inline-block;width:.6em;height:.9em;margin-right:.3em}
