@@ -63,6 +63,10 @@ reproduce: setup ## the paper's questions at toy scale: one report, onto docs/re
 	mkdir -p docs/reproduction
 	cp -r $(addprefix results/reproduce/,data figures report.md report.html reproduction.json) docs/reproduction/
 
+.PHONY: explorer
+explorer: setup ## the values of the documentation's explorer, onto docs/explorer/values.json (a minute or two)
+	$(RUN) -m experiments.explorer
+
 .PHONY: bench
 bench: setup ## timings against what one would use instead
 	$(RUN) -m benchmarks

@@ -27,6 +27,7 @@ from teamtr_jax.files import output_file, reason
 from teamtr_jax.llm import monitor
 from teamtr_jax.records import dump, stage_record
 from teamtr_jax.sizes import fitting
+from teamtr_jax.stage_page import write_stage_page
 from teamtr_jax.surrogates import evaluate_stage
 from teamtr_jax.tabular import improvement_stage
 from teamtr_jax.teams import read_stage, write_stage
@@ -50,8 +51,12 @@ class StageCommand:
     files: Files
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """One strict-JSON object per file, one per line, instead of tables."""
+    html: Path | None = None
+    """Also write one page to look at, of one stage file."""
 
     def run(self) -> int:
+        if self.html is not None:
+            _one_page(self.files, self.html)
         stages = _read_all(self.files)
         for path, stage in stages:
             report = evaluate_stage(stage)
@@ -62,6 +67,8 @@ class StageCommand:
                 raise ArithmeticError(f"{path}: {error.name.removeprefix('report.')}: not a number") from error
             except ArithmeticError as error:
                 raise ArithmeticError(f"{path}: {error}") from error
+            if self.html is not None:
+                write_stage_page(stage, report, self.html, path.name)
             if self.json:
                 print(line, flush=True)
             else:
@@ -215,6 +222,15 @@ def _read_all(files: tuple[Path, ...]) -> list[tuple[Path, Stage]]:
         except InputError as error:
             raise InputError(f"{shown(path)}: {error.name}", error.found, error.expected) from error
     return stages
+
+
+def _one_page(files: tuple[Path, ...], place: Path) -> None:
+    """Refuse `--html` for several files, in the place of the stage file, or where nothing can be written."""
+    if len(files) > 1:
+        raise InputError("--html", f"{len(files)} stage files", "one stage file for one page")
+    real = output_file("--html", place)
+    if any(real == Path(os.path.realpath(path)) for path in files):
+        raise InputError("--html", f"{place}, the stage file itself", "another place")
 
 
 def _print_record(record: dict) -> None:

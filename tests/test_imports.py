@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "teamtr_jax"
 
 LEVELS = [
-    {"types", "validation", "files", "sizes", "command_line"},
+    {"types", "validation", "files", "sizes", "command_line", "html"},
     {"dynamics"},
     {"teams", "divergences"},
     {"visits"},
@@ -23,7 +23,7 @@ LEVELS = [
     {"stage"},
     {"tabular"},
     {"sampled"},
-    {"records"},
+    {"records", "stage_page"},
     {"checkpoint"},
     {"training"},
     {"llm"},

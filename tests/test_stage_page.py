@@ -1,0 +1,446 @@
+"""`teamtr stage FILE --html PAGE`: every number of the page by value, sizes, texts from outside, bad input."""
+
+import math
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_cli import run, save, textbook  # noqa: F401
+from test_stage_file import episodic, product_tables, tables
+
+from teamtr_jax import certificates, stage_page
+from teamtr_jax.bounds import DEFAULT, ladder
+from teamtr_jax.html import escaped, number
+from teamtr_jax.interaction import interaction_matrix
+from teamtr_jax.surrogates import evaluate_stage
+from teamtr_jax.teams import read_stage
+from teamtr_jax.validation import InputError
+
+KINDS = {
+    "discounted": lambda: tables(np.random.default_rng(5), S=6, n=3) | {"order": np.array([2, 0, 1])},
+    "episodic": lambda: episodic(tables(np.random.default_rng(6), S=3, n=2)) | {"active": np.array([[0, 1, 0]] * 2 + [[1] * 3])},
+    "product": product_tables,
+}  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Numbers, rows and marks of a page; what stands outside an element with an id belongs to ``""``."""
+
+    VOID = frozenset({"meta"})
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.stack: list[tuple[str, str]] = []
+        self.numbers: dict[str, list[float]] = {}
+        self.shown: list[tuple[float, str]] = []
+        self.rows: dict[str, list[list[str]]] = {}
+        self.marks: dict[str, list[tuple[str, float, float]]] = {}
+        self.text = ""
+        self.tags: list[tuple[str, dict]] = []
+        self.feed(text)
+        assert not self.stack, self.stack
+
+    @property
+    def where(self) -> str:
+        return next((name for _, name in reversed(self.stack) if name), "")
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append((tag, found))
+        if tag in self.VOID:
+            return
+        self.stack.append((tag, found.get("id", "")))
+        if tag == "data":
+            value = float(found["value"])
+            self.numbers.setdefault(self.where, []).append(value)
+            self.shown.append((value, ""))
+        elif tag == "tr":
+            self.rows.setdefault(self.where, []).append([])
+        elif tag in ("td", "th"):
+            self.rows[self.where][-1].append("")
+        elif tag == "i" and "left" in found.get("style", ""):
+            left, *width = (float(x) for x in re.findall(r"([\d.]+)%", found["style"]))
+            self.marks.setdefault(self.where, []).append((found["class"], left, width[0] if width else 0.0))
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop()[0] == tag
+
+    def handle_data(self, text):
+        inside = [tag for tag, _ in self.stack]
+        if "style" in inside:
+            return
+        self.text += text
+        if inside[-1:] == ["data"]:
+            self.shown[-1] = (self.shown[-1][0], text)
+        if "td" in inside or "th" in inside:
+            self.rows[self.where][-1][-1] += text
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def made(request, tmp_path_factory):
+    """One stage, its report, and its page."""
+    path = tmp_path_factory.mktemp("page") / "stage.npz"
+    np.savez(path, **KINDS[request.param]())
+    stage = read_stage(path)
+    report = evaluate_stage(stage)
+    page = Page(stage_page.stage_page(stage, report, path.name))
+    gaps = ["fresh", "stale", "cached", *(["reused"] if stage.team.factors else [])]
+    order = np.asarray(stage.order).tolist()
+    return SimpleNamespace(stage=stage, report=report, page=page, gaps=gaps, order=order, n=len(order), checked=set())
+
+
+def close(found, expected):
+    np.testing.assert_allclose(np.asarray(found, float), np.asarray(expected, float), rtol=1e-12, atol=1e-300)
+
+
+def total(report, name):
+    return float(getattr(certificates, name)(report).sum())
+
+
+def brings(report):
+    return np.asarray(report.surrogate_intermediate + report.gap_fresh)
+
+
+def test_who_acts_where(made):
+    stage, d = made.stage, np.asarray(made.report.visits[0] / made.report.visits[0].sum())
+    expected, words = [], []
+    for i, agent in enumerate(made.order):
+        active = np.full(len(d), agent) if stage.team.active is None else np.asarray(stage.team.active)
+        own = active == agent
+        moved = (stage.current != stage.target).any(-1)
+        moved = np.asarray(moved[agent] if stage.team.active is None else moved)[own].sum()
+        expected += [100 * d[own].sum(), float(made.report.kl[i])]
+        extra = [str(stage.team.factors[agent])] if stage.team.factors else []
+        words.append([str(i + 1), f"agent {agent}", *extra, str(own.sum()), str(moved)])
+    close(made.page.numbers["who"], expected)
+    rows = made.page.rows["who"][1:]
+    skip = 1 if made.report.episodic else 0
+    assert [[*row[: len(words[0]) - 1], row[-2]] if not skip else [*row[:3], row[-2]] for row in rows] == words
+    if made.report.episodic:
+        assert [row[3] for row in rows] == ["2", "3"]  # of three steps, agent 0 has no turn in the last
+
+
+def test_map_of_the_states(made):
+    cells = re.findall(
+        r'<span[^>]*style="background:(#\w+)">(\d+)</span>', stage_page.stage_page(made.stage, made.report, "x")
+    )
+    if made.stage.team.active is None:
+        assert not cells
+    else:
+        assert [int(agent) for _, agent in cells] == np.asarray(made.stage.team.active).tolist()
+        assert len(set(cells)) == made.n  # one colour for each agent
+
+
+def test_gaps_and_promises(made):
+    r = made.report
+    keys = {"fresh": "intermediate"}
+    columns = [brings(r)]
+    for gap in made.gaps:
+        columns += [np.asarray(getattr(r, f"surrogate_{keys.get(gap, gap)}")), np.asarray(getattr(r, f"gap_{gap}"))]
+    table = np.stack(columns, 1)
+    close(made.page.numbers["gaps"], np.concatenate([table, table.sum(0)[None]]).ravel())
+    heads = made.page.rows["gaps"][0]
+    assert heads[2:] == ["brings", *(x for gap in made.gaps for x in (f"{gap}: promised", f"{gap} gap"))]
+
+
+def test_bars_of_the_gaps(made):
+    table = np.stack([np.asarray(getattr(made.report, f"gap_{gap}")) for gap in made.gaps], 1) / max(
+        float(abs(getattr(made.report, f"gap_{gap}")).max()) for gap in made.gaps
+    )
+    bars = [mark for mark in made.page.marks[""] if mark[0] in made.gaps]
+    assert [kind for kind, _, _ in bars] == made.gaps * made.n
+    for (_, left, width), x in zip(bars, table.ravel(), strict=True):
+        np.testing.assert_allclose([left, left + width], sorted([50, 50 + 50 * x]), atol=0.11)
+
+
+def test_every_rung_beside_its_gap(made):
+    r, penalties = made.report, {name: np.asarray(x) for name, x in ladder(made.report).items()}
+    low, high = made.page.numbers["axis"]
+    seen = set()
+    for name, pick in [("rungs-all", np.sum), *((f"rungs-{i}", lambda x, i=i: x[i]) for i in range(made.n))]:
+        expected, marks = [], []
+        for gap in made.gaps:
+            size, budget = float(pick(abs(np.asarray(getattr(r, f"gap_{gap}"))))), float(pick(getattr(r.rounding, gap)))
+            expected.append(size)
+            size = size if size > budget else 0.0
+            also = "reused" if gap == "cached" and not made.stage.team.factors else gap
+            rungs = [rung for rung in DEFAULT if rung.gap in (gap, also) and rung.name in penalties]
+            for rung in sorted(rungs, key=lambda rung: penalties[rung.name].sum()):
+                penalty = float(pick(penalties[rung.name]))
+                expected += [penalty, *([penalty / size] if size else [])]
+                marks += [size, penalty]
+                seen.add(rung.name)
+        close(made.page.numbers[name], expected)
+        at = [100 * math.log(min(max(x, low), high) / low) / math.log(high / low) for x in marks]
+        found = made.page.marks[name]
+        np.testing.assert_allclose([left for _, left, _ in found], at, atol=0.06)
+        assert [kind for kind, _, _ in found[::2]] == ["gap"] * (len(found) // 2)
+        assert min(left for kind, left, _ in found[1::2]) > 0
+    assert seen == set(penalties)  # every rung of this form
+
+
+def test_words_for_every_rung(made):
+    assert set(stage_page.RUNG_WORDS) == {rung.name for rung in DEFAULT}
+    for rung in DEFAULT:
+        if ("episodic" if made.report.episodic else "discounted") in rung.forms and (
+            rung.gap in made.gaps or rung.gap == "reused"
+        ):
+            words = f"{stage_page.RUNG_WORDS[rung.name]} [{rung.id}, {stage_page.INFORMATION[rung.information]}]"
+            assert words in made.page.text
+
+
+def test_certificates(made):
+    r, true = made.report, float(made.report.improvement)
+    names = (
+        "certificate_estimable certificate_weighted stage_bound_cached stage_bound_reused stage_bound_weighted "
+        "stage_bound_least stage_bound_paper stage_bound_stale_paper"
+    ).split()
+    expected = []
+    for name in names:
+        value = total(r, name)
+        expected += [value, *([100 * value / true] if true > 0 else [])]
+    close(made.page.numbers["certificates"], [*expected, true])
+    assert [re.findall(r"\[(.*)\]", row[0]) for row in made.page.rows["certificates"][1:-1]] == [
+        [id] for id in "S7 S9 S7c S7c S9 S6 P3.6 P3.7".split()
+    ]
+    by_update = [getattr(certificates, name)(r) for name in
+                 ("certificate_estimable", "certificate_weighted", "certificate", "lower_bound_paper")]  # fmt: skip
+    close(made.page.numbers["update-certificates"], np.stack([*by_update, brings(r)], 1).ravel())
+
+
+def test_in_short(made):
+    r, true = made.report, float(made.report.improvement)
+    first = max(total(r, f"stage_bound_{name}") for name in ("cached", "reused", "weighted"))
+    fresh = max(first, total(r, "certificate_estimable"), total(r, "certificate_weighted"))
+    best = max(fresh, total(r, "stage_bound_least"), total(r, "stage_bound_paper"), total(r, "stage_bound_stale_paper"))
+    expected = [r.objective[0], r.objective[-1], true]
+    for bound in (first, fresh, best):
+        expected += [bound, *([100 * bound / true] if bound > 0 and true > 0 else [])]
+    expected += [r.delta_stale, r.surrogate_intermediate.sum(), 100 * stage_page.SMALL]
+    close(made.page.numbers["short"], expected)
+    assert best <= true
+    assert ("does not improve" in made.page.text) == (true <= 0)
+
+
+def test_interaction_in_words(made):
+    matrix, L = np.asarray(interaction_matrix(made.stage, made.report)), np.asarray(made.report.surrogate_intermediate)
+    pairs = [(k, i) for k in range(made.n) for i in range(k + 1, made.n) if abs(matrix[k, i]) > 0.01 * abs(L[i])]
+    pairs.sort(key=lambda pair: -abs(matrix[pair]))
+    assert pairs
+    found = re.findall(r"Agent (\d+)'s update spoils agent (\d+)'s contexts: on rollouts from before it, agent (\d+)'s "
+                       r"update looks \S+(?: \(\S+ %\))? (better|worse) than it is", made.page.text)  # fmt: skip
+    assert [(int(k), int(i)) for k, i, *_ in found] == [(made.order[k], made.order[i]) for k, i in pairs]
+    assert all(again == i for _, i, again, _ in found)
+    # better than it is: what the first rollouts promise is more than what fresh ones do, M < 0
+    assert [verdict == "better" for *_, verdict in found] == [matrix[pair] < 0 for pair in pairs]
+    expected = [x for k, i in pairs for x in (abs(matrix[k, i]), 100 * abs(matrix[k, i]) / abs(L[i]))]
+    close(made.page.numbers["pairs"], expected)
+    close(made.page.numbers["matrix"], matrix.ravel())
+
+
+def test_two_agents_drift_is_the_pair(run, save, tmp_path):  # noqa: F811
+    """What the words say is what stale and fresh promises differ by, to third order: here with small steps."""
+    arrays = tables(np.random.default_rng(3), S=5, n=2)
+    arrays["target"] = 0.999 * arrays["current"] + 0.001 * arrays["target"]
+    book = textbook(arrays)
+    stage = read_stage(save(arrays))
+    page = Page(stage_page.stage_page(stage, evaluate_stage(stage), "x"))
+    drift = book["surrogate_intermediate"][1] - book["surrogate_stale"][1]
+    np.testing.assert_allclose(page.numbers["matrix"][1], drift, rtol=1e-2)
+
+
+def test_what_the_paper_would_have_said(made):
+    r, expected = made.report, []
+    for gap, name, bound in (("fresh", "penalty_paper", "stage_bound_paper"),
+                             ("stale", "penalty_stale_paper", "stage_bound_stale_paper")):  # fmt: skip
+        penalty, size = float(ladder(r)[name].sum()), float(abs(getattr(r, f"gap_{gap}")).sum())
+        expected += [penalty, size, penalty / size, total(r, bound), r.improvement]
+    close(made.page.numbers["paper"], expected)
+    assert ("never above zero" in made.page.text) == (not made.report.episodic)
+
+
+def test_nothing_is_left_unchecked(made):
+    known = {"short", "who", "gaps", "axis", "certificates", "update-certificates", "pairs", "matrix", "paper", "rungs-all",
+             *(f"rungs-{i}" for i in range(made.n))}  # fmt: skip
+    assert set(made.page.numbers) == known | {""}
+    r = made.report
+    largest = max(float(abs(getattr(r, f"gap_{gap}")).max()) for gap in made.gaps)
+    budget = max(float(getattr(r.rounding, gap).max()) for gap in made.gaps)
+    loose = [] if r.episodic else [float(r.discount)]
+    close(made.page.numbers[""], [*loose, -largest, largest, budget])
+
+
+def test_what_is_shown_is_the_value(made):
+    """The text of every number is its value to three digits."""
+    ordinary = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹−", "-0123456789-")
+    for value, text in made.page.shown:
+        if text == "≈ 0":
+            assert abs(value) < 1e-9
+        elif text not in ("∞", "−∞"):
+            plain = text.replace("·10", "e").translate(ordinary).replace(",", "")
+            assert float(plain) == pytest.approx(value, rel=5.1e-3), (value, text)
+
+
+def test_the_page_needs_nothing_else(made):
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base", "form"} & {
+        tag for tag, _ in made.page.tags
+    }
+    for _, attributes in made.page.tags:
+        assert not [name for name in attributes if name in ("src", "href", "srcset") or name.startswith("on")]
+    text = stage_page.stage_page(made.stage, made.report, "x")
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "http" not in text
+    assert "name=viewport" in text
+
+
+def test_numbers_in_text():
+    shown = {
+        0.0: "0", 1.0: "1", 1234.0: "1,234", 38612.3: "38,600", 999999.4: "1·10⁶", 0.00012349: "0.000123", 9.9e-5: "9.9·10⁻⁵",
+        -5.222e-12: "−5.22·10⁻¹²", 100.4: "100", 12.345: "12.3", math.inf: "∞", -math.inf: "−∞",
+    }  # fmt: skip
+    for value, text in shown.items():
+        assert number(value) == f'<data value="{value!r}">{text}</data>'
+    assert number(0.5, sign=True) == '<data value="0.5">+0.5</data>'
+    assert number(1e-9, floor=1e-8) == '<data value="1e-09">≈ 0</data>'
+    assert number(2e-8, floor=1e-8) == '<data value="2e-08">2·10⁻⁸</data>'
+
+
+def test_text_from_files_is_no_markup(save):  # noqa: F811
+    stage = read_stage(save(tables()))
+    name = "<script>alert(1)</script>\x1b[2J\n" + "x" * 5000 + "'\"&"
+    text = stage_page.stage_page(stage, evaluate_stage(stage), name)
+    assert "<script" not in text
+    assert "\x1b" not in text
+    assert escaped(name) in text
+    assert len(text) < 60_000
+    assert Page(text).text.count("x" * 60) == 0
+
+
+def test_infinite_divergence(save):  # noqa: F811
+    """A target that drops an action: infinite rungs and certificates, said as such."""
+    arrays = tables()
+    arrays["target"] = np.where(np.arange(3) == 0, 0.0, arrays["target"] / (1 - arrays["target"][:, :1]))
+    stage = read_stage(save(arrays))
+    page = Page(stage_page.stage_page(stage, evaluate_stage(stage), "x"))
+    assert math.inf in page.numbers["who"]
+    assert -math.inf in page.numbers["certificates"]
+    assert "nan" not in page.text.lower()
+    assert {left for kind, left, _ in page.marks["rungs-all"] if kind == "paper"} == {100.0}
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.9])
+def test_nothing_moves(save, discount):  # noqa: F811
+    """A stage in which nothing happens, and one without a future: no division by zero, no NaN."""
+    arrays = tables() | {"discount": np.array(discount)}
+    arrays |= {"target": arrays["current"]} if discount else {}
+    page = Page(stage_page.stage_page(read_stage(save(arrays)), evaluate_stage(read_stage(save(arrays))), "x"))
+    assert "nan" not in page.text.lower()
+    assert "No update changes what a later one promises" in page.text
+    assert "<b>" not in page.text
+    assert "not needed" in page.text
+
+
+def test_one_agent(save):  # noqa: F811
+    stage = read_stage(save(tables(n=1)))
+    page = Page(stage_page.stage_page(stage, evaluate_stage(stage), "x"))
+    assert "Collect" not in page.text
+    assert len(page.numbers["matrix"]) == 1
+
+
+def test_large_stages_are_shortened(save):  # noqa: F811
+    """45 agents and 700 states: the updates with the largest gaps, no map, no matrix, and all of it said."""
+    rng = np.random.default_rng(0)
+    arrays = tables(rng, S=700, n=45)
+    prob = rng.dirichlet(np.ones(2), (700, 3))
+    arrays |= {"successor_index": rng.integers(0, 700, (700, 3, 2)), "successor_prob": prob}
+    del arrays["transition"]
+    stage = read_stage(save(arrays))
+    report = evaluate_stage(stage)
+    text = stage_page.stage_page(stage, report, "x")
+    page = Page(text)
+    assert len(text) < 500_000
+    assert "700 states are too many for a map" in page.text
+    assert "The table of all 45 agents would be too wide" in page.text
+    assert "The 40 updates with the largest gaps are shown; 5 are not." in page.text
+    assert page.text.count("spoils agent") <= stage_page.SENTENCES
+    size = np.max([abs(getattr(report, f"gap_{gap}")) for gap in ("fresh", "stale", "cached")], 0)
+    largest = sorted(np.argsort(-size)[:40].tolist())
+    assert [int(row[0]) - 1 for row in page.rows["gaps"][1:-1]] == largest
+    close(page.numbers["gaps"][-7], report.improvement)  # sums are over all updates
+    assert len(page.rows["update-certificates"]) == 41
+
+
+def test_command(run, save, tmp_path):  # noqa: F811
+    path, place = save(tables()), tmp_path / "page.html"
+    code, out, err = run("stage", path, "--json", "--html", place)
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    stage = read_stage(path)
+    assert place.read_text(encoding="utf-8") == stage_page.stage_page(stage, evaluate_stage(stage), "stage.npz")
+    plain = run("stage", path)
+    assert plain[1] == run("stage", path, "--html", place)[1]
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["page.html", "stage.npz"]
+
+
+def test_command_follows_links_and_replaces(run, save, tmp_path):  # noqa: F811
+    place, link = tmp_path / "old.html", tmp_path / "link.html"
+    place.write_text("old")
+    place.chmod(0o640)
+    link.symlink_to(place)
+    assert run("stage", save(tables()), "--html", link)[0] == 0
+    assert link.is_symlink()
+    assert place.read_text().startswith("<!doctype html>")
+    assert place.stat().st_mode & 0o777 == 0o640
+
+
+def test_command_bad_input(run, save, tmp_path):  # noqa: F811
+    path = save(tables())
+    for arguments, message in [
+        ((path, path, "--html", tmp_path / "a.html"), "--html: found 2 stage files, expected one stage file for one page"),
+        ((path, "--html", path), "--html: found {}, the stage file itself, expected another place"),
+        ((path, "--html", tmp_path), "--html: found {}, a folder, expected a file"),
+        ((path, "--html", tmp_path / "no" / "a.html"), "--html: found no folder {}, expected a file in an existing folder"),
+        ((tmp_path / "none.npz", "--html", tmp_path / "a.html"),
+         "{}: file: found no such file, expected an .npz file (docs/stage-files.md)"),
+    ]:  # fmt: skip
+        before = path.read_bytes()
+        code, out, err = run("stage", *arguments)
+        where = {"a folder": tmp_path, "no folder": tmp_path / "no", "no such": tmp_path / "none.npz"}
+        place = next((value for key, value in where.items() if key in message), path)
+        assert (code, out, err) == (2, "", f"teamtr: error: {message.format(place)}\n")
+        assert path.read_bytes() == before
+        assert sorted(x.name for x in tmp_path.iterdir()) == ["stage.npz"]
+
+
+def test_the_place_is_tried_before_the_work(run, save, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("teamtr_jax.cli.read_stage", lambda path: pytest.fail("read before the place was tried"))
+    assert run("stage", save(tables()), "--html", tmp_path / "no" / "a.html")[0] == 2
+
+
+def test_a_failed_write_keeps_the_old_page(run, save, tmp_path, monkeypatch):  # noqa: F811
+    place = tmp_path / "page.html"
+    place.write_text("old")
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    code, out, err = run("stage", save(tables()), "--html", place)
+    assert (code, out) == (2, "")
+    assert "No space left on device" in err
+    assert place.read_text() == "old"
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["page.html", "stage.npz"]
+
+
+def test_not_a_number_is_no_page(save, monkeypatch):  # noqa: F811
+    stage = read_stage(save(tables()))
+    report = evaluate_stage(stage)
+    with pytest.raises(InputError, match="gap_fresh"):
+        stage_page.stage_page(stage, report._replace(gap_fresh=report.gap_fresh * jnp.nan), "x")
+    monkeypatch.setattr(stage_page, "interaction_matrix", lambda *_: jax.numpy.full((2, 2), jnp.nan))
+    with pytest.raises(ArithmeticError, match="the interaction matrix: not a number"):
+        stage_page.stage_page(stage, report, "x")
