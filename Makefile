@@ -84,7 +84,8 @@ lint: setup ## ruff and basedpyright
 	$(RUN) -m basedpyright --pythonpath $(RUN)
 
 .PHONY: test
-test: lint docs ## lint, the documentation with its notebooks executed, then the tests and the docstring examples
+test: setup ## lint beside the documentation with its notebooks executed, then the tests and the docstring examples
+	$(MAKE) -j2 lint docs
 	$(RUN) -m pytest -n $(WORKERS) --dist worksteal tests teamtr_jax
 
 .PHONY: mutants
