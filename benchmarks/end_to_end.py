@@ -94,9 +94,10 @@ def floor(
 
 
 def _step(
-    team: Team, policy: Array, q: Array, v: Array, m: Array, own: Array, way: str, sharp: str
+    team: Team, policy: Array, known: tuple[Array, Array, Array], own: Array, way: str, sharp: str
 ) -> tuple[Array, Array, Array]:
-    """The next policy, its certificate and the slack of the floor."""
+    """The next policy, its certificate and the slack of the floor; `known`: action values, values and visits of `policy`."""
+    q, v, m = known
     if way == "greedy":
         rows = jax.nn.one_hot(q.argmax(-1), q.shape[-1], dtype=q.dtype)
         new = jnp.where(own[:, None], rows, policy)
@@ -120,7 +121,7 @@ def run(team: Team, start: Float[Array, "S A"], way: str, sharp: str = FLOORS[1]
         v = resolvent.values((policy * team.reward).sum(-1))
         m = jnp.maximum(resolvent.visits(after(team.initial, v)), 0.0)
         q = action_values(team, v)
-        new, certificate, slack = _step(team, policy, q, v, m, team.active == i % team.agents, way, sharp)
+        new, certificate, slack = _step(team, policy, (q, v, m), team.active == i % team.agents, way, sharp)
         objective = team.initial @ v
         entry = (objective, m @ g, certificate, slack)
         log = tuple(column.at[i].set(x) for column, x in zip(log, entry, strict=True))

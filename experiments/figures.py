@@ -14,9 +14,16 @@ from teamtr_jax.files import replacing
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-__all__ = ["COLOURS", "PAPER", "axes", "interval_points", "save"]
+__all__ = ["COLOURS", "REPLACED", "PAPER", "axes", "interval_points", "save"]
 
 COLOURS = {"fresh": "#1b7837", "once": "#b2182b", "joint": "#7b3294", "certificate": "#2166ac", "single": "#8c510a"}
+REPLACED = {
+    "no replacement": "0.5",
+    "direct": COLOURS["once"],
+    "aligned": COLOURS["fresh"],
+    "from scratch": COLOURS["single"],
+}
+"""How an agent of a trained team is replaced: the conditions, each in its colour."""
 PAPER = {"color": "0.6", "marker": "s", "linestyle": ":", "label": "the paper (8–32B models)"}
 """How figures of the paper are marked beside ours."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.tabular.families import Family
 from experiments.tabular.runs import Records
-from experiments.tabular.settings import Settings
+from experiments.tabular.settings import TabularSettings
 from experiments.tabular.studies import importance, replacement, scaling
 from teamtr_jax.rollouts import WeightDiagnostics, path_weight, sample_rollouts, weight_diagnostics
 from teamtr_jax.schedules import fresh, once
@@ -19,7 +19,7 @@ from teamtr_jax.surrogates import evaluate_stage
 from teamtr_jax.tabular import exact_backend, team_state
 from teamtr_jax.types import Stage
 
-TINY = Settings(instances=2, stages=2, budget=48, progress=False)
+TINY = TabularSettings(instances=2, stages=2, budget=48, progress=False)
 
 
 def one(teams: Family, i: int):
@@ -37,7 +37,7 @@ def files(out):
 @functools.cache
 def scaled(tmp):
     settings = dataclasses.replace(TINY, out=tmp)
-    setup = scaling.SETUPS[0]._replace(teams=lambda s, sizes: scaling.garnets(s.instances, s.seed, sizes, states=12))
+    setup = scaling.CASES[0]._replace(teams=lambda s, sizes: scaling.garnets(s.instances, s.seed, sizes, states=12))
     return setup, scaling.trained(settings, setup, (1, 2, 3), "scaling")
 
 

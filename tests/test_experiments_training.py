@@ -17,7 +17,7 @@ from experiments.tabular.__main__ import main
 from experiments.tabular.families import family
 from experiments.tabular.rows import ABLATION, EXACT, FULL, exact_step
 from experiments.tabular.runs import Records
-from experiments.tabular.settings import Settings, teams_of
+from experiments.tabular.settings import TabularSettings, teams_of
 from experiments.tabular.studies import ablation, cost, order, regressions, replacement, tracking
 from experiments.tabular.studies.ablation import trained
 from experiments.tabular.summary import Interval, bootstrap, closed, outside, resampled
@@ -34,7 +34,7 @@ TINY = {"instances": 2, "stages": 1, "budget": 48, "progress": False}
 
 @pytest.fixture
 def settings(tmp_path):
-    return Settings(out=tmp_path, families=("garnet",), **TINY)
+    return TabularSettings(out=tmp_path, families=("garnet",), **TINY)
 
 
 def made(improvement, j=None, kl=None, **columns) -> Records:
@@ -227,7 +227,7 @@ def test_studies_ask_for_their_families(study, usual, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "teams_of", asked)
     for families, expected in ((None, usual), (("garnet",), ("garnet",)), (("relay",), ("relay",))):
         with pytest.raises(Asked) as found:
-            study.run(Settings(out=tmp_path, families=families, **TINY))
+            study.run(TabularSettings(out=tmp_path, families=families, **TINY))
         assert found.value.args == (expected,)
 
 
@@ -240,16 +240,14 @@ def test_cost_has_no_frozenlake(settings):
 
 
 def test_schedules_of_the_cost_study():
-    teams = cost.sized("garnet", Settings(instances=2))
+    teams = cost.sized("garnet", TabularSettings(instances=2))
     assert (teams.name, teams.team.agents) == ("garnet-6", 6)
-    setup = next(x for x in cost.SETUPS if x.base is FULL)
+    setup = next(x for x in cost.CASES if x.base is FULL)
     sets = {name: row.schedule(teams).draws(6) for name, row in cost.rows(setup).items()}
     assert sets.pop("once, = budget") == 1
     assert set(sets.values()) == {6}  # as small as the fresh schedule's
-    names = [row.name for setup in cost.SETUPS for row in cost.rows(setup).values()]
-    assert len({(x.family, training.slug(row.name)) for x in cost.SETUPS for row in cost.rows(x).values()}) == len(
-        names
-    )
+    names = [row.name for setup in cost.CASES for row in cost.rows(setup).values()]
+    assert len({(x.family, training.slug(row.name)) for x in cost.CASES for row in cost.rows(x).values()}) == len(names)
 
 
 @pytest.mark.parametrize(

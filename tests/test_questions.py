@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import t as student
 
 from experiments.reproduce import runs
-from experiments.reproduce.question import Settings
+from experiments.reproduce.question import ReproduceSettings
 from experiments.reproduce.questions import (
     ablation,
     cost,
@@ -36,7 +36,7 @@ def a_run(values=(0.5, 0.6), stages=1, seconds=(), **columns):
 
 @pytest.fixture
 def settings(tmp_path):
-    return Settings(out=tmp_path, seeds=5)
+    return ReproduceSettings(out=tmp_path, seeds=5)
 
 
 def answering(monkeypatch, module, of, rate=None):
@@ -603,7 +603,7 @@ def test_a_quick_run_has_three_tasks(monkeypatch, tmp_path):
         lambda job, seed: a_run(**{"sampled.tokens": [1, 1], "resampled": [1, 0], "rollouts": [1, 0]}),
         0.003,
     )
-    data = teams.collect(Settings(out=tmp_path, quick=True))
+    data = teams.collect(ReproduceSettings(out=tmp_path, quick=True))
     assert list(data["tasks"]) == ["chain", "quota", "copy"]
     assert {job.stages for jobs, _ in asked.trained for job in jobs} == {2}
     assert data["seeds"] == [0, 1]
@@ -661,7 +661,9 @@ def test_the_rate_with_the_best_mean_is_chosen(monkeypatch, tmp_path):
         return [{"values": [-job.way.learning_rate, ends[job.way.learning_rate][job.seed - 1000]]} for job in jobs]
 
     monkeypatch.setattr(runs, "made", made)
-    (chosen,), (record,) = runs.tuned(Settings(out=tmp_path), [Run(Way("TeamTR", "teamtr"), "chain", 0, 2, 64)])
+    (chosen,), (record,) = runs.tuned(
+        ReproduceSettings(out=tmp_path), [Run(Way("TeamTR", "teamtr"), "chain", 0, 2, 64)]
+    )
     assert chosen.way.learning_rate == record["chosen"] == 1e-3
     assert record["ends"] == list(ends.values())
 
@@ -676,7 +678,7 @@ def test_rates_and_seeds_that_are_tried(monkeypatch, tmp_path):
 
     monkeypatch.setattr(runs, "made", made)
     run = Run(Way("TeamTR", "teamtr"), "chain", 0, 2, 64)
-    (chosen,), (record,) = runs.tuned(Settings(out=tmp_path), [run])
+    (chosen,), (record,) = runs.tuned(ReproduceSettings(out=tmp_path), [run])
     rates = [3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
     assert asked[0] == [(rate, seed) for rate in rates for seed in (1000, 1001, 1002)]
     assert chosen.way == Way("TeamTR", "teamtr", 3e-2)
@@ -687,15 +689,15 @@ def test_rates_and_seeds_that_are_tried(monkeypatch, tmp_path):
         "chosen": 3e-2,
         "seeds": [1000, 1001, 1002],
     }
-    runs.tuned(Settings(out=tmp_path, quick=True), [run])
+    runs.tuned(ReproduceSettings(out=tmp_path, quick=True), [run])
     assert asked[1] == [(1e-3, 1000), (3e-3, 1000)]
-    found = runs.trained(Settings(out=tmp_path), [run, runs.replace(run, way=Way("other", "ppo", 0.5))])
+    found = runs.trained(ReproduceSettings(out=tmp_path), [run, runs.replace(run, way=Way("other", "ppo", 0.5))])
     assert {name: [x["values"][1] for x in each] for name, each in found.items()} == {
         "TeamTR": [3e-3] * 10,
         "other": [0.5] * 10,
     }
     assert asked[2] == [(rate, seed) for rate in (3e-3, 0.5) for seed in range(10)]
-    assert len(runs.trained(Settings(out=tmp_path), [run], [3, 4])["TeamTR"]) == 2
+    assert len(runs.trained(ReproduceSettings(out=tmp_path), [run], [3, 4])["TeamTR"]) == 2
 
 
 # ------------------------------------------------------------------------------------------------------------- what is trained
@@ -707,7 +709,7 @@ def ways(module):
     names = ("learning_rate", "delta", "order", "same_sets", "monitor", "measured")
     return {
         way.name: (way.method, {x: getattr(way, x) for x in names if getattr(way, x) != getattr(plain, x)})
-        for way in getattr(module, "WAYS", None) or module.METHODS
+        for way in module.WAYS
     }
 
 
@@ -778,10 +780,10 @@ def test_a_quick_run_is_short(monkeypatch, tmp_path, module, collect, stages):
     answering(monkeypatch, module, None, 0.01)
     monkeypatch.setattr(module, "trained", trained)
     with pytest.raises(Enough):
-        getattr(module, collect)(Settings(out=tmp_path, quick=True))
+        getattr(module, collect)(ReproduceSettings(out=tmp_path, quick=True))
     assert sorted({job.stages for job in seen}) == stages
     if collect == "collect" and module is scaling:
-        assert scaling.paper.SCALING_N[: Settings(out=tmp_path, quick=True).at(6, 3)] == (2, 3, 4)
+        assert scaling.paper.SCALING_N[: ReproduceSettings(out=tmp_path, quick=True).at(6, 3)] == (2, 3, 4)
 
 
 def test_seeds_are_part_of_the_data(monkeypatch, settings):

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from experiments import saved
+from experiments import networks, saved
 from experiments.llm.measure import converse
 from experiments.reproduce import runs, training
 from experiments.reproduce.__main__ import QUESTIONS, main
-from experiments.reproduce.question import Finding, Question, Settings
+from experiments.reproduce.question import Finding, Question, ReproduceSettings
 from experiments.reproduce.questions.replacement import Swap
 from experiments.reproduce.report import build
 from experiments.reproduce.runs import by_stage, made, regressions, tuned
@@ -203,7 +203,7 @@ def test_sampled_values_are_near_exact_ones():
 
 def test_runs_are_made_once(tmp_path, monkeypatch, short):
     """What is there is read; another job at the same place is made again; the rest goes to the workers in groups."""
-    settings = Settings(out=tmp_path)
+    settings = ReproduceSettings(out=tmp_path)
     asked = []
 
     def all_of(settings, groups, folder):
@@ -252,7 +252,7 @@ def test_workers_keep_what_is_done(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
     stop = tmp_path / "stop"
     stop.touch()
-    settings = Settings(out=tmp_path)
+    settings = ReproduceSettings(out=tmp_path)
     jobs = [Stub(seed, str(stop)) for seed in range(3)]
     with pytest.raises(ArithmeticError, match="number 2"):
         made(settings, jobs)
@@ -276,7 +276,7 @@ def kept(tmp_path, monkeypatch):
             runs._work(group, folder)
 
     monkeypatch.setattr(runs, "_all", all_of)
-    settings, job = Settings(out=tmp_path), Stub(0, "")
+    settings, job = ReproduceSettings(out=tmp_path), Stub(0, "")
     made(settings, [job])
     count.clear()
     return settings, job, tmp_path / "runs" / job.place, count
@@ -338,7 +338,7 @@ def test_jobs_are_grouped_by_task_and_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "_kept", lambda job, folder: {"seconds": 2.5} if asked else None)
     lone = replace(SHORT, way=Way("single", "lone"))
     jobs = [replace(SHORT, seed=1), lone, SHORT, replace(SHORT, stages=5), replace(SHORT, task="chain")]
-    settings = Settings(out=tmp_path)
+    settings = ReproduceSettings(out=tmp_path)
     made(settings, jobs)
     assert asked == [[jobs[4]], [jobs[2], jobs[3]], [jobs[0]], [lone]]
     assert sum(settings.spent.values()) == 5 * 2.5
@@ -471,6 +471,9 @@ def test_the_committed_report_is_that_of_its_data(tmp_path):
     assert {path.stem for path in (home / "data").iterdir()} == {q.slug for q in QUESTIONS}
     build(tmp_path, QUESTIONS)
     assert (tmp_path / "report.md").read_text() == (home / "report.md").read_text()
+    page = (tmp_path / "report.html").read_text()  # built only: of the same text, every figure inside
+    assert page.count("data:image/png;base64,") == len(QUESTIONS)
+    assert page.count("<h2>") == (home / "report.md").read_text().count("\n## ")
     found, kept = (json.loads((place / "reproduction.json").read_text())["rows"] for place in (tmp_path, home))
     for one, same in zip(found, kept, strict=True):  # the last digits of a fit are those of a machine
         low_high, theirs = one.pop("interval"), same.pop("interval")
@@ -651,13 +654,17 @@ def test_numbers_that_are_none_are_not_written(tmp_path):
 
 def test_questions_have_names_of_their_own():
     assert len({q.slug for q in QUESTIONS}) == len(QUESTIONS)
-    quick = Settings(quick=True)
+    quick = ReproduceSettings(quick=True)
     assert (quick.seeds, quick.at(9, 3), quick.rates((1, 2, 3)), quick.tuning((7, 8))) == (2, 3, (2, 3), (7,))
-    assert (quick.out, Settings(quick=True, out=Path("x")).out) == (Path("results/reproduce-quick"), Path("x"))
-    full = Settings(seeds=6)
+    assert (quick.out, ReproduceSettings(quick=True, out=Path("x")).out) == (Path("results/reproduce-quick"), Path("x"))
+    full = ReproduceSettings(seeds=6)
     assert (full.at(9, 3), full.rates((1, 2, 3)), full.tuning((7, 8))) == (9, (1, 2, 3), (7, 8))
     assert (full.own_seeds, full.few_seeds, full.out) == (range(6), range(5), Path("results/reproduce"))
-    assert (Settings(seeds=5).seeds, Settings(seeds=500).seeds, Settings().seeds) == (5, 500, 10)
+    assert (ReproduceSettings(seeds=5).seeds, ReproduceSettings(seeds=500).seeds, ReproduceSettings().seeds) == (
+        5,
+        500,
+        10,
+    )
     assert [q.slug for q in QUESTIONS[2:4]] == ["tab-2b-9", "fig-3"]
 
 
@@ -699,8 +706,8 @@ def test_sets_of_rollouts_are_those_of_a_schedule(monkeypatch, same, prompts):
         asked.append((stage, budget))
         return state, []
 
-    monkeypatch.setattr(training, "language_backend", backend)
-    monkeypatch.setattr(training, "run_stage", run_stage)
+    monkeypatch.setattr(networks, "language_backend", backend)
+    monkeypatch.setattr(networks, "run_stage", run_stage)
     way = Way("weights", "importance_weights", same_sets=same)
     run = Run(way, LARGER_TASK, seed=0, stages=2, rollouts=64)
     list(training.stages_of(run, SimpleNamespace(params=())))

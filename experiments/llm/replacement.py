@@ -19,16 +19,17 @@ from numpy.typing import NDArray
 
 from experiments import paper
 from experiments.commands import exit_code, parsed, use_all_cores
-from experiments.figures import axes, save
+from experiments.figures import REPLACED, axes, save
 from experiments.llm.measure import Mean, converse, paired_gain
 from experiments.llm.run import START, Loaded, load_run
 from experiments.llm.settings import MOST_PROMPTS, MOST_STAGES
 from experiments.llm.setup import start_of
+from experiments.networks import backend_of, train_stage
 from experiments.saved import places, write_json
 from experiments.tables import show
 from teamtr_jax.llm import checked
 from teamtr_jax.llm.alignment import PROBES, AlignmentSettings, align
-from teamtr_jax.llm.backend import language_backend, rewards_of
+from teamtr_jax.llm.backend import rewards_of
 from teamtr_jax.llm.checked import FLOAT32, SEEDS, flags, real, whole
 from teamtr_jax.llm.description import describe_team
 from teamtr_jax.llm.model import LanguageTeam, Params, agent_params
@@ -38,15 +39,12 @@ from teamtr_jax.llm.sizes import require_room
 from teamtr_jax.llm.tasks import draw
 from teamtr_jax.llm.update import init_train_state
 from teamtr_jax.records import dump, update_lines
-from teamtr_jax.stage import run_stage
 from teamtr_jax.training import read_records, train
 from teamtr_jax.validation import InputError, shown, whole_number
 
-__all__ = ["Replace", "Course", "replacement", "report", "draw_courses"]
+__all__ = ["Replace", "Course", "trained_courses", "report", "draw_courses"]
 
 PROGRAM = "experiments.llm.replacement"
-
-COLOURS = {"no replacement": "0.5", "direct": "#b2182b", "aligned": "#1b7837", "from scratch": "#8c510a"}
 
 NEWCOMERS = 10_000
 """Added to the seed for the newcomers' start."""
@@ -117,36 +115,44 @@ def _newcomers(settings: Replace, loaded: Loaded) -> tuple[LanguageTeam, Params]
     return team, start_of(asked, replace(setup, team=team), settings.home / START)[0]
 
 
-def _course(
-    settings: Replace, loaded: Loaded, condition: str, agent: int | None, team: LanguageTeam, params: Params,
-    swap: dict[str, Any] | None, home: Path,
-) -> Course:  # fmt: skip
+class Swap(NamedTuple):
+    """A team as it goes on: who was replaced in it, and how."""
+
+    condition: str
+    agent: int | None
+    team: LanguageTeam
+    params: Params
+    report: dict[str, Any] | None = None  #: `SampledSwap` on the held-out prompts
+
+
+def _course(settings: Replace, loaded: Loaded, swap: Swap, home: Path) -> Course:
     """Train on, and measure after every stage; what is on disk is not computed again."""
-    setup, asked = loaded.setup, loaded.settings
-    backend = language_backend(team, setup.task, setup.update, setup.sampling)
+    team, setup, asked = swap.team, replace(loaded.setup, team=swap.team), loaded.settings
+    backend = backend_of(setup)
     test_key = jax.random.fold_in(jax.random.key(settings.seed), 11)
-    budget = asked.prompts * asked.group * len(setup.task.roles)
 
     def measured(params: Params) -> list[float]:
         found = converse(team, params, setup.task, setup.test, asked.test_samples, test_key, setup.rows)
         return found.reward.mean(-1).tolist()
 
     def stage(state: Any, key: Any, k: int) -> tuple[Any, list[dict[str, Any]]]:
-        final, records = run_stage(backend, state, setup.order, setup.method.schedule, key, k, budget)
+        final, records = train_stage(setup, backend, state, key, k)
         lines = update_lines(records)
         lines[-1]["held_out"] = measured(final.params)
         return final, lines
 
-    about = json.loads(dump({"condition": condition, "agent": agent, "team": describe_team(team), "seed": settings.seed,
-                             "swap": swap, "update": asdict(setup.update), "sampling": asdict(setup.sampling)}))  # fmt: skip
-    state = init_train_state(team, params, setup.update)
+    about = json.loads(dump({
+        "condition": swap.condition, "agent": swap.agent, "team": describe_team(team), "seed": settings.seed,
+        "swap": swap.report, "update": asdict(setup.update), "sampling": asdict(setup.sampling),
+    }))  # fmt: skip
+    state = init_train_state(team, swap.params, setup.update)
     key = jax.random.fold_in(jax.random.key(settings.seed), 12)
     train(stage, state, settings.stages, key, home, about, settings.progress)
     after = [line["held_out"] for line in read_records(home) if "held_out" in line]
-    return Course(condition, agent, np.array([measured(params), *after]), swap)
+    return Course(swap.condition, swap.agent, np.array([measured(swap.params), *after]), swap.report)
 
 
-def replacement(settings: Replace) -> list[Course]:
+def trained_courses(settings: Replace) -> list[Course]:
     """Every condition, every agent; the first course is the one without a replacement.
 
     Raises:
@@ -174,8 +180,8 @@ def replacement(settings: Replace) -> list[Course]:
     fresh = sample(team, params, jnp.asarray(team.layout.encode_prompts([p.prompt for p in setup.test])), test_key)
     reward = rewards_of(setup.task, team.layout, setup.test, np.asarray(fresh.tokens))
 
-    courses = [_course(settings, loaded, "no replacement", None, team, params, None, out / "keep")]
-    courses.append(_course(settings, loaded, "from scratch", None, other, newcomers, None, out / "scratch"))
+    courses = [_course(settings, loaded, Swap("no replacement", None, team, params), out / "keep")]
+    courses.append(_course(settings, loaded, Swap("from scratch", None, other, newcomers), out / "scratch"))
     for agent in agents:
         config, own = other.models[agent], agent_params(other, newcomers, agent)
         aligned, info = align(
@@ -186,9 +192,8 @@ def replacement(settings: Replace) -> list[Course]:
             about = json.loads(json.dumps({**found._asdict(), "limit": found.limit and found.limit.lower}))
             about |= {"alignment": info._asdict()} if name == "aligned" else {}
             new = replace_agent(team, params, agent, config, its)
-            courses.append(
-                _course(settings, loaded, name, agent, *new, json.loads(dump(about)), out / f"{name}-{agent}")
-            )
+            swap = Swap(name, agent, *new, json.loads(dump(about)))
+            courses.append(_course(settings, loaded, swap, out / f"{name}-{agent}"))
     return courses
 
 
@@ -205,7 +210,7 @@ def report(settings: Replace, courses: list[Course]) -> dict[str, Any]:
     """The table on the terminal, and its numbers as ``replacement.json``."""
     keep = _of(courses, "no replacement")
     lines, numbers = [], {}
-    for name in COLOURS:
+    for name in REPLACED:
         own = _of(courses, name)
         change = [paired_gain(keep[0][:, None], x[:, None]) for x in own]
         end = paired_gain(keep[-1][:, None], own[-1][:, None])
@@ -238,7 +243,7 @@ def draw_courses(courses: list[Course], path: Path) -> Path:
     """Accuracy through the replacement; one thin line for each agent."""
     figure, ax = axes(1, 1, (5.0, 3.0))
     before = courses[0].reward[0].mean()
-    for name, colour in COLOURS.items():
+    for name, colour in REPLACED.items():
         for course in courses:
             if course.condition == name and course.agent is not None:
                 ax.plot(100 * course.reward.mean(-1), color=colour, linewidth=0.6, alpha=0.5)
@@ -256,7 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def command() -> None:
         settings = parsed(Replace, arguments, PROGRAM, __doc__)
-        courses = replacement(settings)
+        courses = trained_courses(settings)
         report(settings, courses)
         print(shown(draw_courses(courses, settings.home / "replacement.png")))
 

@@ -19,16 +19,17 @@ from experiments.llm.measure import Conversations, Probe, converse, paired_gain
 from experiments.llm.plugins import TASK_FILE, task_file
 from experiments.llm.settings import TEST_PROMPTS, Train
 from experiments.llm.setup import Setup, describe, set_up, start_of
+from experiments.networks import backend_of, train_stage
 from experiments.saved import places, read, write_bytes, write_json
 from teamtr_jax.checkpoint import latest, restore
 from teamtr_jax.files import read_json, reason
-from teamtr_jax.llm.backend import TokenLogger, language_backend
+from teamtr_jax.llm.backend import TokenLogger
 from teamtr_jax.llm.model import ModelConfig, Params, init_team, parameter_count
 from teamtr_jax.llm.monitor import read_token_log, write_token_log
 from teamtr_jax.llm.update import TrainState, init_train_state
 from teamtr_jax.llm.warm_start import WarmStart
 from teamtr_jax.records import dump, update_lines
-from teamtr_jax.stage import Backend, run_stage
+from teamtr_jax.stage import Backend
 from teamtr_jax.training import CHECKPOINTS, JOURNAL, read_records, train
 from teamtr_jax.validation import InputError, shown
 
@@ -91,13 +92,11 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
       InputError: before any work.
     """
     began, compilations = time.perf_counter(), COMPILATIONS.count
-    log_file = [f"{TOKENS}.{settings.log}"] if settings.log else []
-    events = ["tensorboard"] if settings.tensorboard else []
-    places(settings.out, (CHECKPOINTS, START, *events), (JOURNAL, ABOUT, SUMMARY, TASK_FILE, *FIGURES, *log_file))
+    _try_places(settings)
     setup = set_up(settings)
     if settings.test_prompts is None and len(setup.test) < TEST_PROMPTS:
         print(f"{shown(setup.task.name)}: {len(setup.test)} held-out prompts are all that were found")
-    writer = _tensorboard(settings, setup.team.agents)
+    write = _tensorboard(settings, setup.team.agents)
     home = settings.out
     about = describe(settings, setup)
     saved = latest(home / CHECKPOINTS)
@@ -114,42 +113,8 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
         write_bytes(home / TASK_FILE, own.source)
     root = jax.random.key(settings.seed)
     test_key, probe_key, train_key = (jax.random.fold_in(root, i) for i in (1, 2, 3))
-
-    parts: list[dict[str, NDArray[Any]]] = []
-    log = TokenLogger(parts.append, rescore=True) if settings.log else None
-    states: list[TrainState] = []
-    backend = remembering(language_backend(setup.team, setup.task, setup.update, setup.sampling, log=log), states)
-    n = setup.team.agents
-    probe = Probe(setup, probe_key)
     compiled: list[int] = []
-
-    def stage(state: TrainState, key: Array, k: int) -> tuple[TrainState, list[dict[str, Any]]]:
-        begin = time.perf_counter()
-        if log is not None:
-            parts.clear()
-            log.begin(k)
-        states[:] = [state]
-        final, records = run_stage(
-            backend,
-            state,
-            setup.order,
-            setup.method.schedule,
-            key,
-            k,
-            settings.prompts * settings.group * len(setup.task.roles),
-        )
-        lines = update_lines(records)
-        for line, before, after in zip(lines, states[:-1], states[1:], strict=True):
-            line["delta"] = setup.update.delta
-            line["probe"] = probe.report(before.params, after.params)
-        if log is not None:
-            (home / TOKENS).mkdir(exist_ok=True)
-            write_token_log(home / TOKENS / f"{k:08d}.{settings.log}", _joined(parts))
-        for line in lines:
-            line["time_stage"] = time.perf_counter() - begin
-            writer(line)
-        compiled.append(COMPILATIONS.count)
-        return final, lines
+    stage = _stages(settings, setup, probe_key, write, compiled)
 
     def accuracy(params: Params) -> Conversations:
         return converse(setup.team, params, setup.task, setup.test, settings.test_samples, test_key, setup.rows)
@@ -159,41 +124,25 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
     write_json(home / ABOUT, asked)
     if saved == settings.stages and (summary := read_summary(home)) is not None:
         return summary
-    before, after = accuracy(params), accuracy(state.params)
+    gained = _gained(accuracy(params), accuracy(state.params))
     if settings.log:
         _merge(home, settings.log, settings.stages)
     records = read_records(home)
-    gain = paired_gain(before.reward, after.reward)
-    stages = {line["stage"]: line["time_stage"] for line in records}
-    earlier = sum(seconds for k, seconds in stages.items() if k < (saved or 0)) + warmed * warm["seconds"]
-    tokens = sum(line["info"]["tokens"] for line in records if line["resampled"])
-    probed = [line["probe"] for line in records if line["probe"]]
+    earlier = sum(took for k, took in _stage_seconds(records).items() if k < (saved or 0)) + warmed * warm["seconds"]
+    done = _done(records)
     summary = {
         "schema": 1,
-        "accuracy_start": float(before.reward.mean()),
-        "accuracy_end": float(after.reward.mean()),
-        "gain": gain.value,
-        "gain_low95": gain.low,
-        "gain_high95": gain.high,
-        "gain_interval": "two-sided 95 % normal interval of the mean over held-out prompts, paired by prompt and random numbers",
+        **gained,
         "test_prompts": len(setup.test),
         "test_samples": settings.test_samples,
-        "tokens": tokens,
-        "tokens_per_second": tokens / sum(stages.values()),
+        **done,
         "seconds": time.perf_counter() - began + earlier,
         "seconds_warm_start": warm["seconds"],
-        "seconds_stages": sum(stages.values()),
-        "updates": len(records),
-        "regressions": sum(x["regression"] for x in probed),
-        "regressions_tested": len(probed),
         "probe_prompts": settings.probe_prompts,
-        "undone": sum(line["info"]["step_scale"] == 0 for line in records),
         "regression_rule": "an update after which the mean reward on the probes is lower: one-sided sign test at level 0.01",
-        "k1_over_kl": _quartiles(line["info"]["kl_k1"] / line["kl"] for line in records if line["kl"] > 0),
-        "k3_over_kl": _quartiles(line["info"]["kl_k3"] / line["kl"] for line in records if line["kl"] > 0),
         "compilations": COMPILATIONS.count - compilations,
         "compilations_after_first_stage": compiled[-1] - compiled[0] if compiled else 0,
-        "parameters": parameter_count(state.params) // n,
+        "parameters": parameter_count(state.params) // setup.team.agents,
         "warm_start": warm,
         "seed": settings.seed,
         "method": settings.method,
@@ -203,6 +152,83 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
     }
     write_json(home / SUMMARY, summary)
     return json.loads(dump(summary))
+
+
+def _try_places(settings: Train) -> None:
+    """Refuse a folder in which something that a run writes cannot be written."""
+    log_file = [f"{TOKENS}.{settings.log}"] if settings.log else []
+    events = ["tensorboard"] if settings.tensorboard else []
+    places(settings.out, (CHECKPOINTS, START, *events), (JOURNAL, ABOUT, SUMMARY, TASK_FILE, *FIGURES, *log_file))
+
+
+Write = Callable[[Mapping[str, Any]], None]
+Stage = Callable[[TrainState, Array, int], tuple[TrainState, list[dict[str, Any]]]]
+
+
+def _stages(settings: Train, setup: Setup, probe_key: Array, write: Write, compiled: list[int]) -> Stage:
+    """What `train` calls for each stage: updates, probed and logged; into `compiled` goes how many programs there are by then."""
+    parts: list[dict[str, NDArray[Any]]] = []
+    log = TokenLogger(parts.append, rescore=True) if settings.log else None
+    states: list[TrainState] = []
+    backend = remembering(backend_of(setup, log=log), states)
+    probe = Probe(setup, probe_key)
+
+    def stage(state: TrainState, key: Array, k: int) -> tuple[TrainState, list[dict[str, Any]]]:
+        begin = time.perf_counter()
+        if log is not None:
+            parts.clear()
+            log.begin(k)
+        states[:] = [state]
+        final, records = train_stage(setup, backend, state, key, k)
+        lines = update_lines(records)
+        for line, before, after in zip(lines, states[:-1], states[1:], strict=True):
+            line["delta"] = setup.update.delta
+            line["probe"] = probe.report(before.params, after.params)
+        if log is not None:
+            (settings.out / TOKENS).mkdir(exist_ok=True)
+            write_token_log(settings.out / TOKENS / f"{k:08d}.{settings.log}", _joined(parts))
+        for line in lines:
+            line["time_stage"] = time.perf_counter() - begin
+            write(line)
+        compiled.append(COMPILATIONS.count)
+        return final, lines
+
+    return stage
+
+
+def _gained(before: Conversations, after: Conversations) -> dict[str, Any]:
+    """Part of the summary: held-out accuracy."""
+    gain = paired_gain(before.reward, after.reward)
+    return {
+        "accuracy_start": float(before.reward.mean()),
+        "accuracy_end": float(after.reward.mean()),
+        "gain": gain.value,
+        "gain_low95": gain.low,
+        "gain_high95": gain.high,
+        "gain_interval": "two-sided 95 % normal interval of the mean over held-out prompts, paired by prompt and random numbers",
+    }
+
+
+def _stage_seconds(records: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    return {line["stage"]: line["time_stage"] for line in records}
+
+
+def _done(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Part of the summary: what the records say of all stages."""
+    seconds = sum(_stage_seconds(records).values())
+    tokens = sum(line["info"]["tokens"] for line in records if line["resampled"])
+    probed = [line["probe"] for line in records if line["probe"]]
+    return {
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds,
+        "seconds_stages": seconds,
+        "updates": len(records),
+        "regressions": sum(x["regression"] for x in probed),
+        "regressions_tested": len(probed),
+        "undone": sum(line["info"]["step_scale"] == 0 for line in records),
+        "k1_over_kl": _quartiles(line["info"]["kl_k1"] / line["kl"] for line in records if line["kl"] > 0),
+        "k3_over_kl": _quartiles(line["info"]["kl_k3"] / line["kl"] for line in records if line["kl"] > 0),
+    }
 
 
 def label(task: str) -> str:
@@ -288,7 +314,7 @@ def _merge(home: Path, form: str, stages: int) -> Path:
     return write_token_log(home / f"{TOKENS}.{form}", _joined(parts), check=False)
 
 
-def _tensorboard(settings: Train, agents: int) -> Callable[[Mapping[str, Any]], None]:
+def _tensorboard(settings: Train, agents: int) -> Write:
     """What writes a record as events; nothing if it was not asked for."""
     if not settings.tensorboard:
         return lambda line: None

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from experiments.llm.plugins import DIFFICULTY, task_of, task_settings
+from experiments.networks import ORDERS
 from teamtr_jax.llm.checked import FLOAT32, SEEDS, flags, made, places, real, texts, whole
 from teamtr_jax.llm.methods import METHODS
 from teamtr_jax.llm.model import ModelConfig
@@ -84,7 +85,7 @@ class Train:
         made(self, ModelConfig, "model")
         made(self, WarmStart, "warm")
         one_of("method", self.method, list(METHODS))
-        one_of("order", self.order, ("fixed", "reverse", "random"))
+        one_of("order", self.order, list(ORDERS))
         whole(self, 1, "stages", high=MOST_STAGES)
         whole(self, 1, "prompts", high=MOST_ROLLOUTS)
         whole(self, 2, "group", high=MOST_ROLLOUTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +14,26 @@ import numpy as np
 
 from experiments.llm.plugins import task_identity, task_of
 from experiments.llm.settings import TEST_PROMPTS, Train
+from experiments.networks import Training, team_for, training_of
 from teamtr_jax.checkpoint import latest, read_manifest, restore, save
-from teamtr_jax.llm.backend import LanguageSampling
 from teamtr_jax.llm.description import describe_team
-from teamtr_jax.llm.methods import METHODS, Method, lone_layout
+from teamtr_jax.llm.methods import METHODS
 from teamtr_jax.llm.model import LanguageTeam, Params, init_team
 from teamtr_jax.llm.sizes import require_room
-from teamtr_jax.llm.tasks import Problem, Task, draw, layout_of
-from teamtr_jax.llm.update_settings import UpdateSettings
+from teamtr_jax.llm.tasks import Problem, Task, draw
 from teamtr_jax.llm.warm_start import require_room_to_start, warm_start
 from teamtr_jax.records import dump
-from teamtr_jax.sampled import prompts_per_set
-from teamtr_jax.schedules import Order, fixed, random_order, reverse
 from teamtr_jax.validation import InputError
 
-__all__ = ["Setup", "set_up", "begins", "describe", "start_of", "test_problems"]
+__all__ = ["Setup", "set_up", "begins", "describe", "start_of", "held_out_problems"]
 
 
 @dataclass(frozen=True)
-class Setup:
+class Setup(Training):
     """Everything that a run is made of, checked, nothing computed yet."""
 
-    task: Task
-    team: LanguageTeam
-    method: Method
-    update: UpdateSettings
-    sampling: LanguageSampling
     test: list[Problem]
     probes: list[Problem]
-    order: Order
     rows: int  #: conversations of one call of the sampler where accuracy is measured
 
 
@@ -53,24 +44,20 @@ def set_up(settings: Train) -> Setup:
       InputError: names what does not fit.
     """
     method, task = METHODS[settings.method], task_of(settings.task, settings.difficulty or ())
-    layout = layout_of(task, temperature=settings.temperature)
-    layout = lone_layout(layout) if method.lone else layout
-    team = LanguageTeam(layout, (settings.model,) * layout.agents)
+    team = team_for(task, settings.model, method.lone, settings.temperature)
     chosen = {name: getattr(settings, name) for name in ("delta", "learning_rate", "epochs")}
     update = replace(method.settings, **chosen)
-    budget = settings.prompts * settings.group * len(task.roles)
-    sampling = LanguageSampling(prompts_per_set(budget, method.schedule, team.agents, settings.group), settings.group)
-    require_room(team, "prompts, group", sampling.rows, update.micro_batch, update.epochs)
-    require_room(team, "prompts, group", settings.prompts * settings.group)
+    rows = settings.prompts * settings.group
+    training = training_of(task, team, method, update, rows, settings.group, settings.order)
+    require_room(team, "prompts, group", training.sampling.rows, update.micro_batch, update.epochs)
+    require_room(team, "prompts, group", rows)
     require_room_to_start(team, settings.warm)
-    test = test_problems(task, np.random.default_rng([settings.seed, 2]), settings.test_prompts)
+    test = held_out_problems(task, np.random.default_rng([settings.seed, 2]), settings.test_prompts)
     probes = draw(task, np.random.default_rng([settings.seed, 3]), settings.probe_prompts, held_out=True)
-    n = team.agents
-    order = method.order or {"fixed": fixed(range(n)), "reverse": reverse(n), "random": random_order}[settings.order]
-    return Setup(task, team, method, update, sampling, test, probes, order, settings.prompts * settings.group)
+    return Setup(**{f.name: getattr(training, f.name) for f in fields(training)}, test=test, probes=probes, rows=rows)
 
 
-def test_problems(task: Task, rng: np.random.Generator, size: int | None) -> list[Problem]:
+def held_out_problems(task: Task, rng: np.random.Generator, size: int | None) -> list[Problem]:
     """Distinct held-out problems; `TEST_PROMPTS` of them, or as many as the task has, where no number is given.
 
     Raises:

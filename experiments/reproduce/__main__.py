@@ -18,7 +18,7 @@ import tyro
 
 from experiments import saved
 from experiments.commands import exit_code, parsed
-from experiments.reproduce.question import Question, Settings
+from experiments.reproduce.question import Question, ReproduceSettings
 from experiments.reproduce.questions.ablation import ABLATION
 from experiments.reproduce.questions.cost import COST
 from experiments.reproduce.questions.dynamics import REGRESSIONS, TRACKING
@@ -51,7 +51,7 @@ QUESTIONS: tuple[Question, ...] = (
 
 
 @dataclass(frozen=True)
-class Report:
+class BuildReport:
     """Build the report again from the data, without training."""
 
     out: Annotated[Path, tyro.conf.Positional] = Path("docs/reproduction")
@@ -62,14 +62,14 @@ class Report:
             raise InputError("out", f"no {self.out / 'data'}", "a folder that `run` wrote")
 
 
-def _about(settings: Settings, seconds: float) -> dict[str, object]:
+def _about(settings: ReproduceSettings, seconds: float) -> dict[str, object]:
     versions = {"Python": platform.python_version(), **{x.__name__: x.__version__ for x in (jax, flax, optax, np)}}
     return {"seeds": settings.seeds, "quick": settings.quick, "seconds": seconds, "versions": versions,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}",
             "date": datetime.datetime.now(datetime.UTC).date().isoformat()}  # fmt: skip
 
 
-def run(settings: Settings) -> list[Path]:
+def run(settings: ReproduceSettings) -> list[Path]:
     """Train what is missing for every question, keep its data, build the report.
 
     Raises:
@@ -98,12 +98,13 @@ def main(arguments: list[str] | None = None) -> int:
 
     def asked() -> None:
         command = parsed(
-            Annotated[Settings, tyro.conf.subcommand("run")] | Annotated[Report, tyro.conf.subcommand("report")],
+            Annotated[ReproduceSettings, tyro.conf.subcommand("run")]
+            | Annotated[BuildReport, tyro.conf.subcommand("report")],
             arguments,
             PROGRAM,
             __doc__,
         )
-        written = run(command) if isinstance(command, Settings) else build(command.out, QUESTIONS)
+        written = run(command) if isinstance(command, ReproduceSettings) else build(command.out, QUESTIONS)
         print("\nwritten:", *written, sep="\n  ")
 
     return exit_code(PROGRAM, asked)

@@ -12,7 +12,7 @@ from teamtr_jax.files import output_folder
 from teamtr_jax.llm.checked import flags, places, texts
 from teamtr_jax.validation import InputError
 
-__all__ = ["Settings", "Finding", "Question", "Table"]
+__all__ = ["ReproduceSettings", "Finding", "Question", "Table"]
 
 DEFAULT = Path("results/reproduce")
 MANY = 10
@@ -21,7 +21,7 @@ MOST = 500
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReproduceSettings:
     """Where, and for how long."""
 
     out: Path = DEFAULT
@@ -97,7 +97,7 @@ class Question:
     title: str
     protocol: str
     limits: str  #: where the toy cannot speak for 8B models
-    collect: Callable[[Settings], dict[str, Any]]
+    collect: Callable[[ReproduceSettings], dict[str, Any]]
     findings: Callable[[dict[str, Any]], list[Finding]]
     table: Callable[[dict[str, Any]], Table]
     draw: Callable[[dict[str, Any], Path], Path]

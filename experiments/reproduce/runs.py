@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from experiments import saved
-from experiments.reproduce.question import Settings
+from experiments.reproduce.question import ReproduceSettings
 from experiments.reproduce.training import Run
 from teamtr_jax.validation import InputError
 from theory import processes
@@ -114,7 +114,7 @@ def _work(jobs: Sequence[Job], folder: Path) -> int:
     return len(jobs)
 
 
-def made(settings: Settings, jobs: Sequence[Job]) -> list[Found]:
+def made(settings: ReproduceSettings, jobs: Sequence[Job]) -> list[Found]:
     """The result of every job; those that are there already are not made again. Jobs of one task and seed share a process.
 
     Raises:
@@ -151,7 +151,7 @@ def _pool(cores: int, compiled: Path, quick: bool) -> ProcessPoolExecutor:
     return processes.pool(cores, _begin, multiprocessing.get_context("spawn").Value("i", 0))
 
 
-def _all(settings: Settings, groups: Sequence[Sequence[Job]], folder: Path) -> None:
+def _all(settings: ReproduceSettings, groups: Sequence[Sequence[Job]], folder: Path) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     columns = (TextColumn("  runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     pool = _pool(cores, (settings.out / "compiled").resolve(), settings.quick)
@@ -167,7 +167,9 @@ def _all(settings: Settings, groups: Sequence[Sequence[Job]], folder: Path) -> N
             raise
 
 
-def trained(settings: Settings, runs: Sequence[Run], seeds: Sequence[int] | None = None) -> dict[str, list[Found]]:
+def trained(
+    settings: ReproduceSettings, runs: Sequence[Run], seeds: Sequence[int] | None = None
+) -> dict[str, list[Found]]:
     """Every run from every seed, by name of the way."""
     seeds = settings.own_seeds if seeds is None else seeds
     jobs = [replace(run, seed=seed) for run in runs for seed in seeds]
@@ -196,7 +198,10 @@ def loss_of(found: Found) -> float:
 
 
 def tuned(
-    settings: Settings, runs: Sequence[Run], rates: Sequence[float] = RATES, seeds: Sequence[int] = TUNING_SEEDS
+    settings: ReproduceSettings,
+    runs: Sequence[Run],
+    rates: Sequence[float] = RATES,
+    seeds: Sequence[int] = TUNING_SEEDS,
 ) -> tuple[list[Run], list[dict[str, Any]]]:
     """Every run with the rate at which its value ends highest, mean over the tuning seeds; and all that was tried."""
     rates, seeds = settings.rates(rates), settings.tuning(seeds)

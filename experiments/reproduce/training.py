@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.llm.measure import converse
+from experiments.networks import Training, backend_of, team_for, train_stage, training_of
 from experiments.reproduce.tasks import task_named
 from experiments.reproduce.watch import MonitorWatch, rank_shifts
-from teamtr_jax.llm.backend import LanguageSampling, TokenLogger, language_backend
+from teamtr_jax.llm.backend import TokenLogger
 from teamtr_jax.llm.enumeration import (
     Enumeration,
     chain_policies,
@@ -24,14 +25,13 @@ from teamtr_jax.llm.enumeration import (
     network_audit,
     verified,
 )
-from teamtr_jax.llm.methods import METHODS, Method, lone_layout
+from teamtr_jax.llm.methods import METHODS, Method
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, init_team
-from teamtr_jax.llm.tasks import Problem, draw, is_held_out, layout_of
+from teamtr_jax.llm.tasks import Problem, draw, is_held_out
 from teamtr_jax.llm.update import TrainState, init_train_state
+from teamtr_jax.llm.update_settings import UpdateSettings
 from teamtr_jax.llm.warm_start import WarmStart, warm_start
-from teamtr_jax.sampled import prompts_per_set
-from teamtr_jax.schedules import Order, certificate_driven, fixed, random_order, reverse
-from teamtr_jax.stage import run_stage
+from teamtr_jax.schedules import certificate_driven
 from teamtr_jax.types import UpdateRecord
 from teamtr_jax.validation import InputError
 from teamtr_jax.values import objective
@@ -49,8 +49,6 @@ BAND = 0.1
 
 TEST, TEST_SAMPLES = 256, 2
 """Held-out prompts of teams that are not enumerated, and conversations on each, after every stage."""
-
-ORDERS = {"fixed": fixed, "reverse": lambda agents: reverse(len(agents)), "random": lambda agents: random_order}
 
 EXACT = ("objective_before", "objective_after", "improvement", "gap_fresh", "gap_stale", "gap_cached", "kl", "kl_stale", "share",
          "occupancy_tv_fresh", "occupancy_tv_stale", "shift_in_use", "seq_minus_stale", "surrogate_in_use",
@@ -94,15 +92,14 @@ def is_exact(task: str) -> bool:
 def ground(task: str, lone: bool) -> Ground:
     """The team, or its one agent that takes every turn, and what it is measured on."""
     made = task_named(task)
-    layout = lone_layout(layout_of(made)) if lone else layout_of(made)
     exact = is_exact(task)
-    team = LanguageTeam(layout, (SMALL if exact else LARGER,) * layout.agents)
+    team = team_for(made, SMALL if exact else LARGER, lone)
     rng = np.random.default_rng(0)
     if not exact:
         return Ground(team, None, draw(made, rng, TEST, held_out=True))
     found = {problem.prompt: problem for problem in (made.sample(rng) for _ in range(4000))}
     problems = [found[prompt] for prompt in sorted(found) if not is_held_out(prompt)]
-    reward = verified(layout, problems, made.verify)
+    reward = verified(team.layout, problems, made.verify)
     return Ground(team, enumerate_world(team, [problem.prompt for problem in problems], reward), [])
 
 
@@ -201,14 +198,22 @@ def method_of(way: Way) -> Method:
     """How a way trains."""
     name, _, tolerance = way.method.partition("@")
     method = METHODS[name]
-    return method._replace(schedule=certificate_driven(float(tolerance), None)) if tolerance else method
+    schedule = certificate_driven(float(tolerance), None) if tolerance else method.schedule
+    return method._replace(schedule=schedule._replace(draws=lambda n: n) if way.same_sets else schedule)
 
 
-def settings_of(run: Run) -> Any:
+def settings_of(run: Run) -> UpdateSettings:
     """The settings of an update."""
     way = run.way
     own = {"learning_rate": way.learning_rate, "delta": way.delta, "monitor": way.monitor, "measured": way.measured}
     return replace(method_of(way).settings, **own, minibatch=256, micro_batch=64)
+
+
+def set_up(run: Run) -> Training:
+    """The team of a run and how it is trained."""
+    method, task = method_of(run.way), task_named(run.task)
+    team = ground(run.task, method.lone).team
+    return training_of(task, team, method, settings_of(run), run.rollouts, run.group, run.way.order)
 
 
 def _known(record: UpdateRecord) -> dict[str, Any]:
@@ -221,26 +226,20 @@ def _known(record: UpdateRecord) -> dict[str, Any]:
 
 def stages_of(run: Run, state: TrainState) -> Iterator[tuple[list[UpdateRecord], TrainState, float]]:
     """The records of each stage, the state after it, and how long it took: rollouts and updates, without audits."""
-    method = method_of(run.way)
-    team, world, _ = ground(run.task, method.lone)
-    n = len(task_named(run.task).roles)
-    schedule = method.schedule
-    if run.way.same_sets:
-        schedule = schedule._replace(draws=lambda n: n)
-    sampling = LanguageSampling(prompts_per_set(run.rollouts * n, schedule, team.agents, run.group), run.group)
+    training = set_up(run)
+    world = ground(run.task, training.method.lone).world
     watch = MonitorWatch(run.way.delta, run.seed) if "monitor" in run.watch else None
     log = None if watch is None else TokenLogger(watch)
     spent = [0.0]
     audit = None if world is None else _timed(_audit(world, run, watch), spent)
-    backend = language_backend(team, task_named(run.task), settings_of(run), sampling, audit=audit, log=log)
-    order: Order = method.order or ORDERS[run.way.order](range(team.agents))
+    backend = backend_of(training, audit=audit, log=log)
     root = jax.random.key(run.seed)
     for stage in range(run.stages):
         if log is not None:
             log.begin(stage)
         began, spent[0] = time.perf_counter(), 0.0
         key = jax.random.fold_in(root, 1 + stage)
-        state, records = run_stage(backend, state, order, schedule, key, stage, run.rollouts * n)
+        state, records = train_stage(training, backend, state, key, stage)
         jax.block_until_ready(state.params)
         yield records, state, time.perf_counter() - began - spent[0]
 

@@ -14,12 +14,12 @@ import tyro
 
 from experiments.commands import exit_code, parsed
 from experiments.saved import places, write_bytes
-from experiments.tabular.settings import Settings
+from experiments.tabular.settings import TabularSettings
 from experiments.tabular.studies import LONGER, STUDIES
 from teamtr_jax.validation import InputError, shown
 
 PROGRAM = "experiments.tabular"
-DEFAULT = Settings()
+DEFAULT = TabularSettings()
 NAMES = f"{', '.join([*STUDIES, *LONGER])} or all"
 
 
@@ -42,7 +42,7 @@ class Asked:
     """A study, and what it is run on."""
 
     study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=NAMES)]
-    settings: Annotated[Settings, tyro.conf.arg(name="")] = DEFAULT
+    settings: Annotated[TabularSettings, tyro.conf.arg(name="")] = DEFAULT
 
 
 def run(asked: Asked) -> None:

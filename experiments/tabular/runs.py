@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
 from experiments.saved import write_json
 from experiments.tabular.families import Family
@@ -24,10 +25,12 @@ from teamtr_jax.training import read_records, train
 from teamtr_jax.types import Step
 from teamtr_jax.validation import InputError
 
-__all__ = ["ABOUT", "Records", "train_row", "load", "slug"]
+__all__ = ["ABOUT", "Floats", "Records", "train_row", "load", "slug"]
 
 
 ABOUT = "settings.json"
+
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from teamtr_jax.llm.checked import SEEDS, flags, places, texts, whole
 from teamtr_jax.sizes import bytes_text, memory
 from teamtr_jax.validation import InputError, one_of
 
-__all__ = ["Settings", "teams_of"]
+__all__ = ["TabularSettings", "teams_of"]
 
 
 MOST = 10**6
@@ -19,7 +19,7 @@ ROLLOUT = 4096
 
 
 @dataclass(frozen=True)
-class Settings:
+class TabularSettings:
     """Where, on which teams, for how long."""
 
     out: Path = Path("results/tabular")
@@ -55,6 +55,6 @@ class Settings:
             raise InputError("instances, budget", found, expected)
 
 
-def teams_of(settings: Settings, usual: tuple[str, ...]) -> tuple[str, ...]:
+def teams_of(settings: TabularSettings, usual: tuple[str, ...]) -> tuple[str, ...]:
     """The families that were asked for; where none was, those that are usual in a study."""
     return usual if settings.families is None else settings.families

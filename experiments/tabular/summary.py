@@ -9,7 +9,7 @@ import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
-from experiments.tabular.runs import Records
+from experiments.tabular.runs import Floats, Records
 
 __all__ = [
     "Interval",
@@ -25,9 +25,6 @@ __all__ = [
 ]
 
 
-Table = NDArray[np.float64]
-
-
 class Interval(NamedTuple):
     """A statistic over instances and its 95 % percentile-bootstrap interval; `n` instances."""
 
@@ -41,8 +38,8 @@ class Interval(NamedTuple):
 
 
 def resampled(
-    statistic: Callable[..., Table], *columns: NDArray[Any], repeats: int = 2000, seed: int = 0
-) -> tuple[Table, Table, Table]:
+    statistic: Callable[..., Floats], *columns: NDArray[Any], repeats: int = 2000, seed: int = 0
+) -> tuple[Floats, Floats, Floats]:
     """`statistic(*columns, axis=-1)` and the limits of its pointwise 95 % percentile-bootstrap interval.
 
     Instances, the last axis of ``[..., N]``, are resampled with replacement, the same ones in every column. One instance alone
@@ -58,43 +55,43 @@ def resampled(
     return value, *found.confidence_interval
 
 
-def interval(statistic: Callable[..., Table], *columns: NDArray[Any], repeats: int = 2000) -> Interval:
+def interval(statistic: Callable[..., Floats], *columns: NDArray[Any], repeats: int = 2000) -> Interval:
     """`resampled` of one number."""
     value, low, high = (float(x) for x in resampled(statistic, *columns, repeats=repeats))
     return Interval(value, low, high, columns[0].shape[-1])
 
 
-def bootstrap(x: Table, statistic: Callable[..., Table] = np.median) -> Interval:
+def bootstrap(x: Floats, statistic: Callable[..., Floats] = np.median) -> Interval:
     """`statistic(x, axis=-1)` over instances ``[N]``."""
     return interval(statistic, np.asarray(x, float))
 
 
-def objective(run: Records) -> Table:
+def objective(run: Records) -> Floats:
     """``[stages + 1, N]``: exact J before the first stage and after each."""
     return np.concatenate([run["exact.objective_before"][:1, 0], run["exact.objective_after"][:, -1]])
 
 
-def closed(run: Records) -> Table:
+def closed(run: Records) -> Floats:
     """``[N]``: the share of the gap to the optimum that training closed, `(J_end − J_start)/(J* − J_start)`."""
     j = objective(run)
     return (j[-1] - j[0]) / (np.asarray(run.about["optimum"]) - j[0])
 
 
-def regressions(run: Records) -> Table:
+def regressions(run: Records) -> Floats:
     """``[N]``: share of the updates with `J(π̂ⁱ) < J(π̂ⁱ⁻¹)`, exactly (beyond rounding)."""
     return run["exact.regression"].mean((0, 1))
 
 
-def instability(run: Records) -> Table:
+def instability(run: Records) -> Floats:
     """``[N]``: mean loss of an update, `max(0, J(π̂ⁱ⁻¹) − J(π̂ⁱ))`, in percent of `J*`."""
     return 100 * np.maximum(-run["exact.improvement"], 0).mean((0, 1)) / np.asarray(run.about["optimum"])
 
 
-def rollouts(run: Records) -> Table:
+def rollouts(run: Records) -> Floats:
     """``[N]``: rollouts collected a stage."""
     return run["rollouts"].sum(1).mean(0)
 
 
-def outside(run: Records, radius: float) -> Table:
+def outside(run: Records, radius: float) -> Floats:
     """``[N]``: share of the updates whose exact `E_d KL(current‖new)` under the intermediate team exceeds the radius by 1 %."""
     return (run["exact.kl"] > 1.01 * radius).mean((0, 1))

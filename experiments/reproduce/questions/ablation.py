@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments import paper
 from experiments.figures import COLOURS, axes, save
-from experiments.reproduce.question import Finding, Question, Settings, Table
+from experiments.reproduce.question import Finding, Question, ReproduceSettings, Table
 from experiments.reproduce.questions.shared import ends, points, rollouts_of, thousands, tokens_of
 from experiments.reproduce.runs import regressions, trained, tuned
 from experiments.reproduce.statistics import Interval, in_size, mean, paired, within
@@ -50,12 +50,12 @@ TEACHING = """
 """The teams of most questions."""
 
 
-def run_of(way: Way, settings: Settings) -> Run:
+def run_of(way: Way, settings: ReproduceSettings) -> Run:
     """A run on these teams."""
     return Run(way, "chain switches=3", 0, settings.at(30, 3), 128, 0.5)
 
 
-def collect(settings: Settings) -> dict[str, Any]:
+def collect(settings: ReproduceSettings) -> dict[str, Any]:
     runs, record = tuned(settings, [run_of(way, settings) for way in WAYS])
     found = trained(settings, runs)
     rate = record[0]["chosen"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments import paper
 from experiments.figures import COLOURS, axes, save
-from experiments.reproduce.question import Finding, Question, Settings, Table
+from experiments.reproduce.question import Finding, Question, ReproduceSettings, Table
 from experiments.reproduce.questions.shared import ends, points, rollouts_of, thousands, tokens_of
 from experiments.reproduce.runs import Found, trained
 from experiments.reproduce.statistics import Interval, in_value, mean, ours_alone, paired, within
@@ -30,7 +30,7 @@ WAYS = (
 )
 
 
-def collect(settings: Settings) -> dict[str, Any]:
+def collect(settings: ReproduceSettings) -> dict[str, Any]:
     runs = [Run(way, "carry digits=2", 0, settings.at(12, 4), 256, 0.25) for way in WAYS]
     found = trained(settings, runs, settings.few_seeds)
 

@@ -12,29 +12,29 @@ from scipy.stats import spearmanr
 
 from experiments import paper
 from experiments.figures import axes, save
-from experiments.reproduce.question import Finding, Question, Settings, Table
+from experiments.reproduce.question import Finding, Question, ReproduceSettings, Table
 from experiments.reproduce.questions.ablation import LARGE, TEACHING, run_of
 from experiments.reproduce.questions.shared import TINT, band, points, rollouts_of, thousands, tokens_of
 from experiments.reproduce.runs import Found, by_stage, loss_of, regressions, trained, tuned
 from experiments.reproduce.statistics import in_order, in_sign, in_size, mean, paired, share
 from experiments.reproduce.training import Way
 
-__all__ = ["REGRESSIONS", "TRACKING", "METHODS"]
+__all__ = ["REGRESSIONS", "TRACKING", "WAYS"]
 
-METHODS = (Way("TeamTR", "teamtr"), Way("DAPO", "dapo"), Way("GRPO", "grpo"), Way("PPO", "ppo"))
+WAYS = (Way("TeamTR", "teamtr"), Way("DAPO", "dapo"), Way("GRPO", "grpo"), Way("PPO", "ppo"))
 
 
-def _runs(settings: Settings) -> tuple[dict[str, list[Found]], list[dict[str, Any]]]:
-    runs, record = tuned(settings, [run_of(way, settings) for way in METHODS])
+def _runs(settings: ReproduceSettings) -> tuple[dict[str, list[Found]], list[dict[str, Any]]]:
+    runs, record = tuned(settings, [run_of(way, settings) for way in WAYS])
     return trained(settings, runs), record
 
 
 # --------------------------------------------------------------------------------------------------------------------- Figure 3
 
 
-def collect_regressions(settings: Settings) -> dict[str, Any]:
+def collect_regressions(settings: ReproduceSettings) -> dict[str, Any]:
     found, record = _runs(settings)
-    untuned = trained(settings, [run_of(replace(way, learning_rate=LARGE), settings) for way in METHODS])
+    untuned = trained(settings, [run_of(replace(way, learning_rate=LARGE), settings) for way in WAYS])
     return {
         "seeds": list(settings.own_seeds), "tuning": record, "rate": LARGE,
         "curve": {name: [(100 * np.asarray(x["values"])).tolist() for x in each] for name, each in found.items()},
@@ -77,21 +77,21 @@ def regression_table(data: dict[str, Any]) -> Table:
             thousands(data["rollouts"][way.name]),
             thousands(data["tokens"][way.name]),
         ]
-        for way in METHODS
+        for way in WAYS
     ]
 
 
 def draw_regressions(data: dict[str, Any], path: Path) -> Path:
     figure, (left, middle, right) = axes(1, 3, (12, 3.2))
-    for way in METHODS:
+    for way in WAYS:
         for ax, key in ((left, "curve"), (middle, "curve_at_one_rate")):
             curves = np.asarray(data[key][way.name]).T
             band(ax, np.arange(len(curves)), curves, TINT[way.name], way.name)
     left.set(xlabel="stage", ylabel="J, %, exact", title="each at its best rate")
     middle.set(xlabel="stage", title=f"all at rate {data['rate']:g}")
     left.legend(fontsize=7, frameon=False)
-    found = [mean(data["regressions"][way.name]) for way in METHODS]
-    points(right, found, [TINT[way.name] for way in METHODS], [way.name for way in METHODS])
+    found = [mean(data["regressions"][way.name]) for way in WAYS]
+    points(right, found, [TINT[way.name] for way in WAYS], [way.name for way in WAYS])
     right.set_xlabel("updates that make J smaller, % (exact)")
     return save(figure, path)
 
@@ -120,9 +120,9 @@ REGRESSIONS = Question(
 # --------------------------------------------------------------------------------------------------------------------- Figure 4
 
 
-def collect_tracking(settings: Settings) -> dict[str, Any]:
+def collect_tracking(settings: ReproduceSettings) -> dict[str, Any]:
     found, record = _runs(settings)
-    delta, rounds = METHODS[0].delta, 2
+    delta, rounds = WAYS[0].delta, 2
 
     def outside(x: Found) -> float:
         return float(100 * (by_stage(x, "kl") / rounds > 1.01 * delta).mean())
@@ -194,8 +194,7 @@ def tracking_findings(data: dict[str, Any]) -> list[Finding]:
 
 def tracking_table(data: dict[str, Any]) -> Table:
     lines: list[list[object]] = [
-        [way.name, mean(data["outside"][way.name]), "", "", "", f"{100 * paper.OUTSIDE[way.name]:.0f}"]
-        for way in METHODS
+        [way.name, mean(data["outside"][way.name]), "", "", "", f"{100 * paper.OUTSIDE[way.name]:.0f}"] for way in WAYS
     ]
     for key, name in CERTIFICATES.items():
         positive = mean([100 * float((np.asarray(c[key]) > 0).mean()) for c in data["certificates"]])
@@ -215,12 +214,12 @@ def tracking_table(data: dict[str, Any]) -> Table:
 
 def draw_tracking(data: dict[str, Any], path: Path) -> Path:
     figure, (left, right) = axes(1, 2, (9.5, 3.4))
-    for i, way in enumerate(METHODS):
+    for i, way in enumerate(WAYS):
         found = mean(data["outside"][way.name])
         left.plot([found.low, found.high], [i, i], color=TINT[way.name])
         left.plot(found.value, i, "o", color=TINT[way.name])
         left.plot(100 * paper.OUTSIDE[way.name], i, "s", color="0.6", label="the paper" if i == 0 else None)
-    left.set_yticks(range(len(METHODS)), [way.name for way in METHODS])
+    left.set_yticks(range(len(WAYS)), [way.name for way in WAYS])
     left.set_xlabel(f"updates with exact KL per message above δ = {data['delta']:g}, %")
     left.legend(fontsize=7, frameon=False)
     for (key, name), colour in zip(list(CERTIFICATES.items())[:2], ("#2166ac", "#1b7837"), strict=True):

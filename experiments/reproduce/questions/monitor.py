@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from experiments import paper
 from experiments.figures import COLOURS, axes, save
-from experiments.reproduce.question import Finding, Question, Settings, Table
+from experiments.reproduce.question import Finding, Question, ReproduceSettings, Table
 from experiments.reproduce.questions.shared import points
 from experiments.reproduce.runs import by_stage, trained
 from experiments.reproduce.statistics import in_sign, in_value, mean, ours_alone, paired
@@ -39,7 +39,7 @@ SIZES = (128, 1024)
 """Rollouts of an update: of all ways, and of TeamTR only."""
 
 
-def collect(settings: Settings) -> dict[str, Any]:
+def collect(settings: ReproduceSettings) -> dict[str, Any]:
     task, stages = "chain switches=2 rounds=1 message_length=3", settings.at(30, 3)
     runs = [Run(way, task, 0, stages, SIZES[0], 0.5, watch=("monitor",)) for way in WAYS]
     found = trained(settings, runs)

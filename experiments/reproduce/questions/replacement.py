@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments import paper
-from experiments.figures import COLOURS, axes, save
-from experiments.reproduce.question import Finding, Question, Settings, Table
+from experiments.figures import REPLACED, axes, save
+from experiments.reproduce.question import Finding, Question, ReproduceSettings, Table
 from experiments.reproduce.questions.shared import band
 from experiments.reproduce.runs import made
 from experiments.reproduce.statistics import Interval, in_sign, in_size, mean, paired
@@ -26,13 +26,6 @@ from teamtr_jax.llm.sampler import sample
 from teamtr_jax.llm.update import init_train_state
 
 __all__ = ["REPLACEMENT", "Swap"]
-
-WAYS = {
-    "no replacement": "0.5",
-    "direct": COLOURS["once"],
-    "aligned": COLOURS["fresh"],
-    "from scratch": COLOURS["single"],
-}
 
 
 @dataclass(frozen=True)
@@ -94,13 +87,13 @@ class Swap:
         return {"courses": courses, "kl": kl, "inside": inside}
 
 
-def collect(settings: Settings) -> dict[str, Any]:
+def collect(settings: ReproduceSettings) -> dict[str, Any]:
     stages, after = settings.at(20, 2), settings.at(8, 2)
     swaps = [Swap(Run(Way("TeamTR", "teamtr"), "chain", seed, stages, 256, 0.45), after) for seed in settings.own_seeds]
     found = made(settings, swaps)
     return {
         "seeds": list(settings.own_seeds), "after": after, "radius": swaps[0].radius,
-        "courses": {name: [(100 * np.mean(x["courses"][name], 0)).tolist() for x in found] for name in WAYS},
+        "courses": {name: [(100 * np.mean(x["courses"][name], 0)).tolist() for x in found] for name in REPLACED},
         "kl": {name: [float(np.mean(x["kl"][name])) for x in found] for name in ("direct", "aligned")},
         "inside": [float(np.mean(x["inside"])) for x in found],
     }  # fmt: skip
@@ -149,7 +142,7 @@ def findings(data: dict[str, Any]) -> list[Finding]:
 def table(data: dict[str, Any]) -> Table:
     lines = []
     first, second = paper.REPLACEMENT["shock"]
-    for name in WAYS:
+    for name in REPLACED:
         course = _course(data, name)
         kl = mean(data["kl"][name]) if name in data["kl"] else ""
         shock = _shock(data, name) if name != "no replacement" else ""
@@ -170,7 +163,7 @@ def table(data: dict[str, Any]) -> Table:
 
 def draw(data: dict[str, Any], path: Path) -> Path:
     figure, ax = axes(1, 1, (5.5, 3.2))
-    for name, colour in WAYS.items():
+    for name, colour in REPLACED.items():
         rows = _course(data, name).T
         band(ax, np.arange(len(rows)), rows, colour, name, "o-")
     ax.set(xlabel="stages after the replacement", ylabel="J, %, exact")

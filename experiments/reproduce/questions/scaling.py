@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from experiments import paper
 from experiments.figures import PAPER, axes, save
-from experiments.reproduce.question import Finding, Question, Settings, Table
+from experiments.reproduce.question import Finding, Question, ReproduceSettings, Table
 from experiments.reproduce.questions.shared import TINT, band
 from experiments.reproduce.runs import Found, by_stage, loss_of, trained
 from experiments.reproduce.statistics import in_exponent, in_sign, mean, paired, slope
@@ -53,11 +53,11 @@ SLOPED = {"delta_stale": "delta_stale", "d_occ": "d_occ", "gap_in_use": "delta_s
 """Quantities whose exponent is fitted, and which of the paper's it is set beside; on fresh rollouts gaps in use may be 0."""
 
 
-def _runs(task: str, n: int, settings: Settings) -> list[Run]:
+def _runs(task: str, n: int, settings: ReproduceSettings) -> list[Run]:
     return [Run(way, TASKS[task][0].format(n), 0, settings.at(10, 2), ROLLOUTS, START) for way in WAYS]
 
 
-def collect(settings: Settings) -> dict[str, Any]:
+def collect(settings: ReproduceSettings) -> dict[str, Any]:
     sizes = paper.SCALING_N[: settings.at(6, 3)]
     found = {task: [trained(settings, _runs(task, n, settings)) for n in sizes] for task in TASKS}
     return {
@@ -187,7 +187,7 @@ SCALING = Question(
 # --------------------------------------------------------------------------------------------------------------------- Figure 2
 
 
-def collect_gaps(settings: Settings) -> dict[str, Any]:
+def collect_gaps(settings: ReproduceSettings) -> dict[str, Any]:
     found = {task: trained(settings, _runs(task, 3, settings)) for task in TASKS}
     return {"seeds": list(settings.own_seeds),
             "gaps": {task: {way.name: [abs(_gaps(x))[:, 1:].tolist() for x in each[way.name]] for way in WAYS}

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.figures import COLOURS, axes, save
-from experiments.reproduce.question import Finding, Question, Settings, Table
-from experiments.reproduce.questions.dynamics import METHODS
+from experiments.reproduce.question import Finding, Question, ReproduceSettings, Table
+from experiments.reproduce.questions.dynamics import WAYS
 from experiments.reproduce.questions.shared import band
 from experiments.reproduce.runs import by_stage, trained
 from experiments.reproduce.statistics import Interval, in_sign, mean, paired
@@ -22,11 +22,11 @@ SYMBOLS, ROUNDS, RATE = 4, 2, 3e-3
 SIDES = ("inside", "outside")
 
 
-def collect(settings: Settings) -> dict[str, Any]:
-    ways = [Way(way.name, way.method, RATE) for way in METHODS]
+def collect(settings: ReproduceSettings) -> dict[str, Any]:
+    ways = [Way(way.name, way.method, RATE) for way in WAYS]
     runs = [Run(way, "chain symbols=4 switches=2", 0, settings.at(12, 2), 128, 0.4, watch=("ranks",)) for way in ways]
     found = trained(settings, runs)
-    delta = METHODS[0].delta
+    delta = WAYS[0].delta
     sides: dict[str, list[list[float] | None]] = {side: [] for side in SIDES}
     counts = {way.name: [0, 0] for way in ways}
     for s in range(len(settings.own_seeds)):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from experiments import paper
 from experiments.figures import COLOURS, axes, save
-from experiments.reproduce.question import Finding, Question, Settings, Table
+from experiments.reproduce.question import Finding, Question, ReproduceSettings, Table
 from experiments.reproduce.questions.shared import ends, rollouts_of, thousands, tokens_of
 from experiments.reproduce.runs import trained, tuned
 from experiments.reproduce.statistics import Interval, in_sign, in_size, mean, paired
@@ -44,7 +44,7 @@ TUNING = (1000,)
 QUICK_TASKS = ("chain", "quota", "copy")
 
 
-def collect(settings: Settings) -> dict[str, Any]:
+def collect(settings: ReproduceSettings) -> dict[str, Any]:
     data: dict[str, Any] = {"seeds": list(settings.few_seeds), "tasks": {}, "tuning": []}
     for name, (task, start) in TASKS.items():
         if settings.quick and name not in QUICK_TASKS:

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments import paper
 from experiments.figures import COLOURS, axes, save
-from experiments.reproduce.question import Finding, Question, Settings, Table
+from experiments.reproduce.question import Finding, Question, ReproduceSettings, Table
 from experiments.reproduce.questions.shared import band
 from experiments.reproduce.runs import Found, by_stage, trained
 from experiments.reproduce.statistics import in_sign, in_value, mean, paired
@@ -28,7 +28,7 @@ STATISTICS = {
 }
 
 
-def collect(settings: Settings) -> dict[str, Any]:
+def collect(settings: ReproduceSettings) -> dict[str, Any]:
     stages = settings.at(6, 2)
     runs = [Run(Way(f"δ = {delta:g}", "importance_weights", 1e-2, delta), "chain agents=5 switches=3", 0, stages, 256, 0.4)
             for delta in DELTAS]  # fmt: skip

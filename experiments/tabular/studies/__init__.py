@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from experiments.tabular.settings import Settings
+from experiments.tabular.settings import TabularSettings
 from experiments.tabular.studies import (
     ablation,
     cost,
@@ -18,7 +18,7 @@ from experiments.tabular.studies import (
 
 __all__ = ["STUDIES", "LONGER"]
 
-Study = Callable[[Settings], list[Path]]
+Study = Callable[[TabularSettings], list[Path]]
 
 STUDIES: dict[str, Study] = {
     "scaling": scaling.run,

@@ -12,20 +12,20 @@ from experiments.tables import show
 from experiments.tabular.families import family
 from experiments.tabular.rows import ABLATION, Row
 from experiments.tabular.runs import Records, train_row
-from experiments.tabular.settings import Settings, teams_of
+from experiments.tabular.settings import TabularSettings, teams_of
 from experiments.tabular.summary import bootstrap, closed, instability, regressions, rollouts
 
 __all__ = ["run", "trained", "draw"]
 
 
-def trained(settings: Settings, name: str, rows: Sequence[Row]) -> dict[str, Records]:
+def trained(settings: TabularSettings, name: str, rows: Sequence[Row]) -> dict[str, Records]:
     """The records of the rows on one family; what is on disk is not computed again."""
     teams = family(name, settings.instances, settings.seed)
     common = (teams, settings.stages, settings.budget, settings.seed, settings.out / "rows", settings.progress)
     return {row.name: train_row(row, *common) for row in rows}
 
 
-def run(settings: Settings) -> list[Path]:
+def run(settings: TabularSettings) -> list[Path]:
     """Train every row on every family; one table and one figure for each family."""
     figures = []
     for name in teams_of(settings, ("garnet",)):

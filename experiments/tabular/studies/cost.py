@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import Array
-from numpy.typing import NDArray
 
 from experiments import paper
 from experiments.figures import COLOURS, axes, save
@@ -19,8 +18,8 @@ from experiments.saved import write_json
 from experiments.tables import show
 from experiments.tabular.families import FAMILIES, Family
 from experiments.tabular.rows import EPOCHS, FULL, RADIUS, Row, exact_step
-from experiments.tabular.runs import Records, train_row
-from experiments.tabular.settings import Settings, teams_of
+from experiments.tabular.runs import Floats, Records, train_row
+from experiments.tabular.settings import TabularSettings, teams_of
 from experiments.tabular.studies.regressions import text
 from experiments.tabular.summary import Interval, bootstrap, closed, regressions, rollouts
 from teamtr_jax.divergences import expected, kl_current_to_new
@@ -30,7 +29,7 @@ from teamtr_jax.schedules import Schedule, certificate_driven, every, fresh, onc
 from teamtr_jax.tabular import evaluate
 from teamtr_jax.validation import InputError
 
-__all__ = ["AGENTS", "MARGIN", "Setup", "SETUPS", "sized", "rows", "trained", "horizon_of", "stage_times", "spread_of",
+__all__ = ["AGENTS", "MARGIN", "CostCase", "CASES", "sized", "rows", "trained", "horizon_of", "stage_times", "spread_of",
            "verdict", "monitor_share", "run", "draw"]  # fmt: skip
 
 AGENTS = 6
@@ -42,10 +41,8 @@ MARGIN = 3.0
 CALLS = 50
 """How often the KL monitor is timed."""
 
-Table = NDArray[np.float64]
 
-
-class Setup(NamedTuple):
+class CostCase(NamedTuple):
     """What is held fixed in one block of the table."""
 
     family: str
@@ -58,16 +55,16 @@ EXACT_ROW = Row("exact", exact_step())
 HARD = 0.03
 """A radius at which cached rollouts hurt in the handover."""
 
-SETUPS: tuple[Setup, ...] = (
-    Setup("garnet", "exact", EXACT_ROW, (0.3,)),
-    Setup("garnet", "PPO", FULL, (0.1, 0.2)),
-    Setup("handover", "exact", EXACT_ROW, (0.3,)),
-    Setup("handover", f"U1 {HARD:g}", replace(FULL, step=exact_step(HARD), note="U1 on samples"), (0.4, 0.6)),
-    Setup("relay", "PPO", FULL, (0.03, 0.05)),
+CASES: tuple[CostCase, ...] = (
+    CostCase("garnet", "exact", EXACT_ROW, (0.3,)),
+    CostCase("garnet", "PPO", FULL, (0.1, 0.2)),
+    CostCase("handover", "exact", EXACT_ROW, (0.3,)),
+    CostCase("handover", f"U1 {HARD:g}", replace(FULL, step=exact_step(HARD), note="U1 on samples"), (0.4, 0.6)),
+    CostCase("relay", "PPO", FULL, (0.03, 0.05)),
 )
 
 
-def sized(name: str, settings: Settings, agents: int = AGENTS) -> Family:
+def sized(name: str, settings: TabularSettings, agents: int = AGENTS) -> Family:
     """A family with so many agents, under a name of its own."""
     make: Callable[..., Family] = FAMILIES[name]
     return make(settings.instances, settings.seed, agents=agents)._replace(name=f"{name}-{agents}")
@@ -78,28 +75,28 @@ def _same_set(make: Callable[[Family], Schedule]) -> Callable[[Family], Schedule
     return lambda family: make(family)._replace(draws=lambda n: n)
 
 
-def rows(setup: Setup) -> dict[str, Row]:
-    """The schedules of a setup, by the name in the table. Exact sets are infinitely large: there is no equal budget."""
+def rows(case: CostCase) -> dict[str, Row]:
+    """The schedules of a case, by the name in the table. Exact sets are infinitely large: there is no equal budget."""
     made: dict[str, Callable[[Family], Schedule]] = {
         "fresh": lambda family: fresh,
         "every 2nd": _same_set(lambda family: every(2)),
-        **{f"shift ≤ {x:g}": lambda family, x=x: certificate_driven(x, family.discount) for x in setup.tolerances},
+        **{f"shift ≤ {x:g}": lambda family, x=x: certificate_driven(x, family.discount) for x in case.tolerances},
         "once": _same_set(lambda family: once),
     }
-    if setup.base.sampling is not None:
+    if case.base.sampling is not None:
         made["once, = budget"] = lambda family: once
     return {
-        name: replace(setup.base, name=f"cost {setup.name} {name}", schedule=schedule, paper=None)
+        name: replace(case.base, name=f"cost {case.name} {name}", schedule=schedule, paper=None)
         for name, schedule in made.items()
     }
 
 
-def trained(settings: Settings, setup: Setup) -> dict[str, Records]:
-    """The runs of a setup; `settings.budget` is that of three agents, so that a set is as large as theirs."""
-    teams = sized(setup.family, settings)
+def trained(settings: TabularSettings, case: CostCase) -> dict[str, Records]:
+    """The runs of a case; `settings.budget` is that of three agents, so that a set is as large as theirs."""
+    teams = sized(case.family, settings)
     budget = settings.budget * AGENTS // 3
     common = (teams, settings.stages, budget, settings.seed, settings.out / "rows", settings.progress)
-    return {name: train_row(row, *common) for name, row in rows(setup).items()}
+    return {name: train_row(row, *common) for name, row in rows(case).items()}
 
 
 def horizon_of(teams: Family) -> int:
@@ -108,13 +105,13 @@ def horizon_of(teams: Family) -> int:
     return horizon if horizon is not None else default_horizon(np.asarray(teams.team.dynamics.discount).max())
 
 
-def stage_times(found: Records) -> Table:
+def stage_times(found: Records) -> Floats:
     """Seconds of each stage of all instances, without the first, which compiles."""
     seconds = found["time_stage"][:, 0, 0]
     return seconds[1:] if len(seconds) > 1 else seconds
 
 
-def spread_of(x: Table, form: str) -> str:
+def spread_of(x: Floats, form: str) -> str:
     """The median and the quartiles."""
     lower, middle, upper = (format(y, form) for y in np.quantile(x, [0.25, 0.5, 0.75]))
     return f"{middle} [{lower}, {upper}]"
@@ -140,29 +137,27 @@ def compared(found: Records, base: Records) -> tuple[Interval, Interval, float]:
     return gain, worse, float(rollouts(found).mean() / rollouts(base).mean())
 
 
-def run(settings: Settings) -> list[Path]:
-    """Train every schedule of every setup; one table and one figure."""
-    usual = tuple(dict.fromkeys(x.family for x in SETUPS))
-    chosen = [x for x in SETUPS if x.family in teams_of(settings, usual)]
+def run(settings: TabularSettings) -> list[Path]:
+    """Train every schedule of every case; one table and one figure."""
+    usual = tuple(dict.fromkeys(x.family for x in CASES))
+    chosen = [x for x in CASES if x.family in teams_of(settings, usual)]
     if not chosen:
         raise InputError("families", ", ".join(settings.families or ()), f"one of {', '.join(usual)} in this study")
     lines: list[list[object]] = []
-    found = [(setup, trained(settings, setup)) for setup in chosen]
-    for setup, runs in found:
+    found = [(case, trained(settings, case)) for case in chosen]
+    for case, runs in found:
         base = runs["fresh"]
         for name, records in runs.items():
             gain, worse, share = compared(records, base)
             number = rollouts(records).mean()
             paired = ["", "", ""] if name == "fresh" else [text(gain), text(worse), verdict(share, gain, worse)]
             lines.append(
-                [f"{setup.family} {setup.name}: {name}", f"{number:.4g}",
+                [f"{case.family} {case.name}: {name}", f"{number:.4g}",
                  f"{share:.2f}",
                  spread_of(stage_times(records) / np.median(stage_times(base)), ".2f"),
                  text(bootstrap(100 * closed(records), np.mean)), *paired]
             )  # fmt: skip
-    lengths = ", ".join(
-        f"{x} {horizon_of(sized(x, settings))}" for x in dict.fromkeys(setup.family for setup in chosen)
-    )
+    lengths = ", ".join(f"{x} {horizon_of(sized(x, settings))}" for x in dict.fromkeys(case.family for case in chosen))
     monitor, theirs = spread_of(100 * monitor_share(settings), ".2g"), paper.COST
     show(
         f"Cost: {AGENTS} agents, {settings.instances} teams, {settings.stages} stages, δ = {RADIUS:g} unless named",
@@ -182,12 +177,12 @@ def run(settings: Settings) -> list[Path]:
     return [draw(found, settings.out / "cost.png")]
 
 
-def monitor_share(settings: Settings) -> Table:
+def monitor_share(settings: TabularSettings) -> Floats:
     """Share of the median wall time of a fresh stage that its KL monitors take, for each call; measured once and saved."""
     path = settings.out / "cost-monitors.json"
     if not path.exists():
-        setup = next(x for x in SETUPS if x.base is FULL)
-        teams = sized(setup.family, settings)
+        case = next(x for x in CASES if x.base is FULL)
+        teams = sized(case.family, settings)
         weight = jax.vmap(lambda team, policy: evaluate(team, policy).weight)(teams.team, teams.policy)
 
         @jax.jit
@@ -201,17 +196,17 @@ def monitor_share(settings: Settings) -> Table:
             begin = time.perf_counter()
             monitor(teams.policy, new).block_until_ready()
             seconds.append(time.perf_counter() - begin)
-        stage = float(np.median(stage_times(trained(settings, setup)["fresh"])))
+        stage = float(np.median(stage_times(trained(settings, case)["fresh"])))
         record: dict[str, Any] = {"monitor": seconds, "epochs": EPOCHS, "updates": AGENTS, "stage": stage}
         write_json(path, record)
     record = read_json(path, "times of monitors (without it they are measured again)", sealed=True)
     return np.asarray(record["monitor"]) * record["epochs"] * record["updates"] / record["stage"]
 
 
-def draw(found: list[tuple[Setup, dict[str, Records]]], path: Path) -> Path:
+def draw(found: list[tuple[CostCase, dict[str, Records]]], path: Path) -> Path:
     """Gap closed and regressions against rollouts, relative to the fresh schedule."""
     figure, grid = axes(2, len(found), (2.5 * len(found), 4.6), sharex=True, squeeze=False)
-    for column, (setup, runs) in enumerate(found):
+    for column, (case, runs) in enumerate(found):
         base = runs["fresh"]
         for name, records in runs.items():
             share = rollouts(records).mean() / rollouts(base).mean()
@@ -231,8 +226,8 @@ def draw(found: list[tuple[Setup, dict[str, Records]]], path: Path) -> Path:
                     markersize=4.5,
                     label="certificate-driven" if word == "certificate" else name,
                 )
-        tolerances = ", ".join(f"{x:g}" for x in setup.tolerances)
-        grid[0, column].set_title(f"{setup.family}, {setup.name}\nshift ≤ {tolerances}", fontsize=9)
+        tolerances = ", ".join(f"{x:g}" for x in case.tolerances)
+        grid[0, column].set_title(f"{case.family}, {case.name}\nshift ≤ {tolerances}", fontsize=9)
         grid[1, column].set_xlabel("rollouts, share of fresh")
         for ax in grid[:, column]:
             ax.axvline(0.5, color="0.85", linewidth=0.8, zorder=0)

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpy.typing import NDArray
 
 from experiments import paper
 from experiments.figures import COLOURS, PAPER, axes, save
@@ -19,8 +18,8 @@ from experiments.saved import write_json
 from experiments.tables import show
 from experiments.tabular.families import Family, garnet
 from experiments.tabular.rows import ABLATION, Row, exact_step
-from experiments.tabular.runs import ABOUT, Records, load, slug, train_row
-from experiments.tabular.settings import Settings
+from experiments.tabular.runs import ABOUT, Floats, Records, load, slug, train_row
+from experiments.tabular.settings import TabularSettings
 from experiments.tabular.studies.scaling import paragraphs, relays, short
 from experiments.tabular.summary import Interval, bootstrap, closed, regressions
 from teamtr_jax.rollouts import (
@@ -47,10 +46,8 @@ SAMPLING: dict[str, Any] = {"group": GROUP, "advantage": "centred"}
 ESTIMATORS = ("fresh", "weights", "weights ≤ 5", "cached")
 COLUMNS = {"fresh": "fresh", "weights": "weights", "weights ≤ 5": "weights_cut", "cached": "cached"}
 
-Table = NDArray[Any]
 
-
-def families(settings: Settings) -> tuple[Family, ...]:
+def families(settings: TabularSettings) -> tuple[Family, ...]:
     """Six agents: garnet teams, and relays of 2 rounds whose agents step up with probabilities in [.1, .4]."""
     return (
         garnet(settings.instances, settings.seed, agents=AGENTS),
@@ -77,11 +74,12 @@ def rows(radius: float) -> dict[str, Row]:
 
 @partial(jax.jit, static_argnames=("prompts", "horizon"))
 def _scored(
-    teams: Team, chains: Array, agents: Array, keys: Array, rows: Array, owned: Array, prompts: int, horizon: int
+    teams: Team, chains: Array, agents: Array, keys: Array, owners: tuple[Array, Array], prompts: int, horizon: int
 ) -> dict[str, Array]:
     """``{estimator: [instances, n]}``: `L̂` of each step of the chains, from rollouts that had no part in choosing it."""
 
-    def one(team: Team, states: Array, key: Array, rows: Array, owned: Array) -> dict[str, Array]:
+    def one(team: Team, states: Array, key: Array, owners: tuple[Array, Array]) -> dict[str, Array]:
+        rows, owned = owners  # as `agent_rows` gives them
         gamma, n = jnp.asarray(team.dynamics.discount), agents.shape[0]
         mass = 1 / (1 - gamma) if team.dynamics.horizon is None else 1.0
         first, rest = jax.random.split(key)
@@ -107,7 +105,7 @@ def _scored(
 
         return jax.lax.map(update, jnp.arange(n))
 
-    return jax.vmap(one)(teams, chains, keys, rows, owned)
+    return jax.vmap(one)(teams, chains, keys, owners)
 
 
 @jax.jit
@@ -121,7 +119,7 @@ def _exact_surrogates(teams: Team, chains: Array, agents: Array) -> tuple[Array,
     return jax.vmap(one)(teams, chains)
 
 
-def estimates(family: Family, radius: float, settings: Settings, repeats: int, home: Path) -> Records:
+def estimates(family: Family, radius: float, settings: TabularSettings, repeats: int, home: Path) -> Records:
     """Score one exact stage again and again: each "stage" of the records is a new set of rollouts of its first team.
 
     The step is fixed, so the mean over sets less `L^seq` is the bias of the estimate and their spread its standard deviation.
@@ -138,7 +136,7 @@ def estimates(family: Family, radius: float, settings: Settings, repeats: int, h
 
     def stage(state: Array, key: Array, k: int) -> tuple[Array, list[dict[str, Any]]]:
         keys = jax.random.split(key, family.instances)
-        scores = _scored(team, chain, order, keys, *table, prompts=prompts, horizon=horizon)
+        scores = _scored(team, chain, order, keys, table, prompts=prompts, horizon=horizon)
         found = {name: np.asarray(x) for name, x in scores.items()}
         lines = [
             {"stage": k, "update": i, "instance": j, "surrogate_intermediate": target[j, i], "surrogate_cached": stale[j, i],
@@ -166,7 +164,7 @@ def _updated(backend: Any, state: Any, agent: int) -> Any:
     return backend.update(state, backend.estimate(state, data, who, fresh), who)[0]
 
 
-def relative_error(run: Records, name: str, part: str) -> Table:
+def relative_error(run: Records, name: str, part: str) -> Floats:
     """``[n, instances]``: bias or standard deviation of an estimate in percent of the mean `|L^seq|` of the stage's updates.
 
     The bias of the cached estimate is exact, `L^cached − L^seq`; that of the others is a mean over the sets that were drawn.
@@ -196,7 +194,7 @@ def weights(run: Records, update: int) -> list[Interval]:
     return [bootstrap(x, statistic) for x, statistic in zip(per_instance, statistics, strict=True)]
 
 
-def run(settings: Settings, repeats: int = 20) -> list[Path]:
+def run(settings: TabularSettings, repeats: int = 20) -> list[Path]:
     """Train, score, print the table of the weights and what they are good for, draw both."""
     home = settings.out / "importance"
     figures, lines, uses, largest = [], [], [], []

@@ -6,15 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments import paper
 from experiments.figures import axes, interval_points, save
 from experiments.tables import show
 from experiments.tabular.families import family
 from experiments.tabular.rows import ABLATION, EXACT, FULL, Row, exact_step
-from experiments.tabular.runs import Records, train_row
-from experiments.tabular.settings import Settings, teams_of
+from experiments.tabular.runs import Floats, Records, train_row
+from experiments.tabular.settings import TabularSettings, teams_of
 from experiments.tabular.studies.ablation import trained
 from experiments.tabular.studies.regressions import named, text
 from experiments.tabular.summary import Interval, bootstrap, interval, objective, regressions
@@ -34,35 +33,33 @@ ROWS: dict[str, tuple[Row, ...]] = {
 }
 """In the order of `ORDERS`."""
 
-Table = NDArray[np.float64]
 
-
-def final(run: Records) -> Table:
+def final(run: Records) -> Floats:
     """``[N]``: J after the last stage, in percent of `J*`."""
     return 100 * objective(run)[-1] / np.asarray(run.about["optimum"])
 
 
-def spread(finals: Table) -> Table:
+def spread(finals: Floats) -> Floats:
     """``[N]``: max − min over the orders of ``[orders, N]``, for each team."""
     return finals.max(0) - finals.min(0)
 
 
-def spread_of_means(finals: Table) -> Interval:
+def spread_of_means(finals: Floats) -> Interval:
     """Max − min over the orders of the means over teams, as the paper has it; a team with all its orders is resampled."""
 
-    def statistic(*orders: Table, axis: int) -> Table:
+    def statistic(*orders: Floats, axis: int) -> Floats:
         return np.ptp([x.mean(axis) for x in orders], 0)
 
     return interval(statistic, *finals)
 
 
-def orders(settings: Settings, name: str, kind: str) -> dict[str, Records]:
+def orders(settings: TabularSettings, name: str, kind: str) -> dict[str, Records]:
     """The runs of the four orders."""
     found = trained(settings, name, ROWS[kind])
     return {order: found[row.name] for order, row in zip(ORDERS, ROWS[kind], strict=True)}
 
 
-def repeated(settings: Settings, name: str) -> dict[str, Records]:
+def repeated(settings: TabularSettings, name: str) -> dict[str, Records]:
     """The fixed order as often as there are orders, with other rollouts: how far runs differ by noise alone."""
     teams = family(name, settings.instances, settings.seed)
     home = settings.out / "rows"
@@ -74,7 +71,7 @@ def repeated(settings: Settings, name: str) -> dict[str, Records]:
     return runs
 
 
-def run(settings: Settings) -> list[Path]:
+def run(settings: TabularSettings) -> list[Path]:
     """Train the orders, exactly and by samples; one table and one figure."""
     names = teams_of(settings, ("garnet", "handover"))
     lines, found = [], {}

@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.figures import COLOURS, axes, save
 from experiments.tables import show
 from experiments.tabular.rows import ABLATION, FULL, RADIUS, Row, exact_step
-from experiments.tabular.runs import Records
-from experiments.tabular.settings import Settings, teams_of
+from experiments.tabular.runs import Floats, Records
+from experiments.tabular.settings import TabularSettings, teams_of
 from experiments.tabular.studies.ablation import trained
 from experiments.tabular.summary import Interval, bootstrap, closed, objective, regressions, resampled, rollouts
 from teamtr_jax.schedules import importance_weighted, joint, once
@@ -22,8 +21,6 @@ __all__ = ["RADII", "GROUPS", "named", "text", "lost", "fall", "run", "draw"]
 
 RADII = (RADIUS, 0.1, 0.3)
 """The paper's radius, and larger ones, at which the failure is looked for."""
-
-Table = NDArray[np.float64]
 
 
 def named(rows: Sequence[Row], *names: str) -> tuple[Row, ...]:
@@ -74,24 +71,24 @@ def text(x: Interval) -> str:
     return f"{plain(x.value)} [{plain(x.low)}, {plain(x.high)}]"
 
 
-def lost(run: Records) -> Table:
+def lost(run: Records) -> Floats:
     """``[N]``: what all updates together lost, `Σ max(0, J(π̂ⁱ⁻¹) − J(π̂ⁱ))`, in percent of `J*`."""
     return 100 * np.maximum(-run["exact.improvement"], 0).sum((0, 1)) / np.asarray(run.about["optimum"])
 
 
-def fall(run: Records) -> Table:
+def fall(run: Records) -> Floats:
     """``[N]``: how far J falls below the best of the stages before, at most, in percent of `J*`."""
     j = objective(run)
     return 100 * (np.maximum.accumulate(j) - j).max(0) / np.asarray(run.about["optimum"])
 
 
-def cumulative(run: Records) -> Table:
+def cumulative(run: Records) -> Floats:
     """``[updates, N]``: regressions so far."""
     flags = run["exact.regression"].astype(float)
     return np.cumsum(flags.reshape(-1, flags.shape[-1]), 0)
 
 
-def run(settings: Settings) -> list[Path]:
+def run(settings: TabularSettings) -> list[Path]:
     """Train every row on every family; one table, one figure for each family."""
     names = teams_of(settings, ("garnet", "handover"))
     figures, lines = [], []
@@ -131,7 +128,7 @@ def _colour(row: str) -> str:
     return COLOURS["fresh"]
 
 
-def draw(settings: Settings, name: str, path: Path) -> Path:
+def draw(settings: TabularSettings, name: str, path: Path) -> Path:
     """J over the stages and the regressions so far, with bands, for three groups of rows."""
     figure, grid = axes(2, len(SHOWN), (3.7 * len(SHOWN), 5.2), sharex="row", squeeze=False)
     for column, group in enumerate(SHOWN):

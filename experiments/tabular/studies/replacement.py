@@ -18,8 +18,8 @@ from experiments.saved import write_json
 from experiments.tables import show
 from experiments.tabular.families import Family, family
 from experiments.tabular.rows import Row, exact_step
-from experiments.tabular.runs import ABOUT, Records, load, slug, train_row
-from experiments.tabular.settings import Settings, teams_of
+from experiments.tabular.runs import ABOUT, Floats, Records, load, slug, train_row
+from experiments.tabular.settings import TabularSettings, teams_of
 from experiments.tabular.studies.scaling import paragraphs, short
 from experiments.tabular.summary import Interval, bootstrap, objective, regressions
 from teamtr_jax.checkpoint import restore
@@ -32,8 +32,6 @@ __all__ = ["RADIUS", "PROBES", "CONDITIONS", "Condition", "repeated", "newcomers
 
 RADIUS = 0.05
 PROBES = 500
-
-Table = NDArray[Any]
 
 
 class Condition(NamedTuple):
@@ -77,14 +75,17 @@ def newcomers(policy: Array, seed: int) -> Array:
 
 @partial(jax.jit, static_argnames="direction")
 def _aligned(
-    team: Team, policy: Array, other: Array, agent: Array, rows: Array, owned: Array, weight: Array, direction: str
+    team: Team, policy: Array, other: Array, agent: Array, own: tuple[Array, Array], weight: Array, direction: str
 ):
-    def one(team, policy, other, agent, rows, owned, weight):
+    """The teams with the newcomer's table moved into the ball around the outgoing one; `own` as `agent_rows` gives it."""
+
+    def one(team, policy, other, agent, own, weight):
+        rows, owned = own
         outgoing, new = own_table(team, policy, agent, rows), own_table(team, other, agent, rows)
         table, info = align_to_ball(outgoing, new, weight, jnp.asarray(RADIUS), direction)
         return with_own_table(team, policy, table, agent, rows, owned), info.feasible.all()
 
-    return jax.vmap(one)(team, policy, other, agent, rows, owned, weight)
+    return jax.vmap(one)(team, policy, other, agent, own, weight)
 
 
 _evaluated = jax.jit(jax.vmap(evaluate))
@@ -122,7 +123,7 @@ def swapped(condition: Condition, teams: Family, agent: NDArray[np.int64], train
         place = jax.vmap(lambda t, p, q, k, r, o: with_own_table(t, p, own_table(t, q, k, r), k, r, o))
         return place(teams.team, trained, other, who, rows, owned)
     weight = _weights(teams.team, trained, who, PROBES if condition.probes else None, seed)
-    policy, feasible = _aligned(teams.team, trained, other, who, rows, owned, weight, condition.direction)
+    policy, feasible = _aligned(teams.team, trained, other, who, (rows, owned), weight, condition.direction)
     assert bool(feasible.all())  # newcomers use every action
     return policy
 
@@ -172,13 +173,13 @@ class Course(NamedTuple):
     after: Records
 
     @property
-    def objective(self) -> Table:
+    def objective(self) -> Floats:
         """``[stages + 2, N]``: J before the swap, after it, and after each stage of training; percent of `J*`."""
         j = np.concatenate([self.swap["exact.objective_before"][0], objective(self.after)])
         return 100 * j / np.asarray(self.swap.about["optimum"])
 
 
-def courses(settings: Settings, name: str) -> dict[str, Course]:
+def courses(settings: TabularSettings, name: str) -> dict[str, Course]:
     """Train the teams, replace every agent of each in every way, train on; what is on disk is not computed again."""
     base = family(name, settings.instances, settings.seed)
     row = Row("before", exact_step())
@@ -200,23 +201,23 @@ def courses(settings: Settings, name: str) -> dict[str, Course]:
     return out
 
 
-def per_team(x: Table, instances: int) -> Table:
+def per_team(x: Floats, instances: int) -> Floats:
     """``[..., instances]``: the mean over the agents that were replaced."""
     return x.reshape(*x.shape[:-1], instances, -1).mean(-1)
 
 
-def certified(swap: Records, name: str) -> Table:
+def certified(swap: Records, name: str) -> Floats:
     """``[N]``: the lower limit of the change of J by a swap that a certificate gives, percent of `J*`."""
     return 100 * swap[f"exact.{name}"][0, 0] / np.asarray(swap.about["optimum"])
 
 
-def stages_back(j: Table, before: Table) -> Table:
+def stages_back(j: Floats, before: Floats) -> Floats:
     """``[N]``: stages of training until J is what it was before the swap; ∞ if it never is. `j` begins right after the swap."""
     there = j >= before - 1e-9
     return np.where(there.any(0), there.argmax(0), np.inf)
 
 
-def run(settings: Settings) -> list[Path]:
+def run(settings: TabularSettings) -> list[Path]:
     """One table and one figure for each family."""
     figures = []
     for name in teams_of(settings, ("garnet",)):
@@ -251,11 +252,11 @@ def run(settings: Settings) -> list[Path]:
     return figures
 
 
-def _over(x: Table, settings: Settings) -> Interval:
+def _over(x: Floats, settings: TabularSettings) -> Interval:
     return bootstrap(per_team(x, settings.instances), np.mean)
 
 
-def _reasons(found: dict[str, Course], settings: Settings) -> list[str]:
+def _reasons(found: dict[str, Course], settings: TabularSettings) -> list[str]:
     j = {name: course.objective for name, course in found.items()}
     direct, aligned = "direct", "aligned, KL(out‖new)"
     shock = [_over(j[name][0] - j[name][1], settings) for name in (direct, aligned)]
@@ -294,7 +295,7 @@ WHY = """
 # -------------------------------------------------------------------------------------------------------------------- figure
 
 
-def draw(found: dict[str, Course], name: str, settings: Settings, path: Path) -> Path:
+def draw(found: dict[str, Course], name: str, settings: TabularSettings, path: Path) -> Path:
     """J through the replacement; the shock of each way."""
     figure, (left, right) = axes(1, 2, (8.5, 3.0), width_ratios=(2, 1))
     for condition in CONDITIONS:

@@ -6,22 +6,22 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.tree_util import Partial
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from experiments import paper
 from experiments.figures import COLOURS, PAPER, axes, save
 from experiments.tables import show
 from experiments.tabular.families import Family, garnet
 from experiments.tabular.rows import RADIUS, Row
-from experiments.tabular.runs import Records, train_row
-from experiments.tabular.settings import Settings
+from experiments.tabular.runs import Floats, Records, train_row
+from experiments.tabular.settings import TabularSettings
 from experiments.tabular.summary import Interval, bootstrap
 from teamtr_jax.schedules import once
 from teamtr_jax.teams import relay_stage
@@ -33,7 +33,7 @@ from theory.fits import Slope, bootstrap_slope, log_slope
 __all__ = [
     "SIZES",
     "WIDE",
-    "Setup",
+    "ScalingCase",
     "QUANTITIES",
     "garnets",
     "relays",
@@ -49,8 +49,6 @@ SIZES = paper.SCALING_N
 WIDE = (12, 16, 24, 32)
 STATES = 32
 PAPER_NAMES = {"fresh": "TeamTR", "once": "naive"}
-
-Table = NDArray[Any]
 
 
 # ------------------------------------------------------------------------------------------------------ teams of every size
@@ -103,13 +101,13 @@ def limited_step(per_agent: float = 0.0, per_message: float = 0.0) -> Callable[[
     return lambda family: Partial(_limited, jnp.asarray(per_agent), jnp.asarray(per_message))
 
 
-class Setup(NamedTuple):
+class ScalingCase(NamedTuple):
     """One family with one thing held fixed, trained by both schedules."""
 
     name: str
     held: str  #: what is held fixed, in words
     step: Callable[[Family], Step]
-    teams: Callable[[Settings, Sequence[int]], Family]
+    teams: Callable[[TabularSettings, Sequence[int]], Family]
 
     def rows(self) -> dict[str, Row]:
         tag = self.name.split(", ")[1]
@@ -119,15 +117,15 @@ class Setup(NamedTuple):
         }
 
 
-def _garnets(settings: Settings, sizes: Sequence[int]) -> Family:
+def _garnets(settings: TabularSettings, sizes: Sequence[int]) -> Family:
     return garnets(settings.instances, settings.seed, sizes)
 
 
-SETUPS = (
-    Setup("garnet, δ per agent", f"E_d KL ≤ {RADIUS} per agent, γ = .9", limited_step(RADIUS), _garnets),
-    Setup("garnet, δ per message", f"E_d KL ≤ {RADIUS}·wᵢ, KL per message {RADIUS}, γ = .9",
+CASES = (
+    ScalingCase("garnet, δ per agent", f"E_d KL ≤ {RADIUS} per agent, γ = .9", limited_step(RADIUS), _garnets),
+    ScalingCase("garnet, δ per message", f"E_d KL ≤ {RADIUS}·wᵢ, KL per message {RADIUS}, γ = .9",
           limited_step(per_message=RADIUS), _garnets),
-    Setup("relay, δ per agent", f"KL summed over the episode ≤ {RADIUS} per agent, T = 2n, p = .005 … .02 at the start",
+    ScalingCase("relay, δ per agent", f"KL summed over the episode ≤ {RADIUS} per agent, T = 2n, p = .005 … .02 at the start",
           limited_step(RADIUS), lambda settings, sizes: relays(settings.instances, settings.seed, sizes)),
 )  # fmt: skip
 
@@ -135,30 +133,30 @@ SETUPS = (
 # ---------------------------------------------------------------------------------------------------------------- statistics
 
 
-def _sizes(run: Records) -> Table:
+def _sizes(run: Records) -> Floats:
     """``[N]``: n of each team."""
     sizes = run.about["agents"]
     return np.repeat(np.asarray(sizes, float), run.columns["agent"].shape[-1] // len(sizes))
 
 
-def _live(run: Records, x: Table) -> Table:
+def _live(run: Records, x: Floats) -> Floats:
     """Zero at the updates of slots beyond n; agents move in the order of their numbers."""
     return np.where(run["agent"] < _sizes(run), x, 0.0)
 
 
-def _summed(name: str) -> Callable[[Records], Table]:
+def _summed(name: str) -> Callable[[Records], Floats]:
     return lambda run: _live(run, abs(run[name])).sum(1)
 
 
-def _share(of: Callable[[Records], Table]) -> Callable[[Records], Table]:
+def _share(of: Callable[[Records], Floats]) -> Callable[[Records], Floats]:
     return lambda run: 100 * of(run) / np.asarray(run.about["optimum"])
 
 
-def _in_use(run: Records) -> Table:
+def _in_use(run: Records) -> Floats:
     return _live(run, abs(run["exact.surrogate_in_use"] - run["exact.surrogate_intermediate"])).sum(1)
 
 
-QUANTITIES: dict[str, Callable[[Records], Table]] = {
+QUANTITIES: dict[str, Callable[[Records], Floats]] = {
     "delta_stale": _share(_summed("exact.seq_minus_stale")),
     "delta_in_use": _share(_in_use),
     "d_occ": _summed("exact.occupancy_tv_stale"),
@@ -176,57 +174,57 @@ QUANTITIES: dict[str, Callable[[Records], Table]] = {
 update saw (their occupancy and their advantages). Instability is the mean loss `max(0, −ΔJ)` of an update."""
 
 
-def by_size(run: Records, quantity: str, stage: int | None = None) -> Table:
+def by_size(run: Records, quantity: str, stage: int | None = None) -> Floats:
     """``[sizes, instances]``: the mean over stages, or one stage; objective: the last stage."""
     found = QUANTITIES[quantity](run)
     picked = found[-1 if quantity == "objective" else stage] if stage is not None or quantity == "objective" else None
     return (found.mean(0) if picked is None else picked).reshape(len(run.about["agents"]), -1)
 
 
-def slope(n: ArrayLike, y: Table, seed: int = 0) -> Slope | None:
+def slope(n: ArrayLike, y: Floats, seed: int = 0) -> Slope | None:
     """`theory.fits.bootstrap_slope`, resampling instances, each with all its n; none where under half of them are positive."""
     if ((y > 1e-12).mean(-1) < 0.5).any():
         return None
     return bootstrap_slope(np.asarray(n, float), y, np.random.default_rng(seed))
 
 
-def intervals(y: Table) -> list[Interval]:
+def intervals(y: Floats) -> list[Interval]:
     return [bootstrap(row, np.mean) for row in y]
 
 
 # ----------------------------------------------------------------------------------------------------------------- the study
 
 
-def trained(settings: Settings, setup: Setup, sizes: Sequence[int], folder: str) -> dict[str, Records]:
+def trained(settings: TabularSettings, case: ScalingCase, sizes: Sequence[int], folder: str) -> dict[str, Records]:
     """The records of both schedules; what is on disk is not computed again."""
-    teams = setup.teams(settings, sizes)
+    teams = case.teams(settings, sizes)
     home = settings.out / folder
     return {
         name: train_row(row, teams, settings.stages, 0, settings.seed, home, settings.progress)
-        for name, row in setup.rows().items()
+        for name, row in case.rows().items()
     }
 
 
-def run(settings: Settings, wide: bool = False) -> list[Path]:
+def run(settings: TabularSettings, wide: bool = False) -> list[Path]:
     """n = 2, 3, 4, 5, 6, 8 in one batch; with `wide` also 12, 16, 24, 32 in a second one of 32 slots, on the same worlds."""
     found: dict[str, list[dict[str, Records]]] = {}
-    for setup in SETUPS:
-        found[setup.name] = [trained(settings, setup, SIZES, "scaling")]
+    for case in CASES:
+        found[case.name] = [trained(settings, case, SIZES, "scaling")]
         if wide:
-            found[setup.name].append(trained(settings, setup, WIDE, "scaling-wide"))
-    for setup in SETUPS:
-        _numbers(setup, found[setup.name], settings)
+            found[case.name].append(trained(settings, case, WIDE, "scaling-wide"))
+    for case in CASES:
+        _numbers(case, found[case.name], settings)
     _slopes(found)
     suffix = "-wide" if wide else ""
     return [
         draw(found, settings.out / f"scaling{suffix}.png"),
-        draw_gaps(found[SETUPS[0].name][0], settings.out / "scaling-gaps.png"),
+        draw_gaps(found[CASES[0].name][0], settings.out / "scaling-gaps.png"),
     ]
 
 
 def joined(
     runs: Sequence[dict[str, Records]], schedule: str, quantity: str, stage: int | None = None
-) -> tuple[list[int], Table]:
+) -> tuple[list[int], Floats]:
     """n and ``[sizes, instances]`` over all batches."""
     sizes = [int(n) for batch in runs for n in batch[schedule].about["agents"]]
     return sizes, np.concatenate([by_size(batch[schedule], quantity, stage) for batch in runs])
@@ -242,7 +240,7 @@ def _plain(x: float) -> str:
     return "0" if abs(x) < 1e-12 else f"{x:.3g}"
 
 
-def _numbers(setup: Setup, runs: list[dict[str, Records]], settings: Settings) -> None:
+def _numbers(case: ScalingCase, runs: list[dict[str, Records]], settings: TabularSettings) -> None:
     lines: list[list[object]] = []
     for schedule, theirs in PAPER_NAMES.items():
         columns = {name: joined(runs, schedule, name) for name in QUANTITIES}
@@ -256,7 +254,7 @@ def _numbers(setup: Setup, runs: list[dict[str, Records]], settings: Settings) -
             lines.append([f"{schedule} {n}", around["delta_stale"], mean["delta_in_use"], around["d_occ"], mean["d_occ_in_use"],
                           mean["d_step"], mean["objective"], mean["instability"], mean["regressions"], *beside])  # fmt: skip
     show(
-        f"Team size, {setup.name}: {setup.held}; {settings.instances} instances of every n, {settings.stages} stages, U1",
+        f"Team size, {case.name}: {case.held}; {settings.instances} instances of every n, {settings.stages} stages, U1",
         ["", "Δ_stale %", "in use %", "D_occ", "in use", "Σ TV step", "J/J* %", "instab. %", "regr. %", "paper Δ", "paper D"],
         lines,
         "Means over instances and stages (J: after the last stage) ± half the 95 % bootstrap interval over instances; Δ, J, "
@@ -276,21 +274,21 @@ def _text(x: Slope | None) -> str:
 def _slopes(found: dict[str, list[dict[str, Records]]]) -> None:
     lines: list[list[object]] = []
     off: list[str] = []
-    for setup in SETUPS:
+    for case in CASES:
         for schedule, theirs in PAPER_NAMES.items():
             for quantity, label in SLOPED.items():
-                sizes, first = joined(found[setup.name], schedule, quantity, 0)
-                _, mean = joined(found[setup.name], schedule, quantity)
+                sizes, first = joined(found[case.name], schedule, quantity, 0)
+                _, mean = joined(found[case.name], schedule, quantity)
                 ours = slope(sizes, first), slope(sizes, mean)
                 quoted = paper.SLOPES[theirs].get(quantity)
                 rows = paper.SCALING[theirs].get(quantity)
                 refit = None if rows is None else log_slope(paper.SCALING_N, rows)
-                if setup is SETUPS[0] and quoted is not None:
+                if case is CASES[0] and quoted is not None:
                     off.append(_verdict(f"{schedule}, {label}", ours, quoted))
                 if ours != (None, None):
-                    lines.append([f"{setup.name}, {schedule}: {label}", *map(_text, ours),
+                    lines.append([f"{case.name}, {schedule}: {label}", *map(_text, ours),
                                   "" if quoted is None else f"{quoted:.2f}", "" if refit is None else _text(refit)])  # fmt: skip
-    sizes, _ = joined(found[SETUPS[0].name], "fresh", "d_occ")
+    sizes, _ = joined(found[CASES[0].name], "fresh", "d_occ")
     show(
         f"Slopes in log n, n = {sizes[0]} … {sizes[-1]}: exponents on this range only, with what is named held fixed",
         ["quantity", "stage 1", "all stages", "paper quotes", "its rows, refitted"],
@@ -301,7 +299,7 @@ def _slopes(found: dict[str, list[dict[str, Records]]]) -> None:
         listed: where under half of the instances are positive at some n, there is no logarithm to fit.
         """,
     )
-    paragraphs([*off, *_order(found[SETUPS[0].name][0]), *_reasons(sizes)])
+    paragraphs([*off, *_order(found[CASES[0].name][0]), *_reasons(sizes)])
 
 
 def _order(runs: dict[str, Records]) -> list[str]:
@@ -372,12 +370,12 @@ PANELS = {"delta_stale": "Δ_stale, % of J*", "d_occ": "D_occ", "objective": "J/
 
 def draw(found: dict[str, list[dict[str, Records]]], path: Path) -> Path:
     """Each quantity against n for each thing held fixed; the paper's rows in grey."""
-    figure, grid = axes(len(PANELS), len(SETUPS), (3.4 * len(SETUPS), 2.5 * len(PANELS)), sharex=True)
-    for column, setup in enumerate(SETUPS):
+    figure, grid = axes(len(PANELS), len(CASES), (3.4 * len(CASES), 2.5 * len(PANELS)), sharex=True)
+    for column, case in enumerate(CASES):
         for line, (quantity, label) in enumerate(PANELS.items()):
             ax = grid[line, column]
             for schedule, theirs in PAPER_NAMES.items():
-                sizes, y = joined(found[setup.name], schedule, quantity)
+                sizes, y = joined(found[case.name], schedule, quantity)
                 ours = intervals(y)
                 name = f"ours, {schedule} ({theirs})"
                 ax.plot(sizes, [x.value for x in ours], "o-", color=COLOURS[schedule], markersize=3, label=name)
@@ -389,21 +387,21 @@ def draw(found: dict[str, list[dict[str, Records]]], path: Path) -> Path:
             ax.set_xscale("log", base=2)
             if quantity != "objective":
                 ax.set_yscale("log")
-            sizes, _ = joined(found[setup.name], "fresh", quantity)
+            sizes, _ = joined(found[case.name], "fresh", quantity)
             shown = [n for n in sizes if n in (2, 3, 4, 6, 8, 16, 32)]
             ax.set_xticks(shown, shown)
             ax.minorticks_off() if quantity == "objective" else None
             if column == 0:
                 ax.set_ylabel(label)
             if line == 0:
-                ax.set_title(setup.name, fontsize=10)
+                ax.set_title(case.name, fontsize=10)
             if line == len(PANELS) - 1:
                 ax.set_xlabel("agents n")
     grid[0, 0].legend(fontsize=6, frameon=False)
     return save(figure, path)
 
 
-def gaps(run: Records, gap: str, update: int, size: int = 3) -> Table:
+def gaps(run: Records, gap: str, update: int, size: int = 3) -> Floats:
     """``[stages, instances]``: |gap| of one update of the teams of this size, % of `J*`."""
     at = run.about["agents"].index(size)
     found = 100 * abs(run[f"exact.gap_{gap}"][:, update]) / np.asarray(run.about["optimum"])

@@ -16,8 +16,8 @@ from experiments.figures import COLOURS, axes, save
 from experiments.tables import show
 from experiments.tabular.families import family
 from experiments.tabular.rows import ABLATION, EXACT, FULL, GROUP, RADIUS, Row, exact_step, ppo
-from experiments.tabular.runs import Records, train_row
-from experiments.tabular.settings import Settings, teams_of
+from experiments.tabular.runs import Floats, Records, train_row
+from experiments.tabular.settings import TabularSettings, teams_of
 from experiments.tabular.studies.ablation import trained
 from experiments.tabular.studies.regressions import named, text
 from experiments.tabular.summary import Interval, bootstrap, interval, outside
@@ -71,10 +71,8 @@ ALPHA = 0.1
 SCALE = 32
 """S8 has so many times the budget: at 384 rollouts a stage it is never positive, at 8 times as many neither."""
 
-Table = NDArray[np.float64]
 
-
-def spearman(x: Table, y: Table) -> float:
+def spearman(x: Floats, y: Floats) -> float:
     """Rank correlation of all entries; 0 if one of them is constant."""
     if any((a == a.flat[0]).all() for a in (x, y)):
         return 0.0
@@ -82,26 +80,26 @@ def spearman(x: Table, y: Table) -> float:
     return float(found.statistic)
 
 
-def clustered(statistic: Callable[..., float], columns: Sequence[Table]) -> Interval:
+def clustered(statistic: Callable[..., float], columns: Sequence[Floats]) -> Interval:
     """A statistic of columns ``[stages, updates, N]`` pooled; instances are resampled with all their updates."""
 
-    def pooled(picks: NDArray[np.int64], axis: int) -> Table:
+    def pooled(picks: NDArray[np.int64], axis: int) -> Floats:
         return np.apply_along_axis(lambda pick: statistic(*(x[..., pick].ravel() for x in columns)), axis, picks)
 
     return interval(pooled, np.arange(columns[0].shape[-1]), repeats=500)
 
 
-def monitored(run: Records, radius: float) -> Table:
+def monitored(run: Records, radius: float) -> Floats:
     """``[N]``: share of the updates that the trainer's own monitor sees outside the region."""
     return (run["kl"] > 1.01 * radius).mean((0, 1))
 
 
-def positive(certificate: Table) -> Table:
+def positive(certificate: Floats) -> Floats:
     """``[N]``: share of the updates that are certified to improve."""
     return (certificate > 0).mean((0, 1))
 
 
-def finite_sample(settings: Settings) -> Records:
+def finite_sample(settings: TabularSettings) -> Records:
     """The relay by samples, half of the prompts of each set held out for S8; U1, half of the stages."""
     budget = SCALE * settings.budget
     teams = family("relay", settings.instances, settings.seed)
@@ -118,7 +116,7 @@ def finite_sample(settings: Settings) -> Records:
     return train_row(row, teams, stages, budget, settings.seed, settings.out / "rows", settings.progress)
 
 
-def run(settings: Settings) -> list[Path]:
+def run(settings: TabularSettings) -> list[Path]:
     """Train the rows of the three panels; one table, one figure for each family."""
     names = teams_of(settings, ("garnet", "handover"))
     lines: list[list[object]] = []
@@ -167,7 +165,7 @@ def run(settings: Settings) -> list[Path]:
     return figures
 
 
-def draw(settings: Settings, name: str, path: Path) -> Path:
+def draw(settings: TabularSettings, name: str, path: Path) -> Path:
     """Share outside the region; certificates against improvement, exact; S8 against improvement."""
     figure, (left, middle, right) = axes(1, 3, (12.5, 3.8))
     runs = trained(settings, name, ROWS)
