@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,8 +29,11 @@ from theory.exact import exact_numbers, exact_stage
 from theory.families import take
 from theory.fits import Slope, bootstrap_slope
 from theory.ledger import Row
+from theory.studies.base import Found, Study
+from theory.tiers import Tier
 
 __all__ = [
+    "STUDY",
     "Expansion",
     "Interactions",
     "coherent_relay",
@@ -400,3 +404,12 @@ def interaction_figure(matrix: np.ndarray, order: Sequence[int], path: Path) -> 
     figure.savefig(path, dpi=160, bbox_inches="tight")
     plt.close(figure)
     return path
+
+
+def _job(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager[Any]) -> Found:
+    row, found = run(tier.quick, rng, lock)
+    return Found((row,), {"interaction.png": partial(interaction_figure, found.relay)})
+
+
+WORDS = "One matrix of pairs of agents gives all three gaps of a stage, up to third order in the step."
+STUDY = Study("interactions", {"R5": WORDS}, _job, figures={"interaction.png": ("R4", "R5")})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from contextlib import AbstractContextManager
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,8 +48,11 @@ from theory.constructions.parity import parity_gaps, parity_relay_gaps, parity_r
 from theory.exact import PRECISION, exact_numbers, exact_stage, rational
 from theory.fits import Slope, local_slopes, log_slope
 from theory.ledger import Row
+from theory.studies.base import Found, Study
+from theory.tiers import Tier
 
 __all__ = [
+    "STUDY",
     "Cell",
     "RateCurves",
     "cells",
@@ -601,3 +605,20 @@ def rates_figure(curves: RateCurves, path: Path) -> Path:
     figure.savefig(path, dpi=160, bbox_inches="tight")
     plt.close(figure)
     return path
+
+
+def _job(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager[Any]) -> Found:
+    del rng, lock
+    rows, curves = run(tier.quick)
+    return Found(rows, {"rates.png": partial(rates_figure, curves)})
+
+
+STUDY = Study("rates", {
+    "R6": "Teams in closed form attain every rate in n.",
+    "R6.1": "Teams in closed form attain the rate in n at which a stage shifts the occupancy.",
+    "R6.2": "Teams in closed form attain the rate in n of what its updates see shifted, in sum.",
+    "R6.3": "Teams in closed form attain the rate in n of the sum of fresh gaps.",
+    "R6.4": "Teams in closed form attain the rate in n of the sum of stale gaps.",
+    "R6.5": "Teams in closed form attain the rate in n of the signed sum of cached gaps.",
+    "R6.6": "With one turn each the order decides: forward only staleness costs, backward only the cached surrogate.",
+}, _job, apart=True, figures={"rates.png": ("R6", "S3", "S7c")})  # fmt: skip

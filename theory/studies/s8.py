@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,8 +22,10 @@ from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.teams import random_stages, relay_stage
 from teamtr_jax.types import Stage
 from theory.ledger import Row
+from theory.studies.base import Found, Study
+from theory.tiers import Tier
 
-__all__ = ["ALPHAS", "METHODS", "Problem", "S8Data", "problem", "relay", "garnet", "opening", "rollouts", "samples",
+__all__ = ["STUDY", "ALPHAS", "METHODS", "Problem", "S8Data", "problem", "relay", "garnet", "opening", "rollouts", "samples",
            "coverage_interval", "same_data_coverage", "run", "finite_sample_figure"]  # fmt: skip
 
 ALPHAS = (0.2, 0.1, 0.05, 0.01)
@@ -524,3 +528,13 @@ def finite_sample_figure(data: S8Data, path: Path) -> Path:
     figure.savefig(path, dpi=160, bbox_inches="tight")
     plt.close(figure)
     return path
+
+
+def _job(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager[Any]) -> Found:
+    del lock
+    row, found = run(tier.quick, rng, tier.thorough)
+    return Found((row,), {"finite_sample.png": partial(finite_sample_figure, found)})
+
+
+WORDS = "A certificate from finitely many rollouts exceeds the true improvement no more often than its level allows."
+STUDY = Study("finite samples", {"S8": WORDS}, _job, apart=True, figures={"finite_sample.png": ("S8",)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +22,13 @@ from teamtr_jax.trust_region import certified_step
 from teamtr_jax.types import StageReport
 from theory.fits import median_interval
 from theory.ledger import Row
+from theory.studies.base import Found, Study
+from theory.tiers import Tier
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-__all__ = ["CertifiedCurves", "WEIGHTED", "run", "certified_figure"]
+__all__ = ["STUDY", "CertifiedCurves", "WEIGHTED", "run", "certified_figure"]
 
 STATES, ACTIONS, AGENTS, BRANCHING = 12, 3, 4, 3
 DISCOUNTS = (0.5, 0.9, 0.99)
@@ -184,3 +187,14 @@ def certified_figure(curves: CertifiedCurves, path: Path) -> Path:
     figure.savefig(path, dpi=160, bbox_inches="tight")
     plt.close(figure)
     return path
+
+
+def _job(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager[Any]) -> Found:
+    if tier.quick:
+        return Found()
+    row, curves = run(100, rng, GYM if tier.thorough else GYM[:1], lock=lock)
+    return Found((row,), {"certified.png": partial(certified_figure, curves)})
+
+
+WORDS = "How much of the true improvement of an exact step each certificate certifies."
+STUDY = Study("certified shares", {"U1": WORDS}, _job, figures={"certified.png": ("U1", "S4", "S5", "S6", "S9")})
