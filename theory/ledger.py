@@ -180,10 +180,10 @@ def verdict(rows: Sequence[Row], settings: dict[str, Any]) -> list[str]:
         sum(map(of, rows)) for of in (lambda x: x.decided_exactly, lambda x: x.inconclusive + x.exact_undecided)
     )
     violated = (f"{row.id} in {row.violations + row.exact_violations:,} comparisons" for row in broken)
+    stages = f"{settings['instances']:,} stages, {settings['exact']:,} more without rounding"
     lines = [
-        "Violated: " + ", ".join(violated) if broken else "Nothing is violated.",
-        f"Looked at: {len(rows)} claims, {settings['instances']:,} stages, {settings['exact']:,} more without rounding; "
-        f"{sum(row.checks for row in rows):,} comparisons.",
+        "Violated: " + ", ".join(violated) + "." if broken else "Nothing is violated.",
+        f"Looked at: {len(rows)} claims, {stages}; {sum(row.checks for row in rows):,} comparisons.",
         f"Left open by rounding: {decided + left:,} comparisons; {decided:,} of them decided exactly, {left:,} inconclusive.",
     ]
     lines += [f"Decided by {how}: {len(ids)} claims: {', '.join(ids)}." for how, ids in kinds.items()]

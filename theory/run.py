@@ -140,6 +140,10 @@ def _apart(job: Callable[..., Found], tier: Tier, rng: np.random.Generator) -> F
     return job(tier, rng, nullcontext())
 
 
+def _workers(plan: Plan) -> AbstractContextManager[Any]:
+    return processes.workers(1, _start_process) if any(study.apart for study in plan.studies) else nullcontext()
+
+
 class _Work:
     """The jobs of a run, and what they have found so far.
 
@@ -197,10 +201,7 @@ class _Work:
     def all(self) -> list[Found]:
         """Do everything; what failed, or Ctrl-C, ends the rest."""
         plan = self.plan
-        far: AbstractContextManager[Any] = nullcontext()
-        if any(study.apart for study in plan.studies):
-            far = processes.workers(1, _start_process)
-        with far as executor:
+        with _workers(plan) as executor:
             pool = ThreadPoolExecutor(2)
             try:
                 begun = {study.name: self.begin_apart(study, executor) for study in plan.studies if study.apart}

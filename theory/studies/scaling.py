@@ -93,10 +93,11 @@ def scaling_figure(relay: RelayCurves, random: RandomCurves, path: Path) -> Path
     figure, axes = panels(2, 2, (10, 8.6))
     beside = axes[1][1]
     beside.axis("off")
-    drawn = ((axes[0][0], _relay_sums, relay), (axes[0][1], _relay_slopes, relay), (axes[1][0], _random_sums, random))
-    for ax, draw, curves in drawn:
-        draw(ax, curves)
-        agent_axis(ax, curves.sizes)
+    _relay_sums(axes[0][0], relay)
+    _relay_slopes(axes[0][1], relay)
+    _random_sums(axes[1][0], random)
+    for ax, sizes in zip(axes.ravel(), (relay.sizes, relay.sizes, random.sizes), strict=False):
+        agent_axis(ax, sizes)
     for ax in axes[0]:
         ax.legend(fontsize=LEGEND)
     beside.legend(*axes[1][0].get_legend_handles_labels(), fontsize=LEGEND, loc="center left", title="R3, slope [95 %]")
