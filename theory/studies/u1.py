@@ -152,7 +152,8 @@ def run(
         note=(
             f"Garnet S = {STATES}, A = {ACTIONS}, n = {AGENTS}, {instances} teams for each γ, one update at the exact radius δ; "
             f"median certified share [95 % of the median, order statistics]: {_medians(found)}. "
-            f"Positive certificates at γ ≥ 0.9, of the steps with an improvement, the same teams at {len(RADII)} radii: paper {_positive(found, 'penalty_paper')}, S2 "
+            f"Positive certificates at γ ≥ 0.9, of the steps with an improvement, the same teams at {len(RADII)} "
+            f"radii: paper {_positive(found, 'penalty_paper')}, S2 "
             f"{_positive(found, 'penalty_path')}, least rung {_positive(found, 'least')}"
         ),
     )  # fmt: skip
