@@ -25,6 +25,7 @@ from teamtr_jax.types import UpdateRecord
 from teamtr_jax.validation import InputError
 from theory import networks
 from theory.ledger import Row, merged
+from theory.studies import s8_networks
 
 SMALL = ModelConfig(width=8, layers=1, heads=1, dtype="float64")
 """float64, so that rows of different lengths agree beyond doubt."""
@@ -458,7 +459,7 @@ def test_rows_of_one_claim_are_one_row():
 
 def test_rollouts_of_the_enumerated_law():
     """S8 on networks: no certificate above the improvement more often than it may; P3.2 to a few units."""
-    row = networks.coverage(np.random.default_rng(0), teams=2, repeats=100)
+    row = s8_networks.run(np.random.default_rng(0), teams=2, repeats=100)
     assert (row.violations, row.instances) == (0, 200)
     message, tokens = networks.message_chain_rule(np.random.default_rng(1), 50)
     assert message.shape == (50,)

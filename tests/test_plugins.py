@@ -6,12 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from teamtr_jax import cli
 from teamtr_jax.bounds import Rung
 from teamtr_jax.claims import Check, Claim, rung_claim, s4, s7
+from teamtr_jax.surrogates import evaluate_stage
+from teamtr_jax.teams import read_stage
 from teamtr_jax.validation import InputError
 from theory import audit, ledger, plugins
 from theory.families import FAMILIES, Family
-from theory.run import TIERS, Tier, run
+from theory.run import run
+from theory.tiers import TIERS, Tier
 
 CORNERS = next(f for f in FAMILIES if f.name == "corners")
 mine = Family("mine", "the corners again", 0.005, CORNERS.make)
@@ -28,8 +32,11 @@ own = Claim("own", "J = J", "this test", same)
 NONE = Tier(400, 0, (), (), True, 400)
 
 
-def test_own_rung_family_and_claim_reach_the_ledger():
-    """A false rung is found false, on the reader's family, beside the true ones; nothing in the package knows of it."""
+def test_own_rung_family_and_claim_reach_the_ledger(tmp_path):
+    """A false rung is found false, on the reader's family, beside the true ones; nothing in the package knows of it.
+
+    The worst stage is kept: a stage file like any other, on which the rung is below the gap and every claim of the package holds.
+    """
     added = plugins.Plugins((quarter,), (own,), (mine,))
     assert added.all_claims[-2:-1] == (own,)
     result = run(NONE, added, studies=(), claims=(s7.CLAIM, own, rung_claim(quarter)))
@@ -40,8 +47,21 @@ def test_own_rung_family_and_claim_reach_the_ledger():
     assert rows["S7"].instances == 400
     assert result.about["counts"] == {"mine": 400}
     text = ledger.markdown(result.rows, result.about)
-    assert "| penalty_quarter | 400 |" in text
+    assert (
+        "| The fresh gap of an update is at most penalty_quarter. | \\|fresh gap_i\\| ≤ penalty_quarter | 400 |" in text
+    )
     assert "[s7](../../theory/derivations/s7.md)" in text
+    assert (rows["penalty_quarter"].detects, rows["own"].detects) == (None, None)  # violated; 0 ≤ 0 catches nothing
+    assert 0 < rows["S7"].detects < 1
+    file = "counterexample-penalty_quarter.npz"
+    assert rows["penalty_quarter"].note.endswith(f"counterexample of family mine: {file}")
+    assert set(result.draws) == {"adversarial.md", file}
+    result.draws[file](tmp_path / file)
+    report = evaluate_stage(read_stage(tmp_path / file))
+    ratio = float((abs(report.gap_fresh) / quarter.fn(report)).max())
+    assert ratio == pytest.approx(rows["penalty_quarter"].tightest, rel=1e-9)
+    assert ratio > 1
+    assert cli.CheckCommand((tmp_path / file,)).run() == 0
 
 
 def test_every_claim_of_the_package_and_of_the_reader_is_in_the_audit():
@@ -157,6 +177,7 @@ TREE = (
         (HEAD + TREE + "FAMILIES = [Family('mine', '', 1.0, changed(float('nan')))]\n", "mine: transition: found nan"),
         (HEAD + "CLAIMS = [claim(lambda s, r: {}, id='x' * 301)]\n", "CLAIMS: id: found 'xx"),
         (HEAD + "CLAIMS = [claim(lambda s, r: {}, tight=3)]\n", "own: tight: found 3, expected a text"),
+        (HEAD + "CLAIMS = [claim(lambda s, r: {}, words='a\\nb')]\n", "own: words: found '.*', expected a text"),
         ("class Own(BaseException): pass\nraise Own('x')\n", "--plugin: found .*which ends with Own: x"),
         ("class Own(Exception):\n    def __str__(self): 1 / 0\nraise Own\n", "--plugin: found .*which ends with Own: Own"),
         ("x = 1\0\n", "--plugin: found .*line 1: source code string cannot contain null bytes"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import platform
 import re
 import time
@@ -18,19 +19,22 @@ from flint import arb, fmpq
 from rich.console import Console
 
 import theory.__main__ as command
-from teamtr_jax.claims import Check, Claim, judge
+from teamtr_jax.claims import STAGE_CLAIMS, Check, Claim, judge
 from teamtr_jax.dynamics import Dense
 from teamtr_jax.files import unseal
 from teamtr_jax.types import Stage, Team
 from teamtr_jax.validation import InputError, unchecked
-from theory import audit, ledger
+from theory import audit, evidence, exact_audit, ledger
 from theory import run as suite
 from theory.audit import Tally
 from theory.exact_audit import Evidence
-from theory.families import Family
+from theory.families import FAMILIES, Family
 from theory.ledger import Row
 from theory.plugins import Plugins
-from theory.run import Study, Tier
+from theory.studies import bounds, p3_2, r1, r2, r3, r4, r5, r6, r7, s8, s8_networks, scaling, u1
+from theory.studies.base import Found, Study
+from theory.studies.every import STUDIES
+from theory.tiers import TIERS, Tier
 
 U = 0.015625
 """A budget that is a power of two: sums with it are exact."""
@@ -151,7 +155,7 @@ def generator():
 
 
 def audited(chunk, claims=(FLOAT, NAMED), **more):
-    return audit.audit_family(family_of(VALUES), len(VALUES), generator(), claims, chunk, **more)
+    return audit.audit_family(family_of(VALUES), len(VALUES), generator(), claims, chunk=chunk, **more)
 
 
 @pytest.mark.parametrize("chunk", [7, 3, 2, 1, 50])
@@ -224,7 +228,7 @@ def test_only_what_is_open_is_decided(stub_reports):
 def test_no_number_is_a_violation_and_breaks_no_ledger(stub_reports, tmp_path):
     """NaN on either side: counted, the ratio is infinite, it would have caught nothing, and the ledger can be written."""
     family = family_of([0.5, np.nan])
-    found = audit.audit_family(family, 2, generator(), (FLOAT,), 2)
+    found = audit.audit_family(family, 2, generator(), (FLOAT,), chunk=2)
     tally = found["float", ""]
     assert (tally.violated, tally.inconclusive, tally.ratio) == (2, 0, np.inf)
     assert tally.slack == 1 - (0.5 - U)
@@ -235,7 +239,12 @@ def test_no_number_is_a_violation_and_breaks_no_ledger(stub_reports, tmp_path):
 def test_one_stage_is_its_own_family(stub_reports):
     """A Gymnasium team: nothing is decided exactly, what is open is counted as such."""
     for x, counts in ((OPENED, (0, 1)), (1.5, (1, 0)), (0.5, (0, 0))):
-        tally = audit.audit_stage("a team", jax.tree.map(lambda leaf: leaf[0], stub_stages([x])), (FLOAT,))["float", ""]
+        heard = []
+        one = jax.tree.map(lambda leaf: leaf[0], stub_stages([x]))
+        tally = audit.audit_stage("a team", one, (FLOAT,), broken=heard.append)["float", ""]
+        assert [(y.family, y.ratio, np.shape(y.stage.team.reward)) for y in heard] == [
+            ("a team", x, np.shape(one.team.reward))
+        ] * counts[0]
         assert (tally.stages, tally.checks, tally.decided, tally.where, tally.ratio) == (1, 2, 0, "a team", x)
         assert (tally.violated, tally.inconclusive) == counts
 
@@ -245,7 +254,7 @@ def test_families_leave_out_claims_and_have_chunks_of_their_own(stub_reports):
     stubs = family_of(VALUES, without=("named",), chunk=2)
     family = stubs._replace(make=lambda rng, batch: (sizes.append(batch), stubs.make(rng, batch))[1])
     done = []
-    found = audit.audit_family(family, 5, generator(), (FLOAT, NAMED), 7, done.append)
+    found = audit.audit_family(family, 5, generator(), (FLOAT, NAMED), chunk=7, progress=done.append)
     assert {id_ for id_, _ in found} == {"float"}
     assert set(sizes) == {2}
     assert done == [2, 2, 1]
@@ -332,20 +341,46 @@ def test_tallies_add_up():
 def test_rows_of_a_claim():
     """Named checks together: most stages, all comparisons, extremes over inequalities (ratio) or all (error)."""
     tallies = {
-        ("float", "one"): Tally(10, 20, 1, 2, 3, 4, 0.5, "here", 0.3, 0.5, 0.6),
-        ("float", "two"): Tally(8, 30, 2, 1, 4, 0, 0.9, "there", 0.4, 0.7, 0.2),
+        ("float", "one"): Tally(10, 20, 0, 2, 3, 4, 0.5, "here", 0.3, 0.5, 0.6),
+        ("float", "two"): Tally(8, 30, 0, 1, 4, 0, 0.9, "there", 0.4, 0.7, 0.2),
         ("float", "is"): Tally(9, 9, 0, 0, 0, 1, 0.0, "", 0.05, 0.01, 0.01, True),
         ("named", "is"): Tally(5, 5, 0, 0, 0, 0, 0.0, "", 0.25, np.inf, np.inf, True),
     }
     first, second = audit.rows(tallies, (FLOAT, NAMED, NAMED._replace(id="none")), 0.0)
     assert (first.id, first.statement, first.evidence) == ("float", "x ≤ 1", "float; 7 decided exactly")
-    assert (first.instances, first.checks, first.violations, first.inconclusive) == (10, 59, 3, 3)
+    assert (first.instances, first.checks, first.violations, first.inconclusive) == (10, 59, 0, 3)
     assert (first.decided_exactly, first.trivial, first.tightest, first.detects) == (7, 5, 0.9, 0.05)
     assert first.detects_exponents == {"γ": 0.5, "1/(1−γ)": 0.2}
     assert first.note == "tight: at 1; largest ratio in: there"
     assert first.seconds > 0
     assert (second.evidence, second.tightest, second.detects, second.detects_exponents) == ("float", None, 0.25, {})
     assert second.note == "tight: "
+    broken = audit.rows(
+        tallies | {("float", "three"): Tally(1, 5, 3, 0, 0, 0, 4.0, "worst", -3.0, -1.0, -1.0)}, (FLOAT,), 0.0
+    )[0]
+    assert (broken.violations, broken.tightest, broken.detects, broken.detects_exponents) == (3, 4.0, None, {})
+
+
+@pytest.mark.parametrize(("slack", "detects"), [(0.999, 0.999), (1.0, None), (np.inf, None)])
+def test_an_audit_that_would_catch_nothing_says_so(slack, detects):
+    """Bounds that are infinite, or both sides 0: an error of 100 % would not be seen either."""
+    (one,) = audit.rows({("float", ""): Tally(3, 3, slack=slack)}, (FLOAT,), 0.0)
+    assert one.detects == detects
+
+
+@pytest.mark.parametrize("chunk", [7, 3, 1])
+def test_the_worst_stage_of_a_violated_claim_is_kept(stub_reports, chunk):
+    """By floats or exactly; only of checks that are violated."""
+    heard = []
+    audited(chunk, broken=heard.append)
+    assert {(x.id, x.check, x.family) for x in heard} == {("float", "", "stubs")}
+    worst = max(heard, key=lambda x: x.ratio)
+    assert (worst.ratio, float(np.asarray(worst.stage.team.reward).ravel()[0])) == (1.5, 1.5)
+    rewards = {float(np.asarray(x.stage.team.reward).ravel()[0]) for x in heard}
+    assert rewards == ({1.5} if chunk == 7 else {OPENED, 1.5})
+    heard.clear()
+    audit.audit_family(family_of([OPENED, 0.5]), 2, generator(), (FLOAT,), chunk=2, broken=heard.append)
+    assert [x.ratio for x in heard] == [OPENED]
 
 
 def row(id_="S7", **values):
@@ -366,7 +401,10 @@ def test_a_row_counts_nothing_by_itself():
     zeros = ("seconds", "checks", "decided_exactly", "trivial", "exact", "exact_violations", "exact_undecided")
     assert [one[name] for name in zeros] == [0] * 7
     assert [one[name] for name in ("exponent", "interval", "searched")] == [None] * 3
-    assert [one[name] for name in ("exact_kind", "page", "figure", "note", "detects_exponents")] == ["", "", "", "", {}]
+    assert [one[name] for name in ("exact_kind", "page", "figure", "note", "words", "detects_exponents")] == [
+        *[""] * 5,
+        {},
+    ]
 
 
 def test_rows_of_one_id_are_one():
@@ -387,7 +425,7 @@ def test_rows_of_one_id_are_one():
 FULL = row(
     instances=12345, violations=2, exact_violations=3, inconclusive=4, tightest=0.98765, searched=0.12345, detects=0.0123456,
     exponent=1.987, interval=(1.876, 2.134), exact=6789, exact_kind="enclosed", seconds=12.6, page="theory/derivations/s7.md",
-    figure="bounds.png", note="a note",
+    figure="bounds.png", note="a note", words="as a sentence",
 )  # fmt: skip
 CELLS = [
     "S7",
@@ -410,19 +448,43 @@ ABOUT = {
 
 
 def test_columns_of_the_page():
-    """Violations found exactly are added; each column by value, under its heading."""
+    """Words first, the id last; violations found exactly are added; each column by value, under its heading."""
     text = ledger.markdown([FULL, row("S8", tightest=None, detects=None)], ABOUT, "up/")
-    head, line, plain = (next(x for x in text.splitlines() if x.startswith(f"| {id_} ")) for id_ in ("id", "S7", "S8"))
-    heads = "id instances violations inconclusive tightest searched detects exponent also-exactly evidence s statement"
-    heads += " page figure"
-    assert head == "| " + " | ".join(heads.split()).replace("-", " ") + " |"
-    assert line == "| " + " | ".join([*CELLS, "[s7](up/theory/derivations/s7.md)", "[bounds.png](bounds.png)"]) + " |"
-    assert plain == "| S8 | 10 | 0 | 0 | – | – | – | – | – | float | 0 | s |  |  |"
+    head, line, plain = (next(x for x in text.splitlines() if x.endswith(f" {id_} |")) for id_ in ("id", "S7", "S8"))
+    heads = "in-words statement instances violations inconclusive tightest searched detects exponent also-exactly evidence s"
+    assert head == "| " + " | ".join(f"{heads} page figure id".split()).replace("-", " ") + " |"
+    links = ["[s7](up/theory/derivations/s7.md)", "[bounds.png](bounds.png)"]
+    assert line == "| " + " | ".join(["as a sentence", CELLS[-1], *CELLS[1:-1], *links, "S7"]) + " |"
+    assert plain == "|  | s | 10 | 0 | 0 | – | – | – | – | – | float | 0 |  |  | S8 |"
     assert "1,234 stages, seed 5, 61 s on m (Python 3, jax 0, cpu), today." in text
     assert "* 1,000 × small: S = 2\n* Gymnasium: Taxi × 2\n" in text
+    assert "\n* Violated: S7 in 5 comparisons.\n* Looked at: 2 claims, 1,234 stages, 60 more without rounding; " in text
     assert "Transformer" not in text
-    assert "* Transformer teams of 65,536 transcripts: a; b" in ledger.markdown([], ABOUT | {"presets": ["a", "b"]})
+    bare = ledger.markdown([], ABOUT | {"presets": ["a", "b"], "gymnasium": []})
+    assert "* Transformer teams of 65,536 transcripts: a; b" in bare
+    assert "Gymnasium" not in bare
     assert text.endswith("\n* **S7**: a note\n")
+
+
+def test_the_verdict_in_words():
+    """Violations of both kinds, what rounding left open, and each claim once under the way in which it was decided."""
+    rows = [
+        row("T0", checks=1000, decided_exactly=3, inconclusive=2, exact=5, exact_undecided=1, page="x"),
+        row("R1", evidence="exact; bounds enclosed", checks=20),
+        row("S8", evidence="simulated", checks=4), row("R3", checks=1), row("R7", checks=1, page="x"),
+    ]  # fmt: skip
+    assert ledger.verdict(rows, ABOUT) == [
+        "Nothing is violated.",
+        "Looked at: 5 claims, 1,234 stages, 60 more without rounding; 1,026 comparisons.",
+        "Left open by rounding: 6 comparisons; 3 of them decided exactly, 3 inconclusive.",
+        "Decided by floats, and on other stages without rounding: 1 claims: T0.",
+        "Decided by arithmetic without rounding: 1 claims: R1.",
+        "Decided by simulation: 1 claims: S8.",
+        "Decided by floats alone: 2 claims: R3, R7.",
+        "With a derivation in theory/derivations: 2 of 5 claims.",
+    ]
+    broken = [row("S1", exact_violations=1200), row("S2"), row("mine", violations=2, exact_violations=1)]
+    assert ledger.verdict(broken, ABOUT)[0] == "Violated: S1 in 1,200 comparisons, mine in 3 comparisons."
 
 
 def test_columns_of_the_terminal():
@@ -437,8 +499,9 @@ def test_columns_of_the_terminal():
     table = ledger.terminal(rows, 200)
     assert [next(iter(column.cells)) for column in table.columns] == CELLS
     assert [x.style for x in table.rows] == ["bold red", "bold red", "yellow", None, "bold red"]
-    assert [column.header for column in table.columns] == list(ledger.HEADINGS)
-    assert [column.header for column in ledger.terminal(rows, 159).columns] == list(ledger.HEADINGS[:8])
+    heads = ["id", *ledger.COLUMNS]
+    assert [column.header for column in table.columns] == heads
+    assert [column.header for column in ledger.terminal(rows, 159).columns] == heads[:8]
     assert len(ledger.terminal(rows, 160).columns) == 12
 
 
@@ -484,16 +547,6 @@ def stub_suite(monkeypatch):
 
     pool = ThreadPoolExecutor(1)
     monkeypatch.setattr(suite.processes, "workers", lambda *_: nullcontext(Pool()))
-    monkeypatch.setattr(suite.exact_audit, "run", kept("exact", {
-        ("float", "a"): Evidence(7, 2, 1, 0.5, 0, 9), ("float", "b"): Evidence(9, 1, 0, 0.5, 3, 9),
-        ("S4", ""): Evidence(5, 0, 0, 0.5, 0, 5),
-    }))  # fmt: skip
-    monkeypatch.setattr(suite.s8, "run", kept("S8", (row("S8", tightest=None), "data")))
-    monkeypatch.setattr(
-        suite.rates, "run", kept("rates", ([row("R6.1"), row("S3", statement="", instances=5)], "curves"))
-    )
-    monkeypatch.setattr(suite.r2, "run", kept("R2", (row("R2"), None)))
-    monkeypatch.setattr(suite.r4, "run", kept("R4", (row("R4"), None)))
     monkeypatch.setattr(suite.adversarial, "read_index", kept("index", {
         "instances": [{"id": "S4", "ratio": 0.25}, {"id": "S4R", "ratio": 0.75}, {"id": "float", "ratio": 0.5}],
         "ratios": [
@@ -517,7 +570,7 @@ def stub_suite(monkeypatch):
     monkeypatch.setattr(suite.networks, "preset_stage", lambda name: name)
     seen = []
 
-    def audit_stage(name, stage, claims, lock):
+    def audit_stage(name, stage, claims, lock, broken):
         seen.append((name, stage, [claim.id for claim in claims]))
         return {("float", ""): Tally(1, 1, 0, 0, 0, 0, 0.125, name, 0.9)}
 
@@ -532,7 +585,24 @@ def mine(name, values):
 
 
 def studied(tier, rng, lock):
-    return [row("S3", instances=7), row("R7")], {"scaling.png": lambda path: path.write_text("drawn")}
+    return Found([row("S3", instances=7), row("R7")], {"scaling.png": lambda path: path.write_text("drawn")})
+
+
+def found_apart(tier, rng, lock):
+    """As the exact audit and the rates: evidence, a row that adds to another one, one that has nothing to add to."""
+    with lock:
+        pass
+    added = [row("S3", statement="", instances=5), row("S9", statement=""), row("S8", tightest=None), row("R6.1")]
+    return Found(added, {"rates.png": print, "finite.png": print}, {
+        ("float", "a"): Evidence(7, 2, 1, 0.5, 0, 9), ("float", "b"): Evidence(33, 1, 0, 0.5, 3, 9),
+        ("S4", ""): Evidence(5, 0, 0, 0.5, 0, 5),
+    })  # fmt: skip
+
+
+NEAR = Study("near", {"S3": "in words", "R7": ""}, studied, figures={"scaling.png": ("S3",), "absent.png": ("S4",)})
+FAR = Study(
+    "far", {"R6": "", "R7": "seven"}, found_apart, apart=True, figures={"rates.png": ("R6",), "finite.png": ("S8",)}
+)
 
 
 def test_a_run_puts_everything_together(stub_reports, stub_suite):
@@ -542,9 +612,8 @@ def test_a_run_puts_everything_together(stub_reports, stub_suite):
     plugins = Plugins(claims=(FLOAT,), families=(first, second))
     t1, p38 = FLOAT._replace(id="T1"), FLOAT._replace(id="P3.8")
     claims = (FLOAT, t1, p38, FLOAT._replace(id="S4"))
-    result = suite.run(dataclasses.replace(tier, families=()),
-                       plugins, 4, None, studies=(Study("study", studied),), claims=claims)  # fmt: skip
-    assert [x.id for x in result.rows] == ["T1", "P3.8", "S3", "S4", "S8", "R2", "R4", "R6.1", "R7", "float"]
+    result = suite.run(dataclasses.replace(tier, families=()), plugins, 4, None, studies=(NEAR, FAR), claims=claims)
+    assert [x.id for x in result.rows] == ["T1", "P3.8", "S3", "S4", "S8", "R6.1", "R7", "float"]
     rows = {x.id: x for x in result.rows}
     assert result.about["counts"] == {"one": 250, "two": 750}
     assert (result.about["instances"], result.about["exact"], result.about["seed"]) == (1002, 33, 4)
@@ -556,31 +625,37 @@ def test_a_run_puts_everything_together(stub_reports, stub_suite):
     assert rows["float"].instances == 1002
     assert rows["float"].violations == 375
     assert rows["S4"].violations == 375
-    assert (rows["float"].exact, rows["float"].exact_kind) == (9, "enclosed")
+    assert (rows["float"].exact, rows["float"].exact_kind) == (33, "enclosed")
     assert (rows["float"].exact_violations, rows["float"].exact_undecided) == (3, 1)
     assert (rows["S4"].exact, rows["S4"].exact_kind, rows["S4"].exact_violations) == (5, "exact", 0)
     assert (rows["S4"].searched, rows["float"].searched, rows["S8"].searched) == (0.75, 0.5, None)
     assert (rows["S3"].instances, rows["S3"].statement) == (12, "s")
     assert rows["S4"].page == "theory/derivations/s4.md"
-    assert (rows["R7"].figure, rows["S8"].figure, rows["R6.1"].figure, rows["R2"].figure) == (
-        "",
-        "finite_sample.png",
-        "rates.png",
-        "",
-    )
+    figures = {id_: rows[id_].figure for id_ in ("R7", "S8", "R6.1", "S3", "S4")}
+    assert figures == {"R7": "", "S8": "finite.png", "R6.1": "rates.png", "S3": "scaling.png", "S4": ""}
+    assert (rows["S3"].words, rows["R7"].words, rows["S8"].words) == ("in words", "seven", "")
     seen = {name: (stage, ids) for name, stage, ids in stub_suite["seen"]}
     assert seen["Taxi × 2"] == (("Taxi without its limit", 2, [[1 / 3] * 3] * 2, 0.01, [0, 1]), ["float", "T1", "S4"])
     assert seen["a preset"] == ("a preset", ["float", "S4"])
-    assert stub_suite["exact"][0][0] == 33
-    assert stub_suite["S8"][0][0] is True
-    assert set(result.draws) == {"scaling.png", "finite_sample.png", "rates.png", "adversarial.md", "bounds.png"}
-    page = suite._instances(stub_suite["index"] and suite.adversarial.read_index()["ratios"])
+    counterexample = {
+        "counterexample-float.npz",
+        "counterexample-P3.8.npz",
+        "counterexample-T1.npz",
+        "counterexample-S4.npz",
+    }
+    assert set(result.draws) == {"scaling.png", "finite.png", "rates.png", "adversarial.md"} | counterexample
+    assert "; counterexample of family two: counterexample-S4.npz" in rows["S4"].note
+
+
+def test_the_page_of_the_tightest_instances(stub_suite, tmp_path):
+    evidence.page(suite.adversarial.read_index()["ratios"], tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
     assert "| id | rung | shape | n | γ = 0.5 | γ = 0.9 | episodic |" in page
     assert "| S4 | r | t | 2 | 1.00000 | 0.12346 | 0.50000 |" in page
 
 
 def test_figures_of_claims():
-    assert {name: set(ids) for name, ids in suite.FIGURES.items()} == {
+    assert {name: set(ids) for study in STUDIES for name, ids in study.figures.items()} == {
         "scaling.png": {"R1", "R3"}, "regimes.png": {"R7"}, "interaction.png": {"R4", "R5"}, "rates.png": {"R6", "S3", "S7c"},
         "certified.png": {"U1", "S4", "S5", "S6", "S9"}, "finite_sample.png": {"S8"}, "bounds.png": {"S0", "P3.4", "S7"},
     }  # fmt: skip
@@ -610,73 +685,121 @@ def test_studies_by_tier(monkeypatch, tmp_path):
         return lambda *arguments, **more: asked.__setitem__(name, (arguments, more)) or value
 
     for module, value in (
-        (suite.p3_2, row("P3.2")), (suite.r1, (row("R1"), "relay")), (suite.r3, (row("R3"), "random")),
-        (suite.regimes, (row("R7"), "map")), (suite.r5, (row("R5"), SimpleNamespace(relay=[1, 2]))),
-        (suite.u1, (row("U1"), "curves")),
+        (p3_2, row("P3.2")), (r1, (row("R1"), "relay")), (r3, (row("R3"), "random")), (r7, (row("R7"), "map")),
+        (r5, (row("R5"), SimpleNamespace(relay=[1, 2]))), (u1, (row("U1"), "curves")), (s8_networks, row("S8")),
+        (s8, (row("S8"), "data")), (r6, ([row("R6.1"), row("S3")], "rates")), (r2, (row("R2"), None)), (r4, (row("R4"), None)),
+        (exact_audit, {"evidence": 1}),
     ):  # fmt: skip
         monkeypatch.setattr(module, "run", kept(module.__name__.rpartition(".")[2], value))
-    monkeypatch.setattr(suite.networks, "coverage", kept("coverage", row("S8")))
-    jobs = {study.name: study.job for study in suite.STUDIES}
-    assert list(jobs) == ["R1, R3, regimes", "certified shares", "interactions", "messages", "sampled networks"]
-    quick, default, full = (suite.TIERS[name] for name in ("quick", "default", "full"))
+    monkeypatch.setattr(bounds, "cloud", kept("bounds", "cloud"))
+    drawn = []
+    for module, name in (
+        (scaling, "scaling_figure"), (r7, "regime_figure"), (r5, "interaction_figure"), (s8, "finite_sample_figure"),
+        (u1, "certified_figure"), (r6, "rates_figure"), (bounds, "bound_figure"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr(r7, "as_dict", lambda found: {"is": found})
+    jobs = {study.name: study.job for study in STUDIES}
     found = {}
-    for name, tier in (("quick", quick), ("default", default), ("full", full)):
+    for name, tier in TIERS.items():
         asked.clear()
         found[name] = {study: job(tier, "rng", "lock") for study, job in jobs.items()}
         small = tier.quick
         assert asked["p3_2"][0] == (2_000 if small else 20_000, "rng")
-        assert asked["r1"][0] == ((2, 3, 4, 6, 8, 16) if small else suite.r1.SIZES,)
-        assert asked["r3"][0] == (
-            (20, "rng", suite.r3.SIZES[:3], "lock") if small else (100, "rng", suite.r3.SIZES, "lock")
-        )
-        assert asked["regimes"][0] == (small, "rng", "lock", None if small else "random", name == "full")
+        assert asked["r1"][0] == ((2, 3, 4, 6, 8, 16) if small else r1.SIZES,)
+        assert asked["r3"][0] == ((20, "rng", r3.SIZES[:3], "lock") if small else (100, "rng", r3.SIZES, "lock"))
+        assert asked["r7"][0] == (small, "rng", "lock", None if small else "random", name == "full")
         assert asked["r5"][0] == (small, "rng", "lock")
-        assert asked["coverage"][0] == (("rng",) if small else ("rng", 20, 1_000))
+        assert asked["s8_networks"][0] == (("rng",) if small else ("rng", 20, 1_000))
+        assert asked["s8"][0] == (small, "rng", name == "full")
+        assert asked["r6"][0] == (small,)
+        assert asked["r2"][0] == (r2.SIZES[:6] if small else r2.SIZES,)
+        assert asked["r4"][0] == (((2, 3, 4), "rng", 4) if small else (r4.SIZES, "rng", 20))
+        assert asked[exact_audit.__name__.rpartition(".")[2]][0] == (tier.exact, "rng")
+        assert asked["bounds"][0] == ("rng", "lock")
         if not small:
-            sizes = suite.u1.GYM if name == "full" else suite.u1.GYM[:1]
-            assert asked["u1"] == ((100, "rng", sizes), {"lock": "lock"})
-    assert found["quick"]["certified shares"] == ([], {})
-    rows = {study: [x.id for x in got] for study, (got, _) in found["full"].items()}
-    assert rows == {"R1, R3, regimes": ["R1", "R3", "R7"], "certified shares": ["U1"], "interactions": ["R5"],
-                    "messages": ["P3.2"], "sampled networks": ["S8"]}  # fmt: skip
-    drawn = []
-    for module, name in ((suite.figures, "scaling_figure"), (suite.regimes, "regime_figure"),
-                         (suite.r5, "interaction_figure"),
-                         (suite.u1, "certified_figure")):  # fmt: skip
-        monkeypatch.setattr(module, name, lambda *arguments: drawn.append(arguments))
-    monkeypatch.setattr(suite.regimes, "as_dict", lambda found: {"is": found})
-    for _, draws in found["full"].values():
-        for file, draw in draws.items():
+            assert asked["u1"] == ((100, "rng", u1.GYM if name == "full" else u1.GYM[:1]), {"lock": "lock"})
+    assert found["quick"]["certified shares"] == Found()
+    rows = {study: [x.id for x in got.rows] for study, got in found["full"].items() if got.rows}
+    assert rows == {
+        "growth in n": ["R1", "R3", "R7"], "certified shares": ["U1"], "interactions": ["R5"], "messages": ["P3.2"],
+        "sampled networks": ["S8"], "finite samples": ["S8"], "rates": ["R6.1", "S3"], "crossover": ["R2"],
+        "one more power of n": ["R4"],
+    }  # fmt: skip
+    assert found["full"]["decided without rounding"].evidence == {"evidence": 1}
+    for got in found["full"].values():
+        for file, draw in got.draws.items():
             draw(tmp_path / file)
-    assert drawn[0] == ("relay", "random", tmp_path / "scaling.png")
-    assert drawn[1] == ("map", tmp_path / "regimes.png")
-    assert drawn[2] == ("curves", tmp_path / "certified.png")
-    assert drawn[3] == ([1, 2], range(2), tmp_path / "interaction.png")
+    assert {arguments[-1].name: arguments[:-1] for arguments in drawn} == {
+        "scaling.png": ("relay", "random"), "regimes.png": ("map",), "certified.png": ("curves",),
+        "interaction.png": ([1, 2],), "finite_sample.png": ("data",), "rates.png": ("rates",), "bounds.png": ("cloud",),
+    }  # fmt: skip
     assert (tmp_path / "regimes.json").read_text() == '{"is": "map"}\n'
 
 
+def test_what_a_study_says_and_shows():
+    """Each id once with words, every figure of a study is of ids that some row has; what runs apart can be sent there."""
+    ids = {claim.id for claim in STAGE_CLAIMS} | {id_ for study in STUDIES for id_ in study.says}
+    worded = [id_ for study in STUDIES for id_, words in study.says.items() if words]
+    assert len(worded) == len(set(worded))
+    assert {
+        "P3.2",
+        "S8",
+        "R1",
+        "R2",
+        "R3",
+        "R4",
+        "R5",
+        "R6.6",
+        "R7",
+        "U1",
+        *(claim.id for claim in STAGE_CLAIMS),
+    } <= set(worded)
+    for study in STUDIES:
+        assert {id_ for shown in study.figures.values() for id_ in shown} <= ids
+        if study.apart:
+            assert pickle.loads(pickle.dumps(study)).job is study.job  # noqa: S301 — our own
+
+
+def test_only():
+    """Claims and studies about the ids that are named; nothing is everything; an unknown one is refused by name."""
+    claims = (FLOAT, FLOAT._replace(id="S4"))
+    assert suite.selected((), claims, (NEAR, FAR)) == (claims, (NEAR, FAR))
+    assert suite.selected(("S4", "R6"), claims, (NEAR, FAR)) == (claims[1:], (FAR,))
+    assert suite.selected(("float",), claims, (NEAR, FAR)) == (claims[:1], ())
+    with pytest.raises(InputError, match=r"^--only: found 'S44', expected ids among float, S4, S3, R7, R6$"):
+        suite.selected(("float", "S44"), claims, (NEAR, FAR))
+
+
+def test_a_run_of_studies_alone(stub_suite):
+    """Without claims no stage is audited."""
+    found = suite.run(Tier(1000, 33, ("small",), (("Taxi", 2),), True, 500), studies=(NEAR,), claims=())
+    assert [x.id for x in found.rows] == ["S3", "R7"]
+    assert (found.about["instances"], found.about["counts"], stub_suite["seen"]) == (0, {}, [])
+
+
 def test_seeds_are_independent_and_reproducible(stub_reports, stub_suite):
-    def draws(seed):
+    """Of each other, and of whatever else is asked for: with `--only` a family has the stages of a whole run."""
+
+    def draws(seed, studies=True):
         found = {}
 
         def make(rng, batch):
             found.setdefault("family", rng.random())
             return stub_stages([0.5] * batch)
 
-        def job(tier, rng, lock):
-            found["study"] = rng.random()
-            return [], {}
+        def job(name):
+            return lambda tier, rng, lock: found.__setitem__(name, rng.random()) or Found()
 
-        tier = Tier(200, 0, (), (), True, 200)
-        suite.run(
-            tier, Plugins(families=(Family("f", "", 1.0, make),)), seed, studies=(Study("s", job),), claims=(FLOAT,)
-        )
-        found["exact"], found["R4"] = stub_suite["exact"][0][1].random(), stub_suite["R4"][0][1].random()
+        families = (Family("f", "", 1.0, make),)
+        jobs = tuple(Study(name, {}, job(name), name == "far") for name in ("near", "far") if studies)
+        suite.run(Tier(200, 0, (), (), True, 200), Plugins(families=families), seed, studies=jobs, claims=(FLOAT,))
         return found
 
     one = draws(0)
     assert draws(0) == one
-    assert len(set(one.values())) == 4
+    assert draws(0, False) == {"family": one["family"]}
+    assert len(set(one.values())) == 3
     assert not set(draws(1).values()) & set(one.values())
 
 
@@ -688,11 +811,15 @@ def test_a_failing_study_stops_the_others(stub_reports, stub_suite, monkeypatch)
 
     def slow(tier, rng, lock):
         started.append(time.sleep(0.05))
-        return [], {}
+        return Found()
 
     started, ended = [], []
     monkeypatch.setattr(suite.processes, "end", ended.append)
-    studies = (Study("bad", fails), *(Study(f"late {k}", slow) for k in range(40)))
+    studies = (
+        Study("bad", {}, fails),
+        Study("far", {}, found_apart, True),
+        *(Study(f"late {k}", {}, slow) for k in range(40)),
+    )
     with pytest.raises(ArithmeticError, match="no number"):
         suite.run(
             Tier(200, 0, (), (), True, 200), Plugins(families=(mine("f", (0.5,)),)), studies=studies, claims=(FLOAT,)
@@ -713,7 +840,7 @@ def test_settings_of_a_run(more, message):
 
 def test_tiers():
     """What the help and the README say of them."""
-    quick, default, full = (suite.TIERS[name] for name in ("quick", "default", "full"))
+    quick, default, full = (TIERS[name] for name in ("quick", "default", "full"))
     assert [x.instances for x in (quick, default, full)] == [5_000, 100_000, 1_000_000]
     assert [x.exact for x in (quick, default, full)] == [60, 1_000, 5_000]
     assert [x.quick for x in (quick, default, full)] == [True, False, False]
@@ -722,12 +849,12 @@ def test_tiers():
     assert [x.chunk for x in (quick, default, full)] == [1_000, 5_000, 5_000]
     assert [len(x.gym) for x in (quick, default, full)] == [0, 2, 4]
     assert [len(x.presets) for x in (quick, default, full)] == [0, 1, len(suite.networks.PRESETS)]
-    assert default.families == full.families == tuple(f.name for f in suite.FAMILIES)
+    assert default.families == full.families == tuple(f.name for f in FAMILIES)
     assert set(quick.families) == {"small", "episodic", "corners", "episodic corners", "networks"}
 
 
 def test_families_have_these_names_and_shares():
-    shares = {f.name: f.share for f in suite.FAMILIES}
+    shares = {f.name: f.share for f in FAMILIES}
     assert shares == {
         "small": 0.45, "middle": 0.30, "large": 0.05, "product": 0.143, "episodic": 0.05, "corners": 0.005,
         "episodic corners": 0.002, "networks": 0.01,
@@ -763,7 +890,7 @@ def result(draws=None, **values):
 )
 def test_exit_codes(tmp_path, monkeypatch, capsys, values, code):
     """1 if a claim is violated, exactly or by floats, and only then."""
-    monkeypatch.setattr(suite, "run", lambda *_: result(**values))
+    monkeypatch.setattr(suite, "run", lambda *_, **__: result(**values))
     assert command.run(command.Settings(quick=True, out=tmp_path)) == code
     assert json.loads((tmp_path / "ledger.json").read_text())["claims"][0]["id"] == "S7"
     assert "claim ledger" in capsys.readouterr().out
@@ -771,11 +898,17 @@ def test_exit_codes(tmp_path, monkeypatch, capsys, values, code):
 
 def test_settings_reach_the_suite(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(suite, "run", lambda *arguments: seen.append(arguments) or result())
+    monkeypatch.setattr(suite, "run", lambda *arguments, **more: seen.append((*arguments, more)) or result())
     for flags, tier in (({"quick": True}, "quick"), ({"full": True}, "full"), ({}, "default")):
         command.run(command.Settings(out=tmp_path, instances=1, seed=3, **flags))
-        assert seen[-1][0] is suite.TIERS[tier]
-        assert seen[-1][2:5] == (3, 1, tmp_path / ".progress")
+        assert seen[-1][0] is TIERS[tier]
+        assert seen[-1][2:4] == (3, 1)
+        more = seen[-1][4]
+        assert (more["journal"], more["claims"], more["studies"]) == (tmp_path / ".progress", STAGE_CLAIMS, STUDIES)
+    command.run(command.Settings(out=tmp_path, only=("S4", "R6.2")))
+    asked = seen.pop()[4]
+    assert [x.id for x in asked["claims"]] == ["S4"]
+    assert [x.name for x in asked["studies"]] == ["decided without rounding", "rates"]
     for wrong, message in (
         ({"instances": 0}, "--instances: found 0"), ({"instances": 10**15}, "--instances: found 1000"),
         ({"seed": -1}, "--seed: found -1"),
@@ -796,7 +929,7 @@ def test_a_figure_that_fails_loses_nothing_else(tmp_path, monkeypatch, capsys):
 
     (tmp_path / "a.png").write_text("old")
     draws = {"a.png": fails, "b.png": lambda path: path.write_text("drawn")}
-    monkeypatch.setattr(suite, "run", lambda *_: result(draws))
+    monkeypatch.setattr(suite, "run", lambda *_, **__: result(draws))
     assert command.run(command.Settings(quick=True, out=tmp_path, json=tmp_path / "copy.json")) == 3
     said = capsys.readouterr()
     assert said.err == "theory: error: a.png: ValueError: no ticks at all\n"
@@ -809,7 +942,8 @@ def test_a_figure_that_fails_loses_nothing_else(tmp_path, monkeypatch, capsys):
     ]
     assert f"{tmp_path}/a.png" not in said.out
     assert "1,234 stages, 60 more without rounding, in 61 s on cpu" in said.out
-    monkeypatch.setattr(suite, "run", lambda *_: result(draws, violations=1))
+    assert "verdict:\n  Nothing is violated.\n  Looked at: 1 claims, 1,234 stages" in said.out
+    monkeypatch.setattr(suite, "run", lambda *_, **__: result(draws, violations=1))
     assert command.run(command.Settings(quick=True, out=tmp_path)) == 1
 
 
@@ -848,7 +982,7 @@ def test_where_nothing_can_be_written_the_ledger_is_printed(tmp_path, monkeypatc
     "place", ["a file", "a device", "json a folder", "ledger a folder", "json nowhere", "progress a file"]
 )
 def test_places_are_tried_before_the_work(tmp_path, monkeypatch, place, capsys):
-    monkeypatch.setattr(suite, "run", lambda *_: pytest.fail("worked"))
+    monkeypatch.setattr(suite, "run", lambda *_, **__: pytest.fail("worked"))
     out, more = tmp_path / "out", {}
     if place == "a file":
         out.write_text("x")
@@ -932,6 +1066,12 @@ def test_a_command_line_that_cannot_be_read_is_one_line(monkeypatch, capsys, arg
 def test_settings_are_refused_where_they_are_made(name, value):
     with pytest.raises(InputError, match=f"^(--)?{name}: found "):
         command.Settings(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["S7", 3, ("S7", 3)])
+def test_only_is_a_list_of_texts(value):
+    with pytest.raises(InputError, match=r"^only: found "):
+        command.Settings(only=value)
 
 
 def test_brackets_of_a_claim_are_no_markup():

@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 
 from teamtr_jax.command_line import parsed
-from teamtr_jax.llm.checked import flags, places
+from teamtr_jax.llm.checked import flags, places, texts
 from teamtr_jax.validation import InputError, shown, whole_number
 
 if TYPE_CHECKING:
@@ -45,12 +45,15 @@ class Settings:
     seed: int = 0
     plugin: Path | None = None
     """A Python file with RUNGS, CLAIMS or FAMILIES of your own, audited beside what is built in."""
+    only: tuple[str, ...] = ()
+    """Ids of claims (a rung's id is its name): only these are audited, and only studies about them are run."""
 
     def __post_init__(self) -> None:
         flags(self, "quick", "full")
         if self.quick and self.full:
             raise InputError("--quick, --full", "both", "at most one of them")
         places(self, "out", *(name for name in ("json", "plugin") if getattr(self, name) is not None))
+        texts(self, "only")
         whole_number("--seed", self.seed, 0)
         if self.instances is not None:
             from theory.run import MOST
@@ -132,6 +135,9 @@ def write(result: Result, out: Path, copy: Path | None, console: Console) -> lis
             paths.append(out / file)
 
     def say() -> None:
+        console.print("verdict:", style="bold")
+        for line in ledger.verdict(rows, about):
+            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
         console.print("What was held fixed, ranges of fits and where extremes were found: the notes in ledger.md.")
         console.print(
             f"{about['instances']:,} stages, {about['exact']:,} more without rounding, in {about['seconds']:.0f} s "
@@ -148,12 +154,17 @@ def run(settings: Settings) -> int:
     """Run one tier, write and print what it found. Exit code 1: some claim is violated; 3: not all could be written."""
     from theory import run as suite
     from theory.plugins import Plugins, load
+    from theory.tiers import TIERS
 
-    tier = suite.TIERS["quick" if settings.quick else "full" if settings.full else "default"]
+    tier = TIERS["quick" if settings.quick else "full" if settings.full else "default"]
     _places(settings, tier.keep)
     plugins = load(settings.plugin) if settings.plugin else Plugins()
+    claims, studies = suite.selected(settings.only, plugins.all_claims)
     console = Console() if sys.stdout.isatty() else Console(width=190)
-    result = suite.run(tier, plugins, settings.seed, settings.instances, settings.out / PROGRESS, console)
+    result = suite.run(
+        tier, plugins, settings.seed, settings.instances, journal=settings.out / PROGRESS, console=console,
+        studies=studies, claims=claims,
+    )  # fmt: skip
     failed = write(result, settings.out, settings.json, console)
     for line in failed:
         print(f"theory: error: {shown(line)}", file=sys.stderr)

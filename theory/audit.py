@@ -27,7 +27,7 @@ from theory.exact_bounds import verdict
 from theory.families import Family, take
 from theory.ledger import Row
 
-__all__ = ["Tally", "Tallies", "Journal", "fingerprint", "audit_family", "audit_stage", "rows"]
+__all__ = ["Tally", "Tallies", "Counterexample", "Journal", "fingerprint", "audit_family", "audit_stage", "rows"]
 
 EXACT_SECONDS = 30.0
 """Time for exact decisions in one family; inconclusive instances beyond it stay counted as such."""
@@ -66,6 +66,24 @@ class Tally(NamedTuple):
 
 
 Tallies = dict[tuple[str, str], Tally]
+
+
+class Counterexample(NamedTuple):
+    """A stage on which a claim is violated."""
+
+    id: str
+    check: str
+    family: str
+    ratio: float  #: measured/bound; 0 for an identity
+    stage: Stage
+
+
+Broken = Callable[[Counterexample], None]
+"""Called with the worst stage of every batch in which a check is violated."""
+
+
+def _unheard(found: Counterexample) -> None:
+    del found
 
 
 class Journal(NamedTuple):
@@ -159,11 +177,13 @@ def _decide(stage: Stage, key: tuple[str, str], open_: np.ndarray) -> tuple[int,
 
 
 def _collect(
-    out: dict, family: str, stages: Any, batch: int, identities: set[tuple[str, str]], deadline: float
+    out: dict, family: str, stages: Any, identities: set[tuple[str, str]], deadline: float, broken: Broken
 ) -> Tallies:
+    """Tallies of a batch of verdicts, of stages with the same leading axis or a longer one."""
     stages, out = jax.tree.map(np.asarray, (stages, out))
+    batch = len(next(iter(out.values()))["violated"]) if out else 0
     opened = {key: found["open"].reshape(batch, -1) for key, found in out.items()}
-    violated = {key: int(found["violated"].sum()) for key, found in out.items()}
+    violated = {key: found["violated"].reshape(batch).astype(int) for key, found in out.items()}
     left = {key: int(open_.sum()) for key, open_ in opened.items()}
     decided = dict.fromkeys(out, 0)
     undecided = np.logical_or.reduce([open_.any(-1) for open_ in opened.values()])
@@ -175,12 +195,17 @@ def _collect(
             if open_[b].any():
                 wrong, still = _decide(one, key, open_[b])
                 now = int(open_[b].sum())
-                violated[key] += wrong
+                violated[key][b] += wrong
                 decided[key] += now - still
                 left[key] += still - now
+    for (id_, name), wrong in violated.items():
+        if wrong.any():
+            ratio = np.where(wrong > 0, out[id_, name]["ratio"], -1.0)
+            worst = int(ratio.argmax())
+            broken(Counterexample(id_, name, family, float(ratio[worst]), take(stages, worst)))
     return {
         key: Tally(
-            batch, int(found["checks"].sum()), violated[key], left[key], decided[key], int(found["trivial"].sum()),
+            batch, int(found["checks"].sum()), int(violated[key].sum()), left[key], decided[key], int(found["trivial"].sum()),
             float(found["ratio"].max()), family,
             float(found["slack"].min()), float(np.min(found.get("gamma_power", np.inf))),
             float(np.min(found.get("length_power", np.inf))), key in identities,
@@ -216,11 +241,13 @@ def audit_family(
     instances: int,
     rng: np.random.Generator,
     claims: Sequence[Claim] = STAGE_CLAIMS,
+    *,
     chunk: int = 5_000,
     progress: Callable[[int], None] = lambda done: None,
     lock: AbstractContextManager[Any] | None = None,
     journal: Journal | None = None,
     stopped: Callable[[], bool] = lambda: False,
+    broken: Broken = _unheard,
 ) -> Tallies:
     """Audit `instances` stages of one family.
 
@@ -229,6 +256,7 @@ def audit_family(
       lock: held while a compiled program runs, so that families may compile in parallel threads.
       journal: where this family stood when it was interrupted; written after every chunk.
       stopped: asked before every chunk; the tallies so far are returned.
+      broken: hears of violations, of those since an interruption only.
 
     Returns:
       Tallies per (claim id, check name).
@@ -252,7 +280,7 @@ def audit_family(
             out = take(out, slice(now))
         began = time.perf_counter()
         deadline = began + EXACT_SECONDS - spent if small else began
-        for key, tally in _collect(out, family.name, stages, now, identities, deadline).items():
+        for key, tally in _collect(out, family.name, stages, identities, deadline, broken).items():
             total[key] = total[key].plus(tally) if key in total else tally
         spent += time.perf_counter() - began
         done += now
@@ -268,14 +296,15 @@ def audit_stage(
     stage: Stage,
     claims: Sequence[Claim] = STAGE_CLAIMS,
     lock: AbstractContextManager[Any] | None = None,
+    broken: Broken = _unheard,
 ) -> Tallies:
     """Audit one stage that is its own family (a Gymnasium team)."""
     identities: set[tuple[str, str]] = set()
     program = jax.jit(_stage_verdicts(claims, identities)).lower(stage).compile(compiler_options=FEW)
     with lock or nullcontext():
         out = jax.block_until_ready(program(stage))
-    batched = jax.tree.map(lambda x: jnp.asarray(x)[None], out)
-    return _collect(batched, name, None, 1, identities, 0.0)
+    batched = jax.tree.map(lambda x: jnp.asarray(x)[None], (out, stage))
+    return _collect(batched[0], name, batched[1], identities, 0.0, broken)
 
 
 def rows(tallies: Tallies, claims: Sequence[Claim], started: float) -> list[Row]:
@@ -291,18 +320,19 @@ def rows(tallies: Tallies, claims: Sequence[Claim], started: float) -> list[Row]
             total = total.plus(tally)
         best = max(inequalities.values(), key=lambda t: t.ratio, default=None)
         decided = total.decided
-        finite = {
+        slack = min(t.slack for t in own.values())
+        powers = {} if total.violated else {
             "γ": min((t.gamma_power for t in inequalities.values()), default=np.inf),
             "1/(1−γ)": min((t.length_power for t in inequalities.values()), default=np.inf),
-        }
+        }  # fmt: skip
         out.append(
             Row(
                 claim.id, claim.statement, "float" if not decided else f"float; {decided} decided exactly",
                 max(t.stages for t in own.values()), total.violated, total.inconclusive,
-                best.ratio if best else None, min(t.slack for t in own.values()), checks=total.checks,
+                best.ratio if best else None, slack if slack < 1 and not total.violated else None, checks=total.checks,
                 decided_exactly=decided, trivial=total.trivial, seconds=time.perf_counter() - started,
-                detects_exponents={name: x for name, x in finite.items() if np.isfinite(x)},
-                note=f"tight: {claim.tight}" + (f"; largest ratio in: {best.where}" if best else ""),
+                detects_exponents={name: x for name, x in powers.items() if np.isfinite(x)},
+                words=claim.words, note=f"tight: {claim.tight}" + (f"; largest ratio in: {best.where}" if best else ""),
             )
         )  # fmt: skip
     return out

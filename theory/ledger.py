@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from rich.table import Table
 from teamtr_jax.files import replacing
 from teamtr_jax.records import LEDGER_SCHEMA, dump
 
-__all__ = ["Row", "merged", "as_json", "write_json", "terminal", "markdown", "page_of"]
+__all__ = ["Row", "merged", "as_json", "write_json", "terminal", "verdict", "markdown", "page_of"]
 
 SHARED = {"R6": "rates", "R7": "regimes"}
 """Pages that are not named like the ids on them."""
@@ -35,7 +35,8 @@ class Row:
     """One claim.
 
     `detects`: the smallest relative error of the leading constant (of either side, for an identity) that this audit would
-    have caught; `detects_exponents`: the same for the powers of γ and of 1/(1−γ).
+    have caught; none where it would have caught nothing, or where the claim is violated; `detects_exponents`: the same for
+    the powers of γ and of 1/(1−γ).
     """
 
     id: str
@@ -61,6 +62,7 @@ class Row:
     page: str = ""  #: derivation, from the root of the repository
     figure: str = ""  #: file name of the figure, beside the ledger
     note: str = ""  #: what was held fixed, over which range a slope was fitted, where the extreme was found
+    words: str = ""  #: the statement as a sentence
 
 
 def merged(rows: Sequence[Row]) -> list[Row]:
@@ -114,36 +116,81 @@ def _number(x: float | None) -> str:
     return "–" if x is None else f"{x:.3g}"
 
 
-def _cells(row: Row) -> list[str]:
+def _slope(row: Row) -> str:
     slope = "–" if row.exponent is None else f"{row.exponent:.2f}"
-    if row.interval is not None:
-        slope += f" [{row.interval[0]:.2f}, {row.interval[1]:.2f}]"
-    exactly = f"{row.exact:,} {row.exact_kind}" if row.exact else "–"
-    return [
-        row.id, f"{row.instances:,}", str(row.violations + row.exact_violations), str(row.inconclusive), _number(row.tightest),
-        _number(row.searched), _number(row.detects), slope, exactly, row.evidence, f"{row.seconds:.0f}", row.statement,
-    ]  # fmt: skip
+    return slope + (f" [{row.interval[0]:.2f}, {row.interval[1]:.2f}]" if row.interval is not None else "")
 
 
-HEADINGS = ("id", "instances", "violations", "inconclusive", "tightest", "searched", "detects", "exponent", "also exactly",
-            "evidence", "s", "statement")  # fmt: skip
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "instances": lambda row: f"{row.instances:,}",
+    "violations": lambda row: str(row.violations + row.exact_violations),
+    "inconclusive": lambda row: str(row.inconclusive),
+    "tightest": lambda row: _number(row.tightest),
+    "searched": lambda row: _number(row.searched),
+    "detects": lambda row: _number(row.detects),
+    "exponent": _slope,
+    "also exactly": lambda row: f"{row.exact:,} {row.exact_kind}" if row.exact else "–",
+    "evidence": lambda row: row.evidence,
+    "s": lambda row: f"{row.seconds:.0f}",
+    "statement": lambda row: row.statement,
+}
+"""Heading → cell; the id stands before them on a terminal, and last on the page."""
+NARROW = 7
+"""Columns that a narrow terminal gets: the numbers."""
+
+
+EXPLAINED = (
+    "*Tightest*: largest measured/bound; *searched*: the same, by adversarial search; *detects*: smallest relative error of a "
+    "constant that would have been caught; *also exactly*: random stages decided without rounding; *s*: seconds."
+)
 
 
 def terminal(rows: Sequence[Row], width: int) -> Table:
     """The ledger as a table for a terminal of `width` columns; a narrow one gets the numbers only."""
-    shown = HEADINGS if width >= 160 else HEADINGS[:-4]
+    shown = list(COLUMNS)[: None if width >= 160 else NARROW]
     caption = (
         "tightest: largest measured/bound; searched: the same, by adversarial search; detects: smallest error of a constant "
         "that it would catch; also exactly: random stages decided without rounding"
     )
     table = Table(title="claim ledger", caption=caption)
-    for heading in shown:
+    for heading in ("id", *shown):
         left = heading in ("id", "statement", "evidence")
         table.add_column(heading, justify="left" if left else "right", no_wrap=width >= 160 and heading != "statement")
     for row in rows:
         style = "bold red" if row.violations + row.exact_violations else "yellow" if row.inconclusive else None
-        table.add_row(*map(escape, _cells(row)[: len(shown)]), style=style)  # brackets are no markup
+        cells = [row.id, *(COLUMNS[heading](row) for heading in shown)]
+        table.add_row(*map(escape, cells), style=style)  # brackets are no markup
     return table
+
+
+def _how(row: Row) -> str:
+    if row.exact:
+        return "floats, and on other stages without rounding"
+    kind = next((kind for kind in ("exact", "simulated") if row.evidence.startswith(kind)), "")
+    return {"exact": "arithmetic without rounding", "simulated": "simulation"}.get(kind, "floats alone")
+
+
+def verdict(rows: Sequence[Row], settings: dict[str, Any]) -> list[str]:
+    """What was found, in words, a line each: is something violated; what was looked at; how it was decided; what is derived."""
+    broken = [row for row in rows if row.violations + row.exact_violations]
+    kinds: dict[str, list[str]] = {}
+    for row in rows:
+        kinds.setdefault(_how(row), []).append(row.id)
+    decided, left = (
+        sum(map(of, rows)) for of in (lambda x: x.decided_exactly, lambda x: x.inconclusive + x.exact_undecided)
+    )
+    violated = (f"{row.id} in {row.violations + row.exact_violations:,} comparisons" for row in broken)
+    stages = f"{settings['instances']:,} stages, {settings['exact']:,} more without rounding"
+    lines = [
+        "Violated: " + ", ".join(violated) + "." if broken else "Nothing is violated.",
+        f"Looked at: {len(rows)} claims, {stages}; {sum(row.checks for row in rows):,} comparisons.",
+        f"Left open by rounding: {decided + left:,} comparisons; {decided:,} of them decided exactly, {left:,} inconclusive.",
+    ]
+    lines += [f"Decided by {how}: {len(ids)} claims: {', '.join(ids)}." for how, ids in kinds.items()]
+    return [
+        *lines,
+        f"With a derivation in theory/derivations: {sum(bool(row.page) for row in rows)} of {len(rows)} claims.",
+    ]
 
 
 def markdown(rows: Sequence[Row], settings: dict[str, Any], root: str = "../../") -> str:
@@ -153,17 +200,21 @@ def markdown(rows: Sequence[Row], settings: dict[str, Any], root: str = "../../"
         f"(Python {settings['python']}, jax {settings['jax']}, {settings['device']}), {settings['date']}."
     )
     lines = ["# Claim ledger", "", "Written by `python -m theory`. " + made, ""]
+    lines += [f"* {line}" for line in verdict(rows, settings)]
+    lines += ["", "Looked at:", ""]
     lines += [f"* {count:,} × {name}: {settings['families'][name]}" for name, count in settings["counts"].items()]
-    lines += ["* Gymnasium: " + ", ".join(settings["gymnasium"])]
+    if settings["gymnasium"]:
+        lines += ["* Gymnasium: " + ", ".join(settings["gymnasium"])]
     if settings.get("presets"):
         lines.append("* Transformer teams of 65,536 transcripts: " + "; ".join(settings["presets"]))
-    lines.append("")
-    headings = [*HEADINGS, "page", "figure"]
-    lines += ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    shown = [heading for heading in COLUMNS if heading != "statement"]
+    lines += ["", EXPLAINED, ""]
+    lines += ["| " + " | ".join(["in words", "statement", *shown, "page", "figure", "id"]) + " |"]
+    lines += ["|" + "---|" * (len(shown) + 5)]
     for row in rows:
-        cells = [cell.replace("|", "\\|") for cell in _cells(row)]
+        cells = [row.words, row.statement, *(COLUMNS[heading](row) for heading in shown)]
         page = f"[{Path(row.page).stem}]({root}{row.page})" if row.page else ""
         figure = f"[{row.figure}]({row.figure})" if row.figure else ""
-        lines.append("| " + " | ".join([*cells, page, figure]) + " |")
+        lines.append("| " + " | ".join([*(cell.replace("|", "\\|") for cell in cells), page, figure, row.id]) + " |")
     notes = [f"* **{row.id}**: {row.note}" for row in rows if row.note]
     return "\n".join([*lines, "", *notes, ""])

@@ -7,7 +7,6 @@ the oracle can decide what float64 cannot; and the presets of the package, one s
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -15,12 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jax import Array, lax
 from numpy.typing import NDArray
 
-from teamtr_jax import finite_sample as fs
-from teamtr_jax.divergences import message_kl_current_to_new, message_probabilities, token_kl_current_to_new
+from teamtr_jax.divergences import message_kl_current_to_new, token_kl_current_to_new
 from teamtr_jax.dynamics import Tree
 from teamtr_jax.llm import enumeration
 from teamtr_jax.llm.enumeration import Enumeration, differentiable_policy, enumerate_world
@@ -28,9 +25,8 @@ from teamtr_jax.llm.layout import Layout, Vocabulary, random_router, round_robin
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, agent_params, init_team, with_agent_params
 from teamtr_jax.types import Stage
 from teamtr_jax.values import objective
-from theory.ledger import Row
 
-__all__ = ["SIZES", "BATCH", "PRESETS", "make", "preset_stage", "message_chain_rule", "coverage"]
+__all__ = ["SIZES", "BATCH", "PRESETS", "make", "preset_stage", "message_chain_rule"]
 
 AGENTS, HORIZON = 2, 4
 BATCH = 200
@@ -176,49 +172,6 @@ def message_chain_rule(rng: np.random.Generator, instances: int) -> tuple[NDArra
         found.append(np.stack(both(stages.current, stages.target)))
     message, tokens = np.concatenate(found, 1)[:, :instances]
     return message, tokens
-
-
-def coverage(
-    rng: np.random.Generator, teams: int = 4, repeats: int = 300, prompts: int = 100, group: int = 2, alpha: float = 0.1
-) -> Row:
-    """S8 on rollouts drawn from the enumerated law: how often a certificate exceeds the true improvement of a neural update.
-
-    The first agent's update of a stage; a team is refuted where so many misses, or more, had probability 1e-6 at rate α.
-    """
-    started = time.perf_counter()
-    stages = jax.tree.map(np.asarray, make(rng))
-    tree = Tree(2, HORIZON)
-    moves = stages.team.active[:teams] == stages.order[:teams, :1]
-    new = np.where(moves[..., None], stages.target[:teams], stages.current[:teams])
-    law = jax.jit(jax.vmap(partial(message_probabilities, tree)))
-    laws = (np.asarray(law(x)) for x in (stages.current[:teams], new))
-    misses, worst, tightest, harmful = [], "", 0.0, 0
-    limit = 1 + float(scipy.stats.binom.isf(1e-6, repeats, alpha))
-    for b, (p, q) in enumerate(zip(*laws, strict=True)):
-        reward = stages.team.reward[b][tree.level(HORIZON - 1)].ravel()
-        improvement = float((q - p) @ reward)
-        harmful += improvement < 0
-        chance = stages.team.active[b, 0] < 0  # a prompt, or the router's first choice: drawn once for each group
-        ratio = np.where(p > 0, np.log(np.where(p > 0, q, 1.0) / np.where(p > 0, p, 1.0)), 0.0)
-        halves = p.reshape(2, -1) if chance else p[None]
-        first = rng.choice(len(halves), size=(repeats, prompts), p=halves.sum(1) / halves.sum())
-        cumulative = np.cumsum(halves / halves.sum(1, keepdims=True), 1)
-        uniform = rng.random((repeats, prompts, group))
-        inside = np.minimum((uniform[..., None] >= cumulative[first][:, :, None]).sum(-1), halves.shape[1] - 1)
-        leaf = first[..., None] * halves.shape[1] + inside
-        sample = fs.log_sample(reward[leaf], ratio[leaf][..., None], high=2.0)
-        for name, bound in (("bernstein", fs.bernstein_bound), ("betting", fs.betting_bound)):
-            missed = int((bound(sample, alpha) > improvement).sum())
-            misses.append(missed)
-            if missed / (repeats * alpha) >= tightest:
-                tightest, worst = missed / (repeats * alpha), name
-    refuted = sum(m >= limit for m in misses)
-    return Row(
-        "S8", "", "simulated", repeats * teams, refuted, 0, tightest, limit / (repeats * alpha) - 1,
-        seconds=time.perf_counter() - started, checks=len(misses),
-        note=f"{teams} neural updates ({harmful} harmful), {repeats} repetitions of {prompts}·{group} transcripts drawn from "
-        f"the enumerated law, estimator `log`, α = {alpha:g}: {max(misses)} misses at most ({worst}), {limit:.0f} would refute",
-    )  # fmt: skip
 
 
 def _agreement(tokens: NDArray[np.int32], team: LanguageTeam) -> NDArray[np.float64]:

@@ -98,7 +98,8 @@ def _fields(name: str, x: Rung | Claim | Family) -> None:
     else:
         for field in ("statement", "source"):
             _named(f"{name}: {field}", getattr(x, field))
-        _named(f"{name}: tight", x.tight, empty=True)
+        for field in ("tight", "words"):
+            _named(f"{name}: {field}", getattr(x, field), empty=True)
 
 
 def _ran(name: str, expected: str, f: Callable[..., Any], *arguments: Any) -> Any:

@@ -34,7 +34,8 @@ from teamtr_jax.types import Stage, Team
 from theory import adversarial, ledger
 from theory.families import Family
 from theory.plugins import Plugins
-from theory.run import Tier, run
+from theory.run import run
+from theory.tiers import Tier
 
 # %% [markdown]
 # ## A rung

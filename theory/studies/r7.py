@@ -17,13 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
+from matplotlib import colormaps
 
 from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage, Team
-from theory.claims.r3 import RandomCurves
+from theory.figures import LEGEND, TEXT, panels, save
 from theory.fits import Slope, bootstrap_slope
 from theory.ledger import Row
+from theory.studies.r3 import RandomCurves
 
 __all__ = ["Cell", "RegimeMap", "Setting", "SETTINGS", "as_dict", "leading_sums", "leaky_relay", "regime_figure", "run"]
 
@@ -248,6 +250,87 @@ def _window(draws: _Draws, sizes: tuple[int, ...], slots: Sequence[int]) -> floa
     return RATIOS[int(np.argmax(total <= THRESHOLD))] if (total <= THRESHOLD).any() else RATIOS[int(np.argmin(total))]
 
 
+class _Evaluated(NamedTuple):
+    """Every point of the map: where it stands, its sums, and those at half the step for the first `CHECKED` instances."""
+
+    places: list[tuple[Setting, float, float, int, int]]  #: setting, coherence, leak, n, instance
+    points: list[_Point]
+    sums: np.ndarray
+    budget: np.ndarray
+    half: dict[int, np.ndarray]  #: by point
+
+
+CHECKED = 2
+"""Instances evaluated at half the step too."""
+
+
+class _Grid(NamedTuple):
+    settings: tuple[Setting, ...]
+    coherence: tuple[float, ...]
+    leaks: tuple[float, ...]
+    sizes: tuple[int, ...]
+    instances: int
+
+    def evaluated(self, draws: _Draws, kl: float, slots: Sequence[int]) -> _Evaluated:
+        places, points, halves = [], [], []
+        for key in [(s, c, q) for s in self.settings for c in self.coherence for q in self.leaks]:
+            setting, c, q = key
+            random = c < 1 or setting.order == "random" or setting.router == "random"
+            for n in self.sizes:
+                for b in range(self.instances if random else 1):
+                    places.append((*key, n, b))
+                    points.append(_point(setting, n, c, q, kl, draws, b))
+                    if b < CHECKED:
+                        halves.append((len(points) - 1, _point(setting, n, c, q, kl / 4, draws, b)))
+        sums, budget = _evaluate(points, slots)
+        half, _ = _evaluate([x for _, x in halves], slots)
+        return _Evaluated(places, points, sums, budget, {k: x for (k, _), x in zip(halves, half, strict=True)})
+
+
+def _wrong(found: _Evaluated, largest: int) -> int:
+    """Sums that differ from the closed form of their leading order by more than the next order in p."""
+    small, wrong = 2 * largest * PROBABILITY, 0
+    for x, sums, unsure in zip(found.points, found.sums, found.budget, strict=True):
+        stated, scale = leading_sums(x.owner, x.steps, x.leak, x.order)
+        floor = (small * np.abs(x.steps).max() * (x.owner >= 0).sum()) ** 2
+        wrong += int((abs(sums - stated) > 4 * small * scale + floor + unsure).sum())
+    return wrong
+
+
+def _cells(grid: _Grid, found: _Evaluated, rng: np.random.Generator) -> dict[Setting, dict[str, list[list[Cell]]]]:
+    where: dict[tuple[Any, ...], list[int]] = {}
+    for k, (*key, n, _) in enumerate(found.places):
+        where.setdefault((*key, n), []).append(k)
+    sums, budget, sizes = found.sums, found.budget, grid.sizes
+
+    def cell(setting: Setting, c: float, q: float, gap: int) -> Cell:
+        rows = [where[setting, c, q, n] for n in sizes]
+        values = np.array([sums[row, gap] for row in rows])
+        noise = max(budget[row, gap].sum() / sums[row, gap].sum() for row in rows)
+        bend = max(
+            abs(sums[row[:CHECKED], gap].sum() / (4 * sum(found.half[k][gap] for k in row[:CHECKED])) - 1)
+            for row in rows
+        )
+        means = values.mean(-1)
+        last = float(np.log(means[-1] / means[-2]) / np.log(sizes[-1] / sizes[-2])) if (means > 0).all() else np.nan
+        reason = "rounding" if not noise <= THRESHOLD else "next order" if not noise + bend <= THRESHOLD else ""
+        slope = None if reason else bootstrap_slope(sizes, values, rng, 500)
+        return Cell(slope, last, means, float(noise + bend), reason)
+
+    return {
+        s: {gap: [[cell(s, c, q, k) for q in grid.leaks] for c in grid.coherence] for k, gap in enumerate(GAPS)}
+        for s in grid.settings
+    }
+
+
+def _corner(x: RegimeMap, setting: Setting, c: int, q: int) -> str:
+    parts = []
+    for gap in GAPS:
+        slope = x.cells[setting][gap][c][q].slope
+        parts.append(f"{gap} {slope.slope:.2f} [{slope.low:.2f}, {slope.high:.2f}]" if slope else f"{gap} –")
+    return f"{setting.name}, coherence {x.coherence[c]:g}, leak {x.leaks[q]:g}: " + ", ".join(parts)
+
+
 def run(
     quick: bool,
     rng: np.random.Generator,
@@ -265,91 +348,41 @@ def run(
     started = time.perf_counter()
     sizes, instances = (SIZES[:3], 4) if quick else (SIZES, 8)
     coherence, leaks = (COHERENCE[::2], LEAKS[::2]) if quick else (COHERENCE, LEAKS)
-    settings = SETTINGS if thorough else SHOWN
+    grid = _Grid(SETTINGS if thorough else SHOWN, coherence, leaks, sizes, instances)
     slots = sorted({sizes[min(2, len(sizes) - 1)], sizes[-1]})
     draws = _Draws(*(rng.random((instances, width)) for width in (sizes[-1], sizes[-1], 2 * sizes[-1])))
-    checked = 2  # instances evaluated at half the step too
-
     with lock or nullcontext():
         ratio = _window(draws, sizes, slots)
         kl = _kl_of(ratio)
-        index, points, halves = [], [], []
-        for key in [(s, c, q) for s in settings for c in coherence for q in leaks]:
-            setting, c, q = key
-            random = c < 1 or setting.order == "random" or setting.router == "random"
-            for n in sizes:
-                for b in range(instances if random else 1):
-                    index.append((*key, n, b))
-                    points.append(_point(setting, n, c, q, kl, draws, b))
-                    if b < checked:
-                        halves.append((len(points) - 1, _point(setting, n, c, q, kl / 4, draws, b)))
-        sums, budget = _evaluate(points, slots)
-        half, _ = _evaluate([x for _, x in halves], slots)
-
-    small = 2 * sizes[-1] * PROBABILITY
-    wrong = 0
-    for x, found, unsure in zip(points, sums, budget, strict=True):
-        stated, scale = leading_sums(x.owner, x.steps, x.leak, x.order)
-        floor = (small * np.abs(x.steps).max() * (x.owner >= 0).sum()) ** 2
-        wrong += int((abs(found - stated) > 4 * small * scale + floor + unsure).sum())
-
-    at = {k: j for j, (k, _) in enumerate(halves)}
-    where: dict[tuple[Any, ...], list[int]] = {}
-    for k, (*key, n, _) in enumerate(index):
-        where.setdefault((*key, n), []).append(k)
-
-    def cell(setting: Setting, c: float, q: float, gap: int) -> Cell:
-        rows = [where[setting, c, q, n] for n in sizes]
-        values = np.array([sums[row, gap] for row in rows])
-        noise = max(budget[row, gap].sum() / sums[row, gap].sum() for row in rows)
-        bend = max(
-            abs(sums[row[:checked], gap].sum() / (4 * half[[at[k] for k in row[:checked]], gap].sum()) - 1)
-            for row in rows
-        )
-        means = values.mean(-1)
-        last = float(np.log(means[-1] / means[-2]) / np.log(sizes[-1] / sizes[-2])) if (means > 0).all() else np.nan
-        reason = "rounding" if not noise <= THRESHOLD else "next order" if not noise + bend <= THRESHOLD else ""
-        slope = None if reason else bootstrap_slope(sizes, values, rng, 500)
-        return Cell(slope, last, means, float(noise + bend), reason)
-
-    cells = {
-        s: {gap: [[cell(s, c, q, k) for q in leaks] for c in coherence] for k, gap in enumerate(GAPS)} for s in settings
-    }
+        found = grid.evaluated(draws, kl, slots)
+    longest = 2 * sizes[-1]
     reference = None if garnet is None else garnet.slopes
-    found = RegimeMap(sizes, coherence, leaks, 2 * sizes[-1], ratio, kl, instances, cells, reference)
-
+    cells = _cells(grid, found, rng)
+    drawn = RegimeMap(sizes, coherence, leaks, longest, ratio, kl, instances, cells, reference)
     everything = [x for of in cells.values() for rows in of.values() for row in rows for x in row]
     first = cells[SETTINGS[0]]["stale"][-1][0].slope
-
-    def text(setting: Setting, c: int, q: int) -> str:
-        parts = []
-        for gap in GAPS:
-            slope = cells[setting][gap][c][q].slope
-            parts.append(f"{gap} {slope.slope:.2f} [{slope.low:.2f}, {slope.high:.2f}]" if slope else f"{gap} –")
-        return f"{setting.name}, coherence {coherence[c]:g}, leak {leaks[q]:g}: " + ", ".join(parts)
-
     corners = [
-        text(s, c, q)
+        _corner(drawn, s, c, q)
         for s in (SETTINGS[0], SETTINGS[1], SETTINGS[4], SETTINGS[5])
         for c, q in ((-1, 0), (0, 0), (-1, -2))
     ]
-    out, longest = sum(x.slope is None for x in everything), 2 * sizes[-1]
     row = Row(
         "R7", "regime map: in the leaky relay Σ|stale gap| ∝ n² needs coherent agents, a memory as long as the stage and a "
         "horizon that grows with n; the update order changes the constant, and the exponent only where memory is short", "float",
-        len(points), wrong, 0, None, None,
+        len(found.points), _wrong(found, sizes[-1]), 0, None, None,
         exponent=None if first is None else first.slope, interval=None if first is None else (first.low, first.high),
-        seconds=time.perf_counter() - started, checks=3 * len(points),
+        seconds=time.perf_counter() - started, checks=3 * len(found.points),
         note=(
             f"leaky relay, p = {PROBABILITY:g}, outcome reward in [0,1], n = {sizes[0]}…{sizes[-1]}, {instances} teams a cell "
             f"(1 where nothing is random), KL {kl:.2g} per message, that is ε = {ratio:g}p (δ⁰ = 2·KL where held per agent), "
-            f"T = 2n or {longest}; a point is used if rounding budget / value + |S(ε)/(4S(ε/2)) − 1| ≤ {THRESHOLD:g}: {out} "
+            f"T = 2n or {longest}; a point is used if rounding budget / value + |S(ε)/(4S(ε/2)) − 1| ≤ {THRESHOLD:g}: "
+            f"{sum(x.slope is None for x in everything)} "
             f"of {len(everything)} exponents have a point outside. Violations: sums that differ from the closed form of their "
             f"leading order by more than 4Tp of it (without signs). Slope of the mean, bootstrap over teams: "
             f"{'; '.join(corners)}. Exponent column: stale, T = 2n, forward, coherence 1, no leak"
         ),
     )  # fmt: skip
-    return row, found
+    return row, drawn
 
 
 def as_dict(x: RegimeMap) -> dict[str, Any]:
@@ -372,78 +405,61 @@ def as_dict(x: RegimeMap) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def regime_figure(curves: RegimeMap, path: Path) -> Path:
-    """Heat maps of the exponents over coherence and memory: rows are gaps, columns are settings; contours at 1 and 2."""
-    import matplotlib as mpl
+def _map(ax: Any, curves: RegimeMap, setting: Setting, gap: str) -> Any:
+    """One panel: exponents over memory and coherence, contours at 1 and 2."""
+    slope = curves.slopes(setting, gap)
+    colours = colormaps["RdYlBu_r"].with_extremes(bad="#cccccc")
+    image = ax.imshow(slope, origin="lower", cmap=colours, vmin=-1, vmax=2, aspect="auto")
+    for level, style in ((1.0, "--"), (2.0, "-")):
+        if (slope < level).any() and (slope > level).any():
+            ax.contour(np.ma.masked_invalid(slope), [level], colors="black", linestyles=style, linewidths=1.4)
+    for (c, q), x in np.ndenumerate(slope):
+        one = curves.cells[setting][gap][c][q]
+        label = "–"
+        if one.slope is not None:
+            bent = abs(one.last - x) > BEND + one.slope.high - one.slope.low
+            label = f"{x:.1f}".replace("-0.0", "0.0") + ("*" if bent else "")
+        shade = "white" if x > 1.75 or x < -0.75 else "black"
+        ax.text(q, c, label, ha="center", va="center", fontsize=TEXT, color=shade)
+    return image
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
 
-    shown = [s for s in SHOWN if s in curves.cells]
-    titles = {
-        SHOWN[0]: "T = 2n\nfirst speaker updated first",
-        SHOWN[1]: "T = 2n\nrandom update order",
-        SHOWN[2]: "T = 2n\nlast speaker updated first",
-        SHOWN[3]: f"T = {curves.horizon}, KL per message fixed\nfirst speaker updated first",
-        SHOWN[4]: f"T = {curves.horizon}, δ⁰ per agent fixed\nfirst speaker updated first",
-    }
-    figure, axes = plt.subplots(
-        3, len(shown), figsize=(2.9 * len(shown) + 1, 8.2), sharex=True, sharey=True, squeeze=False
-    )
-    colours = plt.get_cmap("RdYlBu_r").with_extremes(bad="#cccccc")
-    memory = ["∞" if q == 0 else f"{1 / q:.0f}" for q in curves.leaks]
-    image = None
-    for row, gap in zip(axes, ("stale", "fresh", "cached"), strict=True):
-        for ax, setting in zip(row, shown, strict=True):
-            slope = curves.slopes(setting, gap)
-            image = ax.imshow(slope, origin="lower", cmap=colours, vmin=-1, vmax=2, aspect="auto")
-            for level, style in ((1.0, "--"), (2.0, "-")):
-                if (slope < level).any() and (slope > level).any():
-                    ax.contour(np.ma.masked_invalid(slope), [level], colors="black", linestyles=style, linewidths=1.4)
-            for (c, q), x in np.ndenumerate(slope):
-                one = curves.cells[setting][gap][c][q]
-                label = "–"
-                if one.slope is not None:
-                    bent = abs(one.last - x) > BEND + one.slope.high - one.slope.low
-                    label = f"{x:.1f}".replace("-0.0", "0.0") + ("*" if bent else "")
-                ax.text(
-                    q,
-                    c,
-                    label,
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color="white" if x > 1.75 or x < -0.75 else "black",
-                )
-            if gap == "stale":
-                ax.set_title(titles[setting], fontsize=9)
-        row[0].set_ylabel(f"Σ|{gap} gap|\ncoherence")
-        row[0].set_yticks(range(len(curves.coherence)), [f"{c:g}" for c in curves.coherence])
-    for ax in axes[-1]:
-        ax.set_xticks(range(len(memory)), memory)
-        ax.set_xlabel("memory 1/leak (turns)")
-    assert image is not None
-    figure.colorbar(
-        image, ax=axes, shrink=0.7, extend="both", label=f"exponent in n, n = {curves.sizes[0]}…{curves.sizes[-1]}"
-    )
+def _caption(curves: RegimeMap) -> str:
     note = (
-        f"Solid line: exponent 2; dashed: 1. *: no power law (local slope of the two largest n off by {BEND:g} and more). "
+        f"Solid line: exponent 2; dashed: 1. *: no power law (local slope of the two largest n off by {BEND:g} and more).\n"
         "Grey: the gap is smaller than its rounding budget."
     )
-    if curves.garnet is not None:
-        parts = [
-            f"KL per {held}: " + ", ".join(f"{gap} {of[gap].slope:.2f}" for gap in GAPS)
-            for held, of in curves.garnet.items()
-        ]
-        note += "\nFor comparison, random (Garnet) teams, γ = 0.9: " + "; ".join(parts) + "."
-    figure.suptitle(
-        "R7 when is quadratic real? Leaky relay, rare small steps, outcome reward in [0, 1]",
-        fontsize=12,
-        x=0.45,
-        y=0.97,
-    )
-    figure.text(0.1, 0.03, note, fontsize=9, va="top")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160, bbox_inches="tight")
-    plt.close(figure)
-    return path
+    if curves.garnet is None:
+        return note
+    parts = [
+        f"KL per {held}: " + ", ".join(f"{gap} {of[gap].slope:.2f}" for gap in GAPS)
+        for held, of in curves.garnet.items()
+    ]
+    return note + "\nFor comparison, random (Garnet) teams, γ = 0.9: " + "; ".join(parts) + "."
+
+
+def regime_figure(curves: RegimeMap, path: Path) -> Path:
+    """Heat maps of the exponents over coherence and memory: rows are settings, columns are gaps; contours at 1 and 2."""
+    long, shown = f"T = {curves.horizon}", [s for s in SHOWN if s in curves.cells]
+    titles = dict(zip(SHOWN, (
+        "T = 2n, first speaker\nupdated first", "T = 2n, random\nupdate order", "T = 2n, last speaker\nupdated first",
+        f"{long}, KL per message fixed\nfirst speaker updated first", f"{long}, δ⁰ per agent fixed\nfirst speaker updated first",
+    ), strict=True))  # fmt: skip
+    figure, axes = panels(len(shown), 3, (9.8, 2.5 * len(shown) + 1.6), sharex=True, sharey=True)
+    image = None
+    for row, setting in zip(axes, shown, strict=True):
+        for ax, gap in zip(row, ("stale", "fresh", "cached"), strict=True):
+            image = _map(ax, curves, setting, gap)
+        row[0].set_ylabel(f"{titles[setting]}\n\ncoherence")
+        row[0].set_yticks(range(len(curves.coherence)), [f"{c:g}" for c in curves.coherence])
+    for ax, gap in zip(axes[0], ("stale", "fresh", "cached"), strict=True):
+        ax.set_title(f"Σ|{gap} gap|")
+    for ax in axes[-1]:
+        ax.set_xticks(range(len(curves.leaks)), ["∞" if q == 0 else f"{1 / q:.0f}" for q in curves.leaks])
+        ax.set_xlabel("memory 1/leak (turns)")
+    assert image is not None
+    label = f"exponent in n, n = {curves.sizes[0]}…{curves.sizes[-1]}"
+    figure.colorbar(image, ax=axes, shrink=0.5, extend="both", label=label)
+    figure.suptitle("R7 when is quadratic real? Leaky relay, rare small steps, outcome reward in [0, 1]", fontsize=12)
+    figure.supxlabel(_caption(curves), fontsize=LEGEND, x=0.02, ha="left")
+    return save(figure, path)

@@ -8,8 +8,9 @@ power series. Slopes of the float core over a window of steps are reported besid
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +27,14 @@ from teamtr_jax.types import Stage, Team
 from teamtr_jax.validation import unchecked
 from theory.exact import exact_numbers, exact_stage
 from theory.families import take
+from theory.figures import TEXT, panels, save
 from theory.fits import Slope, bootstrap_slope
 from theory.ledger import Row
+from theory.studies.base import Found, Study
+from theory.tiers import Tier
 
 __all__ = [
+    "STUDY",
     "Expansion",
     "Interactions",
     "coherent_relay",
@@ -115,6 +120,103 @@ def _joint_series(rows: Sequence[list[list[fmpq]]], terms: int) -> list[list[fmp
     return out
 
 
+class _Arithmetic:
+    """Matrices of rational numbers; if `whole`, of integers: int64 arrays. Series are truncated after `terms` powers of t."""
+
+    def __init__(self, states: int, actions: int, terms: int, whole: bool) -> None:
+        self.states, self.actions, self.terms, self.whole = states, actions, terms, whole
+
+    def matrix(self, rows: Sequence[Sequence[fmpq]]) -> Any:
+        if self.whole:
+            return np.array([[_integer(x) if x else 0 for x in row] for row in rows])
+        return fmpq_mat([*map(list, rows)])
+
+    def product(self, a: Any, b: Any) -> Any:
+        return a @ b if self.whole else a * b
+
+    def convolve(self, a: Series, b: Series) -> Series:
+        return [
+            sum((self.product(a[j], b[k - j]) for j in range(1, k + 1)), self.product(a[0], b[k]))
+            for k in range(self.terms)
+        ]
+
+    def inverse(self, m: Any) -> Any:
+        if not self.whole:
+            return m.inv()
+        found = np.rint(np.linalg.inv(m)).astype(np.int64)
+        assert (found @ m == np.eye(self.states, dtype=np.int64)).all()
+        return found
+
+    def averaging(self, table: list[list[fmpq]]) -> Any:
+        """`[S, S·A]`: the matrix that takes the mean over actions."""
+        shape = (self.states, self.states * self.actions)
+        out: Any = np.zeros(shape, np.int64) if self.whole else fmpq_mat(*shape)
+        for s, row in enumerate(table):
+            for a, x in enumerate(row):
+                if x:
+                    out[s, s * self.actions + a] = _integer(x) if self.whole else x
+        return out
+
+    def total(self, x: Series, y: Series) -> list[fmpq]:
+        """Coefficients of the number `x·y`, x a row and y a column."""
+        return [fmpq(int(z[0, 0])) if self.whole else z[0, 0] for z in self.convolve(x, y)]
+
+
+class _Solved(NamedTuple):
+    mean: Series
+    visits: Series  # [1, S]
+    advantage: Series  # [S·A, 1]
+
+
+def _policy(stage: Stage, e: Any, updated: set[int], terms: int, base: np.ndarray | None) -> list[list[list[fmpq]]]:
+    """`[power][S][A]` with the agents at these positions updated; `e`: the exact stage."""
+    floor = None if base is None else [[fmpq(*float(x).as_integer_ratio()) for x in row] for row in np.asarray(base)]
+    order = np.asarray(stage.order).tolist()
+    rank = {agent: i for i, agent in enumerate(order)}
+    per_state = []
+    for s in range(len(e.initial)):
+        if stage.team.factors is None:
+            owner = next((i for i in range(len(order)) if e.moved[i][s] is not None), None)
+            pair = None if owner is None else e.moved[owner][s]
+            old, new = pair or (e.policies[0][s], e.policies[0][s])
+            start = None if floor is None else floor[s]
+            per_state.append(_row_series(old, new, start, terms)[int(owner in updated)])
+        else:
+            pairs = [e.moved[rank[agent]][s] for agent in range(len(order))]
+            rows = [_row_series(p[0], p[1], None, terms)[int(rank[k] in updated)] for k, p in enumerate(pairs) if p]
+            per_state.append(_joint_series(rows, terms))
+    return [[row[k] for row in per_state] for k in range(terms)]
+
+
+def _solver(stage: Stage, terms: int, base: np.ndarray | None) -> tuple[Callable[[set[int]], _Solved], _Arithmetic]:
+    """`solve(positions updated)` → the mean over actions, the visits and the advantage, as series; and their arithmetic."""
+    e = exact_stage(stage)
+    states, actions = len(e.initial), len(e.reward[0])
+    by = _Arithmetic(states, actions, terms, base is not None)
+    world = by.matrix([row for table in e.transition for row in table])  # [S·A, S]
+    reward = by.matrix([[x] for row in e.reward for x in row])
+    initial = by.matrix([e.initial])
+    identity = by.matrix([[fmpq(int(s == t)) for t in range(states)] for s in range(states)])
+    spread = by.matrix([[fmpq(int(s == t)) for t in range(states)] for s in range(states) for _ in range(actions)])
+    gamma = _integer(e.gamma) if by.whole else e.gamma
+
+    def solve(updated: set[int]) -> _Solved:
+        mean = [by.averaging(table) for table in _policy(stage, e, updated, terms, base)]
+        moves = [gamma * by.product(x, world) for x in mean]
+        inverse = by.inverse(identity - moves[0])
+        visits, values = [], []
+        for k in range(terms):
+            arriving = sum((by.product(visits[k - j], moves[j]) for j in range(1, k + 1)), initial * int(k == 0))
+            visits.append(by.product(arriving, inverse))
+            following = sum((by.product(moves[j], values[k - j]) for j in range(1, k + 1)), by.product(mean[k], reward))
+            values.append(by.product(inverse, following))
+        advantage = [gamma * by.product(world, v) - by.product(spread, v) for v in values]
+        advantage[0] = advantage[0] + reward
+        return _Solved(mean, visits, advantage)
+
+    return solve, by
+
+
 def expand(stage: Stage, terms: int = TERMS, base: np.ndarray | None = None) -> Expansion:
     """Power series in t of the gaps and of `M`, exactly, for the stage with steps `t·(target − current)`.
 
@@ -123,103 +225,21 @@ def expand(stage: Stage, terms: int = TERMS, base: np.ndarray | None = None) -> 
       base: turn-taking only: a policy ``[S, A]`` from which current and target both start, `base + t·(current − base)` and
         `base + t·(target − base)` (rare steps: p = ε = t). All numbers must be integers.
     """
-    e, order = exact_stage(stage), np.asarray(stage.order).tolist()
-    rank = {agent: i for i, agent in enumerate(order)}
-    states, n = len(e.initial), len(order)
-    floor = None if base is None else [[fmpq(*float(x).as_integer_ratio()) for x in row] for row in np.asarray(base)]
-
-    def policy(updated: set[int]) -> list[list[list[fmpq]]]:
-        """`[power][S][A]` with the agents at these positions updated."""
-        per_state = []
-        for s in range(states):
-            if stage.team.factors is None:
-                owner = next((i for i in range(n) if e.moved[i][s] is not None), None)
-                pair = None if owner is None else e.moved[owner][s]
-                old, new = pair or (e.policies[0][s], e.policies[0][s])
-                per_state.append(
-                    _row_series(old, new, None if floor is None else floor[s], terms)[int(owner in updated)]
-                )
-            else:
-                pairs = [e.moved[rank[agent]][s] for agent in range(n)]
-                rows = [_row_series(*p, None, terms)[int(rank[k] in updated)] for k, p in enumerate(pairs) if p]
-                per_state.append(_joint_series(rows, terms))
-        return [[row[k] for row in per_state] for k in range(terms)]
-
-    actions = len(e.reward[0])
-    whole = base is not None  # every number is then an integer: int64 arrays in place of rational matrices
-
-    def matrix_of(rows: Sequence[Sequence[fmpq]]) -> Any:
-        return (
-            np.array([[_integer(x) if x else 0 for x in row] for row in rows])
-            if whole
-            else fmpq_mat([*map(list, rows)])
-        )
-
-    def product(a: Any, b: Any) -> Any:
-        return a @ b if whole else a * b
-
-    def convolve(a: Series, b: Series) -> Series:
-        return [sum((product(a[j], b[k - j]) for j in range(1, k + 1)), product(a[0], b[k])) for k in range(terms)]
-
-    def inverse_of(m: Any) -> Any:
-        if not whole:
-            return m.inv()
-        found = np.rint(np.linalg.inv(m)).astype(np.int64)
-        assert (found @ m == np.eye(states, dtype=np.int64)).all()
-        return found
-
-    def averaging(table: list[list[fmpq]]) -> Any:
-        """`[S, S·A]`: the matrix that takes the mean over actions."""
-        out: Any = np.zeros((states, states * actions), np.int64) if whole else fmpq_mat(states, states * actions)
-        for s, row in enumerate(table):
-            for a, x in enumerate(row):
-                if x:
-                    out[s, s * actions + a] = _integer(x) if whole else x
-        return out
-
-    world = matrix_of([row for table in e.transition for row in table])  # [S·A, S]
-    reward = matrix_of([[x] for row in e.reward for x in row])
-    initial = matrix_of([e.initial])
-    identity = matrix_of([[fmpq(int(s == t)) for t in range(states)] for s in range(states)])
-    spread = matrix_of([[fmpq(int(s == t)) for t in range(states)] for s in range(states) for _ in range(actions)])
-    gamma = _integer(e.gamma) if whole else e.gamma
-
-    class Solved(NamedTuple):
-        mean: Series
-        visits: Series  # [1, S]
-        advantage: Series  # [S·A, 1]
-
-    def solve(updated: set[int]) -> Solved:
-        mean = [averaging(table) for table in policy(updated)]
-        moves = [gamma * product(x, world) for x in mean]
-        inverse = inverse_of(identity - moves[0])
-        visits, values = [], []
-        for k in range(terms):
-            arriving = sum((product(visits[k - j], moves[j]) for j in range(1, k + 1)), initial * int(k == 0))
-            visits.append(product(arriving, inverse))
-            following = sum((product(moves[j], values[k - j]) for j in range(1, k + 1)), product(mean[k], reward))
-            values.append(product(inverse, following))
-        advantage = [gamma * product(world, v) - product(spread, v) for v in values]
-        advantage[0] = advantage[0] + reward
-        return Solved(mean, visits, advantage)
-
+    solve, by = _solver(stage, terms, base)
+    n = len(np.asarray(stage.order))
     hybrids = [solve(set(range(i))) for i in range(n + 1)]
     solos = [hybrids[1] if k == 0 else solve({k}) for k in range(n)]
     steps = [_sub(hybrids[i + 1].mean, hybrids[i].mean) for i in range(n)]
-    g = [convolve(steps[i], hybrids[i].advantage) for i in range(n)]
+    g = [by.convolve(steps[i], hybrids[i].advantage) for i in range(n)]
     start = hybrids[0]
-
-    def total(x: Series, y: Series) -> list[fmpq]:
-        return [fmpq(int(z[0, 0])) if whole else z[0, 0] for z in convolve(x, y)]
-
-    fresh = [total(_sub(hybrids[i + 1].visits, hybrids[i].visits), g[i]) for i in range(n)]
-    stale = [total(_sub(hybrids[i + 1].visits, start.visits), g[i]) for i in range(n)]
+    fresh = [by.total(_sub(hybrids[i + 1].visits, hybrids[i].visits), g[i]) for i in range(n)]
+    stale = [by.total(_sub(hybrids[i + 1].visits, start.visits), g[i]) for i in range(n)]
     cached = []
     for i in range(n):
-        first = convolve(steps[i], start.advantage)
-        new = total(hybrids[i + 1].visits, g[i])
-        cached.append([x - y for x, y in zip(new, total(start.visits, first), strict=True)])
-    matrix = [[total(_sub(solos[k].visits, start.visits), g[i]) for i in range(n)] for k in range(n)]
+        first = by.convolve(steps[i], start.advantage)
+        new = by.total(hybrids[i + 1].visits, g[i])
+        cached.append([x - y for x, y in zip(new, by.total(start.visits, first), strict=True)])
+    matrix = [[by.total(_sub(solos[k].visits, start.visits), g[i]) for i in range(n)] for k in range(n)]
     return Expansion(*(np.array(x, object) for x in (fresh, stale, cached, matrix)))
 
 
@@ -369,34 +389,34 @@ def relay_matrix(n: int, rounds: int = 2) -> np.ndarray:
     return expand(stage, 3, nobody).matrix[..., 2].astype(float)
 
 
-def interaction_figure(matrix: np.ndarray, order: Sequence[int], path: Path) -> Path:
-    """Heat map of `M`: row k shifts the context that column i is judged in; above the diagonal is what staleness costs."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
+def interaction_figure(matrix: np.ndarray, path: Path) -> Path:
+    """Heat map of `M` of the coherent relay: row k shifts the context that column i is judged in."""
     n = len(matrix)
     limit = abs(matrix).max() or 1.0
-    figure, ax = plt.subplots(figsize=(1.8 + 0.45 * n, 1.2 + 0.45 * n))
+    figure, axes = panels(1, 1, (2.4 + 0.5 * n, 1.8 + 0.5 * n))
+    ax = axes[0][0]
     image = ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit)
     for edge in range(n):  # the stairs between what came before an update and what comes after it
         ax.plot([edge - 0.5, edge + 0.5], [edge - 0.5] * 2, color="black", lw=1.2)
         ax.plot([edge + 0.5] * 2, [edge - 0.5, edge + 0.5], color="black", lw=1.2)
-    if n <= 12:
-        for k in range(n):
-            for i in range(n):
-                shade = "white" if abs(matrix[k, i]) > 0.6 * limit else "black"
-                ax.text(i, k, f"{matrix[k, i]:.2g}", ha="center", va="center", fontsize=8, color=shade)
-    ax.set_xticks(range(n), [str(agent) for agent in order])
-    ax.set_yticks(range(n), [str(agent) for agent in order])
+    for k, i in np.ndindex(n, n) if n <= 12 else ():
+        shade = "white" if abs(matrix[k, i]) > 0.6 * limit else "black"
+        ax.text(i, k, f"{matrix[k, i]:.2g}", ha="center", va="center", fontsize=TEXT, color=shade)
+    ax.set_xticks(range(n))
+    ax.set_yticks(range(n))
     ax.set(
-        xlabel="agent whose surrogate is judged, σ(i)",
-        ylabel="agent that alone was updated, σ(k)",
-        title="R5 interaction matrix M[k, i]\nabove the stairs: stale − fresh; diagonal: fresh",
-    )
+        xlabel="agent whose surrogate is judged, σ(i)", ylabel="agent that alone was updated, σ(k)",
+        title=f"R5 interaction matrix M[k, i]/t², coherent relay, {n} agents,\ntwo turns each, p = ε = t → 0 (exact).\n"
+        "Above the stairs: stale − fresh; diagonal: fresh",
+    )  # fmt: skip
     figure.colorbar(image, ax=ax, shrink=0.8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160, bbox_inches="tight")
-    plt.close(figure)
-    return path
+    return save(figure, path)
+
+
+def _job(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager[Any]) -> Found:
+    row, found = run(tier.quick, rng, lock)
+    return Found((row,), {"interaction.png": partial(interaction_figure, found.relay)})
+
+
+WORDS = "One matrix of pairs of agents gives all three gaps of a stage, up to third order in the step."
+STUDY = Study("interactions", {"R5": WORDS}, _job, figures={"interaction.png": ("R4", "R5")})

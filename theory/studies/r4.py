@@ -10,6 +10,7 @@ it is 0/0 or infinite, with interaction of bounded range it is bounded, in the c
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,12 +22,14 @@ from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.teams import random_stages
 from teamtr_jax.types import Stage, Team
 from teamtr_jax.validation import unchecked
-from theory.claims.r5 import coherent_relay, expand
 from theory.families import take
 from theory.fits import Slope, log_slope
 from theory.ledger import Row
+from theory.studies.base import Found, Study
+from theory.studies.r5 import coherent_relay, expand
+from theory.tiers import Tier
 
-__all__ = ["OnePower", "run", "windowed_relay", "leading_sums", "reversed_order", "SIZES", "RANGES"]
+__all__ = ["STUDY", "OnePower", "run", "windowed_relay", "leading_sums", "reversed_order", "SIZES", "RANGES"]
 
 SIZES = (2, 3, 4, 6, 8)
 RANGES = (1, 2)
@@ -178,3 +181,12 @@ def run(sizes: tuple[int, ...], rng: np.random.Generator, teams: int = 20) -> tu
         ),
     )  # fmt: skip
     return row, OnePower(sums, slopes, teams, signed_wrong, differs)
+
+
+def _job(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager[Any]) -> Found:
+    del lock
+    return Found((run((2, 3, 4) if tier.quick else SIZES, rng, 4 if tier.quick else 20)[0],))
+
+
+WORDS = "That staleness costs one more power of n is no law: it depends on how far influence reaches, and on the order."
+STUDY = Study("one more power of n", {"R4": WORDS}, _job, apart=True)

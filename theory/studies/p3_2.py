@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +14,10 @@ from teamtr_jax.divergences import message_kl_current_to_new, token_kl_current_t
 from teamtr_jax.dynamics import Tree
 from theory import networks
 from theory.ledger import Row
+from theory.studies.base import Found, Study
+from theory.tiers import Tier
 
-__all__ = ["run"]
+__all__ = ["STUDY", "run"]
 
 TREE = Tree(3, 4)
 
@@ -58,3 +62,12 @@ def run(instances: int, rng: np.random.Generator) -> Row:
         note=f"identity on V = 3, T = 4, and on {few:,} updates of transformer teams with V = 2, T = 4; on the former the other "
         f"direction differs by up to {other:.2g} relative",
     )  # fmt: skip
+
+
+def _job(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager[Any]) -> Found:
+    del lock
+    return Found((run(2_000 if tier.quick else 20_000, rng),))
+
+
+WORDS = "The KL of two messages is the sum of the KLs of their tokens, averaged along the current policy's messages."
+STUDY = Study("messages", {"P3.2": WORDS}, _job)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import flint
 import numpy as np
@@ -13,8 +14,10 @@ from flint import arb, fmpq
 from theory.exact import PRECISION
 from theory.fits import local_slopes
 from theory.ledger import Row
+from theory.studies.base import Found, Study
+from theory.tiers import Tier
 
-__all__ = ["Crossover", "shift_coefficient", "mean_deviation", "run"]
+__all__ = ["STUDY", "Crossover", "shift_coefficient", "mean_deviation", "run"]
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 PROBABILITIES = ((1, 2), (1, 10), (1, 100), (1, 1000))
@@ -88,3 +91,12 @@ def run(sizes: tuple[int, ...] = SIZES) -> tuple[Row, Crossover]:
         ),
     )  # fmt: skip
     return row, found
+
+
+def _job(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager[Any]) -> Found:
+    del rng, lock
+    return Found((run(SIZES[:6] if tier.quick else SIZES)[0],))
+
+
+WORDS = "Rare coherent steps shift a count like n; once many steps are expected, like √n."
+STUDY = Study("crossover", {"R2": WORDS}, _job, apart=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from jax import Array
 
@@ -19,13 +19,13 @@ from teamtr_jax.certificates import certificate_weighted
 from teamtr_jax.teams import gymnasium_team, random_stages
 from teamtr_jax.trust_region import certified_step
 from teamtr_jax.types import StageReport
+from theory.figures import LEGEND, TEXT, panels, save
 from theory.fits import median_interval
 from theory.ledger import Row
+from theory.studies.base import Found, Study
+from theory.tiers import Tier
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-__all__ = ["CertifiedCurves", "WEIGHTED", "run", "certified_figure"]
+__all__ = ["STUDY", "CertifiedCurves", "WEIGHTED", "run", "certified_figure"]
 
 STATES, ACTIONS, AGENTS, BRANCHING = 12, 3, 4, 3
 DISCOUNTS = (0.5, 0.9, 0.99)
@@ -68,6 +68,30 @@ def _shares(rungs: tuple[Rung, ...]) -> Callable[[Any, Array, Array, Array], tup
     return of
 
 
+Shares = dict[str, dict[str, np.ndarray]]
+
+
+def _medians(found: Shares) -> str:
+    def median(kind: str, name: str, radius: float) -> str:
+        shares = found[kind][name][np.argmin(abs(RADII / radius - 1))]
+        middle, low, high = median_interval(shares[np.isfinite(shares)])
+        return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+
+    kinds = [f"random, γ = {gamma:g}" for gamma in (0.9, 0.99)]
+    return "; ".join(
+        f"{kind}, δ = {radius:g}: "
+        + ", ".join(f"{name} {median(kind, key, radius)}" for name, key in (
+            ("S4", "penalty_second_order"), ("S4R", "penalty_later_turns"), ("S9", "certificate_weighted"),
+            ("S7", "penalty_log_sum"), ("least", "least"), ("paper", "penalty_paper")))
+        for kind in kinds for radius in (1e-3, 1e-4)
+    )  # fmt: skip
+
+
+def _positive(found: Shares, name: str) -> str:
+    shares = np.concatenate([of[name].ravel() for kind, of in found.items() if "0.5" not in kind])
+    return f"{(shares > 0).sum():,} of {np.isfinite(shares).sum():,}"
+
+
 def run(
     instances: int = 200,
     rng: np.random.Generator | None = None,
@@ -92,7 +116,7 @@ def run(
         batched = jax.vmap(one, in_axes=(0, 0, None, None))
         return jax.lax.map(lambda radius: batched(team, policy, agent, radius), radii)
 
-    found: dict[str, dict[str, np.ndarray]] = {}
+    found: Shares = {}
     wrong = checks = 0
 
     def book(names: list[str], out: tuple[dict[str, Array], Array], columns: int) -> None:
@@ -121,32 +145,16 @@ def run(
         RADII, found, {r.name: r.information for r in chosen} | {"least": "oracle"}, wrong, checks
     )  # fmt: skip
 
-    def median(kind: str, name: str, radius: float) -> str:
-        shares = found[kind][name][np.argmin(abs(RADII / radius - 1))]
-        middle, low, high = median_interval(shares[np.isfinite(shares)])
-        return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
-
-    kinds = [f"random, γ = {gamma:g}" for gamma in (0.9, 0.99)]
-    said = "; ".join(
-        f"{kind}, δ = {radius:g}: "
-        + ", ".join(f"{name} {median(kind, key, radius)}" for name, key in (
-            ("S4", "penalty_second_order"), ("S4R", "penalty_later_turns"), ("S9", "certificate_weighted"),
-            ("S7", "penalty_log_sum"), ("least", "least"), ("paper", "penalty_paper")))
-        for kind in kinds for radius in (1e-3, 1e-4)
-    )  # fmt: skip
-    positive = {}
-    for name in ("penalty_paper", "penalty_path", "least"):
-        all_ = np.concatenate([of[name].ravel() for kind, of in found.items() if "0.5" not in kind])
-        positive[name] = f"{(all_ > 0).sum():,} of {np.isfinite(all_).sum():,}"
     row = Row(
         "U1", "exact KL-constrained steps: what each rung certifies of the true improvement", "float",
         batch * len(RADII) + len(gym) * len(RADII), wrong, 0, None, None, seconds=time.perf_counter() - started,
         checks=checks,
         note=(
             f"Garnet S = {STATES}, A = {ACTIONS}, n = {AGENTS}, {instances} teams for each γ, one update at the exact radius δ; "
-            f"median certified share [95 % of the median, order statistics]: {said}. Positive certificates at γ ≥ 0.9, of the "
-            f"steps with an improvement, the same teams at {len(RADII)} radii: paper {positive['penalty_paper']}, S2 "
-            f"{positive['penalty_path']}, least rung {positive['least']}"
+            f"median certified share [95 % of the median, order statistics]: {_medians(found)}. "
+            f"Positive certificates at γ ≥ 0.9, of the steps with an improvement, the same teams at {len(RADII)} "
+            f"radii: paper {_positive(found, 'penalty_paper')}, S2 "
+            f"{_positive(found, 'penalty_path')}, least rung {_positive(found, 'least')}"
         ),
     )  # fmt: skip
     return row, curves
@@ -165,22 +173,34 @@ STYLE = {
 
 def certified_figure(curves: CertifiedCurves, path: Path) -> Path:
     """Median and quartiles of the certified share against the radius, a panel for each kind of team."""
-    figure, axes = plt.subplots(
-        1, len(curves.shares), figsize=(3.6 * len(curves.shares), 4.1), sharey=True, squeeze=False
-    )
-    for ax, (kind, shares) in zip(axes[0], curves.shares.items(), strict=True):
+    rows = -(-len(curves.shares) // 2)
+    figure, axes = panels(rows, 2, (9.6, 3.6 * rows + 1.2), sharex=True, sharey=True)
+    for ax in axes.ravel()[len(curves.shares) :]:
+        ax.axis("off")
+    for ax, (kind, shares) in zip(axes.ravel(), curves.shares.items(), strict=False):
+        below = []
         for name, (label, colour, line) in STYLE.items():
             low, middle, high = np.nanquantile(shares[name], [0.25, 0.5, 0.75], axis=-1)
             if middle.max() < BOTTOM:
-                label += f" (at most {middle.max():.0f})"
+                below.append(f"{label.split()[0].rstrip(',')} (at most {middle.max():.0f})")
             ax.semilogx(curves.radii, np.maximum(middle, 3 * BOTTOM), line, color=colour, label=label)
             ax.fill_between(curves.radii, *np.maximum([low, high], 3 * BOTTOM), color=colour, alpha=0.1)
         ax.axhline(0, lw=0.7, color="grey")
-        ax.set(title=kind, xlabel="δ = E$_d$ KL(current‖new)", ylim=(BOTTOM, 1.03))
-    axes[0][0].set_ylabel("certified share of the true improvement\n(median, quartiles)")
-    axes[0][0].legend(fontsize=7, loc="lower left")
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160, bbox_inches="tight")
-    plt.close(figure)
-    return path
+        ax.set(title=kind, ylim=(BOTTOM, 1.03))
+        if below:
+            ax.text(0.02, 0.03, "below the panel: " + ", ".join(below), transform=ax.transAxes, fontsize=TEXT)
+    figure.supxlabel("δ = E$_d$ KL(current‖new)")
+    figure.supylabel("certified share of the true improvement (median, quartiles)")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=LEGEND, ncols=2, loc="outside upper center")
+    return save(figure, path)
+
+
+def _job(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager[Any]) -> Found:
+    if tier.quick:
+        return Found()
+    row, curves = run(100, rng, GYM if tier.thorough else GYM[:1], lock=lock)
+    return Found((row,), {"certified.png": partial(certified_figure, curves)})
+
+
+WORDS = "How much of the true improvement of an exact step each certificate certifies."
+STUDY = Study("certified shares", {"U1": WORDS}, _job, figures={"certified.png": ("U1", "S4", "S5", "S6", "S9")})

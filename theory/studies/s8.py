@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,15 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 import scipy.stats
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax import finite_sample as fs
 from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.teams import random_stages, relay_stage
 from teamtr_jax.types import Stage
+from theory.figures import LEGEND, TEXT, save
 from theory.ledger import Row
+from theory.studies.base import Found, Study
+from theory.tiers import Tier
 
-__all__ = ["ALPHAS", "METHODS", "Problem", "S8Data", "problem", "relay", "garnet", "opening", "rollouts", "samples",
+__all__ = ["STUDY", "ALPHAS", "METHODS", "Problem", "S8Data", "problem", "relay", "garnet", "opening", "rollouts", "samples",
            "coverage_interval", "same_data_coverage", "run", "finite_sample_figure"]  # fmt: skip
 
 ALPHAS = (0.2, 0.1, 0.05, 0.01)
@@ -351,15 +358,21 @@ def _positive(
         yield method.name, share, enough[0] if enough else None
 
 
-def run(quick: bool, rng: np.random.Generator, thorough: bool = False) -> tuple[Row, S8Data]:
-    """Coverage of every method at every level, and the rollouts it needs until 90 % of the certificates are positive.
+class _Plan(NamedTuple):
+    """Which teams, and how often."""
 
-    Args:
-      thorough: half as many repetitions again for coverage, twice as many for the second question.
-    """
-    started = time.perf_counter()
-    repeats, prompts, pair, alpha = 1_500 if thorough else 1_000, 100 if quick else 250, 2, 0.1
-    group = 4  # where rollouts are counted
+    repeats: int
+    prompts: int
+    few: int  #: repetitions of a short team in the second question
+    covering: list[Problem]  #: teams on which coverage is counted
+    timed: list[Problem]  #: teams on which rollouts are counted; the first for other group sizes too
+
+
+PAIR, GROUP, ALPHA = 2, 4, 0.1
+"""Rollouts a prompt where coverage is counted, and where rollouts are; the level there."""
+
+
+def _plan(quick: bool, rng: np.random.Generator, thorough: bool) -> _Plan:
     short = relay("relay, τ = 2, δ = .005", 2, 0.005, 0.5)
     harmful = short._replace(name="the same, backwards", current=short.new, new=short.current)
     covering = [
@@ -373,154 +386,204 @@ def run(quick: bool, rng: np.random.Generator, thorough: bool = False) -> tuple[
             relay("relay, τ = 2, δ = .05", 2, 0.05, 0.5), relay("relay, τ = 16, δ = .05", 16, 0.05, 0.5),
             relay("relay, τ = 64, δ = .05", 64, 0.05, 0.5), relay("relay, τ = 64, δ = 1, 90 % solved", 64, 1.0, 0.9),
         ]  # fmt: skip
+    few = 20 if quick else 60 if thorough else 30
+    return _Plan(1_500 if thorough else 1_000, 100 if quick else 250, few, covering, timed)
 
-    coverage: dict[str, dict[str, dict[float, int]]] = {}
-    worst, tightest, detects, violations, checks = 0.0, 0.0, math.inf, 0, 0
-    where, lowest, highest = "", 0.0, 0.0
-    for task in covering:
-        methods = (
-            METHODS if math.isfinite(task.ratio_range[1]) else tuple(m for m in METHODS if "bounded" not in m.name)
-        )
-        found = samples(task, rng, repeats, prompts, pair, methods)
-        table = coverage[task.name] = {}
+
+class _Cell(NamedTuple):
+    """Coverage of one method on one team at one level."""
+
+    where: str
+    level: float
+    covered: int
+    least: float  #: 95 % Clopper–Pearson of the coverage
+    most: float
+
+
+def _coverage(plan: _Plan, rng: np.random.Generator) -> tuple[dict[str, dict[str, dict[float, int]]], list[_Cell]]:
+    table: dict[str, dict[str, dict[float, int]]] = {}
+    cells = []
+    for task in plan.covering:
+        finite = math.isfinite(task.ratio_range[1])
+        methods = METHODS if finite else tuple(m for m in METHODS if "bounded" not in m.name)
+        found = samples(task, rng, plan.repeats, plan.prompts, PAIR, methods)
+        table[task.name] = {method.name: {} for method in methods}
         for method in methods:
-            table[method.name] = {}
             for level in ALPHAS:
                 covered = int((~exceeds(method, found[method.name], task.improvement, level)).sum())
-                table[method.name][level] = covered
-                least, sure = (float(x) for x in coverage_interval(covered, repeats))
-                violations += int(sure < 1 - level)
-                checks += 1
-                tightest = max(tightest, (1 - sure) / level)
-                if (ratio := (1 - covered / repeats) / level) > worst:
-                    worst, where = ratio, f"{method.name}, {task.name}, α = {level:g}"
-                    lowest, highest = (1 - sure) / level, (1 - least) / level
+                table[task.name][method.name][level] = covered
+                least, most = (float(x) for x in coverage_interval(covered, plan.repeats))
+                cells.append(_Cell(f"{method.name}, {task.name}, α = {level:g}", level, covered, least, most))
+    return table, cells
+
+
+def _detects(repeats: int) -> float:
+    """The smallest excess of misses, relative to α, that would be refuted at some level."""
+    excess = []
     for level in ALPHAS:
         flagged = coverage_interval(repeats - np.arange(repeats + 1), repeats)[1] < 1 - level
-        detects = min(detects, float(np.argmax(flagged)) / (repeats * level) - 1)
+        excess.append(float(np.argmax(flagged)) / (repeats * level) - 1)
+    return min(excess)
 
-    sizes: dict[str, tuple[int, ...]] = {}
-    positive: dict[str, dict[str, list[float]]] = {}
-    needed: dict[str, dict[str, int | None]] = {}
-    for task in timed:
-        long = len(task.speaks) > 2
-        few = 20 if quick or long else 60 if thorough else 30
-        sizes[task.name] = tuple(
-            size for size in SIZES if size <= (5_000 if len(task.speaks) > 16 else 20_000 if long or quick else 50_000)
-        )
-        positive[task.name], needed[task.name] = {}, {}
-        for name, share, enough in _positive(task, rng, few, sizes[task.name], group, alpha):
-            positive[task.name][name], needed[task.name][name] = share, enough
-    groups: dict[int, dict[str, int | None]] = {}
+
+class _Counted(NamedTuple):
+    """The second question: sizes tried, shares of positive certificates, rollouts needed, by team (and group size)."""
+
+    sizes: dict[str, tuple[int, ...]]
+    positive: dict[str, dict[str, list[float]]]
+    needed: dict[str, dict[str, int | None]]
+    groups: dict[int, dict[str, int | None]]
+
+    def until(self, name: str, team: str) -> str:
+        found = self.needed[team][name]
+        return f"{found:,}" if found else f"more than {self.sizes[team][-1]:,}"
+
+
+def _counted(plan: _Plan, quick: bool, rng: np.random.Generator, thorough: bool) -> _Counted:
+    out = _Counted({}, {}, {}, {})
+    for task in plan.timed:
+        messages = len(task.speaks)
+        largest = 5_000 if messages > 16 else 20_000 if messages > 2 or quick else 50_000
+        sizes = out.sizes[task.name] = tuple(size for size in SIZES if size <= largest)
+        out.positive[task.name], out.needed[task.name] = {}, {}
+        for name, share, enough in _positive(task, rng, 20 if messages > 2 else plan.few, sizes, GROUP, ALPHA):
+            out.positive[task.name][name], out.needed[task.name][name] = share, enough
     for size in () if quick else (1, 16):
-        groups[size] = {
-            name: enough for name, _, enough in _positive(short, rng, 40 if thorough else 20, SIZES, size, alpha)
-        }
+        found = _positive(plan.timed[0], rng, 40 if thorough else 20, SIZES, size, ALPHA)
+        out.groups[size] = {name: enough for name, _, enough in found}
+    return out
 
-    same = same_data_coverage(rng, repeats, 1_000, alpha)
+
+def _note(plan: _Plan, cells: list[_Cell], found: _Counted, same: dict[str, tuple[int, int]], times: str) -> str:
+    worst = max(cells, key=lambda x: (1 - x.covered / plan.repeats) / x.level)
+    ratio, low, high = ((1 - x) / worst.level for x in (worst.covered / plan.repeats, worst.most, worst.least))
+    levels, tried = ", ".join(f"{a:g}" for a in ALPHAS), ", ".join(f"{s:,}" for s in SIZES)
+    counts = "; ".join(
+        f"{task.name}: " + ", ".join(f"{m.name} {found.until(m.name, task.name)}" for m in METHODS)
+        for task in plan.timed
+    )
+
+    def kept(name: str) -> str:
+        covered, _ = same[name]
+        least, most = coverage_interval(covered, plan.repeats)
+        return f"{covered / plan.repeats:.1%} [{float(least):.1%}, {float(most):.1%}]"
+
+    return (
+        f"{plan.repeats:,} repetitions of {plan.prompts * PAIR} rollouts per team, α = {levels}; largest share of misses per α: "
+        f"{ratio:.2f} [{low:.2f}, {high:.2f}], 95 % Clopper–Pearson of that one cell ({worst.where}). First of {tried} rollouts "
+        f"from which {SHARE:.0%} of the certificates are positive ({times} repetitions each) at α = {ALPHA:g}, G = {GROUP}: "
+        f"{counts}. The last two use as many of the new team again. Control, update trained on the rollouts that certify it: "
+        f"{kept('same rollouts')} covered at α = {ALPHA:g}; on others {kept('other rollouts')}"
+    )
+
+
+def run(quick: bool, rng: np.random.Generator, thorough: bool = False) -> tuple[Row, S8Data]:
+    """Coverage of every method at every level, and the rollouts it needs until 90 % of the certificates are positive.
+
+    Args:
+      thorough: half as many repetitions again for coverage, twice as many for the second question.
+    """
+    started = time.perf_counter()
+    plan = _plan(quick, rng, thorough)
+    coverage, cells = _coverage(plan, rng)
+    found = _counted(plan, quick, rng, thorough)
+    same = same_data_coverage(rng, plan.repeats, 1_000, ALPHA)
     about = {
         task.name: {
             "improvement": task.improvement, "success": task.objective(task.current), "kl_path_max": _cap(task),
             "ratio_low": task.ratio_range[0], "ratio_high": task.ratio_range[1], "messages": len(task.speaks),
         }
-        for task in [*covering, *timed]
+        for task in [*plan.covering, *plan.timed]
     }  # fmt: skip
-    data = S8Data(ALPHAS, repeats, prompts, pair, group, coverage, alpha, sizes, positive, needed, about, same, groups)
-
-    def until(name: str, task: Problem) -> str:
-        found = needed[task.name][name]
-        return f"{found:,}" if found else f"more than {sizes[task.name][-1]:,}"
-
-    levels = ", ".join(f"{a:g}" for a in ALPHAS)
-    counts = "; ".join(
-        f"{task.name}: " + ", ".join(f"{m.name} {until(m.name, task)}" for m in METHODS) for task in timed
-    )
-
-    def kept(name: str) -> str:
-        covered, _ = same[name]
-        low, high = coverage_interval(covered, repeats)
-        return f"{covered / repeats:.1%} [{float(low):.1%}, {float(high):.1%}]"
-
-    tried, times = ", ".join(f"{s:,}" for s in SIZES), "20" if quick else "20 to 60" if thorough else "20 to 30"
-    note = (
-        f"{repeats:,} repetitions of {prompts * pair} rollouts per team, α = {levels}; largest share of misses per α: "
-        f"{worst:.2f} [{lowest:.2f}, {highest:.2f}], 95 % Clopper–Pearson of that one cell ({where}). First of {tried} rollouts "
-        f"from which {SHARE:.0%} of the certificates are positive ({times} repetitions each) at α = {alpha:g}, G = {group}: "
-        f"{counts}. The last two use as many of the new team again. Control, update trained on the rollouts that certify it: "
-        f"{kept('same rollouts')} covered at α = {alpha:g}; on others {kept('other rollouts')}"
-    )
+    data = S8Data(
+        ALPHAS, plan.repeats, plan.prompts, PAIR, GROUP, coverage, ALPHA, found.sizes, found.positive, found.needed, about,
+        same, found.groups,
+    )  # fmt: skip
+    note = _note(plan, cells, found, same, "20" if quick else "20 to 60" if thorough else "20 to 30")
     row = Row(
-        "S8", "P(J(π̂ⁱ)−J(π̂ⁱ⁻¹) ≥ certificate from B·G rollouts) ≥ 1−α", "simulated", repeats * len(covering), violations, 0,
-        tightest, detects, seconds=time.perf_counter() - started, checks=checks, note=note,
+        "S8", "P(J(π̂ⁱ)−J(π̂ⁱ⁻¹) ≥ certificate from B·G rollouts) ≥ 1−α", "simulated", plan.repeats * len(plan.covering),
+        sum(x.most < 1 - x.level for x in cells), 0, max(0.0, *((1 - x.most) / x.level for x in cells)), _detects(plan.repeats),
+        seconds=time.perf_counter() - started, checks=len(cells), note=note,
     )  # fmt: skip
     return row, data
 
 
-COLOURS = ("#b2182b", "#ef8a62", "#b8860b", "#888888", "#1b7837", "#5aae61", "#67a9cf", "#2166ac", "#c2a5cf", "#7b3294")
+LEVELS = dict(zip(ALPHAS, (("o", -0.3), ("s", -0.1), ("^", 0.1), ("v", 0.3)), strict=True))
+"""Markers of the levels α, and where they stand in the row of a method."""
 
 
-def finite_sample_figure(data: S8Data, path: Path) -> Path:
-    """Misses against their level, the share of positive certificates against rollouts, and the rollouts needed per team."""
-    import matplotlib
+def _thousands(size: int) -> str:
+    return f"{size / 1000:g}k" if size >= 1000 else str(size)
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(14.5, 4.6), width_ratios=(1, 1, 1.25))
-    colour = {method.name: c for method, c in zip(METHODS, COLOURS, strict=True)}
-    ax = axes[0]
+def _misses(ax: Any, data: S8Data) -> None:
+    """Misses over α, the worst team of each method: one mark for each level."""
     for k, method in enumerate(METHODS):
         tables = [table[method.name] for table in data.coverage.values() if method.name in table]
         least = np.array([min(table[alpha] for table in tables) for alpha in data.alphas])
         low, high = coverage_interval(least, data.repeats)
-        miss = 1 - least / data.repeats
-        x = np.array(data.alphas) * 1.04 ** (k - 4)
-        ax.errorbar(
-            x,
-            miss,
-            (miss - (1 - high), (1 - low) - miss),
-            fmt="o",
-            ms=3,
-            lw=1,
-            color=colour[method.name],
-            label=method.name,
-        )
-    ax.plot([0.008, 0.25], [0.008, 0.25], "k-", lw=0.8)
+        for alpha, *x in zip(data.alphas, 1 - high, 1 - least / data.repeats, 1 - low, strict=True):
+            smallest, miss, largest = (value / alpha for value in x)
+            marker, shift = LEVELS[alpha]
+            ax.plot([smallest, largest], [k + shift] * 2, "-", lw=1, color="#666666")
+            ax.plot(miss, k + shift, marker, ms=4.5, color="#2166ac", label=f"α = {alpha:g}" if k == 0 else None)
+    ax.axvline(1, lw=0.8, color="black")
     ax.set(
-        xscale="log", xlabel="α", ylabel="share of certificates above the truth",
-        title=f"Misses, worst of {len(data.coverage)} teams (line: α)\n{data.repeats:,} repetitions, 95 % Clopper–Pearson",
+        xlabel="misses / α (line: allowed)", xlim=(-0.03, None),
+        title=f"certificates above the truth, worst of {len(data.coverage)} teams\n{data.repeats:,} repetitions, 95 % intervals",
     )  # fmt: skip
-    ax.set_yscale("symlog", linthresh=0.002)
-    ax.set_ylim(0, 0.3)
-    ax.set_xticks(data.alphas, [f"{a:g}" for a in data.alphas])
-    ax.minorticks_off()
+    ax.legend(fontsize=LEGEND, loc="lower right")
 
-    ax = axes[1]
-    first = next(iter(data.positive))
-    for name, share in data.positive[first].items():
-        ax.semilogx(data.sizes[first], share, "o-", ms=3, color=colour[name], label=name)
-    ax.axhline(SHARE, lw=0.7, color="grey")
-    ax.set(
-        xlabel=f"rollouts (G = {data.group} a prompt)", ylabel="share of positive certificates",
-        title=f"{first}\ntrue improvement {data.about[first]['improvement']:.4f}, α = {data.positive_alpha:g}",
-    )  # fmt: skip
-    figure.legend(*ax.get_legend_handles_labels(), fontsize=7, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 0.01))
 
-    ax = axes[2]
+def _shares(ax: Any, data: S8Data) -> None:
+    """The share of positive certificates on the first team."""
+    team, found = next(iter(data.positive.items()))
+    table = np.array([found[method.name] for method in METHODS])
+    ax.imshow(table, cmap="Blues", vmin=0, vmax=1.2, aspect="auto")
+    for (k, i), share in np.ndenumerate(table):
+        ax.text(i, k, f"{100 * share:.0f}", ha="center", va="center", fontsize=TEXT)
+    ax.set_xticks(range(table.shape[1]), [_thousands(size) for size in data.sizes[team]])
+    about = f"true improvement {data.about[team]['improvement']:.4f}, α = {data.positive_alpha:g}"
+    ax.set(xlabel=f"rollouts (G = {data.group} a prompt)", title=f"positive certificates, %: {team}\n{about}")
+
+
+def _needed(ax: Any, data: S8Data) -> None:
+    """Rollouts until `SHARE` of the certificates are positive, by team."""
     teams = list(data.needed)
-    for k, method in enumerate(METHODS):
-        for row, team in enumerate(teams):
-            found, most = data.needed[team][method.name], data.sizes[team][-1]
-            place = row + (k - 4) * 0.08
-            ax.plot(found or 1.5 * most, place, "o" if found else ">", ms=4, color=colour[method.name])
-    ax.set_yticks(range(len(teams)), teams, fontsize=7)
-    ax.invert_yaxis()
-    ax.set(
-        xscale="log", xlabel="rollouts until 90 % are positive (▸: more than were tried)",
-        title=f"Every method, α = {data.positive_alpha:g}, G = {data.group}",
-    )  # fmt: skip
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160, bbox_inches="tight")
-    plt.close(figure)
-    return path
+    table = np.array([[data.needed[team][method.name] or np.nan for team in teams] for method in METHODS], float)
+    shade = colormaps["Blues_r"].with_extremes(bad="#dddddd")
+    ax.imshow(np.log10(table), cmap=shade, vmin=1, vmax=5.5, aspect="auto")
+    for (k, i), size in np.ndenumerate(table):
+        text = f"> {_thousands(data.sizes[teams[i]][-1])}" if np.isnan(size) else _thousands(int(size))
+        dark = np.isfinite(size) and size < 3_000
+        ax.text(i, k, text, ha="center", va="center", fontsize=TEXT, color="white" if dark else "black")
+    ax.set_xticks(range(len(teams)), [team.replace(", ", ",\n") for team in teams])
+    ax.set_title(
+        f"rollouts until {SHARE:.0%} of the certificates are positive, α = {data.positive_alpha:g}, G = {data.group}"
+    )
+
+
+def finite_sample_figure(data: S8Data, path: Path) -> Path:
+    """Methods are rows: misses against their level, positive certificates against rollouts, the rollouts needed by team."""
+    figure = Figure(figsize=(10, 9.6), layout="constrained")
+    grid = figure.add_gridspec(2, 2)
+    first = figure.add_subplot(grid[0, 0])
+    second, third = figure.add_subplot(grid[0, 1], sharey=first), figure.add_subplot(grid[1, :], sharey=first)
+    for ax, draw in ((first, _misses), (second, _shares), (third, _needed)):
+        draw(ax, data)
+        ax.tick_params(labelsize=TEXT)
+        ax.title.set_fontsize(LEGEND + 0.5)
+    second.tick_params(labelleft=False)
+    first.set_yticks(range(len(METHODS)), [method.name for method in METHODS])
+    first.set_ylim(len(METHODS) - 0.5, -0.5)
+    return save(figure, path)
+
+
+def _job(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager[Any]) -> Found:
+    del lock
+    row, found = run(tier.quick, rng, tier.thorough)
+    return Found((row,), {"finite_sample.png": partial(finite_sample_figure, found)})
+
+
+WORDS = "A certificate from finitely many rollouts exceeds the true improvement no more often than its level allows."
+STUDY = Study("finite samples", {"S8": WORDS}, _job, apart=True, figures={"finite_sample.png": ("S8",)})
