@@ -205,7 +205,7 @@ BACKEND = exact_backend(TEAM, kl_constrained(1e-3), audit=False)
 START = team_state(TEAM, POLICY)
 KEY = jax.random.key(0)
 PATHS = rollouts_of_paths(EPISODE.team, EPISODE.current, jnp.array([[[0, 2, 4]]]), jnp.zeros((1, 1, 3), int))
-REPORT = StageReport(**dict.fromkeys(StageReport._fields, jnp.ones(2)))._replace(rounding=None, layer_kl=None)  # pyright: ignore[reportArgumentType]
+REPORT = StageReport(**dict.fromkeys(StageReport._fields, jnp.ones(2)))._replace(rounding=None, layers=None)  # pyright: ignore[reportArgumentType]
 
 
 def asks(agent):
