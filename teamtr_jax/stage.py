@@ -72,53 +72,36 @@ def run_stage(
     """
     n, batch = backend.agents, backend.batch
     whole_number("stage", stage, 0)
-    if not callable(order):
-        if len(order) != n:
-            raise InputError("order", list(order), f"a permutation of {n} agents")
-        order = fixed(order)
-    if budget is not None:
-        whole_number("budget", budget, 0)
-    needed = schedule.draws(n) * backend.cost
-    if budget is not None and needed > budget:
-        raise InputError("budget", budget, f"at least {needed}: {schedule.draws(n)} sets of {backend.cost} rollouts")
-
+    choose = _order(order, n)
+    _require_budget(backend, schedule, budget)
     states: list[Any] = [state]
     records: list[UpdateRecord] = []
     waiting = np.ones((*batch, n), bool)
-    data: Any = None
-    moved = np.zeros((*batch, n), bool)  # since the rollouts in use
-    source, collected, path_kl = np.zeros(batch, int), np.zeros(batch, int), np.zeros(batch)
+    use = _InUse(None, np.zeros(batch, int), np.zeros((*batch, n), bool), np.zeros(batch))
+    collected = np.zeros(batch, int)
     for update in range(n):
         again = np.broadcast_to(np.asarray(update == 0 or schedule.resample(update, records), bool), batch)
         key, draw, choice = (None, None, None) if key is None else jax.random.split(key, 3)
-        if again.any():
-            drawn = backend.rollout(state, draw)
-            data = drawn if again.all() else _select(again, drawn, data)
-        source, path_kl = np.where(again, update, source), np.where(again, 0.0, path_kl)
-        moved &= ~again[..., None]
+        use = use.renewed(again, update, backend.rollout(state, draw) if again.any() else None)
         collected = collected + np.where(again, backend.cost, 0)
         if budget is not None and (collected > budget).any():
             raise InputError(
                 f"schedule {schedule.name}", f"{collected.max()} rollouts", f"at most the budget, {budget}"
             )
 
-        asked = order(waiting, lambda state=state, data=data: _predicted(backend, state, data), choice)
+        asked = choose(waiting, lambda state=state, data=use.data: _predicted(backend, state, data), choice)
         agent = _agents(np.asarray(asked), n, batch)
         np.put_along_axis(waiting, agent[..., None], False, -1)
         who: Any = agent if batch else int(agent)
-        before = state
-        estimate = backend.estimate(state, data, who, schedule)
+        estimate = backend.estimate(state, use.data, who, schedule)
         try:
-            state, info = backend.update(state, estimate, who)
+            new, info = backend.update(state, estimate, who)
         except ArithmeticError as error:
             raise ArithmeticError(f"stage {stage}, update {update}: {error}") from error
-        info = dict(info)
-        if backend.certify is not None:
-            info |= backend.certify(before, state, data, who)
+        certified = {} if backend.certify is None else backend.certify(state, new, use.data, who)
+        info = dict(info) | dict(certified)
         kl = info.pop("kl")
-        twice = np.take_along_axis(moved, agent[..., None], -1)[..., 0]  # the KL adds up over different agents only
-        path_kl = np.where(twice, np.inf, path_kl + np.asarray(kl))
-        np.put_along_axis(moved, agent[..., None], True, -1)
+        use = use.moved_on(agent, kl)
         records.append(
             UpdateRecord(
                 stage=stage,
@@ -129,11 +112,12 @@ def run_stage(
                 kl=kl,
                 objective_before=info.pop("objective_before", None),
                 rollouts=np.where(again, backend.cost, 0) if batch else backend.cost * bool(again),
-                source=source if batch else int(source),
-                path_kl=path_kl if batch else float(path_kl),
+                source=use.source if batch else int(use.source),
+                path_kl=use.path_kl if batch else float(use.path_kl),
                 info=info,
             )
         )
+        state = new
         states.append(state)
     if backend.audit is not None:
         exact = backend.audit(states, records, schedule)
@@ -141,6 +125,44 @@ def run_stage(
             record._replace(exact={name: value[i] for name, value in exact.items()}) for i, record in enumerate(records)
         ]
     return state, records
+
+
+def _order(order: Order | Sequence[int], agents: int) -> Order:
+    if callable(order):
+        return order
+    if len(order) != agents:
+        raise InputError("order", list(order), f"a permutation of {agents} agents")
+    return fixed(order)
+
+
+def _require_budget(backend: Backend, schedule: Schedule, budget: int | None) -> None:
+    """Refuse a budget that the schedule may exceed."""
+    if budget is None:
+        return
+    sets = schedule.draws(backend.agents)
+    if whole_number("budget", budget, 0) < (needed := sets * backend.cost):
+        raise InputError("budget", budget, f"at least {needed}: {sets} sets of {backend.cost} rollouts")
+
+
+class _InUse(NamedTuple):
+    """The rollouts in use and what has happened since they were collected; over a batch one of each for every instance."""
+
+    data: Any
+    source: NDArray[np.int64]  #: number of updates before they were collected
+    moved: NDArray[np.bool_]  #: [..., n], who was updated since
+    path_kl: NDArray[np.float64]  #: sum of the KL of these updates
+
+    def renewed(self, again: NDArray[np.bool_], update: int, drawn: Any) -> _InUse:
+        """With the rollouts that were `drawn` before this update, where they were."""
+        data = drawn if again.all() else _select(again, drawn, self.data) if again.any() else self.data
+        source, path_kl = np.where(again, update, self.source), np.where(again, 0.0, self.path_kl)
+        return _InUse(data, source, self.moved & ~again[..., None], path_kl)
+
+    def moved_on(self, agent: NDArray[np.int64], kl: Any) -> _InUse:
+        """After an update of `agent`. The KL adds up over different agents only."""
+        twice = np.take_along_axis(self.moved, agent[..., None], -1)[..., 0]
+        moved = self.moved | (np.arange(self.moved.shape[-1]) == agent[..., None])
+        return self._replace(moved=moved, path_kl=np.where(twice, np.inf, self.path_kl + np.asarray(kl)))
 
 
 def _agents(asked: NDArray[Any], n: int, batch: tuple[int, ...]) -> NDArray[np.int64]:

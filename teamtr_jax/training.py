@@ -50,6 +50,7 @@ def train(
     folder: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: bool = True,
+    *,
     every: int = 1,
 ) -> tuple[Any, Path | None]:
     """Run ``stage(state, key_k, k) → (state, records)`` for `k = 0 … stages−1`, with ``key_k = fold_in(key, k)``.
