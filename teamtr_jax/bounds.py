@@ -20,7 +20,7 @@ from jax import Array
 from jaxtyping import Float
 
 from teamtr_jax.divergences import exclusive_sum
-from teamtr_jax.types import StageReport, require_report
+from teamtr_jax.types import Layers, StageReport, require_report
 from teamtr_jax.validation import InputError, one_of
 
 __all__ = [
@@ -59,90 +59,91 @@ def paper_constant(report: StageReport) -> Float[Array, " n"]:
 
 def penalty_paper(report: StageReport) -> Float[Array, " n"]:
     """P3.4: discounted `c_i √δ_i`; episodic (E1, the paper's form) `2A_max Σ_t min(1, Σ_{u<t} √(κ_u/2))`."""
-    if report.layer_kl is None:
+    if report.layers is None:
         return zero_times(paper_constant(report), jnp.sqrt(report.kl))
-    return _layered_paper(report, exclusive_sum(jnp.sqrt(report.layer_kl / 2)))
+    return _layered_paper(report, exclusive_sum(jnp.sqrt(report.layers.kl / 2)))
 
 
 def penalty_stale_paper(report: StageReport) -> Float[Array, " n"]:
     """P3.7: discounted `c_i Σ_{k≤i} √δ_k` with the `A_max` of update i; episodic with `Σ_{k≤i}` inside the minimum."""
-    if report.layer_kl is None:
+    if report.layers is None:
         return zero_times(paper_constant(report), jnp.cumsum(jnp.sqrt(report.kl)))
-    return _layered_paper(report, jnp.cumsum(exclusive_sum(jnp.sqrt(report.layer_kl / 2)), 0))
+    return _layered_paper(report, jnp.cumsum(exclusive_sum(jnp.sqrt(report.layers.kl / 2)), 0))
 
 
 def penalty_drift_paper(report: StageReport) -> Float[Array, " n"]:
     """P3.3: the same sums over `k < i`, a bound on `|L_i^seq − L_i^stale|`."""
-    if report.layer_kl is None:
+    if report.layers is None:
         return zero_times(paper_constant(report), exclusive_sum(jnp.sqrt(report.kl)))
-    return _layered_paper(report, exclusive_sum(exclusive_sum(jnp.sqrt(report.layer_kl / 2)).T).T)
+    return _layered_paper(report, exclusive_sum(exclusive_sum(jnp.sqrt(report.layers.kl / 2)).T).T)
 
 
 def penalty_share(report: StageReport) -> Float[Array, " n"]:
     """S1: P3.4 with `√(w_i δ_i)` for `√δ_i`, `w_i` the share of the time in which the agent speaks (of the layer, episodic)."""
-    if report.layer_kl is None:
+    if report.layers is None:
         return zero_times(paper_constant(report), jnp.sqrt(zero_times(report.share, report.kl)))
-    return _layered_paper(report, exclusive_sum(_layer_share(report)))
+    return _layered_paper(report, exclusive_sum(_layer_share(report.layers)))
 
 
 def penalty_stale_share(report: StageReport) -> Float[Array, " n"]:
     """S1: P3.7 with `√(w_k δ_k)` for `√δ_k`."""
-    if report.layer_kl is None:
+    if report.layers is None:
         return zero_times(paper_constant(report), jnp.cumsum(jnp.sqrt(zero_times(report.share, report.kl))))
-    return _layered_paper(report, jnp.cumsum(exclusive_sum(_layer_share(report)), 0))
+    return _layered_paper(report, jnp.cumsum(exclusive_sum(_layer_share(report.layers)), 0))
 
 
-def _layer_share(report: StageReport) -> Float[Array, "n T"]:
-    assert report.layer_kl is not None
-    assert report.layer_share is not None
-    return jnp.sqrt(zero_times(report.layer_share, report.layer_kl) / 2)
+def _layer_share(layers: Layers) -> Float[Array, "n T"]:
+    return jnp.sqrt(zero_times(layers.share, layers.kl) / 2)
 
 
 def _layered_paper(report: StageReport, shift: Float[Array, "n T"]) -> Float[Array, " n"]:
     return 2 * report.advantage_max * jnp.minimum(1.0, shift).sum(-1)
 
 
-def _layered_span(report: StageReport, shift: Float[Array, "n T"]) -> Float[Array, " n"]:
+def _layered_span(layers: Layers, shift: Float[Array, "n T"]) -> Float[Array, " n"]:
     """`Σ_t min(1, TV_t)·span(g_t)`."""
-    assert report.layer_span is not None
-    return zero_times(jnp.minimum(1.0, shift), report.layer_span).sum(-1)
+    return zero_times(jnp.minimum(1.0, shift), layers.span).sum(-1)
 
 
 def penalty_path(report: StageReport) -> Float[Array, " n"]:
     """S2: `Σm·TV·span(g_i)`, `TV = γ√(δ_i/(2(1−γ)))`; episodic `Σ_t min(1, √(½Σ_{u<t}κ_u))·span(g_t)`."""
-    return _path(report, report.kl, report.layer_kl)
+    if report.layers is None:
+        return _path(report, report.kl)
+    return _layered_span(report.layers, jnp.sqrt(exclusive_sum(report.layers.kl) / 2))
 
 
 def penalty_stale_path(report: StageReport) -> Float[Array, " n"]:
     """S3: the same with `Σ_{k≤i} δ⁰_k` (never the fresh δ) for `δ_i`: path KL adds over agents."""
-    layers = None if report.layer_kl_stale is None else jnp.cumsum(report.layer_kl_stale, 0)
-    return _path(report, jnp.cumsum(report.kl_stale), layers)
+    if report.layers is None:
+        return _path(report, jnp.cumsum(report.kl_stale))
+    return _layered_span(report.layers, jnp.sqrt(exclusive_sum(jnp.cumsum(report.layers.kl_stale, 0)) / 2))
 
 
-def _path(report: StageReport, kl: Float[Array, " n"], layers: Float[Array, "n T"] | None) -> Float[Array, " n"]:
-    if layers is None:
-        gamma = report.discount
-        shift = zero_times(gamma, jnp.sqrt(kl / (2 * (1 - gamma))))
-        return zero_times(shift, report.span_g) / (1 - gamma)
-    return _layered_span(report, jnp.sqrt(exclusive_sum(layers) / 2))
+def _path(report: StageReport, kl: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Discounted: `Σm·γ√(KL/(2(1−γ)))·span(g_i)`."""
+    gamma = report.discount
+    shift = zero_times(gamma, jnp.sqrt(kl / (2 * (1 - gamma))))
+    return zero_times(shift, report.span_g) / (1 - gamma)
 
 
 def penalty_second_order(report: StageReport) -> Float[Array, " n"]:
     """S4: `γ/(1−γ)²·E_d[TV_i]·span(g_i)`; episodic `Σ_t min(1, Σ_{u<t} E TV_u)·span(g_t)`."""
-    return _second_order(report, report.tv, report.layer_tv)
+    if report.layers is None:
+        return _second_order(report, report.tv)
+    return _layered_span(report.layers, exclusive_sum(report.layers.tv))
 
 
 def penalty_stale_second_order(report: StageReport) -> Float[Array, " n"]:
     """S4 for the stale gap: `Σ_{k≤i} E_{d^{π̂ᵏ⁻¹}} TV_k` for `E_d TV_i` (T1, added up along the stage)."""
-    layers = None if report.layer_tv is None else jnp.cumsum(report.layer_tv, 0)
-    return _second_order(report, jnp.cumsum(report.tv), layers)
+    if report.layers is None:
+        return _second_order(report, jnp.cumsum(report.tv))
+    return _layered_span(report.layers, exclusive_sum(jnp.cumsum(report.layers.tv, 0)))
 
 
-def _second_order(report: StageReport, tv: Float[Array, " n"], layers: Float[Array, "n T"] | None):
-    if layers is None:
-        gamma = report.discount
-        return gamma / (1 - gamma) ** 2 * tv * report.span_g
-    return _layered_span(report, exclusive_sum(layers))
+def _second_order(report: StageReport, tv: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Discounted: `γ/(1−γ)²·TV·span(g_i)`."""
+    gamma = report.discount
+    return gamma / (1 - gamma) ** 2 * tv * report.span_g
 
 
 def penalty_later_turns(report: StageReport) -> Float[Array, " n"]:
@@ -162,10 +163,9 @@ def _span(report: StageReport) -> Float[Array, " n"]:
 
 def penalty_layers(report: StageReport) -> Float[Array, " n"]:
     """E1: `Σ_t TV_t·span(g_t)`, `TV_t = min(1, Σ_{u<t} E TV_u, √(½Σ_{u<t} κ_u))`."""
-    assert report.layer_tv is not None
-    assert report.layer_kl is not None
-    by_kl = jnp.sqrt(exclusive_sum(report.layer_kl) / 2)
-    return _layered_span(report, jnp.minimum(exclusive_sum(report.layer_tv), by_kl))
+    assert report.layers is not None
+    by_kl = jnp.sqrt(exclusive_sum(report.layers.kl) / 2)
+    return _layered_span(report.layers, jnp.minimum(exclusive_sum(report.layers.tv), by_kl))
 
 
 def penalty_trivial(report: StageReport) -> Float[Array, " n"]:
@@ -189,16 +189,16 @@ def path_kl(report: StageReport, kl: Float[Array, " n"]) -> Float[Array, " n"]:
 
 def penalty_log_sum_advantage(report: StageReport) -> Float[Array, " n"]:
     """S7b: discounted `B_i δ_i/(1−γ)²`; episodic `Σ_t B_{i,t} Σ_{u≤t} κ_u`, at most `B_i τ_i δ_i^ep`."""
-    if report.layer_kl is None or report.layer_advantage_span is None:
+    if report.layers is None:
         return zero_times(report.advantage_span, report.kl) / (1 - report.discount) ** 2
-    return zero_times(report.layer_advantage_span, jnp.cumsum(report.layer_kl, -1)).sum(-1)
+    return zero_times(report.layers.advantage_span, jnp.cumsum(report.layers.kl, -1)).sum(-1)
 
 
 def penalty_stale_log_sum(report: StageReport) -> Float[Array, " n"]:
     """S7b: discounted `B_i(δ⁰_i + γ/(1−γ)·Σ_{k≤i}δ⁰_k)/(1−γ)`; episodic `Σ_t B_{i,t}(κ⁰_{i,t} + Σ_{u<t} Σ_{k≤i} κ⁰_{k,u})`."""
-    if report.layer_kl_stale is None or report.layer_advantage_span is None:
+    if report.layers is None:
         return zero_times(report.advantage_span, _stale_kl(report)) / (1 - report.discount)
-    return zero_times(report.layer_advantage_span, _stale_layers(report.layer_kl_stale)).sum(-1)
+    return zero_times(report.layers.advantage_span, _stale_layers(report.layers.kl_stale)).sum(-1)
 
 
 def penalty_stale_return_range(report: StageReport) -> Float[Array, " n"]:
@@ -206,9 +206,9 @@ def penalty_stale_return_range(report: StageReport) -> Float[Array, " n"]:
 
     Which those are the protocol says: the steps of its turns, with a router that reads the context all of them.
     """
-    if report.layer_kl_stale is None or report.layer_speaks is None:
+    if report.layers is None:
         return zero_times(report.return_range, _stale_kl(report)) / (1 - report.discount)
-    stale = jnp.where(report.layer_speaks, _stale_layers(report.layer_kl_stale), 0.0).sum(-1)
+    stale = jnp.where(report.layers.speaks, _stale_layers(report.layers.kl_stale), 0.0).sum(-1)
     return zero_times(report.return_range, stale)
 
 

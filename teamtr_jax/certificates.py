@@ -23,7 +23,7 @@ from teamtr_jax.bounds import (
     penalty_stale_paper,
 )
 from teamtr_jax.types import StageReport, floats, require_report
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import at_least
 
 __all__ = ["lower_bound_paper", "certificate_estimable", "certificate_weighted", "certificate", "certified_share",
            "stage_bound_paper", "stage_bound_stale_paper", "stage_bound_cached", "stage_bound_reused",
@@ -37,8 +37,7 @@ def lower_bound_paper(report: StageReport, estimation_error: Float[Array, " n"] 
       estimation_error: `ζ_i/(1−γ) ≥ |L̂_i − L_i^seq|`; zero for exact surrogates.
     """
     require_report(report)
-    if (error := floats(estimation_error)) is not None and not (error >= 0).all():
-        raise InputError("estimation_error", estimation_error, "numbers ≥ 0: a bound on an absolute error")
+    at_least("estimation_error", floats(estimation_error), expected="numbers ≥ 0: a bound on an absolute error")
     return report.surrogate_intermediate - penalty_paper(report) - estimation_error
 
 

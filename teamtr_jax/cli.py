@@ -1,4 +1,7 @@
-"""`teamtr`: stage reports, checks of every claim, Gymnasium teams, and the monitor of token logs from the command line."""
+"""`teamtr`: stage reports, checks of every claim, Gymnasium teams, and the monitor of token logs from the command line.
+
+`teamtr --version` says which version this is.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+import teamtr_jax
 from teamtr_jax.claims import STAGE_CLAIMS, Check, judge
 from teamtr_jax.command_line import parsed
 from teamtr_jax.files import output_file, reason
@@ -293,6 +297,9 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     warnings.formatwarning = lambda message, *_: f"teamtr: warning: {shown(message)}\n"
     commands = {"stage": StageCommand, "check": CheckCommand, "import-gym": ImportGymCommand, "monitor": MonitorCommand}
+    if sys.argv[1:] == ["--version"]:
+        print(f"teamtr {teamtr_jax.__version__}")
+        sys.exit(0)
     command = parsed(
         "teamtr", lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="teamtr", description=__doc__)
     )

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import lambertw
 from scipy.stats import binom
 
-from teamtr_jax.validation import InputError, finite, one_of, real_number, shaped, whole_number
+from teamtr_jax.validation import InputError, at_least, finite, one_of, pair, real_number, shaped, whole_number, within
 
 __all__ = ["ESTIMATORS", "BOUNDS", "Sample", "Certificate", "finite_sample_certificate", "two_sample_certificate",
            "message_sample", "log_sample", "path_sample", "truncated_sample", "clipped_sample", "difference_sample",
@@ -76,17 +76,15 @@ def _rollouts(
     if r.ndim < 2 or not r.shape[-1]:
         raise InputError(f"reward{new}", f"shape {list(r.shape)}", "[..., B, G], at least one rollout")
     shaped(f"log_ratio{new}", x, (*r.shape, "τ"))
-    if (bad := ~((r >= 0) & (r <= 1))).any():
-        raise InputError(f"reward{new}", float(r[bad][0]), "outcome rewards in [0, 1]")
+    within(f"reward{new}", r, 0.0, 1.0, expected="outcome rewards in [0, 1]")
     with np.errstate(invalid="ignore"):  # −∞ and +∞ in one path
         paths = x.sum(-1)
-    if (bad := np.isnan(paths)).any():
+    if np.isnan(paths).any():
         raise InputError(f"log_ratio{new}", "a path whose log ratios have no sum", "numbers")
     k = np.zeros(()) if kl is None else _numbers("kl", kl)
     if kl is not None:
         shaped("kl", k, x.shape)
-        if (finite("kl", k) < 0).any():
-            raise InputError("kl", float(k.min()), "divergences ≥ 0")
+        at_least("kl", finite("kl", k), expected="divergences ≥ 0")
     return r, x, k
 
 
@@ -106,8 +104,7 @@ def _baseline(
         one_of("baseline", baseline, ("others",))
         return _leave_one_out(reward), 0.0, 1.0
     b = _numbers("baseline", baseline)
-    if (bad := ~((b >= 0) & (b <= 1))).any():
-        raise InputError("baseline", float(b[bad].flat[0]), "numbers in [0, 1]")
+    within("baseline", b, 0.0, 1.0, expected="numbers in [0, 1]")
     if b.ndim == 0:
         return b, float(b), float(b)
     shaped("baseline", b, reward.shape, (*reward.shape[:-1], 1))
@@ -128,11 +125,10 @@ def _path_weight(log_ratio: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _path_range(ratio_range: tuple[float, float], messages: int) -> tuple[float, float]:
     """The least and the largest weight of a path of so many messages."""
-    if not isinstance(ratio_range, Sequence) or len(ratio_range) != 2:
-        raise InputError("ratio_range", ratio_range, "(low, high) with 0 ≤ low ≤ 1 ≤ high")
-    low, high = (real_number("ratio_range", edge, infinite=True) for edge in ratio_range)
+    expected = "(low, high) with 0 ≤ low ≤ 1 ≤ high"
+    low, high = pair("ratio_range", ratio_range, expected)
     if not 0 <= low <= 1 <= high:
-        raise InputError("ratio_range", ratio_range, "(low, high) with 0 ≤ low ≤ 1 ≤ high")
+        raise InputError("ratio_range", ratio_range, expected)
     with np.errstate(over="ignore", under="ignore"):
         return float(np.float64(low) ** messages), float(np.float64(high) ** messages)
 
@@ -311,8 +307,7 @@ def _require_sample(sample: Sample, alpha: float, betting: bool = True) -> None:
         raise InputError("sample.values", f"shape {list(values.shape)}", "one number or more for each sample, [..., B]")
     low, high = (edge + sign * EDGE * max(1.0, abs(edge)) if math.isfinite(edge) else edge
                  for edge, sign in ((sample.lower, -1), (sample.upper, 1)))  # fmt: skip
-    if (bad := ~((values >= low) & (values <= high))).any():
-        raise InputError("sample.values", values[bad][0], f"numbers in [{sample.lower:g}, {sample.upper:g}]")
+    within("sample.values", values, low, high, expected=f"numbers in [{sample.lower:g}, {sample.upper:g}]")
 
 
 def bernstein_bound(sample: Sample, alpha: float) -> NDArray[np.float64]:
@@ -358,8 +353,8 @@ def betting_log_capital(sample: Sample, mean: ArrayLike, alpha: float) -> NDArra
     """
     _require_sample(sample, alpha)
     means = np.asarray(mean, np.float64)
-    if (bad := ~((means >= sample.lower) & (means < np.inf))).any():
-        raise InputError("mean", means[bad][0], f"a finite number, at least the lower end {sample.lower:g}")
+    expected = f"a finite number, at least the lower end {sample.lower:g}"
+    within("mean", means, sample.lower, below=np.inf, expected=expected)
     return np.asarray(_log_capital(sample, mean, alpha).max(-1))
 
 
@@ -424,9 +419,8 @@ def _certificate(
 
 
 def _level(alpha: float) -> float:
-    if not 0 < real_number("alpha", alpha, infinite=True) < 1:
-        raise InputError("alpha", alpha, "a probability of error strictly between 0 and 1")
-    return float(alpha)
+    expected = "a probability of error strictly between 0 and 1"
+    return real_number("alpha", alpha, above=0.0, below=1.0, expected=expected)
 
 
 def _rewards(name: str, reward: ArrayLike) -> NDArray[np.float64]:
@@ -435,8 +429,7 @@ def _rewards(name: str, reward: ArrayLike) -> NDArray[np.float64]:
     if out.shape[0] < 2 or out.shape[1] < 1:
         raise InputError(name, f"shape {list(out.shape)}", "at least 2 prompts and 1 rollout")
     finite(name, out)
-    if (bad := (out < 0) | (out > 1)).any():
-        raise InputError(name, float(out[bad][0]), "outcome rewards in [0, 1]; rescale by the declared range first")
+    within(name, out, 0.0, 1.0, expected="outcome rewards in [0, 1]; rescale by the declared range first")
     return out
 
 
@@ -509,15 +502,7 @@ def finite_sample_certificate(
     one_of("bound", bound, BOUNDS)
     r = _rewards("reward", reward)
     x = _log_ratios("log_ratio", log_ratio, r, -np.inf if zeros else None)
-    if baseline is None:
-        b: ArrayLike | Literal["others"] = "others" if estimator == "clipped" else 0.0
-    elif estimator not in ("path", "clipped"):
-        raise InputError("baseline", "a baseline", f"none for estimator {estimator!r}")
-    elif isinstance(baseline, str):
-        one_of("baseline", baseline, ("others",))
-        b = baseline
-    else:
-        b, *_ = _baseline(baseline, r)
+    b = _baseline_of(estimator, baseline, r)
     _path_range(ratio_range, x.shape[-1])
     low, high = ratio_range
     if ((np.exp(x) < low) | (np.exp(x) > high)).any():
@@ -525,11 +510,7 @@ def finite_sample_certificate(
             "log_ratio", f"a ratio in [{np.exp(x.min()):g}, {np.exp(x.max()):g}]", f"ratios in {ratio_range}"
         )
     real_number("clip", clip, above=0.0, high=1.0)
-    if not isinstance(path_clip, Sequence) or len(path_clip) != 2:
-        raise InputError("path_clip", path_clip, "(low, high) with 0 ≤ low < 1 < high < ∞")
-    edges = [real_number("path_clip", edge, infinite=True) for edge in path_clip]
-    if not 0 <= edges[0] < 1 < edges[1] < math.inf:
-        raise InputError("path_clip", path_clip, "(low, high) with 0 ≤ low < 1 < high < ∞")
+    _require_path_clip(path_clip)
 
     if estimator in ("message", "clipped"):
         if kl is None or kl_path_max is None:
@@ -540,15 +521,32 @@ def finite_sample_certificate(
             sample = clipped_sample(r, x, _numbers("kl", kl), kl_path_max, b, path_clip)
     elif estimator == "path":
         sample = path_sample(r, x, b, ratio_range)
-    elif estimator == "truncated":
-        sample = truncated_sample(r, x, path_clip[1])
     else:
-        sample = log_sample(r, x, path_clip[1])
+        sample = (truncated_sample if estimator == "truncated" else log_sample)(r, x, path_clip[1])
     if bound == "bernstein" and math.isinf(sample.upper):
         raise InputError(
             "bound", "'bernstein'", f"'betting': the numbers of estimator {estimator!r} have no upper bound here"
         )
     return _certificate(sample, alpha, estimator, bound, r.size, [x.sum(-1)])
+
+
+def _baseline_of(
+    estimator: str, baseline: ArrayLike | Literal["others"] | None, reward: NDArray[np.float64]
+) -> ArrayLike | Literal["others"]:
+    """The baseline that an estimator takes; refused where it takes none."""
+    if baseline is None:
+        return "others" if estimator == "clipped" else 0.0
+    if estimator not in ("path", "clipped"):
+        raise InputError("baseline", "a baseline", f"none for estimator {estimator!r}")
+    values, *_ = _baseline(baseline, reward)
+    return "others" if isinstance(baseline, str) else values
+
+
+def _require_path_clip(path_clip: tuple[float, float]) -> None:
+    expected = "(low, high) with 0 ≤ low < 1 < high < ∞"
+    low, high = pair("path_clip", path_clip, expected)
+    if not 0 <= low < 1 < high < math.inf:
+        raise InputError("path_clip", path_clip, expected)
 
 
 def two_sample_certificate(
@@ -579,8 +577,7 @@ def two_sample_certificate(
     old, new = _rewards("reward_old", reward_old), _rewards("reward_new", reward_new)
     if len(old) != len(new):
         raise InputError("reward_new", f"{len(new)} prompts", f"{len(old)}, as in reward_old")
-    if not 0 <= real_number("baseline", baseline, infinite=True) <= 1:
-        raise InputError("baseline", baseline, "a number in [0, 1]")
+    real_number("baseline", baseline, 0.0, 1.0, expected="a number in [0, 1]")
     if (log_ratio_old is None) != (log_ratio_new is None):
         raise InputError("log_ratio_old, log_ratio_new", "one of the two", "both or neither")
     if log_ratio_old is None or log_ratio_new is None:
@@ -609,10 +606,8 @@ def group_normalised_weight(success: ArrayLike, group: int) -> NDArray[np.float6
       [1. 1.] [1.856 2.328]
     """
     p = _numbers("success", success)
-    if not ((p > 0) & (p < 1)).all():
-        raise InputError("success", p.tolist(), "numbers in (0, 1)")
-    if whole_number("group", group, -(2**31)) < 2:
-        raise InputError("group", group, "at least 2")
+    within("success", p, above=0.0, below=1.0, expected="numbers in (0, 1)")
+    whole_number("group", group, 2, expected="at least 2")
     k = np.arange(group + 1)
     chance = binom.pmf(k, group, p[..., None])
     return np.asarray((chance * np.sqrt(k * (group - k))).sum(-1) / (group * p * (1 - p)))

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float
 
-from teamtr_jax.dynamics import SparseResolvent, after
-from teamtr_jax.surrogates import BATCH_LIMIT
+from teamtr_jax.dynamics import after
+from teamtr_jax.surrogates import inflow, mapped
 from teamtr_jax.types import Stage, StageReport, floats, require_one, require_table
-from teamtr_jax.validation import InputError, require_float64
+from teamtr_jax.validation import at_least, require_float64
 from teamtr_jax.visits import solo_steps, team_policy
 
 __all__ = ["interaction_matrix", "skippable"]
@@ -47,19 +47,13 @@ def interaction_matrix(stage: Stage, report: StageReport) -> Float[Array, "n n"]
 
 
 def _interaction(stage: Stage, report: StageReport) -> Array:
-    dynamics = stage.team.dynamics
-    start = report.visits[0]
-    policy = after(team_policy(stage.team, stage.current), report.shift)
+    team = stage.team
+    policy = after(team_policy(team, stage.current), report.shift)
 
     def shift(step: Array) -> Array:
-        inflow = dynamics.discount * dynamics.forward(start[:, None] * step)
-        return dynamics.resolvent(policy + step).visits(inflow)
+        return team.dynamics.resolvent(policy + step).visits(inflow(team, report.visits[0], step))
 
-    solo = solo_steps(stage)
-    kind = jax.eval_shape(dynamics.resolvent, policy)
-    entries = solo.shape[0] * sum(leaf.size for leaf in jax.tree.leaves(kind))
-    one_by_one = isinstance(kind, SparseResolvent) or entries > BATCH_LIMIT
-    shifts = lax.map(shift, solo) if one_by_one else jax.vmap(shift)(solo)
+    shifts = mapped(team, shift, solo_steps(stage))
     return jnp.matmul(shifts, report.conditional.T, precision=lax.Precision.HIGHEST)
 
 
@@ -76,8 +70,7 @@ def skippable(matrix: Float[Array, "n n"], tolerance: Float[Array, ""] | float) 
       InputError: if the matrix is not square and finite, or the tolerance is negative or NaN.
     """
     require_table((matrix.shape[0], matrix.shape[0]), matrix=matrix)
-    if (limit := floats(tolerance)) is not None and not (limit >= 0).all():
-        raise InputError("tolerance", tolerance, "a number that is not negative")
+    at_least("tolerance", floats(tolerance), expected="a number that is not negative")
     position = jnp.arange(matrix.shape[0])
 
     def decide(collected: Array, i: Array) -> tuple[Array, Array]:

@@ -45,12 +45,15 @@ from teamtr_jax.types import (
 )
 from teamtr_jax.validation import (
     InputError,
+    at_least,
     concrete,
+    discount_factor,
     finite,
     probability_rows,
     real_number,
     require_float64,
     whole_number,
+    within,
 )
 from teamtr_jax.values import return_bounds
 
@@ -95,10 +98,8 @@ def default_horizon(discount: Array | float, tolerance: float = 1e-3) -> int:
     except jax.errors.TracerArrayConversionError:
         expected = "an integer, such as default_horizon(discount) outside"
         raise InputError("horizon", "none, under jit or vmap", expected) from None
-    if not 0 <= gamma < 1:
-        raise InputError("discount", gamma, "a discount in [0, 1)")
-    if not 0 < tolerance < 1:
-        raise InputError("tolerance", tolerance, "a number in (0, 1)")
+    discount_factor("discount", gamma)
+    real_number("tolerance", tolerance, above=0.0, below=1.0, expected="a number in (0, 1)")
     steps = 1 if gamma == 0 else max(1, math.ceil(math.log(tolerance) / math.log(gamma)) - 1)
     return steps if gamma**steps <= tolerance else steps + 1
 
@@ -141,15 +142,13 @@ def sample_rollouts(
     require_one(team, "team")
     require_policy(team, policy=policy)
     for name, size in (("prompts", prompts), ("group", group)):
-        if whole_number(name, size, -(2**62)) < 1:
-            raise InputError(name, size, "at least 1")
+        whole_number(name, size, 1, expected="at least 1")
     whole = team.dynamics.horizon
     if whole is not None and horizon not in (None, whole):
         raise InputError("horizon", horizon, f"none, or {whole}: an episodic team is played to its end")
     if horizon is None:
         horizon = default_horizon(team.dynamics.discount) if whole is None else whole
-    if whole_number("horizon", horizon, -(2**62)) < 1:
-        raise InputError("horizon", horizon, "at least 1")
+    whole_number("horizon", horizon, 1, expected="at least 1")
     require_memory(prompts, group, horizon, team)
     return _sample(team, policy, key, prompts, group, horizon)
 
@@ -230,19 +229,11 @@ def _require_paths(team: Team, state: Array, action: Array) -> None:
 def _require_rollouts(team: Team, rollouts: Rollouts) -> None:
     """Rollouts of this team: states and actions that it has, log-probabilities ≤ 0, finite rewards."""
     _require_paths(team, rollouts.state, rollouts.action)
-    if (values := floats(rollouts.logp)) is not None and not ((values > -np.inf) & (values <= 1e-9)).all():
-        bad = ~((values > -np.inf) & (values <= 1e-9))
-        raise InputError(
-            "rollouts.logp", float(values[bad][0]), "log-probabilities of what was done: finite, at most 0"
-        )
+    expected = "log-probabilities of what was done: finite, at most 0"
+    within("rollouts.logp", floats(rollouts.logp), high=1e-9, above=-math.inf, expected=expected)
     for name in ("reward", "returns", "weight"):
         if (values := floats(getattr(rollouts, name))) is not None:
             finite(f"rollouts.{name}", values)
-
-
-def _require_truncation(truncation: object) -> None:
-    if not hasattr(truncation, "shape"):
-        real_number("truncation", truncation, above=0.0, infinite=True)
 
 
 def _strides(factors: tuple[int, ...]) -> NDArray[np.int64]:
@@ -292,8 +283,7 @@ def reward_to_go(
     Raises:
       InputError: a discount outside [0, 1].
     """
-    if (gamma := floats(discount)) is not None and not ((gamma >= 0) & (gamma <= 1)).all():
-        raise InputError("discount", float(gamma.flat[0]), "a discount in [0, 1), or 1 in an episodic team")
+    within("discount", floats(discount), 0.0, 1.0, expected="a discount in [0, 1), or 1 in an episodic team")
     ratio = jnp.ones_like(rollouts.reward) if log_ratio is None else jnp.exp(_joint(rollouts, log_ratio))
 
     def step(later: Array, xs: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -406,6 +396,7 @@ def estimate_tables(
     advantage: Float[Array, "B G H"],
     rows: Int[Array, " R"],
     owned: Bool[Array, " R"],
+    *,
     weights: Float[Array, "B G *H"] | None = None,
     to_go: Float[Array, "B G H"] | None = None,
     floor: Float[Array, " S"] | None = None,
@@ -454,58 +445,70 @@ def estimate_tables(
     require_agent(team, agent)
     _require_rollouts(team, rollouts)
     require_table(rollouts.state.shape, advantage=advantage)
-    if weights is not None and (found := floats(weights)) is not None and not ((found >= 0) & (found < np.inf)).all():
-        raise InputError("weights", float(found[~((found >= 0) & (found < np.inf))][0]), "finite numbers ≥ 0")
-    if (k := floats(shrink)) is not None and not (k >= 0).all():
-        raise InputError("shrink", shrink, "a number of pseudo-samples ≥ 0")
+    within("weights", floats(weights), 0.0, below=math.inf, expected="finite numbers ≥ 0")
+    at_least("shrink", floats(shrink), expected="a number of pseudo-samples ≥ 0")
     acts, action, behaviour = _moves(team, rollouts, agent)
-    gamma, horizon = jnp.asarray(team.dynamics.discount), rollouts.state.shape[-1]
     table = policy if team.factors is None else policy[agent]
-    states, actions = table.shape
     at = jnp.maximum(rollouts.state, 0)
+    to_go = reward_to_go(rollouts, jnp.asarray(team.dynamics.discount)) if to_go is None else to_go
+    floor = return_bounds(team)[0] if floor is None else floor
+    error = return_error(rollouts) if error is None else error
 
     seen = jnp.where(acts, rollouts.weight, 0.0)
     if weights is None:
-        p = table[at, action]
-        sample = seen * jnp.where(acts, p * jnp.exp(-behaviour), 0.0)
+        sample = seen * jnp.where(acts, table[at, action] * jnp.exp(-behaviour), 0.0)
     else:
-        seen = seen * (weights[..., None] if weights.ndim == 2 else weights)
-        sample = seen
-    if to_go is None:
-        to_go = reward_to_go(rollouts, gamma)
-    if floor is None:
-        floor = return_bounds(team)[0]
-    cut_off = gamma ** (horizon - jnp.arange(horizon)) * floor.min() if team.dynamics.horizon is None else 0.0
-    q = jnp.maximum(to_go + cut_off - floor[at], 0.0)
-    if error is None:
-        error = return_error(rollouts)
-
-    samples = jnp.stack(
-        [seen, sample * jnp.maximum(advantage, 0.0), sample * jnp.maximum(-advantage, 0.0), seen * q, sample * error],
-        -1,
-    )
+        seen = sample = seen * (weights[..., None] if weights.ndim == 2 else weights)
+    q = jnp.maximum(to_go + _cut_off(team, rollouts, floor) - floor[at], 0.0)
+    gain, loss = jnp.maximum(advantage, 0.0), jnp.maximum(-advantage, 0.0)
+    samples = jnp.stack([seen, sample * gain, sample * loss, seen * q, sample * error], -1)
     samples = jnp.where(acts[..., None], samples, 0.0)
-    sums = jnp.zeros((states, actions, 5), table.dtype).at[at, action].add(samples)
+    sums = jnp.zeros((*table.shape, 5), table.dtype).at[at, action].add(samples)
     if team.factors is None:
         sums, table = jnp.where(owned[:, None, None], sums[rows], 0.0), table[rows]
+    return _estimate(team, rollouts, table, _Sums(*jnp.moveaxis(sums, -1, 0)), shrink, floor)
 
-    count, positive, negative, total, off = jnp.moveaxis(sums, -1, 0)
+
+def _cut_off(team: Team, rollouts: Rollouts, floor: Array) -> Array | float:
+    """What a discounted return to go at step t is at least owed beyond the horizon, `γ^{H−t} min Φ`."""
+    horizon = rollouts.state.shape[-1]
+    if team.dynamics.horizon is not None:
+        return 0.0
+    return jnp.asarray(team.dynamics.discount) ** (horizon - jnp.arange(horizon)) * floor.min()
+
+
+class _Sums(NamedTuple):
+    """Sums over the samples of each row and action."""
+
+    weight: Float[Array, "R A"]  #: of `γ^t w`
+    positive: Float[Array, "R A"]  #: of `γ^t w ρ Â⁺`
+    negative: Float[Array, "R A"]  #: of `γ^t w ρ Â⁻`
+    total: Float[Array, "R A"]  #: of `γ^t w q`
+    off: Float[Array, "R A"]  #: of `γ^t w ρ` times the rounding of `Â`
+
+
+def _estimate(
+    team: Team, rollouts: Rollouts, table: Array, sums: _Sums, shrink: Array | float, floor: Array
+) -> Estimate:
+    """The quotients of `estimate_tables`, and what rounding may have done to them."""
+    gamma, horizon = jnp.asarray(team.dynamics.discount), rollouts.state.shape[-1]
     scale = (1.0 if team.dynamics.horizon is not None else 1 - gamma) / rollouts.returns.size
-    weight, positive, negative = scale * count.sum(-1), scale * positive, scale * negative
-    summed = rollouts.returns.size * jnp.finfo(table.dtype).eps
-    off = scale * off + summed * (positive + negative)
+    weight, positive, negative = scale * sums.weight.sum(-1), scale * sums.positive, scale * sums.negative
+    unit = jnp.finfo(table.dtype).eps
+    summed = rollouts.returns.size * unit
+    off = scale * sums.off + summed * (positive + negative)
     share = weight[:, None] * table
-    mean = _quotient(total.sum(-1), count.sum(-1))[:, None]
-    value = _quotient(total + shrink * mean, count + shrink, mean)
+    mean = _quotient(sums.total.sum(-1), sums.weight.sum(-1))[:, None]
+    value = _quotient(sums.total + shrink * mean, sums.weight + shrink, mean)
     largest = abs(rollouts.reward).max() * (gamma ** jnp.arange(horizon)).sum() + abs(floor).max()
     return Estimate(
-        weight,
-        _quotient(positive - negative, share),
-        positive,
-        negative,
-        value,
-        _quotient(off, share),
-        jnp.where(weight[:, None] > 0, summed * value + horizon * jnp.finfo(table.dtype).eps * largest, 0.0),
+        weight=weight,
+        advantage=_quotient(positive - negative, share),
+        positive=positive,
+        negative=negative,
+        value=value,
+        advantage_error=_quotient(off, share),
+        value_error=jnp.where(weight[:, None] > 0, summed * value + horizon * unit * largest, 0.0),
     )
 
 
@@ -544,8 +547,7 @@ def path_weight(
     Raises:
       InputError: as `log_ratios`; a truncation that is not positive.
     """
-    _require_truncation(truncation)
-    return jnp.minimum(jnp.exp(_joint(rollouts, log_ratios(team, rollouts, current)).sum(-1)), truncation)
+    return _cut(_joint(rollouts, log_ratios(team, rollouts, current)).sum(-1), truncation)
 
 
 def prefix_weight(
@@ -556,8 +558,13 @@ def prefix_weight(
     Raises:
       InputError: as `log_ratios`; a truncation that is not positive.
     """
-    _require_truncation(truncation)
-    return jnp.minimum(jnp.exp(jnp.cumsum(_joint(rollouts, log_ratios(team, rollouts, current)), -1)), truncation)
+    return _cut(jnp.cumsum(_joint(rollouts, log_ratios(team, rollouts, current)), -1), truncation)
+
+
+def _cut(log_weight: Array, truncation: float) -> Array:
+    if not hasattr(truncation, "shape"):
+        real_number("truncation", truncation, above=0.0, infinite=True)
+    return jnp.minimum(jnp.exp(log_weight), truncation)
 
 
 class WeightDiagnostics(NamedTuple):
@@ -580,8 +587,7 @@ def weight_diagnostics(weight: Float[Array, "*batch B G"]) -> WeightDiagnostics:
       >>> print(float(weight_diagnostics(jnp.array([[1.0, 1.0], [1.0, 0.0]])).ess_share))
       0.75
     """
-    if (values := floats(weight)) is not None and not (values >= 0).all():
-        raise InputError("weight", float(values[~(values >= 0)][0]), "numbers ≥ 0")
+    at_least("weight", floats(weight))
     w = weight.reshape(*weight.shape[:-2], -1)
     scaled = w * _quotient(jnp.ones(()), w.max(-1, keepdims=True))  # a square of a large weight may overflow
     p95, p99 = jnp.percentile(w, jnp.array([95.0, 99.0]), axis=-1)

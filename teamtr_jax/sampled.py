@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ from teamtr_jax.tabular import (
     updater,
 )
 from teamtr_jax.types import Estimate, Step, Team
-from teamtr_jax.validation import InputError, real_number, whole_number
+from teamtr_jax.validation import InputError, one_of, real_number, whole_number
 from teamtr_jax.values import advantages, return_bounds, return_range
 
 __all__ = ["Sampling", "SampledData", "sampled_backend", "prompts_per_set"]
@@ -70,8 +70,7 @@ class Sampling:
     horizon: int | None = None  #: of a discounted team; default: `γ^H ≤ 1e-3`
 
     def __post_init__(self):
-        if self.advantage not in ("group_normalised", "centred", "to_go", "exact"):
-            raise InputError("advantage", repr(self.advantage), "group_normalised, centred, to_go or exact")
+        one_of("advantage", self.advantage, get_args(Advantage))
         for name in ("prompts", "group", "held_out"):
             whole_number(name, getattr(self, name), -(2**62))
         real_number("advantage_clip", self.advantage_clip, above=0.0, infinite=True)
@@ -206,7 +205,7 @@ def _sampled_programs(batched: bool, sampling: Sampling, horizon: int) -> _Progr
         return SampledData(sample_rollouts(team, policy, key, sampling.prompts, sampling.group, horizon), policy)
 
     def estimate(
-        team: Team, policy: Array, data: SampledData, agent: Array, rows: Array, owned: Array, reuse: str, cut: float
+        team: Team, policy: Array, data: SampledData, agent: Array, rows: Array, owned: Array, *, reuse: str, cut: float
     ) -> SampledEstimate:
         rollouts = jax.tree.map(lambda x: x[training], data.rollouts)
         to_go = reward_to_go(rollouts, team.dynamics.discount)
@@ -247,7 +246,7 @@ def _sampled_programs(batched: bool, sampling: Sampling, horizon: int) -> _Progr
 
     def predict(step: Step, team: Team, state: TeamState, data: SampledData, rows: Array, owned: Array) -> Array:
         def gain(agent: Array) -> Array:
-            found = estimate(team, state.policy, data, agent, rows, owned, "rollouts", math.inf)
+            found = estimate(team, state.policy, data, agent, rows, owned, reuse="rollouts", cut=math.inf)
             return step(own_table(team, state.policy, agent, rows), found.used.tables, state.memory[agent])[1].gain
 
         return jax.lax.map(gain, jnp.arange(team.agents))

@@ -17,7 +17,7 @@ from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax.types import UpdateRecord
-from teamtr_jax.validation import InputError, permutation, real_number, whole_number
+from teamtr_jax.validation import InputError, permutation, positive, real_number, whole_number
 
 __all__ = ["Reuse", "Schedule", "fresh", "once", "every", "stale_occupancy", "joint", "importance_weighted",
            "certificate_driven", "path_shift", "Order", "fixed", "reverse", "random_order", "greedy", "single"]  # fmt: skip
@@ -65,8 +65,7 @@ def every(k: int) -> Schedule:
     Raises:
       InputError: if `k` is no positive integer.
     """
-    if whole_number("k", k, -(2**31)) < 1:
-        raise InputError("k", k, "at least 1")
+    whole_number("k", k, 1, expected="at least 1")
     return Schedule(f"every {k}", lambda update, records: update % k == 0, lambda n: -(-n // k))
 
 
@@ -76,8 +75,7 @@ def importance_weighted(truncation: float = math.inf) -> Schedule:
     Raises:
       InputError: if `truncation` is not positive.
     """
-    if not real_number("truncation", truncation, infinite=True) > 0:
-        raise InputError("truncation", truncation, "a positive number")
+    positive("truncation", truncation, infinite=True)
     return once._replace(name="importance weights", reuse="weights", truncation=truncation)
 
 

@@ -71,35 +71,37 @@ def run_stage(
       ArithmeticError: as raised by the backend's update; names the stage and the update.
     """
     n, batch = backend.agents, backend.batch
-    order = _admitted(backend, order, schedule, stage, budget)
+    whole_number("stage", stage, 0)
+    choose = _order(order, n)
+    _require_budget(backend, schedule, budget)
     states: list[Any] = [state]
     records: list[UpdateRecord] = []
-    books = _Books(backend)
-    data: Any = None
+    waiting = np.ones((*batch, n), bool)
+    use = _InUse(None, np.zeros(batch, int), np.zeros((*batch, n), bool), np.zeros(batch))
+    collected = np.zeros(batch, int)
     for update in range(n):
         again = np.broadcast_to(np.asarray(update == 0 or schedule.resample(update, records), bool), batch)
         key, draw, choice = (None, None, None) if key is None else jax.random.split(key, 3)
-        if again.any():
-            drawn = backend.rollout(state, draw)
-            data = drawn if again.all() else _select(again, drawn, data)
-        books.collect(again, update)
-        if budget is not None and (books.collected > budget).any():
-            found = f"{books.collected.max()} rollouts"
-            raise InputError(f"schedule {schedule.name}", found, f"at most the budget, {budget}")
+        use = use.renewed(again, update, backend.rollout(state, draw) if again.any() else None)
+        collected = collected + np.where(again, backend.cost, 0)
+        if budget is not None and (collected > budget).any():
+            raise InputError(
+                f"schedule {schedule.name}", f"{collected.max()} rollouts", f"at most the budget, {budget}"
+            )
 
-        asked = order(books.waiting, lambda state=state, data=data: _predicted(backend, state, data), choice)
+        asked = choose(waiting, lambda state=state, data=use.data: _predicted(backend, state, data), choice)
         agent = _agents(np.asarray(asked), n, batch)
+        np.put_along_axis(waiting, agent[..., None], False, -1)
         who: Any = agent if batch else int(agent)
-        before = state
-        estimate = backend.estimate(state, data, who, schedule)
+        estimate = backend.estimate(state, use.data, who, schedule)
         try:
-            state, info = backend.update(state, estimate, who)
+            new, info = backend.update(state, estimate, who)
         except ArithmeticError as error:
             raise ArithmeticError(f"stage {stage}, update {update}: {error}") from error
-        info = dict(info)
-        if backend.certify is not None:
-            info |= backend.certify(before, state, data, who)
-        books.move(agent, np.asarray(info["kl"]))
+        certified = {} if backend.certify is None else backend.certify(state, new, use.data, who)
+        info = dict(info) | dict(certified)
+        kl = info.pop("kl")
+        use = use.moved_on(agent, kl)
         records.append(
             UpdateRecord(
                 stage=stage,
@@ -107,14 +109,15 @@ def run_stage(
                 agent=who,
                 resampled=again if batch else bool(again),
                 surrogate=info.pop("surrogate"),
-                kl=info.pop("kl"),
+                kl=kl,
                 objective_before=info.pop("objective_before", None),
                 rollouts=np.where(again, backend.cost, 0) if batch else backend.cost * bool(again),
-                source=books.source if batch else int(books.source),
-                path_kl=books.path_kl if batch else float(books.path_kl),
+                source=use.source if batch else int(use.source),
+                path_kl=use.path_kl if batch else float(use.path_kl),
                 info=info,
             )
         )
+        state = new
         states.append(state)
     if backend.audit is not None:
         exact = backend.audit(states, records, schedule)
@@ -124,49 +127,42 @@ def run_stage(
     return state, records
 
 
-class _Books:
-    """Who is waiting, and what is known of the rollouts in use; arrays over the batch."""
+def _order(order: Order | Sequence[int], agents: int) -> Order:
+    if callable(order):
+        return order
+    if len(order) != agents:
+        raise InputError("order", list(order), f"a permutation of {agents} agents")
+    return fixed(order)
 
-    def __init__(self, backend: Backend) -> None:
-        n, batch = backend.agents, backend.batch
-        self.cost = backend.cost
-        self.waiting = np.ones((*batch, n), bool)
-        self.moved = np.zeros((*batch, n), bool)  #: since the rollouts in use
-        self.source = np.zeros(batch, int)  #: updates before they were collected
-        self.collected = np.zeros(batch, int)  #: rollouts of the stage
-        self.path_kl = np.zeros(batch)
 
-    def collect(self, again: NDArray[np.bool_], update: int) -> None:
-        """New rollouts before this update, where `again`."""
-        self.source = np.where(again, update, self.source)
-        self.path_kl = np.where(again, 0.0, self.path_kl)
-        self.moved &= ~again[..., None]
-        self.collected = self.collected + np.where(again, self.cost, 0)
+def _require_budget(backend: Backend, schedule: Schedule, budget: int | None) -> None:
+    """Refuse a budget that the schedule may exceed."""
+    if budget is None:
+        return
+    sets = schedule.draws(backend.agents)
+    if whole_number("budget", budget, 0) < (needed := sets * backend.cost):
+        raise InputError("budget", budget, f"at least {needed}: {sets} sets of {backend.cost} rollouts")
 
-    def move(self, agent: NDArray[np.int64], kl: NDArray[Any]) -> None:
-        """An agent was updated. The KL adds up over different agents only."""
-        np.put_along_axis(self.waiting, agent[..., None], False, -1)
+
+class _InUse(NamedTuple):
+    """The rollouts in use and what has happened since they were collected; over a batch one of each for every instance."""
+
+    data: Any
+    source: NDArray[np.int64]  #: number of updates before they were collected
+    moved: NDArray[np.bool_]  #: [..., n], who was updated since
+    path_kl: NDArray[np.float64]  #: sum of the KL of these updates
+
+    def renewed(self, again: NDArray[np.bool_], update: int, drawn: Any) -> _InUse:
+        """With the rollouts that were `drawn` before this update, where they were."""
+        data = drawn if again.all() else _select(again, drawn, self.data) if again.any() else self.data
+        source, path_kl = np.where(again, update, self.source), np.where(again, 0.0, self.path_kl)
+        return _InUse(data, source, self.moved & ~again[..., None], path_kl)
+
+    def moved_on(self, agent: NDArray[np.int64], kl: Any) -> _InUse:
+        """After an update of `agent`. The KL adds up over different agents only."""
         twice = np.take_along_axis(self.moved, agent[..., None], -1)[..., 0]
-        self.path_kl = np.where(twice, np.inf, self.path_kl + kl)
-        np.put_along_axis(self.moved, agent[..., None], True, -1)
-
-
-def _admitted(
-    backend: Backend, order: Order | Sequence[int], schedule: Schedule, stage: int, budget: int | None
-) -> Order:
-    """The order as a function, after the arguments of `run_stage` were looked at."""
-    n = backend.agents
-    whole_number("stage", stage, 0)
-    if not callable(order):
-        if len(order) != n:
-            raise InputError("order", list(order), f"a permutation of {n} agents")
-        order = fixed(order)
-    if budget is not None:
-        whole_number("budget", budget, 0)
-        if (needed := schedule.draws(n) * backend.cost) > budget:
-            expected = f"at least {needed}: {schedule.draws(n)} sets of {backend.cost} rollouts"
-            raise InputError("budget", budget, expected)
-    return order
+        moved = self.moved | (np.arange(self.moved.shape[-1]) == agent[..., None])
+        return self._replace(moved=moved, path_kl=np.where(twice, np.inf, self.path_kl + np.asarray(kl)))
 
 
 def _agents(asked: NDArray[Any], n: int, batch: tuple[int, ...]) -> NDArray[np.int64]:

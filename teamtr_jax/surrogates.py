@@ -11,6 +11,9 @@ and `V_{i} − V_{i−1}` is solved from `(I−γP_i) y = g_i` in the same way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -18,12 +21,24 @@ from jaxtyping import Float
 
 from teamtr_jax.divergences import exclusive_sum, expected, kl_terms
 from teamtr_jax.dynamics import DenseResolvent, PrefixResolvent, SparseResolvent, after, prefix_resolvent
-from teamtr_jax.types import Hybrids, Resolvent, Rounding, Stage, StageReport, Team, ints, require_one
+from teamtr_jax.types import Hybrids, Layers, Resolvent, Rounding, Stage, StageReport, Team, ints, require_one
 from teamtr_jax.validation import require_float64
 from teamtr_jax.values import advantages, evaluate_policy, return_bounds, return_range
 from teamtr_jax.visits import exact_support, hybrids, solo_steps
 
 __all__ = ["evaluate_stage", "stage_report", "swap_report", "hybrids_report", "hybrid_evaluations", "occupancy_tv"]
+
+
+class _Solved(NamedTuple):
+    """What linear solves say of a chain of hybrids. Index `i` of an ``[n]`` list is update `i+1`."""
+
+    values: Float[Array, "n+1 S"]  #: `V^{π̂ⁱ}`
+    visits: Float[Array, "n+1 S"]  #: `m^{π̂ⁱ}`
+    advantages: Float[Array, "n+1 S A"]  #: `A^{π̂ⁱ}`
+    conditional: Float[Array, "n S"]  #: `g_i`
+    shift: Float[Array, "n S"]  #: `m^{π̂ⁱ} − m^{π̂ⁱ⁻¹}`
+    value_shift: Float[Array, "n S"]  #: `V^{π̂ⁱ} − V^{π̂ⁱ⁻¹}`
+    turns: Float[Array, "n S"]  #: the updated agent's expected discounted turns from s on, under `π̂ⁱ`
 
 
 def evaluate_stage(stage: Stage) -> StageReport:
@@ -70,7 +85,7 @@ def _evaluations(stage: Stage) -> tuple[Array, Array]:
         _, v, m = evaluate_policy(team, policy)
         return m, v
 
-    return jax.vmap(evaluate)(h.policies) if _at_once(team, h) else lax.map(evaluate, h.policies)
+    return mapped(team, evaluate, h.policies)
 
 
 def swap_report(team: Team, h: Hybrids, solo: Float[Array, "n S A"], position: Array) -> StageReport:
@@ -98,12 +113,12 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"], once: 
     """
     dynamics = team.dynamics
     gamma = jnp.asarray(dynamics.discount, team.reward.dtype)
-
-    v, m, a, g, x, y, turns = _solve_hybrids(team, h, once)
+    solved = _solve_hybrids(team, h, once)
+    v, m, a, g, x = solved.values, solved.visits, solved.advantages, solved.conditional, solved.shift
 
     zero = jnp.zeros_like(x[:1])
     drift = jnp.concatenate([zero, jnp.cumsum(x, 0)[:-1]])  # m^{i−1} − m^0
-    value_drift = jnp.concatenate([zero, jnp.cumsum(y, 0)[:-1]])  # V_{i−1} − V_0
+    value_drift = jnp.concatenate([zero, jnp.cumsum(solved.value_shift, 0)[:-1]])  # V_{i−1} − V_0
     fresh = (x * g).sum(-1)
     seq_minus_stale = (drift * g).sum(-1)
     stale = fresh + seq_minus_stale
@@ -121,7 +136,7 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"], once: 
     follows = dynamics.backward(jnp.ones_like(team.initial))
     even = jnp.asarray(True) if dynamics.horizon is None else _lasting(follows, dynamics.time(), dynamics.horizon)
 
-    report = StageReport(
+    return StageReport(
         visits=m,
         values=v,
         objective=v @ team.initial,
@@ -153,26 +168,24 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"], once: 
         return_range=return_range(team),
         simultaneous=(h.acts.sum(0) > 1).any(),
         even=even,
-        later_turns=_later_turns(team, h, m, turns),
+        later_turns=_later_turns(team, h, m, solved.turns),
         return_floor=team.initial @ floor,
         weighted_floor=_weighted(m[:-1], terms, to_go[:-1]),
         weighted_ceiling=_weighted(m[:-1], terms, left[:-1]),
         weighted_reused=_weighted(m[0], solo_terms, to_go[0]),
-        layer_kl=None,
-        layer_kl_stale=None,
-        layer_tv=None,
-        layer_shift=None,
-        layer_share=None,
-        layer_span=None,
-        layer_advantage_span=None,
-        layer_speaks=None,
-        rounding=_rounding(team, h, v, m, x, g, a, reused),
+        layers=None if dynamics.horizon is None else _layers(team, h, solved, even),
+        rounding=_rounding(team, h, solved, reused),
     )
-    if dynamics.horizon is None:
-        return report
-    time, shape = dynamics.time(), (h.steps.shape[0], dynamics.horizon)
 
-    def layers(mass: Float[Array, "n S"]) -> Float[Array, "n T"]:
+
+def _layers(team: Team, h: Hybrids, solved: _Solved, even: Array) -> Layers:
+    """The steps of an episodic stage."""
+    horizon = team.dynamics.horizon
+    assert horizon is not None
+    time, shape = team.dynamics.time(), (h.steps.shape[0], horizon)
+    m, a, g = solved.visits, solved.advantages, solved.conditional
+
+    def at_steps(mass: Float[Array, "n S"]) -> Float[Array, "n T"]:
         return jnp.zeros(shape, mass.dtype).at[:, time].add(mass)
 
     def largest(per_state: Float[Array, "n S"]) -> Float[Array, "n T"]:
@@ -185,15 +198,15 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"], once: 
     own_span = jnp.where(h.acts, a[:-1].max(-1) - a[:-1].min(-1), 0.0)
     met = (m > 0).any(0)
     greatest, least = (jnp.maximum(largest(jnp.where(met, x, -jnp.inf)), end) for x in (g, -g))
-    return report._replace(
-        layer_kl=layers(weighted_kl(m[:-1])),
-        layer_kl_stale=layers(weighted_kl(jnp.broadcast_to(m[0], g.shape))),
-        layer_tv=layers(m[:-1] * h.tv),
-        layer_shift=0.5 * layers(abs(x)),
-        layer_share=layers(m[:-1] * h.acts),
-        layer_span=jnp.where(jnp.isfinite(greatest), greatest + least, 0.0),
-        layer_advantage_span=largest(own_span),
-        layer_speaks=jnp.zeros(shape, bool).at[:, time].max(h.acts),
+    return Layers(
+        kl=at_steps(weighted_kl(m[:-1])),
+        kl_stale=at_steps(weighted_kl(jnp.broadcast_to(m[0], g.shape))),
+        tv=at_steps(m[:-1] * h.tv),
+        shift=0.5 * at_steps(abs(solved.shift)),
+        share=at_steps(m[:-1] * h.acts),
+        span=jnp.where(jnp.isfinite(greatest), greatest + least, 0.0),
+        advantage_span=largest(own_span),
+        speaks=jnp.zeros(shape, bool).at[:, time].max(h.acts),
     )
 
 
@@ -225,20 +238,31 @@ def _later_turns(team: Team, h: Hybrids, m: Array, turns: Array) -> Array:
     return jnp.where(own, later, 0.0).max((-2, -1))
 
 
-def _entries(team: Team, h: Hybrids) -> tuple[Resolvent, int]:
-    """The shape of a factorisation, and the number of entries of all of them."""
-    kind = jax.eval_shape(team.dynamics.resolvent, h.policies[0])
-    return kind, h.policies.shape[0] * sum(leaf.size for leaf in jax.tree.leaves(kind))
+def _entries(team: Team, policies: Array) -> tuple[Resolvent, int]:
+    """The shape of a factorisation, and the number of entries of those of all policies."""
+    kind = jax.eval_shape(team.dynamics.resolvent, policies[0])
+    return kind, policies.shape[0] * sum(leaf.size for leaf in jax.tree.leaves(kind))
 
 
-def _at_once(team: Team, h: Hybrids) -> bool:
-    kind, entries = _entries(team, h)
+def at_once(team: Team, policies: Array) -> bool:
+    """Whether the factorisations of so many policies [m, S, A] are held side by side."""
+    kind, entries = _entries(team, policies)
     return not isinstance(kind, SparseResolvent) and entries <= BATCH_LIMIT
+
+
+def mapped(team: Team, f: Callable[[Array], Any], policies: Array) -> Any:
+    """`f`, which factorises once, of each of the policies (or steps between policies) [m, S, A], side by side if they fit."""
+    return jax.vmap(f)(policies) if at_once(team, policies) else lax.map(f, policies)
+
+
+def inflow(team: Team, m: Float[Array, " S"], step: Float[Array, "S A"]) -> Float[Array, " S"]:
+    """`γ(P'−P)ᵀm` of the step `π' − π`: `m' − m` is solved from it."""
+    return team.dynamics.discount * team.dynamics.forward(m[:, None] * step)
 
 
 def _nested(team: Team, h: Hybrids) -> bool:
     """Whether the hybrids of a stage share their elimination: turn-taking, dense, large, and enough of them."""
-    kind, entries = _entries(team, h)
+    kind, entries = _entries(team, h.policies)
     dense = team.factors is None and isinstance(kind, DenseResolvent)
     return dense and entries > BATCH_LIMIT and h.steps.shape[0] >= PREFIX_UPDATES
 
@@ -255,8 +279,8 @@ def _prefix_evaluations(team: Team, h: Hybrids) -> tuple[PrefixResolvent, Array,
     return resolvent, exact_support(resolvent, team.initial, m), v
 
 
-def _solve_hybrids(team: Team, h: Hybrids, once: bool) -> tuple[Array, Array, Array, Array, Array, Array, Array]:
-    """`V`, `m`, `A` of every hybrid; `g`, `m'−m`, `V'−V` and the updated agent's later turns of every step.
+def _solve_hybrids(team: Team, h: Hybrids, once: bool) -> _Solved:
+    """Every hybrid and every step between two of them.
 
     Small: all hybrids at once by an array axis, one LU a hybrid. Large: turn-taking dense stages by one shared elimination;
     others (sparse worlds, product teams, agents that move twice) one by one in a scan, where what a step needs of the hybrid
@@ -266,38 +290,38 @@ def _solve_hybrids(team: Team, h: Hybrids, once: bool) -> tuple[Array, Array, Ar
     dynamics = team.dynamics
 
     def sources(m: Array, a: Array, step: Array) -> tuple[Array, Array]:
-        return (step * a).sum(-1), dynamics.discount * dynamics.forward(m[:, None] * step)
+        return (step * a).sum(-1), inflow(team, m, step)
 
     def evaluate(policy: Array) -> tuple[Resolvent, Array, Array, Array]:
         resolvent, v, m = evaluate_policy(team, policy)
         return resolvent, v, m, advantages(team, v)
 
     def compare(resolvent: Resolvent, m: Array, a: Array, m_new: Array, step: Array, acts: Array):
-        g, inflow = sources(m, a, step)
+        g, moved = sources(m, a, step)
         y, turns = jax.vmap(resolvent.values)(after(jnp.stack([g, jnp.where(acts, 1.0, 0.0)]), m_new))
-        return g, resolvent.visits(after(inflow, y)), y, turns
+        return g, resolvent.visits(after(moved, y)), y, turns
 
     if once and _nested(team, h):
         resolvent, m, v = _prefix_evaluations(team, h)
         a = jax.vmap(lambda v: advantages(team, v))(v)
-        g, inflow = jax.vmap(sources)(m[:-1], a[:-1], h.steps)
+        g, moved = jax.vmap(sources)(m[:-1], a[:-1], h.steps)
         none = jnp.zeros_like(g[:1])
-        rewards, inflows = jnp.stack([g, jnp.where(h.acts, 1.0, 0.0)]), jnp.concatenate([none, inflow])
+        rewards, inflows = jnp.stack([g, jnp.where(h.acts, 1.0, 0.0)]), jnp.concatenate([none, moved])
         y, turns = jax.vmap(resolvent.values)(jnp.concatenate([jnp.stack([none, none]), rewards], 1))[:, 1:]
-        return v, m, a, g, resolvent.visits(inflows)[1:], y, turns
+        return _Solved(v, m, a, g, resolvent.visits(inflows)[1:], y, turns)
 
-    if _at_once(team, h):
+    if at_once(team, h.policies):
         resolvents, v, m, a = jax.vmap(evaluate)(h.policies)
         later = jax.tree.map(lambda leaf: leaf[1:], resolvents)
-        return v, m, a, *jax.vmap(compare)(later, m[:-1], a[:-1], m[1:], h.steps, h.acts)
+        return _Solved(v, m, a, *jax.vmap(compare)(later, m[:-1], a[:-1], m[1:], h.steps, h.acts))
 
     def advance(before: tuple[Array, Array], xs: tuple[Array, Array, Array]):
         policy, step, acts = xs
-        g, inflow = sources(*before, step)
+        g, moved = sources(*before, step)
         resolvent = dynamics.resolvent(policy)
         rewards = jnp.stack([(policy * team.reward).sum(-1), g, jnp.where(acts, 1.0, 0.0)])
         v, y, turns = jax.vmap(resolvent.values)(rewards)
-        solved, x = jax.vmap(resolvent.visits)(after(jnp.stack([team.initial, inflow]), v))
+        solved, x = jax.vmap(resolvent.visits)(after(jnp.stack([team.initial, moved]), v))
         m, a = exact_support(resolvent, team.initial, solved), advantages(team, v)
         return (m, a), (v, m, a, g, x, y, turns)
 
@@ -305,7 +329,7 @@ def _solve_hybrids(team: Team, h: Hybrids, once: bool) -> tuple[Array, Array, Ar
     first = (jnp.zeros_like(h.steps[:1]), jnp.zeros_like(h.acts[:1]))  # hybrid 0 follows no step
     steps, acts = (jnp.concatenate(pair) for pair in zip(first, (h.steps, h.acts), strict=True))
     _, (v, m, a, g, x, y, turns) = lax.scan(advance, start, (h.policies, steps, acts))
-    return v, m, a, g[1:], x[1:], y[1:], turns[1:]
+    return _Solved(v, m, a, g[1:], x[1:], y[1:], turns[1:])
 
 
 def occupancy_tv(shift: Array, d: Array, m_new: Array) -> Array:
@@ -314,13 +338,14 @@ def occupancy_tv(shift: Array, d: Array, m_new: Array) -> Array:
     return 0.5 * abs(shift - d * total).sum(-1) / m_new.sum(-1)
 
 
-def _rounding(team: Team, h: Hybrids, v: Array, m: Array, x: Array, g: Array, a: Array, reused: Array) -> Rounding:
+def _rounding(team: Team, h: Hybrids, solved: _Solved, reused: Array) -> Rounding:
     """Rounding budgets; every line is derived in docs/rounding.md.
 
     `η = T_eff·(8(S+A+n)u + lack)` bounds the relative error of one solve: `T_eff = 1/(1−γ)` or `T` is the norm of the
     inverse, `lack` how far rows of probabilities are from summing to one.
     """
     dynamics = team.dynamics
+    v, m, a, g, x = solved.values, solved.visits, solved.advantages, solved.conditional, solved.shift
     unit = jnp.finfo(v.dtype).eps / 2
     gamma = jnp.asarray(dynamics.discount, v.dtype)
     length = 1 / (1 - gamma) if dynamics.horizon is None else jnp.asarray(float(dynamics.horizon))
@@ -335,8 +360,8 @@ def _rounding(team: Team, h: Hybrids, v: Array, m: Array, x: Array, g: Array, a:
     largest, v_scale, g_scale = step.max(-1), jnp.maximum(scale[:-1], scale[1:]), abs(g).max(-1)
     g_error = 3 * eta * largest * v_scale + loose.max(-1) * abs(a[:-1]).max((-2, -1))
     closure = gamma * (m[:-1] * loose).sum(-1)
-    inflow = gamma * jax.vmap(dynamics.forward)(m[:-1, :, None] * abs(h.steps)).sum(-1)
-    inflow_error = 2 * gamma * eta * length * largest + closure + states * actions * unit * inflow
+    let_in = jax.vmap(lambda m, step: inflow(team, m, step))(m[:-1], abs(h.steps)).sum(-1)
+    inflow_error = 2 * gamma * eta * length * largest + closure + states * actions * unit * let_in
     moved = abs(x).sum(-1)
     shift = eta * moved + length * inflow_error
     fresh = moved * g_error + g_scale * shift

@@ -103,7 +103,7 @@ def evaluate(team: Team, policy: Array) -> ExactData:
 
 
 def _estimate(
-    team: Team, policy: Array, data: ExactData, agent: Array, rows: Array, owned: Array, reuse: str, cut: float
+    team: Team, policy: Array, data: ExactData, agent: Array, rows: Array, owned: Array, *, reuse: str, cut: float
 ) -> Estimate:
     """The tables of `agent`: rows `[R, A]` of the team's table, or its factor `[S, max A_k]`."""
     weight, v, error = data.weight, data.values, data.error
@@ -235,14 +235,14 @@ def _exact_programs(batched: bool) -> _Programs:
     """Compiled once for each kind of step and shape of team: settings of a step are arguments (`as_pytree`)."""
 
     def estimate(
-        team: Team, policy: Array, data: ExactData, agent: Array, rows: Array, owned: Array, reuse: str, cut: float
+        team: Team, policy: Array, data: ExactData, agent: Array, rows: Array, owned: Array, *, reuse: str, cut: float
     ) -> Estimated:
-        tables = _estimate(team, policy, data, agent, rows, owned, reuse, cut)
+        tables = _estimate(team, policy, data, agent, rows, owned, reuse=reuse, cut=cut)
         return Estimated(tables, data.mass, data.objective)
 
     def predict(step: Step, team: Team, state: TeamState, data: ExactData, rows: Array, owned: Array) -> Array:
         def gain(agent: Array) -> Array:
-            tables = _estimate(team, state.policy, data, agent, rows, owned, "rollouts", 1.0)
+            tables = _estimate(team, state.policy, data, agent, rows, owned, reuse="rollouts", cut=1.0)
             return step(own_table(team, state.policy, agent, rows), tables, state.memory[agent])[1].gain
 
         return jax.vmap(gain)(jnp.arange(team.agents))

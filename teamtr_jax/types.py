@@ -30,6 +30,7 @@ __all__ = [
     "Stage",
     "Hybrids",
     "Rounding",
+    "Layers",
     "StageReport",
     "Estimate",
     "StepInfo",
@@ -440,6 +441,20 @@ class Rounding(NamedTuple):
     identity: Float[Array, " n"]  #: of `J(π̂ⁱ) − J(π̂ⁱ⁻¹) − Σ m^{π̂ⁱ} g_i`, formed by subtraction
 
 
+class Layers(NamedTuple):
+    """What is known exactly about an episodic stage at each time step t, update by update."""
+
+    kl: Float[Array, "n T"]  #: `κ_t = E_{d_t} KL(current‖new)` under `π̂ⁱ⁻¹`
+    kl_stale: Float[Array, "n T"]  #: `κ⁰_t`, the same under `π̂⁰`
+    tv: Float[Array, "n T"]  #: `E_{d_t} TV`
+    shift: Float[Array, "n T"]  #: `TV(d_t^{π̂ⁱ}, d_t^{π̂ⁱ⁻¹})`
+    share: Float[Array, "n T"]  #: `d_t^{π̂ⁱ⁻¹}(S_{σ(i)})`
+    span: Float[Array, "n T"]
+    """`span(g_i)` over the states of the step that some hybrid visits; with the end unless `even`"""
+    advantage_span: Float[Array, "n T"]  #: `max span_a A_{i−1}(s,·)` over the agent's states of the step
+    speaks: Bool[Array, "n T"]  #: whether the agent has a state at the step, visited or not
+
+
 class StageReport(NamedTuple):
     """Everything known exactly about a stage. Index `i` of an ``[n]`` list is update `i+1` of the order.
 
@@ -482,18 +497,7 @@ class StageReport(NamedTuple):
     weighted_floor: Float[Array, " n"]  #: S9: `Σ m^{π̂ⁱ⁻¹} Σ_a k (Q_{i−1} − Φ)`, `Σ_a k = KL(current‖new)`
     weighted_ceiling: Float[Array, " n"]  #: S9: `Σ m^{π̂ⁱ⁻¹} Σ_a k (Ψ − Q_{i−1})`
     weighted_reused: Float[Array, " n"]  #: S9: `Σ m^{π̂⁰} Σ_a k (Q_0 − Φ)`, k of `π^{⟨i⟩}` against `π̂⁰`
-    layer_kl: Float[Array, "n T"] | None  #: episodic: `κ_t = E_{d_t} KL(current‖new)` under `π̂ⁱ⁻¹`
-    layer_kl_stale: Float[Array, "n T"] | None  #: episodic: `κ⁰_t`, the same under `π̂⁰`
-    layer_tv: Float[Array, "n T"] | None  #: episodic: `E_{d_t} TV`
-    layer_shift: Float[Array, "n T"] | None  #: episodic: `TV(d_t^{π̂ⁱ}, d_t^{π̂ⁱ⁻¹})`
-    layer_share: Float[Array, "n T"] | None  #: episodic: `d_t^{π̂ⁱ⁻¹}(S_{σ(i)})`
-    layer_span: (
-        Float[Array, "n T"] | None
-    )  #: episodic: `span(g_i)` over the states of the layer that some hybrid visits; with the end unless `even`
-    layer_advantage_span: (
-        Float[Array, "n T"] | None
-    )  #: episodic: `max span_a A_{i−1}(s,·)` over the agent's states of the layer
-    layer_speaks: Bool[Array, "n T"] | None  #: episodic: whether the agent has a state in the layer, visited or not
+    layers: Layers | None  #: the steps of an episodic stage; `None` when discounted
     rounding: Rounding  #: what rounding may have done to the numbers above
 
     @property
@@ -519,7 +523,7 @@ class StageReport(NamedTuple):
     @property
     def episodic(self) -> bool:
         """Whether the stage is episodic (no discount, a horizon) rather than discounted."""
-        return self.layer_kl is not None
+        return self.layers is not None
 
 
 NEVER_NEGATIVE = ("visits", "kl", "kl_stale", "kl_reverse", "tv", "tv_stale", "share", "span_g", "advantage_max",
@@ -532,15 +536,16 @@ def require_report(report: StageReport) -> None:
     Raises:
       InputError: names the field.
     """
-    for name, field_ in zip(report._fields, report, strict=True):
-        values = floats(field_)
+    layers = {} if report.layers is None else report.layers._asdict()
+    for place, field_ in (report._asdict() | {f"layers.{name}": x for name, x in layers.items()}).items():
+        values, name = floats(field_), place.removeprefix("layers.")
         if values is None:
             continue
         if (bad := np.isnan(values) | ((values < 0) & (name in NEVER_NEGATIVE))).any():
             expected = "numbers ≥ 0" if name in NEVER_NEGATIVE else "numbers"
             where = [int(i) for i in np.argwhere(bad)[0]]
             raise InputError(
-                f"report.{name}", f"{values[bad][0]} at {where}", f"{expected} (the report of a checked stage)"
+                f"report.{place}", f"{values[bad][0]} at {where}", f"{expected} (the report of a checked stage)"
             )
 
 

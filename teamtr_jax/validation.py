@@ -21,7 +21,8 @@ from jax.core import Tracer
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["InputError", "ROW_TOLERANCE", "shown", "unchecked", "concrete", "require_float64", "probability_rows", "finite",
-           "permutation", "integers", "discount_factor", "shaped", "whole_number", "real_number", "one_of"]  # fmt: skip
+           "permutation", "integers", "discount_factor", "shaped", "whole_number", "real_number", "positive", "within",
+           "at_least", "pair", "one_of"]  # fmt: skip
 
 ROW_TOLERANCE = 1e-9
 """Rows of probabilities sum to one within this; they are never renormalised."""
@@ -190,13 +191,59 @@ def discount_factor(name: str, value: ArrayLike) -> float:
     return float(out)
 
 
-def whole_number(name: str, value: object, low: int, high: int | None = None) -> int:
+def within(
+    name: str,
+    values: NDArray[Any] | float | None,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    expected: str,
+) -> None:
+    """Refuse a number, or an entry of an array on the host, that is NaN, outside ``[low, high]``, not above or not below.
+
+    Args:
+      values: `None` where there are none to read (`concrete`): that passes.
+
+    Raises:
+      InputError: names the array and the first such entry.
+    """
+    if values is None:
+        return
+    values = np.asarray(values)
+    good = (values >= low) & (values <= high)
+    for limit, side in ((above, np.greater), (below, np.less)):
+        if limit is not None:
+            good &= side(values, limit)
+    if not good.all():
+        raise InputError(name, values[~good][0], expected)
+
+
+def at_least(name: str, values: NDArray[Any] | float | None, low: float = 0.0, expected: str = "numbers ≥ 0") -> None:
+    """`within`, without an upper limit."""
+    within(name, values, low, expected=expected)
+
+
+def positive(name: str, value: object, expected: str = "a positive number", *, infinite: bool = False) -> float:
+    """`value` as a finite number above 0; an infinite one too if that will do.
+
+    Raises:
+      InputError: names the setting and its value.
+    """
+    return real_number(name, value, above=0.0, infinite=infinite, expected=expected)
+
+
+def whole_number(name: str, value: object, low: int, high: int | None = None, expected: str = "") -> int:
     """`value` as an int in ``[low, high]``; floats and truth values are none.
+
+    Args:
+      expected: what the message says instead of the range.
 
     Raises:
       InputError: names the setting, its value and the range.
     """
-    expected = f"an integer, at least {low}" if high is None else f"an integer from {low} to {high}"
+    expected = expected or (f"an integer, at least {low}" if high is None else f"an integer from {low} to {high}")
     try:
         out = operator.index(value)  # pyright: ignore[reportArgumentType]
     except TypeError:
@@ -215,11 +262,13 @@ def real_number(
     above: float | None = None,
     below: float | None = None,
     infinite: bool = False,
+    expected: str = "",
 ) -> float:
     """`value` as a finite number in ``[low, high]``, more than `above` and less than `below`.
 
     Args:
       infinite: whether an infinity inside the range will do.
+      expected: what the message says instead of the range.
 
     Raises:
       InputError: names the setting, its value and the range.
@@ -237,7 +286,7 @@ def real_number(
         (below, None, "less than"),
     ]
     words = [f"{text} {limit:g}" for limit, none, text in limits if limit is not None and limit != none]
-    expected = " ".join(["a number" if infinite else "a finite number", " and ".join(words)]).rstrip()
+    expected = expected or " ".join(["a number" if infinite else "a finite number", " and ".join(words)]).rstrip()
     try:
         out = float(value)  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError, OverflowError):
@@ -246,6 +295,18 @@ def real_number(
     if isinstance(value, str | bool | np.bool_) or not inside or not (infinite or math.isfinite(out)):
         raise InputError(name, value, expected)
     return out
+
+
+def pair(name: str, value: object, expected: str) -> tuple[float, float]:
+    """`value` as two numbers; infinite ones will do.
+
+    Raises:
+      InputError: names the setting and what it is.
+    """
+    if not isinstance(value, Sequence) or len(value) != 2:
+        raise InputError(name, value, expected)
+    first, second = (real_number(name, edge, infinite=True) for edge in value)
+    return first, second
 
 
 def one_of(name: str, value: object, choices: Sequence[object]) -> None:

@@ -9,7 +9,7 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from teamtr_jax.types import Resolvent, Team, require_joint, require_one, require_table
-from teamtr_jax.validation import InputError, real_number, require_float64
+from teamtr_jax.validation import positive, require_float64
 from teamtr_jax.visits import cleaned_visits
 
 __all__ = ["values", "evaluate_policy", "action_values", "advantages", "rounding_unit", "advantage_error", "objective",
@@ -103,8 +103,7 @@ def optimal_values(team: Team, tolerance: float = 1e-11) -> Float[Array, " S"]:
     """
     require_float64(reward=team.reward)
     require_one(team, "team")
-    if not real_number("tolerance", tolerance) > 0:
-        raise InputError("tolerance", tolerance, "a positive number")
+    positive("tolerance", tolerance)
     gamma = jnp.asarray(team.dynamics.discount)
     horizon = team.dynamics.horizon
 

@@ -13,7 +13,7 @@ from teamtr_jax import certificates
 from teamtr_jax.bounds import ladder, paper_constant, penalty_drift_paper
 from teamtr_jax.dynamics import Dense, Layered, Successors, Tree
 from teamtr_jax.surrogates import stage_report
-from teamtr_jax.types import Stage, Team
+from teamtr_jax.types import Layers, Stage, StageReport, Team
 from theory.exact_audit import random_rows
 
 BUDGET = {"gap_fresh": "fresh", "gap_stale": "stale", "gap_cached": "cached", "seq_minus_stale": "drift"}
@@ -31,11 +31,22 @@ class Evaluated(SimpleNamespace):
         return getattr(self.rounding, BUDGET[field])
 
 
+FIELDS = (*(name for name in StageReport._fields if name != "layers"), *(f"layer_{name}" for name in Layers._fields))
+"""The names of `flat`."""
+
+
+def flat(report: StageReport) -> dict:
+    """The fields of a report by name, those of its steps as ``layer_…``: `None` in a discounted one."""
+    layers = {} if report.layers is None else report.layers._asdict()
+    return {name: layers.get(name.removeprefix("layer_")) if name.startswith("layer_") else getattr(report, name)
+            for name in FIELDS}  # fmt: skip
+
+
 def everything(stage: Stage) -> dict:
     """A report and all that is computed from it, in one program."""
     report = stage_report(stage)
     return (
-        report._asdict()
+        flat(report)
         | {
             "improvement": report.improvement,
             "delta_stale": report.delta_stale,

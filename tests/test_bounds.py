@@ -14,7 +14,7 @@ from teamtr_jax.bounds import DEFAULT, Rung, ladder, penalty_drift_paper, zero_t
 from teamtr_jax.certificates import lower_bound_paper, stage_bound_paper, stage_bound_stale_paper
 from teamtr_jax.dynamics import Dense, Layered, Tree
 from teamtr_jax.surrogates import evaluate_stage
-from teamtr_jax.types import Stage, StageReport, Team
+from teamtr_jax.types import Layers, Stage, StageReport, Team
 from teamtr_jax.validation import InputError
 from theory import exact_bounds
 from theory.exact import Solved, exact_stage
@@ -109,13 +109,27 @@ def test_certificates_by_value(hand):
     assert hand.stage_bound_stale_paper == pytest.approx(0.5 - (c[0] + 2 * c[1]) * root, **EXACT)
 
 
-class Recording(StageReport):
-    """A report that notes which of its fields are read; a property counts as the fields that it reads."""
+class RecordingLayers(Layers):
+    """The steps of a report, with the same note."""
 
     def __getattribute__(self, name):
-        if name in StageReport._fields:
-            self.__dict__.setdefault("read", set()).add(name)
+        if name in Layers._fields:
+            self.__dict__["read"].add(f"layer_{name}")
         return super().__getattribute__(name)
+
+
+class Recording(StageReport):
+    """A report that notes which of its fields are read; a property counts as the fields that it reads, `layers` as its own."""
+
+    def __getattribute__(self, name):
+        found = super().__getattribute__(name)
+        read = self.__dict__.setdefault("read", set()) if name in StageReport._fields else set()
+        if name != "layers":
+            read.add(name)
+        elif found is not None:
+            found = RecordingLayers(*found)
+            found.__dict__["read"] = read
+        return found
 
 
 DECLARED = {"return_range", "return_floor", "reward_span", "discount", "mass", "simultaneous", "even", "layer_speaks"}
@@ -135,10 +149,9 @@ def read_by(function, report):
 @pytest.mark.parametrize("rung", DEFAULT, ids=lambda rung: rung.name)
 def test_information_is_what_the_rung_reads(rung, episode):
     """A rung is estimable if and only if it reads means and declared numbers only, in both forms of team."""
-    blank = episode._replace(**{name: None for name in episode._fields if name.startswith("layer_")})
-    reports = {"episodic": episode, "discounted": blank}
+    reports = {"episodic": episode, "discounted": episode._replace(layers=None)}
     read = set().union(*(read_by(rung.fn, reports[form]) for form in rung.forms))
-    assert read - {"layer_kl"}
+    assert read
     level = "estimable" if read <= DECLARED | MEANS else "oracle"
     assert rung.information == level, read - DECLARED - MEANS
 
@@ -162,7 +175,7 @@ def episode():
 
 def test_episodic_constants_by_value(episode):
     """E1's form `2A_max Σ_t min(1, Σ_{u<t} √(κ_u/2))`, S7's `ϱ·δ^ep`, S0's `T·span(g)`."""
-    assert np.asarray(episode.layer_kl) == pytest.approx(np.array([[KL, 0.0], [0.0, KL]]), **EXACT)
+    assert np.asarray(episode.layers.kl) == pytest.approx(np.array([[KL, 0.0], [0.0, KL]]), **EXACT)
     assert np.asarray(episode.advantage_max) == pytest.approx([1.0, 1.0], **EXACT)
     assert float(episode.return_range) == 2.0
     penalties, shift = ladder(episode), math.sqrt(KL / 2)
@@ -174,7 +187,7 @@ def test_episodic_constants_by_value(episode):
     assert np.asarray(penalties["penalty_log_sum_advantage"]) == pytest.approx([KL * 0.5, 2 * KL], **EXACT)
     assert np.asarray(penalties["penalty_stale_log_sum"]) == pytest.approx([KL * 0.5, 2 * 2 * KL], **EXACT)
     assert np.asarray(penalties["penalty_stale_return_range"]) == pytest.approx([2 * KL, 2 * 2 * KL], **EXACT)
-    assert np.asarray(episode.layer_speaks).tolist() == [[True, False], [False, True]]
+    assert np.asarray(episode.layers.speaks).tolist() == [[True, False], [False, True]]
     # one turn each and nothing before the last one: a fresh update of second order is exact
     for name in ("path", "second_order", "later_turns", "layers"):
         assert np.asarray(penalties[f"penalty_{name}"])[0] == 0, name
@@ -190,7 +203,7 @@ def test_the_episodic_shift_saturates_at_one():
     team = Team(Tree(2, 2), jnp.zeros((3, 2)).at[1, 1].set(1.0), jnp.array([1.0, 0.0, 0.0]), jnp.array([0, 1, 1]), 2)
     current = jnp.full((3, 2), 0.5)
     report = evaluate_stage(Stage(team, current, current.at[0].set(jnp.array([tiny, 1 - tiny])), jnp.arange(2)))
-    assert float(report.layer_kl[0, 0]) == pytest.approx(8.0, rel=1e-6)
+    assert float(report.layers.kl[0, 0]) == pytest.approx(8.0, rel=1e-6)
     assert float(ladder(report)["penalty_paper"][0]) == pytest.approx(2 * float(report.advantage_max[0]), rel=1e-12)
 
 
@@ -420,8 +433,8 @@ def test_the_printable_stale_bound_counts_turns_not_effects():
     current, target = np.full((7, 2), 0.5), np.tile([0.25, 0.75], (7, 1))
     team = Team(tree, jnp.asarray(reward), jnp.eye(7)[0], jnp.array([0, 1, 1, 0, 0, 0, 0]), 2)
     report = evaluate_stage(Stage(team, jnp.asarray(current), jnp.asarray(target), jnp.arange(2)))
-    assert np.asarray(report.layer_advantage_span) == pytest.approx(np.array([[0.0, 0, 1], [0, 0, 0]]), **EXACT)
-    assert np.asarray(report.layer_speaks).tolist() == [[True, False, True], [False, True, False]]
+    assert np.asarray(report.layers.advantage_span) == pytest.approx(np.array([[0.0, 0, 1], [0, 0, 0]]), **EXACT)
+    assert np.asarray(report.layers.speaks).tolist() == [[True, False, True], [False, True, False]]
     # κ⁰ = KL at every turn of the one who moves: agent 0 κ_0 + (κ_2 + κ_0), agent 1 κ_1 + κ_0 of agent 0
     assert np.asarray(ladder(report)["penalty_stale_return_range"]) == pytest.approx([3 * KL, 2 * KL], **EXACT)
     solved = Solved(exact_stage(Stage(team, jnp.asarray(current), jnp.asarray(target), jnp.arange(2))))

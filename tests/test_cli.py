@@ -1,5 +1,6 @@
 """`teamtr`: output, conventions, exit codes. Numbers against a textbook computation in NumPy that shares no code."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -486,6 +487,11 @@ def test_help_is_help(run):
     code, out, err = run("stage", "--help")
     assert (code, err) == (0, "")
     assert "usage: teamtr stage" in out
+
+
+def test_version(run):
+    """That of the installed package, on one line."""
+    assert run("--version") == (0, f"teamtr {importlib.metadata.version('teamtr-jax')}\n", "")
 
 
 def test_places_are_tried_before_the_work(run, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from builders import (
     as_stage,
     discounted_world,
     episodic_world,
+    flat,
     four_ways,
     random_case,
     stack,
@@ -323,8 +324,9 @@ def same_report(report, reference, place=None):
 
     Each solve of a world of condition ≤ 2/(1−γ) errs by a few hundred units of rounding, and a report chains three.
     """
-    for name, x in report._asdict().items():
-        expected = getattr(reference, name)
+    reference = flat(reference)
+    for name, x in flat(report).items():
+        expected = reference[name]
         if expected is None:
             assert x is None
         if expected is None or name == "rounding":

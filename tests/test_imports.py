@@ -1,12 +1,15 @@
 """Imports go down only, the library imports nothing that is built on it, and importing it changes nothing."""
 
 import ast
+import importlib.metadata
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import teamtr_jax
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "teamtr_jax"
@@ -60,11 +63,13 @@ def test_imports_go_down_only(path):
     for line, name in imported(path):
         parts = name.split(".")
         assert parts[0] not in OUTSIDE, f"{path}:{line} imports {name}: nothing outside the package may be imported"
-        if parts[0] == "teamtr_jax":
-            target = parts[1]
-            allowed = (
-                target == source or (source != "" and LEVEL[target] < LEVEL[source]) or {source, target} <= LEVELS[0]
+        if name == "teamtr_jax":
+            assert source == "cli", (
+                f"{path}:{line}: only the command line asks for the version; names come from their modules"
             )
+        elif parts[0] == "teamtr_jax" and source != "":  # the package offers names from below: the next test
+            target = parts[1]
+            allowed = target == source or LEVEL[target] < LEVEL[source] or {source, target} <= LEVELS[0]
             assert allowed, f"{path}:{line} imports {name}: {source} may import only what lies below it"
 
 
@@ -102,13 +107,49 @@ def test_the_order_is_that_of_real_files():
     assert {"types", "dynamics", "divergences", "visits", "values", "surrogates", "bounds"} <= {unit(p) for p in FILES}
 
 
+def test_the_names_of_a_first_session():
+    """What `teamtr_jax` offers is what type checkers see, what is documented and what is there."""
+    for_checkers = {
+        name.removeprefix("teamtr_jax.") for _, name in imported(Path("__init__.py")) if "teamtr_jax" in name
+    }
+    assert for_checkers == {f"{home}.{name}" for name, home in teamtr_jax._HOMES.items()}
+    assert list(teamtr_jax._HOMES) == teamtr_jax.__all__
+    for name, home in teamtr_jax._HOMES.items():
+        found = getattr(teamtr_jax, name)
+        assert found is getattr(importlib.import_module(f"teamtr_jax.{home}"), name)
+        assert found.__module__ == f"teamtr_jax.{home}"
+        assert name in dir(teamtr_jax)
+    assert teamtr_jax.__version__ == importlib.metadata.version("teamtr-jax")
+    with pytest.raises(AttributeError, match="'teamtr_jax' has no attribute 'teem'"):
+        teamtr_jax.teem  # noqa: B018
+
+
+def test_the_package_alone_imports_nothing():
+    """`import teamtr_jax` is light; a name brings what it needs."""
+    script = """
+import sys
+before = set(sys.modules)
+import teamtr_jax
+dir(teamtr_jax), teamtr_jax.__version__
+heavy = {name.split(".")[0] for name in set(sys.modules) - before} & {"jax", "numpy", "scipy", "jaxtyping", "optax", "rich"}
+assert not heavy, heavy
+assert [name for name in sys.modules if name.startswith("teamtr_jax")] == ["teamtr_jax"]
+from teamtr_jax import Team, evaluate_stage, run_stage
+assert Team.__module__ == "teamtr_jax.types"
+assert "jax" in sys.modules
+"""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+
+
 def test_importing_changes_no_setting():
     """Importing every module leaves all settings of jax, its environment and NumPy's error state as they were."""
     modules = [".".join(("teamtr_jax", *path.with_suffix("").parts)).removesuffix(".__init__") for path in FILES]
     script = f"""
 import os, jax, numpy as np
 before = dict(jax.config.values), dict(os.environ), np.geterr(), np.get_printoptions()
-import importlib
+import importlib.metadata
 for name in {modules!r}:
     if not name.endswith("__main__"):
         importlib.import_module(name)

@@ -45,7 +45,7 @@ from teamtr_jax.stage import Backend, run_stage
 from teamtr_jax.surrogates import evaluate_stage, hybrid_evaluations, stage_report
 from teamtr_jax.tabular import audit_chain, evaluate, exact_backend, improvement_stage, team_state
 from teamtr_jax.trust_region import kl_constrained
-from teamtr_jax.types import Stage, StageReport, Team, verified
+from teamtr_jax.types import Layers, Stage, StageReport, Team, verified
 from teamtr_jax.validation import ROW_TOLERANCE, InputError, unchecked
 from teamtr_jax.values import action_values, advantages, evaluate_policy, objective, optimal_values, values
 from teamtr_jax.visits import chain_hybrids, hybrids, marginal_advantage, occupancy, visits
@@ -205,7 +205,8 @@ BACKEND = exact_backend(TEAM, kl_constrained(1e-3), audit=False)
 START = team_state(TEAM, POLICY)
 KEY = jax.random.key(0)
 PATHS = rollouts_of_paths(EPISODE.team, EPISODE.current, jnp.array([[[0, 2, 4]]]), jnp.zeros((1, 1, 3), int))
-REPORT = StageReport(**dict.fromkeys(StageReport._fields, jnp.ones(2)))._replace(rounding=None, layer_kl=None)  # pyright: ignore[reportArgumentType]
+REPORT = StageReport(**dict.fromkeys(StageReport._fields, jnp.ones(2)))._replace(rounding=None, layers=None)  # pyright: ignore[reportArgumentType]
+STEPS = Layers(*(jnp.ones((2, 1)) for _ in Layers._fields))
 
 
 def asks(agent):
@@ -273,6 +274,14 @@ FUNCTIONS = {
         lambda: ladder(REPORT._replace(kl_stale=jnp.array([-0.1, 0.1]))),
         r"report\.kl_stale: found -0\.1 at \[0\]",
     ),
+    "ladder, a step": (
+        lambda: ladder(REPORT._replace(layers=STEPS._replace(shift=jnp.array([[0.0], [jnp.nan]])))),
+        r"report\.layers\.shift: found nan at \[1, 0\], expected numbers \(",
+    ),
+    "ladder, below zero at a step": (
+        lambda: ladder(REPORT._replace(layers=STEPS._replace(kl_stale=jnp.array([[0.1], [-0.1]])))),
+        r"report\.layers\.kl_stale: found -0\.1 at \[1, 0\], expected numbers ≥ 0",
+    ),
     "least gap": (lambda: least(REPORT, "new"), "gap: found 'new', expected fresh or stale or cached or reused"),
     "least level": (lambda: least(REPORT, "fresh", ("mine",)), "information: found 'mine'"),
     "estimation error": (lambda: certificates.lower_bound_paper(REPORT, -1.0), r"estimation_error: found -1\.0"),
@@ -307,7 +316,7 @@ FUNCTIONS = {
     "budget": (lambda: run_stage(BACKEND, START, [0, 1, 2], budget=2.5), r"budget: found 2\.5"),
     "a step": (
         lambda: run_stage(exact_backend(TEAM, worse, audit=False), START, [0, 1, 2]),
-        r"policy after the step: found row .* sums to 0\.9",
+        r"policy after the step: found row .* sums to 0\.(9|89999)",
     ),
     "every": (lambda: every(2.5), r"k: found 2\.5"),
     "every NaN": (lambda: every(float("nan")), "k: found nan"),

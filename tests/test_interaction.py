@@ -98,10 +98,10 @@ def test_scan_and_batch_agree(monkeypatch):
     """Positions one by one (large teams) or all at once: the same numbers."""
     case = random_case(np.random.default_rng(7), "discounted", "turn-taking", gamma=0.9)
     stage = as_stage(case)
-    from teamtr_jax import interaction
+    from teamtr_jax import interaction, surrogates
 
     report, together = one(stage)
-    monkeypatch.setattr(interaction, "BATCH_LIMIT", 0)
+    monkeypatch.setattr(surrogates, "BATCH_LIMIT", 0)
     np.testing.assert_allclose(jax.jit(interaction._interaction)(stage, report), together, rtol=1e-12)
 
 

@@ -7,14 +7,13 @@ Tolerance: both sides are float computations of condition ≤ 2/(1−γ) = 200 o
 import itertools
 import math
 
+import builders
 import numpy as np
 import pytest
 from builders import ACTIONS, AGENTS, FACTORS, STATES, Case, evaluated, random_case
 
-from teamtr_jax.types import StageReport
-
 PER_STATE = {"visits", "values", "conditional", "shift"}
-FIELDS = [name for name in StageReport._fields if name != "rounding"] + ["improvement", "delta_stale", "d_occ"]
+FIELDS = [name for name in builders.FIELDS if name != "rounding"] + ["improvement", "delta_stale", "d_occ"]
 COUNT = 8
 
 

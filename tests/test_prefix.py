@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from builders import Case, as_stage, discounted_world, episodic_world, rows, turn_taking
+from builders import Case, as_stage, discounted_world, episodic_world, flat, rows, turn_taking
 
 from teamtr_jax import surrogates
 from teamtr_jax.dynamics import prefix, prefix_resolvent
@@ -222,7 +222,7 @@ def reports():
 
 def test_reports_are_those_of_the_scan(reports):
     """Every field of a `StageReport`; gaps to well within the rounding budget, zeros of visits exactly."""
-    ours, theirs = (report._asdict() for report in reports[:2])
+    ours, theirs = (flat(report) for report in reports[:2])
     budgets, _ = ours.pop("rounding")._asdict(), theirs.pop("rounding")
     for name, x in ours.items():
         if x is None:

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from builders import Case, as_stage, discounted_world, evaluated, random_case, turn_taking
+from builders import FIELDS, Case, as_stage, discounted_world, evaluated, random_case, turn_taking
 
 from teamtr_jax.surrogates import evaluate_stage
-from teamtr_jax.types import StageReport
 from teamtr_jax.validation import InputError
 from teamtr_jax.values import action_values, advantages, objective, optimal_values, return_range, values
 from teamtr_jax.visits import hybrids, joint_policy, occupancy, solo_steps, visits
@@ -42,8 +41,8 @@ def test_every_field_against_trajectories(checked):
             ours = getattr(report, name)
             np.testing.assert_allclose(ours, expected, rtol=1e-11, atol=1e-13 * scale, err_msg=name)
             seen.add(name)
-    layers = {name for name in StageReport._fields if name.startswith("layer_")}
-    assert set(StageReport._fields) - seen == {"rounding"} | (layers - seen)  # nothing in the report without a truth
+    layers = {name for name in FIELDS if name.startswith("layer_")}
+    assert set(FIELDS) - seen == {"rounding"} | (layers - seen)  # nothing in the report without a truth
     assert all((getattr(report, name) is None) == ("gamma" in case.world) for name in layers)
 
 

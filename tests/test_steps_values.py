@@ -675,7 +675,7 @@ def test_settings_at_the_end_of_their_range():
     """Zero and infinity where they mean something, arrays of radii, and what is traced."""
     kl_constrained(0.0), kl_constrained(math.inf), kl_constrained(jnp.array([0.1, 0.2]), per_state=True)
     natural_gradient(0.1, 0.5, 0), certificate_optimal(0.0)
-    ppo_clip(math.inf, None, 0, beta=0.0, adaptive=False), ppo_clip(0.1, 0.0), ppo_clip(0.1, math.inf)
+    ppo_clip(math.inf, None, epochs=0, beta=0.0, adaptive=False), ppo_clip(0.1, 0.0), ppo_clip(0.1, math.inf)
     jax.jit(lambda radius: kl_constrained(radius).args[0])(-1.0)
     with unchecked():
         kl_constrained(jnp.array([-1.0]))

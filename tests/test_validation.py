@@ -12,12 +12,15 @@ import pytest
 from teamtr_jax.validation import (
     ROW_TOLERANCE,
     InputError,
+    at_least,
     concrete,
     discount_factor,
     finite,
     integers,
     one_of,
+    pair,
     permutation,
+    positive,
     probability_rows,
     real_number,
     real_table,
@@ -26,6 +29,7 @@ from teamtr_jax.validation import (
     shown,
     unchecked,
     whole_number,
+    within,
 )
 
 TABLE = np.array([[0.5, 0.5], [0.25, 0.75]])
@@ -177,6 +181,20 @@ SETTINGS = {
     "x text": (lambda: real_number("x", "1"), "x: found 1, expected a finite number"),
     "x truth value": (lambda: real_number("x", True), "x: found True, expected a finite number"),
     "x array": (lambda: real_number("x", np.zeros(2)), "x: found array([0., 0.]), expected a finite number"),
+    "own words": (lambda: whole_number("k", 1.5, 2, expected="two or more"), "k: found 1.5, expected two or more"),
+    "x own words": (lambda: real_number("x", -1, 0.0, expected="a size"), "x: found -1, expected a size"),
+    "zero": (lambda: positive("x", 0.0), "x: found 0.0, expected a positive number"),
+    "infinite": (lambda: positive("x", np.inf, "a radius"), "x: found inf, expected a radius"),
+    "nan for all that": (lambda: positive("x", np.nan, infinite=True), "x: found nan, expected a positive number"),
+    "below zero": (lambda: at_least("x", np.array([0.0, -0.5, -2.0])), "x: found -0.5, expected numbers ≥ 0"),
+    "nan among them": (lambda: at_least("x", np.array([[1.0], [np.nan]])), "x: found nan, expected numbers ≥ 0"),
+    "below two": (lambda: at_least("x", 1.5, 2.0, "much"), "x: found 1.5, expected much"),
+    "beyond": (lambda: within("x", np.array(2.0), 0.0, 1.0, expected="a share"), "x: found 2.0, expected a share"),
+    "at the upper end": (lambda: within("x", 1.0, below=1.0, expected="less"), "x: found 1.0, expected less"),
+    "at the lower end": (lambda: within("x", 0, above=0, expected="more"), "x: found 0, expected more"),
+    "three": (lambda: pair("x", (1, 2, 3), "(low, high)"), "x: found (1, 2, 3), expected (low, high)"),
+    "one": (lambda: pair("x", 1.0, "(low, high)"), "x: found 1.0, expected (low, high)"),
+    "two texts": (lambda: pair("x", "ab", "(low, high)"), "x: found 'a', expected a number"),
     "a choice": (lambda: one_of("way", "c", ("a", "b")), "way: found 'c', expected a or b"),
 }
 
@@ -197,6 +215,14 @@ def test_settings_that_will_do():
     assert [real_number("x", x, 0.0, 2.0) for x in (0, 2.0, np.float32(0.5))] == [0.0, 2.0, 0.5]
     assert real_number("x", np.inf, above=0.0, infinite=True) == np.inf
     one_of("way", None, (None, "a"))
+    assert positive("x", np.inf, infinite=True) == np.inf
+    assert type(positive("x", 2)) is float
+    assert pair("x", [0, np.inf], "(low, high)") == (0.0, np.inf)
+    at_least("x", np.array([0.0, np.inf]))
+    within("x", np.array([0.0, 1.0]), 0.0, 1.0, expected="shares")
+    within("x", np.array([0.25]), above=0.0, below=1.0, expected="shares")
+    within("x", np.zeros((0, 2)), 1.0, expected="shares")
+    within("x", None, 1.0, expected="nothing to read")
 
 
 def test_what_is_concrete():

@@ -13,7 +13,7 @@ import numpy as np
 import oracle
 from builders import Case, episodic_world, rows
 
-from teamtr_jax.types import Rounding, StageReport
+from teamtr_jax.types import Layers, Rounding, StageReport
 
 # --------------------------------------------------------------------------------------------------------------- teams
 
@@ -379,7 +379,8 @@ ERRORS = {name: np.array(value) for name, value in (
 
 def as_report(x: dict, budgets: dict | None = None) -> StageReport:
     """The fields as a `StageReport`."""
-    fields = {name: x.get(name) for name in StageReport._fields if name != "rounding"}
-    arrays = {name: None if value is None else jnp.asarray(np.array(value)) for name, value in fields.items()}
+    arrays = {name: jnp.asarray(np.array(value)) for name, value in x.items()}
+    layers = Layers(**{name: arrays[f"layer_{name}"] for name in Layers._fields}) if "layer_kl" in x else None
+    fields = {name: arrays[name] for name in StageReport._fields if name not in ("layers", "rounding")}
     known = Rounding(**{name: jnp.asarray(value) for name, value in (budgets or ERRORS).items()})
-    return StageReport(**arrays, rounding=known)
+    return StageReport(**fields, layers=layers, rounding=known)

@@ -246,9 +246,11 @@ def _stage(shape: Shape, world: type[Dense], logits: Logits, case: Case) -> Stag
 
 def _positive(report: StageReport) -> StageReport:
     """With every divergence positive, so that a root has a derivative."""
-    names = ("kl", "kl_stale", "tv", "layer_kl", "layer_kl_stale", "layer_tv", "share", "layer_share")
-    moved = {name: getattr(report, name) for name in names}
-    return report._replace(**{name: x + TINY for name, x in moved.items() if x is not None})
+    names = ("kl", "kl_stale", "tv", "share")
+    moved, layers = {name: getattr(report, name) + TINY for name in names}, report.layers
+    if layers is not None:
+        layers = layers._replace(**{name: getattr(layers, name) + TINY for name in names})
+    return report._replace(**moved, layers=layers)
 
 
 def _sides(report: StageReport, rungs: Sequence[Rung]) -> tuple[Array, Array, Array]:

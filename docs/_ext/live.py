@@ -246,7 +246,7 @@ def _module_page(name: str, tree: ast.Module, package: bool) -> str:
     data = [x for x in public if x in assigned]
     origin = {
         alias.asname or alias.name: node.module
-        for node in tree.body
+        for node in ast.walk(tree)  # some are imported for type checkers alone
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }

@@ -14,14 +14,14 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
     del stage
     rounding = report.rounding
     gap = Check(abs(report.gap_fresh), penalty_path(report), rounding.fresh)
-    if report.layer_kl is None or report.layer_shift is None:
+    if report.layers is None:
         bound = report.discount * jnp.sqrt(report.kl / (2 * (1 - report.discount)))
         bound = jnp.where(report.discount == 0, 0.0, bound)
         finite = jnp.where(jnp.isfinite(bound), bound, 0.0)
         budget = rounding.shift / report.mass + 2 * rounding.relative * finite
         return {"shift": Check(report.occupancy_tv_fresh, bound, budget), "gap": gap}
-    bound = jnp.sqrt(exclusive_sum(report.layer_kl) / 2)
-    return {"shift": Check(report.layer_shift, bound, layer_budget(report, report.layer_shift, bound)), "gap": gap}
+    bound = jnp.sqrt(exclusive_sum(report.layers.kl) / 2)
+    return {"shift": Check(report.layers.shift, bound, layer_budget(report, report.layers.shift, bound)), "gap": gap}
 
 
 CLAIM = Claim(

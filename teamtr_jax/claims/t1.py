@@ -18,11 +18,11 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
     """Discounted `‖d^{π̂ⁱ}−d^{π̂ⁱ⁻¹}‖₁ ≤ 2γ/(1−γ)·E_d TV`; episodic `TV(d'_t, d_t) ≤ Σ_{u<t} E_{d_u} TV_u`."""
     del stage
     relative, shift = report.rounding.relative, report.rounding.shift
-    if report.layer_tv is None or report.layer_shift is None:
+    if report.layers is None:
         bound = 2 * report.discount / (1 - report.discount) * report.tv
         return {"": Check(2 * report.occupancy_tv_fresh, bound, 2 * shift / report.mass + 2 * relative * bound)}
-    bound = exclusive_sum(report.layer_tv)
-    return {"": Check(report.layer_shift, bound, layer_budget(report, report.layer_shift, bound))}
+    bound = exclusive_sum(report.layers.tv)
+    return {"": Check(report.layers.shift, bound, layer_budget(report, report.layers.shift, bound))}
 
 
 CLAIM = Claim(

@@ -13,13 +13,13 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
     """Discounted `‖d'−d‖₁ ≤ √2·γ/(1−γ)·√δ`; episodic `TV(d'_t, d_t) ≤ Σ_{u<t} √(κ_u/2)`."""
     del stage
     relative, shift = report.rounding.relative, report.rounding.shift
-    if report.layer_kl is None or report.layer_shift is None:
+    if report.layers is None:
         gamma = report.discount
         bound = zero_times(jnp.sqrt(2.0) * gamma / (1 - gamma) * jnp.ones_like(report.kl), jnp.sqrt(report.kl))
         rounding = 2 * shift / report.mass + 2 * zero_times(relative * jnp.ones_like(bound), bound)
         return {"": Check(2 * report.occupancy_tv_fresh, bound, rounding)}
-    bound = exclusive_sum(jnp.sqrt(report.layer_kl / 2))
-    return {"": Check(report.layer_shift, bound, layer_budget(report, report.layer_shift, bound))}
+    bound = exclusive_sum(jnp.sqrt(report.layers.kl / 2))
+    return {"": Check(report.layers.shift, bound, layer_budget(report, report.layers.shift, bound))}
 
 
 CLAIM = Claim(

@@ -1,30 +1,45 @@
-"""What the worlds that are known by tables ask of their fields and arguments."""
+"""What the worlds that are known by tables share, and ask of their fields and arguments."""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Int
 from numpy.typing import NDArray
 
-from teamtr_jax.types import axes, floats, ints, same
-from teamtr_jax.validation import InputError, concrete, finite, probability_rows, whole_number
+from teamtr_jax.types import World, axes, floats, ints, same
+from teamtr_jax.validation import InputError, concrete, finite, probability_rows, whole_number, within
 
-__all__ = ["check_rows", "check_clock", "check_steps", "check_policy", "check_states", "check_actions", "check_draw"]
+__all__ = [
+    "Table",
+    "check_rows",
+    "check_clock",
+    "check_steps",
+    "check_policy",
+    "check_states",
+    "check_actions",
+    "check_draw",
+]
 
 
-@runtime_checkable
-class Table(Protocol):
-    """A world with a table of transitions: `Dense`, `Successors`."""
+class Table(World):
+    """Base of the worlds that are known by a table of transitions: `Dense`, `Successors`."""
 
-    @property
-    def discount(self) -> object: ...
-    @property
-    def clock(self) -> object: ...
-    @property
-    def horizon(self) -> int | None: ...
-    @property
-    def sizes(self) -> tuple[int, int]: ...
+    discount: Any
+    clock: Array | None
+    horizon: int | None
+
+    def time(self) -> Int[Array, " S"]:
+        """Time step of each state, zeros when discounted."""
+        return jnp.zeros(self.sizes[0], int) if self.clock is None else self.clock
+
+    def _gamma(self) -> Array:
+        if self.discount is None:
+            raise InputError("discount", "None", "a discount, unless the world is the kernel of a Layered one")
+        return self.discount
 
 
 def check_rows(world: Table, name: str, values: NDArray[np.float64] | None) -> None:
@@ -113,5 +128,4 @@ def check_draw(sizes: tuple[int, int], state: object, action: object, uniform: o
     taken = ints("action", action, 0, sizes[1]) if at is None or (at >= 0).all() else None
     if at is not None and taken is None and (chosen := concrete(action)) is not None:
         ints("action", np.where(at < 0, 0, chosen), 0, sizes[1])
-    if (values := floats(uniform)) is not None and not ((values >= 0) & (values < 1)).all():
-        raise InputError("uniform", float(values[~((values >= 0) & (values < 1))].flat[0]), "numbers in [0, 1)")
+    within("uniform", floats(uniform), 0.0, below=1.0, expected="numbers in [0, 1)")

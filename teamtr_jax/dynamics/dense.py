@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from teamtr_jax.dynamics._check import (
+    Table,
     check_actions,
     check_clock,
     check_draw,
@@ -20,15 +21,15 @@ from teamtr_jax.dynamics._check import (
 )
 from teamtr_jax.dynamics._draw import inverse_cdf
 from teamtr_jax.dynamics._linear import HIGHEST, DenseResolvent, dense_resolvent
-from teamtr_jax.types import World, axes, floats, lead, one_batch, pytree, same, static_field
-from teamtr_jax.validation import InputError, concrete, require_float64
+from teamtr_jax.types import axes, floats, lead, one_batch, pytree, same, static_field
+from teamtr_jax.validation import concrete, require_float64
 
 __all__ = ["Dense"]
 
 
 @pytree
 @dataclass(frozen=True)
-class Dense(World):
+class Dense(Table):
     """`P[s,a,s']`, solved by LU.
 
     Discounted: `discount` in [0,1), rows sum to one. Episodic (`horizon` given): `discount` 1, rows sum to one or, at the
@@ -66,14 +67,6 @@ class Dense(World):
     @property
     def sizes(self) -> tuple[int, int]:
         return self.transition.shape[-3], self.transition.shape[-2]
-
-    def time(self) -> Int[Array, " S"]:
-        return jnp.zeros(self.transition.shape[0], int) if self.clock is None else self.clock
-
-    def _gamma(self) -> Array:
-        if self.discount is None:
-            raise InputError("discount", "None", "a discount, unless the world is the kernel of a Layered one")
-        return self.discount
 
     def backward(self, v: Float[Array, " S"]) -> Float[Array, "S A"]:
         """`Σ_{s'} P(s'|s,a) v(s')`."""

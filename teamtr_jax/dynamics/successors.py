@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from teamtr_jax.dynamics._check import (
+    Table,
     check_actions,
     check_clock,
     check_draw,
@@ -21,15 +22,15 @@ from teamtr_jax.dynamics._check import (
 )
 from teamtr_jax.dynamics._draw import inverse_cdf
 from teamtr_jax.dynamics._linear import DenseResolvent, SparseResolvent, dense_resolvent, scatter
-from teamtr_jax.types import World, axes, floats, ints, lead, one_batch, pytree, same, static_field
-from teamtr_jax.validation import InputError, concrete, require_float64, whole_number
+from teamtr_jax.types import axes, floats, ints, lead, one_batch, pytree, same, static_field
+from teamtr_jax.validation import concrete, require_float64, whole_number
 
 __all__ = ["Successors"]
 
 
 @pytree
 @dataclass(frozen=True)
-class Successors(World):
+class Successors(Table):
     """`index[s,a,k]`, `prob[s,a,k]`: kilobytes where a dense tensor would take gigabytes.
 
     Repeated indices add up; a slot of probability zero may point to any state. Up to `lu_states` states the policy's matrix
@@ -74,14 +75,6 @@ class Successors(World):
     @property
     def sizes(self) -> tuple[int, int]:
         return self.index.shape[-3], self.index.shape[-2]
-
-    def time(self) -> Int[Array, " S"]:
-        return jnp.zeros(self.index.shape[0], int) if self.clock is None else self.clock
-
-    def _gamma(self) -> Array:
-        if self.discount is None:
-            raise InputError("discount", "None", "a discount, unless the world is the kernel of a Layered one")
-        return self.discount
 
     def backward(self, v: Float[Array, " S"]) -> Float[Array, "S A"]:
         """`Σ_k prob[s,a,k] v(index[s,a,k])`."""

@@ -39,10 +39,8 @@ class Tree(World):
     horizon: int = static_field()
 
     def verify(self) -> None:
-        if whole_number("branching", self.branching, -(2**62)) < 2:
-            raise InputError("branching", self.branching, "at least 2 symbols")
-        if whole_number("horizon", self.horizon, -(2**62)) < 1:
-            raise InputError("horizon", self.horizon, "at least 1 step")
+        whole_number("branching", self.branching, 2, expected="at least 2 symbols")
+        whole_number("horizon", self.horizon, 1, expected="at least 1 step")
         if self.horizon * math.log2(self.branching) > math.log2(LEAVES):
             most = int(math.log2(LEAVES) / math.log2(self.branching))
             found = f"{self.horizon} steps of {self.branching} symbols"

@@ -24,6 +24,7 @@ def random_stages(
     agents: int,
     discount: ArrayLike | None = None,
     horizon: int | None = None,
+    *,
     branching: ArrayLike | None = None,
     step: ArrayLike = 0.1,
     concentration: ArrayLike = 1.0,
@@ -64,28 +65,17 @@ def random_stages(
 
     live = per_instance(live_states, states)
     alive = np.arange(states) < live[:, None]
-    score = np.where(alive[:, None, None], rng.random((batch, states, joint, states)), 2.0)
-    keep = np.minimum(per_instance(branching, states), live)
-    cut = np.take_along_axis(np.sort(score, -1), keep[:, None, None, None].astype(int) - 1, -1)
-    weight = np.where(score <= cut, rng.exponential(size=score.shape), 0.0)
-    transition = weight / weight.sum(-1, keepdims=True)
+    transition = _transitions(rng, alive, joint, np.minimum(per_instance(branching, states), live))
     uniform = rng.random((batch, states, joint))
     reward = np.where(per_instance(sparse_reward, 0)[:, None, None], (uniform < 0.125) * 1.0, uniform)
-    start = np.where(alive, rng.exponential(size=(batch, states)), 0.0)
-    initial = start / start.sum(-1, keepdims=True)
+    initial = _normalised(np.where(alive, rng.exponential(size=(batch, states)), 0.0))
 
     rows = states * (1 if horizon is None else horizon)
-
-    def dirichlet(alpha: NDArray[Any], width: int) -> NDArray[np.float64]:
-        g = rng.gamma(np.broadcast_to(alpha[:, None, None], (batch, rows, width)))
-        g[..., 0] += g.sum(-1) == 0  # all underflowed: a corner of the simplex
-        return g / g.sum(-1, keepdims=True)
-
     alpha, size = per_instance(concentration, 1.0), per_instance(step, 0.1)[:, None, None]
 
     def pair(width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        old = dirichlet(alpha, width)
-        return old, (1 - size) * old + size * dirichlet(np.ones(batch), width)
+        old = _rows(rng, alpha, rows, width)
+        return old, (1 - size) * old + size * _rows(rng, np.ones(batch), rows, width)
 
     if factors is None:
         owners = np.minimum(per_instance(live_agents, agents), agents)
@@ -106,3 +96,24 @@ def random_stages(
         initial = np.concatenate([initial, np.zeros((batch, rows - states))], -1)
     team = Team(dynamics, jnp.asarray(reward), jnp.asarray(initial), active, agents, factors)
     return Stage(team, jnp.asarray(current), jnp.asarray(target), jnp.asarray(order))
+
+
+def _transitions(
+    rng: np.random.Generator, alive: NDArray[np.bool_], actions: int, keep: NDArray[Any]
+) -> NDArray[np.float64]:
+    """`P` [batch, S, A, S]: `keep` [batch] successors among the states that are `alive` [batch, S]."""
+    batch, states = alive.shape
+    score = np.where(alive[:, None, None], rng.random((batch, states, actions, states)), 2.0)
+    cut = np.take_along_axis(np.sort(score, -1), keep[:, None, None, None].astype(int) - 1, -1)
+    return _normalised(np.where(score <= cut, rng.exponential(size=score.shape), 0.0))
+
+
+def _rows(rng: np.random.Generator, alpha: NDArray[Any], rows: int, width: int) -> NDArray[np.float64]:
+    """Dirichlet(`alpha` [batch]) rows [batch, rows, width]."""
+    g = rng.gamma(np.broadcast_to(alpha[:, None, None], (len(alpha), rows, width)))
+    g[..., 0] += g.sum(-1) == 0  # all underflowed: a corner of the simplex
+    return _normalised(g)
+
+
+def _normalised(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    return weight / weight.sum(-1, keepdims=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from teamtr_jax.dynamics import Dense
 from teamtr_jax.types import Team
-from teamtr_jax.validation import InputError, discount_factor
+from teamtr_jax.validation import discount_factor, whole_number
 
 __all__ = ["handover_team"]
 
@@ -30,10 +30,8 @@ def handover_team(agents: int, stations: int, discount: float = 0.9) -> Team:
       >>> handover_team(3, 2).reward.shape
       (2, 8)
     """
-    if not 2 <= agents <= 10:
-        raise InputError("agents", agents, "2 … 10")
-    if stations < 1:
-        raise InputError("stations", stations, "at least 1")
+    whole_number("agents", agents, 2, 10, expected="2 … 10")
+    whole_number("stations", stations, 1, expected="at least 1")
     gamma = discount_factor("discount", float(discount))
     takers = np.array([bin(joint).count("1") for joint in range(2**agents)])
     station = np.arange(stations)[:, None]

@@ -249,11 +249,8 @@ def stage_from_tables(tables: dict[str, NDArray[np.generic]]) -> Stage:
     form = _one_of(tables, "discount", "horizon")
     horizon = _scalar_int(tables, "horizon", 1) if form == "horizon" else None
     discount = discount_factor("discount", tables["discount"]) if form == "discount" else None
-    world = _one_of(
-        {("successor_index" if k in ("successor_index", "successor_prob") else k): v for k, v in tables.items()},
-        "transition",
-        "successor_index",
-    )
+    index = {"successor_index": tables["successor_prob"]} if "successor_prob" in tables else {}
+    world = _one_of(index | tables, "transition", "successor_index")  # one of the two arrays of a list stands for both
     protocol = _one_of(tables, "active", "factors")
     _needed(tables, "reward", "initial", "current", "target")
 
@@ -263,90 +260,99 @@ def stage_from_tables(tables: dict[str, NDArray[np.generic]]) -> Stage:
     lead: tuple[int, ...] = () if horizon is None else (horizon,)
     _either(reward, "reward", lead, (states, "A"))
     actions = reward.shape[-1]
-
-    if world == "transition":
-        transition = real_table("transition", tables["transition"])
-        _either(transition, "transition", lead, (states, actions, states))
-        probability_rows("transition", transition)
-        timed = transition.ndim == 4
-        kernel_arrays = (transition,)
-    else:
-        _needed(tables, "successor_index", "successor_prob")
-        prob = real_table("successor_prob", tables["successor_prob"])
-        _either(prob, "successor_prob", lead, (states, actions, "K"))
-        probability_rows("successor_prob", prob)
-        index = tables["successor_index"]
-        if index.shape != prob.shape:
-            raise InputError(
-                "successor_index", f"shape {list(index.shape)}", f"shape {list(prob.shape)}, that of successor_prob"
-            )
-        index = integers("successor_index", index, 0, states)
-        timed = prob.ndim == 4
-        kernel_arrays = (index, prob)
-
-    def flat(array: NDArray[np.generic], axes: int) -> NDArray[np.generic]:
-        """Time-indexed states: repeat over the horizon if there is no time axis, then merge time and state."""
-        if horizon is None:
-            return array
-        if array.ndim == axes:
-            array = np.broadcast_to(array, (horizon, *array.shape))
-        return array.reshape(-1, *array.shape[2:])
-
-    if protocol == "active":
-        raw = np.asarray(tables["active"])
-        _either(raw, "active", lead, (states,))
-        limit = _scalar_int(tables, "agents", 1) if "agents" in tables else np.iinfo(np.int64).max
-        active = integers("active", raw, 0, limit)
-        agents = int(limit) if "agents" in tables else int(active.max()) + 1
-        factors = None
-        shape: tuple[int | str, ...] = (states, actions)
-    else:
-        factors_array = integers("factors", tables["factors"], 1, np.iinfo(np.int64).max)
-        shaped("factors", factors_array, ("n",))
-        factors = tuple(factors_array.tolist())
-        agents = len(factors)
-        if "agents" in tables and _scalar_int(tables, "agents", 1) != agents:
-            raise InputError("agents", int(tables["agents"]), f"{agents}, the length of factors")
-        product = int(np.prod(factors_array, dtype=object))
-        if product != actions:
-            raise InputError(
-                "factors", f"{list(factors)} with product {product}", f"a product of {actions}, the actions of reward"
-            )
-        shape = (agents, states, max(factors))
-        active = None
+    transitions = _transitions(tables, world, lead, states, actions)
+    active, factors, agents = _protocol(tables, protocol, lead, states, actions)
 
     many = "agents" if "agents" in tables or active is None else "active"
     fitting(many, agents, lambda n: report_bytes(states * actions, n), "the report of so many updates")
     if horizon is not None:
         rows = states * actions
         fitting("horizon", horizon, lambda steps: report_bytes(steps * rows, agents), "the report of so many steps")
-    arrays = [jnp.asarray(x) for x in kernel_arrays]
+    arrays = [jnp.asarray(x) for x in transitions]
     gamma = None if horizon is not None else jnp.asarray(discount)
     kernel = Dense(arrays[0], gamma) if world == "transition" else Successors(arrays[0], arrays[1], gamma)
     start = initial if horizon is None else np.concatenate([initial, np.zeros((horizon - 1) * states)])
+    timed = transitions[-1].ndim == 4
     dynamics = kernel if horizon is None else Layered(kernel, horizon, stationary=not timed)
 
-    policies = []
-    for key in ("current", "target"):
-        table = real_table(key, tables[key])
-        _either(table, key, lead, shape)
-        probability_rows(key, table)
-        if factors is not None:
-            for k, size in enumerate(factors):
-                if np.take(table, k, axis=table.ndim - 3)[..., size:].any():
-                    raise InputError(key, f"probability beyond the {size} actions of agent {k}", "zero padding there")
-            if table.ndim == 4:
-                table = np.moveaxis(table, 0, 1).reshape(agents, -1, table.shape[-1])
-            elif horizon is not None:
-                table = np.tile(table, (1, horizon, 1))
-            policies.append(jnp.asarray(table))
-        else:
-            policies.append(jnp.asarray(flat(table, 2)))
-
+    shape = (states, actions) if factors is None else (agents, states, max(factors))
+    current, target = (jnp.asarray(_policy(tables, key, lead, shape, factors)) for key in ("current", "target"))
     order = permutation("order", tables["order"], agents) if "order" in tables else np.arange(agents)
-    owners = None if active is None else jnp.asarray(flat(active, 1))
-    team = Team(dynamics, jnp.asarray(flat(reward, 2)), jnp.asarray(start), owners, agents, factors)
-    return Stage(team, policies[0], policies[1], jnp.asarray(order))
+    owners = None if active is None else jnp.asarray(_flat(active, lead, 1))
+    team = Team(dynamics, jnp.asarray(_flat(reward, lead, 2)), jnp.asarray(start), owners, agents, factors)
+    return Stage(team, current, target, jnp.asarray(order))
+
+
+def _transitions(
+    tables: dict[str, NDArray[np.generic]], world: str, lead: tuple[int, ...], states: int, actions: int
+) -> tuple[NDArray[Any], ...]:
+    """`transition`, or `successor_index` and `successor_prob`."""
+    if world == "transition":
+        transition = real_table("transition", tables["transition"])
+        _either(transition, "transition", lead, (states, actions, states))
+        return (probability_rows("transition", transition),)
+    _needed(tables, "successor_index", "successor_prob")
+    prob = real_table("successor_prob", tables["successor_prob"])
+    _either(prob, "successor_prob", lead, (states, actions, "K"))
+    probability_rows("successor_prob", prob)
+    index = tables["successor_index"]
+    if index.shape != prob.shape:
+        raise InputError(
+            "successor_index", f"shape {list(index.shape)}", f"shape {list(prob.shape)}, that of successor_prob"
+        )
+    return integers("successor_index", index, 0, states), prob
+
+
+def _protocol(
+    tables: dict[str, NDArray[np.generic]], protocol: str, lead: tuple[int, ...], states: int, actions: int
+) -> tuple[NDArray[np.int64] | None, tuple[int, ...] | None, int]:
+    """`active` or `factors`, and the number of agents."""
+    if protocol == "active":
+        raw = np.asarray(tables["active"])
+        _either(raw, "active", lead, (states,))
+        limit = _scalar_int(tables, "agents", 1) if "agents" in tables else np.iinfo(np.int64).max
+        active = integers("active", raw, 0, limit)
+        return active, None, int(limit) if "agents" in tables else int(active.max()) + 1
+    sizes = integers("factors", tables["factors"], 1, np.iinfo(np.int64).max)
+    shaped("factors", sizes, ("n",))
+    factors = tuple(sizes.tolist())
+    if "agents" in tables and _scalar_int(tables, "agents", 1) != len(factors):
+        raise InputError("agents", int(tables["agents"]), f"{len(factors)}, the length of factors")
+    if (product := math.prod(factors)) != actions:
+        raise InputError(
+            "factors", f"{list(factors)} with product {product}", f"a product of {actions}, the actions of reward"
+        )
+    return None, factors, len(factors)
+
+
+def _policy(
+    tables: dict[str, NDArray[np.generic]],
+    key: str,
+    lead: tuple[int, ...],
+    shape: tuple[int, ...],
+    factors: tuple[int, ...] | None,
+) -> NDArray[np.generic]:
+    """The table of a policy over all (time-indexed) states: [S, A], in a product team [n, S, max A_k]."""
+    table = real_table(key, tables[key])
+    _either(table, key, lead, shape)
+    probability_rows(key, table)
+    if factors is None:
+        return _flat(table, lead, 2)
+    for k, size in enumerate(factors):
+        if np.take(table, k, axis=table.ndim - 3)[..., size:].any():
+            raise InputError(key, f"probability beyond the {size} actions of agent {k}", "zero padding there")
+    if table.ndim == 4:
+        return np.moveaxis(table, 0, 1).reshape(len(factors), -1, table.shape[-1])
+    return np.tile(table, (1, *lead, 1)) if lead else table
+
+
+def _flat(array: NDArray[np.generic], lead: tuple[int, ...], axes: int) -> NDArray[np.generic]:
+    """Time-indexed states: repeated over the horizon if there is no time axis, then time and state merged."""
+    if not lead:
+        return array
+    if array.ndim == axes:
+        array = np.broadcast_to(array, (*lead, *array.shape))
+    return array.reshape(-1, *array.shape[2:])
 
 
 def report_bytes(rows: int, updates: int) -> int:

@@ -9,7 +9,7 @@ from jax import Array
 
 from teamtr_jax.divergences import expected, kl_current_to_new, kl_new_to_current
 from teamtr_jax.types import Estimate, StepInfo
-from teamtr_jax.validation import InputError, concrete, finite, probability_rows, real_number, require_float64
+from teamtr_jax.validation import InputError, at_least, concrete, finite, probability_rows, real_number, require_float64
 
 __all__ = ["UNITS", "require_estimate", "require_tables", "require_setting", "require_shape", "require_rows",
            "require_weight", "support_of", "deficits", "rounded", "gains", "error_of", "step_info"]  # fmt: skip
@@ -56,8 +56,8 @@ def require_rows(name: str, policy: Array, weight: Array) -> None:
 def require_weight(weight: Array, policy: Array) -> None:
     """Refuse weights that are negative, not finite or not those of the rows."""
     require_shape("weight", weight, policy.shape[:1])
-    if (found := concrete(weight)) is not None and (finite("weight", found) < 0).any():
-        raise InputError("weight", found.min(), "weights ≥ 0")
+    if (found := concrete(weight)) is not None:
+        at_least("weight", finite("weight", found), expected="weights ≥ 0")
 
 
 def require_tables(current: Array, weight: Array, **tables: Array | None) -> None:

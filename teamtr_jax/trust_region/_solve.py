@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -106,6 +107,17 @@ def tilted_slope(share: Array, deficit: Array, ratio: Array, change: Array, mult
     return -(new * (e - mean) ** 2).sum(-1)
 
 
+class _Bracket(NamedTuple):
+    """The loop of `decreasing_root`, entry by entry."""
+
+    x: Array
+    below: Array  #: a point with a value above the target
+    above: Array  #: a point with a value below it
+    last: Array  #: the last Newton step's distance from the target; infinite after a bisection
+    rounds: Array
+    going: Array
+
+
 def decreasing_root(
     f: Callable[[Array], tuple[Array, Array]],
     start: Array,
@@ -137,12 +149,11 @@ def decreasing_root(
 
     aim, _ = straight(target)
 
-    def unfinished(state: tuple[Array, ...]) -> Array:
-        *_, count, going = state
-        return going.any() & (count < ROUNDS)
+    def unfinished(state: _Bracket) -> Array:
+        return state.going.any() & (state.rounds < ROUNDS)
 
-    def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        x, below, above, last, count, going = state
+    def improve(state: _Bracket) -> _Bracket:
+        x, below, above, last, rounds, going = state
         value, slope = f(x)
         outside = value > target
         below, above = jnp.where(outside, x, below), jnp.where(outside, above, x)
@@ -153,8 +164,9 @@ def decreasing_root(
         going = going & (abs(value - target) > TOLERANCE * target) & ((x > low) | outside)
         going &= above - below > 4 * jnp.finfo(x.dtype).eps * jnp.maximum(abs(x), 1.0)
         following = jnp.where(good, newton, jnp.maximum((below + above) / 2, low))
-        return jnp.where(going, following, x), below, above, jnp.where(good, abs(gap), jnp.inf), count + 1, going
+        x, last = jnp.where(going, following, x), jnp.where(good, abs(gap), jnp.inf)
+        return _Bracket(x, below, above, last, rounds + 1, going)
 
     start, low, high, going = jnp.broadcast_arrays(start, low, high, active)
-    state = (start, low - 1, high + 1, jnp.full_like(start, jnp.inf), jnp.asarray(0), going)
-    return lax.while_loop(unfinished, improve, state)[0]
+    state = _Bracket(start, low - 1, high + 1, jnp.full_like(start, jnp.inf), jnp.asarray(0), going)
+    return lax.while_loop(unfinished, improve, state).x

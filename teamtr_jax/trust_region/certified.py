@@ -9,14 +9,7 @@ from jax import Array
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from teamtr_jax.trust_region._info import (
-    error_of,
-    gains,
-    require_estimate,
-    require_setting,
-    step_info,
-    support_of,
-)
+from teamtr_jax.trust_region._info import error_of, gains, require_estimate, require_setting, step_info, support_of
 from teamtr_jax.trust_region._solve import harmonic
 from teamtr_jax.types import Estimate, Step, StepInfo
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +15,10 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from teamtr_jax.divergences import expected, kl_current_to_new
-from teamtr_jax.trust_region._info import (
-    error_of,
-    gains,
-    require_estimate,
-    require_setting,
-    step_info,
-    support_of,
-)
+from teamtr_jax.trust_region._info import error_of, gains, require_estimate, require_setting, step_info, support_of
 from teamtr_jax.trust_region.adaptive import adapted
 from teamtr_jax.types import Estimate, Step, StepInfo
-from teamtr_jax.validation import InputError, whole_number
+from teamtr_jax.validation import at_least, positive, whole_number
 
 __all__ = ["ppo_clip"]
 
@@ -33,6 +26,7 @@ __all__ = ["ppo_clip"]
 def ppo_clip(
     radius: float,
     clip: float | None = 0.2,
+    *,
     epochs: int = 40,
     learning_rate: float = 0.05,
     beta: float = 1.0,
@@ -67,109 +61,129 @@ def ppo_clip(
     require_setting("radius", radius)
     aim = radius / 2 if target is None else target
     require_setting("target", aim, -math.inf)
-    if adaptive and not 0 < aim < math.inf:
-        raise InputError("target", aim, "a positive number (its default is half of the radius), or adaptive=False")
-    at_least_0 = {"clip": 0.0 if clip is None else clip, "beta": beta, "epochs": epochs, "backtracks": backtracks}
-    for name, value in at_least_0.items():
+    if adaptive:
+        positive("target", aim, "a positive number (its default is half of the radius), or adaptive=False")
+        positive("beta", beta, "a positive number, or adaptive=False")
+    for name, value in (("clip", 0.0 if clip is None else clip), ("beta", beta)):
         require_setting(name, value, -math.inf)
-        if name == "beta" and adaptive and not 0 < beta < math.inf:
-            raise InputError(name, value, "a positive number, or adaptive=False")
-        if value < 0:
-            raise InputError(name, value, "at least 0")
-    whole_number("epochs", epochs, 0)
-    whole_number("backtracks", backtracks, 0)
+        at_least(name, value, expected="at least 0")
+    whole_number("epochs", epochs, 0, expected="at least 0")
+    whole_number("backtracks", backtracks, 0, expected="at least 0")
     require_setting("learning_rate", learning_rate, above=0.0, below=math.inf)
     unclipped = math.inf if clip is None else clip
-    return Partial(_ppo_clip(epochs, backtracks, optimiser), radius, unclipped, learning_rate, beta, aim, adaptive)
+    settings = _Settings(radius, unclipped, learning_rate, beta, aim, adaptive)
+    return Partial(_ppo_clip(epochs, backtracks, optimiser), settings)
+
+
+class _Settings(NamedTuple):
+    """What `ppo_clip` was given, traced."""
+
+    radius: ArrayLike
+    clip: ArrayLike
+    learning_rate: ArrayLike
+    beta: ArrayLike
+    aim: ArrayLike
+    adaptive: ArrayLike
+
+
+class _Problem(NamedTuple):
+    """What the logits of one agent's rows are for."""
+
+    current: Array  #: [R, A]
+    estimate: Estimate
+    support: Array  #: [R, A], entries that may move
+    share: Array  #: [R, A], `π` there, zero elsewhere
+    total: Array  #: [R, 1], their sum; 1 in rows that stay
+    clip: ArrayLike
+    penalty: Array  #: `β`
+
+    def log_ratios(self, logits: Array) -> Array:
+        """`log π'/π` for logits `log π + logits`; exactly 0 at zero."""
+        logits = jnp.where(self.support, logits, 0.0)
+        logits -= lax.stop_gradient(logits.max(-1, keepdims=True))
+        mean = (self.share * jnp.exp(logits)).sum(-1, keepdims=True) / self.total
+        return jnp.where(self.support, logits - jnp.log(jnp.where(mean > 0, mean, 1.0)), 0.0)
+
+    def surrogate(self, ratio: Array) -> Array:
+        """`Σ [min(ρ, 1+ε) − 1] Â⁺ − [max(ρ, 1−ε) − 1] Â⁻`."""
+        up, down = jnp.minimum(ratio, 1 + self.clip), jnp.maximum(ratio, 1 - self.clip)
+        terms = (up - 1) * self.estimate.positive - (down - 1) * self.estimate.negative
+        return jnp.where(self.support, terms, 0.0).sum()
+
+    def loss(self, logits: Array) -> Array:
+        """`β Σ ŵ KL(π‖π')` less the surrogate."""
+        log_ratio = self.log_ratios(logits)
+        divergence = -(self.share * log_ratio).sum(-1)
+        return self.penalty * (self.estimate.weight * divergence).sum() - self.surrogate(jnp.exp(log_ratio))
+
+    def table(self, logits: Array) -> Array:
+        """`π'`."""
+        return jnp.where(self.support, self.current * jnp.exp(self.log_ratios(logits)), self.current)
+
+    def monitor(self, logits: Array) -> Array:
+        """`Σ ŵ KL(π‖π')`."""
+        return expected(self.estimate.weight, kl_current_to_new(self.current, self.table(logits)))
+
+
+class _Climb(NamedTuple):
+    """The loop of epochs."""
+
+    before: Array  #: logits one epoch earlier
+    last: Array
+    moments: Any  #: of the optimiser
+    reached: Array  #: the monitor at `last`
+    epochs: Array
+    inside: Array  #: whether that is in the region
 
 
 @cache
 def _ppo_clip(
     epochs: int, backtracks: int, optimiser: optax.GradientTransformation | None
 ) -> Callable[..., tuple[Array, StepInfo]]:
-    def step(
-        radius: ArrayLike,
-        clip: ArrayLike,
-        learning_rate: ArrayLike,
-        beta: ArrayLike,
-        aim: ArrayLike,
-        adaptive: ArrayLike,
-        current: Array,
-        estimate: Estimate,
-        memory: Array,
-    ) -> tuple[Array, StepInfo]:
+    def step(settings: _Settings, current: Array, estimate: Estimate, memory: Array) -> tuple[Array, StepInfo]:
         require_estimate(current, estimate)
-        transform = optax.adam(jnp.asarray(learning_rate)) if optimiser is None else optimiser
+        transform = optax.adam(jnp.asarray(settings.learning_rate)) if optimiser is None else optimiser
         error = error_of(current, estimate)
         useful = gains(current, estimate.advantage, estimate.weight, error).max(-1, keepdims=True) > 0
         support = support_of(current, estimate.weight) & useful
         share = jnp.where(support, current, 0.0)
         total = jnp.where(support.any(-1, keepdims=True), share.sum(-1, keepdims=True), 1.0)
-        penalty = jnp.where(jnp.asarray(adaptive) & (memory > 0), memory, beta)
+        penalty = jnp.where(jnp.asarray(settings.adaptive) & (memory > 0), memory, settings.beta)
+        problem = _Problem(current, estimate, support, share, total, settings.clip, penalty)
 
-        def log_ratios(logits: Array) -> Array:
-            """`log π'/π` for logits `log π + logits`; exactly 0 at zero."""
-            logits = jnp.where(support, logits, 0.0)
-            logits -= lax.stop_gradient(logits.max(-1, keepdims=True))
-            mean = (share * jnp.exp(logits)).sum(-1, keepdims=True) / total
-            return jnp.where(support, logits - jnp.log(jnp.where(mean > 0, mean, 1.0)), 0.0)
+        def unfinished(climb: _Climb) -> Array:
+            return climb.inside & (climb.epochs < epochs)
 
-        def surrogate(ratio: Array) -> Array:
-            up, down = jnp.minimum(ratio, 1 + clip), jnp.maximum(ratio, 1 - clip)
-            terms = (up - 1) * estimate.positive - (down - 1) * estimate.negative
-            return jnp.where(support, terms, 0.0).sum()
-
-        def loss(logits: Array) -> Array:
-            log_ratio = log_ratios(logits)
-            divergence = -(share * log_ratio).sum(-1)
-            return penalty * (estimate.weight * divergence).sum() - surrogate(jnp.exp(log_ratio))
-
-        def table(logits: Array) -> Array:
-            return jnp.where(support, current * jnp.exp(log_ratios(logits)), current)
-
-        def monitor(logits: Array) -> Array:
-            return expected(estimate.weight, kl_current_to_new(current, table(logits)))
-
-        def unfinished(state: tuple[Any, ...]) -> Array:
-            *_, epoch, inside = state
-            return inside & (epoch < epochs)
-
-        def ascend(state: tuple[Any, ...]) -> tuple[Any, ...]:
-            _, logits, moments, _, epoch, _ = state
+        def ascend(climb: _Climb) -> _Climb:
+            logits = climb.last
             change: Any
-            change, moments = transform.update(jax.grad(loss)(logits), moments, logits)
+            change, moments = transform.update(jax.grad(problem.loss)(logits), climb.moments, logits)
             following = logits + jnp.where(support, change, 0.0)
-            reached = monitor(following)
-            return logits, following, moments, reached, epoch + 1, reached <= radius
+            reached = problem.monitor(following)
+            return _Climb(logits, following, moments, reached, climb.epochs + 1, reached <= settings.radius)
 
-        origin = jnp.zeros_like(current)
-        begin = (
-            origin,
-            origin,
-            transform.init(origin),
-            jnp.zeros((), current.dtype),
-            jnp.asarray(0),
-            jnp.asarray(True),
-        )
-        before, last, _, reached, steps, inside = lax.while_loop(unfinished, ascend, begin)
+        origin, none = jnp.zeros_like(current), jnp.zeros((), current.dtype)
+        begin = _Climb(origin, origin, transform.init(origin), none, jnp.asarray(0), jnp.asarray(True))
+        end = lax.while_loop(unfinished, ascend, begin)
 
-        def halved(scale: Array) -> Array:
-            return monitor(before + scale * (last - before)) <= radius
+        def shortened(scale: Array | float) -> Array:
+            return end.before + scale * (end.last - end.before)
 
         scales = 0.5 ** jnp.arange(1, backtracks + 1, dtype=current.dtype)
-        scale = jnp.where(jax.vmap(halved)(scales), scales, 0.0).max(initial=0.0) if backtracks else 0.0
-        logits = jnp.where(inside, last, before + scale * (last - before))
-        new = table(logits)
+        fits = jax.vmap(lambda scale: problem.monitor(shortened(scale)) <= settings.radius)
+        scale = jnp.where(fits(scales), scales, 0.0).max(initial=0.0) if backtracks else 0.0
+        logits = jnp.where(end.inside, end.last, shortened(scale))
 
-        following = adapted(penalty, reached, aim, steps, beta)
+        following = adapted(penalty, end.reached, settings.aim, end.epochs, settings.beta)
+        new = problem.table(logits)
         return new, step_info(
             current,
             new,
             estimate.advantage,
             estimate.weight,
             multiplier=penalty,
-            memory=jnp.where(adaptive, following, memory),
-            objective=surrogate(jnp.exp(log_ratios(logits))),
+            memory=jnp.where(settings.adaptive, following, memory),
+            objective=problem.surrogate(jnp.exp(problem.log_ratios(logits))),
         )
 
     return step

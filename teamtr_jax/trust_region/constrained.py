@@ -92,6 +92,26 @@ def kl_constrained_step(
     share = jnp.where(support_of(current, weight), current, 0.0)
     deficit = gains(current, advantage, weight, error)
     useful = deficit.max(-1) > 0
+    found, active, greedy = _multipliers(share, deficit, weight, radius, direction=direction, per_state=per_state)
+    multiplier = jnp.broadcast_to(jnp.where(greedy, 0.0, jnp.where(active, found, 1.0)), useful.shape)
+    family = harmonic if direction == "current_to_new" else tilted
+    ratio, _ = family(share, deficit, multiplier)
+    moved = jnp.broadcast_to(active | greedy, useful.shape)
+    new = jnp.where((moved & useful)[:, None], current * ratio, current)
+    price = jnp.where(active, found, 0.0)
+    return new, step_info(current, new, advantage, weight, (weight * price).sum() if per_state else price[0])
+
+
+def _multipliers(
+    share: Array, deficit: Array, weight: Array, radius: Array, *, direction: str, per_state: bool
+) -> tuple[Array, Array, Array]:
+    """`λ` on the radius, one for each row or for all of them; where there is one; where the greedy policy is inside it.
+
+    Args:
+      share: `π` on the support, zero elsewhere.
+      deficit: `A* − A ≥ 0` there.
+    """
+    useful = deficit.max(-1) > 0
     own = jnp.where(useful, weight, 0.0)
 
     def pooled(x: Array) -> Array:
@@ -139,14 +159,7 @@ def kl_constrained_step(
     guess = 0.5 * jnp.log(jnp.where(active, spread, 1.0) / (2 * mass * jnp.expm1(jnp.minimum(bound / mass, 700.0))))
     start = jnp.clip(guess, low, jnp.maximum(high, low))
     found = jnp.exp(decreasing_root(evaluate, start, low, jnp.maximum(high, low), bound / mass, ceiling, active))
-
-    multiplier = jnp.broadcast_to(jnp.where(greedy, 0.0, jnp.where(active, found, 1.0)), useful.shape)
-    family = harmonic if direction == "current_to_new" else tilted
-    ratio, _ = family(share, deficit, multiplier)
-    moved = jnp.broadcast_to(active | greedy, useful.shape)
-    new = jnp.where((moved & useful)[:, None], current * ratio, current)
-    price = jnp.where(active, found, 0.0)
-    return new, step_info(current, new, advantage, weight, (weight * price).sum() if per_state else price[0])
+    return found, active, greedy
 
 
 def kl_constrained(radius: float | Array, direction: str = "current_to_new", per_state: bool = False) -> Step:

@@ -11,14 +11,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from teamtr_jax.divergences import expected, kl_current_to_new
-from teamtr_jax.trust_region._info import (
-    error_of,
-    gains,
-    require_estimate,
-    require_setting,
-    step_info,
-    support_of,
-)
+from teamtr_jax.trust_region._info import error_of, gains, require_estimate, require_setting, step_info, support_of
 from teamtr_jax.trust_region._solve import tilted
 from teamtr_jax.types import Estimate, Step, StepInfo
 from teamtr_jax.validation import whole_number

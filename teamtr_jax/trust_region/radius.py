@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from teamtr_jax.surrogates import hybrids_report
 from teamtr_jax.trust_region._info import require_setting, require_shape
 from teamtr_jax.trust_region.constrained import kl_constrained_step
 from teamtr_jax.types import Stage, StageReport, Team, require_agent, require_one, require_policy
-from teamtr_jax.validation import InputError, real_number, require_float64, whole_number
+from teamtr_jax.validation import InputError, pair, require_float64, whole_number
 from teamtr_jax.values import advantage_error, advantages, evaluate_policy
 from teamtr_jax.visits import hybrids, marginal_advantage, solo_steps, team_policy
 
@@ -104,10 +104,8 @@ def certificate_optimal_radius(
     require_float64(policy=policy)
     require_policy(team, policy=policy)
     expected = "two positive numbers in increasing order"
-    if not isinstance(bracket, Sequence) or len(bracket) != 2:
-        raise InputError("bracket", bracket, expected)
-    low, high = (real_number("bracket", edge, above=0.0) for edge in bracket)
-    if low >= high:
+    low, high = pair("bracket", bracket, expected)
+    if not 0 < low < high < math.inf:
         raise InputError("bracket", bracket, expected)
 
     def step(log_radius: float) -> CertifiedStep:

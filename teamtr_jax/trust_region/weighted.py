@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from teamtr_jax.trust_region._info import gains, require_estimate, require_tables, step_info, support_of
 from teamtr_jax.types import Estimate, Step, StepInfo
-from teamtr_jax.validation import ROW_TOLERANCE, InputError, concrete, require_float64
+from teamtr_jax.validation import ROW_TOLERANCE, at_least, concrete, require_float64
 
 __all__ = ["value_weighted", "value_weighted_step"]
 
@@ -50,8 +50,8 @@ def value_weighted_step(
     require_float64(current=current, value=value)
     every = jnp.ones(current.shape[:1])
     require_tables(current, every, value=value, error=error)
-    if (found := concrete(value)) is not None and (found < -ROW_TOLERANCE * abs(found).max()).any():
-        raise InputError("value", found.min(), "q ≥ 0")
+    if (found := concrete(value)) is not None:
+        at_least("value", found, -ROW_TOLERANCE * abs(found).max(), expected="q ≥ 0")
     return _weighted(current, value, every, error)
 
 

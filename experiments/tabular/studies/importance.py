@@ -89,7 +89,9 @@ def _scored(
             before, after, agent = states[i], states[i + 1], agents[i]
             advantage = broadcast_advantage(rollouts, centred_advantage(rollouts.returns))
             own = rows[agent], owned[agent]
-            found = estimate_tables(team, before, rollouts, agent, advantage, *own, weights, rollouts.reward)
+            found = estimate_tables(
+                team, before, rollouts, agent, advantage, *own, weights=weights, to_go=rollouts.reward
+            )
             tables = own_table(team, before, agent, rows), own_table(team, after, agent, rows)
             return surrogate_parts(*tables, found, found).raw * mass
 
