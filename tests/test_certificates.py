@@ -14,7 +14,7 @@ from teamtr_jax.types import Stage
 from teamtr_jax.validation import InputError
 from teamtr_jax.values import action_values, return_bounds, return_range, values
 from teamtr_jax.visits import marginal_advantage, team_policy
-from theory.claims import u1
+from theory.studies import u1
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from teamtr_jax import finite_sample as fs
 from teamtr_jax.validation import InputError
-from theory.claims import s8
+from theory.studies import s8
 
 
 def one_message(p, q, r):

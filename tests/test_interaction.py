@@ -21,7 +21,7 @@ from teamtr_jax.surrogates import stage_report
 from teamtr_jax.teams import relay_stage
 from teamtr_jax.types import Stage
 from teamtr_jax.validation import InputError, unchecked
-from theory.claims import r4, r5
+from theory.studies import r4, r5
 
 
 def both(stage):

@@ -14,7 +14,6 @@ from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.surrogates import evaluate_stage, stage_report
 from teamtr_jax.types import Stage, Team
 from teamtr_jax.visits import marginal_advantage
-from theory.claims import r2, rates
 from theory.constructions.chain import chain_gaps, chain_stage
 from theory.constructions.counts import (
     count_coefficient,
@@ -45,6 +44,7 @@ from theory.constructions.forks import (
 )
 from theory.constructions.parity import parity_gaps, parity_relay_gaps, parity_relay_stage, parity_stage
 from theory.exact import exact_numbers, exact_stage, rational
+from theory.studies import r2, r6
 
 E, EPS, GAMMA, G = 1 / 64, fmpq(1, 64), 0.9, rational(0.9)
 KAPPA = -math.log1p(-E)
@@ -68,17 +68,17 @@ def agrees(stage, closed):
 
 def test_closed_forms_are_exact():
     """Equal rationals, with no tolerance, for every family at n = 2, 3, 4."""
-    checks, wrong = rates.oracle_mismatches((2, 3, 4))
+    checks, wrong = r6.oracle_mismatches((2, 3, 4))
     assert checks > 300
     assert wrong == 0
 
 
 def test_a_wrong_closed_form_is_found(monkeypatch):
-    monkeypatch.setattr(rates, "doors_gaps", lambda n, e, g, router: doors_gaps(n, e, g, "same"))
-    assert rates.oracle_mismatches((2,))[1] > 0
-    monkeypatch.setattr(rates, "doors_gaps", doors_gaps)
-    monkeypatch.setattr(rates, "parity_relay_gaps", lambda n, e, r, b: parity_relay_gaps(n, e, r, 2))
-    assert rates.oracle_mismatches((2,))[1] > 0
+    monkeypatch.setattr(r6, "doors_gaps", lambda n, e, g, router: doors_gaps(n, e, g, "same"))
+    assert r6.oracle_mismatches((2,))[1] > 0
+    monkeypatch.setattr(r6, "doors_gaps", doors_gaps)
+    monkeypatch.setattr(r6, "parity_relay_gaps", lambda n, e, r, b: parity_relay_gaps(n, e, r, 2))
+    assert r6.oracle_mismatches((2,))[1] > 0
 
 
 @pytest.mark.parametrize("router", ["same", "last", "uniform"])
@@ -208,12 +208,12 @@ SMALL = (2, 3, 4, 8, 16)
 
 @pytest.fixture(scope="module")
 def found():
-    return rates.cells(SMALL)
+    return r6.cells(SMALL)
 
 
 def test_cells(found):
     """No coefficient wrong, no bound exceeded; the measured ratio is the first-order one up to O(nδ)."""
-    assert {(cell.row, cell.column) for cell in found if not cell.extra} == set(product(rates.ROWS, rates.COLUMNS))
+    assert {(cell.row, cell.column) for cell in found if not cell.extra} == set(product(r6.ROWS, r6.COLUMNS))
     for cell in found:
         where = (cell.row, cell.column, cell.family)
         assert (cell.wrong, cell.exceeds, cell.undecided) == (0, 0, 0), where
@@ -228,21 +228,21 @@ def test_cells(found):
 
 def test_exponents():
     """Local slopes between n = 48 and 64 within 0.03 of the predicted exponents; over all sizes the interval is printed."""
-    for cell in rates.cells((48, 64)):
+    for cell in r6.cells((48, 64)):
         assert abs(cell.tail - float(arb(cell.exponent).mid())) < 0.03, (cell.row, cell.column, cell.family, cell.tail)
 
 
 def test_a_wrong_coefficient_and_a_broken_bound_are_counted():
-    family = next(f for f in rates._gap_families() if f.family == "parity")
+    family = next(f for f in r6._gap_families() if f.family == "parity")
     wrong = family._replace(coefficients=lambda n: (family.coefficients(n)[0], fmpq(n * n)))
-    assert rates._cell(wrong, SMALL).wrong == len(SMALL)
+    assert r6._cell(wrong, SMALL).wrong == len(SMALL)
 
     def halved(n):
         value, bound = family.measured(n)
         assert bound is not None
         return value, bound / 2
 
-    assert rates._cell(family._replace(measured=halved), SMALL).exceeds >= len(SMALL) - 1
+    assert r6._cell(family._replace(measured=halved), SMALL).exceeds >= len(SMALL) - 1
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -325,7 +325,7 @@ def test_one_turn_each_in_random_teams():
 
 
 def test_ledger_rows_and_figure(tmp_path):
-    rows, curves = rates.run(quick=True)
+    rows, curves = r6.run(quick=True)
     assert [row.id for row in rows] == ["R6.1", "R6.2", "R6.3", "R6.4", "R6.5", "R6.6"]
     assert all(row.violations == 0 and row.inconclusive == 0 for row in rows)
     assert curves.oracle_wrong == 0
@@ -333,7 +333,7 @@ def test_ledger_rows_and_figure(tmp_path):
     for id in ("R6.1", "R6.3", "R6.4", "R6.5"):
         assert tightest[id] is not None
         assert 0.999 < tightest[id] <= 1
-    path = rates.rates_figure(curves, tmp_path / "rates.png")
+    path = r6.rates_figure(curves, tmp_path / "rates.png")
     assert path.stat().st_size > 10_000
 
 

@@ -9,17 +9,17 @@ import pytest
 
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.validation import unchecked
-from theory import regimes
-from theory.claims.r5 import expand
+from theory.studies import r7
+from theory.studies.r5 import expand
 
-GAPS = regimes.GAPS
+GAPS = r7.GAPS
 
 
 def sums(report):
     return jnp.stack([abs(getattr(report, f"gap_{gap}")).sum() for gap in GAPS])
 
 
-evaluate = jax.jit(lambda *args: sums(stage_report(regimes.leaky_relay(*args))))
+evaluate = jax.jit(lambda *args: sums(stage_report(r7.leaky_relay(*args))))
 
 
 def round_robin(n, rounds=2):
@@ -30,26 +30,24 @@ def round_robin(n, rounds=2):
 def test_leading_sums_of_the_coherent_relay(n):
     """No leak: n, (3n²−n)/2 and 2n²−n (R1); last speaker first: n, (n²+n)/2 and 2n²−n."""
     owner, ones, forward = round_robin(n), np.ones(n), np.arange(n)
-    found, scale = regimes.leading_sums(owner, ones, 0.0, forward)
+    found, scale = r7.leading_sums(owner, ones, 0.0, forward)
     np.testing.assert_allclose(found, [n, (3 * n * n - n) / 2, 2 * n * n - n])
     np.testing.assert_allclose(scale, 2 * n * n - n)
-    np.testing.assert_allclose(
-        regimes.leading_sums(owner, ones, 0.0, forward[::-1])[0], [n, (n * n + n) / 2, 2 * n * n - n]
-    )
+    np.testing.assert_allclose(r7.leading_sums(owner, ones, 0.0, forward[::-1])[0], [n, (n * n + n) / 2, 2 * n * n - n])
 
 
 def test_random_order_is_n_squared_on_average():
     """Coherent, no leak, T = 2n: the mean of Σ|stale| over update orders is exactly n²."""
     rng, n = np.random.default_rng(0), 6
     orders = [rng.permutation(n) for _ in range(2000)]
-    stale = [regimes.leading_sums(round_robin(n), np.ones(n), 0.0, order)[0][1] for order in orders]
+    stale = [r7.leading_sums(round_robin(n), np.ones(n), 0.0, order)[0][1] for order in orders]
     assert abs(np.mean(stale) - n * n) < 4 * np.std(stale) / np.sqrt(len(stale))
 
 
 def test_leak_by_hand():
     """Two agents, turns 0 1 0 1, memory λ = 1 − leak: M = [[λ², λ + λ³ + λ], [λ, λ²]] by distances 2; 1, 3, 1; 1; 2."""
     leak, memory = 0.3, 0.7
-    found, _ = regimes.leading_sums(round_robin(2), np.ones(2), leak, np.arange(2))
+    found, _ = r7.leading_sums(round_robin(2), np.ones(2), leak, np.arange(2))
     above, below = 2 * memory + memory**3, memory
     np.testing.assert_allclose(found, [2 * memory**2, 2 * memory**2 + above, 2 * memory**2 + above + below])
 
@@ -62,7 +60,7 @@ def test_core_goes_to_the_closed_form(leak):
     errors = []
     for p in (1e-5, 1e-6):
         steps = sign * 1e-3 * p
-        expected, _ = regimes.leading_sums(owner, steps, leak, order)
+        expected, _ = r7.leading_sums(owner, steps, leak, order)
         found = evaluate(jnp.asarray(owner), p, jnp.asarray(steps), leak, jnp.asarray(order))
         errors.append(abs(np.asarray(found) / expected - 1).max())
     assert errors[0] < 5e-4
@@ -73,16 +71,16 @@ def test_leaky_relay_without_leak_is_exactly_r1():
     """The exact t² coefficients of the coherent relay, from the tables of `leaky_relay` at p = ε = 1."""
     n = 3
     with unchecked():  # a formal stage: the direction of a step, whose rows are no probabilities
-        stage = regimes.leaky_relay(jnp.asarray(round_robin(n)), 1.0, jnp.ones(n), 0.0, jnp.arange(n))
+        stage = r7.leaky_relay(jnp.asarray(round_robin(n)), 1.0, jnp.ones(n), 0.0, jnp.arange(n))
     found = expand(stage, 3, np.tile([1.0, 0.0], (stage.current.shape[0], 1)))
     assert [int(sum(abs(c) for c in getattr(found, gap)[:, 2])) for gap in GAPS] == [3, 12, 15]
 
 
 def test_equal_kl():
     """Every step has the asked KL, whichever way it goes."""
-    p, kl = regimes.PROBABILITY, 3e-7
+    p, kl = r7.PROBABILITY, 3e-7
     sign = np.array([1.0, -1.0])
-    x = regimes._steps_of(np.full(2, kl), sign, p)
+    x = r7._steps_of(np.full(2, kl), sign, p)
     assert (np.sign(x) == sign).all()
     assert abs(x[0]) != abs(x[1])
     found = p * np.log(p / (p + x)) + (1 - p) * np.log((1 - p) / (1 - p - x))
@@ -91,7 +89,7 @@ def test_equal_kl():
 
 @pytest.fixture(scope="module")
 def quick():
-    return regimes.run(True, np.random.default_rng(0))
+    return r7.run(True, np.random.default_rng(0))
 
 
 def test_quick_map(quick):
@@ -100,7 +98,7 @@ def test_quick_map(quick):
     assert row.violations == 0
     assert row.checks > 1000
     near = {s: found.slopes(s, "stale")[-1, 0] for s in found.cells}  # coherent, no leak
-    forward, shuffled, backward, message, agent = regimes.SHOWN
+    forward, shuffled, backward, message, agent = r7.SHOWN
     assert near[forward] > 2
     assert near[shuffled] > 1.5
     assert 1.5 < near[backward] < near[forward]
@@ -116,16 +114,16 @@ def test_quick_map(quick):
 
 def test_a_wrong_closed_form_is_seen(monkeypatch):
     """With the memory off by one turn the same run reports violations."""
-    right = regimes.leading_sums
+    right = r7.leading_sums
     monkeypatch.setattr(
-        regimes, "leading_sums", lambda owner, steps, leak, order: right(owner, steps * (1 - leak) ** 0.5, leak, order)
+        r7, "leading_sums", lambda owner, steps, leak, order: right(owner, steps * (1 - leak) ** 0.5, leak, order)
     )
-    assert regimes.run(True, np.random.default_rng(0))[0].violations > 50
+    assert r7.run(True, np.random.default_rng(0))[0].violations > 50
 
 
 def test_map_is_strict_json_and_a_figure(quick, tmp_path):
     found = quick[1]
-    data = json.loads(json.dumps(regimes.as_dict(found), allow_nan=False))
+    data = json.loads(json.dumps(r7.as_dict(found), allow_nan=False))
     assert len(data["cells"]) == len(found.cells) * 3 * len(found.coherence) * len(found.leaks)
     assert any(cell["slope"] is None for cell in data["cells"])
-    assert regimes.regime_figure(found, tmp_path / "x" / "map.png").stat().st_size > 20_000
+    assert r7.regime_figure(found, tmp_path / "x" / "map.png").stat().st_size > 20_000

@@ -12,9 +12,9 @@ import pytest
 from teamtr_jax.bounds import penalty_log_sum
 from teamtr_jax.claims import STAGE_CLAIMS, Check, Claim, judge
 from theory import audit, families, ledger
-from theory.claims import p3_2, r1, r3
 from theory.constructions.relay import leading_coefficients
 from theory.fits import bootstrap_slope, local_slopes, log_slope, median_interval
+from theory.studies import p3_2, r1, r3
 
 ROOT = Path(__file__).parents[1]
 

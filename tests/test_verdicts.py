@@ -489,9 +489,7 @@ def stub_suite(monkeypatch):
         ("S4", ""): Evidence(5, 0, 0, 0.5, 0, 5),
     }))  # fmt: skip
     monkeypatch.setattr(suite.s8, "run", kept("S8", (row("S8", tightest=None), "data")))
-    monkeypatch.setattr(
-        suite.rates, "run", kept("rates", ([row("R6.1"), row("S3", statement="", instances=5)], "curves"))
-    )
+    monkeypatch.setattr(suite.r6, "run", kept("rates", ([row("R6.1"), row("S3", statement="", instances=5)], "curves")))
     monkeypatch.setattr(suite.r2, "run", kept("R2", (row("R2"), None)))
     monkeypatch.setattr(suite.r4, "run", kept("R4", (row("R4"), None)))
     monkeypatch.setattr(suite.adversarial, "read_index", kept("index", {
@@ -611,7 +609,7 @@ def test_studies_by_tier(monkeypatch, tmp_path):
 
     for module, value in (
         (suite.p3_2, row("P3.2")), (suite.r1, (row("R1"), "relay")), (suite.r3, (row("R3"), "random")),
-        (suite.regimes, (row("R7"), "map")), (suite.r5, (row("R5"), SimpleNamespace(relay=[1, 2]))),
+        (suite.r7, (row("R7"), "map")), (suite.r5, (row("R5"), SimpleNamespace(relay=[1, 2]))),
         (suite.u1, (row("U1"), "curves")),
     ):  # fmt: skip
         monkeypatch.setattr(module, "run", kept(module.__name__.rpartition(".")[2], value))
@@ -629,7 +627,7 @@ def test_studies_by_tier(monkeypatch, tmp_path):
         assert asked["r3"][0] == (
             (20, "rng", suite.r3.SIZES[:3], "lock") if small else (100, "rng", suite.r3.SIZES, "lock")
         )
-        assert asked["regimes"][0] == (small, "rng", "lock", None if small else "random", name == "full")
+        assert asked["r7"][0] == (small, "rng", "lock", None if small else "random", name == "full")
         assert asked["r5"][0] == (small, "rng", "lock")
         assert asked["coverage"][0] == (("rng",) if small else ("rng", 20, 1_000))
         if not small:
@@ -640,11 +638,11 @@ def test_studies_by_tier(monkeypatch, tmp_path):
     assert rows == {"R1, R3, regimes": ["R1", "R3", "R7"], "certified shares": ["U1"], "interactions": ["R5"],
                     "messages": ["P3.2"], "sampled networks": ["S8"]}  # fmt: skip
     drawn = []
-    for module, name in ((suite.figures, "scaling_figure"), (suite.regimes, "regime_figure"),
+    for module, name in ((suite.figures, "scaling_figure"), (suite.r7, "regime_figure"),
                          (suite.r5, "interaction_figure"),
                          (suite.u1, "certified_figure")):  # fmt: skip
         monkeypatch.setattr(module, name, lambda *arguments: drawn.append(arguments))
-    monkeypatch.setattr(suite.regimes, "as_dict", lambda found: {"is": found})
+    monkeypatch.setattr(suite.r7, "as_dict", lambda found: {"is": found})
     for _, draws in found["full"].values():
         for file, draw in draws.items():
             draw(tmp_path / file)

@@ -23,11 +23,11 @@ from teamtr_jax.records import dump
 from teamtr_jax.tabular import improvement_stage
 from teamtr_jax.teams import gymnasium_team
 from teamtr_jax.validation import whole_number
-from theory import adversarial, audit, exact_audit, figures, ledger, networks, processes, regimes
-from theory.claims import p3_2, r1, r2, r3, r4, r5, rates, s8, u1
+from theory import adversarial, audit, exact_audit, figures, ledger, networks, processes
 from theory.families import FAMILIES
 from theory.ledger import Row
 from theory.plugins import Plugins
+from theory.studies import p3_2, r1, r2, r3, r4, r5, r6, r7, s8, u1
 
 __all__ = ["Tier", "TIERS", "Result", "run"]
 
@@ -89,11 +89,11 @@ def _messages(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager
 def _scaling(tier: Tier, rng: np.random.Generator, lock: AbstractContextManager[Any]):
     relay_row, relay = r1.run((2, 3, 4, 6, 8, 16) if tier.quick else r1.SIZES)
     random_row, random = r3.run(20 if tier.quick else 100, rng, r3.SIZES[:3] if tier.quick else r3.SIZES, lock)
-    map_row, regime_map = regimes.run(tier.quick, rng, lock, None if tier.quick else random, tier.thorough)
+    map_row, regime_map = r7.run(tier.quick, rng, lock, None if tier.quick else random, tier.thorough)
     return [relay_row, random_row, map_row], {
         "scaling.png": lambda path: figures.scaling_figure(relay, random, path),
-        "regimes.png": lambda path: regimes.regime_figure(regime_map, path),
-        "regimes.json": lambda path: _write(dump(regimes.as_dict(regime_map)), path),
+        "regimes.png": lambda path: r7.regime_figure(regime_map, path),
+        "regimes.json": lambda path: _write(dump(r7.as_dict(regime_map)), path),
     }
 
 
@@ -249,7 +249,7 @@ def run(
                     slow = {
                         "exact": apart.submit(exact_audit.run, tier.exact, np.random.default_rng(seeds["exact"])),
                         "S8": apart.submit(s8.run, tier.quick, np.random.default_rng(seeds["S8"]), tier.thorough),
-                        "rates": apart.submit(rates.run, tier.quick),
+                        "rates": apart.submit(r6.run, tier.quick),
                         "R2": apart.submit(r2.run, r2.SIZES[:6] if tier.quick else r2.SIZES),
                         "R4": apart.submit(
                             r4.run, *(((2, 3, 4), np.random.default_rng(seeds["R4"]), 4) if tier.quick
@@ -284,7 +284,7 @@ def run(
         (finite, finite_data), (rate_rows, rate_curves), (power, _) = done["S8"], done["rates"], done["R4"]
         rows += [finite, *rate_rows, power, done["R2"][0]]
         draws["finite_sample.png"] = lambda path: s8.finite_sample_figure(finite_data, path)
-        draws["rates.png"] = lambda path: rates.rates_figure(rate_curves, path)
+        draws["rates.png"] = lambda path: r6.rates_figure(rate_curves, path)
     rows = ledger.merged(rows)
     _add_evidence(rows, done.get("exact", {}), index["instances"])
     rows.sort(key=_place)

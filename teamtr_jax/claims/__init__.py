@@ -1,7 +1,7 @@
 """Claims about one stage, one file each: the statement, its check with a rounding budget, where it is tight.
 
 They live in the package, not in `theory/`, because `teamtr check` runs them on a user's own team from the wheel, which
-ships the package alone. Studies of whole families (P3.2 on token trees, R1, R3) are in `theory/claims/`.
+ships the package alone. Studies of whole families (P3.2 on token trees, R1, R3) are in `theory/studies/`.
 """
 
 from teamtr_jax.claims import (

@@ -36,6 +36,7 @@ class Claim(NamedTuple):
     check: Callable[[Stage, StageReport], dict[str, Check]]
     forms: tuple[Form, ...] = BOTH
     tight: str = ""  #: whether and where equality is reached
+    words: str = ""  #: the statement as a sentence without symbols that need a page
 
 
 class Verdicts(NamedTuple):
@@ -78,4 +79,5 @@ def rung_claim(rung: Rung) -> Claim:
         gap = getattr(report, f"gap_{rung.gap}")
         return {"": Check(abs(gap), rung.fn(report), getattr(report.rounding, rung.gap))}
 
-    return Claim(rung.name, f"|{rung.gap} gap_i| ≤ {rung.name}", rung.id, check, rung.forms)
+    words = f"The {rung.gap} gap of an update is at most {rung.name}."
+    return Claim(rung.name, f"|{rung.gap} gap_i| ≤ {rung.name}", rung.id, check, rung.forms, words=words)

@@ -14,6 +14,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="E1",
+    words="In an episode a gap is at most a sum over steps, and no step shifts by more than one.",
     statement="|fresh gap_i| ≤ Σ_t TV(d'_t,d_t)·span(g_t), TV(d'_t,d_t) ≤ min(1, Σ_{u<t}E TV_u, √(½Σ_{u<t}E KL_u))",
     source="ours",
     check=check,

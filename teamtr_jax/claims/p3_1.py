@@ -27,6 +27,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="P3.1",
+    words="A team moves as far as the agents that act: their KLs, added.",
     statement="team KL = KL of the active agent (turn-taking) or Σ_k KL_k (product); team TV ≤ Σ_k TV_k",
     source="paper, Proposition 3.1",
     check=check,

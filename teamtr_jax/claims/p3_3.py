@@ -13,6 +13,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="P3.3",
+    words="Scoring an update on rollouts from before the stage costs at most what the earlier updates shifted.",
     statement="|L_i^seq − L_i^stale| ≤ c_i Σ_{k<i} √δ_k, c_i = √2·γ·A_max/(1−γ)²",
     source="paper, Proposition 3.3",
     check=check,

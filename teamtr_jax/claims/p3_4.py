@@ -13,6 +13,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="P3.4",
+    words="One update improves at least by its surrogate less the paper's penalty, which grows like √KL.",
     statement="J(π̂ⁱ)−J(π̂ⁱ⁻¹) ≥ L_i^seq − c_i√δ_i (two-sided); episodic 2A_max Σ_t min(1, Σ_{u<t} √(κ_u/2))",
     source="paper, Theorem 3.4",
     check=check,

@@ -13,6 +13,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="P3.6",
+    words="A stage with fresh rollouts improves at least by the sum of the paper's bounds on its updates, in any order.",
     statement="J(π̂ⁿ)−J(π̂⁰) ≥ Σ_i (L_i^seq − c_i√δ_i), any order",
     source="paper, Theorem 3.6",
     check=check,

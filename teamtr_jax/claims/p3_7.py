@@ -23,6 +23,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="P3.7",
+    words="A stage scored on the rollouts from before it improves at least by surrogates less larger penalties.",
     statement="J(π̂ⁿ)−J(π̂⁰) ≥ Σ_i (L_i^stale − c_i Σ_{k≤i}√δ_k), with δ and with δ⁰",
     source="paper, Theorem 3.7",
     check=check,

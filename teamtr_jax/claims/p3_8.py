@@ -31,6 +31,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="P3.8",
+    words="Replacing one agent by a newcomer keeps the form of the paper's bound.",
     statement="swapping one agent keeps the form of the bound: |J(π^⟨k⟩)−J−L| ≤ c√δ for each newcomer k",
     source="paper, Proposition 3.8",
     check=check,

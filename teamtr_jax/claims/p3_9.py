@@ -32,6 +32,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="P3.9",
+    words="A newcomer half as far away has a penalty smaller by √2, all else fixed.",
     statement="base team, order, A_max fixed: half the swap has at most half the KL, so its own term shrinks by √2",
     source="paper, Proposition 3.9",
     check=check,

@@ -23,6 +23,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="S0",
+    words="No gap is larger than all visits times the span of what is averaged: the trivial rung.",
     statement="|fresh gap_i|, |stale gap_i| ≤ Σm·span(g_i)",
     source="ours",
     check=check,

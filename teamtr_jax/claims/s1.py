@@ -26,6 +26,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="S1",
+    words="An agent that speaks seldom shifts the occupancy little.",
     statement="turn-taking: E_d TV_k ≤ √(w_kδ_k/2), so √(w_kδ_k) for √δ_k in T2, P3.4, P3.7",
     source="ours",
     check=check,

@@ -26,6 +26,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="S2",
+    words="The occupancy shifts by at most the square root of the KL along a path: tighter than the paper's bound by √(1−γ).",
     statement="TV(d^{π'}, d^π) ≤ γ√(δ/(2(1−γ))), δ = E_{d^π}KL(π‖π'); T2 is larger by 1/√(1−γ)",
     source="ours",
     check=check,

@@ -25,6 +25,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="S3",
+    words="A whole stage shifts the occupancy like √n, not like n, at a fixed KL for each agent.",
     statement="TV(d^{π̂ⁱ}, d^{π̂⁰}) ≤ γ√(Σ_{k≤i}δ⁰_k/(2(1−γ))): D_occ = O(n^{3/2}√δ⁰); false with the fresh δ",
     source="ours",
     check=check,

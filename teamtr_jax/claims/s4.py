@@ -23,6 +23,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="S4",
+    words="A gap is a small shift times a small advantage: second order in the step.",
     statement="|fresh gap_i| ≤ γ/(1−γ)²·E_d[TV_i]·span(g_i); S4R: the agent's own later turns N⁺ for γ/(1−γ)",
     source="ours",
     check=check,

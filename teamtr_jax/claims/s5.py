@@ -32,6 +32,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="S5",
+    words="The paper's certificate with the discounted A_max is never positive once γ ≥ 1/2.",
     statement="L_i^seq ≤ √2·A_max√δ_i/(1−γ): L_i^seq − c_i√δ_i ≤ 0 once γ ≥ 1/2; with S2 and A_max once γ ≥ (√5−1)/2",
     source="ours",
     check=check,

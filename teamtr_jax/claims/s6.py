@@ -16,6 +16,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="S6",
+    words="The surrogate less the least valid penalty is a certificate, whatever one is able to know.",
     statement="surrogate − least valid penalty ≤ improvement, at every information level",
     source="ours",
     check=check,

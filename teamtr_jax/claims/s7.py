@@ -13,6 +13,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="S7",
+    words="A gap is at most the range of the return times the KL that a trainer monitors.",
     statement="|J(π')−J(π)−L_π(π')| ≤ ϱ·KL(P_π‖P_π'): |fresh gap_i| ≤ span(r)δ_i/(1−γ)², episodic ≤ ϱδ_i^ep",
     source="ours",
     check=check,

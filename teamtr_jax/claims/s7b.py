@@ -17,6 +17,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="S7b",
+    words="The same with the span of the agent's own advantage, for fresh and for stale rollouts.",
     statement="|fresh_i| ≤ B_iδ_i/(1−γ)²; |stale_i| ≤ B_i(δ⁰_i + γ/(1−γ)·Σ_{k≤i}δ⁰_k)/(1−γ), both protocols; episodic per layer",
     source="ours",
     check=check,

@@ -1,4 +1,4 @@
-"""S7c: what a stage of cached updates can be wrong by is linear in n."""
+"""S7c: how wrong a stage of cached updates can be has a bound that is linear in n (in the relay the error itself is 2n²−n)."""
 
 import jax.numpy as jnp
 
@@ -21,6 +21,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="S7c",
+    words="The error of a whole stage of cached or reused updates is at most the range of the return times the sum of the KLs.",
     statement="|cached_i| ≤ ϱΣ_{k≤i}K_k (product ϱ(D_i+D_{i−1})), |reused_i| ≤ ϱD_i; |Σ_i cached_i|, |Σ_i reused_i| ≤ ϱΣ_kK_k",
     source="ours",
     check=check,

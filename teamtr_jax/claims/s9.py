@@ -21,6 +21,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="S9",
+    words="Weighted by value, the same KL certifies more; the certificates of a stage add up.",
     statement="J(π')−J(π) ≥ Σm Σ_a π log(π'/π)(Q−Φ): penalty Σm Σ_a k(Q−Φ) ≤ ϱK; additive over the agents of a stage",
     source="ours; Λ ≥ 1 + log Λ as in reward-weighted regression",
     check=check,

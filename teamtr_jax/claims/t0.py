@@ -21,6 +21,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="T0",
+    words="An update improves by the old advantages, averaged where the new policy goes; over a stage the improvements add up.",
     statement="J(π')−J(π) = Σ m^{π'} E_{π'}A^π; telescoped over the stage, for every order",
     source="Kakade & Langford 2002; the paper's starting point",
     check=check,

@@ -27,6 +27,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="T1",
+    words="The occupancy shifts by at most the expected total variation of the step, times 2γ/(1−γ).",
     statement="‖d^{π'}−d^π‖₁ ≤ 2γ/(1−γ)·E_{d^π} TV(π',π); episodic TV(d'_t,d_t) ≤ Σ_{u<t} E TV_u",
     source="paper, Lemma on occupancy shift",
     check=check,

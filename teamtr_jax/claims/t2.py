@@ -24,6 +24,7 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
 
 CLAIM = Claim(
     id="T2",
+    words="The occupancy shifts by at most a constant times the square root of the expected KL.",
     statement="‖d^{π'}−d^π‖₁ ≤ √2·γ/(1−γ)·√δ; episodic TV(d'_t,d_t) ≤ Σ_{u<t} √(κ_u/2)",
     source="paper, T1 with Pinsker and Jensen",
     check=check,

@@ -28,7 +28,7 @@ import numpy as np
 
 from teamtr_jax.interaction import interaction_matrix
 from teamtr_jax.surrogates import evaluate_stage
-from theory import regimes
+from theory.studies import r7
 
 # %% [markdown]
 # ## The knobs
@@ -46,7 +46,7 @@ signs = np.where(rng.random(16) < (1 + coherence) / 2, 1.0, -1.0)
 def relay(n):
     """Two rounds of `n` agents."""
     order = np.arange(n)[::-1] if reverse else np.arange(n)
-    return regimes.leaky_relay(jnp.arange(2 * n) % n, p, jnp.asarray(step * signs[:n]), leak, jnp.asarray(order.copy()))
+    return r7.leaky_relay(jnp.arange(2 * n) % n, p, jnp.asarray(step * signs[:n]), leak, jnp.asarray(order.copy()))
 
 
 # %% [markdown]
@@ -62,7 +62,7 @@ for n in sizes:
     stage = relay(n)
     report = evaluate_stage(stage)
     realised = [float(abs(gap).sum()) for gap in (report.gap_fresh, report.gap_stale, report.gap_cached)]
-    leading, _ = regimes.leading_sums(np.arange(2 * n) % n, step * signs[:n], leak, np.asarray(stage.order))
+    leading, _ = r7.leading_sums(np.arange(2 * n) % n, step * signs[:n], leak, np.asarray(stage.order))
     sums.append(realised)
     print(f"n = {n:>2}: fresh {realised[0]:.3e}, stale {realised[1]:.3e}, cached {realised[2]:.3e}; over leading order "
           + ", ".join(f"{x / y:.4f}" for x, y in zip(realised, leading, strict=True) if y))  # fmt: skip
@@ -98,8 +98,8 @@ assert np.isclose(expected, realised, rtol=0.05)
 # held fixed per message or per agent.
 
 # %%
-row, found = regimes.run(True, np.random.default_rng(0))
+row, found = r7.run(True, np.random.default_rng(0))
 for gap in ("fresh", "stale", "cached"):
     print(gap, "T = 2n, first speaker updated first; rows: coherence", found.coherence, "columns: leak", found.leaks)
-    print(np.round(found.slopes(regimes.SETTINGS[0], gap), 2))
+    print(np.round(found.slopes(r7.SETTINGS[0], gap), 2))
 assert row.violations == 0

@@ -22,7 +22,7 @@ from experiments.tabular.studies.ablation import trained
 from experiments.tabular.studies.regressions import named, text
 from experiments.tabular.summary import Interval, bootstrap, interval, outside
 from teamtr_jax.schedules import once
-from theory.claims.s8 import coverage_interval
+from theory.studies.s8 import coverage_interval
 
 __all__ = [
     "ROWS",

@@ -7,8 +7,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from theory.claims.r1 import RelayCurves
-from theory.claims.r3 import HELD, RandomCurves
+from theory.studies.r1 import RelayCurves
+from theory.studies.r3 import HELD, RandomCurves
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -21,10 +21,10 @@ from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.teams import random_stages
 from teamtr_jax.types import Stage, Team
 from teamtr_jax.validation import unchecked
-from theory.claims.r5 import coherent_relay, expand
 from theory.families import take
 from theory.fits import Slope, log_slope
 from theory.ledger import Row
+from theory.studies.r5 import coherent_relay, expand
 
 __all__ = ["OnePower", "run", "windowed_relay", "leading_sums", "reversed_order", "SIZES", "RANGES"]
 

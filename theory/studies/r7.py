@@ -21,9 +21,9 @@ from jaxtyping import Float, Int
 from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage, Team
-from theory.claims.r3 import RandomCurves
 from theory.fits import Slope, bootstrap_slope
 from theory.ledger import Row
+from theory.studies.r3 import RandomCurves
 
 __all__ = ["Cell", "RegimeMap", "Setting", "SETTINGS", "as_dict", "leading_sums", "leaky_relay", "regime_figure", "run"]
 
