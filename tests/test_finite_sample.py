@@ -256,7 +256,7 @@ def test_certificate_of_every_estimator():
 
 def test_log_ratios_are_finite_as_in_the_monitor():
     """One rule for both: a network gives no message the probability zero, so −inf is refused; tables declare that they do."""
-    from teamtr_jax.llm.monitor import token_log
+    from teamtr_jax.monitor import token_log
     from teamtr_jax.records import TOKEN_LOG_COLUMNS
 
     columns = {name: np.zeros(4, int) for name in TOKEN_LOG_COLUMNS} | {"t": np.arange(4)}
