@@ -61,7 +61,7 @@ reproduce: setup ## the paper's questions at toy scale: one report, onto docs/re
 	$(RUN) -m experiments.reproduce run
 	rm -rf docs/reproduction
 	mkdir -p docs/reproduction
-	cp -r $(addprefix results/reproduce/,data figures report.md report.html reproduction.json) docs/reproduction/
+	cp -r $(addprefix results/reproduce/,data figures report.md reproduction.json) docs/reproduction/
 
 .PHONY: bench
 bench: setup ## timings against what one would use instead
@@ -122,7 +122,7 @@ wheel: setup ## build sdist and wheel into dist/, try the wheel in a throw-away 
 .PHONY: clean
 clean: ## remove what was built, keep .venv
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis theory/notebooks/*.ipynb
-	rm -rf docs/api docs/derivations docs/notebooks docs/project
+	rm -rf docs/api docs/derivations docs/notebooks docs/project docs/reproduction/report.html
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 .PHONY: distclean

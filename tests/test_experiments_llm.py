@@ -544,7 +544,7 @@ def test_rates_of_eval_by_hand(trained, capsys):
     capsys.readouterr()
     report, loaded = json.loads((trained / "eval.json").read_text()), runs.load_run(trained)
     assert report["prompts"] == 16
-    problems = setup.test_problems(loaded.setup.task, np.random.default_rng([1, 5]), 16)
+    problems = setup.held_out_problems(loaded.setup.task, np.random.default_rng([1, 5]), 16)
     found = converse(
         loaded.setup.team, loaded.params, loaded.setup.task, problems, 2, jax.random.key(1), loaded.setup.rows
     )

@@ -471,6 +471,9 @@ def test_the_committed_report_is_that_of_its_data(tmp_path):
     assert {path.stem for path in (home / "data").iterdir()} == {q.slug for q in QUESTIONS}
     build(tmp_path, QUESTIONS)
     assert (tmp_path / "report.md").read_text() == (home / "report.md").read_text()
+    page = (tmp_path / "report.html").read_text()  # built only: of the same text, every figure inside
+    assert page.count("data:image/png;base64,") == len(QUESTIONS)
+    assert page.count("<h2>") == (home / "report.md").read_text().count("\n## ")
     found, kept = (json.loads((place / "reproduction.json").read_text())["rows"] for place in (tmp_path, home))
     for one, same in zip(found, kept, strict=True):  # the last digits of a fit are those of a machine
         low_high, theirs = one.pop("interval"), same.pop("interval")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from experiments.llm.measure import Conversations, Mean, converse, mean_of, pass_at
 from experiments.llm.run import load_run
 from experiments.llm.settings import Eval, task_of
-from experiments.llm.setup import Setup, test_problems
+from experiments.llm.setup import Setup, held_out_problems
 from experiments.llm.transcripts import speakers_of
 from experiments.saved import places, write_json
 from experiments.tables import show as table
@@ -94,7 +94,7 @@ def evaluate(settings: Eval) -> dict[str, Any]:
     setup = loaded.setup
     tasks = tasks_of(settings, setup, loaded.settings.task, loaded.settings.difficulty or ())
     drawn = {
-        difficulty: test_problems(task, np.random.default_rng([settings.seed, 5]), settings.prompts)
+        difficulty: held_out_problems(task, np.random.default_rng([settings.seed, 5]), settings.prompts)
         for difficulty, task in tasks.items()
     }
     lone = setup.team.agents == 1

@@ -28,7 +28,7 @@ from teamtr_jax.sampled import prompts_per_set
 from teamtr_jax.schedules import Order, fixed, random_order, reverse
 from teamtr_jax.validation import InputError
 
-__all__ = ["Setup", "set_up", "begins", "describe", "start_of", "test_problems"]
+__all__ = ["Setup", "set_up", "begins", "describe", "start_of", "held_out_problems"]
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ def set_up(settings: Train) -> Setup:
     require_room(team, "prompts, group", sampling.rows, update.micro_batch, update.epochs)
     require_room(team, "prompts, group", settings.prompts * settings.group)
     require_room_to_start(team, settings.warm)
-    test = test_problems(task, np.random.default_rng([settings.seed, 2]), settings.test_prompts)
+    test = held_out_problems(task, np.random.default_rng([settings.seed, 2]), settings.test_prompts)
     probes = draw(task, np.random.default_rng([settings.seed, 3]), settings.probe_prompts, held_out=True)
     n = team.agents
     order = method.order or {"fixed": fixed(range(n)), "reverse": reverse(n), "random": random_order}[settings.order]
     return Setup(task, team, method, update, sampling, test, probes, order, settings.prompts * settings.group)
 
 
-def test_problems(task: Task, rng: np.random.Generator, size: int | None) -> list[Problem]:
+def held_out_problems(task: Task, rng: np.random.Generator, size: int | None) -> list[Problem]:
     """Distinct held-out problems; `TEST_PROMPTS` of them, or as many as the task has, where no number is given.
 
     Raises:
