@@ -27,7 +27,7 @@ __all__ = ["evaluate_stage", "stage_report", "swap_report", "hybrids_report", "h
 
 
 def evaluate_stage(stage: Stage) -> StageReport:
-    """Everything known exactly about a stage (theory.md, section 1), in one jitted program.
+    """Everything known exactly about a stage (theory/derivations/notation.md), in one jitted program.
 
     Batch over stages with ``jax.vmap(stage_report)`` or by giving every array a leading axis and mapping this function.
 
