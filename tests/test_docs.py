@@ -274,7 +274,7 @@ def test_docstrings_as_restructuredtext():
     ]
 
 
-@pytest.mark.parametrize("page", DERIVATIONS)
+@pytest.mark.parametrize("page", [*DERIVATIONS, "docs/code.md"])
 def test_named_code_exists(page):
     """`path.py: name, name` or `path.py` (`name`, `name`): the file is there, and so are the names."""
     form = r"`((?:teamtr_jax|theory|tests|benchmarks|experiments)/[\w/.]+\.py)(?:::?\s*([\w., ]+))?`(?:\s\(([^()]*)\))?"

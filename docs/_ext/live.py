@@ -123,12 +123,12 @@ def ledger_rows(root: Path = ROOT) -> list[dict[str, Any]]:
 
 
 def derivation_stems(root: Path = ROOT) -> list[str]:
-    """Names of the derivation pages, `notation` first, then T0, T1, …, P3.1, …, S0, …; other names last."""
+    """Names of the derivation pages, `notation` and `statements` first, then T0, T1, …, P3.1, …, S0, …; other names last."""
     found = [path.stem for path in (root / "theory/derivations").glob("*.md") if path.stem not in ("README", "index")]
 
     def key(stem: str):
         kind = KINDS.find(stem[0].upper()) if re.match(r"[a-z]+_?\d", stem) else -1
-        if kind < 0 and stem != "notation":
+        if kind < 0 and stem not in ("notation", "statements"):
             kind = len(KINDS)
         return kind, [int(number) for number in re.findall(r"\d+", stem)], stem
 
