@@ -1,9 +1,15 @@
 """What the pages show is what their code prints; `python docs/_ext/shown.py` writes it again."""
 
 import importlib.util
+import re
 from pathlib import Path
 
+import builders
+import numpy as np
 import pytest
+
+from teamtr_jax.bounds import DEFAULT
+from teamtr_jax.surrogates import evaluate_stage
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("shown", ROOT / "docs/_ext/shown.py")
@@ -29,3 +35,20 @@ def test_a_block_without_output_runs_and_a_failing_one_is_an_error():
 
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().split()) <= 700
+
+
+def test_the_example_rung_is_a_bound():
+    """The one of CONTRIBUTING.md, on random turn-taking and product teams; it is no smaller than S4, and not by more than 1/γ."""
+    code = next(
+        x
+        for x in re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
+        if "mine = Rung" in x
+    )
+    rng = np.random.default_rng(0)
+    for protocol in ("turn-taking", "product"):
+        case = builders.random_case(rng, "discounted", protocol, gamma=0.9)
+        names = {"report": evaluate_stage(builders.as_stage(case))}
+        exec(code, names)  # noqa: S102
+        found = names["ladder"](names["report"], rungs=(*DEFAULT, names["mine"]))
+        assert (abs(names["report"].gap_fresh) <= found["penalty_mine"] + 1e-12).all()
+        np.testing.assert_allclose(0.9 * found["penalty_mine"], found["penalty_second_order"], rtol=1e-12)

@@ -30,7 +30,7 @@ def checked(request):
 
 
 def test_every_field_against_trajectories(checked):
-    """Every field of the report as theory/derivations/notation.md defines it, from trajectories (episodic) or inverses (discounted).
+    """Every field of the report as theory/derivations/notation.md has it, from trajectories (episodic) or inverses (discounted).
 
     Tolerance: the oracle's inverse has condition ≤ 2/(1−γ) and it subtracts objectives of size ≤ max|V|, so a field of
     units reward·steps² is known to about S·u/(1−γ)² · max(1, max|V|): `1e-13/(1−γ)²` of that scale.

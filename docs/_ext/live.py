@@ -223,19 +223,18 @@ def statements(root: Path = ROOT) -> list[Statement]:
     """The statements in the order of their page."""
     rows, stems, found = ledger_rows(root), derivation_stems(root), []
     for name, title, text in HEADING.findall((root / "theory/derivations/statements.md").read_text()):
-        stem = name.lower().replace(".", "_")
+        file = f"{name.lower().replace('.', '_')}.py"
         own = [
-            path
-            for folder in ("teamtr_jax/claims", "theory/studies")
-            if (root / (path := f"{folder}/{stem}.py")).exists()
+            f"{folder}/{file}" for folder in ("teamtr_jax/claims", "theory/studies") if (root / folder / file).exists()
         ]
         record = _claim_record(root / own[0]) if own else {}
         measured = [row for row in rows if row["id"] == name or row["id"].startswith(f"{name}.")]
+        alone = measured[0]["statement"] if len(measured) == 1 else ""
         found.append(
             Statement(
                 id=name,
                 words=record.get("words") or f"{title[0].upper()}{title[1:]}.",
-                equation=record.get("statement") or (measured[0]["statement"] if len(measured) == 1 else ""),
+                equation=record.get("statement") or alone,
                 code=own + re.findall(r"`((?:teamtr_jax|theory)/[\w/]+\.py)`", text),
                 tests=re.findall(r"`(tests/\w+\.py::\w+)`", text),
                 figure=next((PurePosixPath(row["figure"]).name for row in measured if row.get("figure")), ""),
@@ -273,11 +272,11 @@ def where_page(root: Path = ROOT) -> str:
             ]
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     about = (
-        "# What is where\n\nEvery statement that the project checks: what it says, the line that is tested, the code that checks it, a "
-        "test that would\nnotice a wrong constant, the figure that shows it. The id leads to the proof. In full, with what is not built "
-        "yet:\n[statements](../theory/derivations/statements.md). Code that belongs to no statement: [map of the code](code.md). "
-        "Machine-checked proofs are\nnot in this repository yet. This page is made by `python docs/_ext/live.py` from the records of the "
-        "claims, the statements and the ledger."
+        "# What is where\n\nEvery statement that the project checks: what it says, the line that is tested, the code that checks it, a test "
+        "that would\nnotice a wrong constant, the figure that shows it. The id leads to the proof. In full, with what is not built yet:\n"
+        "[statements](../theory/derivations/statements.md). Code that belongs to no statement: [map of the code](code.md). "
+        "Machine-checked\nproofs are not in this repository yet. This page is made by `python docs/_ext/live.py` from the records of the "
+        "claims, the\nstatements and the ledger."
     )
     return about + "\n\n" + "\n".join(lines) + "\n"
 
