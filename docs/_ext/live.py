@@ -272,11 +272,12 @@ def where_page(root: Path = ROOT) -> str:
             ]
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     about = (
-        "# What is where\n\nEvery statement that the project checks: what it says, the line that is tested, the code that checks "
-        "it, a test that would\nnotice a wrong constant, the figure that shows it. The id leads to the proof. In full, with what is "
-        "not built yet:\n[statements](../theory/derivations/statements.md). Code that belongs to no statement: "
-        "[map of the code](code.md). Machine-checked\nproofs are not in this repository yet. This page is made by "
-        "`python docs/_ext/live.py` from the records of the claims, the\nstatements and the ledger."
+        "# What is where\n\nEvery statement that the project checks: what it says, the line that is tested, "
+        "the code that checks it, a test that would\nnotice a wrong constant, the figure that shows it. "
+        "The id leads to the proof. In full, with what is not built yet:\n"
+        "[statements](../theory/derivations/statements.md). Code that belongs to no statement: [map of the code](code.md). "
+        "Machine-checked\nproofs are not in this repository yet. This page is made by `python docs/_ext/live.py` from "
+        "the records of the claims, the\nstatements and the ledger."
     )
     return about + "\n\n" + "\n".join(lines) + "\n"
 
