@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.report import MONITOR_HEAD, MONITOR_STEPS, monitor_cells
 from benchmarks.stage import commit, machine
-from teamtr_jax.llm.monitor import Report, Settings, monitor, read_token_log, show, write_page, write_token_log
+from teamtr_jax.monitor import Report, Settings, monitor, read_token_log, show, write_page, write_token_log
 
 __all__ = ["main", "made_up", "measure"]
 

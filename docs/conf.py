@@ -6,6 +6,7 @@
 import os
 import sys
 from importlib.metadata import version as installed_version
+from importlib.util import find_spec
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
@@ -50,6 +51,12 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 maximum_signature_line_length = 90
+
+# Readable without a network: one file of MathJax, out of a package, beside the pages.
+MATHJAX = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax/tex-svg-full.js"
+html_static_path = [str(MATHJAX), "_ext/phone.css"]
+html_css_files = ["phone.css"]
+mathjax_path = MATHJAX.name
 
 html_theme = "furo"
 html_title = "teamtr_jax"

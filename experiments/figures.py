@@ -8,8 +8,8 @@ from typing import Any
 
 import matplotlib
 
-from experiments.tabular.summary import Interval
 from teamtr_jax.files import replacing
+from teamtr_jax.intervals import Interval
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -25,10 +25,10 @@ from rich.table import Table
 from rich.text import Text
 
 import teamtr_jax
+from teamtr_jax import monitor
 from teamtr_jax.claims import STAGE_CLAIMS, Check, judge
 from teamtr_jax.command_line import parsed
 from teamtr_jax.files import output_file, reason
-from teamtr_jax.llm import monitor
 from teamtr_jax.records import dump, stage_record
 from teamtr_jax.sizes import fitting
 from teamtr_jax.stage_page import write_stage_page

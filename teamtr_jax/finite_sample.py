@@ -172,7 +172,7 @@ def message_sample(
     clip: float,
     kl_path_max: float,
 ) -> Sample:
-    """The S7 form, message by message, as theory.md S8 states it.
+    """S8 in the form of S7, message by message (the first line of the table in theory/derivations/s8.md).
 
     `Y = G⁻¹Σ_g[(R_g−R̄_{−g})Σ_m(ρ^clip_m−1) − Σ_m{1−min(ρ_m,1+ε)+(1−ε−ρ_m)⁺} − Σ_m KL_m]`.
 
@@ -477,7 +477,7 @@ def finite_sample_certificate(
       log_ratio: [B, G, τ], `log π̂ⁱ/π̂ⁱ⁻¹` of the updated agent's messages, zero where there is none; finite, see `zeros`.
       kl: [B, G, τ], KL(current‖new) at the messages' contexts, zero where there is none; `"message"` and `"clipped"` need it.
       alpha: probability of error.
-      estimator: `"path"` (`path_sample`), `"truncated"`, `"log"`, `"clipped"`, `"message"` (as theory.md has it).
+      estimator: `"path"` (`path_sample`), `"truncated"`, `"log"`, `"clipped"`, `"message"` (`message_sample`).
       bound: `"betting"`, or `"bernstein"` for estimators whose range is finite on both sides.
       baseline: see `path_sample`; default 0 for `"path"`, `"others"` for `"clipped"`; the other estimators take none.
       ratio_range: bounds on a message's ratio that hold by construction, for `"path"`.

@@ -42,7 +42,7 @@ class _Solved(NamedTuple):
 
 
 def evaluate_stage(stage: Stage) -> StageReport:
-    """Everything known exactly about a stage (theory.md, section 1), in one jitted program.
+    """Everything known exactly about a stage (theory/derivations/notation.md), in one jitted program.
 
     Batch over stages with ``jax.vmap(stage_report)`` or by giving every array a leading axis and mapping this function.
 

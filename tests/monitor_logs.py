@@ -56,7 +56,7 @@ class Truth(NamedTuple):
 
 
 def truth(w: World) -> Truth:
-    """By the definitions of theory.md, a message being one action; the prompt is uniform."""
+    """By the definitions of theory/derivations/notation.md, a message being one action; the prompt is uniform."""
     n, V, L = len(w.order), w.letters, w.length
     Q = w.reward.shape[0]
     lp = [log_probs(w, tables) for tables in w.tables]

@@ -13,7 +13,7 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import t as student
 
-from teamtr_jax.llm.monitor import Settings, monitor, token_log
+from teamtr_jax.monitor import Settings, monitor, token_log
 from teamtr_jax.records import TOKEN_LOG_COLUMNS
 
 LOW, HIGH = -1.0, 3.0

@@ -171,7 +171,7 @@ def kl_weighted(mass, old, new, q):
 
 
 def stage(world, current, target, order, active=None, factors=None):
-    """Every field of a `StageReport` that has a definition in theory.md, section 1, as plainly as it is written there."""
+    """Every field of a `StageReport` that is defined in theory/derivations/notation.md, as plainly as it is written there."""
     hybrid, solo = stage_policies(current, target, order, active, factors)
     n, S, episodic = len(order), len(world["rho"]), "T" in world
     m, V, Q, J = zip(*(solved(world, policy) for policy in hybrid), strict=True)

@@ -54,7 +54,7 @@ def total(w, x):
 @pytest.mark.parametrize("radius", RADII)
 @pytest.mark.parametrize(("direction", "per_state"), FORMS)
 def test_karush_kuhn_tucker(direction, per_state, radius):
-    """Inside the ball; slack only at `t = 0`; the mixture of the theorem with one `t`, or one for each row."""
+    """U3: inside the ball; slack only at `t = 0`; the mixture of the theorem with one `t`, or one for each row."""
     outs, news, ws = CASES
     aligned, infos = jax.tree.map(np.asarray, aligner(direction, per_state)[1](outs, news, ws, jnp.full(SEEDS, radius)))
     bound = 0

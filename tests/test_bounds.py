@@ -12,8 +12,9 @@ from builders import Case, as_stage, evaluated
 from teamtr_jax import certificates
 from teamtr_jax.bounds import DEFAULT, Rung, ladder, penalty_drift_paper, zero_times
 from teamtr_jax.certificates import lower_bound_paper, stage_bound_paper, stage_bound_stale_paper
+from teamtr_jax.claims import p3_9, s5, t2
 from teamtr_jax.dynamics import Dense, Layered, Tree
-from teamtr_jax.surrogates import evaluate_stage
+from teamtr_jax.surrogates import evaluate_stage, stage_report
 from teamtr_jax.types import Layers, Stage, StageReport, Team
 from teamtr_jax.validation import InputError
 from theory import exact_bounds
@@ -50,7 +51,7 @@ def test_the_hand_team(hand):
 
 
 def test_constants_by_value(hand):
-    """`c_i = √2·γ·A_max,i/(1−γ)²` (√2 times γ, not √(2γ), not 2γ), S7's `span(r)/(1−γ)²`, S0's `Σm`."""
+    """P3.3, P3.4: `c_i = √2·γ·A_max,i/(1−γ)²` (√2 times γ, not √(2γ), not 2γ); S7: `span(r)/(1−γ)²`; S0: `Σm`."""
     c = [math.sqrt(2) * 0.5 * 0.5 / 0.25, math.sqrt(2) * 0.5 * 0.75 / 0.25]
     root = math.sqrt(KL / 2)
     assert hand.constant == pytest.approx(c, **EXACT)
@@ -65,7 +66,7 @@ def test_constants_by_value(hand):
 
 
 def test_sharper_constants_by_value(hand):
-    """S1–S4R, S7b, S7c, S9: `d = ½,½`, `δ_i = δ⁰_i = KL/2`, `E_d TV = ⅛`, `span(g) = ¼`, `B = 1`, `ϱ = 2`."""
+    """S1, S2, S3, S4, S4R, S7b, S7c, S9: `d = ½,½`, `δ_i = δ⁰_i = KL/2`, `E_d TV = ⅛`, `span(g) = ¼`, `B = 1`, `ϱ = 2`."""
     penalties, c = hand.ladder, hand.constant
     assert penalties["penalty_share"] == pytest.approx(c * math.sqrt(KL / 4), **EXACT)
     assert penalties["penalty_stale_share"] == pytest.approx(c * math.sqrt(KL / 4) * [1, 2], **EXACT)
@@ -275,6 +276,48 @@ def branch(step, reward, gamma=0.9):
     policies = [np.array([[1 - p, p], [1.0, 0.0], [1.0 - k, k]]) for k, p in enumerate(step)]
     world = {"P": P, "r": r, "rho": np.array([1.0, 0.0, 0.0]), "gamma": gamma}
     return Case(world, *policies, np.array([0]), np.zeros(3, int))
+
+
+@pytest.mark.parametrize("gamma", [0.5, 0.9])
+def test_t2_on_the_fork(gamma):
+    """T2: of ½ → ½+ε the bound is `√2·γ/(1−γ)·√((1−γ)κ)`, `κ = −½log(1−4ε²)`; the shift is 2γε, less by √(1−γ) as ε → 0."""
+    step = 1e-3
+    case = branch((0.5, 0.5 + step), 1.0, gamma)
+    case.target[1:] = case.current[1:]
+    check = jax.jit(lambda stage: t2.CLAIM.check(stage, stage_report(stage))[""])(as_stage(case))
+    delta = (1 - gamma) * -0.5 * math.log1p(-4 * step**2)
+    assert float(check.bound[0]) == pytest.approx(math.sqrt(2) * gamma / (1 - gamma) * math.sqrt(delta), rel=1e-9)
+    assert float(check.measured[0]) == pytest.approx(2 * gamma * step, rel=1e-9)
+    assert float(check.measured[0] / check.bound[0]) == pytest.approx(math.sqrt(1 - gamma), rel=1e-5)
+
+
+@pytest.mark.parametrize(("gamma", "positive"), [(0.49, True), (0.5, False), (0.51, False)])
+def test_the_threshold_of_vacuity(gamma, positive):
+    """S5: one state, rewards ∓1, ½ → ½+ε: `L = 2ε/(1−γ)`, the certificate is `2ε(1−2γ)/(1−γ)²` to first order in ε."""
+    step, one = 1e-4, jnp.zeros(1, int)
+    team = Team(Dense(jnp.ones((1, 2, 1)), jnp.asarray(gamma)), jnp.array([[-1.0, 1.0]]), jnp.ones(1), one, 1)
+    report = evaluate_stage(Stage(team, jnp.full((1, 2), 0.5), jnp.array([[0.5 - step, 0.5 + step]]), jnp.arange(1)))
+    surrogate, certificate = float(report.surrogate_intermediate[0]), float(lower_bound_paper(report)[0])
+    assert surrogate == pytest.approx(2 * step / (1 - gamma), rel=1e-9)
+    assert certificate == pytest.approx(2 * step * (1 - 2 * gamma) / (1 - gamma) ** 2, abs=step**2)
+    assert (certificate > 0) == positive
+    found = s5.CLAIM.check(None, report)
+    bound = math.sqrt(2 * float(report.kl[0])) / (1 - gamma)
+    assert float(found["surrogate"].bound[0]) == pytest.approx(bound, rel=1e-12)
+    assert float(found["P3.4"].bound[0]) == (math.inf if gamma < 0.5 else 0.0)
+
+
+def test_halfway_to_a_newcomer_by_value():
+    """P3.9: halfway from ½,½ to ¼,¾ is ⅜,⅝; from 1,0 to 1−x,x the two sides are `−log(1−x/2)` and `−½log(1−x)`."""
+    world = {"P": np.full((2, 2, 2), 0.5), "r": np.tile([0.0, 1.0], (2, 1)), "rho": np.array([0.5, 0.5]), "gamma": 0.5}
+    x = 1e-3
+    current, target = np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([[0.25, 0.75], [1 - x, x]])
+    stage = as_stage(Case(world, current, target, np.array([0, 1]), np.array([0, 1])))
+    check = jax.jit(lambda stage: p3_9.CLAIM.check(stage, stage_report(stage))[""])(stage)
+    half = [0.5 * math.log(4 / 3) + 0.5 * math.log(4 / 5), -math.log1p(-x / 2)]
+    assert np.asarray(check.measured) == pytest.approx(np.array(half) / 2, rel=1e-9)  # each state is half of the time
+    assert np.asarray(check.bound) == pytest.approx([KL / 4, -math.log1p(-x) / 4], rel=1e-9)
+    assert float(check.measured[1] / check.bound[1]) == pytest.approx(1.0, abs=x)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 0.9, 0.99])

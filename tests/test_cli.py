@@ -57,7 +57,7 @@ def strict(line):
 
 
 def textbook(t):
-    """The report of a turn-taking, discounted, dense file by the definitions of theory.md, section 1."""
+    """The report of a turn-taking, discounted, dense file by the definitions of theory/derivations/notation.md."""
     P, r, rho, gamma = t["transition"], t["reward"], t["initial"], float(t["discount"])
     S, _, active = *r.shape, t["active"]
     n = int(t.get("agents", active.max() + 1))

@@ -1,5 +1,6 @@
 """The documentation's sources: pages, links, live numbers. The build itself is `make docs`."""
 
+import ast
 import importlib.util
 import json
 import os
@@ -59,6 +60,55 @@ def test_every_claim_has_a_page(claim):
     rows = [row for row in live.ledger_rows() if row["id"] == claim] or [{"id": claim}]
     stem = live.page_of(rows[0], live.derivation_stems())
     assert stem is not None, f"{claim} has no page in theory/derivations/"
+
+
+STATEMENTS = {x.id: x for x in live.statements()}
+BUILT = [x for x in STATEMENTS.values() if x.built]
+
+
+@pytest.mark.parametrize("claim", IDS)
+def test_every_claim_is_a_statement(claim):
+    """R6.1 to R6.6 are rows of one statement."""
+    found = STATEMENTS.get(claim) or STATEMENTS.get(claim.partition(".")[0])
+    assert found is not None, f"{claim} is not in theory/derivations/statements.md"
+    assert found.built
+
+
+@pytest.mark.parametrize("statement", BUILT, ids=lambda x: x.id)
+def test_a_statement_has_code_page_and_a_test_that_names_it(statement):
+    assert statement.code, f"{statement.id}: no file of its name, and none is named"
+    assert statement.page is not None
+    assert statement.tests, f"{statement.id} names no test"
+    for path in statement.code:
+        assert (ROOT / path).is_file(), path
+    for test in statement.tests:
+        path, _, name = test.partition("::")
+        source = (ROOT / path).read_text()
+        node = next((x for x in ast.walk(ast.parse(source)) if isinstance(x, ast.FunctionDef) and x.name == name), None)
+        assert node is not None, f"{statement.id}: there is no {test}"
+        said = re.search(rf"(?<![\w.]){re.escape(statement.id)}(?![\w.]*\w)", ast.get_docstring(node) or "")
+        assert said, f"{test} does not say {statement.id}"
+
+
+def test_what_is_not_built_is_said():
+    left = [x for x in STATEMENTS.values() if not x.built]
+    assert [x.id for x in left] == ["S10", "S11", "S12", "S13", "U4"]
+    for x in left:
+        assert (x.code, x.tests, x.page) == ([], [], None), f"{x.id} is built: say so in statements.md"
+
+
+def test_what_is_where_is_up_to_date():
+    assert (ROOT / live.WHERE).read_text() == live.where_page(), "run: python docs/_ext/live.py"
+
+
+def test_no_file_cites_what_a_reader_cannot_open():
+    """The statements are in the repository: nothing points at a specification elsewhere."""
+    told = {"tests/test_docs.py"}
+    for folder in ("teamtr_jax", "theory", "tests", "experiments", "benchmarks"):
+        for path in (ROOT / folder).rglob("*"):
+            name = path.relative_to(ROOT).as_posix()
+            if path.suffix in {".py", ".md"} and name not in told:
+                assert "theory.md" not in path.read_text(), name
 
 
 def test_page_of_an_id():
@@ -224,7 +274,7 @@ def test_docstrings_as_restructuredtext():
     ]
 
 
-@pytest.mark.parametrize("page", DERIVATIONS)
+@pytest.mark.parametrize("page", [*DERIVATIONS, "docs/code.md"])
 def test_named_code_exists(page):
     """`path.py: name, name` or `path.py` (`name`, `name`): the file is there, and so are the names."""
     form = r"`((?:teamtr_jax|theory|tests|benchmarks|experiments)/[\w/.]+\.py)(?:::?\s*([\w., ]+))?`(?:\s\(([^()]*)\))?"

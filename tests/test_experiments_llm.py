@@ -43,9 +43,9 @@ from experiments.tabular.settings import TabularSettings
 from teamtr_jax.checkpoint import read_manifest
 from teamtr_jax.llm.methods import METHODS
 from teamtr_jax.llm.model import ModelConfig
-from teamtr_jax.llm.monitor import read_token_log
 from teamtr_jax.llm.replacement import agent_from_checkpoint
 from teamtr_jax.llm.tasks import TASKS, Copy, Problem, base, is_held_out
+from teamtr_jax.monitor import read_token_log
 from teamtr_jax.training import CHECKPOINTS, JOURNAL, read_records
 from teamtr_jax.validation import InputError
 

@@ -20,8 +20,9 @@ from experiments.tabular.runs import Records
 from experiments.tabular.settings import TabularSettings, teams_of
 from experiments.tabular.studies import ablation, cost, order, regressions, replacement, tracking
 from experiments.tabular.studies.ablation import trained
-from experiments.tabular.summary import Interval, bootstrap, closed, outside, resampled
+from experiments.tabular.summary import bootstrap, closed, outside, resampled
 from teamtr_jax.divergences import kl_current_to_new
+from teamtr_jax.intervals import Interval
 from teamtr_jax.schedules import fresh
 from teamtr_jax.stage import run_stage
 from teamtr_jax.tabular import evaluate, exact_backend, team_state

@@ -58,7 +58,7 @@ def worlds(count=60):
 
 @pytest.mark.parametrize("path_clip", [(0.5, 2.0), (0.0, 1.5), (0.9, 1.1)])
 def test_no_estimator_is_above_the_improvement(path_clip):
-    """Exact means over all samples of two rollouts: E Z ≤ J' − J, with and without messages that were never sent before."""
+    """S8: exact means over all samples of two rollouts: E Z ≤ J' − J, with and without messages that were never sent before."""
     for opens, (improvement, weight, r, x, kl, most), q, p in worlds():
         cap = 2 * most
         found = {
@@ -256,7 +256,7 @@ def test_certificate_of_every_estimator():
 
 def test_log_ratios_are_finite_as_in_the_monitor():
     """One rule for both: a network gives no message the probability zero, so −inf is refused; tables declare that they do."""
-    from teamtr_jax.llm.monitor import token_log
+    from teamtr_jax.monitor import token_log
     from teamtr_jax.records import TOKEN_LOG_COLUMNS
 
     columns = {name: np.zeros(4, int) for name in TOKEN_LOG_COLUMNS} | {"t": np.arange(4)}
@@ -407,6 +407,6 @@ def test_quick_run(tmp_path):
     assert (row.id, row.violations) == ("S8", 0)
     assert row.checks == sum(len(levels) for table in data.coverage.values() for levels in table.values())
     first = data.needed["relay, τ = 2, δ = .005"]
-    reference, ours = first["message, Bernstein (theory.md)"], first["path, betting"]
+    reference, ours = first["message, Bernstein (S8)"], first["path, betting"]
     assert reference is None or (ours is not None and ours <= reference / 5)
     assert s8.finite_sample_figure(data, tmp_path / "s8.png").stat().st_size > 10_000

@@ -58,7 +58,7 @@ def tail(edge):
 
 @pytest.mark.parametrize("clip", [0.2, 0.5, 1.0])
 def test_message_sample(clip):
-    """theory.md S8, message by message; `b = 2τε + 2τ + Σκ`."""
+    """S8 in the form of S7, message by message; `b = 2τε + 2τ + Σκ`."""
 
     def term(b, g):
         ratios = np.exp(X[b, g])

@@ -24,7 +24,7 @@ def mean_surrogate(p, new, group):
 @pytest.mark.parametrize("group", [2, 3, 4, 7])
 @pytest.mark.parametrize("p", [0.02, 0.3, 0.5])
 def test_weight_by_enumeration(group, p):
-    """The mean is `w_G(p)·L`, `L = p' − p` (a prompt with one message has no gap)."""
+    """PE.10: the mean is `w_G(p)·L`, `L = p' − p` (a prompt with one message has no gap)."""
     weight = float(group_normalised_weight(p, group))
     assert mean_surrogate(p, p + 0.01, group) == pytest.approx(weight * 0.01, rel=1e-12)
 

@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "teamtr_jax"
 
 LEVELS = [
-    {"types", "validation", "files", "sizes", "command_line", "html"},
+    {"types", "validation", "files", "sizes", "intervals", "command_line", "html"},
     {"dynamics"},
     {"teams", "divergences"},
     {"visits"},
@@ -29,6 +30,7 @@ LEVELS = [
     {"records", "stage_page"},
     {"checkpoint"},
     {"training"},
+    {"monitor"},
     {"llm"},
     {"claims"},
     {"cli"},
@@ -75,7 +77,7 @@ def test_imports_go_down_only(path):
 
 INNER = [
     {"checked", "sizes"},
-    {"devices", "layout", "monitor"},
+    {"devices", "layout"},
     {"model", "tasks"},
     {"sampler", "description", "transcript_tree"},
     {"enumeration", "losses", "step_rules", "warm_start"},
@@ -160,3 +162,27 @@ assert not jax.config.jax_enable_x64
     env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")} | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
+
+
+def test_the_monitor_needs_no_networks():
+    """Anybody's trainer: `import teamtr_jax.monitor` in a fresh process brings neither flax nor `teamtr_jax.llm`."""
+    script = """
+import sys, teamtr_jax.monitor
+found = sorted(x for x in sys.modules if x.partition(".")[0] == "flax" or x.startswith("teamtr_jax.llm"))
+assert not found, found
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_student_is_asked_in_one_place():
+    """Quantiles of Student's t come from `teamtr_jax.intervals.quantile`; tests have their own, to compare."""
+    files = [path for tree in ("teamtr_jax", "theory", "experiments") for path in (ROOT / tree).rglob("*.py")]
+    found = [path.name for path in files if re.search(r"stdtrit|\bt\.(ppf|isf|interval)\b", path.read_text())]
+    assert found == ["intervals.py"]

@@ -120,7 +120,7 @@ def test_relay_matrix_and_float32():
 @pytest.mark.parametrize("form", ["discounted", "episodic"])
 @pytest.mark.parametrize("protocol", ["turn-taking", "product"])
 def test_remainders_are_of_third_order_exactly(form, protocol):
-    """The coefficients of 1, t, t² are the rational number 0; those of t³ are not, so the order is three and no more."""
+    """R5: the coefficients of 1, t, t² are the rational number 0; those of t³ are not, so the order is three and no more."""
     case = random_case(np.random.default_rng(8), form, protocol, gamma=0.3)
     expansion = r5.expand(as_stage(case))
     found = r5.remainders(expansion)

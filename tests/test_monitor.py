@@ -10,13 +10,14 @@ from monitor_logs import every_transcript, joined, log_probs, rows, sampled, tru
 from scipy.stats import binom, ttest_ind
 from scipy.stats import t as student
 
+from teamtr_jax import intervals
 from teamtr_jax.finite_sample import finite_sample_certificate
 from teamtr_jax.interaction import interaction_matrix
-from teamtr_jax.llm.monitor import Settings, monitor, token_log
-from teamtr_jax.llm.monitor import estimates as est
-from teamtr_jax.llm.monitor.interaction import gap_values, interaction_values, pool
-from teamtr_jax.llm.monitor.report import _rungs
-from teamtr_jax.llm.monitor.scored import per_prompt, score
+from teamtr_jax.monitor import Settings, monitor, token_log
+from teamtr_jax.monitor import estimates as est
+from teamtr_jax.monitor.interaction import gap_values, interaction_values, pool
+from teamtr_jax.monitor.report import _rungs
+from teamtr_jax.monitor.scored import per_prompt, score
 from teamtr_jax.rollouts import weight_diagnostics
 from teamtr_jax.schedules import path_shift
 from teamtr_jax.surrogates import evaluate_stage
@@ -287,7 +288,7 @@ def test_weights_are_those_of_the_rollouts_module():
 
 def test_ratio_interval_by_hand():
     """X = (2, 4, 9), N = (1, 2, 3): 15/6; residuals −0.5, −1, 1.5; √(3/2·3.5)/6."""
-    found = est.ratio(np.array([2.0, 4.0, 9.0]), np.array([1.0, 2.0, 3.0]), 0.1)
+    found = intervals.ratio(np.array([2.0, 4.0, 9.0]), np.array([1.0, 2.0, 3.0]), 0.1)
     assert found.value == 2.5
     assert found.error == pytest.approx((1.5 * 3.5) ** 0.5 / 6)
     assert found.high - found.value == pytest.approx(2.919986 * found.error, rel=1e-6)  # t with 2 degrees of freedom
@@ -453,7 +454,7 @@ def test_welch_by_scipy():
     rng = np.random.default_rng(0)
     a, b = rng.normal(0, 1, 9), rng.normal(1, 4, 23)
     expected = ttest_ind(a, b, equal_var=False).confidence_interval(0.9)
-    np.testing.assert_allclose(est.two_means(a, b, 0.1)[1:3], expected, rtol=1e-9)
+    np.testing.assert_allclose(intervals.two_means(a, b, 0.1)[1:3], expected, rtol=1e-9)
 
 
 def test_the_upper_limit_of_the_shift():

@@ -13,9 +13,10 @@ from monitor_logs import log_probs, rows, sampled, world
 from monitor_oracle import betting
 from scipy.stats import binom
 
-from teamtr_jax.llm.monitor import Settings, monitor, read_token_log, token_log, token_rows, write_page, write_token_log
-from teamtr_jax.llm.monitor import estimates as est
-from teamtr_jax.llm.monitor.doubts import (
+from teamtr_jax import intervals
+from teamtr_jax.monitor import Settings, monitor, read_token_log, token_log, token_rows, write_page, write_token_log
+from teamtr_jax.monitor import estimates as est
+from teamtr_jax.monitor.doubts import (
     FALSE_ALARM,
     ROLLOUT_STAKES,
     TOKEN_STAKES,
@@ -25,7 +26,7 @@ from teamtr_jax.llm.monitor.doubts import (
     one_sided_groups,
     unequal,
 )
-from teamtr_jax.llm.monitor.terminal import remarks, tables
+from teamtr_jax.monitor.terminal import remarks, tables
 from teamtr_jax.records import dump
 from teamtr_jax.validation import InputError
 
@@ -599,12 +600,12 @@ def test_gain_is_the_difference():
 
 def test_means_of_what_is_infinite():
     inf = math.inf
-    assert est.mean(np.array([1.0, inf]), 0.1) == (inf, -inf, inf, inf, 2)
-    assert est.mean(np.array([1.0, -inf]), 0.1) == (-inf, -inf, inf, inf, 2)
-    assert est.mean(np.array([-inf, inf]), 0.1) == (-inf, -inf, inf, inf, 2)
-    assert est.ratio(np.array([1.0, inf]), np.ones(2), 0.1) == (inf, -inf, inf, inf, 2)
-    assert est.lower_limit(est.mean(np.array([1.0, inf]), 0.1), 0.1) == -inf
-    assert est.upper_limit(est.mean(np.array([1.0, -inf]), 0.1), 0.1) == inf
+    assert intervals.mean(np.array([1.0, inf]), 0.1) == (inf, -inf, inf, inf, 2)
+    assert intervals.mean(np.array([1.0, -inf]), 0.1) == (-inf, -inf, inf, inf, 2)
+    assert intervals.mean(np.array([-inf, inf]), 0.1) == (-inf, -inf, inf, inf, 2)
+    assert intervals.ratio(np.array([1.0, inf]), np.ones(2), 0.1) == (inf, -inf, inf, inf, 2)
+    assert intervals.lower_limit(intervals.mean(np.array([1.0, inf]), 0.1), 0.1) == -inf
+    assert intervals.upper_limit(intervals.mean(np.array([1.0, -inf]), 0.1), 0.1) == inf
     assert est.k3(np.array([1000.0, -1000.0])).tolist() == [inf, 999.0]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from monitor_logs import sampled, world
 
-from teamtr_jax.llm.monitor import (
+from teamtr_jax.monitor import (
     Settings,
     append_token_log,
     monitor,
@@ -26,7 +26,7 @@ from teamtr_jax.llm.monitor import (
     write_page,
     write_token_log,
 )
-from teamtr_jax.llm.monitor import log as module
+from teamtr_jax.monitor import log as module
 from teamtr_jax.records import TOKEN_LOG_COLUMNS, dump
 from teamtr_jax.validation import InputError
 
@@ -377,7 +377,7 @@ def test_places_are_tried_before_the_work(table, tmp_path, monkeypatch):
     link, other = tmp_path / "link.html", tmp_path / "link.jsonl"
     link.symlink_to(path)
     other.symlink_to(path)
-    monkeypatch.setattr("teamtr_jax.llm.monitor.command.read_token_log", None)
+    monkeypatch.setattr("teamtr_jax.monitor.command.read_token_log", None)
     for html, found in (
         (tmp_path, "a folder"),
         (Path("/dev/null"), "a device"),
@@ -397,7 +397,7 @@ def test_names_are_text(table, tmp_path, capsys, monkeypatch):
     """Markup and control characters in the name of a file are neither obeyed nor shown as such."""
     path = write_token_log(tmp_path / "x[b]<i>\x1b[2J\u202e.parquet", table)
     page = tmp_path / "p.html"
-    monkeypatch.setattr("teamtr_jax.llm.monitor.page._svg", lambda *_: "<svg></svg>")
+    monkeypatch.setattr("teamtr_jax.monitor.page._svg", lambda *_: "<svg></svg>")
     assert run(path, Settings(draws=1), html=page) == 0
     out, html = capsys.readouterr().out, page.read_text()
     assert r"x[b]<i>\x1b[2J\u202e.parquet" in out

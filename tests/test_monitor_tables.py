@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from monitor_oracle import columns, stage
 
-from teamtr_jax.llm.monitor import INFORMATION, Settings, monitor, show, terminal, token_log, write_page
-from teamtr_jax.llm.monitor import estimates as est
-from teamtr_jax.llm.monitor import page as pages
-from teamtr_jax.llm.monitor.interaction import Interaction
-from teamtr_jax.llm.monitor.terminal import remarks, shortened, tables
+from teamtr_jax import intervals
+from teamtr_jax.monitor import INFORMATION, Settings, monitor, show, terminal, token_log, write_page
+from teamtr_jax.monitor import page as pages
+from teamtr_jax.monitor.interaction import Interaction
+from teamtr_jax.monitor.terminal import remarks, shortened, tables
 
 SETTINGS = Settings(delta=0.035, alpha=0.2, tolerance=0.15, reward_range=(-1.0, 3.0), draws=70, complete=True)
 
@@ -77,7 +77,7 @@ def matrix(number, first=0.0, agents=((2,), (5, 6)), unit=1.0):
     """Updates 4 and 6; one entry is not there, one is clear."""
 
     def entry(value, n=9):
-        return est.Interval(unit * value, value - 0.5, value + 1.0, 0.25, n)
+        return intervals.Interval(unit * value, value - 0.5, value + 1.0, n, 0.25)
 
     return Interaction(
         number,

@@ -17,8 +17,9 @@ from monitor_oracle import FLIPS, HIGH, LOW, both, columns, expected, same, stag
 from scipy.stats import norm
 from scipy.stats import t as student
 
+from teamtr_jax import intervals
 from teamtr_jax.cli import main
-from teamtr_jax.llm.monitor import (
+from teamtr_jax.monitor import (
     INFORMATION,
     Settings,
     monitor,
@@ -28,8 +29,8 @@ from teamtr_jax.llm.monitor import (
     token_log,
     write_token_log,
 )
-from teamtr_jax.llm.monitor import estimates as est
-from teamtr_jax.llm.monitor.interaction import Interaction
+from teamtr_jax.monitor import estimates as est
+from teamtr_jax.monitor.interaction import Interaction
 from teamtr_jax.records import TOKEN_LOG_COLUMNS, dump
 from teamtr_jax.validation import InputError
 
@@ -343,41 +344,41 @@ def test_flips_in_the_record_are_of_its_tokens():
 
 def test_quantiles_of_intervals_and_limits():
     """Values 1, 2, 6: mean 3, s² = 7; t with 2 degrees of freedom, two-sided at α and one-sided at α (tables of Student's t)."""
-    found = est.mean(np.array([1.0, 2.0, 6.0]), 0.1)
+    found = intervals.mean(np.array([1.0, 2.0, 6.0]), 0.1)
     error = math.sqrt(7 / 3)
     assert found.value == 3.0
     assert found.n == 3
     assert found.error == pytest.approx(error, rel=1e-12)
     assert found.low == pytest.approx(3 - 2.919985580 * error, rel=1e-8)
     assert found.high == pytest.approx(3 + 2.919985580 * error, rel=1e-8)
-    assert est.lower_limit(found, 0.1) == pytest.approx(3 - 1.885618083 * error, rel=1e-8)
-    assert est.upper_limit(found, 0.1) == pytest.approx(3 + 1.885618083 * error, rel=1e-8)
+    assert intervals.lower_limit(found, 0.1) == pytest.approx(3 - 1.885618083 * error, rel=1e-8)
+    assert intervals.upper_limit(found, 0.1) == pytest.approx(3 + 1.885618083 * error, rel=1e-8)
     assert est.plain(found) == {"value": found.value, "low": found.low, "high": found.high, "n": 3}
     assert est.plain(None) is None
 
 
 def test_one_value_has_the_whole_line():
     one = np.array([2.0])
-    for found, value in ((est.mean(one, 0.1), 2.0), (est.ratio(one, np.array([4.0]), 0.1), 0.5)):
+    for found, value in ((intervals.mean(one, 0.1), 2.0), (intervals.ratio(one, np.array([4.0]), 0.1), 0.5)):
         assert found == (value, -np.inf, np.inf, np.inf, 1)
-        assert est.lower_limit(found, 0.1) == -np.inf
-        assert est.upper_limit(found, 0.1) == np.inf
-    assert est.two_means(np.array([1.0, 3.0]), one, 0.1) == (0.0, -np.inf, np.inf, np.inf, 1)
-    assert est.two_means(one, np.array([1.0, 4.0]), 0.1) == (-0.5, -np.inf, np.inf, np.inf, 1)
+        assert intervals.lower_limit(found, 0.1) == -np.inf
+        assert intervals.upper_limit(found, 0.1) == np.inf
+    assert intervals.two_means(np.array([1.0, 3.0]), one, 0.1) == (0.0, -np.inf, np.inf, np.inf, 1)
+    assert intervals.two_means(one, np.array([1.0, 4.0]), 0.1) == (-0.5, -np.inf, np.inf, np.inf, 1)
 
 
 def test_two_values_have_one_degree_of_freedom():
     """Values 0 and 2: mean 1, error 1, t₁ at 0.95 is 6.3138."""
-    for found in (est.mean(np.array([0.0, 2.0]), 0.1), est.ratio(np.array([0.0, 2.0]), np.ones(2), 0.1)):
+    for found in (intervals.mean(np.array([0.0, 2.0]), 0.1), intervals.ratio(np.array([0.0, 2.0]), np.ones(2), 0.1)):
         assert found.high == pytest.approx(1 + 6.313751515, rel=1e-8)
         assert found.error == pytest.approx(1.0)
-        assert est.lower_limit(found, 0.1) == pytest.approx(1 - 3.077683537, rel=1e-8)
+        assert intervals.lower_limit(found, 0.1) == pytest.approx(1 - 3.077683537, rel=1e-8)
 
 
 def test_welch_by_hand():
     """Variances 2 and 8 over 2 and 4 values: 1 + 2; degrees of freedom 9/(1/1 + 4/3) = 27/7."""
     new, old = np.array([1.0, 3.0]), np.array([0.0, 8**0.5 * 1.5**0.5, 0.0, 8**0.5 * 1.5**0.5])
-    found = est.two_means(new, old, 0.2)
+    found = intervals.two_means(new, old, 0.2)
     value = 2 - math.sqrt(12) / 2
     assert found.value == pytest.approx(value)
     assert found.error == pytest.approx(math.sqrt(1 + old.var(ddof=1) / 4))
@@ -385,7 +386,7 @@ def test_welch_by_hand():
     freedom = sum(parts) ** 2 / (parts[0] ** 2 / 1 + parts[1] ** 2 / 3)
     assert found.high - value == pytest.approx(student.ppf(0.9, freedom) * found.error)
     assert found.n == 2
-    assert est.two_means(np.ones(2), np.zeros(3), 0.2) == (1.0, 1.0, 1.0, 0.0, 2)
+    assert intervals.two_means(np.ones(2), np.zeros(3), 0.2) == (1.0, 1.0, 1.0, 0.0, 2)
 
 
 def test_weights_by_hand():
@@ -425,7 +426,7 @@ def test_the_pooled_matrix_by_hand():
     """Two stages of agents 3 and 5 in either order, and one with a joint update, whose pairs are left out."""
 
     def x(value, error, n):
-        return est.interval(value, error, n, 0.3)
+        return intervals.interval(value, error, n, 0.3)
 
     first = Interaction(0, [0, 1], [[3], [5]], [[x(1.0, 0.3, 9), x(2.0, 0.4, 9)], [None, x(-4.0, 0.5, 9)]],
                         [None, None], [[False] * 2] * 2)  # fmt: skip

@@ -21,8 +21,9 @@ from experiments.reproduce.questions import (
     teams,
     weights,
 )
-from experiments.reproduce.statistics import Interval, mean, paired
+from experiments.reproduce.statistics import mean, paired
 from experiments.reproduce.training import Run, Way
+from teamtr_jax.intervals import Interval
 
 SEEDS = range(5)
 
@@ -104,7 +105,7 @@ def test_intervals_by_hand():
     pair = paired([3.0, 5.0, 7.0], [2.0, 3.0, 4.0])
     assert pair[:4] == found[:4]
     assert pair.p == pytest.approx(2 * student.sf(2 * math.sqrt(3), 2))
-    assert paired([1.0, 2.0], [0.0, 1.0]) == Interval(1.0, 1.0, 1.0, 2)
+    assert paired([1.0, 2.0], [0.0, 1.0]) == Interval(1.0, 1.0, 1.0, 2, error=0.0)
     assert mean([]) == Interval(0.0, -math.inf, math.inf, 0)
 
 

@@ -212,7 +212,7 @@ def found():
 
 
 def test_cells(found):
-    """No coefficient wrong, no bound exceeded; the measured ratio is the first-order one up to O(nδ)."""
+    """R6: no coefficient wrong, no bound exceeded; the measured ratio is the first-order one up to O(nδ)."""
     assert {(cell.row, cell.column) for cell in found if not cell.extra} == set(product(r6.ROWS, r6.COLUMNS))
     for cell in found:
         where = (cell.row, cell.column, cell.family)

@@ -93,7 +93,7 @@ def quick():
 
 
 def test_quick_map(quick):
-    """Where quadratic is real and where it is not."""
+    """R7: where quadratic is real and where it is not."""
     row, found = quick
     assert row.violations == 0
     assert row.checks > 1000

@@ -23,7 +23,6 @@ from experiments.reproduce.questions.replacement import Swap
 from experiments.reproduce.report import build
 from experiments.reproduce.runs import by_stage, made, regressions, tuned
 from experiments.reproduce.statistics import (
-    Interval,
     in_exponent,
     in_order,
     in_sign,
@@ -39,6 +38,7 @@ from experiments.reproduce.statistics import (
 from experiments.reproduce.tasks import Chain, Quota, task_named
 from experiments.reproduce.training import Run, Way, ground, start_of, value_of
 from experiments.reproduce.watch import DRAWS, MonitorWatch, rank_shifts
+from teamtr_jax.intervals import Interval
 from teamtr_jax.llm.tasks import Problem, check_task, draw
 from teamtr_jax.teams.garnet import random_stages
 from teamtr_jax.validation import InputError

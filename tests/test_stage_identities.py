@@ -29,7 +29,7 @@ def checked(request):
 
 
 def test_every_field_against_trajectories(checked):
-    """Every field of the report as theory.md defines it, from trajectories (episodic) or inverses (discounted).
+    """Every field of the report as theory/derivations/notation.md has it, from trajectories (episodic) or inverses (discounted).
 
     Tolerance: the oracle's inverse has condition ≤ 2/(1−γ) and it subtracts objectives of size ≤ max|V|, so a field of
     units reward·steps² is known to about S·u/(1−γ)² · max(1, max|V|): `1e-13/(1−γ)²` of that scale.
@@ -403,3 +403,19 @@ def test_optimal_values_need_a_tolerance():
     team = as_stage(random_case(np.random.default_rng(11), "discounted", "turn-taking", gamma=0.9)).team
     with pytest.raises(InputError, match=r"^tolerance: found 0.0, expected a positive number$"):
         optimal_values(team, 0.0)
+
+
+def test_one_row_for_two_contexts_can_lose():
+    """U2, tied rows: exact current advantages on a stale occupancy promise 2ηε, and the update loses 2ηε."""
+    lean, step = 0.1, 1e-3
+    P = np.zeros((4, 2, 4))
+    P[0, 0, 1] = P[0, 1, 2] = P[1, :, 3] = P[2, :, 3] = P[3, :, 3] = 1.0  # 0 → x or y, then the end
+    current = np.array([[0.5 + lean, 0.5 - lean], [0.5, 0.5], [0.5, 0.5], [1.0, 0.0]])
+    target = np.array([[0.5 - lean, 0.5 + lean], [0.5 - step, 0.5 + step], [0.5 - step, 0.5 + step], [1.0, 0.0]])
+    world = {"P": P, "r": np.array([[0.0, 0], [0, 1], [1, 0], [0, 0]]), "rho": np.array([1.0, 0, 0, 0]), "gamma": 0.5}
+    report = evaluated([Case(world, current, target, np.array([0, 1]), np.array([0, 1, 1, 0]))])[0]
+    promised = 0.5 * 2 * lean * step  # one discount
+    assert report.surrogate_stale[1] == pytest.approx(promised, rel=1e-9)
+    assert report.surrogate_intermediate[1] == pytest.approx(-promised, rel=1e-9)
+    assert report.improvement[1] == pytest.approx(-promised, rel=1e-9)
+    assert report.gap_fresh[1] == pytest.approx(0.0, abs=1e-15)

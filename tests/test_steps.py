@@ -106,7 +106,7 @@ def stationarity(direction, pi, adv, new, price):
 @pytest.mark.parametrize("radius", RADII)
 @pytest.mark.parametrize(("direction", "per_state"), FORMS)
 def test_karush_kuhn_tucker(direction, per_state, radius):
-    """Feasibility, complementary slackness, stationarity with a nonnegative multiplier; what must stay stays."""
+    """U1: feasibility, complementary slackness, stationarity with a nonnegative multiplier; what must stay stays."""
     pis, advs, ws = HARD
     news, infos = jax.tree.map(np.asarray, solver(direction, per_state)(pis, advs, ws, jnp.full(SEEDS, radius)))
     bound = free = 0

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize("n", range(2, 17))
 def test_relay_leading_coefficients(n):
-    """R1: exactly n (fresh) and (3n²−n)/2 (stale); the cached one, 2n²−n, is not in the paper or in theory.md."""
+    """R1: exactly n (fresh) and (3n²−n)/2 (stale); the cached one, 2n²−n, is not in the paper."""
     found = leading_coefficients(n)
     assert found.fresh == n
     assert 2 * found.stale == 3 * n * n - n
@@ -68,6 +68,7 @@ def test_message_chain_rule_is_found_and_its_reversal_is_not():
 
 
 def test_random_teams_are_not_quadratic():
+    """R3."""
     row, curves = r3.run(20, np.random.default_rng(0), sizes=(2, 4, 8))
     assert row.violations == 0
     assert curves.slopes["message"]["stale"].high < 2

@@ -1,7 +1,7 @@
 """What follows from the numbers of a stage, in plain Python and NumPy: penalties, certificates, stage bounds, rounding budgets.
 
-Written from theory.md, sections 1 to 3, and docs/rounding.md, one update and one layer at a time. `x` is a dict with the fields
-of a `StageReport`, from `oracle.stage` or made up.
+Written from theory/derivations (notation, statements) and docs/rounding.md, one update and one layer at a time. `x` is a dict
+with the fields of a `StageReport`, from `oracle.stage` or made up.
 """
 
 from __future__ import annotations

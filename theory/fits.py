@@ -8,6 +8,8 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
 
+from teamtr_jax.intervals import quantile
+
 __all__ = ["Slope", "log_slope", "local_slopes", "bootstrap_slope", "median_interval"]
 
 
@@ -23,7 +25,7 @@ def log_slope(n: ArrayLike, y: ArrayLike) -> Slope:
     """Least squares of `log y` on `log n`; the interval is Student's t on the residuals, that is, on how far from a power law."""
     x = np.log(np.asarray(n, float))
     fit: Any = scipy.stats.linregress(x, np.log(np.asarray(y, float)))
-    half = scipy.stats.t.ppf(0.975, max(len(x) - 2, 1)) * fit.stderr
+    half = quantile(0.975, max(len(x) - 2, 1)) * fit.stderr
     return Slope(float(fit.slope), float(fit.slope - half), float(fit.slope + half))
 
 

@@ -15,10 +15,12 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
     "ROOT",
+    "WHERE",
+    "Statement",
     "api_pages",
     "appendix",
     "derivation_pages",
@@ -33,6 +35,8 @@ __all__ = [
     "publish",
     "relink",
     "resolve",
+    "statements",
+    "where_page",
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +47,7 @@ PROJECT = {
     "benchmarks/README.md": "docs/project/benchmarks.md",
     "tests/mutants/README.md": "docs/project/mutants.md",
 }
+WHERE = "docs/what-is-where.md"
 FOLDERS = {
     "benchmarks": "docs/project/benchmarks.md",
     "teamtr_jax": "docs/api/index.md",
@@ -118,12 +123,12 @@ def ledger_rows(root: Path = ROOT) -> list[dict[str, Any]]:
 
 
 def derivation_stems(root: Path = ROOT) -> list[str]:
-    """Names of the derivation pages, `notation` first, then T0, T1, …, P3.1, …, S0, …; other names last."""
+    """Names of the derivation pages, `notation` and `statements` first, then T0, T1, …, P3.1, …, S0, …; other names last."""
     found = [path.stem for path in (root / "theory/derivations").glob("*.md") if path.stem not in ("README", "index")]
 
     def key(stem: str):
         kind = KINDS.find(stem[0].upper()) if re.match(r"[a-z]+_?\d", stem) else -1
-        if kind < 0 and stem != "notation":
+        if kind < 0 and stem not in ("notation", "statements"):
             kind = len(KINDS)
         return kind, [int(number) for number in re.findall(r"\d+", stem)], stem
 
@@ -195,6 +200,88 @@ def derivation_pages(root: Path = ROOT) -> dict[str, str]:
     return pages
 
 
+# --------------------------------------------------------------------------------------------------------- statements
+
+
+class Statement(NamedTuple):
+    """A statement of `theory/derivations/statements.md`, with what the rest of the repository says of its id."""
+
+    id: str
+    words: str  #: those of the claim's record, or the heading
+    equation: str  #: the claim's record, or the ledger
+    code: list[str]
+    tests: list[str]  #: `tests/test_….py::test_…`
+    figure: str  #: a file in `docs/verify`, or nothing
+    page: str | None
+    built: bool
+
+
+HEADING = re.compile(r"^### ([A-Z]+[\d.]*\w*): ([^\n]*)\n(.*?)(?=^##|\Z)", re.M | re.S)
+
+
+def statements(root: Path = ROOT) -> list[Statement]:
+    """The statements in the order of their page."""
+    rows, stems, found = ledger_rows(root), derivation_stems(root), []
+    for name, title, text in HEADING.findall((root / "theory/derivations/statements.md").read_text()):
+        file = f"{name.lower().replace('.', '_')}.py"
+        own = [
+            f"{folder}/{file}" for folder in ("teamtr_jax/claims", "theory/studies") if (root / folder / file).exists()
+        ]
+        record = _claim_record(root / own[0]) if own else {}
+        measured = [row for row in rows if row["id"] == name or row["id"].startswith(f"{name}.")]
+        alone = measured[0]["statement"] if len(measured) == 1 else ""
+        found.append(
+            Statement(
+                id=name,
+                words=record.get("words") or f"{title[0].upper()}{title[1:]}.",
+                equation=record.get("statement") or alone,
+                code=own + re.findall(r"`((?:teamtr_jax|theory)/[\w/]+\.py)`", text),
+                tests=re.findall(r"`(tests/\w+\.py::\w+)`", text),
+                figure=next((PurePosixPath(row["figure"]).name for row in measured if row.get("figure")), ""),
+                page=page_of(measured[0] if measured else {"id": name}, stems),
+                built="**Not built yet.**" not in text,
+            )
+        )
+    return found
+
+
+def _claim_record(path: Path) -> dict[str, Any]:
+    for node in ast.parse(path.read_text()).body:
+        if "CLAIM" in _targets(node) and isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            return {x.arg: x.value.value for x in node.value.keywords if x.arg and isinstance(x.value, ast.Constant)}
+    return {}
+
+
+def where_page(root: Path = ROOT) -> str:
+    """`docs/what-is-where.md`: a line for each statement that is built, meaning first and id last."""
+
+    def link(path: str) -> str:
+        file, _, test = path.partition("::")
+        return f"[{test or PurePosixPath(file).name}](../{file})"
+
+    lines = ["| in words | equation | code | test | figure | id |", "|---|---|---|---|---|---|"]
+    for x in statements(root):
+        if x.built:
+            cells = [
+                x.words,
+                x.equation,
+                "<br>".join(map(link, x.code)),
+                "<br>".join(map(link, x.tests)),
+                f"[{PurePosixPath(x.figure).stem}](verify/{x.figure})" if x.figure else "",
+                f"[{x.id}](../theory/derivations/{x.page}.md)",
+            ]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    about = (
+        "# What is where\n\nEvery statement that the project checks: what it says, the line that is tested, "
+        "the code that checks it, a test that would\nnotice a wrong constant, the figure that shows it. "
+        "The id leads to the proof. In full, with what is not built yet:\n"
+        "[statements](../theory/derivations/statements.md). Code that belongs to no statement: [map of the code](code.md). "
+        "Machine-checked\nproofs are not in this repository yet. This page is made by `python docs/_ext/live.py` from "
+        "the records of the claims, the\nstatements and the ledger."
+    )
+    return about + "\n\n" + "\n".join(lines) + "\n"
+
+
 # ------------------------------------------------------------------------------------------------- notebooks, API
 
 
@@ -259,7 +346,9 @@ def _module_page(name: str, tree: ast.Module, package: bool) -> str:
     text = [f"# {name}"]
     if isinstance(claim := assigned.get("CLAIM"), ast.Call):
         fields = {x.arg: x.value.value for x in claim.keywords if isinstance(x.value, ast.Constant)}
-        text += [f"* {key}: `` {fields[key]} ``" for key in ("id", "statement", "source", "tight") if key in fields]
+        text += [
+            f"* {key}: `` {fields[key]} ``" for key in ("id", "words", "statement", "source", "tight") if key in fields
+        ]
     text.append("```{eval-rst}\n" + "\n".join(directives) + "\n```")
     if package and (again := [x for x in public if x in origin]):
         text += ["Exports:", "\n".join(f"* {{py:obj}}`{x} <{origin[x]}.{x}>`" for x in again)]
@@ -405,3 +494,7 @@ def setup(app: Any) -> dict[str, bool]:
     app.connect("doctree-read", _short_types)
     app.connect("doctree-read", _tagged_formulas)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+if __name__ == "__main__":
+    (ROOT / WHERE).write_text(where_page())

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 from experiments.figures import axes, save
 from experiments.llm.run import read_summary, train_run
@@ -16,6 +14,7 @@ from experiments.llm.settings import Compare
 from experiments.llm.setup import set_up
 from experiments.saved import places, write_json
 from experiments.tables import show as table
+from teamtr_jax import intervals
 from teamtr_jax.llm.methods import METHODS
 from teamtr_jax.validation import shown
 
@@ -27,11 +26,7 @@ DEFAULT = ("teamtr", "no_resampling", "every_2", "importance_weights", "joint", 
 
 def spread(x: Sequence[float]) -> tuple[float, float, float]:
     """Mean over seeds and its 95 % t interval, infinite for one seed."""
-    values = np.asarray(x, float)
-    if values.size == 1:
-        return float(values[0]), -math.inf, math.inf
-    half = scipy.stats.t.ppf(0.975, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size)
-    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+    return intervals.mean(np.asarray(x, float), 0.05)[:3]
 
 
 def _shown(x: Sequence[float]) -> str:

@@ -25,9 +25,9 @@ from teamtr_jax.checkpoint import latest, restore
 from teamtr_jax.files import read_json, reason
 from teamtr_jax.llm.backend import TokenLogger
 from teamtr_jax.llm.model import ModelConfig, Params, init_team, parameter_count
-from teamtr_jax.llm.monitor import read_token_log, write_token_log
 from teamtr_jax.llm.update import TrainState, init_train_state
 from teamtr_jax.llm.warm_start import WarmStart
+from teamtr_jax.monitor import read_token_log, write_token_log
 from teamtr_jax.records import dump, update_lines
 from teamtr_jax.stage import Backend
 from teamtr_jax.training import CHECKPOINTS, JOURNAL, read_records, train

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.reproduce.statistics import Interval
 from teamtr_jax.files import output_folder
+from teamtr_jax.intervals import Interval
 from teamtr_jax.llm.checked import flags, places, texts
 from teamtr_jax.validation import InputError
 

@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
 
-__all__ = ["LEVEL", "Interval", "mean", "paired", "slope", "share", "in_sign", "in_size", "in_value", "in_order",
+from teamtr_jax import intervals
+from teamtr_jax.intervals import Interval
+
+__all__ = ["LEVEL", "mean", "paired", "slope", "share", "in_sign", "in_size", "in_value", "in_order",
            "in_exponent", "within", "ours_alone"]  # fmt: skip
 
 LEVEL = 0.95
 
 
-class Interval(NamedTuple):
-    """A statistic and its 95 % interval; `n` seeds."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    p: float | None = None  #: of a paired difference, two-sided
-
-    def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
-
-
 def mean(x: ArrayLike) -> Interval:
     """Mean over seeds, with a t interval; everything is possible for less than two seeds."""
     values = np.asarray(x, float)
-    if values.size < 2:
-        return Interval(float(values.mean()) if values.size else 0.0, -math.inf, math.inf, values.size)
-    half = scipy.stats.t.ppf((1 + LEVEL) / 2, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size)
-    return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half), values.size)
+    return intervals.mean(values, 1 - LEVEL) if values.size else Interval(0.0, -math.inf, math.inf, 0)
 
 
 def paired(x: ArrayLike, y: ArrayLike) -> Interval:

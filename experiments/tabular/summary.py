@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
 
 from experiments.tabular.runs import Floats, Records
+from teamtr_jax.intervals import Interval
 
 __all__ = [
-    "Interval",
     "resampled",
     "interval",
     "bootstrap",
@@ -25,16 +25,6 @@ __all__ = [
 ]
 
 
-class Interval(NamedTuple):
-    """A statistic over instances and its 95 % percentile-bootstrap interval; `n` instances."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
 def resampled(
@@ -56,7 +46,7 @@ def resampled(
 
 
 def interval(statistic: Callable[..., Floats], *columns: NDArray[Any], repeats: int = 2000) -> Interval:
-    """`resampled` of one number."""
+    """`resampled` of one number, over instances."""
     value, low, high = (float(x) for x in resampled(statistic, *columns, repeats=repeats))
     return Interval(value, low, high, columns[0].shape[-1])
 

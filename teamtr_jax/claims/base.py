@@ -28,7 +28,7 @@ class Check(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """One statement of theory.md about a stage. `check(stage, report)` returns named checks."""
+    """One statement of theory/derivations/statements.md about a stage. `check(stage, report)` returns named checks."""
 
     id: str
     statement: str

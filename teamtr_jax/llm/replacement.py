@@ -14,8 +14,10 @@ from jax import Array
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 
+from teamtr_jax import intervals
 from teamtr_jax.checkpoint import describe, read_manifest, restore, same_leaves
 from teamtr_jax.finite_sample import Certificate, finite_sample_certificate
+from teamtr_jax.intervals import Interval
 from teamtr_jax.llm.alignment import check_newcomer, log_kl, own_log_probs, own_positions
 from teamtr_jax.llm.description import described_team, models_of, vocabulary_difference, vocabulary_of
 from teamtr_jax.llm.layout import Layout, Transcripts, Vocabulary, by_turn, round_robin
@@ -27,8 +29,6 @@ from teamtr_jax.llm.model import (
     init_team,
     with_agent_params,
 )
-from teamtr_jax.llm.monitor import estimates
-from teamtr_jax.llm.monitor.estimates import Interval
 from teamtr_jax.tabular import OPTIONS, audit_chain
 from teamtr_jax.training import CHECKPOINTS
 from teamtr_jax.types import Team
@@ -247,7 +247,7 @@ def sampled_swap(
         return np.where(own, x, 0.0).sum((1, 2)).reshape(-1, group)
 
     def mean(x: NDArray[np.float64]) -> Interval:
-        return estimates.mean(x.mean(1), alpha)
+        return intervals.mean(x.mean(1), alpha)
 
     spent = total(log_kl(out, new))
     surrogate = certificate = limit = None

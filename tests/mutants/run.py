@@ -184,7 +184,8 @@ def report(groups: dict[str, Any], results: dict[str, list[dict[str, Any]]], tot
         killed = len(rows) - len(left)
         low, high = wilson(killed, len(rows))
         out[name] = {
-            "commit": commit(), "mutants": totals[name], "tried": len(rows), "killed": killed, "share": round(killed / len(rows), 3),
+            "commit": commit(), "mutants": totals[name],
+            "tried": len(rows), "killed": killed, "share": round(killed / len(rows), 3),
             "low95": round(low, 3), "high95": round(high, 3),
             "harmless": sum(reason is not None for reason in known.values()),
             "survivors": [{"where": r["key"], "change": r["change"], "harmless": known[r["key"]]} for r in left],

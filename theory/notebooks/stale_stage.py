@@ -163,7 +163,7 @@ assert np.allclose(parts.sum(0), report.gap_cached, atol=1e-12)
 # * a turn-taking stage on one batch never ends below its *start*: all rows move towards larger `A_0`, and that is policy
 #   improvement. A single update in it can lose, as here. Product teams have no such floor, see below.
 #
-# None of this survives sampling noise, or a network in which rows share parameters.
+# None of this survives sampling noise, or rows that are tied: an agent with one row for two contexts, or a network (U2).
 
 # %%
 critic_policy, critic_records, critic_objective = watch(stale_occupancy)

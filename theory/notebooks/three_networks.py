@@ -35,11 +35,11 @@ from teamtr_jax.llm.backend import LanguageSampling, TokenLogger, collect, langu
 from teamtr_jax.llm.enumeration import enumerate_world, enumerated_policy, network_audit, verified
 from teamtr_jax.llm.layout import messages
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, init_params, init_team, parameter_count
-from teamtr_jax.llm.monitor import Settings, monitor, pool, token_log, write_page
 from teamtr_jax.llm.replacement import replace_agent, swap_report
 from teamtr_jax.llm.tasks import Problem, check_task, draw, layout_of
 from teamtr_jax.llm.update import init_train_state
 from teamtr_jax.llm.update_settings import UpdateSettings
+from teamtr_jax.monitor import Settings, monitor, pool, token_log, write_page
 from teamtr_jax.schedules import fresh, once
 from teamtr_jax.stage import run_stage
 

@@ -1,4 +1,4 @@
-"""R6: the rates of section 4 of theory.md are attained, cell by cell, by teams in closed form (theory/derivations/rates.md)."""
+"""R6: the rates of the table of growth are attained, cell by cell, by teams in closed form (theory/derivations/rates.md)."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def _bounded(task: Problem, x: Rollouts, baseline: Literal["others"] | float) ->
 
 
 METHODS = (
-    Method("message, Bernstein (theory.md)", "bernstein", lambda p, x, _: _message(p, x)),
+    Method("message, Bernstein (S8)", "bernstein", lambda p, x, _: _message(p, x)),
     Method("message, betting", "betting", lambda p, x, _: _message(p, x)),
     Method("log, betting", "betting", lambda p, x, _: fs.log_sample(x.reward, x.log_ratio)),
     Method("truncated at 2, Bernstein", "bernstein", lambda p, x, _: fs.truncated_sample(x.reward, x.log_ratio, 2.0)),

@@ -13,8 +13,9 @@ from experiments.figures import COLOURS, axes, save
 from experiments.reproduce.question import Finding, Question, ReproduceSettings, Table
 from experiments.reproduce.questions.shared import ends, points, rollouts_of, thousands, tokens_of
 from experiments.reproduce.runs import regressions, trained, tuned
-from experiments.reproduce.statistics import Interval, in_size, mean, paired, within
+from experiments.reproduce.statistics import in_size, mean, paired, within
 from experiments.reproduce.training import Run, Way
+from teamtr_jax.intervals import Interval
 
 __all__ = ["ABLATION", "TEACHING", "run_of"]
 

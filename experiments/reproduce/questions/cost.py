@@ -12,8 +12,9 @@ from experiments.figures import COLOURS, axes, save
 from experiments.reproduce.question import Finding, Question, ReproduceSettings, Table
 from experiments.reproduce.questions.shared import ends, points, rollouts_of, thousands, tokens_of
 from experiments.reproduce.runs import Found, trained
-from experiments.reproduce.statistics import Interval, in_value, mean, ours_alone, paired, within
+from experiments.reproduce.statistics import in_value, mean, ours_alone, paired, within
 from experiments.reproduce.training import Run, Way
+from teamtr_jax.intervals import Interval
 
 __all__ = ["COST"]
 

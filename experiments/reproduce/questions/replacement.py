@@ -16,8 +16,9 @@ from experiments.figures import REPLACED, axes, save
 from experiments.reproduce.question import Finding, Question, ReproduceSettings, Table
 from experiments.reproduce.questions.shared import band
 from experiments.reproduce.runs import made
-from experiments.reproduce.statistics import Interval, in_sign, in_size, mean, paired
+from experiments.reproduce.statistics import in_sign, in_size, mean, paired
 from experiments.reproduce.training import Run, Way, ground, settings_of, stages_of, start_of, value_of
+from teamtr_jax.intervals import Interval
 from teamtr_jax.llm.alignment import PROBES, AlignmentSettings, align
 from teamtr_jax.llm.enumeration import enumerated_policy
 from teamtr_jax.llm.model import agent_params

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 
 from experiments.figures import COLOURS
 from experiments.reproduce.runs import Found
-from experiments.reproduce.statistics import Interval, mean
+from experiments.reproduce.statistics import mean
+from teamtr_jax.intervals import Interval
 
 __all__ = ["TINT", "band", "points", "tokens_of", "rollouts_of", "thousands", "ends"]
 

@@ -13,8 +13,9 @@ from experiments.reproduce.question import Finding, Question, ReproduceSettings,
 from experiments.reproduce.questions.dynamics import WAYS
 from experiments.reproduce.questions.shared import band
 from experiments.reproduce.runs import by_stage, trained
-from experiments.reproduce.statistics import Interval, in_sign, mean, paired
+from experiments.reproduce.statistics import in_sign, mean, paired
 from experiments.reproduce.training import Run, Way
+from teamtr_jax.intervals import Interval
 
 __all__ = ["SHIFTS"]
 

@@ -13,8 +13,9 @@ from experiments.figures import COLOURS, axes, save
 from experiments.reproduce.question import Finding, Question, ReproduceSettings, Table
 from experiments.reproduce.questions.shared import ends, rollouts_of, thousands, tokens_of
 from experiments.reproduce.runs import trained, tuned
-from experiments.reproduce.statistics import Interval, in_sign, in_size, mean, paired
+from experiments.reproduce.statistics import in_sign, in_size, mean, paired
 from experiments.reproduce.training import Run, Way, is_exact
+from teamtr_jax.intervals import Interval
 
 __all__ = ["TEAMS"]
 

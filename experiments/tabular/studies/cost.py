@@ -21,9 +21,10 @@ from experiments.tabular.rows import EPOCHS, FULL, RADIUS, Row, exact_step
 from experiments.tabular.runs import Floats, Records, train_row
 from experiments.tabular.settings import TabularSettings, teams_of
 from experiments.tabular.studies.regressions import text
-from experiments.tabular.summary import Interval, bootstrap, closed, regressions, rollouts
+from experiments.tabular.summary import bootstrap, closed, regressions, rollouts
 from teamtr_jax.divergences import expected, kl_current_to_new
 from teamtr_jax.files import read_json
+from teamtr_jax.intervals import Interval
 from teamtr_jax.rollouts import default_horizon
 from teamtr_jax.schedules import Schedule, certificate_driven, every, fresh, once
 from teamtr_jax.tabular import evaluate

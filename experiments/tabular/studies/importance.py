@@ -21,7 +21,8 @@ from experiments.tabular.rows import ABLATION, Row, exact_step
 from experiments.tabular.runs import ABOUT, Floats, Records, load, slug, train_row
 from experiments.tabular.settings import TabularSettings
 from experiments.tabular.studies.scaling import paragraphs, relays, short
-from experiments.tabular.summary import Interval, bootstrap, closed, regressions
+from experiments.tabular.summary import bootstrap, closed, regressions
+from teamtr_jax.intervals import Interval
 from teamtr_jax.rollouts import (
     broadcast_advantage,
     centred_advantage,

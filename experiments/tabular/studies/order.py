@@ -16,7 +16,8 @@ from experiments.tabular.runs import Floats, Records, train_row
 from experiments.tabular.settings import TabularSettings, teams_of
 from experiments.tabular.studies.ablation import trained
 from experiments.tabular.studies.regressions import named, text
-from experiments.tabular.summary import Interval, bootstrap, interval, objective, regressions
+from experiments.tabular.summary import bootstrap, interval, objective, regressions
+from teamtr_jax.intervals import Interval
 from teamtr_jax.schedules import random_order, reverse
 
 __all__ = ["ORDERS", "ROWS", "final", "spread", "spread_of_means", "orders", "repeated", "run", "draw"]

@@ -14,7 +14,8 @@ from experiments.tabular.rows import ABLATION, FULL, RADIUS, Row, exact_step
 from experiments.tabular.runs import Floats, Records
 from experiments.tabular.settings import TabularSettings, teams_of
 from experiments.tabular.studies.ablation import trained
-from experiments.tabular.summary import Interval, bootstrap, closed, objective, regressions, resampled, rollouts
+from experiments.tabular.summary import bootstrap, closed, objective, regressions, resampled, rollouts
+from teamtr_jax.intervals import Interval
 from teamtr_jax.schedules import importance_weighted, joint, once
 
 __all__ = ["RADII", "GROUPS", "named", "text", "lost", "fall", "run", "draw"]

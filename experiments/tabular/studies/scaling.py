@@ -22,7 +22,8 @@ from experiments.tabular.families import Family, garnet
 from experiments.tabular.rows import RADIUS, Row
 from experiments.tabular.runs import Floats, Records, train_row
 from experiments.tabular.settings import TabularSettings
-from experiments.tabular.summary import Interval, bootstrap
+from experiments.tabular.summary import bootstrap
+from teamtr_jax.intervals import Interval
 from teamtr_jax.schedules import once
 from teamtr_jax.teams import relay_stage
 from teamtr_jax.trust_region import kl_constrained

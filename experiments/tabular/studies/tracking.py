@@ -20,7 +20,8 @@ from experiments.tabular.runs import Floats, Records, train_row
 from experiments.tabular.settings import TabularSettings, teams_of
 from experiments.tabular.studies.ablation import trained
 from experiments.tabular.studies.regressions import named, text
-from experiments.tabular.summary import Interval, bootstrap, interval, outside
+from experiments.tabular.summary import bootstrap, interval, outside
+from teamtr_jax.intervals import Interval
 from teamtr_jax.schedules import once
 from theory.studies.s8 import coverage_interval
 

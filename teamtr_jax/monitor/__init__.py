@@ -1,8 +1,8 @@
 """`teamtr monitor`: what a token log says about every update, for anybody's trainer (docs/monitor.md)."""
 
-from teamtr_jax.llm.monitor.command import run
-from teamtr_jax.llm.monitor.interaction import Interaction, Pooled, pool
-from teamtr_jax.llm.monitor.log import (
+from teamtr_jax.monitor.command import run
+from teamtr_jax.monitor.interaction import Interaction, Pooled, pool
+from teamtr_jax.monitor.log import (
     TokenLog,
     append_token_log,
     read_token_log,
@@ -10,10 +10,10 @@ from teamtr_jax.llm.monitor.log import (
     token_rows,
     write_token_log,
 )
-from teamtr_jax.llm.monitor.page import write_page
-from teamtr_jax.llm.monitor.report import INFORMATION, MONITOR_SCHEMA, Report, monitor
-from teamtr_jax.llm.monitor.terminal import show
-from teamtr_jax.llm.monitor.updates import Settings
+from teamtr_jax.monitor.page import write_page
+from teamtr_jax.monitor.report import INFORMATION, MONITOR_SCHEMA, Report, monitor
+from teamtr_jax.monitor.terminal import show
+from teamtr_jax.monitor.updates import Settings
 
 __all__ = ["run", "TokenLog", "token_log", "read_token_log", "write_token_log", "append_token_log", "token_rows",
            "Settings", "Report",

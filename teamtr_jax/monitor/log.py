@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax.files import append_bytes, output_file, reason, regular_file, replacing
-from teamtr_jax.llm.monitor.estimates import Floats, Ints
-from teamtr_jax.llm.monitor.sources import Again, Rows, sources
+from teamtr_jax.monitor.estimates import Floats, Ints
+from teamtr_jax.monitor.sources import Again, Rows, sources
 from teamtr_jax.records import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
 from teamtr_jax.sizes import bytes_text, memory
 from teamtr_jax.validation import InputError, real_number

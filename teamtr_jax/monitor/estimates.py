@@ -1,4 +1,4 @@
-"""Means with intervals by cluster, importance weights, monitored shares of tokens: NumPy on the host, float64."""
+"""Importance weights, monitored shares of tokens, advantages: NumPy on the host, float64."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
-__all__ = ["Interval", "Weights", "plain", "interval", "mean", "ratio", "two_means", "lower_limit", "upper_limit", "weights",
-           "flips", "leave_one_out", "normalised", "k3", "gain", "grow", "growth"]  # fmt: skip
+from teamtr_jax.intervals import Interval
+
+__all__ = ["Weights", "plain", "weights", "flips", "leave_one_out", "normalised", "k3", "gain", "grow", "growth"]
 
 BLOCKS = 1024
 LARGEST = 700.0
@@ -18,16 +18,6 @@ LARGEST = 700.0
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-class Interval(NamedTuple):
-    """A mean over `n` prompts with its two-sided interval (Student's t); `low = −∞`, `high = ∞` where n = 1."""
-
-    value: float
-    low: float
-    high: float
-    error: float  #: standard error
-    n: int
 
 
 class Weights(NamedTuple):
@@ -46,65 +36,6 @@ def plain(x: Interval | None) -> dict[str, Any] | None:
     if x is None:
         return None
     return {"value": x.value, "low": x.low, "high": x.high, "n": x.n}
-
-
-def interval(value: float, error: float, n: int, alpha: float, freedom: float | None = None) -> Interval:
-    """`value ± t·error`, `n − 1` degrees of freedom unless given; the whole line where n = 1."""
-    if n < 2:
-        return Interval(value, -np.inf, np.inf, np.inf, n)
-    half = float(stdtrit(n - 1 if freedom is None else freedom, 1 - alpha / 2)) * error
-    return Interval(value, value - half, value + half, error, n)
-
-
-def _undefined(value: float, n: int) -> Interval:
-    """Where exponentials overflow: an infinite mean, −∞ where terms of both signs do, and the whole line."""
-    return Interval(-np.inf if np.isnan(value) else value, -np.inf, np.inf, np.inf, n)
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def mean(values: Floats, alpha: float) -> Interval:
-    """`Z̄ ± t·s/√B`, one independent value per prompt."""
-    n = values.size
-    value = float(values.mean())
-    if not np.isfinite(value):
-        return _undefined(value, n)
-    error = float(values.std(ddof=1)) / n**0.5 if n > 1 else np.inf
-    return interval(value, error, n, alpha)
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def ratio(total: Floats, count: Floats, alpha: float) -> Interval:
-    """`ΣX/ΣN` over prompts, its error linearised: `√(B/(B−1) Σ(X − r̂N)²)/ΣN`."""
-    n, whole = total.size, float(count.sum())
-    value = float(total.sum()) / whole
-    if not np.isfinite(value):
-        return _undefined(value, n)
-    rest = total - value * count
-    error = (n / (n - 1) * float(rest @ rest)) ** 0.5 / whole if n > 1 else np.inf
-    return interval(value, error, n, alpha)
-
-
-def two_means(new: Floats, old: Floats, alpha: float) -> Interval:
-    """`Z̄' − Z̄` of independent samples (Welch)."""
-    sizes = np.array([new.size, old.size])
-    n = int(sizes.min())
-    value = float(new.mean() - old.mean())
-    if n < 2:
-        return interval(value, np.inf, n, alpha)
-    parts = np.array([new.var(ddof=1), old.var(ddof=1)]) / sizes
-    total = float(parts.sum())
-    freedom = total**2 / float((parts**2 / (sizes - 1)).sum()) if total > 0 else n - 1.0
-    return interval(value, total**0.5, n, alpha, freedom)
-
-
-def lower_limit(found: Interval, alpha: float) -> float:
-    """One-sided lower confidence limit of level `1 − alpha`."""
-    return found.value - float(stdtrit(found.n - 1, 1 - alpha)) * found.error if found.error < np.inf else -np.inf
-
-
-def upper_limit(found: Interval, alpha: float) -> float:
-    """One-sided upper confidence limit of level `1 − alpha`."""
-    return found.value + float(stdtrit(found.n - 1, 1 - alpha)) * found.error if found.error < np.inf else np.inf
 
 
 def grow(log_ratio: Floats) -> Floats:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from teamtr_jax.llm.monitor.estimates import Floats, Ints
+from teamtr_jax.monitor.estimates import Floats, Ints
 
 __all__ = ["Again", "Rows", "sources", "rows_of"]
 

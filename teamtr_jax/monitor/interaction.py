@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from teamtr_jax.llm.monitor.estimates import Floats, Interval, grow, growth, interval, mean
-from teamtr_jax.llm.monitor.scored import Scored, per_prompt
+from teamtr_jax.intervals import Interval, interval, mean
+from teamtr_jax.monitor.estimates import Floats, grow, growth
+from teamtr_jax.monitor.scored import Scored, per_prompt
 
 __all__ = ["Interaction", "Values", "interaction_values", "estimate_interaction", "gap_values", "Pooled", "pool"]
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from teamtr_jax.llm.monitor.estimates import Ints
-from teamtr_jax.llm.monitor.log import TokenLog
-from teamtr_jax.llm.monitor.sources import Again
+from teamtr_jax.monitor.estimates import Ints
+from teamtr_jax.monitor.log import TokenLog
+from teamtr_jax.monitor.sources import Again
 from teamtr_jax.validation import InputError, real_number, whole_number
 
 MOST_DRAWS = 10_000

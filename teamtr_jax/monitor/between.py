@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
-from teamtr_jax.llm.monitor.estimates import Floats, Interval, Ints, mean, plain, two_means, upper_limit
-from teamtr_jax.llm.monitor.interaction import Interaction, estimate_interaction
-from teamtr_jax.llm.monitor.log import TokenLog
-from teamtr_jax.llm.monitor.scored import per_prompt, score
-from teamtr_jax.llm.monitor.updates import Settings, Update
+from teamtr_jax.intervals import Interval, mean, quantile, two_means, upper_limit
+from teamtr_jax.monitor.estimates import Floats, Ints, plain
+from teamtr_jax.monitor.interaction import Interaction, estimate_interaction
+from teamtr_jax.monitor.log import TokenLog
+from teamtr_jax.monitor.scored import per_prompt, score
+from teamtr_jax.monitor.updates import Settings, Update
 from teamtr_jax.schedules import path_shift
 
 __all__ = ["next_rewards", "shifts", "matrices"]
@@ -79,8 +79,8 @@ def _upper(found: dict[str, Any], level: float, alpha: float) -> float:
     """The one-sided limit at `level` from a stored interval at `alpha`."""
     if found["n"] < 2 or not np.isfinite(found["high"]):
         return np.inf
-    error = (found["high"] - found["value"]) / float(stdtrit(found["n"] - 1, 1 - alpha / 2))
-    return found["value"] + float(stdtrit(found["n"] - 1, 1 - level)) * error
+    error = (found["high"] - found["value"]) / quantile(1 - alpha / 2, found["n"] - 1)
+    return found["value"] + quantile(1 - level, found["n"] - 1) * error
 
 
 def _path(

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from teamtr_jax.files import output_file
-from teamtr_jax.llm.monitor.log import optional_import, read_token_log
-from teamtr_jax.llm.monitor.page import write_page
-from teamtr_jax.llm.monitor.report import monitor
-from teamtr_jax.llm.monitor.terminal import show
-from teamtr_jax.llm.monitor.updates import Settings
+from teamtr_jax.monitor.log import optional_import, read_token_log
+from teamtr_jax.monitor.page import write_page
+from teamtr_jax.monitor.report import monitor
+from teamtr_jax.monitor.terminal import show
+from teamtr_jax.monitor.updates import Settings
 from teamtr_jax.records import dump
 from teamtr_jax.validation import InputError
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from teamtr_jax.llm.monitor.estimates import Floats, Ints, growth, k3, leave_one_out
-from teamtr_jax.llm.monitor.log import TokenLog
-from teamtr_jax.llm.monitor.sources import rows_of
+from teamtr_jax.monitor.estimates import Floats, Ints, growth, k3, leave_one_out
+from teamtr_jax.monitor.log import TokenLog
+from teamtr_jax.monitor.sources import rows_of
 
 __all__ = ["Scored", "score", "per_prompt"]
 

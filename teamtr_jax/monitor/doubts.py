@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from teamtr_jax.finite_sample import FALSE_ALARM, log_evidence
-from teamtr_jax.llm.monitor.estimates import Floats, Ints, mean, plain, ratio
-from teamtr_jax.llm.monitor.log import TokenLog
-from teamtr_jax.llm.monitor.sources import rows_of
+from teamtr_jax.intervals import mean, ratio
+from teamtr_jax.monitor.estimates import Floats, Ints, plain
+from teamtr_jax.monitor.log import TokenLog
+from teamtr_jax.monitor.sources import rows_of
 
 __all__ = ["FALSE_ALARM", "contradiction", "one_sided_groups", "unequal", "holes", "log_evidence"]
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from teamtr_jax.files import replacing
-from teamtr_jax.llm.monitor.interaction import pool
-from teamtr_jax.llm.monitor.log import optional_import
-from teamtr_jax.llm.monitor.report import INFORMATION, Report
-from teamtr_jax.llm.monitor.terminal import remarks, shortened, tables
+from teamtr_jax.monitor.interaction import pool
+from teamtr_jax.monitor.log import optional_import
+from teamtr_jax.monitor.report import INFORMATION, Report
+from teamtr_jax.monitor.terminal import remarks, shortened, tables
 from teamtr_jax.validation import shown
 
 __all__ = ["write_page"]

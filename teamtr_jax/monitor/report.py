@@ -8,27 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from teamtr_jax.finite_sample import Sample, betting_bound
-from teamtr_jax.llm.monitor import doubts
-from teamtr_jax.llm.monitor.between import matrices, next_rewards, shifts
-from teamtr_jax.llm.monitor.estimates import (
-    Floats,
-    Interval,
-    flips,
-    gain,
-    grow,
-    growth,
-    lower_limit,
-    mean,
-    normalised,
-    plain,
-    ratio,
-    upper_limit,
-    weights,
-)
-from teamtr_jax.llm.monitor.interaction import Interaction, gap_values
-from teamtr_jax.llm.monitor.log import TokenLog
-from teamtr_jax.llm.monitor.scored import Scored, per_prompt, score
-from teamtr_jax.llm.monitor.updates import Settings, Update, updates_of
+from teamtr_jax.intervals import Interval, lower_limit, mean, ratio, upper_limit
+from teamtr_jax.monitor import doubts
+from teamtr_jax.monitor.between import matrices, next_rewards, shifts
+from teamtr_jax.monitor.estimates import Floats, flips, gain, grow, growth, normalised, plain, weights
+from teamtr_jax.monitor.interaction import Interaction, gap_values
+from teamtr_jax.monitor.log import TokenLog
+from teamtr_jax.monitor.scored import Scored, per_prompt, score
+from teamtr_jax.monitor.updates import Settings, Update, updates_of
 from teamtr_jax.validation import InputError
 
 __all__ = ["MONITOR_SCHEMA", "INFORMATION", "Report", "monitor", "label"]

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from teamtr_jax.llm.monitor.estimates import Interval
-from teamtr_jax.llm.monitor.interaction import pool
-from teamtr_jax.llm.monitor.report import INFORMATION, RARELY, Report, label
+from teamtr_jax.intervals import Interval
+from teamtr_jax.monitor.interaction import pool
+from teamtr_jax.monitor.report import INFORMATION, RARELY, Report, label
 from teamtr_jax.validation import shown
 
 __all__ = ["show", "tables", "remarks", "shortened"]
