@@ -49,7 +49,7 @@ def resampled(
 def interval(statistic: Callable[..., Table], *columns: NDArray[Any], repeats: int = 2000) -> Interval:
     """`resampled` of one number, over instances."""
     value, low, high = (float(x) for x in resampled(statistic, *columns, repeats=repeats))
-    return Interval(value, low, high, columns[0].shape[-1])
+    return Interval(value, low, high, np.inf, columns[0].shape[-1])
 
 
 def bootstrap(x: Table, statistic: Callable[..., Table] = np.median) -> Interval:
