@@ -22,9 +22,8 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+    error: float  #: standard error; ∞ where n = 1, and where the interval is not made from one
     n: int
-    error: float = np.inf  #: standard error; ∞ where n = 1, and where the interval is not made from one
-    p: float | None = None  #: of a test against 0, two-sided, where one was made
 
     def __str__(self) -> str:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
@@ -43,14 +42,14 @@ def quantile(level: float, freedom: float) -> float:
 def interval(value: float, error: float, n: int, alpha: float, freedom: float | None = None) -> Interval:
     """`value ± t·error`, `n − 1` degrees of freedom unless given; the whole line where n = 1."""
     if n < 2:
-        return Interval(value, -np.inf, np.inf, n, np.inf)
+        return Interval(value, -np.inf, np.inf, np.inf, n)
     half = quantile(1 - alpha / 2, n - 1 if freedom is None else freedom) * error
-    return Interval(value, value - half, value + half, n, error)
+    return Interval(value, value - half, value + half, error, n)
 
 
 def _undefined(value: float, n: int) -> Interval:
     """Where exponentials overflow: an infinite mean, −∞ where terms of both signs do, and the whole line."""
-    return Interval(-np.inf if np.isnan(value) else value, -np.inf, np.inf, n, np.inf)
+    return Interval(-np.inf if np.isnan(value) else value, -np.inf, np.inf, np.inf, n)
 
 
 @np.errstate(over="ignore", invalid="ignore")

@@ -126,7 +126,7 @@ def test_spread_of_orders():
     ],
 )
 def test_verdict(share, gain, worse, found):
-    assert cost.verdict(share, *(Interval(0.0, low, high, 20) for low, high in (gain, worse))) == found
+    assert cost.verdict(share, *(Interval(0.0, low, high, np.inf, 20) for low, high in (gain, worse))) == found
 
 
 def test_statistics_of_instances_by_hand():
@@ -177,7 +177,7 @@ def test_monitor_share_by_hand(settings):
 
 
 def test_numbers_are_printed_short():
-    assert regressions.text(Interval(123.4, -0.0001, 0.256, 3)) == "123 [0, 0.26]"
+    assert regressions.text(Interval(123.4, -0.0001, 0.256, np.inf, 3)) == "123 [0, 0.26]"
 
 
 # --------------------------------------------------------------------------------------------------------------- settings

@@ -16,7 +16,7 @@ from teamtr_jax.interaction import interaction_matrix
 from teamtr_jax.monitor import Settings, monitor, token_log
 from teamtr_jax.monitor import estimates as est
 from teamtr_jax.monitor.interaction import gap_values, interaction_values, pool
-from teamtr_jax.monitor.report import _rungs
+from teamtr_jax.monitor.own import _rungs
 from teamtr_jax.monitor.scored import per_prompt, score
 from teamtr_jax.rollouts import weight_diagnostics
 from teamtr_jax.schedules import path_shift

@@ -26,7 +26,8 @@ from teamtr_jax.monitor.doubts import (
     one_sided_groups,
     unequal,
 )
-from teamtr_jax.monitor.terminal import remarks, tables
+from teamtr_jax.monitor.remarks import remarks
+from teamtr_jax.monitor.terminal import tables
 from teamtr_jax.records import dump
 from teamtr_jax.validation import InputError
 

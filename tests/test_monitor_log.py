@@ -397,7 +397,7 @@ def test_names_are_text(table, tmp_path, capsys, monkeypatch):
     """Markup and control characters in the name of a file are neither obeyed nor shown as such."""
     path = write_token_log(tmp_path / "x[b]<i>\x1b[2J\u202e.parquet", table)
     page = tmp_path / "p.html"
-    monkeypatch.setattr("teamtr_jax.monitor.page._svg", lambda *_: "<svg></svg>")
+    monkeypatch.setattr("teamtr_jax.monitor.page.svg", lambda *_: "<svg></svg>")
     assert run(path, Settings(draws=1), html=page) == 0
     out, html = capsys.readouterr().out, page.read_text()
     assert r"x[b]<i>\x1b[2J\u202e.parquet" in out

@@ -5,7 +5,7 @@ import pytest
 from monitor_logs import World, joined, log_probs, rows, sampled, truth, world
 
 from teamtr_jax.monitor import Settings, monitor, read_token_log, token_log, write_token_log
-from teamtr_jax.monitor.terminal import remarks
+from teamtr_jax.monitor.remarks import remarks
 from teamtr_jax.records import dump
 from teamtr_jax.validation import InputError
 

@@ -11,10 +11,12 @@ import pytest
 from monitor_oracle import columns, stage
 
 from teamtr_jax import intervals
-from teamtr_jax.monitor import INFORMATION, Settings, monitor, show, terminal, token_log, write_page
+from teamtr_jax.monitor import INFORMATION, Settings, figures, monitor, show, terminal, token_log, verdicts, write_page
+from teamtr_jax.monitor import columns as columns_of
 from teamtr_jax.monitor import page as pages
 from teamtr_jax.monitor.interaction import Interaction
-from teamtr_jax.monitor.terminal import remarks, shortened, tables
+from teamtr_jax.monitor.remarks import remarks
+from teamtr_jax.monitor.terminal import shortened, tables
 
 SETTINGS = Settings(delta=0.035, alpha=0.2, tolerance=0.15, reward_range=(-1.0, 3.0), draws=70, complete=True)
 
@@ -77,7 +79,7 @@ def matrix(number, first=0.0, agents=((2,), (5, 6)), unit=1.0):
     """Updates 4 and 6; one entry is not there, one is clear."""
 
     def entry(value, n=9):
-        return intervals.Interval(unit * value, value - 0.5, value + 1.0, n, 0.25)
+        return intervals.Interval(unit * value, value - 0.5, value + 1.0, 0.25, n)
 
     return Interaction(
         number,
@@ -97,7 +99,7 @@ def test_numbers_are_shown_with_three_figures():
         (None, "–"), (0.0, "0"), (1.0, "1"), (0.012345, "0.0123"), (-1234.5, "-1.23e+03"), (9999.0, "1e+04"),
         (10000.0, "1.0e+04"), (-123456.0, "-1.2e+05"), (np.inf, "inf"), (-np.inf, "-inf"), (1e-9, "1e-09"), (17, "17"),
     ):  # fmt: skip
-        assert terminal._number(x) == text
+        assert columns_of.number(x) == text
 
 
 def test_every_cell_is_under_its_heading(real):
@@ -277,6 +279,10 @@ def test_the_terminal_shows_the_tables(real, capsys, monkeypatch):
     text = printed(report, capsys)
     lines = text.splitlines()
     assert lines[0] == f"a[b]: {report.rows} tokens, 2 updates"
+    said = [
+        line for v in verdicts(report) for line in (f"Agent {v.agent}: {v.headline}", *(f"  {x}" for x in v.answers))
+    ]
+    assert " ".join(text.split()).startswith(" ".join(" ".join([lines[0], *said, "Rollouts (estimable)"]).split()))
     found, width = [], {}
     for x in lines:
         if x.startswith("┃"):
@@ -346,65 +352,116 @@ def near(found, wanted):
 ONE = {"value": 0.5, "low": -np.inf, "high": np.inf, "n": 1}
 
 
+WHO = "agents 2+5"
+
+
+def test_figure_of_the_reward(real):
+    """A colour for each agent, the same in every figure; names of the updates as in the tables."""
+    alone = FULL | {"update": 4, "agents": [2], "reward": iv(2.25)}
+    other = alone | {"update": 5, "agents": [1], "reward": ONE}
+    ax, points, spans = plot(figures._reward, made(real, FULL, POOR, alone, other, alone))
+    near(points[f"reward, {WHO}"], [[0], [1.25]])
+    near(points["reward, nobody"], [[1], [-1.5]])
+    near(points["reward, agent 2"], [[2, 4], [2.25, 2.25]])
+    near(points["reward, agent 1"], [[3], [0.5]])
+    near(spans, [[[1, -2.0], [1, -0.5]], *[[[x, 1.75], [x, 3.25]] for x in (2, 4)], [[0, 0.75], [0, 2.25]]])
+    colours = {x.get_label(): x.get_color() for x in ax.lines}
+    assert colours["reward, agent 2"] == figures.colour_of([2]) == figures.AGENTS[2]
+    assert colours["reward, agent 1"] == figures.AGENTS[1]
+    assert figures.colour_of([10]) == figures.colour_of([2])
+    assert colours[f"reward, {WHO}"] == figures.SEVERAL
+    assert colours["reward, nobody"] == figures.NOBODY
+    assert len({*figures.AGENTS, figures.SEVERAL, figures.NOBODY, figures.LEVEL}) == 11
+    assert [x.get_text() for x in ax.get_xticklabels()] == ["7.3", "8.0", "7.4", "7.5", "7.4"]
+    assert (ax.get_title(), ax.get_ylabel()) == ("Reward of the rollouts", "mean reward")
+
+
 def test_figure_of_the_kl(real):
     third = FULL | {"kl_k1": ONE, "kl_k3": iv(0.75)}
     fourth = FULL | {"kl_k1": ONE | {"low": 0.25}, "kl_k3": ONE | {"high": 0.75}}
-    ax, points, spans = plot(pages._kl, made(real, FULL, POOR, third, fourth))
-    near(points["k1"], [[-0.1, 1.9, 2.9], [2.25, 0.5, 0.5]])
-    near(points["k3"], [[0.1, 2.1, 3.1], [3.25, 0.75, 0.5]])
-    near(points["δ"][1], [0.035, 0.035])
+    ax, points, spans = plot(figures._kl, made(real, FULL, POOR, third, fourth))
+    near(points[f"k1 per message, {WHO}"], [[-0.1, 1.9, 2.9], [2.25, 0.5, 0.5]])
+    near(points[f"k3 per message, {WHO}"], [[0.1, 2.1, 3.1], [3.25, 0.75, 0.5]])
+    near(points["δ = 0.035"][1], [0.035, 0.035])
     near(spans, [[[-0.1, 1.75], [-0.1, 3.25]], [[0.1, 2.75], [0.1, 4.25]], [[2.1, 0.25], [2.1, 1.75]]])
-    assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("Token KL(current‖new) per message", "update", "nats")
-    assert [x.get_text() for x in ax.get_legend().get_texts()] == ["k1", "k3", "δ"]
+    assert (ax.get_title(), ax.get_ylabel()) == ("Token KL(current‖new) per message", "nats")
+    assert ax.get_xlabel() == "update (stage.update)"
+    assert [x.get_text() for x in ax.get_legend().get_texts()] == ["k1 per message", "k3 per message", "δ = 0.035"]
 
 
 def test_figure_of_the_weights(real):
-    ax, points, _ = plot(pages._weights, made(real, FULL, POOR))
-    for name, first, last in (("new/current", 21.0, 21.0), ("current/behaviour", 31.0, np.nan)):
-        for k, end in ((1, "p95"), (2, "p99"), (3, "largest")):
-            near(points[f"{name}, {end}"], [[0, 1], [first + k, last + k]])
+    ax, points, _ = plot(figures._weights, made(real, FULL, POOR))
+    for kind, at, first in (("new/current", -0.1, 21.0), ("current/behaviour", 0.1, 31.0)):
+        for k, heading in ((1, "P95"), (2, "P99"), (3, "max")):
+            near(points[f"{kind}, {heading}, {WHO}"], [[at], [first + k]])
+            last = [[1 + at], [first + k]] if kind == "new/current" else np.zeros((2, 0))
+            near(points[f"{kind}, {heading}, nobody"], last)
     levels = [y for label, (_, y) in points.items() if label.startswith("_")]
     near(levels, [[10, 10]])
     assert ax.get_yscale() == "log"
-    assert (ax.get_title(), ax.get_xlabel()) == ("Tails of the importance weights", "update")
-    _, points, _ = plot(pages._weights, made(real, POOR))
+    assert ax.get_title() == "Tails of the importance weights"
+    _, points, _ = plot(figures._weights, made(real, POOR))
     assert not any(label.startswith("current/behaviour") for label in points)
 
 
 def test_figure_of_the_certificates(real):
-    ax, points, spans = plot(pages._certificates, made(real, FULL, POOR))
-    near(points["surrogate L"], [[-0.15, 0.85], [5.25, 5.25]])
-    near(points["next rollouts say"], [[0.0], [13.25]])
-    near(points["lower limit"], [[0.15, 1.15], [0.3, np.nan]])
-    near(points["S8 lower limit"], [[0.25, 1.25], [-0.7, np.nan]])
+    ax, points, spans = plot(figures._certificates, made(real, FULL, POOR))
+    near(points[f"surrogate L, {WHO}"], [[-0.2], [5.25]])
+    near(points["surrogate L, nobody"], [[0.8], [5.25]])
+    near(points[f"next rollouts say, {WHO}"], [[-0.05], [13.25]])
+    near(points[f"lower, {WHO}"], [[0.1], [0.3]])
+    near(points[f"S8 lower, {WHO}"], [[0.2], [-0.7]])
+    for name in ("next rollouts say", "lower", "S8 lower"):
+        assert points[f"{name}, nobody"][0].size == 0
     near([y for label, (_, y) in points.items() if label.startswith("_")], [[0, 0]])
-    near(spans, [[[-0.15, 4.75], [-0.15, 6.25]], [[0.85, 4.75], [0.85, 6.25]], [[0, 12.75], [0, 14.25]]])
-    assert (ax.get_title(), ax.get_ylabel()) == ("Certificate and surrogate", "reward")
+    near(spans, [[[0.8, 4.75], [0.8, 6.25]], [[-0.2, 4.75], [-0.2, 6.25]], [[-0.05, 12.75], [-0.05, 14.25]]])
+    assert (ax.get_title(), ax.get_ylabel()) == ("Surrogate and certificate", "reward")
 
 
 def test_figure_of_the_shift(real):
     second = FULL | {"skippable": False, "shift": 0.44, "shift_upper": 0.66}
-    ax, points, spans = plot(pages._shift, made(real, FULL, second, POOR))
-    near(points["could be skipped"], [[0], [0.11]])
-    near(points["needed, or none"], [[1, 2], [0.44, np.nan]])
-    near(points["tolerance"][1], [0.15, 0.15])
-    near(spans[:2], [[[0, 0.11], [0, 0.22]], [[1, 0.44], [1, 0.66]]])
+    ax, points, spans = plot(figures._shift, made(real, FULL, second, POOR))
+    near(points[f"could be skipped, {WHO}"], [[0], [0.11]])
+    near(points[f"needed, or none, {WHO}"], [[1], [0.44]])
+    assert points["needed, or none, nobody"][0].size == 0
+    near(points["tolerance 0.15"][1], [0.15, 0.15])
+    near(spans, [[[0, 0.11], [0, 0.22]], [[1, 0.44], [1, 0.66]]])
     assert (ax.get_title(), ax.get_ylabel()) == ("Shift since the rollouts in use", "total variation, at most")
 
 
 def test_figure_of_the_matrix(real):
     """Row: whose update; column: whose surrogate; the greatest entry gives the range of the colours."""
     matrices = [matrix(number, first=number - 5.0, agents=((2,), (5,)), unit=1 / 64) for number in range(3)]
-    ax, _, _ = plot(pages._matrix, made(real, FULL, interactions=matrices))
+    ax, _, _ = plot(figures._matrix, made(real, FULL, interactions=matrices))
     (image,) = ax.images
     near(np.ma.filled(image.get_array(), np.nan), [[-2.75 / 64, -1.75 / 64], [np.nan, -0.75 / 64]])
     near(image.get_clim(), [-2.75 / 64, 2.75 / 64])
     texts = {x.get_position(): (x.get_text(), x.get_color()) for x in ax.texts}
     assert texts == {(0, 0): ("-0.043", "white"), (1, 0): ("-0.027", "white"), (1, 1): ("-0.012", "black")}
-    for axis in (ax.get_xticklabels(), ax.get_yticklabels()):
-        assert [x.get_text() for x in axis] == ["2", "5"]
+    for axis, before in ((ax.get_xticklabels(), "agent"), (ax.get_yticklabels(), "after agent")):
+        assert [x.get_text() for x in axis] == [f"{before} 2", f"{before} 5"]
+        assert [x.get_color() for x in axis] == [figures.colour_of([2]), figures.colour_of([5])]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("i: whose surrogate", "k: whose update")
     assert ax.get_title() == "Interaction M[k,i], mean over stages"
+
+
+def test_labels_are_those_of_the_tables(real):
+    """A legend has the headings of the tables, with the settings in them."""
+    report = made(real, FULL, FULL | {"skippable": False}, interactions=[matrix(5)])
+    heads = {head for _, heads, _, _ in tables(report) for head in heads}
+    cells_of = {cell for *_, rows, _ in tables(report) for row in rows for cell in row}
+    for draw in (figures._kl, figures._certificates, figures._weights, figures._shift):
+        labels = [x.get_text() for x in plot(draw, report)[0].get_legend().get_texts()]
+        for part in (part for label in labels for part in label.split(", ") if part not in ("needed", "or none")):
+            assert part in heads | cells_of, part
+
+
+def test_many_updates_make_a_wide_figure(real):
+    records = [FULL | {"update": k} for k in range(41)]
+    assert [figures.is_long(figures._kl, made(real, *records[:n])) for n in (40, 41)] == [False, True]
+    assert not figures.is_long(figures._matrix, made(real, *records))
+    ax, _, _ = plot(figures._reward, made(real, *records))
+    assert [x.get_text() for x in ax.get_xticklabels()] == [f"7.{k}" for k in range(0, 41, 3)]
 
 
 def cells(fragment, tag):
@@ -427,30 +484,75 @@ def test_the_page_is_the_tables_and_the_figures(real, tmp_path):
     ]
     wanted = tables(report)
     assert found == [[heads, *rows[-200:]] for _, heads, rows, _ in wanted]
-    assert cells(text, "h2") == [*(title for title, *_ in wanted), "Information levels"]
-    notes = [unescape(x) for x in re.findall(r"<p class=note>(.*?)</p>", text, re.S)]
+    titles = [unescape(x) for x in re.findall(r"<h2[^>]*>(.*?)</h2>", text, re.S)]
+    assert titles == ["Verdict", "Figures", "Before using a number", *(title for title, *_ in wanted)]
+    notes = [unescape(x) for x in re.findall(r"<p class=note>(.*?)</p>", text, re.S)][1:]
     left = " The last 200 of 201 rows; --json has all."
     assert notes == [caption + left * (len(rows) > 200) for *_, rows, caption in wanted]
     assert notes[0].endswith(left)
     assert notes[5] == wanted[5][3]
-    levels = [f"{key}: {level}. {meaning}" for key, (level, meaning) in INFORMATION.items()]
-    assert [unescape(x) for x in re.findall(r"<li>(.*?)</li>", text, re.S)] == [*remarks(report), *levels]
-    figures = re.findall(r"<figure>(.*?)</figure>", text, re.S)
-    titles = ("Token KL", "Tails of the", "Certificate and", "Shift since", "Interaction M")
-    assert len(figures) == len(titles)
-    assert all(title in figure and figure.startswith("<svg") for title, figure in zip(titles, figures, strict=True))
+    assert [plain_text(x) for x in re.findall(r"<li>(.*?)</li>", text, re.S)] == [
+        x.replace("`", "") for x in remarks(report)
+    ]
+    drawn = re.findall(r"<figure[^>]*>(.*?)</figure>", text, re.S)
+    names = ("Reward of the", "Token KL", "Surrogate and", "Shift since", "Tails of the", "Interaction M")
+    assert len(drawn) == len(names)
+    assert all(name in figure and "<svg" in figure for name, figure in zip(names, drawn, strict=True))
+    captions = [plain_text(x) for x in re.findall(r"<figcaption>(.*?)</figcaption>", text, re.S)]
+    assert captions == [caption for _, caption in (*figures.FIGURES, figures.MATRIX)]
+
+
+def plain_text(fragment):
+    return unescape(re.sub(r"</?code>", "", fragment))
+
+
+def test_the_page_begins_with_the_verdicts(real, tmp_path, monkeypatch):
+    """Question, answer and reason of each agent, in its colour; a phone's width; nothing from the net, no script."""
+    monkeypatch.setattr(pages, "svg", lambda *_: "<svg/>")
+    report = made(real, FULL, FULL | {"agents": [2]}, POOR, interactions=[matrix(5)])
+    text = write_page(report, tmp_path / "page.html", "log").read_text(encoding="utf-8")
+    assert text.index("Verdict") < text.index("Figures") < text.index("Before using a number") < text.index("<table>")
+    assert "<meta name=viewport content='width=device-width,initial-scale=1'>" in text
+    assert not re.search(r"<script|<link|https?://|@import|src=|url\(", text)
+    found = re.findall(
+        r'<section class=card style="border-left-color:(.*?)"><h3>Agent (\d)</h3>(.*?)</section>', text, re.S
+    )
+    assert [(colour, int(agent)) for colour, agent, _ in found] == [(figures.colour_of([k]), k) for k in (2, 5)]
+    for verdict, (*_, card) in zip(verdicts(report), found, strict=True):
+        parts = re.findall(r"<dt>(.*?) <b class=(\w+)>(.*?)</b></dt><dd>(.*?)</dd>", card, re.S)
+        assert [tuple(map(unescape, x)) for x in parts] == [
+            (x.question, x.tone, x.answer, x.because) for x in verdict.answers
+        ]
+    key = re.findall(r'<span><i style="background:(.*?)"></i>(.*?)</span>', text)
+    assert key == [(figures.NOBODY, "nobody"), (figures.colour_of([2]), "agent 2"), (figures.SEVERAL, "agents 2+5")]
+
+
+def test_every_heading_is_explained_under_its_table(real, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "svg", lambda *_: "<svg/>")
+    report = made(real, FULL, interactions=[matrix(5)])
+    text = write_page(report, tmp_path / "page.html", "log").read_text(encoding="utf-8")
+    parts = re.findall(r"<table>(.*?)</table>.*?<details>(.*?)</details>", text, re.S)
+    assert len(parts) == 6
+    for table, details in parts[:2] + parts[3:5]:
+        terms = [x.format_map(vars(SETTINGS)) for dt in cells(details, "dt") for x in dt.split(" / ")]
+        heads = [part for head in cells(table, "th") for part in head.split(" / ")]
+        assert [x for x in terms if not x.startswith("certificate S")] == heads
+    meanings = " ".join(plain_text(x) for _, details in parts for x in cells(details, "dd"))
+    for column in columns_of.COLUMNS:
+        if column.cells():
+            assert column.meaning.replace("`", "") in meanings
 
 
 def test_no_figure_of_a_matrix_where_there_is_none(real, tmp_path, monkeypatch):
     """Nor where all updates are joint: no agent has an entry of its own. Drawing is left out."""
     drawn = []
-    monkeypatch.setattr(pages, "_svg", lambda draw, report, size: drawn.append((draw, size)) or "<svg/>")
-    four = [(draw, (9.0, 3.2)) for draw in (pages._kl, pages._weights, pages._certificates, pages._shift)]
+    monkeypatch.setattr(pages, "svg", lambda draw, report: drawn.append(draw) or "<svg/>")
+    five = [figures._reward, figures._kl, figures._certificates, figures._shift, figures._weights]
     for interactions, extra in (
         ([], []),
         ([matrix(5, agents=((2, 3), (5, 6)))], []),
-        ([matrix(5)], [(pages._matrix, (5.0, 4.2))]),
+        ([matrix(5)], [figures._matrix]),
     ):
         drawn.clear()
         write_page(made(real, FULL, interactions=interactions), tmp_path / "page.html", "log")
-        assert drawn == four + extra
+        assert drawn == five + extra

@@ -573,7 +573,7 @@ def test_the_command_writes_tables_or_lines_and_a_page(tmp_path, capsys, monkeyp
     """Figures are left out here: test_monitor_tables.py has them."""
     pytest.importorskip("pyarrow")
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(page, "_svg", lambda *_: "<svg/>")
+    monkeypatch.setattr(page, "svg", lambda *_: "<svg/>")
     table = columns(stage(4, [[0], [1]], {0: [0], 1: [1]}, FOUR))
     path = write_token_log(tmp_path / "log.parquet", table)
     settings = Settings(reward_range=(LOW, HIGH), complete=True)

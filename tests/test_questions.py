@@ -21,7 +21,7 @@ from experiments.reproduce.questions import (
     teams,
     weights,
 )
-from experiments.reproduce.statistics import mean, paired
+from experiments.reproduce.statistics import mean, p_value, paired
 from experiments.reproduce.training import Run, Way
 from teamtr_jax.intervals import Interval
 
@@ -98,15 +98,16 @@ def test_what_runs_are_reduced_to():
 def test_intervals_by_hand():
     """Three numbers with mean 2 and standard deviation 1: ± 4.3027/√3."""
     found = mean([1.0, 2.0, 3.0])
-    assert (found.value, found.n, found.p) == (2.0, 3, None)
+    assert (found.value, found.n) == (2.0, 3)
     assert found.high - 2 == pytest.approx(4.302652729911275 / math.sqrt(3))
     assert 2 - found.low == pytest.approx(4.302652729911275 / math.sqrt(3))
     assert str(found) == "2 [-0.484, 4.48]"
     pair = paired([3.0, 5.0, 7.0], [2.0, 3.0, 4.0])
     assert pair[:4] == found[:4]
-    assert pair.p == pytest.approx(2 * student.sf(2 * math.sqrt(3), 2))
-    assert paired([1.0, 2.0], [0.0, 1.0]) == Interval(1.0, 1.0, 1.0, 2, error=0.0)
-    assert mean([]) == Interval(0.0, -math.inf, math.inf, 0)
+    assert p_value(pair) == pytest.approx(2 * student.sf(2 * math.sqrt(3), 2))
+    assert paired([1.0, 2.0], [0.0, 1.0]) == Interval(1.0, 1.0, 1.0, 0.0, 2)
+    assert [p_value(paired(*x)) for x in (([1.0, 2.0], [0.0, 1.0]), ([1.0], [0.0]))] == [None, None]
+    assert mean([]) == Interval(0.0, -math.inf, math.inf, math.inf, 0)
 
 
 # ------------------------------------------------------------------------------------------------------------------ Tab 2b, 9
@@ -160,7 +161,7 @@ def test_ablation(monkeypatch, settings):
     assert (full[7], *full[8:]) == (mean([25] * 5), "0.0k", "0.0k", 88.1)
     assert last[0] == "no clip"
     assert last[2][:3] == t_interval([-14 * (1 + 0.1 * s) for s in SEEDS])
-    assert last[3] == f"{last[2].p:.2g}"
+    assert last[3] == f"{p_value(last[2]):.2g}"
 
 
 # --------------------------------------------------------------------------------------------------------------------- Tab 6

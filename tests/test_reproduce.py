@@ -47,7 +47,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def interval(low, high):
-    return Interval((low + high) / 2, low, high, 5)
+    return Interval((low + high) / 2, low, high, math.inf, 5)
 
 
 def test_intervals():

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from teamtr_jax import intervals
 from teamtr_jax.intervals import Interval
 
-__all__ = ["LEVEL", "mean", "paired", "slope", "share", "in_sign", "in_size", "in_value", "in_order",
+__all__ = ["LEVEL", "mean", "paired", "p_value", "slope", "share", "in_sign", "in_size", "in_value", "in_order",
            "in_exponent", "within", "ours_alone"]  # fmt: skip
 
 LEVEL = 0.95
@@ -21,17 +21,19 @@ LEVEL = 0.95
 def mean(x: ArrayLike) -> Interval:
     """Mean over seeds, with a t interval; everything is possible for less than two seeds."""
     values = np.asarray(x, float)
-    return intervals.mean(values, 1 - LEVEL) if values.size else Interval(0.0, -math.inf, math.inf, 0)
+    return intervals.mean(values, 1 - LEVEL) if values.size else Interval(0.0, -math.inf, math.inf, math.inf, 0)
 
 
 def paired(x: ArrayLike, y: ArrayLike) -> Interval:
-    """Mean of `x − y` over seeds that both have, with the interval and p of the paired t-test."""
-    difference = np.asarray(x, float) - np.asarray(y, float)
-    found = mean(difference)
-    if difference.size < 2 or not difference.std() > 0:
-        return found
-    t = difference.mean() / (difference.std(ddof=1) / math.sqrt(difference.size))
-    return found._replace(p=float(2 * scipy.stats.t.sf(abs(t), difference.size - 1)))
+    """Mean of `x − y` over seeds that both have, with the interval of the paired t-test."""
+    return mean(np.asarray(x, float) - np.asarray(y, float))
+
+
+def p_value(found: Interval) -> float | None:
+    """Two-sided p of the t-test of a mean against 0; none without a spread."""
+    if not 0 < found.error < math.inf:
+        return None
+    return float(2 * scipy.stats.t.sf(abs(found.value) / found.error, found.n - 1))
 
 
 def slope(n: ArrayLike, y: ArrayLike) -> Interval | None:
@@ -45,7 +47,7 @@ def slope(n: ArrayLike, y: ArrayLike) -> Interval | None:
 def share(hits: int, tries: int) -> Interval:
     """A share with its Clopper–Pearson interval, as if tries were independent."""
     found = scipy.stats.binomtest(hits, tries).proportion_ci(LEVEL, method="exact")
-    return Interval(hits / tries, float(found.low), float(found.high), tries)
+    return Interval(hits / tries, float(found.low), float(found.high), math.inf, tries)
 
 
 # ------------------------------------------------------------------------------------------------------------------- verdicts

@@ -48,7 +48,7 @@ def resampled(
 def interval(statistic: Callable[..., Floats], *columns: NDArray[Any], repeats: int = 2000) -> Interval:
     """`resampled` of one number, over instances."""
     value, low, high = (float(x) for x in resampled(statistic, *columns, repeats=repeats))
-    return Interval(value, low, high, columns[0].shape[-1])
+    return Interval(value, low, high, np.inf, columns[0].shape[-1])
 
 
 def bootstrap(x: Floats, statistic: Callable[..., Floats] = np.median) -> Interval:

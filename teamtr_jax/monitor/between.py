@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from teamtr_jax.intervals import Interval, mean, quantile, two_means, upper_limit
-from teamtr_jax.monitor.estimates import Floats, Ints, plain
+from teamtr_jax.intervals import Interval, mean, two_means, upper_limit
+from teamtr_jax.monitor.doubts import Doubts
+from teamtr_jax.monitor.estimates import Floats, Ints
 from teamtr_jax.monitor.interaction import Interaction, estimate_interaction
 from teamtr_jax.monitor.log import TokenLog
+from teamtr_jax.monitor.own import Own
 from teamtr_jax.monitor.scored import per_prompt, score
 from teamtr_jax.monitor.updates import Settings, Update
 from teamtr_jax.schedules import path_shift
 
-__all__ = ["next_rewards", "shifts", "matrices"]
+__all__ = ["Following", "next_rewards", "Shift", "shifts", "matrices"]
 
 
 def _rewards(log: TokenLog, u: Update) -> tuple[Ints, Floats]:
@@ -24,67 +28,76 @@ def _rewards(log: TokenLog, u: Update) -> tuple[Ints, Floats]:
     return prompts, np.bincount(cluster, log.reward[first]) / np.bincount(cluster)
 
 
-def next_rewards(log: TokenLog, updates: list[Update], records: list[dict[str, Any]], settings: Settings) -> None:
+class Following(NamedTuple):
+    """What the next update's new rollouts say of this one."""
+
+    improvement: Interval | None = None
+    paired: bool | None = None  #: the same prompts
+
+
+def next_rewards(log: TokenLog, updates: Sequence[Update], settings: Settings) -> list[Following]:
     """S8: the next agent's rollouts estimate `J(π̂ⁱ)` for free."""
-    for i, (u, record) in enumerate(zip(updates, records, strict=True)):
-        record["improvement_next"] = record["paired"] = None
-        if i + 1 == len(updates) or u.evidence != "fresh":
+    out = []
+    for u, following in zip(updates, [*updates[1:], None], strict=True):
+        again = following is not None and any(x.state != "whole" for x in following.again)
+        if following is None or {u.evidence, following.evidence} != {"fresh"} or (again and not log.told):
+            out.append(Following())  # the last one, or perhaps the same rollouts
             continue
-        following = updates[i + 1]
-        if following.evidence != "fresh" or (any(x.state != "whole" for x in following.again) and not log.told):
-            continue  # perhaps the same rollouts
         (before, old), (after, new) = _rewards(log, u), _rewards(log, following)
         paired = u.stage == following.stage and np.array_equal(before, after)
         found = mean(new - old, settings.alpha) if paired else two_means(new, old, settings.alpha)
-        record["improvement_next"], record["paired"] = plain(found), paired
+        out.append(Following(found, paired))
+    return out
 
 
-def shifts(log: TokenLog, updates: list[Update], records: list[dict[str, Any]], settings: Settings) -> None:
+class Shift(NamedTuple):
+    """How far the team has moved since the rollouts in use, total variation; nothing at the first update of a stage."""
+
+    shift: float | None = None
+    upper: float | None = None
+    rung: str | None = None
+    booked: float | None = None  #: `√(½ΣK)` of fresh K
+    skippable: bool | None = None
+
+
+def shifts(
+    log: TokenLog, updates: Sequence[Update], found: Sequence[Own], doubts: Sequence[Doubts], settings: Settings
+) -> list[Shift]:
     """Which resampling could have been skipped: the certified shift since the rollouts that would have been in use."""
     by_stage: dict[int, list[int]] = {}
     for i, u in enumerate(updates):
         by_stage.setdefault(u.stage, []).append(i)
+    out = [Shift() for _ in updates]
     for members in by_stage.values():
         level = settings.alpha / len(members)
         base = members[0]
-        for position, i in enumerate(members):
-            u, record = updates[i], records[i]
-            record |= dict.fromkeys(("shift", "shift_upper", "shift_rung", "shift_booked", "skippable"))
-            if position == 0:
-                continue
-            since = [records[j] for j in members if base <= j < i]
-            doubted = any(r["invalid"] for r in (*since, record))
-            booked = sum(r["kl_episode"]["value"] for r in since)
-            record["shift_booked"] = float(path_shift(booked, None))
-            direct = _path(log, updates, base, i, members[position - 1], settings)
+        for previous, i in itertools.pairwise(members):
+            since = [j for j in members if base <= j < i]
+            doubted = any(doubts[j].invalid for j in (*since, i))
+            booked = float(path_shift(sum(found[j].episode.value for j in since), None))
+            direct = _path(log, updates, base, i, previous, settings)
             if doubted:
                 shift, upper, rung = 1.0, 1.0, "none: the rollouts are in doubt"
             elif direct is not None:
                 shift, upper, rung = direct.value, upper_limit(direct, level), "S3, re-scored rollouts"
                 shift, upper = float(path_shift(shift, None)), float(path_shift(upper, None))
-            elif all(r["evidence"] == "fresh" for r in since):
-                shift = float(sum(path_shift(r["kl_episode"]["value"], None) for r in since))
-                upper = float(sum(path_shift(_upper(r["kl_episode"], level, settings.alpha), None) for r in since))
+            elif all(updates[j].evidence == "fresh" for j in since):
+                shift = float(sum(path_shift(found[j].episode.value, None) for j in since))
+                upper = float(sum(path_shift(upper_limit(found[j].episode, level), None) for j in since))
                 shift, upper, rung = min(shift, 1.0), min(upper, 1.0), "S2, summed over updates"
             else:
                 shift, upper, rung = 1.0, 1.0, "none: no re-scored rollouts"
-            record |= {"shift": shift, "shift_upper": upper, "shift_rung": rung}
-            if record["resampled"] and u.evidence == "fresh":
-                record["skippable"] = None if doubted else upper <= settings.tolerance
-                if not record["skippable"]:
+            skippable = None
+            if updates[i].resampled and updates[i].evidence == "fresh":
+                skippable = None if doubted else upper <= settings.tolerance
+                if not skippable:
                     base = i
-
-
-def _upper(found: dict[str, Any], level: float, alpha: float) -> float:
-    """The one-sided limit at `level` from a stored interval at `alpha`."""
-    if found["n"] < 2 or not np.isfinite(found["high"]):
-        return np.inf
-    error = (found["high"] - found["value"]) / quantile(1 - alpha / 2, found["n"] - 1)
-    return found["value"] + quantile(1 - level, found["n"] - 1) * error
+            out[i] = Shift(shift, upper, rung, booked, skippable)
+    return out
 
 
 def _path(
-    log: TokenLog, updates: list[Update], base: int, i: int, previous: int, settings: Settings
+    log: TokenLog, updates: Sequence[Update], base: int, i: int, previous: int, settings: Settings
 ) -> Interval | None:
     """`KL(π̂^{base} ‖ π̂ⁱ⁻¹)` of the transcripts, k3 on rollouts of the base; `None` where they were not scored again."""
     source = updates[base].update
@@ -98,10 +111,10 @@ def _path(
 
 
 def matrices(
-    log: TokenLog, updates: list[Update], records: list[dict[str, Any]], settings: Settings
+    log: TokenLog, updates: Sequence[Update], doubts: Sequence[Doubts], settings: Settings
 ) -> list[Interaction]:
     """R5: one for each stage whose first rollouts were scored, all of them and none in doubt, at two of its updates or more."""
-    doubted = {(r["stage"], r["update"]) for r in records if r["invalid"]}
+    doubted = {(u.stage, u.update) for u, doubt in zip(updates, doubts, strict=True) if doubt.invalid}
     by_stage: dict[int, list[Update]] = {}
     for u in updates:
         by_stage.setdefault(u.stage, []).append(u)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,12 +11,62 @@ from teamtr_jax.intervals import mean, ratio
 from teamtr_jax.monitor.estimates import Floats, Ints, plain
 from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.sources import rows_of
+from teamtr_jax.monitor.updates import Settings, Update
 
-__all__ = ["FALSE_ALARM", "contradiction", "one_sided_groups", "unequal", "holes", "log_evidence"]
+__all__ = [
+    "FALSE_ALARM",
+    "Doubts",
+    "doubts_of",
+    "contradiction",
+    "one_sided_groups",
+    "unequal",
+    "holes",
+    "log_evidence",
+]
 
 TOKEN_STAKES = (1.0, 0.3, 0.1, 0.03, 0.01)
 ROLLOUT_STAKES = (0.3, 0.1, 0.03)
 KL, TOKEN, ROLLOUT = "KL of a rollout, k1", "mean weight of a token", "mean weight of a rollout"
+
+
+class Doubts(NamedTuple):
+    """What is odd about the rollouts of an update."""
+
+    invalid: list[str]  #: why they carry no certificate; empty where they do
+    masked: int  #: rollouts that lack tokens
+    contradiction: dict[str, Any] | None
+    groups: list[int] | None  #: least and greatest number of rollouts of a prompt, where they differ
+    ids_missing: int
+    scored_again: list[dict[str, Any]]  #: of each older set, what is here of it
+
+
+def doubts_of(log: TokenLog, u: Update, settings: Settings) -> Doubts:
+    """Why the rollouts of an update carry no certificate, if they do not, and what else is odd about them."""
+    agents = np.asarray(u.agents, np.int64)
+    chosen = [*u.sets.values()] or [u.chosen]
+    drawn = [contradiction(log, x, agents, settings.match, settings.alpha) for x in chosen]
+    contradicted = next((x for x in drawn if x is not None), None)
+    groups, missing = unequal(log, u.chosen), holes(log, u.chosen)
+    invalid = [
+        reason
+        for reason, found in (
+            ("rollouts scored again are not all there", u.evidence == "incomplete"),
+            ("tokens are masked", any(log.masked[x].any() for x in chosen)),
+            ("the log contradicts itself", contradicted is not None),
+            ("prompts whose rollouts have equal rewards were left out", one_sided_groups(log, u.chosen) > 0),
+            ("groups of unequal size: rollouts may be missing", groups is not None and not settings.complete),
+            ("rollout ids are missing", missing > 0 and not settings.complete),
+        )
+        if found
+    ]
+    return Doubts(
+        invalid,
+        int(log.masked[u.chosen].sum()),
+        contradicted,
+        None if groups is None else list(groups),
+        missing,
+        [{key: value for key, value in x._asdict().items() if key not in ("stage", "update")} for x in u.again],
+    )
 
 
 def contradiction(log: TokenLog, chosen: Ints, updated: Ints, match: float, alpha: float) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import importlib
 import json
 import mmap
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -113,6 +113,41 @@ def token_log(columns: Mapping[str, ArrayLike], name: str = "log", unit: str = "
       InputError: names column and row of the first thing that is wrong.
     """
     match = real_number("match", match, 0.0)
+    used = _typed(columns, name, unit)
+    _check_values(used, name, unit)
+    order = _order([used[key] for key in KEYS])
+    if order is not None:
+        used = {key: array[order] for key, array in used.items()}
+    rows = used["stage"].size
+
+    def place(r: int) -> int:
+        """The number, from 1, of row r of the sorted log."""
+        return r + 1 if order is None else int(order[r]) + 1
+
+    new = [used[key][1:] != used[key][:-1] for key in KEYS]
+    change = np.logical_or.accumulate(new)  # of (stage), (stage, update), …
+    _check_neighbours(used, change, name, unit, place)
+    transcripts, messages = (np.r_[0, np.flatnonzero(change[level]) + 1, rows] for level in (3, 4))
+    absent, length = used["t"] == -1, np.diff(transcripts)
+    if (bad := absent & np.repeat(length > 1, length)).any():
+        where = f"{name}: column t, {unit} {place(int(np.argmax(bad)))}"
+        raise InputError(where, -1, "no other row: t = −1 is a rollout without token")
+    holes = used["t"][messages[1:] - 1] != np.diff(messages) - 1  # t are distinct, ≥ 0 and sorted, or one −1
+    masked = np.logical_or.reduceat(holes, np.searchsorted(messages, transcripts[:-1]))
+    source, usable, again = sources(Rows(transcripts, used), match)
+    fields: dict[str, Any] = {"updated": None, "token": None}
+    fields |= {key: array for key, array in used.items() if key not in ("schema", "source")}
+    return TokenLog(
+        **fields, transcripts=transcripts, messages=messages, source=source, told="source" in used, usable=usable,
+        again=again, masked=masked,
+    )  # fmt: skip
+
+
+Columns = dict[str, NDArray[Any]]
+
+
+def _typed(columns: Mapping[str, ArrayLike], name: str, unit: str) -> Columns:
+    """The columns that are used, all there, equally long, int64 or float64."""
     given = {str(key): _array(f"{name}: column {key}", value) for key, value in columns.items() if value is not None}
     if missing := [key for key in TOKEN_LOG_COLUMNS if key not in given]:
         raise InputError(f"{name}: columns", f"no {', '.join(missing)}", ", ".join(TOKEN_LOG_COLUMNS))
@@ -129,6 +164,11 @@ def token_log(columns: Mapping[str, ArrayLike], name: str = "log", unit: str = "
         used[key] = array.astype(np.float64 if key in NUMBERS else np.int64, copy=False)
     if rows == 0:
         raise InputError(name, "no rows", "at least one token")
+    return used
+
+
+def _check_values(used: Columns, name: str, unit: str) -> None:
+    """Every value by itself."""
 
     def refuse(key: str, bad: NDArray[np.bool_], expected: str) -> None:
         if bad.any():
@@ -159,48 +199,34 @@ def token_log(columns: Mapping[str, ArrayLike], name: str = "log", unit: str = "
             refuse(key, absent & (used[key] != 0), "0: t = −1 is a rollout without token")
         refuse(key, ~np.isfinite(used[key]), "a finite number")
 
-    order = _order([used[key] for key in KEYS])
-    if order is not None:
-        used = {key: array[order] for key, array in used.items()}
 
-    def place(r: int) -> int:
-        """The number, from 1, of row r of the sorted log."""
-        return r + 1 if order is None else int(order[r]) + 1
+def _check_neighbours(
+    used: Columns, change: NDArray[np.bool_], name: str, unit: str, place: Callable[[int], int]
+) -> None:
+    """What must be the same in neighbouring rows of the sorted log.
+
+    Args:
+      change: ``[level, rows − 1]``, whether (stage), (stage, update), … differs from the row before.
+    """
 
     def clash(bad: NDArray[np.bool_], key: str, expected: str) -> None:
-        """`bad[r]`: row r contradicts row r−1 of the sorted log."""
+        """`bad[r]`: row r contradicts row r−1."""
         if bad.any():
             r = int(np.argmax(bad)) + 1
             what = f"{used[key][r]}, and {used[key][r - 1]} in {unit} {place(r - 1)}"
             raise InputError(f"{name}: column {key}, {unit} {place(r)}", what, expected)
 
-    new = [used[key][1:] != used[key][:-1] for key in KEYS]
-    change = np.logical_or.accumulate(new)  # of (stage), (stage, update), …
+    def differs(key: str) -> NDArray[np.bool_]:
+        return used[key][1:] != used[key][:-1]
+
     own = "a transcript scored again beside new ones needs an own rollout id"
     clash(~change[-1], "t", f"one row for each (stage, update, prompt, rollout, turn, t); {own}")
     if "source" in used:
-        clash(
-            ~change[3] & (used["source"][1:] != used["source"][:-1]), "source", f"one for all rows of a rollout; {own}"
-        )
-    clash(~change[4] & (used["agent"][1:] != used["agent"][:-1]), "agent", "one agent for all tokens of a turn")
-    clash(~change[3] & (used["reward"][1:] != used["reward"][:-1]), "reward", "one reward for all tokens of a rollout")
+        clash(~change[3] & differs("source"), "source", f"one for all rows of a rollout; {own}")
+    clash(~change[4] & differs("agent"), "agent", "one agent for all tokens of a turn")
+    clash(~change[3] & differs("reward"), "reward", "one reward for all tokens of a rollout")
     if "updated" in used:
-        clash(~change[1] & (used["updated"][1:] != used["updated"][:-1]), "updated", "one value for each update")
-
-    transcripts, messages = (np.r_[0, np.flatnonzero(change[level]) + 1, rows] for level in (3, 4))
-    absent, length = used["t"] == -1, np.diff(transcripts)
-    if (bad := absent & np.repeat(length > 1, length)).any():
-        where = f"{name}: column t, {unit} {place(int(np.argmax(bad)))}"
-        raise InputError(where, -1, "no other row: t = −1 is a rollout without token")
-    holes = used["t"][messages[1:] - 1] != np.diff(messages) - 1  # t are distinct, ≥ 0 and sorted, or one −1
-    masked = np.logical_or.reduceat(holes, np.searchsorted(messages, transcripts[:-1]))
-    source, usable, again = sources(Rows(transcripts, used), match)
-    fields: dict[str, Any] = {"updated": None, "token": None}
-    fields |= {key: array for key, array in used.items() if key not in ("schema", "source")}
-    return TokenLog(
-        **fields, transcripts=transcripts, messages=messages, source=source, told="source" in used, usable=usable,
-        again=again, masked=masked,
-    )  # fmt: skip
+        clash(~change[1] & differs("updated"), "updated", "one value for each update")
 
 
 def _array(name: str, value: ArrayLike) -> NDArray[Any]:

@@ -13,7 +13,7 @@ from experiments.figures import COLOURS, axes, save
 from experiments.reproduce.question import Finding, Question, ReproduceSettings, Table
 from experiments.reproduce.questions.shared import ends, points, rollouts_of, thousands, tokens_of
 from experiments.reproduce.runs import regressions, trained, tuned
-from experiments.reproduce.statistics import in_size, mean, paired, within
+from experiments.reproduce.statistics import in_size, mean, p_value, paired, within
 from experiments.reproduce.training import Run, Way
 from teamtr_jax.intervals import Interval
 
@@ -117,7 +117,8 @@ def table(data: dict[str, Any]) -> Table:
     for way in WAYS:
         difference = None if way is FULL else _difference(data, way.name)
         at_one = "" if way is FULL else _difference(data, way.name, "end_at_one_rate")
-        p = "" if difference is None or difference.p is None else f"{difference.p:.2g}"
+        found = None if difference is None else p_value(difference)
+        p = "" if found is None else f"{found:.2g}"
         tried = _tried(data, way.name)
         lines.append([
             way.name, mean(data["end"][way.name]), "" if difference is None else difference, p, f"{rates[way.name]:g}",

@@ -72,7 +72,7 @@ def findings(data: dict[str, Any]) -> list[Finding]:
             question = f"How much more {what} does a stage of TeamTR take than a naive one, {equal}?"
             out.append(Finding(question, f"{ours} %", ours, f"+{value:.3g} %", in_value(ours, value)))
     ours = _ratio(data, "seconds", BLIND, FULL)
-    share = Interval(-ours.value, -ours.high, -ours.low, ours.n)
+    share = ours._replace(value=-ours.value, low=-ours.high, high=-ours.low)
     theirs = 100 * paper.COST["monitor"]
     question = "Which share of a stage's time is the KL monitor?"
     out.append(Finding(question, f"{share} %", share, f"{theirs:.3g} %", in_value(share, theirs)))

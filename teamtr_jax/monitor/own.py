@@ -1,0 +1,180 @@
+"""What the rollouts of an update say of it alone: token KL, surrogate, weights, and rungs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from teamtr_jax.intervals import Interval, lower_limit, mean, ratio, upper_limit
+from teamtr_jax.monitor.doubts import FALSE_ALARM
+from teamtr_jax.monitor.estimates import Floats, Weights, flips, gain, grow, growth, normalised, weights
+from teamtr_jax.monitor.interaction import gap_values
+from teamtr_jax.monitor.log import TokenLog
+from teamtr_jax.monitor.scored import Scored, per_prompt, score
+from teamtr_jax.monitor.updates import Settings, Update
+
+__all__ = ["Rollouts", "TokenKL", "Surrogates", "Tails", "Rung", "Own", "own"]
+
+CUT = 300.0
+"""Log weights are cut at this for S8: from above, so the limit holds, and their squares are finite."""
+
+
+class Rollouts(NamedTuple):
+    """How many, of what, and what they earned."""
+
+    prompts: int
+    rollouts: int
+    tokens: int
+    reward: Interval
+    share_tokens: dict[str, float]
+    share_messages: dict[str, float]
+    messages: float  #: of the updated agents, per rollout
+    messages_max: int
+
+
+class TokenKL(NamedTuple):
+    """The monitor of the updated agents' messages; there is none where they wrote nothing."""
+
+    k1: Interval
+    k3: Interval
+    flips: list[float]  #: of 25 and of 50 % of the tokens
+
+
+class Surrogates(NamedTuple):
+    """Estimates of `L`; those that need rollouts of the current team are `None` on others."""
+
+    messages: Interval
+    tokens: Interval | None
+    normalised: Interval
+    gap: Interval | None
+    improvement: Interval | None
+
+
+class Tails(NamedTuple):
+    """Weights of whole rollouts."""
+
+    mean: Interval  #: of new/current
+    low: bool  #: the mean is below 1: its tail was not drawn
+    update: Weights  #: new/current
+    behaviour: Weights | None  #: current/behaviour, on the oldest rollouts that were scored here
+    source: int | None  #: which rollouts these are
+
+
+class Rung(NamedTuple):
+    """A lower bound on `J(π̂ⁱ) − J(π̂ⁱ⁻¹)`, and its one-sided limit at α over the number of rungs."""
+
+    id: str
+    name: str
+    bound: Interval
+    lower: float
+
+
+class Own(NamedTuple):
+    """What an update's rollouts say of it."""
+
+    rollouts: Rollouts
+    kl: TokenKL | None
+    episode: Interval  #: `K`
+    episode_upper: float
+    surrogate: Surrogates
+    tails: Tails
+    rungs: list[Rung]
+
+
+def _by_prompt(s: Scored, values: Floats) -> Floats:
+    """[M] → [B], summed over the messages of a prompt."""
+    return np.asarray(np.bincount(s.cluster[s.rollout], values, s.prompts.size), np.float64)
+
+
+def _rungs(s: Scored, evidence: str, settings: Settings) -> list[tuple[str, str, Interval]]:
+    """`(id, name, certificate)`: lower bounds on `J(π̂ⁱ) − J(π̂ⁱ⁻¹)`, each the mean of one number per prompt."""
+    low, high = settings.reward_range
+    width = high - low
+    if evidence == "fresh":
+        penalty = width * s.sums(s.k3)
+        rungs = [
+            ("S7", "message ratios", s.advantage * s.sums(growth(s.new)) - penalty),
+            ("S7", "token ratios", s.advantage * s.steps - penalty),
+            ("S9", "value-weighted", (s.reward - low) * s.sums(s.new)),
+        ]
+    elif (s.mine & (abs(s.current) > settings.match * s.tokens)).any():
+        surrogate = s.advantage * s.sums(gain(s.current, s.new))
+        rungs = [("S7c", "reused, agent moved twice", surrogate - width * s.sums(s.k3_new + s.k3_current))]
+    else:
+        surrogate = s.advantage * s.sums(growth(s.new))
+        rungs = [("S7c", "reused rollouts", surrogate - width * s.sums(s.k3_new))]
+    return [(id, name, mean(per_prompt(s, values), settings.alpha)) for id, name, values in rungs]
+
+
+def _finite_values(s: Scored, settings: Settings) -> Floats:
+    """[2, B] S8 (`path_sample`) `Z = mean_g R_g(Λ_g − 1)`, R rescaled to [0, 1], and `mean_g Λ_g − 1`."""
+    low, high = settings.reward_range
+    gained = growth(np.minimum(s.sums(s.new), CUT))
+    return np.stack([per_prompt(s, (s.reward - low) / (high - low) * gained), per_prompt(s, gained)])
+
+
+def _rollouts(s: Scored, alpha: float) -> Rollouts:
+    spoken = s.agent >= 0
+    agents, tokens = np.unique(s.agent[spoken]), int(s.tokens.sum())
+    return Rollouts(
+        prompts=s.prompts.size,
+        rollouts=s.reward.size,
+        tokens=tokens,
+        reward=mean(per_prompt(s, s.reward), alpha),
+        share_tokens={str(k): float(s.tokens[s.agent == k].sum() / tokens) for k in agents},
+        share_messages={str(k): float((s.agent == k).sum() / spoken.sum()) for k in agents},
+        messages=int(s.mine.sum()) / s.reward.size,
+        messages_max=int(np.bincount(s.rollout[s.mine], minlength=s.reward.size).max()),
+    )
+
+
+def _token_kl(s: Scored, settings: Settings, rng: np.random.Generator) -> TokenKL | None:
+    if not (messages := int(s.mine.sum())):
+        return None
+    count = _by_prompt(s, s.mine.astype(float))
+    k1, k3 = (ratio(_by_prompt(s, values), count, settings.alpha) for values in (s.k1, s.k3))
+    return TokenKL(k1, k3, flips(s.token_k1, messages, settings.delta, (0.25, 0.5), settings.draws, rng))
+
+
+def _surrogates(s: Scored, fresh: bool, alpha: float) -> Surrogates:
+    step = s.sums(growth(s.new) if fresh else gain(s.current, s.new))
+    scaled = normalised(s.reward, s.cluster, s.prompts.size)
+
+    def of(values: Floats) -> Interval:
+        return mean(per_prompt(s, values), alpha)
+
+    return Surrogates(
+        messages=of(s.advantage * step),
+        tokens=of(s.advantage * s.steps) if fresh else None,
+        normalised=of(scaled * step),
+        gap=mean(gap_values(s), alpha) if fresh else None,
+        improvement=of(s.advantage * growth(s.sums(s.new))) if fresh else None,
+    )
+
+
+def own(log: TokenLog, u: Update, settings: Settings, rng: np.random.Generator) -> tuple[Own, Floats | None]:
+    """What an update's rollouts say of it, and the numbers per prompt of its S8 certificate (fresh rollouts only)."""
+    agents, alpha, fresh = np.asarray(u.agents, np.int64), settings.alpha, u.evidence == "fresh"
+    s = score(log, u.chosen, agents)
+    old = [(source, chosen) for source, chosen in u.sets.items() if u.off[source] > settings.match]
+    weighed = score(log, old[0][1], agents) if old else None
+    mean_weight = mean(per_prompt(s, grow(s.sums(s.new))), alpha)
+    episode = mean(per_prompt(s, s.sums(s.k3)), alpha)
+    rungs = _rungs(s, u.evidence, settings)
+    found = Own(
+        rollouts=_rollouts(s, alpha),
+        kl=_token_kl(s, settings, rng),
+        episode=episode,
+        episode_upper=upper_limit(episode, alpha),
+        surrogate=_surrogates(s, fresh, alpha),
+        tails=Tails(
+            mean=mean_weight,
+            low=upper_limit(mean_weight, FALSE_ALARM) < 1,
+            update=weights(s.sums(s.new)),
+            behaviour=None if weighed is None else weights(weighed.sums(weighed.current)),
+            source=old[0][0] if old else None,
+        ),
+        rungs=[Rung(id, name, x, lower_limit(x, alpha / len(rungs))) for id, name, x in rungs],
+    )
+    return found, _finite_values(s, settings) if fresh else None

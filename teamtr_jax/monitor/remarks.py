@@ -1,0 +1,161 @@
+"""What a reader has to know before using a number of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from teamtr_jax.monitor.columns import Record, interval_text, name
+from teamtr_jax.monitor.limits import RARELY
+from teamtr_jax.monitor.report import Report
+
+__all__ = ["remarks", "names"]
+
+
+def names(records: list[Any]) -> str:
+    """How many updates, and the first of them."""
+    some = ", ".join(map(name, records[:5])) + " …" * (len(records) > 5)
+    return f"{len(records)} update{'s' * (len(records) != 1)} ({some})"
+
+
+def _those(report: Report, pick: Callable[[Record], Any]) -> list[Record]:
+    return [r for r in report.records if pick(r)]
+
+
+def _without_certificate(report: Report) -> list[str]:
+    """Why there are updates without one."""
+    out = []
+    if invalid := _those(report, lambda r: r["invalid"]):
+        reasons = sorted({reason for r in invalid for reason in r["invalid"]})
+        out.append(f"No certificate, and no word on resampling, of {names(invalid)}: {'; '.join(reasons)}.")
+    if wrong := _those(report, lambda r: r["contradiction"]):
+        c = wrong[0]["contradiction"]
+        fit = "; or, in-sample, an update that raised the probability of its own rollouts"
+        fit = "" if report.settings.held_out else fit
+        out.append(
+            f"The log contradicts itself at {names(wrong)}. At {name(wrong[0])} the {c['statistic']}, {c['ratio']}, is "
+            f"{interval_text(c)}; where tokens are drawn from the behaviour it is {c['allowed']} (by chance with probability "
+            f"below 1e{-int(min(c['log_evidence'], 1e15) / 2.302585)}). Causes: scored at another temperature than sampled, "
+            f"log-probabilities shifted by a token, a wrong mask, low precision (bfloat16), a top-k or top-p cut, rollouts left "
+            f"out for what they say{fit}."
+        )
+    if masked := _those(report, lambda r: r["masked"]):
+        out.append(
+            f"{sum(r['masked'] for r in masked)} rollouts of {names(masked)} lack tokens (none, or `t` does not run from 0 to "
+            f"n − 1): their probabilities may have changed too. Log the tokens that were sampled, whatever the loss masks."
+        )
+    return out
+
+
+def _left_out(report: Report) -> list[str]:
+    """Rollouts and prompts that are not there."""
+    out = []
+    unless = "" if report.settings.complete else " (--complete: none was left out)"
+    if mixed := _those(report, lambda r: "prompts whose rollouts have equal rewards were left out" in r["invalid"]):
+        out.append(
+            f"No prompt has rollouts of equal rewards in {names(mixed)}, which chance does not do: log the prompts without "
+            f"advantage too."
+        )
+    if unequal := _those(report, lambda r: r["groups"]):
+        low, high = unequal[0]["groups"]
+        out.append(
+            f"Prompts have {low} to {high} rollouts in {names(unequal)}. If which are there depends on what they say or earn, "
+            f"these are a selected sample, and no estimate or limit of them holds{unless}."
+        )
+    if gaps := _those(report, lambda r: r["ids_missing"] and not r["groups"]):
+        out.append(
+            f"{gaps[0]['ids_missing']} rollout ids are missing in {names(gaps)}: limits hold only if which are "
+            f"left out does not depend on what they say or earn{unless}."
+        )
+    return out
+
+
+def _weights(report: Report) -> list[str]:
+    """Limits and weights that are larger than they can be, or smaller."""
+    out = []
+    if cut := _those(report, lambda r: r["limit_cut"]):
+        out.append(
+            f"A limit exceeded high − mean reward, the largest improvement that there can be, and none is printed for "
+            f"{names(cut)}: rollouts that the update made rarer were not drawn, or the scores are of another law than "
+            "the rollouts."
+        )
+    if heavy := _those(report, lambda r: r["mean_weight_high"]):
+        share = f"{100 * RARELY * report.settings.alpha:g} %"
+        out.append(
+            f"The mean weight new/current of rollouts lies above 1 in {names(heavy)}, at {name(heavy[0])} "
+            f"{interval_text(heavy[0]['mean_weight'])}, and no limit is printed: where tokens are drawn from current this is so "
+            f"in at most {share} of updates. Otherwise the causes are those of a log that contradicts itself."
+        )
+    if tails := _those(report, lambda r: r["mean_weight_low"] and not r["invalid"]):
+        r = tails[0]
+        out.append(
+            f"The mean weight new/current of rollouts lies below 1 at {names(tails)}, at {name(r)} "
+            f"{interval_text(r['mean_weight'])}: rare rollouts that were not drawn hold the rest, and k3, S7, `improvement` and "
+            "`gap` miss them; S8 does not."
+        )
+    return out
+
+
+def _scored_again(report: Report) -> list[str]:
+    """Older sets that are here in part, or perhaps."""
+    out = []
+    for state, meaning in (
+        ("part", "not used as scored again, as only whole sets are"),
+        (
+            "unclear",
+            "perhaps scored again, perhaps new and the same by chance: taken as new; the column `source` would say it",
+        ),
+    ):
+        found = [(r, x) for r in report.records for x in r["scored_again"] if x["state"] == state]
+        if found:
+            r, x = found[0]
+            out.append(
+                f"{names([r for r, _ in found])}: {meaning}. Of the {x['size']} rollouts of update {x['source']} there are "
+                f"at {name(r)}: {x['same']} the same, {x['changed']} with other tokens, {x['missing']} missing, "
+                f"{x['extra']} others."
+            )
+    return out
+
+
+def remarks(report: Report) -> list[str]:
+    """What a reader has to know before using a number."""
+    out = []
+    if not report.settings.held_out:
+        out.append(
+            "In-sample: the updates were trained on these rollouts. Limits are no guarantee; --held-out says otherwise."
+        )
+    else:
+        out.append("Held-out, as declared: S8 holds if prompts are independent and no update saw these rollouts.")
+    for found in (_without_certificate, _left_out, _weights, _scored_again):
+        out += found(report)
+    noisy = [r for r in report.records if r["changed_besides"]]
+    if noisy:
+        out.append(
+            f"Log-probabilities of other agents than `updated` changed in {len(noisy)} updates; taken as unchanged."
+        )
+    if joint := [r for r in report.records if r["kind"] == "joint"]:
+        some = ", ".join(map(name, joint[:5]))
+        out.append(
+            f"Several agents changed at once in {len(joint)} updates ({some} …): joint update, certificates of it."
+        )
+    if idle := [r for r in report.records if r["kind"] == "nothing changed"]:
+        out.append(f"{len(idle)} updates changed nothing: {', '.join(map(name, idle[:5]))}.")
+    if reused := [r for r in report.records if r["evidence"] != "fresh"]:
+        out.append(
+            f"{len(reused)} updates have no rollouts of the current team: KL and L are under older rollouts, certificate S7c, "
+            f"behaviour and current differ by up to {max(r['off_policy'] for r in reused):.2g} nats a token."
+        )
+    if all(len(r["share_tokens"]) == 1 for r in report.records):
+        out.append("One agent only: whole-rollout weights and shares need the tokens of all agents.")
+    skipped = [r for r in report.records if r["skippable"]]
+    asked = [r for r in report.records if r["skippable"] is not None]
+    if asked:
+        saved = sum(r["tokens"] for r in skipped)
+        out.append(f"{len(skipped)} of {len(asked)} resamplings could have been skipped ({saved} tokens).")
+    if not report.interactions:
+        out.append(
+            "No interaction matrix: at every update also score the rollouts of the stage's start, all of them, and write "
+            "their rows with that `update`, the same `source`, prompt and rollout ids and logp_behaviour, new logp_current and "
+            "logp_new."
+        )
+    return out

@@ -1,0 +1,217 @@
+"""What the report says of each agent, in five answers: its radius, its certificate, whom it spoils, its rollouts, what to try.
+
+Every answer follows from values of the records and of the interaction matrices (docs/monitor.md, verdict).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from teamtr_jax.monitor.columns import Record, interval_text, name, number
+from teamtr_jax.monitor.interaction import pool
+from teamtr_jax.monitor.report import Report
+from teamtr_jax.monitor.updates import Settings
+
+__all__ = ["FURTHEST", "Answer", "Verdict", "verdicts"]
+
+FURTHEST = 2.0
+"""No step is proposed that is more than so many times the one that was made: what is known is of first order in it."""
+
+
+class Answer(NamedTuple):
+    """One question about an agent."""
+
+    question: str
+    answer: str
+    because: str
+    tone: str  #: good, bad or open
+
+    def __str__(self) -> str:
+        return f"{self.question} {self.answer}. {self.because}"
+
+
+class Verdict(NamedTuple):
+    """What is said of an agent; of its last update where nothing else is said."""
+
+    agent: int
+    answers: list[Answer]
+
+    @property
+    def headline(self) -> str:
+        return ", ".join(x.answer for x in self.answers)
+
+
+def _of(hits: int, tries: int, what: str) -> str:
+    return f" {what} in {hits} of its {tries} updates." if tries > 1 else ""
+
+
+def _inside(records: list[Record]) -> Answer:
+    """k1 against δ, as the column `outside` decides."""
+    question, r = "Inside its radius?", records[-1]
+    k1, outside = r["kl_k1"], r["outside"]
+    known = [x["outside"] for x in records if x["outside"] is not None]
+    count = _of(sum(known), len(known), "Outside")
+    if k1 is None:
+        return Answer(question, "not monitored", f"The log has no token of it at update {name(r)}.{count}", "open")
+    found = f"k1 = {interval_text(k1)} nats a message at update {name(r)}, δ = {r['delta']:g}"
+    if outside is None:
+        why = f"{found}, but the rollouts are in doubt ({r['invalid'][0]})."
+        return Answer(question, "no word on its radius", why + count, "open")
+    if not outside:
+        more = "; the interval reaches beyond δ" if k1["high"] > r["delta"] else ""
+        return Answer(question, "inside", f"{found}{more}.{count}", "good")
+    if k1["value"] > r["delta"]:
+        more = "; the interval holds δ" if k1["low"] <= r["delta"] else ""
+    else:
+        why = "the log contradicts itself" if r["contradiction"] else "a KL is not below 0, and weights are too large"
+        more = f", which is not to be believed: {why}"
+    return Answer(question, "outside", f"{found}{more}.{count}", "bad")
+
+
+def _limit(r: Record) -> float:
+    """The greater of the two lower limits."""
+    finite = r["certificate_finite_sample"]
+    return max(r["certificate"]["lower"], -math.inf if finite is None else finite["lower"])
+
+
+def _why_not(r: Record) -> str:
+    """Why an update without doubt is not certified."""
+    surrogate, bounds = r["surrogate"]["value"], [x["certificate"] for x in r["rungs"]]
+    best = max(r["rungs"], key=lambda x: x["certificate"]["value"])
+    value, lower, prompts = best["certificate"]["value"], best["lower"], best["certificate"]["n"]
+    if value > 0:
+        found = f"{best['id']} is {number(value)}, but its lower limit {number(lower)} is not above 0"
+        if not math.isfinite(lower):
+            return f"{found}: one prompt has no interval."
+        wanted = math.ceil(prompts * ((value - lower) / value) ** 2)
+        return f"{found}: too few prompts. With the same spread about {wanted} instead of {prompts} would do."
+    if surrogate > 0:
+        penalty = surrogate - bounds[0]["value"]
+        return (
+            f"The penalty {number(penalty)} eats the surrogate L = {number(surrogate)}: the step is too large for what it "
+            "promises."
+        )
+    return f"The surrogate L = {number(surrogate)} promises no improvement on these rollouts."
+
+
+def _certified(records: list[Record]) -> Answer:
+    """Whether a lower limit is above 0, and if not, why."""
+    question, r = "Certified?", records[-1]
+    c, finite = r["certificate"], r["certificate_finite_sample"]
+    count = _of(sum(_limit(x) > 0 for x in records), len(records), "Certified")
+    if c["label"].startswith("none: "):
+        return Answer(question, "not certified", f"{c['label'].removeprefix('none: ').capitalize()}.{count}", "bad")
+    if not _limit(r) > 0:
+        return Answer(question, "not certified", _why_not(r) + count, "bad")
+    said = []
+    if c["lower"] > 0:
+        said.append(f"{number(c['lower'])} by {c['rung']}, asymptotic")
+    if finite is not None and finite["lower"] > 0:
+        said.append(f"{number(finite['lower'])} by S8, no asymptotics")
+    why = f"Update {name(r)} raises J by at least {'; '.join(said)} (level {1 - c['alpha']:g}, {c['label']}).{count}"
+    if c["label"] == "held-out":
+        return Answer(question, "certified", why, "good")
+    return Answer(question, "certified in-sample", why, "open")
+
+
+def _list(agents: list[int], me: int) -> str:
+    found = ["its own" if i == me else f"agent {i}'s" for i in agents]
+    return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
+
+
+def _spoils(agent: int, report: Report) -> Answer:
+    """The row of the mean matrix, each entry at α over their number."""
+    question, alpha = "Whose contexts does it spoil?", report.settings.alpha
+    entries = sum(x is not None for row in pool(report.interactions, alpha).entries for x in row)
+    found = pool(report.interactions, alpha / max(entries, 1))
+    row = {}
+    if agent in found.agents:
+        cells = found.entries[found.agents.index(agent)]
+        row = {i: x for i, x in zip(found.agents, cells, strict=True) if x is not None}
+    if not row:
+        why = "At its updates the rollouts of the stage's start were not scored again."
+        return Answer(question, "contexts unknown", why, "open")
+    spoiled = [i for i, x in row.items() if x.high < 0]
+    helped = [i for i, x in row.items() if x.low > 0]
+    stages = f"mean over {found.stages} stage{'s' * (found.stages != 1)}, α over {entries} entries"
+    said = [
+        f"the surrogate of {_list([i], agent)} update by {interval_text(row[i]._asdict())}" for i in (*spoiled, *helped)
+    ]
+    moved = f"Its update moves {', '.join(said)}" if said else "No entry of its row is clearly apart from 0"
+    why = f"{moved} ({stages})."
+    if not spoiled:
+        return Answer(question, "spoils nobody visibly", why, "good")
+    return Answer(question, f"spoils {_list(spoiled, agent)} contexts", why, "bad")
+
+
+def _rollouts(records: list[Record], settings: Settings) -> Answer:
+    """The shift since the rollouts in use against the tolerance."""
+    question = "New rollouts before it?"
+    known = [r for r in records if r["shift_upper"] is not None]
+    bounded = [r for r in known if not r["shift_rung"].startswith("none")]
+    if not known:
+        return Answer(question, "resample as the stage begins", "Its updates are the first of their stages.", "open")
+    r = known[-1]
+    count = _of(sum(x["shift_upper"] <= settings.tolerance for x in bounded), len(bounded), "Old ones would do")
+    if r not in bounded:
+        why = r["shift_rung"].removeprefix("none: ")
+        return Answer(
+            question, "no word on resampling", f"Nothing bounds the shift at {name(r)}: {why}.{count}", "open"
+        )
+    keep = r["shift_upper"] <= settings.tolerance
+    moved = f"{number(r['shift_upper'])} {'≤' if keep else '>'} tolerance {settings.tolerance:g}"
+    why = f"Before update {name(r)} the team had moved by up to {moved}, in total variation ({r['shift_rung']}).{count}"
+    return Answer(question, "keep the rollouts" if keep else "resample", why, "good" if keep else "open")
+
+
+def _radius(records: list[Record], settings: Settings) -> Answer:
+    """Where `L·s − ϱ·K·s²` is greatest, s the size of the step in units of the one made: `s = L/(2ϱK)`, `δ = k3·s²`."""
+    question, width = "What radius to try?", settings.reward_range[1] - settings.reward_range[0]
+    used = [
+        r
+        for r in records
+        if r["evidence"] == "fresh" and not r["invalid"] and not r["mean_weight_high"] and r["kl_k3"] is not None
+    ]
+    if not used:
+        return Answer(question, "no other radius", "None of its updates has fresh rollouts without doubt.", "open")
+    m = len(used)
+    surrogate, k, k3 = (sum(r[key]["value"] for r in used) / m for key in ("surrogate", "kl_episode", "kl_k3"))
+    half = math.sqrt(sum((r["surrogate"]["high"] - r["surrogate"]["value"]) ** 2 for r in used)) / m
+    over = f"Over {m} update{'s' * (m != 1)} the surrogate L is {number(surrogate)} ± {number(half)}"
+    if not 0 < k < math.inf:
+        return Answer(question, "no other radius", f"{over}, and K is {number(k)}.", "open")
+    if not surrogate - half > 0:
+        why = f"{over}, not clearly above 0: more prompts before another radius."
+        return Answer(question, "leave it", why, "open")
+    size = surrogate / (2 * width * k)
+    step = min(size, FURTHEST)
+    radius, best = k3 * step**2, surrogate * step - width * k * step**2
+    cut = f", tried only to {FURTHEST:g}" if size > FURTHEST else ""
+    why = (
+        f"{over}, ϱ·K is {number(width * k)}, k3 {number(k3)} nats a message. To first order in the step L − ϱ·K is greatest "
+        f"at {number(size)} times this step{cut}: {number(best)} instead of {number(surrogate - width * k)}. "
+        f"Now δ = {settings.delta:g}."
+    )
+    return Answer(question, f"try {radius:.2g}", why, "open")
+
+
+def verdicts(report: Report) -> list[Verdict]:
+    """One for each agent that was updated."""
+    agents = sorted({agent for r in report.records for agent in r["agents"]})
+    out = []
+    for agent in agents:
+        records = [r for r in report.records if agent in r["agents"]]
+        out.append(
+            Verdict(
+                agent,
+                [
+                    _inside(records),
+                    _certified(records),
+                    _spoils(agent, report),
+                    _rollouts(records, report.settings),
+                    _radius(records, report.settings),
+                ],
+            )
+        )
+    return out
