@@ -231,7 +231,7 @@ def test_interaction_in_words(made):
     pairs = [(k, i) for k in range(made.n) for i in range(k + 1, made.n) if abs(matrix[k, i]) > 0.01 * abs(L[i])]
     pairs.sort(key=lambda pair: -abs(matrix[pair]))
     assert pairs
-    found = re.findall(r"Agent (\d+)'s update spoils agent (\d+)'s contexts: on rollouts from before it, agent (\d+)'s "
+    found = re.findall(r"Agent (\d+)'s update spoils agent (\d+)'s contexts: on rollouts from before, agent (\d+)'s "
                        r"update looks \S+(?: \(\S+ %\))? (better|worse) than it is", made.page.text)  # fmt: skip
     assert [(int(k), int(i)) for k, i, *_ in found] == [(made.order[k], made.order[i]) for k, i in pairs]
     assert all(again == i for _, i, again, _ in found)
@@ -378,6 +378,26 @@ def test_large_stages_are_shortened(save):  # noqa: F811
     assert [int(row[0]) - 1 for row in page.rows["gaps"][1:-1]] == largest
     close(page.numbers["gaps"][-7], report.improvement)  # sums are over all updates
     assert len(page.rows["update-certificates"]) == 41
+
+
+def test_too_much_work(made, monkeypatch):
+    """Without the matrix: what all earlier updates did together, which is exact, and that the rest is left out."""
+    if made.stage.team.dynamics.horizon is not None:
+        return
+    monkeypatch.setattr(stage_page, "WORK", made.n * made.report.visits.shape[-1] ** 3 - 1)
+    page = Page(stage_page.stage_page(made.stage, made.report, "x"))
+    drift = np.asarray(made.report.surrogate_intermediate - made.report.surrogate_stale)
+    promises = np.asarray(made.report.surrogate_intermediate)
+    late = [i for i in np.argsort(-abs(drift)) if abs(drift[i]) > 0.01 * abs(promises[i])]
+    assert late
+    np.testing.assert_allclose(page.numbers["pairs"][::2], abs(drift[late]), rtol=1e-9)
+    found = re.findall(r"All earlier updates together spoil agent (\d+)'s contexts: on rollouts from before, agent (\d+)'s "
+                       r"update looks [^.]*?\S+(?: \(\S+ %\))? (better|worse) than it is", page.text)  # fmt: skip
+    names = [str(made.order[i]) for i in late]
+    assert found == [(name, name, "better" if drift[i] < 0 else "worse") for name, i in zip(names, late, strict=True)]
+    assert "takes too long to work out" in page.text
+    assert "matrix" not in page.numbers
+    assert "Collect" not in page.text
 
 
 def test_command(run, save, tmp_path):  # noqa: F811
