@@ -440,9 +440,10 @@ def _spoilt(whose: str, agent: int, drift: float, promise: float) -> str:
 def _interaction(numbers: Numbers) -> str:
     order, n = numbers.order, len(numbers.order)
     promises = np.asarray(numbers.report.surrogate_intermediate)
+    floor = np.maximum(SMALL * abs(promises), numbers.report.rounding.drift)
     if numbers.matrix is None:
         drift = np.asarray(numbers.report.seq_minus_stale)
-        late = [i for i in np.argsort(-abs(drift)).tolist() if abs(drift[i]) > SMALL * abs(promises[i])]
+        late = [i for i in np.argsort(-abs(drift)).tolist() if abs(drift[i]) > floor[i]]
         lines = [
             _spoilt("All earlier updates together spoil", order[i], float(drift[i]), float(promises[i]))
             for i in late[:SENTENCES]
@@ -450,11 +451,11 @@ def _interaction(numbers: Numbers) -> str:
         rest, of = len(late) - len(lines), "updates whose contexts are spoilt are less so"
     else:
         earlier = np.triu(numbers.matrix, 1)
-        pairs = [(k, i) for k, i in np.argwhere(earlier != 0).tolist() if abs(earlier[k, i]) > SMALL * abs(promises[i])]
-        pairs.sort(key=lambda pair: -abs(earlier[pair]))
+        large = np.argwhere(abs(earlier) > floor)
+        pairs = large[np.argsort(-abs(earlier[*large.T]), kind="stable")][:SENTENCES].tolist()
         lines = [
             _spoilt(f"Agent {order[k]}'s update spoils", order[i], float(earlier[k, i]), float(promises[i]))
-            for k, i in pairs[:SENTENCES]
+            for k, i in pairs
         ]
         rest, of = n * (n - 1) // 2 - len(lines), "pairs of an earlier and a later update matter less"
     if lines and rest:
