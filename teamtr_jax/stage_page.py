@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from teamtr_jax import certificates
 from teamtr_jax.bounds import DEFAULT, Rung, ladder
+from teamtr_jax.dynamics import Dense
 from teamtr_jax.files import replacing
 from teamtr_jax.html import escaped, number, page, table
 from teamtr_jax.interaction import interaction_matrix, skippable
@@ -25,6 +26,9 @@ __all__ = ["stage_page", "write_stage_page", "RUNG_WORDS"]
 
 UPDATES, CELLS, MATRIX, SENTENCES = 40, 600, 12, 12
 """Largest numbers of updates in full, states of the map, agents of the matrix, pairs in words."""
+
+WORK = 3e11
+"""Largest `n·S³` of a dense discounted team whose interaction matrix is computed: about a minute."""
 
 SMALL = 0.01
 """What is less than this share is said to be small."""
@@ -118,7 +122,7 @@ class Numbers(NamedTuple):
     report: StageReport
     order: list[int]  #: agent of each update
     rungs: list[tuple[Rung, NDArray[np.float64]]]
-    matrix: NDArray[np.float64]  #: `M[k,i]` of `interaction_matrix`
+    matrix: NDArray[np.float64] | None  #: `M[k,i]` of `interaction_matrix`; `None` where that is too much work
     certificates: dict[str, NDArray[np.float64]]  #: of `teamtr_jax.certificates`, by name
     improvement: NDArray[np.float64]  #: `J(π̂ⁱ) − J(π̂ⁱ⁻¹)`
     picked: list[int]  #: updates shown in full
@@ -151,8 +155,11 @@ def _numbers(stage: Stage, report: StageReport, rungs: Sequence[Rung]) -> Number
         return ladder(report, rungs), {name: getattr(certificates, name)(report) for name in CERTIFICATES}
 
     penalties, bounds = jax.tree.map(np.asarray, derived(report))
-    matrix = np.asarray(interaction_matrix(stage, report))
-    if np.isnan(matrix).any():
+    solves = (
+        stage.team.agents * float(stage.team.initial.shape[0]) ** 3 if isinstance(stage.team.dynamics, Dense) else 0.0
+    )
+    matrix = np.asarray(interaction_matrix(stage, report)) if solves <= WORK else None
+    if matrix is not None and np.isnan(matrix).any():
         raise ArithmeticError("the interaction matrix: not a number (the linear solve did not succeed)")
     known = [(rung, penalties[rung.name]) for rung in rungs if rung.name in penalties]
     report = jax.tree.map(np.asarray, report)
@@ -253,7 +260,7 @@ def _in_short(numbers: Numbers) -> str:
 
 def _resampling(numbers: Numbers) -> list[str]:
     n = len(numbers.order)
-    if n < 2:
+    if n < 2 or numbers.matrix is None:
         return []
     limit = SMALL * float(abs(numbers.report.surrogate_intermediate).sum())
     skip = np.asarray(skippable(jax.numpy.asarray(numbers.matrix), limit))
@@ -420,40 +427,62 @@ def _certificates(numbers: Numbers) -> str:
     )  # fmt: skip
 
 
+def _spoilt(whose: str, agent: int, drift: float, promise: float) -> str:
+    """What `whose` updates did to an agent's contexts: `drift` is what fresh rollouts promise more than old ones."""
+    verdict = "better" if drift < 0 else "worse"
+    size = f"{number(abs(drift))}{_share(abs(drift), abs(promise))}"
+    return (
+        f"<li>{whose} agent {agent}'s contexts: on rollouts from before, agent {agent}'s update looks {size} {verdict} than "
+        "it is.</li>"
+    )
+
+
 def _interaction(numbers: Numbers) -> str:
-    matrix, order, n = numbers.matrix, numbers.order, len(numbers.order)
-    promises = numbers.report.surrogate_intermediate
-    earlier = np.triu(matrix, 1)
-    pairs = [(k, i) for k, i in np.argwhere(earlier != 0).tolist() if abs(matrix[k, i]) > SMALL * abs(promises[i])]
-    pairs.sort(key=lambda pair: -abs(matrix[pair]))
-    lines = []
-    for k, i in pairs[:SENTENCES]:
-        size = abs(matrix[k, i])
-        verdict = "better" if matrix[k, i] < 0 else "worse"
-        whole = _share(size, abs(float(promises[i])))
-        lines.append(
-            f"<li>Agent {order[k]}'s update spoils agent {order[i]}'s contexts: on rollouts from before it, agent {order[i]}'s "
-            f"update looks {number(size)}{whole} {verdict} than it is.</li>"
-        )
-    rest = n * (n - 1) // 2 - len(lines)
+    order, n = numbers.order, len(numbers.order)
+    promises = np.asarray(numbers.report.surrogate_intermediate)
+    floor = np.maximum(SMALL * abs(promises), numbers.report.rounding.drift)
+    if numbers.matrix is None:
+        drift = np.asarray(numbers.report.seq_minus_stale)
+        late = [i for i in np.argsort(-abs(drift)).tolist() if abs(drift[i]) > floor[i]]
+        lines = [
+            _spoilt("All earlier updates together spoil", order[i], float(drift[i]), float(promises[i]))
+            for i in late[:SENTENCES]
+        ]
+        rest, of = len(late) - len(lines), "updates whose contexts are spoilt are less so"
+    else:
+        earlier = np.triu(numbers.matrix, 1)
+        large = np.argwhere(abs(earlier) > floor)
+        pairs = large[np.argsort(-abs(earlier[*large.T]), kind="stable")][:SENTENCES].tolist()
+        lines = [
+            _spoilt(f"Agent {order[k]}'s update spoils", order[i], float(earlier[k, i]), float(promises[i]))
+            for k, i in pairs
+        ]
+        rest, of = n * (n - 1) // 2 - len(lines), "pairs of an earlier and a later update matter less"
     if lines and rest:
-        lines.append(f"<li>The other {rest} pairs of an earlier and a later update matter less.</li>")
+        lines.append(f"<li>The other {rest} {of}.</li>")
     none = f"<p>No update changes what a later one promises by more than {number(100 * SMALL)} % of its promise.</p>"
-    head = _joined(
+    return _joined(
         "<h2>Who spoils whose contexts</h2><p>An update changes which contexts the other agents meet, so that rollouts collected "
         "before it tell a later agent less. In brackets: the share of the later agent's own promise.</p>",
         f"<ul id=pairs>{''.join(lines)}</ul>" if lines else none,
+        _matrix(numbers),
     )
+
+
+def _matrix(numbers: Numbers) -> str:
+    n, states = len(numbers.order), numbers.stage.team.initial.shape[0]
+    if numbers.matrix is None:
+        return f"<p class=note>Which of {n} agents it was takes too long to work out with {states} states.</p>"
     if n > MATRIX:
-        return head + f"<p class=note>The table of all {n} agents would be too wide ({MATRIX} at most).</p>"
-    names = [_agent(agent) for agent in order]
-    rows = [[name, *(number(x, sign=True) for x in row)] for name, row in zip(names, matrix, strict=True)]
+        return f"<p class=note>The table of all {n} agents would be too wide ({MATRIX} at most).</p>"
+    names = [_agent(agent) for agent in numbers.order]
+    rows = [[name, *(number(x, sign=True) for x in row)] for name, row in zip(names, numbers.matrix, strict=True)]
     return _joined(
-        head, table(["this update … on the promise of", *names], rows, "matrix"),
+        table(["this update … on the promise of", *names], rows, "matrix"),
         "<p class=note>In units of the return, in the order of the stage: only what stands right of the diagonal happens in this "
         "order, what stands left of it would in the reverse one. The diagonal is, for small steps, the fresh gap. Minus: old "
         "rollouts promise too much. [R5]</p>",
-    )  # fmt: skip
+    )
 
 
 def _paper(numbers: Numbers) -> str:

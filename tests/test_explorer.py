@@ -138,7 +138,7 @@ def page(tmp_path_factory):
 
 
 def dumped(page, address, tmp_path):
-    """The page after its script ran, as text."""
+    """The page after its scripts ran, as text without them."""
     if CHROMIUM is None:
         pytest.skip("no chromium to look at the page with")
     command = [
@@ -146,7 +146,8 @@ def dumped(page, address, tmp_path):
         f"--user-data-dir={tmp_path / 'chromium'}", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=2000",
         "--dump-dom", f"{page.as_uri()}{address}",
     ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=240).stdout
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=240).stdout
+    return re.sub(r"<script.*?</script>", "", dom, flags=re.S)
 
 
 def numbers(dom):
@@ -160,6 +161,25 @@ def test_nothing_from_the_network(page):
     text = page.read_text()
     embedded = re.search(r'<script type="application/json" id="explorer-values">(.*?)</script>', text, re.S)
     assert json.loads(embedded[1]) == DATA
+
+
+def check_plot(dom, family, setting, schedule):
+    """The curves are the gaps of all numbers of agents, on logarithmic axes; the ring stands where the sliders do."""
+    plot = re.search(r'<svg id="explorer-plot".*?</svg>', dom, re.S)[0]
+    n = np.array(explorer.AXES[family]["n"])
+    gaps = np.array([written(family, (k, *setting[1:]))[4::4] for k in n], float).T
+    low = np.floor(np.log10(gaps[gaps > 1e-12].min()))
+    high = max(np.ceil(np.log10(gaps.max())), low + 1)
+    x, y = 52 + 328 * np.log(n) / np.log(n[-1]), 262 - 250 * (np.log10(np.maximum(gaps, 1e-300)) - low) / (high - low)
+    lines = re.findall(r'<polyline points="([^"]*)"', plot)
+    assert len(lines) == len(explorer.SCHEDULES)
+    for line, own, size in zip(lines, y, gaps, strict=True):
+        found = np.array([pair.split(",") for pair in line.split()], float).reshape(-1, 2)
+        np.testing.assert_allclose(found, np.stack([x, own], 1)[size > 1e-12], atol=1e-6)
+    here = list(n).index(setting[0])
+    rings = np.array(re.findall(r'<circle cx="([^"]*)" cy="([^"]*)" r="8"', plot), float)
+    assert len(rings) == (gaps[schedule, here] > 1e-12)
+    np.testing.assert_allclose(rings, [[x[here], y[schedule, here]]] * len(rings), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +208,7 @@ def test_sliders_change_the_numbers_to_the_right_ones(page, tmp_path, address, f
     assert words["n"] == str(setting[0])
     assert float(words["other"]) == setting[1]
     assert words["schedule"] == explorer.SCHEDULES[schedule]
-    assert dom.count("<polyline") == len(explorer.SCHEDULES)
+    check_plot(dom, family, setting, schedule)
     for name in ("n", "delta"):
         top = re.search(rf'id="explorer-{name}"[^>]*max="(\d+)"|max="(\d+)"[^>]*id="explorer-{name}"', dom)
         assert int(top[1] or top[2]) == len(axes[name]) - 1
