@@ -264,7 +264,7 @@ def where_page(root: Path = ROOT) -> str:
         if x.built:
             cells = [
                 x.words,
-                x.equation,
+                f"`{x.equation}`" if x.equation else "",
                 "<br>".join(map(link, x.code)),
                 "<br>".join(map(link, x.tests)),
                 f"[{PurePosixPath(x.figure).stem}](verify/{x.figure})" if x.figure else "",
