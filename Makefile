@@ -7,7 +7,7 @@ WORKERS ?= 2
 
 # The checks share what they compile: several of them run the same programs, in processes of their own.
 quick test docs: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/build/compiled
-quick test docs: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
+quick test docs: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -15,7 +15,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(DOCS.parent), os.environ.get("PYTHONPATH")])
 )  # of the kernels
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of a notebook's time is compilation
+# Most of a notebook's time is compilation: as in conftest.py.
+few = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0"
+if few and installed_version("jaxlib").startswith("0.10."):
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
 
 project = "teamtr_jax"
 author = "The teamtr_jax authors"

@@ -73,7 +73,7 @@ for B, S, repeat in ((1, 400, 2), (20, 20, 2)):
 @pytest.mark.parametrize(("worlds", "programs"), [(DENSE, 6), (SPARSE, 6)], ids=["dense", "sparse"])
 def test_batched_solves_finish(worlds, programs):
     """V and m, their gradients and whole stages: B = 1000, S = 32 and B = 4096, S = 8 by LU; host factorisations too."""
-    as_users_compile = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    as_users_compile = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": ""}
     env = os.environ | {"PYTHONPATH": str(ROOT)} | as_users_compile
     try:
         run = subprocess.run(

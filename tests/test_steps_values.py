@@ -302,8 +302,9 @@ def test_the_budget_decides():
         q = value_weighted_step(jnp.asarray(pi), jnp.asarray(close))
         assert bool((np.asarray(q) == pi).all()) == stays
     facts = Estimate(*map(jnp.asarray, (w, 1e-16 * adv, 0 * adv, 0 * adv, 0 * adv + 16.0)))
-    np.testing.assert_array_equal(jax.jit(STEPS["natural"])(pi, facts, zero)[0], pi)  # beside values of 16
-    moved = jax.jit(STEPS["natural"])(pi, facts._replace(value=1e-16 * facts.value), zero)[0]
+    moved = batched([(pi, facts), (pi, facts._replace(value=1e-16 * facts.value))])["natural"][0]
+    np.testing.assert_array_equal(moved[0], pi)  # beside values of 16
+    moved = moved[1]
     assert abs(np.asarray(moved) - pi).min() > 0
 
 
@@ -338,20 +339,28 @@ def test_the_budget_of_samples_by_its_formula():
     state = jnp.asarray([[[0, 3, 1], [0, 4, 4]], [[2, 0, 0], [2, 2, 5]]])
     action = jnp.asarray([[[0, 1, 2], [1, 1, 0]], [[2, 0, 1], [1, 0, 2]]])
     paths = rollouts_of_paths(team, jnp.asarray(POLICY), state, action)
+    in_one = jax.jit(
+        lambda paths: (return_error(paths), group_scale(paths.returns), return_error(paths, 1 / group_scale(paths.returns)),
+                       broadcast_advantage(paths, centred_advantage(paths.returns)))
+    )  # fmt: skip
+    error_of_returns, scale_of_groups, error_scaled, used = in_one(paths)
     r = (REWARD - 0.5)[np.asarray(state), np.asarray(action)]
     discount = 0.5 ** np.arange(3)
     most = (discount * abs(r)).sum(-1).max(-1)
     expected = 2 * (2 + 3) * U * most[:, None, None] / discount * np.ones((2, 2, 1))
-    np.testing.assert_allclose(return_error(paths), expected, rtol=1e-13)
+    np.testing.assert_allclose(error_of_returns, expected, rtol=1e-13)
     returns = (discount * r).sum(-1)
     spread = np.sqrt(returns.var(-1, keepdims=True) + 1e-8)
-    np.testing.assert_allclose(group_scale(paths.returns), spread, rtol=1e-12)
-    np.testing.assert_allclose(
-        return_error(paths, 1 / group_scale(paths.returns)), expected / spread[..., None], rtol=1e-12
-    )
-    used = broadcast_advantage(paths, centred_advantage(paths.returns))
+    np.testing.assert_allclose(scale_of_groups, spread, rtol=1e-12)
+    np.testing.assert_allclose(error_scaled, expected / spread[..., None], rtol=1e-12)
     rows, owned = jnp.arange(R), jnp.ones(R, bool)
-    facts = estimate_tables(team, jnp.asarray(POLICY), paths, 0, used, rows, owned)
+    estimate = jax.jit(
+        lambda paths, used, error: tuple(
+            estimate_tables(team, jnp.asarray(POLICY), paths, 0, used, rows, owned, **more)
+            for more in ({}, {"error": error})
+        )
+    )
+    facts, given = estimate(paths, used, 3 * error_of_returns)
     weight, off, sums = np.zeros(R), np.zeros((R, A)), np.zeros((R, A))
     for b, g, t in np.ndindex(2, 2, 3):
         s, a = int(state[b, g, t]), int(action[b, g, t])
@@ -366,7 +375,6 @@ def test_the_budget_of_samples_by_its_formula():
     largest = abs(r).max() * discount.sum() + abs(floor)
     of_value = np.where(weight[:, None] > 0, 8 * U * np.asarray(facts.value) + 6 * U * largest, 0.0)
     np.testing.assert_allclose(facts.value_error, of_value, rtol=1e-12)
-    given = estimate_tables(team, jnp.asarray(POLICY), paths, 0, used, rows, owned, error=3 * return_error(paths))
     tripled = np.nan_to_num((3 * off + 8 * U * sums) / np.where(weight > 0, weight, 1)[:, None] / POLICY[:R])
     np.testing.assert_allclose(given.advantage_error, tripled, rtol=1e-12)
 
@@ -576,12 +584,17 @@ def test_a_certified_step_does_not_follow_rounding(form):
     v = draw.uniform(-10, 10, len(P))
     team = replace(team, reward=jnp.asarray(v[:, None] - gamma * P @ v))
     joint = jnp.asarray(pi if form == "turn-taking" else np.einsum("sa,sb->sab", *pi).reshape(R, -1))
-    noise = abs(np.asarray(advantages(team, evaluate_policy(team, joint)[1])))
+    noise = abs(np.asarray(advantages_of(team, joint)))
     assert 0 < noise.max() < 1e-13
     for agent in range(team.agents):
         step = certified_jit()(team, policy, jnp.asarray(agent), jnp.asarray(0.02))
         np.testing.assert_array_equal(step.target, policy)
         assert (float(step.certificate), float(step.improvement)) == (0.0, 0.0)
+
+
+@jax.jit
+def advantages_of(team, policy):
+    return advantages(team, evaluate_policy(team, policy)[1])
 
 
 def test_no_radius_helps_where_there_is_nothing_to_gain():
