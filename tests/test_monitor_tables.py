@@ -486,7 +486,7 @@ def test_the_page_is_the_tables_and_the_figures(real, tmp_path):
     assert found == [[heads, *rows[-200:]] for _, heads, rows, _ in wanted]
     titles = [unescape(x) for x in re.findall(r"<h2[^>]*>(.*?)</h2>", text, re.S)]
     assert titles == ["Verdict", "Figures", "Before using a number", *(title for title, *_ in wanted)]
-    notes = [unescape(x) for x in re.findall(r"<p class=note>(.*?)</p>", text, re.S)][1:]
+    notes = [unescape(x) for x in re.findall(r"<p class=note>(.*?)</p>", text, re.S)][2:]
     left = " The last 200 of 201 rows; --json has all."
     assert notes == [caption + left * (len(rows) > 200) for *_, rows, caption in wanted]
     assert notes[0].endswith(left)
