@@ -509,10 +509,12 @@ def plain_text(fragment):
 def test_the_page_begins_with_the_verdicts(real, tmp_path, monkeypatch):
     """Question, answer and reason of each agent, in its colour; a phone's width; nothing from the net, no script."""
     monkeypatch.setattr(pages, "svg", lambda *_: "<svg/>")
-    report = made(real, FULL, FULL | {"agents": [2]}, POOR, interactions=[matrix(5)])
+    odd = {"agents": [2], "certificate": FULL["certificate"] | {"label": "none: 1 < 2 & 3"}}
+    report = made(real, FULL, FULL | odd, POOR, interactions=[matrix(5)])
     text = write_page(report, tmp_path / "page.html", "log").read_text(encoding="utf-8")
     assert text.index("Verdict") < text.index("Figures") < text.index("Before using a number") < text.index("<table>")
     assert "<meta name=viewport content='width=device-width,initial-scale=1'>" in text
+    assert "1 &lt; 2 &amp; 3" in text
     assert not re.search(r"<script|<link|https?://|@import|src=|url\(", text)
     found = re.findall(
         r'<section class=card style="border-left-color:(.*?)"><h3>Agent (\d)</h3>(.*?)</section>', text, re.S
