@@ -53,3 +53,13 @@ def test_every_column_says_what_it_is():
         assert column.meaning
         assert "|" not in column.meaning + column.information + "".join(column.cells())
         assert column.information == "" or column.information.startswith("estimable")
+
+
+def test_nothing_is_said_to_be_inside_on_rollouts_in_doubt():
+    """Groups of unequal size: k1 below δ means nothing unless they are declared complete, k1 above δ is outside anyway."""
+    log = token_log(columns(stage(9, [[0]], {0: [0]}, {4: 3, 5: 2})))
+    for delta, complete, outside in ((100.0, False, None), (100.0, True, False), (1e-9, False, True)):
+        settings = Settings(delta=delta, reward_range=(LOW, HIGH), complete=complete)
+        (record,) = monitor(log, settings).records
+        assert record["kl_k1"]["value"] > 1e-9
+        assert record["outside"] is outside

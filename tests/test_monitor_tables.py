@@ -486,7 +486,7 @@ def test_the_page_is_the_tables_and_the_figures(real, tmp_path):
     assert found == [[heads, *rows[-200:]] for _, heads, rows, _ in wanted]
     titles = [unescape(x) for x in re.findall(r"<h2[^>]*>(.*?)</h2>", text, re.S)]
     assert titles == ["Verdict", "Figures", "Before using a number", *(title for title, *_ in wanted)]
-    notes = [unescape(x) for x in re.findall(r"<p class=note>(.*?)</p>", text, re.S)][1:]
+    notes = [unescape(x) for x in re.findall(r"<p class=note>(.*?)</p>", text, re.S)][2:]
     left = " The last 200 of 201 rows; --json has all."
     assert notes == [caption + left * (len(rows) > 200) for *_, rows, caption in wanted]
     assert notes[0].endswith(left)
@@ -509,10 +509,12 @@ def plain_text(fragment):
 def test_the_page_begins_with_the_verdicts(real, tmp_path, monkeypatch):
     """Question, answer and reason of each agent, in its colour; a phone's width; nothing from the net, no script."""
     monkeypatch.setattr(pages, "svg", lambda *_: "<svg/>")
-    report = made(real, FULL, FULL | {"agents": [2]}, POOR, interactions=[matrix(5)])
+    odd = {"agents": [2], "certificate": FULL["certificate"] | {"label": "none: 1 < 2 & 3"}}
+    report = made(real, FULL, FULL | odd, POOR, interactions=[matrix(5)])
     text = write_page(report, tmp_path / "page.html", "log").read_text(encoding="utf-8")
     assert text.index("Verdict") < text.index("Figures") < text.index("Before using a number") < text.index("<table>")
     assert "<meta name=viewport content='width=device-width,initial-scale=1'>" in text
+    assert "1 &lt; 2 &amp; 3" in text
     assert not re.search(r"<script|<link|https?://|@import|src=|url\(", text)
     found = re.findall(
         r'<section class=card style="border-left-color:(.*?)"><h3>Agent (\d)</h3>(.*?)</section>', text, re.S

@@ -117,8 +117,8 @@ def _finish(ax: Any, report: Report, marks: Sequence[tuple[str, str, bool]], **a
             ncols=2,
             columnspacing=1.0,
             handletextpad=0.3,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.2),
+            loc="upper left",
+            bbox_to_anchor=(0, -0.2),
         )
 
 
@@ -195,7 +195,7 @@ def _matrix(ax: Any, report: Report) -> None:
     for axis in (ax.get_xticklabels(), ax.get_yticklabels()):
         for agent, label in zip(agents, axis, strict=True):
             label.set_color(colour_of([agent]))
-    ax.figure.colorbar(image, ax=ax, location="bottom", shrink=0.8)
+    ax.figure.colorbar(image, ax=ax, location="bottom", shrink=0.8, ticks=(-size, 0, size), format="%.2g")
 
 
 FIGURES: Sequence[tuple[Draw, str]] = (
@@ -253,7 +253,9 @@ def is_long(draw: Draw, report: Report) -> bool:
 def svg(draw: Draw, report: Report) -> str:
     """A figure as it stands in a page."""
     matplotlib, figures = optional_import("matplotlib"), optional_import("matplotlib.figure")
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": draw.__name__, "font.size": 10}):
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": draw.__name__, "font.size": 10, "axes.titlelocation": "left"}
+    ):
         figure = figures.Figure(figsize=LONG_SIZE if is_long(draw, report) else SIZE, layout="constrained")
         ax = figure.subplots()
         ax.spines[["top", "right"]].set_visible(False)

@@ -41,12 +41,11 @@ TERMS = {
 """Of the tables of the interaction."""
 
 
-VERDICT = (
-    "Of each agent's last update, if nothing else is said; update 3.1 is update 1 of stage 3. J: mean reward of the team. k1: "
-    "mean KL of a message before and after the update, in nats, which trainers monitor; δ: its declared threshold. L: what an "
-    "update promises. ϱ·K: what it may cost, width of the rewards × KL of a rollout; so L − ϱ·K is a lower bound of what it "
-    "brings (S7). Contexts: what others have written before an agent speaks. Total variation: the share of rollouts that have "
-    "to be others. <a href=#remarks>{count} remarks</a> on this log."
+VERDICT_TERMS = (
+    "J: mean reward of the team. k1: mean KL of a message before and after the update, in nats, which trainers monitor; δ: its "
+    "declared threshold. L: what an update promises. ϱ·K: what it may cost, width of the rewards × KL of a rollout; so L − ϱ·K "
+    "is a lower bound of what it brings (S7). Contexts: what others have written before an agent speaks. Total variation: the "
+    "share of rollouts that have to be others."
 )
 
 
@@ -67,7 +66,9 @@ def _card(verdict: Verdict) -> str:
 def _verdicts(report: Report) -> str:
     cards = "".join(map(_card, verdicts(report))) or "<p>No update of any agent.</p>"
     return (
-        f"<h2>Verdict</h2><p class=note>{VERDICT.format(count=len(remarks(report)))}</p><div class=cards>{cards}</div>"
+        "<h2>Verdict</h2><p class=note>Of each agent's last update, if nothing else is said; update 3.1 is update 1 of stage 3. "
+        f"<a href=#remarks>{len(remarks(report))} remarks</a> on this log.</p><div class=cards>{cards}</div>"
+        f"<p class=note>{VERDICT_TERMS}</p>"
     )
 
 
