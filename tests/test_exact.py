@@ -13,9 +13,11 @@ from teamtr_jax.dynamics import Dense, Layered, after
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.teams import relay_stage
 from teamtr_jax.types import Stage, Team
-from theory import exact, exact_audit, families
+from theory import exact, families
 from theory.constructions import chain, counts, doors, forks, parity
-from theory.exact_bounds import smaller, times, total, verdict
+from theory.exact import audit as exact_audit
+from theory.exact import checks, verdict
+from theory.exact.numbers import smaller, times, total
 
 KEYS = {
     "T0": ("update", "stage"), "T1": ("",), "T2": ("",), "P3.1": ("TV",), "P3.3": ("",), "P3.4": ("",), "P3.6": ("",),
@@ -148,12 +150,12 @@ def test_infinity_and_zero():
 def test_one_claim_costs_no_more_than_it_needs():
     """T1, S4 and E1 take no logarithm on the corner; a stage is read once for several claims; an unknown claim has no checks."""
     stage = next(exact_audit.unstack(families.sharp_episodic(np.random.default_rng(1), 1), 1))
-    exact._solved.cache_clear()
+    checks._solved.cache_clear()
     for claim in ("T1", "S4", "E1"):
         pairs = exact.exact_checks(stage, only=claim)
         assert {key[0] for key in pairs} == {claim}
         assert {verdict(*pair) for row in pairs.values() for pair in row} == {"exact"}
-    assert exact._solved.cache_info().misses == 1
+    assert checks._solved.cache_info().misses == 1
     assert exact.exact_checks(stage, only="nobody's claim") == {}
     x = exact.Solved(exact.exact_stage(stage))
     for claim in ("T1", "S4", "E1"):

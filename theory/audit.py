@@ -22,8 +22,7 @@ from teamtr_jax.claims import STAGE_CLAIMS, Claim, judge
 from teamtr_jax.files import output_folder, read_json, replacing, seal
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage
-from theory.exact import exact_checks
-from theory.exact_bounds import verdict
+from theory.exact import exact_checks, verdict
 from theory.families import Family, take
 from theory.ledger import Row
 
@@ -110,7 +109,7 @@ def fingerprint(*settings: object) -> str:
     """Of the settings, of the versions, and of every source file that a verdict depends on."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256(repr((settings, jax.__version__, np.__version__)).encode())
-    for path in sorted([*root.glob("teamtr_jax/**/*.py"), *root.glob("theory/*.py")]):
+    for path in sorted([*root.glob("teamtr_jax/**/*.py"), *root.glob("theory/*.py"), *root.glob("theory/exact/*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

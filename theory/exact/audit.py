@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.types import Stage, Team
-from theory.exact import Pairs, exact_checks
-from theory.exact_bounds import verdict
+from theory.exact.checks import Pairs, exact_checks
+from theory.exact.numbers import verdict
 from theory.families import take
 
 __all__ = ["Evidence", "World", "WORLDS", "draw", "random_rows", "unstack", "judge_exactly", "run"]
