@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flint import arb, arb_mat, ctx, fmpq, fmpq_mat
 
+from teamtr_jax.bounds import DEFAULT, ladder
 from teamtr_jax.claims import STAGE_CLAIMS
 from teamtr_jax.dynamics import Dense, Layered, after
 from teamtr_jax.surrogates import stage_report
@@ -236,6 +237,42 @@ def test_float_core_against_exact_arithmetic(source):
                 compared[key] += 1
     assert compared.total() > 500
     assert len(compared) > 30
+
+
+def test_every_rung_is_there_once_more():
+    """`RUNGS` has the names of `DEFAULT`, each on the same gap."""
+    floats, exactly = {rung.name: rung.gap for rung in DEFAULT}, {name: gap for name, (gap, _) in exact.RUNGS.items()}
+    missing = {name: gap for name, gap in floats.items() if exactly.get(name) != gap}
+    assert not missing, f"theory/exact/rungs.py: RUNGS lacks, or has on another gap: {missing}"
+    assert exactly.keys() == floats.keys(), f"nobody's rungs: {exactly.keys() - floats.keys()}"
+
+
+@jax.jit
+@jax.vmap
+def rungs_and_gaps(stage):
+    report = stage_report(stage)
+    gaps = {rung.name: (getattr(report, f"gap_{rung.gap}"), getattr(report.rounding, rung.gap)) for rung in DEFAULT}
+    return ladder(report), gaps
+
+
+@pytest.mark.parametrize("world", [exact_audit.WORLDS[k] for k in (0, 1, 4)], ids=lambda world: world.name)
+def test_every_rung_against_the_float_ladder(world):
+    """Name by name, the penalty to 1e-9 relative and the gap within its rounding."""
+    batch = 12
+    stages = exact_audit.draw(world, np.random.default_rng(5), batch)
+    penalties, gaps = jax.tree.map(np.asarray, rungs_and_gaps(stages))
+    form = "episodic" if world.horizon else "discounted"
+    assert set(penalties) == {rung.name for rung in DEFAULT if form in rung.forms}
+    for b, one in enumerate(exact_audit.unstack(stages, batch)):
+        for name, penalty in penalties.items():
+            gap, budget = (side[b] for side in gaps[name])
+            found = exact.exact_pairs(one, name)
+            assert len(found) == world.agents
+            for i, (left, right) in enumerate(found):
+                where = (b, name, i, penalty[b, i], number(right))
+                assert abs(abs(gap[i]) - number(left)) <= budget[i], where
+                assert close(penalty[b, i], number(right)), where
+    assert [exact.exact_pairs(one, "penalty_layers")[0][1] is None] == [not world.horizon]
 
 
 @jax.jit
