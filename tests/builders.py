@@ -14,7 +14,7 @@ from teamtr_jax.bounds import ladder, paper_constant, penalty_drift_paper
 from teamtr_jax.dynamics import Dense, Layered, Successors, Tree
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage, Team
-from theory.exact.audit import random_rows
+from theory.exact_audit import random_rows
 
 BUDGET = {"gap_fresh": "fresh", "gap_stale": "stale", "gap_cached": "cached", "seq_minus_stale": "drift"}
 """Which entry of `Rounding` speaks for which field of a report."""

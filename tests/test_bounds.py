@@ -13,10 +13,10 @@ from teamtr_jax import certificates
 from teamtr_jax.bounds import DEFAULT, Rung, ladder, penalty_drift_paper, zero_times
 from teamtr_jax.certificates import lower_bound_paper, stage_bound_paper, stage_bound_stale_paper
 from teamtr_jax.dynamics import Dense, Layered, Tree
+from teamtr_jax.exact import RUNGS, Solved, exact_stage
 from teamtr_jax.surrogates import evaluate_stage
 from teamtr_jax.types import Stage, StageReport, Team
 from teamtr_jax.validation import InputError
-from theory.exact import RUNGS, Solved, exact_stage
 
 KL = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
 """KL(½,½ ‖ ¼,¾)."""

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from flint import arb, arb_mat, ctx, fmpq, fmpq_mat
 
+from teamtr_jax import exact
 from teamtr_jax.bounds import DEFAULT, ladder
 from teamtr_jax.claims import STAGE_CLAIMS
 from teamtr_jax.dynamics import Dense, Layered, after
+from teamtr_jax.exact import checks, verdict
+from teamtr_jax.exact.numbers import smaller, times, total
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.teams import relay_stage
 from teamtr_jax.types import Stage, Team
-from theory import exact, families
+from theory import exact_audit, families
 from theory.constructions import chain, counts, doors, forks, parity
-from theory.exact import audit as exact_audit
-from theory.exact import checks, verdict
-from theory.exact.numbers import smaller, times, total
 
 KEYS = {
     "T0": ("update", "stage"), "T1": ("",), "T2": ("",), "P3.1": ("TV",), "P3.3": ("",), "P3.4": ("",), "P3.6": ("",),
@@ -138,6 +138,19 @@ def test_verdict():
     assert verdict(arb("-inf"), fmpq(0)) == "enclosed"
 
 
+def test_only_what_is_open_is_decided():
+    """Place by place, in the order asked; what has no exact form stays open, and so does a team of more than 24 states."""
+    stage = next(exact_audit.unstack(families.sharp_episodic(np.random.default_rng(1), 1), 1))
+    found = [verdict(*pair) for pair in exact.exact_checks(stage, only="S7")["S7", ""]]
+    assert exact.decide(stage, "S7", "", [1, 0]) == [found[1], found[0]]
+    assert exact.decide(stage, "S7", "", []) == []
+    assert exact.decide(stage, "P3.1", "KL", [0, 1]) == ["open", "open"]
+    assert exact.decide(stage, "nobody's claim", "", [0]) == ["open"]
+    large = relay_stage(2, 0.25, 0.25, 25)
+    assert large.team.reward.shape[0] > exact.EXACT_STATES
+    assert exact.decide(large, "T1", "", [0]) == ["open"]
+
+
 def test_infinity_and_zero():
     """`0·∞ = 0`; a rational minimum stays rational."""
     assert times(fmpq(0), None) == 0
@@ -243,7 +256,7 @@ def test_every_rung_is_there_once_more():
     """`RUNGS` has the names of `DEFAULT`, each on the same gap."""
     floats, exactly = {rung.name: rung.gap for rung in DEFAULT}, {name: gap for name, (gap, _) in exact.RUNGS.items()}
     missing = {name: gap for name, gap in floats.items() if exactly.get(name) != gap}
-    assert not missing, f"theory/exact/rungs.py: RUNGS lacks, or has on another gap: {missing}"
+    assert not missing, f"teamtr_jax/exact/rungs.py: RUNGS lacks, or has on another gap: {missing}"
     assert exactly.keys() == floats.keys(), f"nobody's rungs: {exactly.keys() - floats.keys()}"
 
 

@@ -26,7 +26,7 @@ from teamtr_jax.validation import InputError, unchecked
 from theory import audit, ledger
 from theory import run as suite
 from theory.audit import Tally
-from theory.exact.audit import Evidence
+from theory.exact_audit import Evidence
 from theory.families import Family
 from theory.ledger import Row
 from theory.plugins import Plugins

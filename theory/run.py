@@ -23,9 +23,8 @@ from teamtr_jax.records import dump
 from teamtr_jax.tabular import improvement_stage
 from teamtr_jax.teams import gymnasium_team
 from teamtr_jax.validation import whole_number
-from theory import adversarial, audit, figures, ledger, networks, processes, regimes
+from theory import adversarial, audit, exact_audit, figures, ledger, networks, processes, regimes
 from theory.claims import p3_2, r1, r2, r3, r4, r5, rates, s8, u1
-from theory.exact import audit as exact_audit
 from theory.families import FAMILIES
 from theory.ledger import Row
 from theory.plugins import Plugins

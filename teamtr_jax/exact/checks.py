@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -10,16 +10,20 @@ from typing import Any
 import jax
 import numpy as np
 from flint import arb, fmpq
+from numpy.typing import NDArray
 
+from teamtr_jax.exact.numbers import ZERO, Number, Pair, before, comparable, precisely, root, times, total, verdict
+from teamtr_jax.exact.rungs import first_order, least, pairs, paper, path_shift, reused_log_sum
+from teamtr_jax.exact.solved import Solved
+from teamtr_jax.exact.stage import exact_stage
 from teamtr_jax.types import Stage
-from theory.exact.numbers import ZERO, Number, Pair, before, comparable, precisely, root, times, total
-from theory.exact.rungs import first_order, least, pairs, paper, path_shift, reused_log_sum
-from theory.exact.solved import Solved
-from theory.exact.stage import exact_stage
 
-__all__ = ["CHECKS", "Pairs", "exact_checks", "exact_pairs"]
+__all__ = ["CHECKS", "EXACT_STATES", "Pairs", "decide", "exact_checks", "exact_pairs"]
 
 Pairs = dict[tuple[str, str], list[Pair]]
+
+EXACT_STATES = 24
+"""Largest team (states) on which what floats leave open is decided exactly."""
 
 
 def _t0(x: Solved) -> dict[str, list[Pair]]:
@@ -251,3 +255,18 @@ def exact_pairs(stage: Stage, rung: str) -> list[Pair]:
     """`(|gap_i|, penalty_i)` of one rung of `RUNGS`, update by update."""
     with precisely():
         return [comparable(*pair) for pair in pairs(_read(stage, True), rung)]
+
+
+def decide(stage: Stage, claim: str, check: str, open_: Sequence[int] | NDArray[np.integer]) -> list[str]:
+    """`verdict` on the instances of one check that floats left open, in their order.
+
+    Args:
+      open_: places of these instances in the (flattened) float check.
+
+    Returns:
+      `exact`, `enclosed` (both hold), `violated`, or `open`: overlapping balls, a check that has no exact form, or a team of more
+      than `EXACT_STATES` states.
+    """
+    small = stage.team.reward.shape[0] <= EXACT_STATES
+    found = exact_checks(stage, only=claim).get((claim, check)) if small and len(open_) else None
+    return ["open" if found is None else verdict(*found[k]) for k in open_]

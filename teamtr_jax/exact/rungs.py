@@ -10,8 +10,21 @@ from collections.abc import Callable, Sequence
 from flint import arb, fmpq
 
 from teamtr_jax.bounds import Gap
-from theory.exact.numbers import ZERO, Number, Pair, before, capped, larger, root, running, smaller, split, times, total
-from theory.exact.solved import Solved
+from teamtr_jax.exact.numbers import (
+    ZERO,
+    Number,
+    Pair,
+    before,
+    capped,
+    larger,
+    root,
+    running,
+    smaller,
+    split,
+    times,
+    total,
+)
+from teamtr_jax.exact.solved import Solved
 
 __all__ = ["RUNGS", "first_order", "least", "paper", "pairs", "path_shift", "reused_log_sum"]
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from flint import arb, fmpq, fmpq_mat
 
-from theory.exact.numbers import ZERO, Number, Row, distance, dot, precisely, spread, times, total
-from theory.exact.stage import ExactStage
+from teamtr_jax.exact.numbers import ZERO, Number, Row, distance, dot, precisely, spread, times, total
+from teamtr_jax.exact.stage import ExactStage
 
 __all__ = ["Solved", "exact_numbers"]
 

@@ -13,8 +13,8 @@ import numpy as np
 from flint import fmpq
 
 from teamtr_jax.dynamics import Dense, Layered, Successors, Tree
+from teamtr_jax.exact.numbers import ZERO, Row, rational
 from teamtr_jax.types import Stage
-from theory.exact.numbers import ZERO, Row, rational
 
 __all__ = ["ExactStage", "exact_stage"]
 

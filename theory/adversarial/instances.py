@@ -14,13 +14,13 @@ import numpy as np
 from flint import arb
 
 from teamtr_jax.bounds import DEFAULT, Rung
+from teamtr_jax.exact import exact_pairs, precisely, verdict
 from teamtr_jax.files import read_json, regular_file, replacing, seal
 from teamtr_jax.records import dump
 from teamtr_jax.teams import read_stage, write_stage
 from teamtr_jax.types import Stage
 from teamtr_jax.validation import InputError
 from theory.adversarial.search import GAMMAS, SHAPES, Shape, alike, climb
-from theory.exact import exact_pairs, precisely, verdict
 from theory.families import take
 
 __all__ = ["Exact", "INSTANCES", "Record", "load", "read_index", "recheck", "run", "tightest", "write"]

@@ -10,7 +10,7 @@ import flint
 import numpy as np
 from flint import arb, fmpq
 
-from theory.exact import PRECISION
+from teamtr_jax.exact import PRECISION
 from theory.fits import local_slopes
 from theory.ledger import Row
 
