@@ -2,7 +2,8 @@
 
 `python -m theory.adversarial` prints the tightest ratio found for each rung, shape, number of agents and γ, decides the tightest
 of each rung and γ again in exact arithmetic and, with `--save`, writes these stages to `theory/instances/`. A reader's own
-`Rung` is searched by `search(rung, shape, rng)`.
+`Rung` is attacked by `search(rung, shape, rng)`, or by `--plugin FILE --save --out FOLDER`, which keeps the counterexample as a
+stage file.
 """
 
 from theory.adversarial.instances import INSTANCES, Exact, Record, load, read_index, recheck, run, tightest, write

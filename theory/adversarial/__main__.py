@@ -19,6 +19,7 @@ from teamtr_jax.files import output_file, output_folder
 from teamtr_jax.validation import InputError, whole_number
 from theory.adversarial.instances import INSTANCES, Record, read_index, run, write
 from theory.adversarial.search import SHAPES, Shape
+from theory.plugins import load
 
 Named = TypeVar("Named", Rung, Shape)
 
@@ -29,6 +30,8 @@ class Settings:
 
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """One shape, one γ, fewer points and steps: about half a minute."""
+    plugin: Path | None = None
+    """Attack the `RUNGS` of this Python file instead of the built-in ones (run as it stands)."""
     rung: str | None = None
     """Only this rung (its name, as `penalty_path`)."""
     shape: str | None = None
@@ -71,12 +74,28 @@ def named(flag: str, name: str | None, known: Sequence[Named]) -> list[Named]:
     return chosen
 
 
+def _rungs(settings: Settings) -> Sequence[Rung]:
+    """What is attacked.
+
+    Raises:
+      InputError: an unknown name, a file without rungs, stages of its rungs among the instances of the built-in ones.
+    """
+    if settings.plugin is None:
+        return named("--rung", settings.rung, DEFAULT)
+    own = load(settings.plugin).rungs
+    if not own:
+        raise InputError("--plugin", f"{settings.plugin} without RUNGS", "at least one bound to attack")
+    if settings.save and settings.out.resolve() == INSTANCES.resolve():
+        raise InputError("--out", str(settings.out), "a folder of your own: this one is for the built-in rungs")
+    return named("--rung", settings.rung, own)
+
+
 def _run(settings: Settings) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     whole_number("--seed", settings.seed, 0)
-    rungs = named("--rung", settings.rung, DEFAULT)
+    rungs = _rungs(settings)
     shapes = None if settings.shape is None else named("--shape", settings.shape, SHAPES)
     if settings.save and output_folder("--out", settings.out).is_dir():
         output_file("--out", settings.out / "index.json")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import jax
 import jax.numpy as jnp
@@ -196,7 +197,7 @@ def write(records: Sequence[Record], folder: Path = INSTANCES) -> list[Path]:
     written = []
     for record in tightest(records):
         where = "episodic" if record.gamma is None else f"{record.gamma:g}"
-        file = f"{record.rung.removeprefix('penalty_')}_{where}.npz"
+        file = f"{quote(record.rung.removeprefix('penalty_'), safe='')}_{where}.npz"
         if beats(record, instances.get(file)):
             write_stage(jax.tree.map(jnp.asarray, record.stage), folder / file)
             instances[file] = _instance(record, file)
