@@ -17,6 +17,7 @@ from teamtr_jax.exact.numbers import smaller, times, total
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.teams import relay_stage
 from teamtr_jax.types import Stage, Team
+from teamtr_jax.validation import InputError
 from theory import exact_audit, families
 from theory.constructions import chain, counts, doors, forks, parity
 
@@ -258,6 +259,13 @@ def test_every_rung_is_there_once_more():
     missing = {name: gap for name, gap in floats.items() if exactly.get(name) != gap}
     assert not missing, f"teamtr_jax/exact/rungs.py: RUNGS lacks, or has on another gap: {missing}"
     assert exactly.keys() == floats.keys(), f"nobody's rungs: {exactly.keys() - floats.keys()}"
+
+
+def test_what_is_not_known_is_refused():
+    with pytest.raises(InputError, match=r"^rung: found 'penalty_of_nobody', expected penalty_trivial or .*"):
+        exact.exact_pairs(relay_stage(2, 0.25, 0.25, 2), "penalty_of_nobody")
+    with pytest.raises(InputError, match="dynamics: found str, expected a Dense, Successors, Layered or Tree world"):
+        exact.stage._tables("a world")
 
 
 @jax.jit

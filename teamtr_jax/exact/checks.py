@@ -13,10 +13,11 @@ from flint import arb, fmpq
 from numpy.typing import NDArray
 
 from teamtr_jax.exact.numbers import ZERO, Number, Pair, before, comparable, precisely, root, times, total, verdict
-from teamtr_jax.exact.rungs import first_order, least, pairs, paper, path_shift, reused_log_sum
+from teamtr_jax.exact.rungs import RUNGS, first_order, least, pairs, paper, path_shift, reused_log_sum
 from teamtr_jax.exact.solved import Solved
 from teamtr_jax.exact.stage import exact_stage
 from teamtr_jax.types import Stage
+from teamtr_jax.validation import one_of
 
 __all__ = ["CHECKS", "EXACT_STATES", "Pairs", "decide", "exact_checks", "exact_pairs"]
 
@@ -252,7 +253,12 @@ def exact_checks(stage: Stage, close: bool = True, only: str = "") -> Pairs:
 
 
 def exact_pairs(stage: Stage, rung: str) -> list[Pair]:
-    """`(|gap_i|, penalty_i)` of one rung of `RUNGS`, update by update."""
+    """`(|gap_i|, penalty_i)` of one rung of `RUNGS`, update by update.
+
+    Raises:
+      InputError: an unknown name.
+    """
+    one_of("rung", rung, tuple(RUNGS))
     with precisely():
         return [comparable(*pair) for pair in pairs(_read(stage, True), rung)]
 

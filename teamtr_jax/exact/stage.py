@@ -15,6 +15,7 @@ from flint import fmpq
 from teamtr_jax.dynamics import Dense, Layered, Successors, Tree
 from teamtr_jax.exact.numbers import ZERO, Row, rational
 from teamtr_jax.types import Stage
+from teamtr_jax.validation import InputError
 
 __all__ = ["ExactStage", "exact_stage"]
 
@@ -69,7 +70,7 @@ def _tables(kernel: object) -> np.ndarray:
         tables[node, symbol, child[node, symbol]] = 1.0
         return tables
     if not isinstance(kernel, Successors):
-        raise TypeError("exact_stage reads Dense, Successors, Layered and Tree worlds")
+        raise InputError("dynamics", type(kernel).__name__, "a Dense, Successors, Layered or Tree world")
     index, prob = np.asarray(kernel.index), np.asarray(kernel.prob)
     tables = np.zeros((*index.shape[:-1], index.shape[-3]))
     for k in range(index.shape[-1]):
@@ -106,6 +107,9 @@ def exact_stage(stage: Stage, close: bool = True) -> ExactStage:
     Args:
       close: make rows sum to one exactly, so that the theorems apply to the letter; without it the stage is the floats
         themselves, which is what the rounding budgets of the float core speak of.
+
+    Raises:
+      InputError: a world of another kind.
     """
     team, world = stage.team, stage.team.dynamics
     reward = np.asarray(team.reward).tolist()
