@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flint import arb, fmpq
 
 from teamtr_jax.bounds import BOTH, DEFAULT, Rung, penalty_log_sum, penalty_second_order
 from teamtr_jax.teams import read_stage, write_stage
@@ -144,6 +145,24 @@ def test_files_round_trip(tmp_path):
         assert adversarial.write([replace(record, ratio=record.ratio - 0.1)], tmp_path) == []
         assert len(adversarial.write([replace(record, ratio=record.ratio + 0.1)], tmp_path)) == 1
     assert {entry["ratio"] for entry in load(tmp_path)} == {record.ratio + 0.1 for record in records}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "exact"),
+    [
+        ([(fmpq(1, 2), fmpq(1)), (fmpq(3, 4), fmpq(1))], Exact(0.75, True, "exact")),
+        ([(fmpq(1, 2), fmpq(1)), (fmpq(2), fmpq(1))], Exact(2.0, False, "exact")),
+        ([(fmpq(0), fmpq(0)), (fmpq(5), None)], Exact(0.0, True, "exact")),
+        ([(fmpq(1), fmpq(0))], Exact(float("inf"), False, "exact")),
+        ([(arb(1), arb(2))], Exact(0.5, True, "enclosed")),
+        ([(arb(1), arb(2)), (arb(1), arb(1, 0.5))], Exact(1.0, None, "inconclusive")),
+        ([(arb(1), arb(1, 0.5)), (arb(3), arb(2))], Exact(1.5, False, "enclosed")),
+    ],
+)
+def test_an_exact_ratio(monkeypatch, pairs, exact):
+    """The largest of all updates; one violation decides, one overlap of balls leaves it open."""
+    monkeypatch.setattr(adversarial.instances, "exact_pairs", lambda stage, rung: pairs)
+    assert recheck(SAVED[0]["stage"], "penalty_path") == exact
 
 
 OWN = """
