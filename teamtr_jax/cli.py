@@ -87,6 +87,8 @@ class CheckCommand:
     files: Files
 
     def run(self) -> int:
+        from teamtr_jax.exact import EXACT_STATES, decide
+
         failed = False
         for path, stage in _read_all(self.files):
             report = evaluate_stage(stage)
@@ -102,15 +104,21 @@ class CheckCommand:
                 for name, check in jax.jit(claim.check)(stage, report).items():
                     _no_nan(f"{path}: {claim.id} {name}".rstrip(), check)
                     verdicts = judge(check)
-                    violated, unsure = int(verdicts.violated.sum()), int(verdicts.inconclusive.sum())
+                    decided = decide(stage, claim.id, name, np.flatnonzero(verdicts.inconclusive))
+                    violated, unsure = int(verdicts.violated.sum()) + decided.count("violated"), decided.count("open")
                     failed |= violated > 0
                     verdict = f"VIOLATED ×{violated}" if violated else f"inconclusive ×{unsure}" if unsure else "holds"
                     identity = check.scale is not None
                     tightest = "identity" if identity else f"{float(verdicts.ratio.max()):.3g}"
-                    cells = (claim.id, name or claim.statement, verdict, verdicts.violated.size, tightest, "float")
+                    sure = len(decided) - unsure
+                    evidence = f"float, {sure} exact" if sure else "float"
+                    cells = (claim.id, name or claim.statement, verdict, verdicts.violated.size, tightest, evidence)
                     table.add_row(*(Text(str(cell)) for cell in cells))
             _show(table)
-        print("float: float64 with a rounding budget; inconclusive: measured and bound closer than that budget")
+        print(
+            "float: float64 with a rounding budget; exact: closer than that budget, and decided in rational or ball arithmetic;\n"
+            f"inconclusive: closer than that budget, and not decided (more than {EXACT_STATES} states, or balls that overlap)"
+        )
         return int(failed)
 
 

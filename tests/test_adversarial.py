@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flint import arb, fmpq
 
 from teamtr_jax.bounds import BOTH, DEFAULT, Rung, penalty_log_sum, penalty_second_order
-from teamtr_jax.teams import read_stage
+from teamtr_jax.teams import read_stage, write_stage
 from teamtr_jax.validation import InputError
 from theory import adversarial
-from theory.adversarial import EXACT, Exact, Shape, judge_stages, load, recheck, search, search_all
+from theory.adversarial import Exact, Shape, judge_stages, load, recheck, search, search_all
+from theory.adversarial import __main__ as main
 
 SAVED = load()
 SMALL = Shape("small", 4, 2, 2)
@@ -59,7 +61,6 @@ def test_there_is_a_stage_for_every_rung():
         for form in rung.forms
         for gamma in (adversarial.GAMMAS if form == "discounted" else (None,))
     }
-    assert {rung.name for rung in DEFAULT} == set(EXACT)
 
 
 def test_saved_ratios(judged):
@@ -123,7 +124,7 @@ def test_a_search_of_the_wrong_form_is_refused():
     with pytest.raises(InputError, match="one for discounted teams"):
         search(layers, SMALL, np.random.default_rng(0))
     with pytest.raises(InputError, match="--rung"):
-        adversarial._named("--rung", "penalty_unknown", DEFAULT)
+        main.named("--rung", "penalty_unknown", DEFAULT)
 
 
 def test_files_round_trip(tmp_path):
@@ -133,7 +134,7 @@ def test_files_round_trip(tmp_path):
         seen.setdefault(entry["shape"], entry)
     records = []
     for k, entry in enumerate(seen.values()):
-        adversarial.save(entry["stage"], tmp_path / "stage.npz")
+        write_stage(jax.tree.map(jnp.asarray, entry["stage"]), tmp_path / "stage.npz")
         again = read_stage(tmp_path / "stage.npz")
         for left, right in zip(jax.tree.leaves(entry["stage"]), jax.tree.leaves(again), strict=True):
             np.testing.assert_array_equal(left, right)
@@ -144,6 +145,73 @@ def test_files_round_trip(tmp_path):
         assert adversarial.write([replace(record, ratio=record.ratio - 0.1)], tmp_path) == []
         assert len(adversarial.write([replace(record, ratio=record.ratio + 0.1)], tmp_path)) == 1
     assert {entry["ratio"] for entry in load(tmp_path)} == {record.ratio + 0.1 for record in records}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "exact"),
+    [
+        ([(fmpq(1, 2), fmpq(1)), (fmpq(3, 4), fmpq(1))], Exact(0.75, True, "exact")),
+        ([(fmpq(1, 2), fmpq(1)), (fmpq(2), fmpq(1))], Exact(2.0, False, "exact")),
+        ([(fmpq(0), fmpq(0)), (fmpq(5), None)], Exact(0.0, True, "exact")),
+        ([(fmpq(1), fmpq(0))], Exact(float("inf"), False, "exact")),
+        ([(arb(1), arb(2))], Exact(0.5, True, "enclosed")),
+        ([(arb(1), arb(2)), (arb(1), arb(1, 0.5))], Exact(4 / 3, None, "inconclusive")),
+        ([(arb(1), arb(1, 0.5)), (arb(3), arb(2))], Exact(1.5, False, "enclosed")),
+    ],
+)
+def test_an_exact_ratio(monkeypatch, pairs, exact):
+    """The largest of all updates; one violation decides, one overlap of balls leaves it open."""
+    monkeypatch.setattr(adversarial.instances, "exact_pairs", lambda stage, rung: pairs)
+    found = recheck(SAVED[0]["stage"], "penalty_path")
+    assert found._replace(ratio=0.0) == exact._replace(ratio=0.0)
+    assert found.ratio == pytest.approx(exact.ratio, rel=1e-8)
+
+
+OWN = """
+from teamtr_jax.bounds import BOTH, Rung, penalty_log_sum
+
+RUNGS = [Rung("S7/4", "penalty a/b", "fresh", BOTH, "oracle", lambda report: penalty_log_sum(report) / 4)]
+"""
+
+
+def test_a_counterexample_to_an_own_rung_is_kept(tmp_path, monkeypatch, capsys):
+    """`--plugin FILE --save --out FOLDER`: its rungs alone are attacked; a stage file that reads back, and exit code 1."""
+    (tmp_path / "own.py").write_text(OWN)
+    entry, asked = SAVED[0], []
+
+    def found(quick, rng, rungs, shapes, progress):
+        asked.extend(rung.name for rung in rungs)
+        return [
+            adversarial.Record(
+                "penalty a/b", "S7/4", "fresh", "discounted", "turn-taking", 3, 0.9, 1.5, 1e-9, entry["stage"]
+            )
+        ]
+
+    monkeypatch.setattr(main, "run", found)
+    out = tmp_path / "kept"
+    assert main._run(main.Settings(plugin=tmp_path / "own.py", save=True, out=out)) == 1
+    assert asked == ["penalty a/b"]
+    text = capsys.readouterr().out
+    assert "VIOLATED: penalty a/b, turn-taking, n = 3" in text
+    assert str(out / "penalty%20a%2Fb_0.9.npz").split("/")[-1] in text
+    (kept,) = load(out)
+    assert (kept["ratio"], kept["evidence"]) == (1.5, "float")
+    for left, right in zip(jax.tree.leaves(entry["stage"]), jax.tree.leaves(kept["stage"]), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_own_rungs_stay_out_of_the_instances(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    settings = main.Settings(plugin=tmp_path / "own.py")
+    with pytest.raises(InputError, match=r"--out: found .*instances, expected a folder of your own"):
+        main._run(replace(settings, save=True))
+    with pytest.raises(InputError, match="--rung: found penalty_path, expected one of penalty a/b"):
+        main._run(replace(settings, rung="penalty_path"))
+    (tmp_path / "none.py").write_text(
+        "from theory.families import FAMILIES as F\nFAMILIES = [F[0]._replace(name='mine')]\n"
+    )
+    with pytest.raises(InputError, match="without RUNGS, expected at least one bound"):
+        main._run(main.Settings(plugin=tmp_path / "none.py"))
 
 
 def test_a_violation_is_seen():

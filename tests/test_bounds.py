@@ -14,11 +14,10 @@ from teamtr_jax.bounds import DEFAULT, Rung, ladder, penalty_drift_paper, zero_t
 from teamtr_jax.certificates import lower_bound_paper, stage_bound_paper, stage_bound_stale_paper
 from teamtr_jax.claims import p3_9, s5, t2
 from teamtr_jax.dynamics import Dense, Layered, Tree
+from teamtr_jax.exact import RUNGS, Solved, exact_stage
 from teamtr_jax.surrogates import evaluate_stage, stage_report
 from teamtr_jax.types import Layers, Stage, StageReport, Team
 from teamtr_jax.validation import InputError
-from theory import exact_bounds
-from theory.exact import Solved, exact_stage
 
 KL = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
 """KL(½,½ ‖ ¼,¾)."""
@@ -481,6 +480,6 @@ def test_the_printable_stale_bound_counts_turns_not_effects():
     # κ⁰ = KL at every turn of the one who moves: agent 0 κ_0 + (κ_2 + κ_0), agent 1 κ_1 + κ_0 of agent 0
     assert np.asarray(ladder(report)["penalty_stale_return_range"]) == pytest.approx([3 * KL, 2 * KL], **EXACT)
     solved = Solved(exact_stage(Stage(team, jnp.asarray(current), jnp.asarray(target), jnp.arange(2))))
-    assert [float(exact_bounds._stale_return_range(solved, i)) for i in range(2)] == pytest.approx(
+    assert [float(RUNGS["penalty_stale_return_range"][1](solved, i)) for i in range(2)] == pytest.approx(
         [3 * KL, 2 * KL], rel=1e-14
     )

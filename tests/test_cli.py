@@ -12,9 +12,9 @@ import pytest
 from test_stage_file import episodic, product_tables, tables
 from test_teams import MADE, Toy, changed
 
-from teamtr_jax import certificates, cli
+from teamtr_jax import certificates, cli, exact
 from teamtr_jax.bounds import DEFAULT, least
-from teamtr_jax.claims import Check, Claim
+from teamtr_jax.claims import STAGE_CLAIMS, Check, Claim
 from teamtr_jax.surrogates import evaluate_stage
 from teamtr_jax.teams import read_stage
 
@@ -368,6 +368,87 @@ def test_check_prints_and_returns_its_verdicts(run, save, monkeypatch, worst, co
         ["C3", "third", "holds", "4", "identity", "float"],
     ]
     assert "x[/b].npz:discounted,2agents,4states" in "".join(out.split())
+
+
+def relay():
+    """The team of docs/stage-files.md: 18 states, in which T1 is attained."""
+    steps, levels = 6, 3
+    move = np.zeros((levels, 2, levels))
+    for s in range(levels):
+        move[s, 0, s] = move[s, 1, min(s + 1, levels - 1)] = 1.0
+    reward = np.zeros((steps, levels, 2))
+    reward[-1] = move[..., -1]
+    active = np.tile(np.arange(steps)[:, None] % 2, (1, levels))
+    current, target = (np.tile(row, (levels, 1)) for row in ([0.9, 0.1], [0.8, 0.2]))
+    return {
+        "transition": move, "reward": reward, "initial": np.eye(levels)[0], "horizon": np.array(steps), "active": active,
+        "current": current, "target": target, "order": np.array([1, 0]),
+    }  # fmt: skip
+
+
+def test_what_is_attained_in_a_small_team_is_decided(run, save):
+    """T1 holds with equality, which floats cannot say; nothing stays inconclusive."""
+    code, out, err = run("check", save(relay()))
+    found = [row for row in rows(out) if row[2]]
+    assert (code, err) == (0, "")
+    assert {row[2] for row in found} == {"holds"}
+    evidence = {row[0]: row[5] for row in found}
+    assert re.fullmatch(r"float, [1-9]\d* exact", evidence["T1"])
+    assert evidence["S9"] == evidence["T0"] == "float"
+
+
+@pytest.mark.parametrize("form", [tables, relay, product_tables], ids=["discounted", "episodic", "product"])
+def test_every_claim_is_decided_where_floats_say_nothing(run, save, monkeypatch, form):
+    """Every inequality made inconclusive by a budget without end: each has its exact form, and holds by it."""
+
+    def vague(claim):
+        def check(stage, report):
+            found = claim.check(stage, report)
+            return {
+                name: x if x.scale is not None else x._replace(budget=jnp.full_like(x.budget, 1e99))
+                for name, x in found.items()
+            }
+
+        return claim._replace(check=check)
+
+    monkeypatch.setattr(cli, "STAGE_CLAIMS", tuple(map(vague, STAGE_CLAIMS)))
+    code, out, err = run("check", save(form()))
+    found = [row for row in rows(out) if row[2]]
+    assert (code, err) == (0, "")
+    assert {row[2] for row in found} == {"holds"}
+    assert len(found) > 30
+    vaguely = {row[0] for row in found if row[4] != "identity" and row[5] == "float"}
+    assert vaguely <= {"S5"}  # infinite bounds, or both sides zero: nothing was open
+    assert sum(row[5].endswith("exact") for row in found) > 25
+
+
+@pytest.mark.parametrize(
+    ("decided", "code", "verdict", "evidence"),
+    [
+        ("exact", 0, "holds", "float, 1 exact"),
+        ("enclosed", 0, "holds", "float, 1 exact"),
+        ("violated", 1, "VIOLATED ×1", "float, 1 exact"),
+        ("open", 0, "inconclusive ×1", "float"),
+    ],
+)
+def test_an_exact_decision_is_the_verdict(run, save, monkeypatch, decided, code, verdict, evidence):
+    """It is asked for what is open, by claim, check and place; a violation that it finds is one."""
+    claim = constant("C1", "first", part=([0.25, 1.0, 0.125], [1.0, 1.0, 0.5], [1e-9] * 3))
+    asked = []
+    monkeypatch.setattr(cli, "STAGE_CLAIMS", (claim,))
+    monkeypatch.setattr(exact, "decide", lambda stage, *where: asked.append(where) or [decided])
+    found, out, _ = run("check", save(tables()))
+    assert (found, rows(out)[-1]) == (code, ["C1", "part", verdict, "3", "1", evidence])
+    assert [(id_, name, list(places)) for id_, name, places in asked] == [("C1", "part", [1])]
+
+
+def test_a_team_of_more_states_stays_inconclusive(run, save, monkeypatch):
+    monkeypatch.setattr(exact.checks, "EXACT_STATES", 17)
+    monkeypatch.setattr(cli, "STAGE_CLAIMS", tuple(claim for claim in STAGE_CLAIMS if claim.id == "T1"))
+    code, out, _ = run("check", save(relay()))
+    row = next(row for row in rows(out) if row[0] == "T1")
+    assert (code, row[5]) == (0, "float")
+    assert row[2].startswith("inconclusive ×")
 
 
 @pytest.mark.parametrize("part", range(4))

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 from flint import arb, arb_mat, ctx, fmpq, fmpq_mat
 
+from teamtr_jax import exact
+from teamtr_jax.bounds import DEFAULT, ladder
 from teamtr_jax.claims import STAGE_CLAIMS
 from teamtr_jax.dynamics import Dense, Layered, after
+from teamtr_jax.exact import checks, verdict
+from teamtr_jax.exact.numbers import smaller, times, total
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.teams import relay_stage
 from teamtr_jax.types import Stage, Team
-from theory import exact, exact_audit, families
+from teamtr_jax.validation import InputError
+from theory import exact_audit, families
 from theory.constructions import chain, counts, doors, forks, parity
-from theory.exact_bounds import smaller, times, total, verdict
 
 KEYS = {
     "T0": ("update", "stage"), "T1": ("",), "T2": ("",), "P3.1": ("TV",), "P3.3": ("",), "P3.4": ("",), "P3.6": ("",),
@@ -135,6 +139,19 @@ def test_verdict():
     assert verdict(arb("-inf"), fmpq(0)) == "enclosed"
 
 
+def test_only_what_is_open_is_decided():
+    """Place by place, in the order asked; what has no exact form stays open, and so does a team of more than 24 states."""
+    stage = next(exact_audit.unstack(families.sharp_episodic(np.random.default_rng(1), 1), 1))
+    found = [verdict(*pair) for pair in exact.exact_checks(stage, only="S7")["S7", ""]]
+    assert exact.decide(stage, "S7", "", [1, 0]) == [found[1], found[0]]
+    assert exact.decide(stage, "S7", "", []) == []
+    assert exact.decide(stage, "P3.1", "KL", [0, 1]) == ["open", "open"]
+    assert exact.decide(stage, "nobody's claim", "", [0]) == ["open"]
+    large = relay_stage(2, 0.25, 0.25, 25)
+    assert large.team.reward.shape[0] > exact.EXACT_STATES
+    assert exact.decide(large, "T1", "", [0]) == ["open"]
+
+
 def test_infinity_and_zero():
     """`0·∞ = 0`; a rational minimum stays rational."""
     assert times(fmpq(0), None) == 0
@@ -148,12 +165,12 @@ def test_infinity_and_zero():
 def test_one_claim_costs_no_more_than_it_needs():
     """T1, S4 and E1 take no logarithm on the corner; a stage is read once for several claims; an unknown claim has no checks."""
     stage = next(exact_audit.unstack(families.sharp_episodic(np.random.default_rng(1), 1), 1))
-    exact._solved.cache_clear()
+    checks._solved.cache_clear()
     for claim in ("T1", "S4", "E1"):
         pairs = exact.exact_checks(stage, only=claim)
         assert {key[0] for key in pairs} == {claim}
         assert {verdict(*pair) for row in pairs.values() for pair in row} == {"exact"}
-    assert exact._solved.cache_info().misses == 1
+    assert checks._solved.cache_info().misses == 1
     assert exact.exact_checks(stage, only="nobody's claim") == {}
     x = exact.Solved(exact.exact_stage(stage))
     for claim in ("T1", "S4", "E1"):
@@ -234,6 +251,49 @@ def test_float_core_against_exact_arithmetic(source):
                 compared[key] += 1
     assert compared.total() > 500
     assert len(compared) > 30
+
+
+def test_every_rung_is_there_once_more():
+    """`RUNGS` has the names of `DEFAULT`, each on the same gap."""
+    floats, exactly = {rung.name: rung.gap for rung in DEFAULT}, {name: gap for name, (gap, _) in exact.RUNGS.items()}
+    missing = {name: gap for name, gap in floats.items() if exactly.get(name) != gap}
+    assert not missing, f"teamtr_jax/exact/rungs.py: RUNGS lacks, or has on another gap: {missing}"
+    assert exactly.keys() == floats.keys(), f"nobody's rungs: {exactly.keys() - floats.keys()}"
+
+
+def test_what_is_not_known_is_refused():
+    with pytest.raises(InputError, match=r"^rung: found 'penalty_of_nobody', expected penalty_trivial or .*"):
+        exact.exact_pairs(relay_stage(2, 0.25, 0.25, 2), "penalty_of_nobody")
+    with pytest.raises(InputError, match="dynamics: found str, expected a Dense, Successors, Layered or Tree world"):
+        exact.stage._tables("a world")
+
+
+@jax.jit
+@jax.vmap
+def rungs_and_gaps(stage):
+    report = stage_report(stage)
+    gaps = {rung.name: (getattr(report, f"gap_{rung.gap}"), getattr(report.rounding, rung.gap)) for rung in DEFAULT}
+    return ladder(report), gaps
+
+
+@pytest.mark.parametrize("world", [exact_audit.WORLDS[k] for k in (0, 1, 4)], ids=lambda world: world.name)
+def test_every_rung_against_the_float_ladder(world):
+    """Name by name, the penalty to 1e-9 relative and the gap within its rounding."""
+    batch = 12
+    stages = exact_audit.draw(world, np.random.default_rng(5), batch)
+    penalties, gaps = jax.tree.map(np.asarray, rungs_and_gaps(stages))
+    form = "episodic" if world.horizon else "discounted"
+    assert set(penalties) == {rung.name for rung in DEFAULT if form in rung.forms}
+    for b, one in enumerate(exact_audit.unstack(stages, batch)):
+        for name, penalty in penalties.items():
+            gap, budget = (side[b] for side in gaps[name])
+            found = exact.exact_pairs(one, name)
+            assert len(found) == world.agents
+            for i, (left, right) in enumerate(found):
+                where = (b, name, i, penalty[b, i], number(right))
+                assert abs(abs(gap[i]) - number(left)) <= budget[i], where
+                assert close(penalty[b, i], number(right)), where
+    assert [exact.exact_pairs(one, "penalty_layers")[0][1] is None] == [not world.horizon]
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""Imports go down only, the library imports nothing that is built on it, and importing it changes nothing."""
+"""Imports go down only in all three trees, the library imports nothing that is built on it, and importing it changes nothing."""
 
 import ast
 import importlib.metadata
@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ LEVELS = [
     {"values"},
     {"surrogates"},
     {"bounds", "interaction"},
-    {"certificates", "finite_sample", "trust_region", "schedules", "rollouts"},
+    {"certificates", "finite_sample", "trust_region", "schedules", "rollouts", "exact"},
     {"stage"},
     {"tabular"},
     {"sampled"},
@@ -45,10 +46,10 @@ def unit(path: Path) -> str:
     return path.parts[0].removesuffix(".py") if path != Path("__init__.py") else ""
 
 
-def imported(path: Path):
+def imported(path: Path, root: Path = PACKAGE):
     """``(line, dotted name)`` of every import of a file, anywhere in it, relative ones resolved."""
-    package = ["teamtr_jax", *path.parent.parts]
-    for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+    package = [root.name, *path.parent.parts]
+    for node in ast.walk(ast.parse((root / path).read_text())):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -101,6 +102,125 @@ def test_imports_of_llm_go_down_only(path):
         if name.startswith("teamtr_jax.llm."):
             target = name.split(".")[2]
             assert target == source or level[target] < level[source], f"{path}:{line} imports {name}"
+
+
+TREES = ("teamtr_jax", "theory", "experiments")
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """`{dotted name: path below the root}` of every module of a tree; notebooks are imported by nobody."""
+    paths = [path.relative_to(root) for path in root.rglob("*.py")]
+    named = {".".join((root.name, *path.with_suffix("").parts)).removesuffix(".__init__"): path for path in paths}
+    return {name: path for name, path in sorted(named.items()) if path.parts[0] != "notebooks"}
+
+
+def graph(root: Path) -> dict[str, set[str]]:
+    """Each module of a tree and those that it imports, also only for types or inside a function."""
+    known = modules(root)
+    out = {}
+    for name, path in known.items():
+        found = (dotted if dotted in known else dotted.rpartition(".")[0] for _, dotted in imported(path, root))
+        out[name] = {target for target in found if target in known and target != name}
+    return out
+
+
+def circle(arrows: dict[str, set[str]]) -> str:
+    """One circle, ``""`` without."""
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        return " → ".join(reversed(error.args[1]))
+    return ""
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_no_circle(tree):
+    """No module is imported, by whatever way round, by what it imports: not for types and not inside a function either."""
+    arrows = graph(ROOT / tree)
+    assert len(arrows) > 30
+    assert not (found := circle(arrows)), f"{found}: imports go one way"
+
+
+def test_a_circle_is_found(tmp_path):
+    """Through a package, relative, for types only, and inside a function."""
+    tree = tmp_path / "tree"
+    (tree / "inner").mkdir(parents=True)
+    (tree / "inner" / "__init__.py").write_text("from tree.inner.b import x\n")
+    (tree / "inner" / "b.py").write_text("from ..c import y\n")
+    (tree / "c.py").write_text("def f():\n    from tree import d\n")
+    (tree / "d.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import tree.inner\n")
+    assert set(circle(graph(tree)).split(" → ")) == {"tree.inner", "tree.inner.b", "tree.c", "tree.d"}
+    (tree / "d.py").write_text("")
+    assert circle(graph(tree)) == ""
+
+
+THEORY = [
+    {"fits", "ledger", "processes", "constructions"},
+    {"networks", "families", "tiers"},
+    {"exact_audit"},
+    {"audit", "plugins", "adversarial"},
+    {"evidence", "figures", "claims", "regimes", "studies"},
+    {"run"},
+    {"__main__"},
+]
+ONE_WAY = {
+    "teamtr_jax.exact": ["numbers", "stage", "solved", "rungs", "checks", "__init__"],
+    "theory.adversarial": ["search", "instances", "__init__", "__main__"],
+}
+
+
+def part(module: str) -> str:
+    """What lies right under the tree."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_imports_of_theory_go_down_only():
+    """Tools → teams → exact arithmetic → audit, search → studies → the run; within a level, one way (`test_no_circle`)."""
+    level = {name: i for i, names in enumerate(THEORY) for name in names}
+    for source, targets in graph(ROOT / "theory").items():
+        assert part(source) in {"", *level}, f"give {part(source)!r} a level in tests/test_imports.py"
+        for target in targets:
+            assert level[part(target)] <= level[part(source)], f"{source} imports {target}"
+
+
+@pytest.mark.parametrize("package", ONE_WAY)
+def test_one_way_down(package):
+    """Each module imports those before it only."""
+    inner = {name: i for i, name in enumerate(ONE_WAY[package])}
+    arrows = {
+        name: targets for name, targets in graph(ROOT / package.split(".")[0]).items() if name.startswith(package)
+    }
+
+    def place(module: str) -> int:
+        return inner[module.removeprefix(package).removeprefix(".") or "__init__"]
+
+    assert len(arrows) == len(inner)
+    for source, targets in arrows.items():
+        for target in targets & arrows.keys():
+            assert place(target) < place(source), f"{source} imports {target}"
+
+
+STUDIES = {"tabular": set(), "llm": set(), "reproduce": {"llm"}}
+"""Programs under `experiments/`, and those whose parts they may use."""
+ONCE = {("experiments.figures", "experiments.tabular.summary")}  # `Interval`, until the package has the one
+
+
+def test_imports_of_experiments_go_down_only():
+    """What the programs share imports no program."""
+    for source, targets in graph(ROOT / "experiments").items():
+        for target in targets:
+            own, other = part(source), part(target)
+            allowed = other not in STUDIES or other == own or other in STUDIES.get(own, ()) or (source, target) in ONCE
+            assert allowed, f"{source} imports {target}"
+
+
+@pytest.mark.parametrize("tree", ["theory", "experiments"])
+def test_theory_knows_no_experiment(tree):
+    """`experiments/` may use tools of `theory/`, never the reverse; neither imports tests, documents or timings."""
+    outside = OUTSIDE - {"theory"} - ({"experiments"} if tree == "experiments" else set())
+    for name, path in modules(ROOT / tree).items():
+        for line, dotted in imported(path, ROOT / tree):
+            assert dotted.split(".")[0] not in outside, f"{name}:{line} imports {dotted}"
 
 
 def test_the_order_is_that_of_real_files():

@@ -11,6 +11,7 @@ from flint import arb, fmpq, fmpq_poly
 
 from teamtr_jax.bounds import penalty_log_sum
 from teamtr_jax.dynamics import Dense, Layered
+from teamtr_jax.exact import exact_numbers, exact_stage, rational
 from teamtr_jax.surrogates import evaluate_stage, stage_report
 from teamtr_jax.types import Stage, Team
 from teamtr_jax.visits import marginal_advantage
@@ -43,7 +44,6 @@ from theory.constructions.forks import (
     relay_forks_stage,
 )
 from theory.constructions.parity import parity_gaps, parity_relay_gaps, parity_relay_stage, parity_stage
-from theory.exact import exact_numbers, exact_stage, rational
 from theory.studies import r2, r6
 
 E, EPS, GAMMA, G = 1 / 64, fmpq(1, 64), 0.9, rational(0.9)

@@ -19,11 +19,10 @@ import numpy as np
 from jax import Array
 
 from teamtr_jax.claims import STAGE_CLAIMS, Claim, judge
+from teamtr_jax.exact import EXACT_STATES, exact_checks, verdict
 from teamtr_jax.files import output_folder, read_json, replacing, seal
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage
-from theory.exact import exact_checks
-from theory.exact_bounds import verdict
 from theory.families import Family, take
 from theory.ledger import Row
 
@@ -34,8 +33,6 @@ EXACT_SECONDS = 30.0
 FEW_INSTANCES = 60_000
 FEW: dict[str, Any] = {"xla_backend_optimization_level": 0}
 """A program that runs few times is compiled fast instead of well (same arithmetic, a third less time to compile)."""
-EXACT_STATES = 24
-"""Largest team (states) that is re-decided with rationals."""
 
 
 class Tally(NamedTuple):

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teamtr_jax.dynamics import Dense, Layered
+from teamtr_jax.exact.checks import Pairs, exact_checks
+from teamtr_jax.exact.numbers import verdict
 from teamtr_jax.types import Stage, Team
-from theory.exact import Pairs, exact_checks
-from theory.exact_bounds import verdict
 from theory.families import take
 
 __all__ = ["Evidence", "World", "WORLDS", "draw", "random_rows", "unstack", "judge_exactly", "run"]

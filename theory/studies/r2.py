@@ -11,7 +11,7 @@ import flint
 import numpy as np
 from flint import arb, fmpq
 
-from theory.exact import PRECISION
+from teamtr_jax.exact import PRECISION
 from theory.fits import local_slopes
 from theory.ledger import Row
 from theory.studies.base import Found, Study

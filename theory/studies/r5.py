@@ -20,12 +20,12 @@ import numpy as np
 from flint import fmpq, fmpq_mat
 
 from teamtr_jax.dynamics import Dense, Layered
+from teamtr_jax.exact import exact_numbers, exact_stage
 from teamtr_jax.interaction import interaction_matrix
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.teams import random_stages
 from teamtr_jax.types import Stage, Team
 from teamtr_jax.validation import unchecked
-from theory.exact import exact_numbers, exact_stage
 from theory.families import take
 from theory.figures import TEXT, panels, save
 from theory.fits import Slope, bootstrap_slope

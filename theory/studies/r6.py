@@ -15,6 +15,7 @@ import flint
 import numpy as np
 from flint import arb, fmpq, fmpq_poly
 
+from teamtr_jax.exact import PRECISION, exact_numbers, exact_stage, rational
 from theory.constructions.chain import chain_gaps, chain_stage
 from theory.constructions.counts import (
     count_coefficient,
@@ -45,7 +46,6 @@ from theory.constructions.forks import (
     relay_forks_stage,
 )
 from theory.constructions.parity import parity_gaps, parity_relay_gaps, parity_relay_stage, parity_stage
-from theory.exact import PRECISION, exact_numbers, exact_stage, rational
 from theory.figures import LEGEND, agent_axis, panels, save
 from theory.fits import Slope, local_slopes, log_slope
 from theory.ledger import Row
@@ -471,7 +471,7 @@ def _cell(family: Family, sizes: Sequence[int]) -> Cell:
     )  # fmt: skip
 
 
-# --- closed forms against the oracle of theory/exact.py --------------------------------------------------------------
+# --- closed forms against the oracle of teamtr_jax/exact --------------------------------------------------------------
 
 
 def oracle_mismatches(agents: Sequence[int]) -> tuple[int, int]:

@@ -1,8 +1,4 @@
-"""Adversarial search: gradient ascent on gap/bound over transitions, rewards, start and both policies, for every rung.
-
-`python -m theory.adversarial` prints the tightest ratio found for each rung, shape, number of agents and γ, decides the tightest
-of each rung and γ again in exact arithmetic and, with `--save`, writes these stages to `theory/instances/`. A reader's own
-`Rung` is searched by `search(rung, shape, rng)`.
+"""Gradient ascent on gap/bound over transitions, rewards, start and both policies, for every rung, built-in or a reader's own.
 
 A stage is a point of unconstrained logits: softmax rows for transitions, start, current policy and an aim, sigmoid rewards in
 [0,1], and `target = current + e·(aim − current)` with `e = sigmoid` of its own at every state. Between rounds of ascent the best
@@ -12,73 +8,35 @@ What is reported is `|gap|/penalty` of `stage_report` on the final arrays, less 
 
 from __future__ import annotations
 
-import sys
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
 from math import prod
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import flint
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
-from flint import arb
 from jax import Array, lax
 from numpy.typing import NDArray
 
-from teamtr_jax.bounds import DEFAULT, Rung, ladder
-from teamtr_jax.command_line import parsed
+from teamtr_jax.bounds import Rung, ladder
 from teamtr_jax.dynamics import Dense, Layered
-from teamtr_jax.files import output_file, output_folder, read_json, regular_file, replacing, seal
-from teamtr_jax.records import dump
 from teamtr_jax.surrogates import stage_report
-from teamtr_jax.teams import read_stage, write_stage
 from teamtr_jax.types import Stage, StageReport, Team
-from teamtr_jax.validation import InputError, whole_number
-from theory.exact import PRECISION, exact_checks
+from teamtr_jax.validation import InputError
 from theory.families import take
 
-__all__ = [
-    "Exact",
-    "Found",
-    "INSTANCES",
-    "Record",
-    "SHAPES",
-    "Shape",
-    "judge_stages",
-    "load",
-    "read_index",
-    "recheck",
-    "run",
-    "save",
-    "search",
-]
+__all__ = ["Found", "GAMMAS", "SHAPES", "Shape", "alike", "climb", "judge_stages", "search", "search_all"]
 
-INSTANCES = Path(__file__).parent / "instances"
 LIMIT = 30.0
 """Logits stay within ±30; what is projected is ±∞."""
 LEAST_STEP = float(np.log(1e-6))
 """Smaller steps say nothing more: what a limit leaves to be gained is of the order of the step, and rounding grows."""
 TINY = 1e-200
 CHUNK = 25
-
-EXACT: dict[str, tuple[str, str]] = {
-    "penalty_trivial": ("S0", "fresh"), "penalty_paper": ("P3.4", ""), "penalty_share": ("S1", "fresh"),
-    "penalty_path": ("S2", "gap"), "penalty_second_order": ("S4", "S4"), "penalty_later_turns": ("S4", "S4R"),
-    "penalty_layers": ("E1", ""), "penalty_log_sum": ("S7", ""), "penalty_log_sum_advantage": ("S7b", "fresh"),
-    "penalty_weighted": ("S9", "update"), "penalty_stale_trivial": ("S0", "stale"),
-    "penalty_stale_paper": ("P3.7", "update"), "penalty_stale_share": ("S1", "stale"), "penalty_stale_path": ("S3", "gap"),
-    "penalty_stale_second_order": ("S4", "S4 stale"), "penalty_stale_log_sum": ("S7b", "stale"),
-    "penalty_stale_return_range": ("S7b", "stale, ϱ"), "penalty_cached_log_sum": ("S7c", "cached"),
-    "penalty_reused_log_sum": ("S7c", "reused"),
-}  # fmt: skip
-"""Where `theory.exact.exact_checks` keeps the same inequality."""
 
 
 class Shape(NamedTuple):
@@ -112,9 +70,6 @@ SHAPES: tuple[Shape, ...] = (
 GAMMAS = (0.5, 0.9, 0.99)
 
 
-Named = TypeVar("Named", Rung, Shape)
-
-
 class Logits(NamedTuple):
     """A stage without constraints."""
 
@@ -142,39 +97,6 @@ class Found(NamedTuple):
     stages: Stage  #: leading axis B on every array
     ratios: NDArray[np.float64]  #: [B] largest `|gap_i|/penalty_i` of the stage
     slack: NDArray[np.float64]  #: [B] what rounding may have done to the ratio
-
-
-class Exact(NamedTuple):
-    """The ratio of one stage in rational and ball arithmetic."""
-
-    ratio: float
-    holds: bool | None  #: `None` where two balls overlap
-    evidence: str  #: exact, enclosed, inconclusive
-
-
-@dataclass(frozen=True)
-class Record:
-    """The tightest ratio found for one rung, shape, n and γ."""
-
-    rung: str
-    id: str
-    gap: str
-    form: str
-    shape: str
-    agents: int
-    gamma: float | None  #: `None` when episodic
-    ratio: float
-    slack: float  #: rounding of `ratio`
-    stage: Stage
-    exact: Exact | None = None
-
-    @property
-    def sure(self) -> float:
-        return self.ratio - self.slack
-
-    @property
-    def violated(self) -> bool:
-        return self.ratio > 1 + self.slack or (self.exact is not None and self.exact.holds is False)
 
 
 # ------------------------------------------------------------------------------------------------------------ one program
@@ -375,7 +297,7 @@ def _projected(logits: Logits, least: float) -> Logits:
     )  # fmt: skip
 
 
-class _Pool(NamedTuple):
+class Pool(NamedTuple):
     """Candidates, judged for every rung. `case.which` says whose ascent they come from."""
 
     logits: Logits
@@ -389,27 +311,26 @@ class _Pool(NamedTuple):
         return self.ratio - self.slack
 
 
-def _judged(
-    program: Program, rungs: tuple[Rung, ...], logits: Logits, case: Case, thresholds: Sequence[float]
-) -> _Pool:
+def _judged(program: Program, rungs: tuple[Rung, ...], logits: Logits, case: Case, thresholds: Sequence[float]) -> Pool:
     """The candidates and their projections."""
     parts = []
     for least in thresholds:
         point = _projected(logits, least) if least else logits
         stages = jax.tree.map(np.asarray, program.build(point, case))
-        parts.append(_Pool(point, case, stages, *judge_stages(stages, rungs)))
+        parts.append(Pool(point, case, stages, *judge_stages(stages, rungs)))
     return _joined(parts)
 
 
-def _joined(parts: Sequence[_Pool]) -> _Pool:
+def _joined(parts: Sequence[Pool]) -> Pool:
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
-def _alike(pool: _Pool, gamma: float, live: int) -> NDArray[np.int64]:
+def alike(pool: Pool, gamma: float, live: int) -> NDArray[np.int64]:
+    """The candidates of one γ and one number of agents."""
     return np.flatnonzero((pool.case.gamma == gamma) & (pool.case.live == live))
 
 
-def _next(rng: np.random.Generator, pool: _Pool, case: Case, restarts: int, shape: Shape) -> tuple[Logits, Case]:
+def _next(rng: np.random.Generator, pool: Pool, case: Case, restarts: int, shape: Shape) -> tuple[Logits, Case]:
     """The start of another round: for each group the best candidate of its n and γ as it is, and changed copies.
 
     A quarter are of the best of all rungs' candidates, one is of the best of another γ, one of the best of another n, the rest
@@ -420,9 +341,9 @@ def _next(rng: np.random.Generator, pool: _Pool, case: Case, restarts: int, shap
     gammas, agents = np.unique(case.gamma), np.unique(case.live)
     for members in np.arange(batch).reshape(-1, restarts):
         which, gamma, live = (x[members[0]] for x in (case.which, case.gamma, case.live))
-        here = _alike(pool, gamma, live)
+        here = alike(pool, gamma, live)
         own = here[pool.case.which[here] == which]
-        pools = here, own, _alike(pool, rng.choice(gammas), live), _alike(pool, gamma, rng.choice(agents))
+        pools = here, own, alike(pool, rng.choice(gammas), live), alike(pool, gamma, rng.choice(agents))
         few = max(1, restarts // 4)
         first = [group[np.argsort(-pool.sure[group, which])] for group in pools]
         chosen = [*first[0][:few], first[2][0], first[3][0], *first[1]]
@@ -456,10 +377,18 @@ def _everybody(rng: np.random.Generator, owner: NDArray[np.int64], live: NDArray
     return owner
 
 
-def _search(
-    rungs: tuple[Rung, ...], shape: Shape, rng: np.random.Generator, gammas: Sequence[float], agents: Sequence[int],
-    restarts: int, steps: int, rounds: int, progress: Callable[[int], None],
-) -> tuple[_Pool, bool]:  # fmt: skip
+def climb(
+    rungs: tuple[Rung, ...],
+    shape: Shape,
+    rng: np.random.Generator,
+    *,
+    gammas: Sequence[float],
+    agents: Sequence[int],
+    restarts: int,
+    steps: int,
+    rounds: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[Pool, bool]:
     """All rungs, γ and n in one batch. Returns every candidate, and whether the search was interrupted."""
     program = _program(shape, rungs)
     groups = product(range(len(rungs)), gammas if shape.horizon is None else (1.0,), agents)
@@ -489,6 +418,7 @@ def search(
     rng: np.random.Generator,
     restarts: int = 32,
     steps: int = 300,
+    *,
     gammas: Sequence[float] = (0.9,),
     agents: Sequence[int] | None = None,
     rounds: int = 3,
@@ -507,7 +437,7 @@ def search(
     Raises:
       InputError: if the rung does not hold in the form of the shape.
     """
-    return search_all((rung,), shape, rng, restarts, steps, gammas, agents, rounds)[0]
+    return search_all((rung,), shape, rng, restarts, steps, gammas=gammas, agents=agents, rounds=rounds)[0]
 
 
 def search_all(
@@ -516,6 +446,7 @@ def search_all(
     rng: np.random.Generator,
     restarts: int = 32,
     steps: int = 300,
+    *,
     gammas: Sequence[float] = (0.9,),
     agents: Sequence[int] | None = None,
     rounds: int = 3,
@@ -526,297 +457,11 @@ def search_all(
             valid = " and ".join(rung.forms)
             raise InputError("rung", f"{rung.name}, which is for {valid} teams", f"one for {shape.form} teams")
     live = agents or (shape.agents,)
-    pool, _ = _search(tuple(rungs), shape, rng, gammas, live, restarts, steps, rounds, lambda _: None)
+    effort: Any = {"restarts": restarts, "steps": steps, "rounds": rounds}
+    pool, _ = climb(tuple(rungs), shape, rng, gammas=gammas, agents=live, **effort)
     many = restarts * len(live) * (len(gammas) if shape.horizon is None else 1)
     out = []
     for k in range(len(rungs)):
         first = np.argsort(-pool.sure[:, k])[:many]
         out.append(Found(take(pool.stages, first), pool.ratio[first, k], pool.slack[first, k]))
     return out
-
-
-# -------------------------------------------------------------------------------------------------- exact decision, files
-
-
-def recheck(stage: Stage, rung: str) -> Exact:
-    """The largest `|gap_i|/penalty_i` of a rung of `DEFAULT` in exact arithmetic, and whether it is at most 1."""
-    key = EXACT[rung]
-    pairs = exact_checks(jax.tree.map(np.asarray, stage), only=key[0])[key]
-    ratios, holds, evidence = [0.0], True, "exact"
-    with flint.ctx.workprec(PRECISION):
-        for measured, bound in pairs:
-            if bound is None:
-                continue
-            if isinstance(measured, arb) or isinstance(bound, arb):
-                evidence = "enclosed"
-            if measured > bound:
-                holds = False
-            elif not measured <= bound and holds:
-                holds = None
-            if bound > 0:
-                ratios.append(float((arb(measured) / arb(bound)).mid()))
-            elif measured > 0:
-                ratios.append(float("inf"))
-    return Exact(max(ratios), holds, evidence if holds is not None else "inconclusive")
-
-
-def save(stage: Stage, path: str | Path) -> None:
-    """Write a stage, discounted or episodic (one kernel for each step), as a stage file."""
-    team, world = stage.team, stage.team.dynamics
-    if not isinstance(world, Layered):
-        write_stage(jax.tree.map(jnp.asarray, stage), path)
-        return
-    assert isinstance(world.kernel, Dense)
-    horizon = world.horizon
-
-    def timed(x: Array) -> NDArray[Any]:
-        return np.asarray(x).reshape(horizon, -1, *x.shape[1:])
-
-    def policy(x: Array) -> NDArray[Any]:
-        return timed(x) if team.factors is None else np.moveaxis(np.asarray([timed(table) for table in x]), 0, 1)
-
-    tables: dict[str, Any] = {
-        "schema": 1, "horizon": horizon, "transition": world.kernel.transition, "reward": timed(team.reward),
-        "initial": timed(team.initial)[0], "agents": team.agents, "order": stage.order,
-        "current": policy(stage.current), "target": policy(stage.target),
-    }  # fmt: skip
-    tables |= {"active": timed(team.active)} if team.active is not None else {"factors": team.factors}
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **{name: np.asarray(x) for name, x in tables.items()})  # pyright: ignore[reportArgumentType]
-
-
-def read_index(folder: Path = INSTANCES) -> dict[str, Any]:
-    """`index.json`: the saved instances, and the tightest ratio of every rung, shape, n and γ.
-
-    Raises:
-      InputError: no such file, or one that was changed or cut since.
-    """
-    return read_json(folder / "index.json", "an index that `python -m theory.adversarial --save` wrote", sealed=True)
-
-
-def load(folder: Path = INSTANCES) -> list[dict[str, Any]]:
-    """The index of the saved instances, each entry with its `stage` read back.
-
-    Raises:
-      InputError: names the file that is damaged.
-    """
-
-    def stage(file: str) -> Stage:
-        try:
-            return read_stage(regular_file(folder / file, "a stage of the index"))
-        except InputError as error:
-            if error.name == str(folder / file):
-                raise
-            raise InputError(f"{folder / file}: {error.name}", error.found, error.expected) from error
-
-    return [entry | {"stage": stage(entry["file"])} for entry in read_index(folder)["instances"]]
-
-
-def _ratio(record: Record) -> dict[str, Any]:
-    names = ("rung", "id", "gap", "form", "shape", "agents", "gamma", "ratio", "slack")
-    return {name: getattr(record, name) for name in names}
-
-
-def _instance(record: Record, file: str) -> dict[str, Any]:
-    exact = record.exact
-    verdict = {} if exact is None else {"exact_ratio": exact.ratio, "holds": exact.holds, "evidence": exact.evidence}
-    return _ratio(record) | {"evidence": "float", **verdict, "file": file}
-
-
-def tightest(records: Sequence[Record]) -> list[Record]:
-    """The tightest record of each rung, form and γ, over shapes and n."""
-    out: dict[tuple[str, str, float | None], Record] = {}
-    for record in records:
-        key = (record.rung, record.form, record.gamma)
-        if key not in out or record.sure > out[key].sure:
-            out[key] = record
-    return list(out.values())
-
-
-def run(
-    quick: bool,
-    rng: np.random.Generator,
-    rungs: Sequence[Rung] = DEFAULT,
-    shapes: Sequence[Shape] | None = None,
-    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
-) -> list[Record]:
-    """The tightest ratio found per rung, shape, n and γ; the tightest of each rung and γ decided exactly.
-
-    Args:
-      quick: one shape, one γ, fewer points and steps.
-      progress: called with the shape, the steps done and the steps in all.
-    """
-    out: list[Record] = []
-    restarts, steps, rounds = (6, 400, 4) if quick else (8, 600, 4)
-    gammas = GAMMAS[1:2] if quick else GAMMAS
-    for shape in shapes or (SHAPES[:1] if quick else SHAPES):
-        chosen = tuple(rung for rung in rungs if shape.form in rung.forms)
-        if not chosen:
-            continue
-        agents = tuple(range(1, shape.agents + 1))
-        done = 0
-
-        def advance(now: int, name: str = shape.name) -> None:
-            nonlocal done
-            done += now
-            progress(name, done, steps)
-
-        pool, stopped = _search(chosen, shape, rng, gammas, agents, restarts, steps, rounds, advance)
-        for (k, rung), gamma, live in product(enumerate(chosen), gammas if shape.horizon is None else (1.0,), agents):
-            here = _alike(pool, gamma, live)
-            top = here[np.argmax(pool.sure[here, k])]
-            out.append(
-                Record(
-                    rung.name, rung.id, rung.gap, shape.form, shape.name, live, gamma if shape.horizon is None else None,
-                    float(pool.ratio[top, k]), float(pool.slack[top, k]), take(pool.stages, np.asarray(top)),
-                )
-            )  # fmt: skip
-        if stopped:
-            break
-    decided = {
-        id(record) for record in tightest(out) if any(rung in DEFAULT for rung in rungs if rung.name == record.rung)
-    }
-    return [replace(r, exact=recheck(r.stage, r.rung)) if id(r) in decided else r for r in out]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Search for stages that attain, or break, the rungs of the ladder."""
-
-    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """One shape, one γ, fewer points and steps: about half a minute."""
-    rung: str | None = None
-    """Only this rung (its name, as `penalty_path`)."""
-    shape: str | None = None
-    """Only this shape: turn-taking, product, episodic, "episodic product"."""
-    save: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Write the tightest stage of each rung and γ to `--out`."""
-    out: Path = INSTANCES
-    """Where `--save` writes; what is there is replaced by tighter stages only."""
-    seed: int = 0
-
-
-def write(records: Sequence[Record], folder: Path = INSTANCES) -> list[Path]:
-    """Save the tightest record of each rung, form and γ beside `index.json`, where it beats what is there.
-
-    The index holds the saved instances, and the tightest ratio of every rung, shape, n and γ.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "index.json"
-    old = read_index(folder) if path.exists() else {"instances": [], "ratios": []}
-
-    def beats(new: Record, known: dict[str, Any] | None) -> bool:
-        return known is None or new.sure > known["ratio"] - known["slack"]
-
-    def place(x: dict[str, Any]) -> tuple[Any, ...]:
-        return x["rung"], x["shape"], x["agents"], x["gamma"] or 1.0
-
-    ratios = {place(x): x for x in old["ratios"]}
-    for record in records:
-        x = _ratio(record)
-        if beats(record, ratios.get(place(x))):
-            ratios[place(x)] = x
-    instances = {x["file"]: x for x in old["instances"]}
-    written = []
-    for record in tightest(records):
-        where = "episodic" if record.gamma is None else f"{record.gamma:g}"
-        file = f"{record.rung.removeprefix('penalty_')}_{where}.npz"
-        if beats(record, instances.get(file)):
-            save(record.stage, folder / file)
-            instances[file] = _instance(record, file)
-            written.append(folder / file)
-
-    def lines(rows: dict[Any, dict[str, Any]]) -> str:
-        return ",\n".join(f"  {dump(rows[key])}" for key in sorted(rows))
-
-    text = f'{{"schema": 1, "instances": [\n{lines(instances)}\n], "ratios": [\n{lines(ratios)}\n]}}'
-    with replacing(path) as temporary:
-        temporary.write_bytes(seal(text))
-    return written
-
-
-def table(records: Sequence[Record]) -> Any:
-    """Rung × shape and n; a column for each γ."""
-    from rich.table import Table
-
-    gammas = sorted({r.gamma for r in records if r.gamma is not None})
-    out = Table(title="tightest |gap|/penalty found", caption="* decided again in exact arithmetic: holds; ! violated")
-    for heading in ("id", "rung", "shape", "n", *(f"γ = {gamma:g}" for gamma in gammas), "episodic"):
-        out.add_column(heading, justify="left" if heading in ("id", "rung", "shape") else "right", no_wrap=True)
-    groups: dict[tuple[str, str, str, int], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record.id, record.rung, record.shape, record.agents), []).append(record)
-    for (id_, rung, shape, n), found in groups.items():
-        marks = {r.gamma: "!" if r.violated else "*" if r.exact is not None and r.exact.holds else " " for r in found}
-        cells = {r.gamma: f"{r.ratio:.5f}{marks[r.gamma]}" for r in found}
-        style = "bold red" if any(record.violated for record in found) else None
-        out.add_row(id_, rung, shape, str(n), *(cells.get(g, "") for g in (*gammas, None)), style=style)
-    return out
-
-
-def _named(flag: str, name: str | None, known: Sequence[Named]) -> list[Named]:
-    chosen = [one for one in known if name in (None, one.name)]
-    if not chosen:
-        raise InputError(flag, name, "one of " + ", ".join(one.name for one in known))
-    return chosen
-
-
-def _run(settings: Settings) -> int:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    whole_number("--seed", settings.seed, 0)
-    rungs = _named("--rung", settings.rung, DEFAULT)
-    shapes = None if settings.shape is None else _named("--shape", settings.shape, SHAPES)
-    if settings.save and output_folder("--out", settings.out).is_dir():
-        output_file("--out", settings.out / "index.json")
-        if (settings.out / "index.json").exists():
-            read_index(settings.out)
-    console = Console() if sys.stdout.isatty() else Console(width=140)
-    columns = (TextColumn("{task.description:<18}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        bars: dict[str, Any] = {}
-
-        def progress(name: str, done: int, total: int) -> None:
-            if name not in bars:
-                bars[name] = bar.add_task(name, total=total)
-            bar.update(bars[name], completed=done)
-
-        records = run(settings.quick, np.random.default_rng(settings.seed), rungs, shapes, progress)
-    console.print(table(records))
-    for record in records:
-        if record.violated:
-            console.print(
-                f"VIOLATED: {record.rung}, {record.shape}, n = {record.agents}, γ = {record.gamma}", style="bold red"
-            )
-    failed = False
-    if settings.save:
-        try:
-            written = write(records, settings.out)
-        except (InputError, OSError) as error:
-            print(f"theory.adversarial: error: {error}", file=sys.stderr)
-            written, failed = [], True
-        for path in written:
-            console.print(f"  {path}", highlight=False, soft_wrap=True)
-    return 1 if any(record.violated for record in records) else 3 if failed else 0
-
-
-def main() -> None:
-    """Exit code 1 if a rung is violated, 2 on bad input, 3 if a number or a file could not be made, 130 if interrupted."""
-    jax.config.update("jax_enable_x64", True)
-    try:
-        settings = parsed("theory.adversarial", lambda: tyro.cli(Settings, prog="python -m theory.adversarial"))
-        code = _run(settings)
-    except InputError as error:
-        print(f"theory.adversarial: error: {error}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        code = 130
-    except Exception:
-        traceback.print_exc()
-        code = 3
-    sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

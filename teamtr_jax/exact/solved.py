@@ -1,180 +1,25 @@
-"""The same claims in exact arithmetic: rationals for everything linear, balls of 256 bits for logarithms and roots.
+"""What follows from a stage, in rationals and balls: visits, values, advantages, gaps, divergences.
 
 An independent implementation (python-flint, no array code of the package) that decides what float64 could not, and that the
-tests hold against the float core. The floats of a stage are rationals; since float rows sum to one only up to rounding, the
-largest entry of each row is replaced by one minus the others, exactly. Every number is computed when it is first asked for, so
-that one claim costs no more than it needs.
+tests hold against the float core. Every number is computed when it is first asked for, so that one claim costs no more than it
+needs.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
-import flint
-import jax
-import numpy as np
 from flint import arb, fmpq, fmpq_mat
 
-from teamtr_jax.dynamics import Dense, Layered, Successors, Tree
-from teamtr_jax.types import Stage
-from theory.exact_bounds import CHECKS, Number, Pair, distance, times, total
+from teamtr_jax.exact.numbers import ZERO, Number, Row, distance, dot, precisely, spread, times, total
+from teamtr_jax.exact.stage import ExactStage
 
-__all__ = ["ExactStage", "Solved", "exact_stage", "exact_checks", "exact_numbers", "rational", "PRECISION"]
+__all__ = ["Solved", "exact_numbers"]
 
-PRECISION = 256
-ZERO = fmpq(0)
-Row = list[fmpq]
 Flow = tuple[list[tuple[int, fmpq]], fmpq]  # successors with their probability, and the mean reward
-Pairs = dict[tuple[str, str], list[Pair]]
-
-
-def rational(x: float) -> fmpq:
-    """The float as the rational it is."""
-    return fmpq(*float(x).as_integer_ratio())
-
-
-def _rows(table: np.ndarray, close: bool) -> list[Row]:
-    """Rows of probabilities; if `close`, each with its largest entry replaced so that it sums to one exactly."""
-    out = []
-    for row in np.asarray(table, np.float64).tolist():
-        exact = [rational(x) if x else ZERO for x in row]
-        if close and any(exact):
-            top = row.index(max(row))
-            exact[top] = 1 - sum((x for k, x in enumerate(exact) if k != top), ZERO)
-        out.append(exact)
-    return out
-
-
-class ExactStage(NamedTuple):
-    """A stage in rationals, time-indexed states flattened."""
-
-    transition: list[list[Row]]  # [S][A][S]
-    reward: list[Row]
-    initial: Row
-    gamma: fmpq
-    horizon: int | None
-    time: list[int]
-    policies: list[list[Row]]  # [n+1][S][A]
-    solo: list[list[Row]]  # [n][S][A]: π^{⟨i⟩}
-    moved: list[
-        list[tuple[Row, Row] | None]
-    ]  # [n][S]: (current, new) row of the updated agent, None where it does not act
-    own: list[list[int]]  # [n][A]: the updated agent's own action in each (joint) action
-    others: Sequence[
-        list[Row] | None
-    ]  # [n][S][A]: probability of the others' actions under π̂ⁱ⁻¹; None when turn-taking
-    others_first: Sequence[list[Row] | None]  # [n][S][A]: the same under π̂⁰
-
-
-def _joint(factors: Sequence[Row]) -> Row:
-    out = [fmpq(1)]
-    for factor in factors:
-        out = [x * y for x in out for y in factor]
-    return out
-
-
-def _tables(kernel: object) -> np.ndarray:
-    if isinstance(kernel, Dense):
-        return np.asarray(kernel.transition)
-    if isinstance(kernel, Tree):
-        tables = np.zeros((kernel.states, kernel.branching, kernel.states))
-        child = np.arange(kernel.states)[:, None] * kernel.branching + 1 + np.arange(kernel.branching)
-        node, symbol = np.nonzero(child < kernel.states)
-        tables[node, symbol, child[node, symbol]] = 1.0
-        return tables
-    if not isinstance(kernel, Successors):
-        raise TypeError("exact_stage reads Dense, Successors, Layered and Tree worlds")
-    index, prob = np.asarray(kernel.index), np.asarray(kernel.prob)
-    tables = np.zeros((*index.shape[:-1], index.shape[-3]))
-    for k in range(index.shape[-1]):
-        np.add.at(tables, (*np.indices(index.shape[:-1]), index[..., k]), prob[..., k])
-    return tables
-
-
-def _transition(world: Any, states: int, close: bool) -> tuple[list[list[Row]], list[int]]:
-    """`P[s][a][s']` and the time step of each state."""
-    if isinstance(world, Tree):
-        return [_rows(table, close) for table in _tables(world)], np.asarray(world.time()).tolist()
-    if not isinstance(world, Layered):
-        clock = world.clock
-        return [_rows(table, close) for table in _tables(world)], [0] * states if clock is None else np.asarray(
-            clock
-        ).tolist()
-    tables, contexts = _tables(world.kernel), states // world.horizon
-    time = [s // contexts for s in range(states)]
-    if world.stationary:
-        layers = [[_rows(table, close) for table in tables]] * world.horizon
-    else:
-        layers = [[_rows(table, close) for table in layer] for layer in tables]
-    out = []
-    for s, t in enumerate(time):
-        before, after = (t + 1) * contexts, states - (t + 2) * contexts
-        rows = layers[t][s % contexts]
-        out.append([[ZERO] * before + row + [ZERO] * after if after >= 0 else [ZERO] * states for row in rows])
-    return out, time
-
-
-def exact_stage(stage: Stage, close: bool = True) -> ExactStage:
-    """Read the arrays of one (unbatched) stage as rationals. Loops on purpose: this is the oracle.
-
-    Args:
-      close: make rows sum to one exactly, so that the theorems apply to the letter; without it the stage is the floats
-        themselves, which is what the rounding budgets of the float core speak of.
-    """
-    team, world = stage.team, stage.team.dynamics
-    reward = np.asarray(team.reward).tolist()
-    states, actions = len(reward), len(reward[0])
-    transition, time = _transition(world, states, close)
-    order = np.asarray(stage.order).tolist()
-    rank = {agent: i for i, agent in enumerate(order)}
-    policies, solo, moved = [], [], []
-    current, target = np.asarray(stage.current), np.asarray(stage.target)
-    others: Sequence[list[Row] | None] = [None] * team.agents
-    others_first = others
-    if team.factors is None:
-        active = np.asarray(team.active).tolist()
-        old, new = _rows(current, close), _rows(target, close)
-        for i in range(team.agents + 1):
-            policies.append([new[s] if active[s] >= 0 and rank[active[s]] < i else old[s] for s in range(states)])
-        for agent in order:
-            solo.append([new[s] if active[s] == agent else old[s] for s in range(states)])
-            moved.append([(old[s], new[s]) if active[s] == agent else None for s in range(states)])
-        own = [list(range(actions))] * team.agents
-    else:
-        old = [_rows(current[k, :, :size], close) for k, size in enumerate(team.factors)]
-        new = [_rows(target[k, :, :size], close) for k, size in enumerate(team.factors)]
-        agents = range(team.agents)
-        for i in range(team.agents + 1):
-            policies.append([_joint([(new if rank[k] < i else old)[k][s] for k in agents]) for s in range(states)])
-        for agent in order:
-            solo.append([_joint([(new if k == agent else old)[k][s] for k in agents]) for s in range(states)])
-            moved.append([(old[agent][s], new[agent][s]) for s in range(states)])
-        coordinates = np.indices(team.factors).reshape(team.agents, -1).tolist()
-        own = [coordinates[agent] for agent in order]
-
-        def rest(agent: int, updated: int) -> list[Row]:
-            one = [fmpq(1)] * team.factors[agent]  # pyright: ignore[reportOptionalSubscript]
-            return [
-                _joint([one if k == agent else (new if rank[k] < updated else old)[k][s] for k in agents])
-                for s in range(states)
-            ]
-
-        others = [rest(agent, i) for i, agent in enumerate(order)]
-        others_first = [rest(agent, 0) for agent in order]
-    return ExactStage(
-        transition, [[rational(x) for x in row] for row in reward], _rows(np.asarray(team.initial)[None], close)[0],
-        rational(float(world.discount)) if world.horizon is None else fmpq(1),
-        world.horizon, time, policies, solo, moved, own, others, others_first,
-    )  # fmt: skip
-
-
-def _dot(x: Sequence[Any], y: Sequence[Any]) -> Any:
-    return sum((a * b for a, b in zip(x, y, strict=True) if a and b), ZERO)
 
 
 def _kl_terms(pair: tuple[Row, Row]) -> list[Number]:
@@ -188,10 +33,6 @@ def _kl_terms(pair: tuple[Row, Row]) -> list[Number]:
         else:
             out.append(None if p else q)
     return out
-
-
-def _spread(xs: Sequence[fmpq]) -> fmpq:
-    return max(xs) - min(xs)
 
 
 class Solved:
@@ -217,7 +58,7 @@ class Solved:
         for p, arrows in zip(policy[s], self.arrows[s], strict=True):
             for t, x in arrows if p else ():
                 out[t] = out[t] + p * x if t in out else p * x
-        return list(out.items()), _dot(policy[s], self.stage.reward[s])
+        return list(out.items()), dot(policy[s], self.stage.reward[s])
 
     def _flows(self, policy: list[Row]) -> list[Flow]:
         """Rows of `P_π`, sparse, and `r_π`. Rows that hybrids share are one object and are summed once."""
@@ -308,7 +149,7 @@ class Solved:
         """`Σ_a (after − before)(a|s) A_base(s,a)`."""
         g = [ZERO] * len(self.states)
         for s in self.moving[i]:
-            g[s] = _dot(self._step(s, before, after), self.advantage(base, s))
+            g[s] = dot(self._step(s, before, after), self.advantage(base, s))
         return g
 
     @cached_property
@@ -319,31 +160,31 @@ class Solved:
     @cached_property
     def gain(self) -> Row:
         """`J(π̂ⁱ) − J(π̂ⁱ⁻¹)` from the values."""
-        objective = [_dot(self.stage.initial, self.v(i)) for i in range(self.agents + 1)]
+        objective = [dot(self.stage.initial, self.v(i)) for i in range(self.agents + 1)]
         return [b - a for a, b in pairwise(objective)]
 
     @cached_property
     def gain_by_visits(self) -> Row:
         """`Σ m^{π̂ⁱ} g_i`: the same by T0."""
-        return [_dot(m, g) for m, g in zip(self.m[1:], self.g, strict=True)]
+        return [dot(m, g) for m, g in zip(self.m[1:], self.g, strict=True)]
 
     @cached_property
     def seq(self) -> Row:
-        return [_dot(m, g) for m, g in zip(self.m, self.g, strict=False)]
+        return [dot(m, g) for m, g in zip(self.m, self.g, strict=False)]
 
     @cached_property
     def stale(self) -> Row:
-        return [_dot(self.m[0], g) for g in self.g]
+        return [dot(self.m[0], g) for g in self.g]
 
     @cached_property
     def cached(self) -> Row:
         policies = pairwise(self.stage.policies)
-        return [_dot(self.m[0], self._conditional(i, *pair, 0)) for i, pair in enumerate(policies)]
+        return [dot(self.m[0], self._conditional(i, *pair, 0)) for i, pair in enumerate(policies)]
 
     @cached_property
     def reused(self) -> Row:
         first = self.stage.policies[0]
-        return [_dot(self.m[0], self._conditional(i, first, solo, 0)) for i, solo in enumerate(self.stage.solo)]
+        return [dot(self.m[0], self._conditional(i, first, solo, 0)) for i, solo in enumerate(self.stage.solo)]
 
     @cached_property
     def gap_fresh(self) -> Row:
@@ -367,19 +208,19 @@ class Solved:
         first, out = self.stage.policies[0], []
         for i, solo in enumerate(self.stage.solo):
             g, m = self._conditional(i, first, solo, 0), self._visits(solo)
-            out.append(_dot(m, g) - _dot(self.m[0], g))
+            out.append(dot(m, g) - dot(self.m[0], g))
         return out
 
     # --- sizes ---
 
     @cached_property
     def span_g(self) -> Row:
-        return [_spread(g) for g in self.g]
+        return [spread(g) for g in self.g]
 
     @cached_property
     def span_ended(self) -> Row:
         """`span(g_i ∪ {0})`: the end of an episode counts as a state with `g = 0`."""
-        return [_spread([*g, ZERO]) for g in self.g]
+        return [spread([*g, ZERO]) for g in self.g]
 
     @cached_property
     def even(self) -> bool:
@@ -395,7 +236,7 @@ class Solved:
 
     @cached_property
     def advantage_span(self) -> Row:
-        return [max(_spread(self.advantage(i, s)) for s in self.states) for i in range(self.agents)]
+        return [max(spread(self.advantage(i, s)) for s in self.states) for i in range(self.agents)]
 
     @cached_property
     def later_turns(self) -> Row:
@@ -503,7 +344,7 @@ class Solved:
     @cached_property
     def mean_tv(self) -> Row:
         """`Σ m^{π̂ⁱ⁻¹} TV_i`."""
-        return [_dot(m, tv) for m, tv in zip(self.m, self.state_tv, strict=False)]
+        return [dot(m, tv) for m, tv in zip(self.m, self.state_tv, strict=False)]
 
     @cached_property
     def tv(self) -> Row:
@@ -517,7 +358,7 @@ class Solved:
     @cached_property
     def share(self) -> Row:
         """`w_i`."""
-        return [_dot(m, acts) / mass for m, acts, mass in zip(self.m, self._acts, self.mass, strict=False)]
+        return [dot(m, acts) / mass for m, acts, mass in zip(self.m, self._acts, self.mass, strict=False)]
 
     @cached_property
     def occupancy_tv_fresh(self) -> Row:
@@ -571,7 +412,7 @@ class Solved:
         """`span(g_i)` over the states of each layer that some hybrid visits, with the end unless it cannot come early."""
         end = [] if self.even else [ZERO]
         met = [[s for s in layer if any(m[s] for m in self.m)] for layer in self._layer_states()]
-        return [[_spread([*(g[s] for s in layer), *end]) if layer or end else ZERO for layer in met] for g in self.g]
+        return [[spread([*(g[s] for s in layer), *end]) if layer or end else ZERO for layer in met] for g in self.g]
 
     @cached_property
     def layer_speaks(self) -> list[list[bool]]:
@@ -588,7 +429,7 @@ class Solved:
         out = []
         for i, moved in enumerate(self.stage.moved):
             own = [[s for s in layer if moved[s]] for layer in self._layer_states()]
-            out.append([max((_spread(self.advantage(i, s)) for s in layer), default=ZERO) for layer in own])
+            out.append([max((spread(self.advantage(i, s)) for s in layer), default=ZERO) for layer in own])
         return out
 
     # --- S9 ---
@@ -629,57 +470,9 @@ class Solved:
         return [self._weigh(i, 0, self.stage.others_first[i], self._above(0)) for i in range(self.agents)]
 
 
-@dataclass(frozen=True)
-class _Key:
-    """Contents of a stage, for the cache."""
-
-    content: bytes
-    structure: Any
-    close: bool
-    stage: Stage = field(compare=False)
-
-
-@lru_cache(maxsize=64)
-def _solved(key: _Key) -> Solved:
-    return Solved(exact_stage(key.stage, key.close))
-
-
-_LOCK = threading.Lock()  # the precision of python-flint belongs to the process
-
-
-def exact_checks(stage: Stage, close: bool = True, only: str = "") -> Pairs:
-    """`(measured, bound)` of every claim, in the order of the float checks; `None` for an infinite bound.
-
-    The last 64 stages asked about are remembered, so that asking claim by claim solves a stage once.
-
-    Args:
-      only: a claim id: compute what that claim needs and no more.
-    """
-    leaves, structure = jax.tree.flatten(stage)
-    arrays = [np.asarray(leaf) for leaf in leaves]
-    key = _Key(
-        b"".join(x.tobytes() for x in arrays), (structure, tuple((x.shape, x.dtype) for x in arrays)), close, stage
-    )
-    with _LOCK, flint.ctx.workprec(PRECISION):
-        x = _solved(key)
-        claims = CHECKS if not only else {only: CHECKS[only]} if only in CHECKS else {}
-        return {
-            (id_, name): [_comparable(*pair) for pair in pairs]
-            for id_, check in claims.items()
-            for name, pairs in check(x).items()
-        }
-
-
-def _comparable(measured: Number, bound: Number) -> Pair:
-    """Two balls, where one side is one: to compare a rational with a ball rounds it to the precision of the moment."""
-    if isinstance(measured, arb) or isinstance(bound, arb):
-        return arb(measured), None if bound is None else arb(bound)
-    return measured, bound
-
-
 def exact_numbers(e: ExactStage) -> dict[str, Any]:
     """Visits, values, surrogates and gaps of the stage in rationals, KLs in balls (`None` = ∞)."""
-    with _LOCK, flint.ctx.workprec(PRECISION):
+    with precisely():
         x = Solved(e)
         names = "m g gain seq stale cached reused gap_fresh gap_stale gap_cached gap_reused kl kl_stale".split()
         return {"v": [x.v(i) for i in range(x.agents + 1)]} | {name: getattr(x, name) for name in names}
