@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import theory.__main__ as command
 from teamtr_jax import cli
 from teamtr_jax.bounds import Rung
 from teamtr_jax.claims import Check, Claim, rung_claim, s4, s7
@@ -235,3 +236,19 @@ def test_an_infinite_bound_is_one(tmp_path):
     again = plugins.load(path)
     assert len(loaded.source) == 64
     assert again.source != loaded.source
+
+
+def test_a_false_rung_on_the_command_line(tmp_path, monkeypatch, capsys):
+    """`--plugin` with `--only`: nothing else is audited, the verdict names it, its worst stage is a file beside the ledger."""
+    path, out = tmp_path / "mine.py", tmp_path / "out"
+    path.write_text(HEAD + "RUNGS = [rung(fn=lambda r: r.kl / 1e3), rung('other')]\n")
+    monkeypatch.setitem(TIERS, "quick", Tier(200, 0, ("corners",), (), True, 200))
+    assert command.run(command.Settings(quick=True, plugin=path, only=("mine",), out=out)) == 1
+    data = json.loads((out / "ledger.json").read_text())
+    assert [claim["id"] for claim in data["claims"]] == ["mine"]
+    assert data["claims"][0]["detects"] is None
+    assert f"Violated: mine in {data['claims'][0]['violations']} comparisons." in capsys.readouterr().out
+    assert {x.name for x in out.iterdir()} == {"ledger.json", "ledger.md", "adversarial.md", "counterexample-mine.npz"}
+    assert cli.CheckCommand((out / "counterexample-mine.npz",)).run() == 0
+    with pytest.raises(InputError, match=r"--only: found 'S44', expected ids among .*, mine, other"):
+        command.run(command.Settings(quick=True, plugin=path, only=("mine", "S44"), out=out))

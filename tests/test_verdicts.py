@@ -707,7 +707,7 @@ def test_studies_by_tier(monkeypatch, tmp_path):
         small = tier.quick
         assert asked["p3_2"][0] == (2_000 if small else 20_000, "rng")
         assert asked["r1"][0] == ((2, 3, 4, 6, 8, 16) if small else r1.SIZES,)
-        assert asked["r3"][0] == ((20, "rng", r3.SIZES[:3], "lock") if small else (100, "rng", r3.SIZES, "lock"))
+        assert asked["r3"][0] == (100, "rng", r3.SIZES[:3] if small else r3.SIZES, "lock")
         assert asked["r7"][0] == (small, "rng", "lock", None if small else "random", name == "full")
         assert asked["r5"][0] == (small, "rng", "lock")
         assert asked["s8_networks"][0] == (("rng",) if small else ("rng", 20, 1_000))

@@ -532,7 +532,7 @@ def _misses(ax: Any, data: S8Data) -> None:
         xlabel="misses / α (line: allowed)", xlim=(-0.03, None),
         title=f"certificates above the truth, worst of {len(data.coverage)} teams\n{data.repeats:,} repetitions, 95 % intervals",
     )  # fmt: skip
-    ax.legend(fontsize=LEGEND, loc="lower right")
+    ax.legend(fontsize=LEGEND, loc="upper right")
 
 
 def _shares(ax: Any, data: S8Data) -> None:
@@ -541,7 +541,8 @@ def _shares(ax: Any, data: S8Data) -> None:
     table = np.array([found[method.name] for method in METHODS])
     ax.imshow(table, cmap="Blues", vmin=0, vmax=1.2, aspect="auto")
     for (k, i), share in np.ndenumerate(table):
-        ax.text(i, k, f"{100 * share:.0f}", ha="center", va="center", fontsize=TEXT)
+        shade = "white" if share > 0.6 else "black"
+        ax.text(i, k, f"{100 * share:.0f}", ha="center", va="center", fontsize=TEXT, color=shade)
     ax.set_xticks(range(table.shape[1]), [_thousands(size) for size in data.sizes[team]])
     about = f"true improvement {data.about[team]['improvement']:.4f}, α = {data.positive_alpha:g}"
     ax.set(xlabel=f"rollouts (G = {data.group} a prompt)", title=f"positive certificates, %: {team}\n{about}")
