@@ -71,24 +71,40 @@ def run_stage(
       ArithmeticError: as raised by the backend's update; names the stage and the update.
     """
     n, batch = backend.agents, backend.batch
-    order = _admitted(backend, order, schedule, stage, budget)
+    whole_number("stage", stage, 0)
+    if not callable(order):
+        if len(order) != n:
+            raise InputError("order", list(order), f"a permutation of {n} agents")
+        order = fixed(order)
+    if budget is not None:
+        whole_number("budget", budget, 0)
+    needed = schedule.draws(n) * backend.cost
+    if budget is not None and needed > budget:
+        raise InputError("budget", budget, f"at least {needed}: {schedule.draws(n)} sets of {backend.cost} rollouts")
+
     states: list[Any] = [state]
     records: list[UpdateRecord] = []
-    books = _Books(backend)
+    waiting = np.ones((*batch, n), bool)
     data: Any = None
+    moved = np.zeros((*batch, n), bool)  # since the rollouts in use
+    source, collected, path_kl = np.zeros(batch, int), np.zeros(batch, int), np.zeros(batch)
     for update in range(n):
         again = np.broadcast_to(np.asarray(update == 0 or schedule.resample(update, records), bool), batch)
         key, draw, choice = (None, None, None) if key is None else jax.random.split(key, 3)
         if again.any():
             drawn = backend.rollout(state, draw)
             data = drawn if again.all() else _select(again, drawn, data)
-        books.collect(again, update)
-        if budget is not None and (books.collected > budget).any():
-            found = f"{books.collected.max()} rollouts"
-            raise InputError(f"schedule {schedule.name}", found, f"at most the budget, {budget}")
+        source, path_kl = np.where(again, update, source), np.where(again, 0.0, path_kl)
+        moved &= ~again[..., None]
+        collected = collected + np.where(again, backend.cost, 0)
+        if budget is not None and (collected > budget).any():
+            raise InputError(
+                f"schedule {schedule.name}", f"{collected.max()} rollouts", f"at most the budget, {budget}"
+            )
 
-        asked = order(books.waiting, lambda state=state, data=data: _predicted(backend, state, data), choice)
+        asked = order(waiting, lambda state=state, data=data: _predicted(backend, state, data), choice)
         agent = _agents(np.asarray(asked), n, batch)
+        np.put_along_axis(waiting, agent[..., None], False, -1)
         who: Any = agent if batch else int(agent)
         before = state
         estimate = backend.estimate(state, data, who, schedule)
@@ -99,7 +115,10 @@ def run_stage(
         info = dict(info)
         if backend.certify is not None:
             info |= backend.certify(before, state, data, who)
-        books.move(agent, np.asarray(info["kl"]))
+        kl = info.pop("kl")
+        twice = np.take_along_axis(moved, agent[..., None], -1)[..., 0]  # the KL adds up over different agents only
+        path_kl = np.where(twice, np.inf, path_kl + np.asarray(kl))
+        np.put_along_axis(moved, agent[..., None], True, -1)
         records.append(
             UpdateRecord(
                 stage=stage,
@@ -107,11 +126,11 @@ def run_stage(
                 agent=who,
                 resampled=again if batch else bool(again),
                 surrogate=info.pop("surrogate"),
-                kl=info.pop("kl"),
+                kl=kl,
                 objective_before=info.pop("objective_before", None),
                 rollouts=np.where(again, backend.cost, 0) if batch else backend.cost * bool(again),
-                source=books.source if batch else int(books.source),
-                path_kl=books.path_kl if batch else float(books.path_kl),
+                source=source if batch else int(source),
+                path_kl=path_kl if batch else float(path_kl),
                 info=info,
             )
         )
@@ -122,51 +141,6 @@ def run_stage(
             record._replace(exact={name: value[i] for name, value in exact.items()}) for i, record in enumerate(records)
         ]
     return state, records
-
-
-class _Books:
-    """Who is waiting, and what is known of the rollouts in use; arrays over the batch."""
-
-    def __init__(self, backend: Backend) -> None:
-        n, batch = backend.agents, backend.batch
-        self.cost = backend.cost
-        self.waiting = np.ones((*batch, n), bool)
-        self.moved = np.zeros((*batch, n), bool)  #: since the rollouts in use
-        self.source = np.zeros(batch, int)  #: updates before they were collected
-        self.collected = np.zeros(batch, int)  #: rollouts of the stage
-        self.path_kl = np.zeros(batch)
-
-    def collect(self, again: NDArray[np.bool_], update: int) -> None:
-        """New rollouts before this update, where `again`."""
-        self.source = np.where(again, update, self.source)
-        self.path_kl = np.where(again, 0.0, self.path_kl)
-        self.moved &= ~again[..., None]
-        self.collected = self.collected + np.where(again, self.cost, 0)
-
-    def move(self, agent: NDArray[np.int64], kl: NDArray[Any]) -> None:
-        """An agent was updated. The KL adds up over different agents only."""
-        np.put_along_axis(self.waiting, agent[..., None], False, -1)
-        twice = np.take_along_axis(self.moved, agent[..., None], -1)[..., 0]
-        self.path_kl = np.where(twice, np.inf, self.path_kl + kl)
-        np.put_along_axis(self.moved, agent[..., None], True, -1)
-
-
-def _admitted(
-    backend: Backend, order: Order | Sequence[int], schedule: Schedule, stage: int, budget: int | None
-) -> Order:
-    """The order as a function, after the arguments of `run_stage` were looked at."""
-    n = backend.agents
-    whole_number("stage", stage, 0)
-    if not callable(order):
-        if len(order) != n:
-            raise InputError("order", list(order), f"a permutation of {n} agents")
-        order = fixed(order)
-    if budget is not None:
-        whole_number("budget", budget, 0)
-        if (needed := schedule.draws(n) * backend.cost) > budget:
-            expected = f"at least {needed}: {schedule.draws(n)} sets of {backend.cost} rollouts"
-            raise InputError("budget", budget, expected)
-    return order
 
 
 def _agents(asked: NDArray[Any], n: int, batch: tuple[int, ...]) -> NDArray[np.int64]:
