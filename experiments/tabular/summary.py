@@ -25,8 +25,6 @@ __all__ = [
 ]
 
 
-
-
 def resampled(
     statistic: Callable[..., Floats], *columns: NDArray[Any], repeats: int = 2000, seed: int = 0
 ) -> tuple[Floats, Floats, Floats]:
