@@ -5,8 +5,8 @@
 
 import os
 import sys
+from importlib.metadata import distribution
 from importlib.metadata import version as installed_version
-from importlib.util import find_spec
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
@@ -56,7 +56,9 @@ napoleon_numpy_docstring = False
 maximum_signature_line_length = 90
 
 # Readable without a network: one file of MathJax, out of a package, beside the pages.
-MATHJAX = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax/tex-svg-full.js"
+MATHJAX = Path(
+    distribution("sphinx-mathjax-offline").locate_file("sphinx-mathjax-offline/static/mathjax/tex-svg-full.js")
+)
 html_static_path = [str(MATHJAX), "_ext/phone.css"]
 html_css_files = ["phone.css"]
 mathjax_path = MATHJAX.name
