@@ -477,10 +477,10 @@ def test_the_verdict_in_words():
         "Nothing is violated.",
         "Looked at: 5 claims, 1,234 stages, 60 more without rounding; 1,026 comparisons.",
         "Left open by rounding: 6 comparisons; 3 of them decided exactly, 3 inconclusive.",
-        "Decided by floats, and on other stages without rounding: 1 claims: T0.",
-        "Decided by arithmetic without rounding: 1 claims: R1.",
-        "Decided by simulation: 1 claims: S8.",
-        "Decided by floats alone: 2 claims: R3, R7.",
+        "Decided by floats, and on other stages without rounding (1): T0.",
+        "Decided by arithmetic without rounding (1): R1.",
+        "Decided by simulation (1): S8.",
+        "Decided by floats alone (2): R3, R7.",
         "With a derivation in theory/derivations: 2 of 5 claims.",
     ]
     broken = [row("S1", exact_violations=1200), row("S2"), row("mine", violations=2, exact_violations=1)]

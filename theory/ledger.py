@@ -186,7 +186,7 @@ def verdict(rows: Sequence[Row], settings: dict[str, Any]) -> list[str]:
         f"Looked at: {len(rows)} claims, {stages}; {sum(row.checks for row in rows):,} comparisons.",
         f"Left open by rounding: {decided + left:,} comparisons; {decided:,} of them decided exactly, {left:,} inconclusive.",
     ]
-    lines += [f"Decided by {how}: {len(ids)} claims: {', '.join(ids)}." for how, ids in kinds.items()]
+    lines += [f"Decided by {how} ({len(ids)}): {', '.join(ids)}." for how, ids in kinds.items()]
     return [
         *lines,
         f"With a derivation in theory/derivations: {sum(bool(row.page) for row in rows)} of {len(rows)} claims.",
