@@ -155,7 +155,7 @@ def test_whose_contexts_it_spoils():
     assert [row[0] for row in rows] == [
         "spoils agent 1's contexts", "spoils nobody visibly", "spoils agent 0's, agent 1's and its own contexts"
     ]  # fmt: skip
-    assert [row[2] for row in rows] == ["bad", "good", "bad"]
+    assert [row[2] for row in rows] == ["bad", "open", "bad"]
     assert rows[0][1] == (
         "Its update moves the surrogate of agent 1's update by -0.03 [-0.0529, -0.00713], the surrogate of agent 2's update by "
         "0.05 [0.0271, 0.0729] (mean over 1 stage, α over 9 entries)."

@@ -141,7 +141,7 @@ def _spoils(agent: int, report: Report) -> Answer:
     moved = f"Its update moves {', '.join(said)}" if said else "No entry of its row is clearly apart from 0"
     why = f"{moved} ({stages})."
     if not spoiled:
-        return Answer(question, "spoils nobody visibly", why, "good")
+        return Answer(question, "spoils nobody visibly", why, "open")
     return Answer(question, f"spoils {_list(spoiled, agent)} contexts", why, "bad")
 
 
