@@ -118,7 +118,7 @@ def _finish(ax: Any, report: Report, marks: Sequence[tuple[str, str, bool]], **a
             columnspacing=1.0,
             handletextpad=0.3,
             loc="upper left",
-            bbox_to_anchor=(0, -0.2),
+            bbox_to_anchor=(-0.2, -0.2),
         )
 
 
@@ -253,9 +253,8 @@ def is_long(draw: Draw, report: Report) -> bool:
 def svg(draw: Draw, report: Report) -> str:
     """A figure as it stands in a page."""
     matplotlib, figures = optional_import("matplotlib"), optional_import("matplotlib.figure")
-    with matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": draw.__name__, "font.size": 10, "axes.titlelocation": "left"}
-    ):
+    style = {"svg.fonttype": "none", "svg.hashsalt": draw.__name__, "font.size": 10, "axes.titlesize": 11}
+    with matplotlib.rc_context(style | {"axes.titlelocation": "center" if draw is _matrix else "left"}):
         figure = figures.Figure(figsize=LONG_SIZE if is_long(draw, report) else SIZE, layout="constrained")
         ax = figure.subplots()
         ax.spines[["top", "right"]].set_visible(False)

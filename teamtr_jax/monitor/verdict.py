@@ -62,7 +62,8 @@ def _inside(records: list[Record]) -> Answer:
         more = "; the interval reaches beyond δ" if k1["high"] > r["delta"] else ""
         return Answer(question, "inside", f"{found}{more}.{count}", "good")
     if k1["value"] > r["delta"]:
-        more = "; the interval holds δ" if k1["low"] <= r["delta"] else ""
+        inside = f"{number(math.sqrt(r['delta'] / k1['value']))} times this step would be inside, to first order"
+        more = f"{'; the interval holds δ' if k1['low'] <= r['delta'] else ''}. {inside}"
     else:
         why = "the log contradicts itself" if r["contradiction"] else "a KL is not below 0, and weights are too large"
         more = f", which is not to be believed: {why}"
@@ -130,7 +131,7 @@ def _spoils(agent: int, report: Report) -> Answer:
         cells = found.entries[found.agents.index(agent)]
         row = {i: x for i, x in zip(found.agents, cells, strict=True) if x is not None}
     if not row:
-        why = "At its updates the rollouts of the stage's start were not scored again."
+        why = "No matrix has its updates: the rollouts of the stage's start were not scored again at them, or are in doubt."
         return Answer(question, "contexts unknown", why, "open")
     spoiled = [i for i, x in row.items() if x.high < 0]
     helped = [i for i, x in row.items() if x.low > 0]
@@ -141,7 +142,7 @@ def _spoils(agent: int, report: Report) -> Answer:
     moved = f"Its update moves {', '.join(said)}" if said else "No entry of its row is clearly apart from 0"
     why = f"{moved} ({stages})."
     if not spoiled:
-        return Answer(question, "spoils nobody visibly", why, "good")
+        return Answer(question, "spoils nobody visibly", why, "open")
     return Answer(question, f"spoils {_list(spoiled, agent)} contexts", why, "bad")
 
 
@@ -183,7 +184,7 @@ def _radius(records: list[Record], settings: Settings) -> Answer:
         return Answer(question, "no other radius", f"{over}, and K is {number(k)}.", "open")
     if not surrogate - half > 0:
         why = f"{over}, not clearly above 0: more prompts before another radius."
-        return Answer(question, "leave it", why, "open")
+        return Answer(question, "no other radius", why, "open")
     size = surrogate / (2 * width * k)
     step = min(size, FURTHEST)
     radius, best = k3 * step**2, surrogate * step - width * k * step**2
