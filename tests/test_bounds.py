@@ -295,12 +295,13 @@ def test_the_threshold_of_vacuity(gamma, positive):
     """S5: one state, rewards ∓1, ½ → ½+ε: `L = 2ε/(1−γ)`, the certificate is `2ε(1−2γ)/(1−γ)²` to first order in ε."""
     step, one = 1e-4, jnp.zeros(1, int)
     team = Team(Dense(jnp.ones((1, 2, 1)), jnp.asarray(gamma)), jnp.array([[-1.0, 1.0]]), jnp.ones(1), one, 1)
-    report = evaluate_stage(Stage(team, jnp.full((1, 2), 0.5), jnp.array([[0.5 - step, 0.5 + step]]), jnp.arange(1)))
+    stage = Stage(team, jnp.full((1, 2), 0.5), jnp.array([[0.5 - step, 0.5 + step]]), jnp.arange(1))
+    report = evaluate_stage(stage)
     surrogate, certificate = float(report.surrogate_intermediate[0]), float(lower_bound_paper(report)[0])
     assert surrogate == pytest.approx(2 * step / (1 - gamma), rel=1e-9)
     assert certificate == pytest.approx(2 * step * (1 - 2 * gamma) / (1 - gamma) ** 2, abs=step**2)
     assert (certificate > 0) == positive
-    found = s5.CLAIM.check(None, report)
+    found = s5.CLAIM.check(stage, report)
     bound = math.sqrt(2 * float(report.kl[0])) / (1 - gamma)
     assert float(found["surrogate"].bound[0]) == pytest.approx(bound, rel=1e-12)
     assert float(found["P3.4"].bound[0]) == (math.inf if gamma < 0.5 else 0.0)
