@@ -419,7 +419,8 @@ def _certificates(numbers: Numbers) -> str:
     ]  # fmt: skip
     return _joined(
         "<h2>Certificates</h2><p>A <i>certificate</i> is a promise minus a rung: the improvement is at least that. Below zero it "
-        "says nothing, except how much could be lost at most.</p>",
+        "says nothing, except how much could be lost at most. Here the rollouts are exact expectations; what is estimated from "
+        "some of them has a sampling error on top [S8].</p>",
         table(["for the whole stage", "needs", "at least", "% of the truth"], whole, "certificates"),
         "<h3>Update by update, with fresh rollouts</h3>",
         table(["update", "who", *UPDATE_CERTIFICATES.values(), "brings"], rows, "update-certificates"),

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import dumped, measured
 
 from experiments import explorer
 
 ROOT = Path(__file__).parents[1]
 DATA = json.loads(explorer.VALUES.read_text())
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SAMPLE = [
     ("relay", (1, 0.01, 1e-3)), ("relay", (4, 0.001, 1e-5)), ("relay", (8, 0.1, 1e-1)),
     ("random", (1, 0.5, 1, 1e-4)), ("random", (4, 0.9, 2, 1e-3)), ("random", (8, 0.99, 3, 1e-1)),
@@ -137,19 +137,6 @@ def page(tmp_path_factory):
     return out / "index.html"
 
 
-def dumped(page, address, tmp_path):
-    """The page after its scripts ran, as text without them."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium to look at the page with")
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-        f"--user-data-dir={tmp_path / 'chromium'}", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=2000",
-        "--dump-dom", f"{page.as_uri()}{address}",
-    ]  # fmt: skip
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=240).stdout
-    return re.sub(r"<script.*?</script>", "", dom, flags=re.S)
-
-
 def numbers(dom):
     return {name: float(x) for name, x in re.findall(r'<data id="explorer-value-(\w+)" value="([^"]*)"', dom)}
 
@@ -193,7 +180,7 @@ def check_plot(dom, family, setting, schedule):
     ],
 )
 def test_sliders_change_the_numbers_to_the_right_ones(page, tmp_path, address, family, setting, schedule):
-    dom = dumped(page, address, tmp_path)
+    dom = dumped(page, tmp_path, address)
     row = written(family, setting)
     promised, gaps, certified, paper = row[3:][4 * schedule : 4 * schedule + 4]
     expected = {"before": row[0], "brings": row[1], "gaps": gaps, "promised": promised, "certified": certified}
@@ -225,5 +212,12 @@ def test_moving_a_slider_moves_the_page(page, tmp_path):
     moved = page.with_name("moved.html")
     moved.write_text(page.read_text().replace("</body>", moves + "</body>"))
     row = written("random", (8, 0.95, 2, 1e-2))
-    found = numbers(dumped(moved, "", tmp_path))
+    found = numbers(dumped(moved, tmp_path))
     assert found == {"before": row[0], "brings": row[1], "promised": row[11], "gaps": row[12], "certified": row[13]}
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_fits_the_window(page, tmp_path, width):
+    found = measured(page, tmp_path, width)
+    assert found["wanted"] <= width
+    assert found["letters"] >= 10

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chromium import measured
 from test_cli import run, save, textbook  # noqa: F401
 from test_stage_file import episodic, product_tables, tables
 
@@ -17,7 +18,7 @@ from teamtr_jax.bounds import DEFAULT, ladder
 from teamtr_jax.html import escaped, number
 from teamtr_jax.interaction import interaction_matrix
 from teamtr_jax.surrogates import evaluate_stage
-from teamtr_jax.teams import read_stage
+from teamtr_jax.teams import read_stage, relay_stage
 from teamtr_jax.validation import InputError
 
 KINDS = {
@@ -303,6 +304,15 @@ def test_the_page_needs_nothing_else(made):
     assert "name=viewport" in text
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_fits_the_window(made, tmp_path, width):
+    """On a phone and on a desk: tables scroll by themselves, the page does not, and no letter is too small."""
+    (tmp_path / "page.html").write_text(stage_page.stage_page(made.stage, made.report, "x" * 200), encoding="utf-8")
+    found = measured(tmp_path / "page.html", tmp_path, width)
+    assert found["wanted"] <= width
+    assert found["letters"] >= 11
+
+
 def test_numbers_in_text():
     shown = {
         0.0: "0", 1.0: "1", 1234.0: "1,234", 38612.3: "38,600", 999999.4: "1·10⁶", 0.00012349: "0.000123", 9.9e-5: "9.9·10⁻⁵",
@@ -324,6 +334,21 @@ def test_text_from_files_is_no_markup(save):  # noqa: F811
     assert escaped(name) in text
     assert len(text) < 60_000
     assert Page(text).text.count("x" * 60) == 0
+
+
+def test_rounding_is_no_gap():
+    """In this relay the first update has no gap: 2e-18 is rounding, not a gap to compare bounds with."""
+    stage = relay_stage(3, 0.2, 0.1, slots=3)
+    report = evaluate_stage(stage)
+    assert 0 < abs(float(report.gap_fresh[0])) < float(report.rounding.fresh[0])
+    page = Page(stage_page.stage_page(stage, report, "x"))
+    shown = dict(page.shown)
+    assert shown[float(report.gap_fresh[0])] == "≈ 0"
+    assert "≈ 0" not in {shown[float(x)] for x in report.gap_fresh[1:]}
+    assert page.numbers["axis"][0] > 1e-6
+    penalties = sum(rung.name in ladder(report) for rung in DEFAULT)
+    assert len(page.numbers["rungs-0"]) == 3 + penalties  # no ratios
+    assert len(page.numbers["rungs-1"]) == 3 + 2 * penalties
 
 
 def test_infinite_divergence(save):  # noqa: F811
