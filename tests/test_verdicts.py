@@ -181,7 +181,7 @@ def test_the_tightest_and_the_caught_are_the_extremes_over_chunks(stub_reports):
     values = (0.25, 0.75, 0.5)
     for order in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
         family = family_of([values[k] for k in order])
-        tally = audit.audit_family(family, 3, generator(), (FLOAT,), 1)["float", ""]
+        tally = audit.audit_family(family, 3, generator(), (FLOAT,), chunk=1)["float", ""]
         slack = 1 - (0.75 - U)
         assert (tally.ratio, tally.slack) == (0.75, slack)
         assert tally.gamma_power == pytest.approx(np.log(1 / (1 - slack)) / np.log(1 / GAMMA), rel=1e-12)
