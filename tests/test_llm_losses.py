@@ -289,7 +289,8 @@ def test_gspo_by_hand():
     gspo = RATIOS["geometric_mean"]
 
     def gain(log_ratio, advantage, high):
-        return clipped_surrogate(gspo.log_ratio(log_ratio, own), jnp.full((1, 1), advantage), 0.2, high)
+        moved = jnp.where(own, log_ratio, 0.0)
+        return clipped_surrogate(gspo.log_ratio(moved, own), jnp.full((1, 1), advantage), 0.2, high)
 
     np.testing.assert_allclose(gain(log_ratio, 3.0, 9.0), [[3.0, 3.0]])
     np.testing.assert_allclose(gain(log_ratio, 3.0, 0.5), [[1.5, 1.5]])
