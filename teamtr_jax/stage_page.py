@@ -124,7 +124,9 @@ class Numbers(NamedTuple):
     rungs: list[tuple[Rung, NDArray[np.float64]]]
     matrix: NDArray[np.float64] | None  #: `M[k,i]` of `interaction_matrix`; `None` where that is too much work
     certificates: dict[str, NDArray[np.float64]]  #: of `teamtr_jax.certificates`, by name
-    improvement: NDArray[np.float64]  #: `J(π̂ⁱ) − J(π̂ⁱ⁻¹)`
+    brings: NDArray[np.float64]  #: `J(π̂ⁱ) − J(π̂ⁱ⁻¹)`
+    improvement: float  #: of the stage
+    delta_stale: float  #: `Σ_i |L_i^seq − L_i^stale|`
     picked: list[int]  #: updates shown in full
 
     def gaps(self) -> dict[str, NDArray[np.float64]]:
@@ -162,12 +164,13 @@ def _numbers(stage: Stage, report: StageReport, rungs: Sequence[Rung]) -> Number
     if matrix is not None and np.isnan(matrix).any():
         raise ArithmeticError("the interaction matrix: not a number (the linear solve did not succeed)")
     known = [(rung, penalties[rung.name]) for rung in rungs if rung.name in penalties]
+    sums = float(report.improvement), float(report.delta_stale)
     report = jax.tree.map(np.asarray, report)
     size = np.max([abs(getattr(report, f"gap_{gap}")) for gap in GAPS], axis=0)
     picked = sorted(np.argsort(-size, kind="stable")[:UPDATES].tolist())
     order = np.asarray(stage.order).tolist()
-    improvement = np.asarray(report.surrogate_intermediate + report.gap_fresh)
-    return Numbers(stage, report, order, known, matrix, bounds, improvement, picked)
+    brings = np.asarray(report.surrogate_intermediate + report.gap_fresh)
+    return Numbers(stage, report, order, known, matrix, bounds, brings, *sums, picked)
 
 
 # ------------------------------------------------------------------------------------------------------------ small parts
@@ -236,7 +239,7 @@ def _axis(numbers: Numbers) -> Axis:
 
 
 def _in_short(numbers: Numbers) -> str:
-    report, true = numbers.report, float(numbers.report.improvement)
+    report, true = numbers.report, numbers.improvement
     before, after = number(report.objective[0]), number(report.objective[-1])
     verb = "improves" if true > 0 else "does not improve"
     change = number(true, sign=True)
@@ -251,7 +254,7 @@ def _in_short(numbers: Numbers) -> str:
             lines.append(f"{words} can <b class=good>certify</b> {number(best, sign=True)}{_share(best, true)}.")
         else:
             lines.append(f"{words} can <b class=bad>certify nothing</b>: at least {number(best, sign=True)} is known.")
-    promised, wrong = float(report.surrogate_intermediate.sum()), float(report.delta_stale)
+    promised, wrong = float(report.surrogate_intermediate.sum()), numbers.delta_stale
     lines.append(f"Estimated on the stage's first rollouts, the promises of the updates are wrong by {number(wrong)} "
                  f"in all; the right ones add up to {number(promised, sign=True)}.")  # fmt: skip
     lines += _resampling(numbers)
@@ -347,9 +350,9 @@ def _gaps(numbers: Numbers) -> str:
             for gap in gaps
             for x, floor in ((promises[gap], 0.0), (gaps[gap], numbers.rounding(gap)[i]))
         ]
-        rows.append([str(i + 1), _agent(numbers.order[i]), number(numbers.improvement[i], sign=True), *cells])
+        rows.append([str(i + 1), _agent(numbers.order[i]), number(numbers.brings[i], sign=True), *cells])
     sums = [number(x.sum(), sign=True) for gap in gaps for x in (promises[gap], gaps[gap])]
-    rows.append(["all", f"{n} updates", number(numbers.report.improvement, sign=True), *sums])
+    rows.append(["all", f"{n} updates", number(numbers.improvement, sign=True), *sums])
     kinds = "".join(f"<li><b>{gap}</b>: {GAPS[gap][0]};</li>" for gap in gaps)
     largest = max(*(float(abs(gap[numbers.picked]).max()) for gap in gaps.values()), 1e-300)
     lines = [
@@ -403,7 +406,7 @@ def _ladder(numbers: Numbers) -> str:
 
 
 def _certificates(numbers: Numbers) -> str:
-    true, n = float(numbers.report.improvement), len(numbers.order)
+    true, n = numbers.improvement, len(numbers.order)
     whole = []
     for name, (whose, words, id) in STAGE_CERTIFICATES.items():
         value = numbers.total(name)
@@ -414,7 +417,7 @@ def _certificates(numbers: Numbers) -> str:
     values = {name: numbers.certificates[name] for name in UPDATE_CERTIFICATES}
     rows = [
         [str(i + 1), _agent(numbers.order[i]), *(number(x[i], sign=True) for x in values.values()),
-         number(numbers.improvement[i], sign=True)]
+         number(numbers.brings[i], sign=True)]
         for i in numbers.picked
     ]  # fmt: skip
     return _joined(
@@ -489,7 +492,7 @@ def _matrix(numbers: Numbers) -> str:
 def _paper(numbers: Numbers) -> str:
     report, gaps = numbers.report, numbers.gaps()
     penalties = {rung.name: penalty for rung, penalty in numbers.rungs}
-    true, lines = number(report.improvement, sign=True), []
+    true, lines = number(numbers.improvement, sign=True), []
     for gap, name, bound, id in (
         ("fresh", "penalty_paper", "stage_bound_paper", "P3.6"),
         ("stale", "penalty_stale_paper", "stage_bound_stale_paper", "P3.7"),
