@@ -172,3 +172,15 @@ def test_the_certified_step_is_that_of_the_agent(protocol, agent, request):
     assert float(step.improvement) == pytest.approx(improvement, rel=1e-9)
     assert float(step.certificate) == pytest.approx(surrogate - span * kl / (1 - gamma) ** 2, rel=1e-9)
     assert 0 < float(step.report.kl[0]) == pytest.approx(kl, rel=1e-9)
+
+
+def test_certified_figure(tmp_path):
+    """A panel for each kind of team; a curve that lies below its panel is named there."""
+    rng = np.random.default_rng(0)
+    names = {name: rng.uniform(-0.2, 1, (len(u1.RADII), 5)) for name in u1.STYLE} | {
+        "penalty_paper": np.full((len(u1.RADII), 5), -12.0)
+    }
+    curves = u1.CertifiedCurves(
+        u1.RADII, dict.fromkeys(("random, γ = 0.5", "random, γ = 0.9", "a world"), names), {}, 0, 0
+    )
+    assert u1.certified_figure(curves, tmp_path / "x" / "certified.png").stat().st_size > 20_000

@@ -128,6 +128,7 @@ def test_ledger_is_strict_json_and_a_table(tmp_path):
     assert claim["tightest"] is None
     about = {
         "instances": 10,
+        "exact": 3,
         "seed": 0,
         "seconds": 1.0,
         "machine": "m",

@@ -317,7 +317,7 @@ def test_a_tier_that_keeps_reads_everything_first(stub_reports, tmp_path, monkey
     assert made == []
     prints = []
     monkeypatch.setattr(audit, "fingerprint", lambda *settings: prints.append(settings) or "x")
-    monkeypatch.setattr(audit, "audit_family", lambda *_: {})
+    monkeypatch.setattr(audit, "audit_family", lambda *_, **__: {})
     for source in ("one", "two"):
         tmp_path.joinpath("mine.json").unlink(missing_ok=True)
         suite.run(tier, Plugins(families=(family,), source=source), journal=tmp_path, studies=(), claims=(FLOAT,))
