@@ -78,7 +78,7 @@ def test_resampling_by_hand():
     assert (found.value, found.low, found.high, found.n) == pytest.approx((np.median(x[0]), low[0], high[0], 12))
     together = resampled(lambda a, b, axis: (a - b).mean(axis), x[0], x[0] - 1)
     np.testing.assert_allclose(together, 1.0)
-    assert bootstrap(x[0, :1]) == (x[0, 0], x[0, 0], x[0, 0], 1)
+    assert bootstrap(x[0, :1]) == (x[0, 0], x[0, 0], x[0, 0], np.inf, 1)
 
 
 def test_rank_correlation_with_ties():
@@ -109,7 +109,13 @@ def test_spread_of_orders():
     finals = np.array([[1.0, 5.0], [2.0, 4.0], [4.0, 3.0]])
     assert order.spread(finals).tolist() == [3, 2]
     found = order.spread_of_means(finals)
-    assert found == (0.5, 0.5, 3, 2)  # the means 3, 3, 3.5; of the first team twice 1, 2, 4, of the second 5, 4, 3
+    assert found == (
+        0.5,
+        0.5,
+        3,
+        np.inf,
+        2,
+    )  # the means 3, 3, 3.5; of the first team twice 1, 2, 4, of the second 5, 4, 3
 
 
 @pytest.mark.parametrize(

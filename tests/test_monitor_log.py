@@ -584,7 +584,7 @@ def test_the_command(table, tmp_path, capsys):
     for word in ("Token-KL monitor", "M[k,i]", "S8", "in-sample", "estimable", "could"):
         assert word in text
     html = page.read_text()
-    assert html.count("<svg") == 5
+    assert html.count("<svg") == 6
     assert "<script" not in html
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', html)
     assert run(path, Settings(), json=True) == 0
