@@ -32,6 +32,7 @@ from experiments.reproduce.statistics import (
     in_value,
     mean,
     ours_alone,
+    p_value,
     paired,
     share,
     slope,
@@ -58,14 +59,17 @@ def test_intervals():
     found = paired(x, y)
     theirs = ttest_rel(x, y)
     limits = theirs.confidence_interval()
-    assert found == pytest.approx((np.mean(x - y), limits.low, limits.high, 6, theirs.pvalue))
-    assert mean([3.0]) == (3.0, -math.inf, math.inf, 1, None)
+    error = np.mean(x - y) / theirs.statistic
+    assert found == pytest.approx((np.mean(x - y), limits.low, limits.high, error, 6))
+    assert p_value(found) == pytest.approx(theirs.pvalue)
+    assert mean([3.0]) == (3.0, -math.inf, math.inf, math.inf, 1)
+    assert p_value(mean([3.0])) is None
     n = np.array([2, 3, 5, 8])
     exact = slope(n, np.outer([1.0, 7.0, 0.2], n**1.5))
     assert exact is not None
     assert exact[:3] == pytest.approx((1.5, 1.5, 1.5))
     assert slope(n, [[1, 2, 0, 3]]) is None
-    assert share(0, 60) == pytest.approx((0.0, 0.0, 1 - 0.025 ** (1 / 60), 60, None))
+    assert share(0, 60) == pytest.approx((0.0, 0.0, 1 - 0.025 ** (1 / 60), math.inf, 60))
 
 
 @pytest.mark.parametrize(
