@@ -110,13 +110,23 @@ def _step(
     return new, above * jnp.expm1(b / above), slack
 
 
+class _State(NamedTuple):
+    """A policy on its way."""
+
+    updates: Any
+    policy: Array
+    gain: Array  #: of the update that led to `policy`
+    log: tuple[Array, ...]
+    there: Array  #: whether `SHARE` of the optimum is reached
+
+
 @partial(jax.jit, static_argnames=("way", "sharp", "limit"), compiler_options=COMPILER)
 def run(team: Team, start: Float[Array, "S A"], way: str, sharp: str = FLOORS[1], limit: int = 600) -> Run:
     """Update one agent after the other until `SHARE` of the optimum is reached, or `limit - 1` updates are done."""
     optimum = team.initial @ optimal_values(team, 1e-9)
 
-    def update(state):
-        i, policy, g, log, _ = state  # g: of the update that led to `policy`
+    def update(state: _State) -> _State:
+        i, policy, g, log, _ = state
         resolvent = team.dynamics.resolvent(policy)
         v = resolvent.values((policy * team.reward).sum(-1))
         m = jnp.maximum(resolvent.visits(after(team.initial, v)), 0.0)
@@ -125,13 +135,13 @@ def run(team: Team, start: Float[Array, "S A"], way: str, sharp: str = FLOORS[1]
         objective = team.initial @ v
         entry = (objective, m @ g, certificate, slack)
         log = tuple(column.at[i].set(x) for column, x in zip(log, entry, strict=True))
-        return i + 1, new, ((new - policy) * (q - v[:, None])).sum(-1), log, objective >= SHARE * optimum
+        return _State(i + 1, new, ((new - policy) * (q - v[:, None])).sum(-1), log, objective >= SHARE * optimum)
 
-    def short(state) -> Array:
-        return (state[0] < limit) & ~state[-1]
+    def short(state: _State) -> Array:
+        return (state.updates < limit) & ~state.there
 
     zero = jnp.zeros(start.shape[0])
-    first = (0, after(start, optimum), zero, (jnp.zeros(limit),) * 4, jnp.asarray(False))
+    first = _State(0, after(start, optimum), zero, (jnp.zeros(limit),) * 4, jnp.asarray(False))
     i, _, _, (objective, improvement, certificate, slack), _ = lax.while_loop(short, update, first)
     return Run(optimum, objective, certificate, improvement[1:], slack, jnp.asarray(i - 1))
 

@@ -56,8 +56,8 @@ napoleon_numpy_docstring = False
 maximum_signature_line_length = 90
 
 # Readable without a network: one file of MathJax, out of a package, beside the pages.
-MATHJAX = Path(
-    distribution("sphinx-mathjax-offline").locate_file("sphinx-mathjax-offline/static/mathjax/tex-svg-full.js")
+MATHJAX = Path(str(distribution("sphinx-mathjax-offline").locate_file(""))) / (
+    "sphinx-mathjax-offline/static/mathjax/tex-svg-full.js"
 )
 html_static_path = [str(MATHJAX), "_ext/phone.css"]
 html_css_files = ["phone.css"]

@@ -98,10 +98,8 @@ def train(
       >>> print([round(record["objective_before"], 3) for record in records if record["update"] == 0])
       [0.114, 0.206, 0.316, 0.436]
     """
-    for name, value in (("stages", stages), ("every", every)):
-        whole_number(name, value, -(2**62))
-    if stages < 0 or every < 1:
-        raise InputError("stages, every", f"{stages}, {every}", "stages ≥ 0 and every ≥ 1")
+    whole_number("stages", stages, 0)
+    whole_number("every", every, 1)
     state = as_restored(state)
     home = None if folder is None else Path(folder).resolve()
     try:

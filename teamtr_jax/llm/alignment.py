@@ -269,6 +269,17 @@ class _Lessons(NamedTuple):
     out: Array  #: of the outgoing agent
 
 
+class _Learning(NamedTuple):
+    """A newcomer that learns."""
+
+    epochs: Array
+    flat: Array  #: its trained numbers
+    memory: Any  #: of Adam
+    best: Array  #: the numbers of the least KL so far
+    least: Array
+    history: Array
+
+
 class _Distilled(NamedTuple):
     """A newcomer that has learned."""
 
@@ -304,7 +315,7 @@ def _distil(
         change, memory = adam.update(jax.grad(loss)(flat, rows), memory)
         return (optax.apply_updates(flat, jax.tree.map(lambda x: -rate * x, change)), memory), None
 
-    def epoch(state: Any) -> Any:
+    def epoch(state: _Learning) -> _Learning:
         k, flat, memory, best, least, history = state
         order = jax.random.permutation(jax.random.fold_in(key, k), training)
         order = order[: training // batch * batch].reshape(-1, batch)
@@ -312,8 +323,8 @@ def _distil(
         each = spent(flat, out, slice(None))
         now = jnp.maximum(each[:training].mean(), each[training:].mean())
         best = jnp.where(now < least, flat, best)
-        return k + 1, flat, memory, best, jnp.minimum(now, least), history.at[k].set(now)
+        return _Learning(k + 1, flat, memory, best, jnp.minimum(now, least), history.at[k].set(now))
 
-    state = (jnp.zeros((), jnp.int32), start, adam.init(start), start, kl, jnp.zeros(most, kl.dtype))
-    k, _, _, best, _, history = lax.while_loop(lambda s: (s[0] < most) & (s[4] > INSIDE * radius), epoch, state)
-    return _Distilled(merge(unflat(best)), k, history)
+    state = _Learning(jnp.zeros((), jnp.int32), start, adam.init(start), start, kl, jnp.zeros(most, kl.dtype))
+    end = lax.while_loop(lambda s: (s.epochs < most) & (s.least > INSIDE * radius), epoch, state)
+    return _Distilled(merge(unflat(end.best)), end.epochs, end.history)

@@ -110,6 +110,16 @@ def _converse(team: LanguageTeam, params: Params, prompts: Array, router: Array,
     return Transcripts(state[0].tokens, state[0].logp, jnp.concatenate(spoken).T)
 
 
+class _Writing(NamedTuple):
+    """A message that grows."""
+
+    written: Array  #: tokens of it, an integer
+    tokens: Array
+    logp: Array
+    done: Array  #: rows whose message has ended
+    cache: Any
+
+
 class _Turn(NamedTuple):
     """What the speakers of a turn share."""
 
@@ -206,12 +216,11 @@ def _write(
     caps = jnp.array([layout.cap(a) for a in range(layout.agents)], jnp.int32)
     most = caps[agent]
 
-    def write(state: Any, stop: int, length: int) -> Any:
-        def unfinished(state: Any) -> Array:
-            u, _, _, done, _ = state
-            return (u < jnp.minimum(most, stop)) & ~done.all()
+    def write(state: _Writing, stop: int, length: int) -> _Writing:
+        def unfinished(state: _Writing) -> Array:
+            return (state.written < jnp.minimum(most, stop)) & ~state.done.all()
 
-        def step(state: Any) -> Any:
+        def step(state: _Writing) -> _Writing:
             u, tokens, logp, done, cache = state
             piece = lax.dynamic_slice(tokens, (0, at + u), (tokens.shape[0], 1))
             readable = (tokens != pad)[:, :length]
@@ -225,14 +234,14 @@ def _write(
             logp = lax.dynamic_update_slice(logp, here.astype(logp.dtype)[:, None], (0, at + u + 1))
             if layout.vocabulary.ends:
                 done |= drawn == 0
-            return u + 1, tokens, logp, done, cache
+            return _Writing(u + 1, tokens, logp, done, cache)
 
         return lax.while_loop(unfinished, step, state)
 
-    state = (jnp.zeros((), jnp.int32), tokens, _take(carry.logp, rows), idle, cache)
+    state = _Writing(jnp.zeros((), jnp.int32), tokens, _take(carry.logp, rows), idle, cache)
     stops = [layout.message] if len(keys) == 1 else [layout.message // 2, layout.message]
     for stop, length in zip(stops, keys, strict=True):
-        state = write((*state[:4], _grown(state[4], length)), stop, length)
+        state = write(state._replace(cache=_grown(state.cache, length)), stop, length)
     u, tokens, logp, _, grown = state
     cache = jax.tree.map(lambda x: x[..., : keys[0], :], grown) if len(keys) > 1 else grown
     # The last id written has not been read, and where rows ended early neither have the PADs after it; nor will be, but for it.

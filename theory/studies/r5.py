@@ -276,18 +276,19 @@ def _exact(stage: Stage) -> tuple[int, int, dict[str, int]]:
 def _sums(stages: Stage) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """`Σ_i |remainder_i|` and its rounding budget, ``[step, instance]``."""
 
-    def one(stage: Stage, step: jax.Array) -> tuple[Any, ...]:
+    def one(stage: Stage, step: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
         moved = stage.current + step * (stage.target - stage.current)
         stage = Stage(stage.team, stage.current, moved, stage.order)
         report = stage_report(stage)
         matrix = interaction_matrix(stage, report)
-        return report.gap_fresh, report.gap_stale, report.gap_cached, matrix, 2 * report.rounding.cached.sum()
+        parts = report.gap_fresh, report.gap_stale, report.gap_cached, matrix
+        return parts, 2 * report.rounding.cached.sum()
 
     @jax.jit
     def all_steps(stages: Stage, steps: jax.Array):
         return jax.lax.map(lambda step: jax.vmap(one, (0, None))(stages, step), steps)
 
-    *parts, budget = (np.asarray(x) for x in all_steps(stages, jnp.asarray(STEPS)))
+    parts, budget = jax.device_get(all_steps(stages, jnp.asarray(STEPS)))
     fresh, stale, cached = (np.moveaxis(x, -1, 0) for x in parts[:3])
     found = Expansion(fresh, stale, cached, np.moveaxis(parts[3], (-2, -1), (0, 1)))
     return budget, {name: abs(rest).sum(0) for name, rest in remainders(found).items()}
