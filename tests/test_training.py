@@ -653,5 +653,5 @@ def test_errors_of_the_stage_pass_through(tmp_path, whole):
     with pytest.raises(OSError, match="its own"):
         run(tmp_path, do=failing)
     assert_resumes(tmp_path, whole)
-    with pytest.raises(InputError, match="stages: found -1, expected a whole number, at least 0"):
+    with pytest.raises(InputError, match="stages: found -1, expected an integer, at least 0"):
         run(None, stages=-1)
