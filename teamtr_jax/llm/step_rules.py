@@ -58,3 +58,4 @@ def _whole(search: Search, trial: Trial) -> Search:
 
 
 STEP_RULES: dict[str, StepRule] = {"trust_region": _halved, "certificate": _best_certified, "none": _whole}
+"""How far along a step to go, by the name that `UpdateSettings` is given."""

@@ -14,13 +14,13 @@ from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.scored import Scored, per_prompt, score
 from teamtr_jax.monitor.updates import Settings, Update
 
-__all__ = ["Rollouts", "TokenKL", "Surrogates", "Tails", "Rung", "Own", "own"]
+__all__ = ["Collected", "TokenKL", "Surrogates", "Tails", "Rung", "Own", "own"]
 
 CUT = 300.0
 """Log weights are cut at this for S8: from above, so the limit holds, and their squares are finite."""
 
 
-class Rollouts(NamedTuple):
+class Collected(NamedTuple):
     """How many, of what, and what they earned."""
 
     prompts: int
@@ -73,7 +73,7 @@ class Rung(NamedTuple):
 class Own(NamedTuple):
     """What an update's rollouts say of it."""
 
-    rollouts: Rollouts
+    rollouts: Collected
     kl: TokenKL | None
     episode: Interval  #: `K`
     episode_upper: float
@@ -114,10 +114,10 @@ def _finite_values(s: Scored, settings: Settings) -> Floats:
     return np.stack([per_prompt(s, (s.reward - low) / (high - low) * gained), per_prompt(s, gained)])
 
 
-def _rollouts(s: Scored, alpha: float) -> Rollouts:
+def _rollouts(s: Scored, alpha: float) -> Collected:
     spoken = s.agent >= 0
     agents, tokens = np.unique(s.agent[spoken]), int(s.tokens.sum())
-    return Rollouts(
+    return Collected(
         prompts=s.prompts.size,
         rollouts=s.reward.size,
         tokens=tokens,
