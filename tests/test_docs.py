@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -285,3 +286,12 @@ def test_named_code_exists(page):
         for name in [*re.findall(r"\w+", after_colon), *re.findall(r"`(\w+)`", in_brackets)]:
             assert re.search(rf"\b{name}\b", text), f"{page}: {path}: {name}"
     assert named or "## In the code" not in (ROOT / page).read_text(), f"{page}: names no file"
+
+
+@pytest.mark.parametrize("value", [dict[str, int], tuple[int, str], 3, {"a": 1}])
+def test_the_documentation_of_a_builtin_is_no_docstring(value):
+    """What Sphinx finds for data without a docstring of its own is that of its type, or of the type it is an alias of."""
+    lines = (inspect.getdoc(value) or "").split("\n")
+    assert lines[0]
+    live._process_docstring(None, "data", "name", value, None, lines)
+    assert lines == []

@@ -462,9 +462,10 @@ def _source_read(app: Any, docname: str, source: list[str]) -> None:
 
 def _process_docstring(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     del app, name, options
-    own = inspect.getdoc(type(obj)) if what == "data" else None
-    borrowed = lines and (
-        lines[0].startswith("Alias for field number") or (own or "").startswith(lines[0].strip() or "\n")
+    types = (type(obj), get_origin(obj)) if what == "data" else ()
+    first = (lines[0].strip() if lines else "") or "\n"
+    borrowed = first.startswith("Alias for field number") or any(
+        (inspect.getdoc(x) or "").startswith(first) for x in types if x is not None
     )
     lines[:] = [] if borrowed else escape_rst(lines)
 

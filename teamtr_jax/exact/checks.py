@@ -22,6 +22,8 @@ from teamtr_jax.validation import one_of
 __all__ = ["CHECKS", "EXACT_STATES", "Pairs", "decide", "exact_checks", "exact_pairs"]
 
 Pairs = dict[tuple[str, str], list[Pair]]
+"""Measured and bound at every instance, by claim and check."""
+"""Of one check, by its name and what it is about: measured and bound, in order."""
 
 EXACT_STATES = 24
 """Largest team (states) on which what floats leave open is decided exactly."""
