@@ -25,7 +25,15 @@ import numpy as np
 
 from benchmarks.report import MONITOR_HEAD, MONITOR_STEPS, monitor_cells
 from benchmarks.stage import commit, machine
-from teamtr_jax.monitor import Report, Settings, monitor, read_token_log, show, write_page, write_token_log
+from teamtr_jax.monitor import (
+    MonitorReport,
+    MonitorSettings,
+    monitor,
+    read_token_log,
+    show,
+    write_page,
+    write_token_log,
+)
 
 __all__ = ["main", "made_up", "measure"]
 
@@ -85,14 +93,14 @@ def measure(path: Path, table: Mapping[str, np.ndarray], rounds: int) -> tuple[d
     samples: dict[str, list[list[float]]] = {name: [] for name in MONITOR_STEPS}
     write_token_log(path, table, check=False)
 
-    def shown(report: Report) -> Report:
+    def shown(report: MonitorReport) -> MonitorReport:
         with contextlib.redirect_stdout(io.StringIO()):
             show(report, path.name)
         return report
 
     steps: dict[str, Callable[[Any], Any]] = dict(
         read=lambda _: read_token_log(path),
-        report=lambda log: monitor(log, Settings()),
+        report=lambda log: monitor(log, MonitorSettings()),
         show=shown,
         page=lambda report: write_page(report, path.with_suffix(".html"), path.name),
     )

@@ -891,7 +891,7 @@ def result(draws=None, **values):
 def test_exit_codes(tmp_path, monkeypatch, capsys, values, code):
     """1 if a claim is violated, exactly or by floats, and only then."""
     monkeypatch.setattr(suite, "run", lambda *_, **__: result(**values))
-    assert command.run(command.Settings(quick=True, out=tmp_path)) == code
+    assert command.run(command.VerifySettings(quick=True, out=tmp_path)) == code
     assert json.loads((tmp_path / "ledger.json").read_text())["claims"][0]["id"] == "S7"
     assert "claim ledger" in capsys.readouterr().out
 
@@ -900,12 +900,12 @@ def test_settings_reach_the_suite(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(suite, "run", lambda *arguments, **more: seen.append((*arguments, more)) or result())
     for flags, tier in (({"quick": True}, "quick"), ({"full": True}, "full"), ({}, "default")):
-        command.run(command.Settings(out=tmp_path, instances=1, seed=3, **flags))
+        command.run(command.VerifySettings(out=tmp_path, instances=1, seed=3, **flags))
         assert seen[-1][0] is TIERS[tier]
         assert seen[-1][2:4] == (3, 1)
         more = seen[-1][4]
         assert (more["journal"], more["claims"], more["studies"]) == (tmp_path / ".progress", STAGE_CLAIMS, STUDIES)
-    command.run(command.Settings(out=tmp_path, only=("S4", "R6.2")))
+    command.run(command.VerifySettings(out=tmp_path, only=("S4", "R6.2")))
     asked = seen.pop()[4]
     assert [x.id for x in asked["claims"]] == ["S4"]
     assert [x.name for x in asked["studies"]] == ["decided without rounding", "rates"]
@@ -914,7 +914,7 @@ def test_settings_reach_the_suite(tmp_path, monkeypatch):
         ({"seed": -1}, "--seed: found -1"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
-            command.run(command.Settings(out=tmp_path, **wrong))
+            command.run(command.VerifySettings(out=tmp_path, **wrong))
     assert len(seen) == 3
 
 
@@ -930,7 +930,7 @@ def test_a_figure_that_fails_loses_nothing_else(tmp_path, monkeypatch, capsys):
     (tmp_path / "a.png").write_text("old")
     draws = {"a.png": fails, "b.png": lambda path: path.write_text("drawn")}
     monkeypatch.setattr(suite, "run", lambda *_, **__: result(draws))
-    assert command.run(command.Settings(quick=True, out=tmp_path, json=tmp_path / "copy.json")) == 3
+    assert command.run(command.VerifySettings(quick=True, out=tmp_path, json=tmp_path / "copy.json")) == 3
     said = capsys.readouterr()
     assert said.err == "theory: error: a.png: ValueError: no ticks at all\n"
     assert (tmp_path / "a.png").read_text() == "old"
@@ -944,7 +944,7 @@ def test_a_figure_that_fails_loses_nothing_else(tmp_path, monkeypatch, capsys):
     assert "1,234 stages, 60 more without rounding, in 61 s on cpu" in said.out
     assert "verdict:\n  Nothing is violated.\n  Looked at: 1 claims, 1,234 stages" in said.out
     monkeypatch.setattr(suite, "run", lambda *_, **__: result(draws, violations=1))
-    assert command.run(command.Settings(quick=True, out=tmp_path)) == 1
+    assert command.run(command.VerifySettings(quick=True, out=tmp_path)) == 1
 
 
 def test_a_folder_that_is_gone_is_made_again_and_links_are_followed(tmp_path):
@@ -1003,7 +1003,7 @@ def test_places_are_tried_before_the_work(tmp_path, monkeypatch, place, capsys):
         more = {"full": True}
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError) as caught:
-        command.run(command.Settings(out=out, **more))
+        command.run(command.VerifySettings(out=out, **more))
     assert caught.value.name == ("--json" if "json" in place else "--out")
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -1065,13 +1065,13 @@ def test_a_command_line_that_cannot_be_read_is_one_line(monkeypatch, capsys, arg
 @pytest.mark.parametrize("value", [-3, 2.0, float("nan"), (), b"x"])
 def test_settings_are_refused_where_they_are_made(name, value):
     with pytest.raises(InputError, match=f"^(--)?{name}: found "):
-        command.Settings(**{name: value})
+        command.VerifySettings(**{name: value})
 
 
 @pytest.mark.parametrize("value", ["S7", 3, ("S7", 3)])
 def test_only_is_a_list_of_texts(value):
     with pytest.raises(InputError, match=r"^only: found "):
-        command.Settings(only=value)
+        command.VerifySettings(only=value)
 
 
 def test_brackets_of_a_claim_are_no_markup():
