@@ -49,7 +49,8 @@ def test_own_rung_family_and_claim_reach_the_ledger(tmp_path):
     assert result.about["counts"] == {"mine": 400}
     text = ledger.markdown(result.rows, result.about)
     assert (
-        "| The fresh gap of an update is at most penalty_quarter. | \\|fresh gap_i\\| ≤ penalty_quarter | 400 |" in text
+        "| The fresh gap of an update is at most penalty_quarter. | `\\|fresh gap_i\\| ≤ penalty_quarter` | 400 |"
+        in text
     )
     assert "[s7](../../theory/derivations/s7.md)" in text
     assert (rows["penalty_quarter"].detects, rows["own"].detects) == (None, None)  # violated; 0 ≤ 0 catches nothing

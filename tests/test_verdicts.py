@@ -1,6 +1,7 @@
 """Bookkeeping of verdicts in theory/, by value: from one comparison to the ledger and the exit code. Reports are stubs."""
 
 import dataclasses
+import html
 import json
 import pickle
 import platform
@@ -9,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from io import StringIO
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flint import arb, fmpq
+from markdown_it import MarkdownIt
 from rich.console import Console
 
 import theory.__main__ as command
@@ -36,6 +39,7 @@ from theory.studies.base import Found, Study
 from theory.studies.every import STUDIES
 from theory.tiers import TIERS, Tier
 
+VERIFY = Path(__file__).parents[1] / "docs/verify"
 U = 0.015625
 """A budget that is a power of two: sums with it are exact."""
 
@@ -454,8 +458,8 @@ def test_columns_of_the_page():
     heads = "in-words statement instances violations inconclusive tightest searched detects exponent also-exactly evidence s"
     assert head == "| " + " | ".join(f"{heads} page figure id".split()).replace("-", " ") + " |"
     links = ["[s7](up/theory/derivations/s7.md)", "[bounds.png](bounds.png)"]
-    assert line == "| " + " | ".join(["as a sentence", CELLS[-1], *CELLS[1:-1], *links, "S7"]) + " |"
-    assert plain == "|  | s | 10 | 0 | 0 | – | – | – | – | – | float | 0 |  |  | S8 |"
+    assert line == "| " + " | ".join(["as a sentence", f"`{CELLS[-1]}`", *CELLS[1:-1], *links, "S7"]) + " |"
+    assert plain == "|  | `s` | 10 | 0 | 0 | – | – | – | – | – | float | 0 |  |  | S8 |"
     assert "1,234 stages, seed 5, 61 s on m (Python 3, jax 0, cpu), today." in text
     assert "* 1,000 × small: S = 2\n* Gymnasium: Taxi × 2\n" in text
     assert "\n* Violated: S7 in 5 comparisons.\n* Looked at: 2 claims, 1,234 stages, 60 more without rounding; " in text
@@ -464,6 +468,31 @@ def test_columns_of_the_page():
     assert "* Transformer teams of 65,536 transcripts: a; b" in bare
     assert "Gymnasium" not in bare
     assert text.endswith("\n* **S7**: a note\n")
+
+
+def _rendered(text: str) -> list[list[str]]:
+    """The cells of the table as HTML shows them, line by line, without the heading."""
+    page = MarkdownIt("commonmark").enable("table").render(text)
+    lines = re.findall(r"<tr>(.*?)</tr>", page, re.S)[1:]
+    return [[html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", line, re.S)] for line in lines]
+
+
+@pytest.mark.parametrize(
+    "statement", ["TV(d'_t,d_t) ≤ Σ_t *x*", "|a| ≤ |b_i| ≤ *", "a `tick`", "``two`` and `", "a < b & [c](d)", "\\sum_t"]
+)
+def test_a_statement_is_shown_as_it_stands(statement):
+    """No character of a statement is Markdown; bars do not end the cell."""
+    ((_, shown, instances, *_),) = _rendered(ledger.markdown([row("S1", statement=statement)], ABOUT))
+    assert (shown, instances) == (f"<code>{statement}</code>", "10")
+
+
+def test_the_committed_ledger_is_that_of_its_numbers():
+    """The page beside `ledger.json` is written from it, and every statement stands on it as it is."""
+    found = json.loads((VERIFY / "ledger.json").read_text())
+    text = (VERIFY / "ledger.md").read_text()
+    assert text == ledger.markdown([ledger.Row(**claim) for claim in found["claims"]], found["settings"])
+    shown = {cells[-1]: cells[1] for cells in _rendered(text)}
+    assert shown == {claim["id"]: f"<code>{claim['statement']}</code>" for claim in found["claims"]}
 
 
 def test_the_verdict_in_words():
