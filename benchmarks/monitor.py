@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import importlib.metadata
 import io
-import json
 import os
 import platform
 import resource
@@ -25,6 +24,7 @@ import numpy as np
 
 from benchmarks.report import MONITOR_HEAD, MONITOR_STEPS, monitor_cells
 from benchmarks.stage import commit, machine
+from benchmarks.writer import writer
 from teamtr_jax.monitor import (
     MonitorReport,
     MonitorSettings,
@@ -129,6 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.rounds < 2:
         raise SystemExit("--rounds: at least 2")
+    write = writer(args.json)
     load = os.getloadavg()[0]
     logs = []
     print(" | ".join(MONITOR_HEAD))
@@ -141,9 +142,9 @@ def main(argv: list[str] | None = None) -> None:
                     dict(kind=kind, form=form, rows=table["t"].size, bytes=size, target=TARGET, samples=samples)
                 )
                 print(" | ".join(monitor_cells(logs[-1])), flush=True)
-    if args.json:
-        versions = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "pyarrow", "matplotlib")}
-        result = dict(
+    versions = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "pyarrow", "matplotlib")}
+    write(
+        dict(
             schema=1,
             machine=machine(),
             commit=commit(),
@@ -151,9 +152,7 @@ def main(argv: list[str] | None = None) -> None:
             load=load,
             logs=logs,
         )
-        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
-        print(f"written: {args.json}")
+    )
 
 
 if __name__ == "__main__":
