@@ -19,7 +19,6 @@ import os
 import platform
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +30,7 @@ from jaxtyping import Bool, Float
 
 from benchmarks.stage import commit, machine
 from benchmarks.timing import quartiles
+from benchmarks.writer import writer
 from teamtr_jax.divergences import kl_new_to_current
 from teamtr_jax.dynamics import after
 from teamtr_jax.teams import random_stages
@@ -197,6 +197,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--json", metavar="FILE", help="write the results here")
     args = parser.parse_args(argv)
+    write = writer(args.json)
     jax.config.update("jax_enable_x64", True)
     load = os.getloadavg()[0]
     rows = []
@@ -218,8 +219,8 @@ def main(argv: list[str] | None = None) -> None:
         print(
             f"{way} {sharp}: {counts} of {len(some)} seeds, {sum(row['updates'] for row in some)} updates", flush=True
         )
-    if args.json:
-        result = dict(
+    write(
+        dict(
             schema=1,
             machine=machine(),
             commit=commit(),
@@ -228,9 +229,7 @@ def main(argv: list[str] | None = None) -> None:
             device=jax.default_backend(),
             rows=rows,
         )
-        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
-        print(f"written: {args.json}")
+    )
 
 
 if __name__ == "__main__":

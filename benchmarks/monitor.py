@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import importlib.metadata
 import io
-import json
 import os
 import platform
 import resource
@@ -25,7 +24,16 @@ import numpy as np
 
 from benchmarks.report import MONITOR_HEAD, MONITOR_STEPS, monitor_cells
 from benchmarks.stage import commit, machine
-from teamtr_jax.monitor import Report, Settings, monitor, read_token_log, show, write_page, write_token_log
+from benchmarks.writer import writer
+from teamtr_jax.monitor import (
+    MonitorReport,
+    MonitorSettings,
+    monitor,
+    read_token_log,
+    show,
+    write_page,
+    write_token_log,
+)
 
 __all__ = ["main", "made_up", "measure"]
 
@@ -85,14 +93,14 @@ def measure(path: Path, table: Mapping[str, np.ndarray], rounds: int) -> tuple[d
     samples: dict[str, list[list[float]]] = {name: [] for name in MONITOR_STEPS}
     write_token_log(path, table, check=False)
 
-    def shown(report: Report) -> Report:
+    def shown(report: MonitorReport) -> MonitorReport:
         with contextlib.redirect_stdout(io.StringIO()):
             show(report, path.name)
         return report
 
     steps: dict[str, Callable[[Any], Any]] = dict(
         read=lambda _: read_token_log(path),
-        report=lambda log: monitor(log, Settings()),
+        report=lambda log: monitor(log, MonitorSettings()),
         show=shown,
         page=lambda report: write_page(report, path.with_suffix(".html"), path.name),
     )
@@ -121,6 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.rounds < 2:
         raise SystemExit("--rounds: at least 2")
+    write = writer(args.json)
     load = os.getloadavg()[0]
     logs = []
     print(" | ".join(MONITOR_HEAD))
@@ -133,9 +142,9 @@ def main(argv: list[str] | None = None) -> None:
                     dict(kind=kind, form=form, rows=table["t"].size, bytes=size, target=TARGET, samples=samples)
                 )
                 print(" | ".join(monitor_cells(logs[-1])), flush=True)
-    if args.json:
-        versions = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "pyarrow", "matplotlib")}
-        result = dict(
+    versions = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "pyarrow", "matplotlib")}
+    write(
+        dict(
             schema=1,
             machine=machine(),
             commit=commit(),
@@ -143,9 +152,7 @@ def main(argv: list[str] | None = None) -> None:
             load=load,
             logs=logs,
         )
-        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
-        print(f"written: {args.json}")
+    )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.report import show_row, show_setup
+from benchmarks.writer import writer
+from teamtr_jax.files import replacing
 
 __all__ = ["main"]
 
@@ -114,7 +116,8 @@ def child(args: argparse.Namespace) -> None:
         rows.append(measure(make(), args.budget, args.quick, setup["clock"]))
         print(show_row(rows[-1]), flush=True)
         # After every row, so that a run that is cut off keeps what it has measured.
-        Path(args.json).write_text(json.dumps(dict(versions=versions, setup=setup | dict(rows=rows))))
+        with replacing(args.json) as temporary:
+            temporary.write_text(json.dumps(dict(versions=versions, setup=setup | dict(rows=rows))))
 
 
 def run_setup(name: str, args: argparse.Namespace) -> dict[str, dict]:
@@ -159,17 +162,15 @@ def main(argv: list[str] | None = None) -> None:
     if args.child:
         child(args)
         return
+    write = writer(args.json)
     names = [name for name in args.setups if name != "one-core" or hasattr(os, "sched_setaffinity")]
     result: dict[str, object] = dict(schema=1, quick=args.quick, machine=machine(), commit=commit())
     setups = []
     for name in names:
         done = run_setup(name, args)
         setups.append(done["setup"])
-        if args.json:  # after every set-up, so that a run that is cut off keeps what it has
-            Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(result | dict(versions=done["versions"], setups=setups), indent=1)
-            Path(args.json).write_text(text + "\n")
-            print(f"written: {args.json}", flush=True)
+        # After every set-up, so that a run that is cut off keeps what it has.
+        write(result | dict(versions=done["versions"], setups=setups))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ __all__ = ["parsed"]
 FRAME = "╭╮╰╯│─+|- "
 """What tyro draws frames with, on terminals without such characters too."""
 
-Settings = TypeVar("Settings")
+Parsed = TypeVar("Parsed")
 
 
 def _sentence(said: str) -> str:
@@ -32,7 +32,7 @@ def _sentence(said: str) -> str:
     return "; ".join(parts[:2]) or " ".join(said.split())
 
 
-def parsed(program: str, read: Callable[[], Settings]) -> Settings:
+def parsed(program: str, read: Callable[[], Parsed]) -> Parsed:
     """What `read` makes of the command line. tyro frames what it refuses, an `InputError` too: neither stays so.
 
     Args:

@@ -14,11 +14,11 @@ from teamtr_jax.bounds import BOTH, DEFAULT, Rung, penalty_log_sum, penalty_seco
 from teamtr_jax.teams import read_stage, write_stage
 from teamtr_jax.validation import InputError
 from theory import adversarial
-from theory.adversarial import Exact, Shape, judge_stages, load, recheck, search, search_all
+from theory.adversarial import Exact, StageSizes, judge_stages, load, recheck, search, search_all
 from theory.adversarial import __main__ as main
 
 SAVED = load()
-SMALL = Shape("small", 4, 2, 2)
+SMALL = StageSizes("small", 4, 2, 2)
 
 
 WRONG = (
@@ -179,7 +179,7 @@ def test_a_counterexample_to_an_own_rung_is_kept(tmp_path, monkeypatch, capsys):
     (tmp_path / "own.py").write_text(OWN)
     entry, asked = SAVED[0], []
 
-    def found(quick, rng, rungs, shapes, progress):
+    def found(quick, rng, rungs, stage_sizes, progress):
         asked.extend(rung.name for rung in rungs)
         return [
             adversarial.Record(
@@ -189,7 +189,7 @@ def test_a_counterexample_to_an_own_rung_is_kept(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(main, "run", found)
     out = tmp_path / "kept"
-    assert main._run(main.Settings(plugin=tmp_path / "own.py", save=True, out=out)) == 1
+    assert main._run(main.SearchSettings(plugin=tmp_path / "own.py", save=True, out=out)) == 1
     assert asked == ["penalty a/b"]
     text = capsys.readouterr().out
     assert "VIOLATED: penalty a/b, turn-taking, n = 3" in text
@@ -202,7 +202,7 @@ def test_a_counterexample_to_an_own_rung_is_kept(tmp_path, monkeypatch, capsys):
 
 def test_own_rungs_stay_out_of_the_instances(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
-    settings = main.Settings(plugin=tmp_path / "own.py")
+    settings = main.SearchSettings(plugin=tmp_path / "own.py")
     with pytest.raises(InputError, match=r"--out: found .*instances, expected a folder of your own"):
         main._run(replace(settings, save=True))
     with pytest.raises(InputError, match="--rung: found penalty_path, expected one of penalty a/b"):
@@ -211,7 +211,7 @@ def test_own_rungs_stay_out_of_the_instances(tmp_path):
         "from theory.families import FAMILIES as F\nFAMILIES = [F[0]._replace(name='mine')]\n"
     )
     with pytest.raises(InputError, match="without RUNGS, expected at least one bound"):
-        main._run(main.Settings(plugin=tmp_path / "none.py"))
+        main._run(main.SearchSettings(plugin=tmp_path / "none.py"))
 
 
 def test_a_violation_is_seen():

@@ -1,20 +1,16 @@
 """The built pages as a reader sees them: headless Chromium, no network, on a phone and on a desk. `make docs` builds them."""
 
-import html
 import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from chromium import written
 
 BUILT = Path(__file__).parents[1] / "build/docs"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = {"phone": 390, "desk": 1280}
 
 # Opens each page in a frame of each width, waits for its formulas, and writes down what is seen.
-LOOK = r"""<!doctype html><meta charset="utf-8"><iframe style="border:0;height:800px"></iframe><pre id="seen"></pre>
+LOOK = r"""<!doctype html><meta charset="utf-8"><iframe style="border:0;height:800px"></iframe><pre id="found"></pre>
 <script>
 const frame = document.querySelector("iframe"), seen = {};
 const pause = () => new Promise(then => setTimeout(then, 25));
@@ -45,7 +41,7 @@ async function look(page) {
 }
 (async () => {
   for (const page of PAGES) try { seen[page] = await look(page); } catch (error) { seen[page] = {failed: String(error)}; }
-  document.getElementById("seen").textContent = JSON.stringify(seen);
+  document.getElementById("found").textContent = JSON.stringify(seen);
 })();
 </script>"""
 
@@ -53,22 +49,12 @@ async function look(page) {
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     """``{page: what Chromium shows of it}`` for every page but the listings of source code."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
     if not (BUILT / "index.html").is_file():
         pytest.skip("build/docs is not there: `make docs` builds it")
     pages = [path.as_uri() for path in sorted(BUILT.rglob("*.html")) if not {"_modules", "_static"} & set(path.parts)]
     folder = tmp_path_factory.mktemp("browser")
-    (folder / "look.html").write_text(LOOK.replace("PAGES", json.dumps(pages)).replace("WIDTHS", json.dumps(WIDTHS)))
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-        "--host-resolver-rules=MAP * ~NOTFOUND", "--allow-file-access-from-files", f"--user-data-dir={folder / 'profile'}",
-        "--virtual-time-budget=3600000", "--dump-dom", (folder / "look.html").as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=True)
-    found = re.search(r'<pre id="seen">(.+?)</pre>', done.stdout, re.S)
-    assert found, f"Chromium showed nothing: {done.stderr[-500:]}"
-    shown = json.loads(html.unescape(found[1]))
+    looking = LOOK.replace("PAGES", json.dumps(pages)).replace("WIDTHS", json.dumps(WIDTHS))
+    shown = written(looking, folder, budget=3_600_000)
     assert list(shown) == pages
     return {page.removeprefix(BUILT.as_uri() + "/"): what for page, what in shown.items()}
 

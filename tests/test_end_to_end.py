@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import end_to_end, monitor, report
+from benchmarks import end_to_end, monitor, report, stage
 from benchmarks.end_to_end import FLOORS, SHARE, floor, run, team_of
 from benchmarks.llm import __main__ as networks
+from benchmarks.writer import writer
 
 
 def exact(team, policy):
@@ -105,6 +106,48 @@ def test_results_say_where_they_were_measured(tmp_path, monkeypatch, capsys):
     assert report.UNKNOWN not in new
     for part in (new, old):
         assert "| greedy | 3 | 2.5 [2, 3], most 3.5 |" in part
+
+
+def no_work(*_, **__):
+    raise AssertionError("begun before the place was tried")
+
+
+@pytest.mark.parametrize(
+    ("place", "found"),
+    [("folder", "folder, a folder"), ("file/here.json", "file, a file"), ("folder/link.json", "link.json, a device")],
+)
+@pytest.mark.parametrize(
+    ("program", "work", "more"),
+    [
+        (stage, "run_setup", []),
+        (end_to_end, "measure", []),
+        (networks, "measure", ["--without-torch"]),
+        (monitor, "made_up", []),
+    ],
+)
+def test_the_place_of_the_results_is_tried_before_the_work(tmp_path, monkeypatch, program, work, more, place, found):
+    monkeypatch.setattr(program, work, no_work)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/link.json").symlink_to("/dev/null")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SystemExit, match=rf"^--json: found .*/{found}, expected a [^\n]*$"):
+        program.main(["--json", str(tmp_path / place), *more])
+    assert sorted(x.name for x in tmp_path.rglob("*")) == ["file", "folder", "link.json"]
+
+
+def test_results_are_whole_or_not_there(tmp_path, capsys):
+    """A folder is made when there is something to write; what was there stays where writing fails; nothing else is left."""
+    path = tmp_path / "new" / "here.json"
+    write = writer(str(path))
+    assert not path.parent.exists()
+    write({"rows": [1.5]})
+    assert json.loads(path.read_text()) == {"rows": [1.5]}
+    with pytest.raises(TypeError):
+        write({"rows": [object()]})
+    assert json.loads(path.read_text()) == {"rows": [1.5]}
+    assert list(path.parent.iterdir()) == [path]
+    writer(None)({"rows": []})
+    assert capsys.readouterr().out == f"written: {path}\n"
 
 
 def network(group, size, **samples):

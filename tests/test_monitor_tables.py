@@ -11,14 +11,24 @@ import pytest
 from monitor_oracle import columns, stage
 
 from teamtr_jax import intervals
-from teamtr_jax.monitor import INFORMATION, Settings, figures, monitor, show, terminal, token_log, verdicts, write_page
+from teamtr_jax.monitor import (
+    INFORMATION,
+    MonitorSettings,
+    figures,
+    monitor,
+    show,
+    terminal,
+    token_log,
+    verdicts,
+    write_page,
+)
 from teamtr_jax.monitor import columns as columns_of
 from teamtr_jax.monitor import page as pages
 from teamtr_jax.monitor.interaction import Interaction
 from teamtr_jax.monitor.remarks import remarks
 from teamtr_jax.monitor.terminal import shortened, tables
 
-SETTINGS = Settings(delta=0.035, alpha=0.2, tolerance=0.15, reward_range=(-1.0, 3.0), draws=70, complete=True)
+SETTINGS = MonitorSettings(delta=0.035, alpha=0.2, tolerance=0.15, reward_range=(-1.0, 3.0), draws=70, complete=True)
 
 LABEL = "in-sample: not a guarantee"
 
@@ -71,7 +81,7 @@ def made(real, *records, interactions=(), **settings):
     return real._replace(
         records=[real.records[0] | r for r in records],
         interactions=list(interactions),
-        settings=Settings(**{name: getattr(SETTINGS, name) for name in SETTINGS.__dict__} | settings),
+        settings=MonitorSettings(**{name: getattr(SETTINGS, name) for name in SETTINGS.__dict__} | settings),
     )
 
 

@@ -49,7 +49,8 @@ def test_own_rung_family_and_claim_reach_the_ledger(tmp_path):
     assert result.about["counts"] == {"mine": 400}
     text = ledger.markdown(result.rows, result.about)
     assert (
-        "| The fresh gap of an update is at most penalty_quarter. | \\|fresh gap_i\\| ≤ penalty_quarter | 400 |" in text
+        "| The fresh gap of an update is at most penalty_quarter. | `\\|fresh gap_i\\| ≤ penalty_quarter` | 400 |"
+        in text
     )
     assert "[s7](../../theory/derivations/s7.md)" in text
     assert (rows["penalty_quarter"].detects, rows["own"].detects) == (None, None)  # violated; 0 ≤ 0 catches nothing
@@ -243,7 +244,7 @@ def test_a_false_rung_on_the_command_line(tmp_path, monkeypatch, capsys):
     path, out = tmp_path / "mine.py", tmp_path / "out"
     path.write_text(HEAD + "RUNGS = [rung(fn=lambda r: r.kl / 1e3), rung('other')]\n")
     monkeypatch.setitem(TIERS, "quick", Tier(200, 0, ("corners",), (), True, 200))
-    assert command.run(command.Settings(quick=True, plugin=path, only=("mine",), out=out)) == 1
+    assert command.run(command.VerifySettings(quick=True, plugin=path, only=("mine",), out=out)) == 1
     data = json.loads((out / "ledger.json").read_text())
     assert [claim["id"] for claim in data["claims"]] == ["mine"]
     assert data["claims"][0]["detects"] is None
@@ -251,4 +252,4 @@ def test_a_false_rung_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert {x.name for x in out.iterdir()} == {"ledger.json", "ledger.md", "adversarial.md", "counterexample-mine.npz"}
     assert cli.CheckCommand((out / "counterexample-mine.npz",)).run() == 0
     with pytest.raises(InputError, match=r"--only: found 'S44', expected ids among .*, mine, other"):
-        command.run(command.Settings(quick=True, plugin=path, only=("mine", "S44"), out=out))
+        command.run(command.VerifySettings(quick=True, plugin=path, only=("mine", "S44"), out=out))

@@ -1,6 +1,7 @@
 """Bookkeeping of verdicts in theory/, by value: from one comparison to the ledger and the exit code. Reports are stubs."""
 
 import dataclasses
+import html
 import json
 import pickle
 import platform
@@ -9,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from io import StringIO
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flint import arb, fmpq
+from markdown_it import MarkdownIt
 from rich.console import Console
 
 import theory.__main__ as command
@@ -36,6 +39,7 @@ from theory.studies.base import Found, Study
 from theory.studies.every import STUDIES
 from theory.tiers import TIERS, Tier
 
+VERIFY = Path(__file__).parents[1] / "docs/verify"
 U = 0.015625
 """A budget that is a power of two: sums with it are exact."""
 
@@ -454,8 +458,8 @@ def test_columns_of_the_page():
     heads = "in-words statement instances violations inconclusive tightest searched detects exponent also-exactly evidence s"
     assert head == "| " + " | ".join(f"{heads} page figure id".split()).replace("-", " ") + " |"
     links = ["[s7](up/theory/derivations/s7.md)", "[bounds.png](bounds.png)"]
-    assert line == "| " + " | ".join(["as a sentence", CELLS[-1], *CELLS[1:-1], *links, "S7"]) + " |"
-    assert plain == "|  | s | 10 | 0 | 0 | – | – | – | – | – | float | 0 |  |  | S8 |"
+    assert line == "| " + " | ".join(["as a sentence", f"`{CELLS[-1]}`", *CELLS[1:-1], *links, "S7"]) + " |"
+    assert plain == "|  | `s` | 10 | 0 | 0 | – | – | – | – | – | float | 0 |  |  | S8 |"
     assert "1,234 stages, seed 5, 61 s on m (Python 3, jax 0, cpu), today." in text
     assert "* 1,000 × small: S = 2\n* Gymnasium: Taxi × 2\n" in text
     assert "\n* Violated: S7 in 5 comparisons.\n* Looked at: 2 claims, 1,234 stages, 60 more without rounding; " in text
@@ -464,6 +468,31 @@ def test_columns_of_the_page():
     assert "* Transformer teams of 65,536 transcripts: a; b" in bare
     assert "Gymnasium" not in bare
     assert text.endswith("\n* **S7**: a note\n")
+
+
+def _rendered(text: str) -> list[list[str]]:
+    """The cells of the table as HTML shows them, line by line, without the heading."""
+    page = MarkdownIt("commonmark").enable("table").render(text)
+    lines = re.findall(r"<tr>(.*?)</tr>", page, re.S)[1:]
+    return [[html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", line, re.S)] for line in lines]
+
+
+@pytest.mark.parametrize(
+    "statement", ["TV(d'_t,d_t) ≤ Σ_t *x*", "|a| ≤ |b_i| ≤ *", "a `tick`", "``two`` and `", "a < b & [c](d)", "\\sum_t"]
+)
+def test_a_statement_is_shown_as_it_stands(statement):
+    """No character of a statement is Markdown; bars do not end the cell."""
+    ((_, shown, instances, *_),) = _rendered(ledger.markdown([row("S1", statement=statement)], ABOUT))
+    assert (shown, instances) == (f"<code>{statement}</code>", "10")
+
+
+def test_the_committed_ledger_is_that_of_its_numbers():
+    """The page beside `ledger.json` is written from it, and every statement stands on it as it is."""
+    found = json.loads((VERIFY / "ledger.json").read_text())
+    text = (VERIFY / "ledger.md").read_text()
+    assert text == ledger.markdown([ledger.Row(**claim) for claim in found["claims"]], found["settings"])
+    shown = {cells[-1]: cells[1] for cells in _rendered(text)}
+    assert shown == {claim["id"]: f"<code>{claim['statement']}</code>" for claim in found["claims"]}
 
 
 def test_the_verdict_in_words():
@@ -891,7 +920,7 @@ def result(draws=None, **values):
 def test_exit_codes(tmp_path, monkeypatch, capsys, values, code):
     """1 if a claim is violated, exactly or by floats, and only then."""
     monkeypatch.setattr(suite, "run", lambda *_, **__: result(**values))
-    assert command.run(command.Settings(quick=True, out=tmp_path)) == code
+    assert command.run(command.VerifySettings(quick=True, out=tmp_path)) == code
     assert json.loads((tmp_path / "ledger.json").read_text())["claims"][0]["id"] == "S7"
     assert "claim ledger" in capsys.readouterr().out
 
@@ -900,12 +929,12 @@ def test_settings_reach_the_suite(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(suite, "run", lambda *arguments, **more: seen.append((*arguments, more)) or result())
     for flags, tier in (({"quick": True}, "quick"), ({"full": True}, "full"), ({}, "default")):
-        command.run(command.Settings(out=tmp_path, instances=1, seed=3, **flags))
+        command.run(command.VerifySettings(out=tmp_path, instances=1, seed=3, **flags))
         assert seen[-1][0] is TIERS[tier]
         assert seen[-1][2:4] == (3, 1)
         more = seen[-1][4]
         assert (more["journal"], more["claims"], more["studies"]) == (tmp_path / ".progress", STAGE_CLAIMS, STUDIES)
-    command.run(command.Settings(out=tmp_path, only=("S4", "R6.2")))
+    command.run(command.VerifySettings(out=tmp_path, only=("S4", "R6.2")))
     asked = seen.pop()[4]
     assert [x.id for x in asked["claims"]] == ["S4"]
     assert [x.name for x in asked["studies"]] == ["decided without rounding", "rates"]
@@ -914,7 +943,7 @@ def test_settings_reach_the_suite(tmp_path, monkeypatch):
         ({"seed": -1}, "--seed: found -1"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
-            command.run(command.Settings(out=tmp_path, **wrong))
+            command.run(command.VerifySettings(out=tmp_path, **wrong))
     assert len(seen) == 3
 
 
@@ -930,7 +959,7 @@ def test_a_figure_that_fails_loses_nothing_else(tmp_path, monkeypatch, capsys):
     (tmp_path / "a.png").write_text("old")
     draws = {"a.png": fails, "b.png": lambda path: path.write_text("drawn")}
     monkeypatch.setattr(suite, "run", lambda *_, **__: result(draws))
-    assert command.run(command.Settings(quick=True, out=tmp_path, json=tmp_path / "copy.json")) == 3
+    assert command.run(command.VerifySettings(quick=True, out=tmp_path, json=tmp_path / "copy.json")) == 3
     said = capsys.readouterr()
     assert said.err == "theory: error: a.png: ValueError: no ticks at all\n"
     assert (tmp_path / "a.png").read_text() == "old"
@@ -944,7 +973,7 @@ def test_a_figure_that_fails_loses_nothing_else(tmp_path, monkeypatch, capsys):
     assert "1,234 stages, 60 more without rounding, in 61 s on cpu" in said.out
     assert "verdict:\n  Nothing is violated.\n  Looked at: 1 claims, 1,234 stages" in said.out
     monkeypatch.setattr(suite, "run", lambda *_, **__: result(draws, violations=1))
-    assert command.run(command.Settings(quick=True, out=tmp_path)) == 1
+    assert command.run(command.VerifySettings(quick=True, out=tmp_path)) == 1
 
 
 def test_a_folder_that_is_gone_is_made_again_and_links_are_followed(tmp_path):
@@ -1003,7 +1032,7 @@ def test_places_are_tried_before_the_work(tmp_path, monkeypatch, place, capsys):
         more = {"full": True}
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError) as caught:
-        command.run(command.Settings(out=out, **more))
+        command.run(command.VerifySettings(out=out, **more))
     assert caught.value.name == ("--json" if "json" in place else "--out")
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -1065,13 +1094,13 @@ def test_a_command_line_that_cannot_be_read_is_one_line(monkeypatch, capsys, arg
 @pytest.mark.parametrize("value", [-3, 2.0, float("nan"), (), b"x"])
 def test_settings_are_refused_where_they_are_made(name, value):
     with pytest.raises(InputError, match=f"^(--)?{name}: found "):
-        command.Settings(**{name: value})
+        command.VerifySettings(**{name: value})
 
 
 @pytest.mark.parametrize("value", ["S7", 3, ("S7", 3)])
 def test_only_is_a_list_of_texts(value):
     with pytest.raises(InputError, match=r"^only: found "):
-        command.Settings(only=value)
+        command.VerifySettings(only=value)
 
 
 def test_brackets_of_a_claim_are_no_markup():

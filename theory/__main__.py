@@ -29,7 +29,7 @@ INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
-class Settings:
+class VerifySettings:
     """Verify the theory: the claim ledger, its figures and machine-readable results. Two or three minutes on two cores."""
 
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -61,7 +61,7 @@ class Settings:
             whole_number("--instances", self.instances, 1, MOST)
 
 
-def _places(settings: Settings, keep: bool) -> None:
+def _places(settings: VerifySettings, keep: bool) -> None:
     """Try what will be written, before the work.
 
     Raises:
@@ -150,7 +150,7 @@ def write(result: Result, out: Path, copy: Path | None, console: Console) -> lis
     return failed
 
 
-def run(settings: Settings) -> int:
+def run(settings: VerifySettings) -> int:
     """Run one tier, write and print what it found. Exit code 1: some claim is violated; 3: not all could be written."""
     from theory import run as suite
     from theory.plugins import Plugins, load
@@ -176,7 +176,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     settings = None
     try:
-        settings = parsed("theory", lambda: tyro.cli(Settings, prog="python -m theory"))
+        settings = parsed("theory", lambda: tyro.cli(VerifySettings, prog="python -m theory"))
         code = run(settings)
     except InputError as error:
         print(f"theory: error: {error}", file=sys.stderr)

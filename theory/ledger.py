@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -193,6 +194,13 @@ def verdict(rows: Sequence[Row], settings: dict[str, Any]) -> list[str]:
     ]
 
 
+def _code(text: str) -> str:
+    """A text as it stands, between more backticks than it has in a row."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " * (text[:1] == "`" or text[-1:] == "`")
+    return f"{fence}{space}{text}{space}{fence}" if text else ""
+
+
 def markdown(rows: Sequence[Row], settings: dict[str, Any], root: str = "../../") -> str:
     """The ledger as a Markdown page: how it was made, the table, the notes. `root`: the repository, seen from the page."""
     made = (
@@ -212,7 +220,7 @@ def markdown(rows: Sequence[Row], settings: dict[str, Any], root: str = "../../"
     lines += ["| " + " | ".join(["in words", "statement", *shown, "page", "figure", "id"]) + " |"]
     lines += ["|" + "---|" * (len(shown) + 5)]
     for row in rows:
-        cells = [row.words, row.statement, *(COLUMNS[heading](row) for heading in shown)]
+        cells = [row.words, _code(row.statement), *(COLUMNS[heading](row) for heading in shown)]
         page = f"[{Path(row.page).stem}]({root}{row.page})" if row.page else ""
         figure = f"[{row.figure}]({row.figure})" if row.figure else ""
         lines.append("| " + " | ".join([*(cell.replace("|", "\\|") for cell in cells), page, figure, row.id]) + " |")

@@ -23,6 +23,7 @@ from benchmarks.llm.sizes import SIZES, Size
 from benchmarks.report import LLM_HEAD, llm_cells, peak_of
 from benchmarks.stage import BLAS_VARIABLES, commit, cores, machine
 from benchmarks.timing import Samples, quartiles, ratio
+from benchmarks.writer import writer
 
 __all__ = ["GROUPS", "TARGETS", "main", "rows_of"]
 
@@ -174,6 +175,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     if args.rounds < 2:
         raise SystemExit("--rounds: at least 2")
+    write = writer(args.json)
     console = Console(width=130)
     result: dict[str, Any] = dict(schema=1, machine=machine(), commit=commit(), setup=args.setup, cores=len(cores()), versions={},
                                   comparisons=[])  # fmt: skip
@@ -196,9 +198,7 @@ def main(argv: list[str] | None = None) -> None:
             )  # fmt: skip
             measured = [row for comparison in result["comparisons"] for row in comparison["rows"]]
             console.print(table_of(title, result["comparisons"][-1]["rows"], *peak_of(measured)))
-            if args.json:  # after every comparison, so that a run that is cut off keeps what it has
-                Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-                Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+            write(result)  # after every comparison, so that a run that is cut off keeps what it has
 
 
 if __name__ == "__main__":

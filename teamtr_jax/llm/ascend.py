@@ -15,17 +15,17 @@ from jaxtyping import Bool, Float, Int
 from teamtr_jax.llm.devices import everybodys, in_chunks, mine_of
 from teamtr_jax.llm.given import Given, Rows
 from teamtr_jax.llm.losses import clipped_surrogate, divergence, per_message, unit_weights
-from teamtr_jax.llm.update_settings import Numbers, Shape
+from teamtr_jax.llm.update_settings import CompiledSettings, TracedSettings
 
 __all__ = ["Ascent", "ascend", "optimiser_of"]
 
 
-def optimiser_of(numbers: Numbers) -> optax.GradientTransformation:
+def optimiser_of(traced: TracedSettings) -> optax.GradientTransformation:
     """Adam on one vector: it compiles in a fraction of the time that a tree of arrays takes."""
-    b1, b2 = numbers.moments
+    b1, b2 = traced.moments
     return optax.chain(
-        optax.clip_by_global_norm(numbers.max_grad_norm),
-        optax.adamw(numbers.learning_rate, b1, b2, weight_decay=numbers.weight_decay),
+        optax.clip_by_global_norm(traced.max_grad_norm),
+        optax.adamw(traced.learning_rate, b1, b2, weight_decay=traced.weight_decay),
     )
 
 
@@ -61,9 +61,9 @@ class _Plan(NamedTuple):
         return self.steps == 1
 
 
-def _plan(shape: Shape, order: Array) -> _Plan:
-    training, micro = order.shape[1], shape.micro_batch
-    size = min(shape.minibatch, -(-training // micro) * micro)
+def _plan(compiled: CompiledSettings, order: Array) -> _Plan:
+    training, micro = order.shape[1], compiled.micro_batch
+    size = min(compiled.minibatch, -(-training // micro) * micro)
     slots = -(-training // size)
     return _Plan(order, jnp.pad(order, ((0, 0), (0, slots * size - training))), size, slots)
 
@@ -79,11 +79,11 @@ def ascend(
     Returns:
       Where it led, and the log-probabilities of the agent as it was, of everything that may be written.
     """
-    plan, policy = _plan(given.shape, order), given.policy
+    plan, policy = _plan(given.compiled, order), given.policy
     known = plan.training if plan.single else 0
     leaves = policy.leaves(policy.start)
     current = in_chunks(
-        lambda tokens: policy.log_probs(leaves, tokens), given.shape.micro_batch, given.mesh, rows.tokens[known:]
+        lambda tokens: policy.log_probs(leaves, tokens), given.compiled.micro_batch, given.mesh, rows.tokens[known:]
     )
     current = jnp.concatenate([jnp.zeros((known, *current.shape[1:]), current.dtype), current])
     begin = Ascent(jnp.int32(0), policy.start, moments, jnp.asarray(True), jnp.zeros((), jnp.float32))
@@ -100,12 +100,14 @@ def ascend(
 
 def _step(given: Given, rows: Rows, current: Array, plan: _Plan, ascent: Ascent) -> tuple[Ascent, Array]:
     """One step, if it may be taken, and the log-probabilities that it began with (of a single step)."""
-    numbers, trained = given.numbers, ascent.trained
-    sums, found = _accumulated(given, plan.single, trained, _minibatch(given.shape, rows, current, plan, ascent.taken))
+    traced, trained = given.traced, ascent.trained
+    sums, found = _accumulated(
+        given, plan.single, trained, _minibatch(given.compiled, rows, current, plan, ascent.taken)
+    )
     norm = jnp.linalg.norm(sums.gradient)
     seen = sums.monitor / jnp.maximum(sums.messages, jnp.finfo(sums.messages.dtype).tiny)
-    go = jnp.isfinite(norm) & ~(jnp.asarray(numbers.early_stop) & ~(seen <= numbers.delta))
-    change, following = optimiser_of(numbers).update(sums.gradient, ascent.moments, trained)
+    go = jnp.isfinite(norm) & ~(jnp.asarray(traced.early_stop) & ~(seen <= traced.delta))
+    change, following = optimiser_of(traced).update(sums.gradient, ascent.moments, trained)
     taken = optax.apply_updates(trained, change), following
     trained, moments = jax.tree.map(lambda x, y: jnp.where(go, y.astype(x.dtype), x), (trained, ascent.moments), taken)
     # The gradient of the agent as it is: where that is not a number nothing can be learned, and `grad_norm` shows it.
@@ -126,16 +128,18 @@ class _Chunk(NamedTuple):
     unit: Array  #: how much each unit counts in the objective of the minibatch
 
 
-def _minibatch(shape: Shape, rows: Rows, current: Array, plan: _Plan, number: Array) -> _Chunk:
+def _minibatch(compiled: CompiledSettings, rows: Rows, current: Array, plan: _Plan, number: Array) -> _Chunk:
     """The minibatch of a step, in chunks ``[chunks, micro, …]``."""
     epoch, slot = number // plan.slots, number % plan.slots
     index = lax.dynamic_slice(plan.visits, (epoch, slot * plan.size), (1, plan.size))[0]
     real = (slot * plan.size + jnp.arange(plan.size) < plan.training).astype(rows.counts.dtype)
     here = rows.take(index)
-    unit = unit_weights(shape.ratio.units(here.own), real * here.counts, shape.average)
+    unit = unit_weights(compiled.ratio.units(here.own), real * here.counts, compiled.average)
     own = here.own & (real > 0)[:, None, None]
     chunk = _Chunk(here.tokens, here.written, own, current[index], here.advantage, here.weight, unit)
-    return jax.tree.map(lambda x: x.reshape(plan.size // shape.micro_batch, shape.micro_batch, *x.shape[1:]), chunk)
+    return jax.tree.map(
+        lambda x: x.reshape(plan.size // compiled.micro_batch, compiled.micro_batch, *x.shape[1:]), chunk
+    )
 
 
 class _Sums(NamedTuple):
@@ -173,15 +177,15 @@ class _Seen(NamedTuple):
 
 def _loss(given: Given, single: bool, parameters: list[Array], chunk: _Chunk) -> tuple[Array, _Seen]:
     """`−Σ ω [min(ρA, clip(ρ)A) − A − β KL]` over the rows of a chunk."""
-    shape, numbers = given.shape, given.numbers
+    compiled, traced = given.compiled, given.traced
     new = given.policy.log_probs(parameters, chunk.tokens)
     current = lax.stop_gradient(new) if single else chunk.current
     moved = divergence(current, new, chunk.written, chunk.own)
-    penalty = shape.penalty(moved)
-    log_ratio, kl = shape.ratio.log_ratio(moved.log_ratio, chunk.own), shape.ratio.total(penalty)
+    penalty = compiled.penalty(moved)
+    log_ratio, kl = compiled.ratio.log_ratio(moved.log_ratio, chunk.own), compiled.ratio.total(penalty)
     lift = (-1,) + (1,) * (log_ratio.ndim - 1)
-    gain = clipped_surrogate(log_ratio, chunk.advantage.reshape(lift), numbers.clip_low, numbers.clip_high)
+    gain = clipped_surrogate(log_ratio, chunk.advantage.reshape(lift), traced.clip_low, traced.clip_high)
     total = (chunk.unit * chunk.weight.reshape(lift) * (given.beta * kl - gain)).sum()
-    monitor = (chunk.weight[:, None] * per_message(shape.monitor(moved))).sum()
+    monitor = (chunk.weight[:, None] * per_message(compiled.monitor(moved))).sum()
     messages = (chunk.weight[:, None] * chunk.own.any(-1)).sum()
     return total, _Seen(monitor, messages, current if single else jnp.zeros((len(chunk.tokens), 0)))

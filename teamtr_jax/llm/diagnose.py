@@ -23,7 +23,7 @@ def _per_rollout(rows: Rows, x: Float[Array, "R turns"]) -> Float[Array, ""]:
 
 def monitor(given: Given, rows: Rows, moved: Divergence) -> Float[Array, ""]:
     """What is compared with `delta`: a KL(current‖new), mean over the agent's messages."""
-    return _mean(per_message(given.shape.monitor(moved)), rows.messages)
+    return _mean(per_message(given.compiled.monitor(moved)), rows.messages)
 
 
 def linear(rows: Rows, moved: Divergence, advantage: Float[Array, " R"]) -> Float[Array, ""]:
@@ -34,7 +34,7 @@ def linear(rows: Rows, moved: Divergence, advantage: Float[Array, " R"]) -> Floa
 def certificate(given: Given, rows: Rows, moved: Divergence) -> Float[Array, ""]:
     """S7: `L̂ − ϱK̂`."""
     kl = _per_rollout(rows, per_message(moved.kl))
-    return linear(rows, moved, rows.centred) - given.numbers.reward_range * kl
+    return linear(rows, moved, rows.centred) - given.traced.reward_range * kl
 
 
 def diagnose(
@@ -47,17 +47,17 @@ def diagnose(
       moved: from the agent before the update to the one after it.
       entropy: of the agent after it, at its tokens.
     """
-    shape, numbers = given.shape, given.numbers
+    compiled, traced = given.compiled, given.traced
     spoke = rows.own.any(-1)
     kl, log_ratio = per_message(moved.kl), per_message(moved.log_ratio)
     third = per_message(k3(moved.log_ratio))
-    units = shape.ratio.units(rows.own)
-    unit = unit_weights(units, rows.counts, shape.average)
+    units = compiled.ratio.units(rows.own)
+    unit = unit_weights(units, rows.counts, compiled.average)
     lift = (-1,) + (1,) * (unit.ndim - 1)
-    clipped_log_ratio, advantage = shape.ratio.log_ratio(moved.log_ratio, rows.own), rows.advantage.reshape(lift)
-    gain = clipped_surrogate(clipped_log_ratio, advantage, numbers.clip_low, numbers.clip_high)
+    clipped_log_ratio, advantage = compiled.ratio.log_ratio(moved.log_ratio, rows.own), rows.advantage.reshape(lift)
+    gain = clipped_surrogate(clipped_log_ratio, advantage, traced.clip_low, traced.clip_high)
     ratio = ratio_of(clipped_log_ratio)
-    cut = jnp.where(advantage > 0, ratio > 1 + numbers.clip_high, ratio < 1 - numbers.clip_low) & (advantage != 0)
+    cut = jnp.where(advantage > 0, ratio > 1 + traced.clip_high, ratio < 1 - traced.clip_low) & (advantage != 0)
     return {
         "surrogate": (unit * rows.weight.reshape(lift) * gain).sum(),
         "kl": _per_rollout(rows, kl),
@@ -70,7 +70,7 @@ def diagnose(
         "message_kl_k1": _mean(k1(log_ratio), rows.messages),
         "message_kl_k3": _mean(third, rows.messages),
         "monitor": monitor(given, rows, moved),
-        "outside": _mean((kl > numbers.delta).astype(kl.dtype), spoke.astype(kl.dtype)),
+        "outside": _mean((kl > traced.delta).astype(kl.dtype), spoke.astype(kl.dtype)),
         "clipped": _mean(cut.astype(kl.dtype), units.astype(kl.dtype)),
         "entropy": _mean(entropy, rows.own.astype(entropy.dtype)),
     }

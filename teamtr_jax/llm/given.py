@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from teamtr_jax.llm.layout import Layout
 from teamtr_jax.llm.losses import message_log_probs
 from teamtr_jax.llm.model import ModelConfig, Params, policy_logits, split_trained
-from teamtr_jax.llm.update_settings import Numbers, Shape
+from teamtr_jax.llm.update_settings import CompiledSettings, TracedSettings
 
 __all__ = ["Policy", "policy_of", "Given", "Rows"]
 
@@ -45,8 +45,8 @@ class Given(NamedTuple):
     """The agent, how it is updated, and the devices."""
 
     policy: Policy
-    shape: Shape
-    numbers: Numbers
+    compiled: CompiledSettings
+    traced: TracedSettings
     beta: Float[Array, ""]
     mesh: Mesh | None
 

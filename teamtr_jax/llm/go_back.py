@@ -46,7 +46,7 @@ def go_back(
       current: log-probabilities of the agent as it was.
       last: `θ'`, where the steps ended.
     """
-    shape, start = given.shape, given.policy.start
+    compiled, start = given.compiled, given.policy.start
     one, zero = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
     sound = jnp.isfinite(last).all()
     trained_on = rows.take(slice(0, training))
@@ -61,7 +61,7 @@ def go_back(
             new = given.policy.log_probs(trained, tokens)
             return divergence(current, new, written, own), jnp.where(own, entropy(new), 0.0)
 
-        return in_chunks(chunk, shape.micro_batch, given.mesh, rows.tokens, rows.written, rows.own, current)
+        return in_chunks(chunk, compiled.micro_batch, given.mesh, rows.tokens, rows.written, rows.own, current)
 
     def try_(carry: _Carry) -> _Carry:
         search = carry.search
@@ -70,9 +70,9 @@ def go_back(
         monitor = diagnose.monitor(given, trained_on, front)
         reached = jnp.where(search.tried == 0, monitor, carry.reached).astype(one.dtype)
         trial = Trial(
-            monitor, lambda: diagnose.certificate(given, trained_on, front), given.numbers.delta, shape.backtrack
+            monitor, lambda: diagnose.certificate(given, trained_on, front), given.traced.delta, compiled.backtrack
         )
-        found = shape.step_rule(search._replace(tried=search.tried + 1), trial)
+        found = compiled.step_rule(search._replace(tried=search.tried + 1), trial)
         following = jnp.where(found.done, search.scale, jnp.where(sound, found.scale, 0.0)).astype(one.dtype)
         return _Carry(found._replace(scale=following), reached, moved, entropies)
 

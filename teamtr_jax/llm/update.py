@@ -27,7 +27,7 @@ from teamtr_jax.llm.go_back import go_back
 from teamtr_jax.llm.layout import Layout, by_turn
 from teamtr_jax.llm.losses import message_log_probs, own_tokens, token_log_probs
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, policy_logits, split_trained
-from teamtr_jax.llm.update_settings import Numbers, Shape, UpdateSettings, parts
+from teamtr_jax.llm.update_settings import CompiledSettings, TracedSettings, UpdateSettings, parts
 from teamtr_jax.trust_region.adaptive import adapted
 from teamtr_jax.validation import concrete, integers, permutation, whole_number
 
@@ -130,17 +130,23 @@ class _Changed(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _update(program: _Program, shape: Shape, *arguments: Any) -> _Changed:
-    return on_all(program.mesh, partial(_one_update, program, shape), *arguments)
+def _update(program: _Program, compiled: CompiledSettings, *arguments: Any) -> _Changed:
+    return on_all(program.mesh, partial(_one_update, program, compiled), *arguments)
 
 
 def _one_update(
-    program: _Program, shape: Shape, state: TrainState, agent: Array, data: UpdateData, numbers: Numbers, order: Array
+    program: _Program,
+    compiled: CompiledSettings,
+    state: TrainState,
+    agent: Array,
+    data: UpdateData,
+    traced: TracedSettings,
+    order: Array,
 ) -> _Changed:
     """Ascend, go back, adapt β, diagnose. Where agents are not alike `state` holds parameters and moments of this one only."""
     policy = policy_of(program.config, program.layout, program.own(state.params, agent))
     moments = program.own(state.optimiser, agent)
-    given = Given(policy, shape, numbers, state.beta[agent], program.mesh)
+    given = Given(policy, compiled, traced, state.beta[agent], program.mesh)
     own = own_tokens(program.layout, data.tokens, data.speaker, agent)
     rows = Rows(
         data.tokens, by_turn(program.layout, data.tokens), own, data.advantage, data.centred, data.weight, data.counts
@@ -149,7 +155,7 @@ def _one_update(
     ascent, current = ascend(given, rows, moments, order)
 
     size, training = len(own), order.shape[1]
-    some = math.ceil(shape.measured * training)
+    some = math.ceil(compiled.measured * training)
     measured = np.concatenate([np.arange(some) * training // some, np.arange(training, size)])
     if some < training:
         rows, current = rows.take(measured), current[measured]
@@ -179,8 +185,8 @@ def _one_update(
 
 def _adapted(given: Given, reached: Array, taken: Array) -> Array:
     """`β` of the agent's next update."""
-    following = adapted(given.beta, reached, given.numbers.aim, taken, given.numbers.beta)
-    return jnp.where(jnp.asarray(given.numbers.adaptive), following, given.beta).astype(given.beta.dtype)
+    following = adapted(given.beta, reached, given.traced.aim, taken, given.traced.beta)
+    return jnp.where(jnp.asarray(given.traced.adaptive), following, given.beta).astype(given.beta.dtype)
 
 
 def update_agent(
@@ -206,12 +212,12 @@ def update_agent(
     if (visits := concrete(order)) is not None:
         for rows in integers("order", visits, 0, data.tokens.shape[0]):
             permutation("order", rows, len(rows))
-    shape, numbers = parts(settings)
+    compiled, traced = parts(settings)
     mesh = mesh_for(settings.micro_batch, state, data)
     own = state if team.alike else TrainState(state.params[agent], state.optimiser[agent], state.beta)
-    arguments = everywhere(mesh, (own, np.int32(agent), data, numbers, order))
+    arguments = everywhere(mesh, (own, np.int32(agent), data, traced, order))
     program = _Program(team.models[agent], team.layout, team.alike, mesh)
-    changed = onto_first(mesh, _update(program, shape, *arguments))
+    changed = onto_first(mesh, _update(program, compiled, *arguments))
     params, moments = split_trained(own.params)[1](changed.trained), changed.moments
     if not team.alike:
         params = (*state.params[:agent], params, *state.params[agent + 1 :])

@@ -10,7 +10,7 @@ from teamtr_jax.llm.losses import ESTIMATORS, PENALTIES, RATIOS, Advantage, Aver
 from teamtr_jax.llm.step_rules import STEP_RULES, StepRule
 from teamtr_jax.validation import InputError, one_of, real_number
 
-__all__ = ["UpdateSettings", "Shape", "Numbers", "parts"]
+__all__ = ["UpdateSettings", "CompiledSettings", "TracedSettings", "parts"]
 
 MOST_ROWS = 2**31 - 1
 MOST_EPOCHS = 10_000
@@ -83,7 +83,7 @@ class UpdateSettings:
         return self.delta / 2 if self.target is None else self.target
 
 
-class Shape(NamedTuple):
+class CompiledSettings(NamedTuple):
     """The settings that a program is compiled for; what settings name, as what it is."""
 
     minibatch: int
@@ -97,7 +97,7 @@ class Shape(NamedTuple):
     measured: float
 
 
-class Numbers(NamedTuple):
+class TracedSettings(NamedTuple):
     """The settings that a program is given."""
 
     learning_rate: Any
@@ -114,7 +114,7 @@ class Numbers(NamedTuple):
     reward_range: Any
 
 
-def parts(settings: UpdateSettings) -> tuple[Shape, Numbers]:
+def parts(settings: UpdateSettings) -> tuple[CompiledSettings, TracedSettings]:
     """What a program is compiled for, and what it is given."""
     tables = {"ratio": RATIOS, "penalty": PENALTIES, "monitor": ESTIMATORS, "step_rule": STEP_RULES}
 
@@ -122,4 +122,4 @@ def parts(settings: UpdateSettings) -> tuple[Shape, Numbers]:
         value = getattr(settings, name)
         return tables[name][value] if name in tables else value
 
-    return Shape(*map(of, Shape._fields)), Numbers(*map(of, Numbers._fields))
+    return CompiledSettings(*map(of, CompiledSettings._fields)), TracedSettings(*map(of, TracedSettings._fields))

@@ -11,11 +11,11 @@ import numpy as np
 from teamtr_jax.monitor.columns import Record, name, who
 from teamtr_jax.monitor.interaction import pool
 from teamtr_jax.monitor.log import optional_import
-from teamtr_jax.monitor.report import Report
+from teamtr_jax.monitor.report import MonitorReport
 
 __all__ = ["FIGURES", "MATRIX", "colour_of", "is_long", "svg", "whom"]
 
-Draw = Callable[[Any, Report], None]
+Draw = Callable[[Any, MonitorReport], None]
 
 AGENTS = ("#0072b2", "#d55e00", "#009e73", "#b0307e", "#e69f00", "#56b4e9", "#6a3d9a", "#7a5230")
 """Of agents, by their number; they begin again after eight."""
@@ -94,7 +94,7 @@ def _level(ax: Any, y: float, label: str = "") -> None:
     ax.axhline(y, color=LEVEL if label else "0.6", linewidth=1, label=label or None)
 
 
-def _finish(ax: Any, report: Report, marks: Sequence[tuple[str, str, bool]], **axes: Any) -> None:
+def _finish(ax: Any, report: MonitorReport, marks: Sequence[tuple[str, str, bool]], **axes: Any) -> None:
     """Names of updates as in the tables; a legend of the marks, whose colours the page explains; the title."""
     records = report.records
     ticks = TICKS * (2 if len(records) > LONG else 1)
@@ -122,12 +122,12 @@ def _finish(ax: Any, report: Report, marks: Sequence[tuple[str, str, bool]], **a
         )
 
 
-def _reward(ax: Any, report: Report) -> None:
+def _reward(ax: Any, report: MonitorReport) -> None:
     _band(ax, report.records, "reward", "o", "reward")
     _finish(ax, report, [("o", "reward", False)], title="Reward of the rollouts", ylabel="mean reward")
 
 
-def _kl(ax: Any, report: Report) -> None:
+def _kl(ax: Any, report: MonitorReport) -> None:
     _band(ax, report.records, "kl_k1", "o", "k1 per message", -0.1)
     _band(ax, report.records, "kl_k3", "s", "k3 per message", 0.1)
     _level(ax, report.settings.delta, f"δ = {report.settings.delta:g}")
@@ -135,7 +135,7 @@ def _kl(ax: Any, report: Report) -> None:
     _finish(ax, report, marks, title="Token KL(current‖new) per message", ylabel="nats")
 
 
-def _weights(ax: Any, report: Report) -> None:
+def _weights(ax: Any, report: MonitorReport) -> None:
     ends = (("p95", "_", "P95"), ("p99", "x", "P99"), ("largest", "^", "max"))
     marks = []
     for key, kind, at, hollow in (
@@ -151,7 +151,7 @@ def _weights(ax: Any, report: Report) -> None:
     _finish(ax, report, marks, title="Tails of the importance weights", ylabel="weight of a rollout", yscale="log")
 
 
-def _certificates(ax: Any, report: Report) -> None:
+def _certificates(ax: Any, report: MonitorReport) -> None:
     records = report.records
     _band(ax, records, "surrogate", "o", "surrogate L", -0.2)
     _band(ax, records, "improvement_next", "D", "next rollouts say", -0.05)
@@ -166,7 +166,7 @@ def _certificates(ax: Any, report: Report) -> None:
     _finish(ax, report, marks, title="Surrogate and certificate", ylabel="reward")
 
 
-def _shift(ax: Any, report: Report) -> None:
+def _shift(ax: Any, report: MonitorReport) -> None:
     records = report.records
     shift, upper = (_values(records, key) for key in ("shift", "shift_upper"))
     _spans(ax, records, shift, upper)
@@ -178,7 +178,7 @@ def _shift(ax: Any, report: Report) -> None:
     _finish(ax, report, marks, title="Shift since the rollouts in use", ylabel="total variation, at most")
 
 
-def _matrix(ax: Any, report: Report) -> None:
+def _matrix(ax: Any, report: MonitorReport) -> None:
     pooled = pool(report.interactions, report.settings.alpha)
     agents = pooled.agents
     means = np.array([[np.nan if x is None else x.value for x in row] for row in pooled.entries])
@@ -245,12 +245,12 @@ MATRIX: tuple[Draw, str] = (
 """Only where there is a matrix."""
 
 
-def is_long(draw: Draw, report: Report) -> bool:
+def is_long(draw: Draw, report: MonitorReport) -> bool:
     """Whether a figure has more updates than a phone is wide."""
     return draw is not _matrix and len(report.records) > LONG
 
 
-def svg(draw: Draw, report: Report) -> str:
+def svg(draw: Draw, report: MonitorReport) -> str:
     """A figure as it stands in a page."""
     matplotlib, figures = optional_import("matplotlib"), optional_import("matplotlib.figure")
     style = {"svg.fonttype": "none", "svg.hashsalt": draw.__name__, "font.size": 10, "axes.titlesize": 11}

@@ -11,7 +11,7 @@ from teamtr_jax.monitor.columns import GROUPS, HEAD, RUNGS, Column
 from teamtr_jax.monitor.figures import FIGURES, MATRIX, colour_of, is_long, svg, whom
 from teamtr_jax.monitor.interaction import pool
 from teamtr_jax.monitor.remarks import remarks
-from teamtr_jax.monitor.report import Report
+from teamtr_jax.monitor.report import MonitorReport
 from teamtr_jax.monitor.terminal import shortened, tables
 from teamtr_jax.monitor.verdict import Verdict, verdicts
 from teamtr_jax.validation import shown
@@ -63,7 +63,7 @@ def _card(verdict: Verdict) -> str:
     return f'<section class=card style="border-left-color:{colour}"><h3>Agent {verdict.agent}</h3><dl>{answers}</dl></section>'
 
 
-def _verdicts(report: Report) -> str:
+def _verdicts(report: MonitorReport) -> str:
     cards = "".join(map(_card, verdicts(report))) or "<p>No update of any agent.</p>"
     return (
         "<h2>Verdict</h2><p class=note>Of each agent's last update, if nothing else is said; update 3.1 is update 1 of stage 3. "
@@ -72,7 +72,7 @@ def _verdicts(report: Report) -> str:
     )
 
 
-def _figures(report: Report) -> str:
+def _figures(report: MonitorReport) -> str:
     kinds = sorted({tuple(r["agents"]) for r in report.records})
     key = "".join(
         f'<span><i style="background:{colour_of(agents)}"></i>{escape(whom(list(agents)))}</span>' for agents in kinds
@@ -104,7 +104,7 @@ def _meaning(column: Column) -> str:
     return f"{column.meaning}. {column.information}" if column.information else column.meaning
 
 
-def _tables(report: Report) -> str:
+def _tables(report: MonitorReport) -> str:
     parts = []
     for title, heads, rows, caption in tables(report):
         rows, left = shortened(rows, LIMIT)
@@ -117,7 +117,7 @@ def _tables(report: Report) -> str:
     return "\n".join(parts)
 
 
-def write_page(report: Report, path: Path, name: str) -> Path:
+def write_page(report: MonitorReport, path: Path, name: str) -> Path:
     """Write the page, whole or not at all.
 
     Raises:

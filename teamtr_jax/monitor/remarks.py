@@ -7,7 +7,7 @@ from typing import Any
 
 from teamtr_jax.monitor.columns import Record, interval_text, name
 from teamtr_jax.monitor.limits import RARELY
-from teamtr_jax.monitor.report import Report
+from teamtr_jax.monitor.report import MonitorReport
 
 __all__ = ["remarks", "names"]
 
@@ -18,11 +18,11 @@ def names(records: list[Any]) -> str:
     return f"{len(records)} update{'s' * (len(records) != 1)} ({some})"
 
 
-def _those(report: Report, pick: Callable[[Record], Any]) -> list[Record]:
+def _those(report: MonitorReport, pick: Callable[[Record], Any]) -> list[Record]:
     return [r for r in report.records if pick(r)]
 
 
-def _without_certificate(report: Report) -> list[str]:
+def _without_certificate(report: MonitorReport) -> list[str]:
     """Why there are updates without one."""
     out = []
     if invalid := _those(report, lambda r: r["invalid"]):
@@ -47,7 +47,7 @@ def _without_certificate(report: Report) -> list[str]:
     return out
 
 
-def _left_out(report: Report) -> list[str]:
+def _left_out(report: MonitorReport) -> list[str]:
     """Rollouts and prompts that are not there."""
     out = []
     unless = "" if report.settings.complete else " (--complete: none was left out)"
@@ -70,7 +70,7 @@ def _left_out(report: Report) -> list[str]:
     return out
 
 
-def _weights(report: Report) -> list[str]:
+def _weights(report: MonitorReport) -> list[str]:
     """Limits and weights that are larger than they can be, or smaller."""
     out = []
     if cut := _those(report, lambda r: r["limit_cut"]):
@@ -96,7 +96,7 @@ def _weights(report: Report) -> list[str]:
     return out
 
 
-def _scored_again(report: Report) -> list[str]:
+def _scored_again(report: MonitorReport) -> list[str]:
     """Older sets that are here in part, or perhaps."""
     out = []
     for state, meaning in (
@@ -117,7 +117,7 @@ def _scored_again(report: Report) -> list[str]:
     return out
 
 
-def remarks(report: Report) -> list[str]:
+def remarks(report: MonitorReport) -> list[str]:
     """What a reader has to know before using a number."""
     out = []
     if not report.settings.held_out:

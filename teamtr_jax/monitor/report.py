@@ -14,32 +14,32 @@ from teamtr_jax.monitor.interaction import Interaction
 from teamtr_jax.monitor.limits import limits
 from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.own import own
-from teamtr_jax.monitor.updates import Settings, updates_of
+from teamtr_jax.monitor.updates import MonitorSettings, updates_of
 from teamtr_jax.validation import InputError
 
-__all__ = ["Report", "monitor"]
+__all__ = ["MonitorReport", "monitor"]
 
 
-class Report(NamedTuple):
+class MonitorReport(NamedTuple):
     """One record per update (plain numbers, docs/monitor.md), one matrix per stage that shows one."""
 
     records: list[Record]
     interactions: list[Interaction]
-    settings: Settings
+    settings: MonitorSettings
     rows: int
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def monitor(log: TokenLog, settings: Settings | None = None) -> Report:
+def monitor(log: TokenLog, settings: MonitorSettings | None = None) -> MonitorReport:
     """Everything that the log says about every update.
 
     Raises:
       InputError: a setting, or a reward outside the declared range.
     """
-    settings = Settings() if settings is None else settings
-    if not isinstance(log, TokenLog) or not isinstance(settings, Settings):
+    settings = MonitorSettings() if settings is None else settings
+    if not isinstance(log, TokenLog) or not isinstance(settings, MonitorSettings):
         found = f"{type(log).__name__} and {type(settings).__name__}"
-        raise InputError("log, settings", found, "a TokenLog (token_log, read_token_log) and Settings")
+        raise InputError("log, settings", found, "a TokenLog (token_log, read_token_log) and MonitorSettings")
     settings.check()
     low, high = settings.reward_range
     if (bad := (log.reward < low) | (log.reward > high)).any():
@@ -66,4 +66,4 @@ def monitor(log: TokenLog, settings: Settings | None = None) -> Report:
         itertools.repeat(settings),
     )
     records = [record_of(x) for x in judged]
-    return Report(records, interactions, settings, log.rows)
+    return MonitorReport(records, interactions, settings, log.rows)

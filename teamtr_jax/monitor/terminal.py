@@ -11,7 +11,7 @@ from teamtr_jax.monitor.columns import GROUPS, HEAD, INFORMATION, WEIGHTS, inter
 from teamtr_jax.monitor.interaction import Interaction, pool
 from teamtr_jax.monitor.limits import label
 from teamtr_jax.monitor.remarks import remarks
-from teamtr_jax.monitor.report import Report
+from teamtr_jax.monitor.report import MonitorReport
 from teamtr_jax.monitor.verdict import verdicts
 from teamtr_jax.validation import shown
 
@@ -34,14 +34,14 @@ def _entry(x: Interval | None) -> str:
     return interval_text(None if x is None else x._asdict())
 
 
-def _grid(report: Report, group: str, suffix: str, caption: str) -> Grid:
+def _grid(report: MonitorReport, group: str, suffix: str, caption: str) -> Grid:
     """The columns of a group that have a heading, a row per update."""
     cells = {h: cell for column in (*HEAD, *GROUPS[group]) for h, cell in column.cells().items()}
     heads = [h.format_map(vars(report.settings)) for h in cells]
     return f"{group} ({suffix})", heads, [[cell(r) for cell in cells.values()] for r in report.records], caption
 
 
-def _weights(report: Report) -> Grid:
+def _weights(report: MonitorReport) -> Grid:
     """A row per update and kind of weight."""
     rows = [
         [name(r), who(r["agents"]), kind, str(w["n"]), *(number(w[x]) for x in WEIGHTS.values() if x != "n")]
@@ -52,7 +52,7 @@ def _weights(report: Report) -> Grid:
     return "Importance weights of whole rollouts (estimable)", ["update", "agent", "ratio", *WEIGHTS], rows, ""
 
 
-def _pooled(report: Report, level: str) -> Grid:
+def _pooled(report: MonitorReport, level: str) -> Grid:
     found = pool(report.interactions, report.settings.alpha)
     rows = [[f"after agent {k}", *map(_entry, row)] for k, row in zip(found.agents, found.entries, strict=True)]
     title = f"Interaction M[k,i], mean over {found.stages} stages (R5, estimable)"
@@ -73,7 +73,7 @@ def _matrix(matrix: Interaction, level: str) -> Grid:
     return title, ["", *heads], rows, f"{level}; * excludes 0 at α over the number of entries; {SPOILED}"
 
 
-def tables(report: Report) -> list[Grid]:
+def tables(report: MonitorReport) -> list[Grid]:
     """What is printed, as text: the same tables on the terminal and on the page."""
     settings = report.settings
     level = f"{100 * (1 - settings.alpha):g} % intervals, clusters are prompts"
@@ -107,7 +107,7 @@ def shortened(rows: list[list[str]], limit: int) -> tuple[list[list[str]], str]:
     return rows[-limit:], f" The last {limit} of {len(rows)} rows; --json has all."
 
 
-def show(report: Report, name: str) -> None:
+def show(report: MonitorReport, name: str) -> None:
     """Print the report."""
     console = Console() if Console().is_terminal else Console(width=WIDTH)
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from teamtr_jax.monitor.columns import Record, interval_text, name, number
 from teamtr_jax.monitor.interaction import pool
-from teamtr_jax.monitor.report import Report
-from teamtr_jax.monitor.updates import Settings
+from teamtr_jax.monitor.report import MonitorReport
+from teamtr_jax.monitor.updates import MonitorSettings
 
 __all__ = ["FURTHEST", "Answer", "Verdict", "verdicts"]
 
@@ -121,7 +121,7 @@ def _list(agents: list[int], me: int) -> str:
     return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
 
 
-def _spoils(agent: int, report: Report) -> Answer:
+def _spoils(agent: int, report: MonitorReport) -> Answer:
     """The row of the mean matrix, each entry at α over their number."""
     question, alpha = "Whose contexts does it spoil?", report.settings.alpha
     entries = sum(x is not None for row in pool(report.interactions, alpha).entries for x in row)
@@ -146,7 +146,7 @@ def _spoils(agent: int, report: Report) -> Answer:
     return Answer(question, f"spoils {_list(spoiled, agent)} contexts", why, "bad")
 
 
-def _rollouts(records: list[Record], settings: Settings) -> Answer:
+def _rollouts(records: list[Record], settings: MonitorSettings) -> Answer:
     """The shift since the rollouts in use against the tolerance."""
     question = "New rollouts before it?"
     known = [r for r in records if r["shift_upper"] is not None]
@@ -166,7 +166,7 @@ def _rollouts(records: list[Record], settings: Settings) -> Answer:
     return Answer(question, "keep the rollouts" if keep else "resample", why, "good" if keep else "open")
 
 
-def _radius(records: list[Record], settings: Settings) -> Answer:
+def _radius(records: list[Record], settings: MonitorSettings) -> Answer:
     """Where `L·s − ϱ·K·s²` is greatest, s the size of the step in units of the one made: `s = L/(2ϱK)`, `δ = k3·s²`."""
     question, width = "What radius to try?", settings.reward_range[1] - settings.reward_range[0]
     used = [
@@ -197,7 +197,7 @@ def _radius(records: list[Record], settings: Settings) -> Answer:
     return Answer(question, f"try {radius:.2g}", why, "open")
 
 
-def verdicts(report: Report) -> list[Verdict]:
+def verdicts(report: MonitorReport) -> list[Verdict]:
     """One for each agent that was updated."""
     agents = sorted({agent for r in report.records for agent in r["agents"]})
     out = []

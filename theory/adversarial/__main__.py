@@ -18,14 +18,14 @@ from teamtr_jax.command_line import parsed
 from teamtr_jax.files import output_file, output_folder
 from teamtr_jax.validation import InputError, whole_number
 from theory.adversarial.instances import INSTANCES, Record, read_index, run, write
-from theory.adversarial.search import SHAPES, Shape
+from theory.adversarial.search import STAGE_SIZES, StageSizes
 from theory.plugins import load
 
-Named = TypeVar("Named", Rung, Shape)
+Named = TypeVar("Named", Rung, StageSizes)
 
 
 @dataclass(frozen=True)
-class Settings:
+class SearchSettings:
     """Search for stages that attain, or break, the rungs of the ladder."""
 
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -74,7 +74,7 @@ def named(flag: str, name: str | None, known: Sequence[Named]) -> list[Named]:
     return chosen
 
 
-def _rungs(settings: Settings) -> Sequence[Rung]:
+def _rungs(settings: SearchSettings) -> Sequence[Rung]:
     """What is attacked.
 
     Raises:
@@ -90,13 +90,13 @@ def _rungs(settings: Settings) -> Sequence[Rung]:
     return named("--rung", settings.rung, own)
 
 
-def _run(settings: Settings) -> int:
+def _run(settings: SearchSettings) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     whole_number("--seed", settings.seed, 0)
     rungs = _rungs(settings)
-    shapes = None if settings.shape is None else named("--shape", settings.shape, SHAPES)
+    sizes = None if settings.shape is None else named("--shape", settings.shape, STAGE_SIZES)
     if settings.save and output_folder("--out", settings.out).is_dir():
         output_file("--out", settings.out / "index.json")
         if (settings.out / "index.json").exists():
@@ -111,7 +111,7 @@ def _run(settings: Settings) -> int:
                 bars[name] = bar.add_task(name, total=total)
             bar.update(bars[name], completed=done)
 
-        records = run(settings.quick, np.random.default_rng(settings.seed), rungs, shapes, progress)
+        records = run(settings.quick, np.random.default_rng(settings.seed), rungs, sizes, progress)
     console.print(table(records))
     for record in records:
         if record.violated:
@@ -134,7 +134,7 @@ def main() -> None:
     """Exit code 1 if a rung is violated, 2 on bad input, 3 if a number or a file could not be made, 130 if interrupted."""
     jax.config.update("jax_enable_x64", True)
     try:
-        settings = parsed("theory.adversarial", lambda: tyro.cli(Settings, prog="python -m theory.adversarial"))
+        settings = parsed("theory.adversarial", lambda: tyro.cli(SearchSettings, prog="python -m theory.adversarial"))
         code = _run(settings)
     except InputError as error:
         print(f"theory.adversarial: error: {error}", file=sys.stderr)

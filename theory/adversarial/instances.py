@@ -21,7 +21,7 @@ from teamtr_jax.records import dump
 from teamtr_jax.teams import read_stage, write_stage
 from teamtr_jax.types import Stage
 from teamtr_jax.validation import InputError
-from theory.adversarial.search import GAMMAS, SHAPES, Shape, alike, climb
+from theory.adversarial.search import GAMMAS, STAGE_SIZES, StageSizes, alike, climb
 from theory.families import take
 
 __all__ = ["Exact", "INSTANCES", "Record", "load", "read_index", "recheck", "run", "tightest", "write"]
@@ -93,7 +93,7 @@ def run(
     quick: bool,
     rng: np.random.Generator,
     rungs: Sequence[Rung] = DEFAULT,
-    shapes: Sequence[Shape] | None = None,
+    stage_sizes: Sequence[StageSizes] | None = None,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> list[Record]:
     """The tightest ratio found per rung, shape, n and γ; the tightest of each rung and γ decided exactly.
@@ -105,25 +105,25 @@ def run(
     out: list[Record] = []
     effort: Any = {"restarts": 6 if quick else 8, "steps": 400 if quick else 600, "rounds": 4}
     gammas = GAMMAS[1:2] if quick else GAMMAS
-    for shape in shapes or (SHAPES[:1] if quick else SHAPES):
-        chosen = tuple(rung for rung in rungs if shape.form in rung.forms)
+    for sizes in stage_sizes or (STAGE_SIZES[:1] if quick else STAGE_SIZES):
+        chosen = tuple(rung for rung in rungs if sizes.form in rung.forms)
         if not chosen:
             continue
-        agents = tuple(range(1, shape.agents + 1))
+        agents = tuple(range(1, sizes.agents + 1))
         done = 0
 
-        def advance(now: int, name: str = shape.name) -> None:
+        def advance(now: int, name: str = sizes.name) -> None:
             nonlocal done
             done += now
             progress(name, done, effort["steps"])
 
-        pool, stopped = climb(chosen, shape, rng, gammas=gammas, agents=agents, progress=advance, **effort)
-        for (k, rung), gamma, live in product(enumerate(chosen), gammas if shape.horizon is None else (1.0,), agents):
+        pool, stopped = climb(chosen, sizes, rng, gammas=gammas, agents=agents, progress=advance, **effort)
+        for (k, rung), gamma, live in product(enumerate(chosen), gammas if sizes.horizon is None else (1.0,), agents):
             here = alike(pool, gamma, live)
             top = here[np.argmax(pool.sure[here, k])]
             out.append(
                 Record(
-                    rung.name, rung.id, rung.gap, shape.form, shape.name, live, gamma if shape.horizon is None else None,
+                    rung.name, rung.id, rung.gap, sizes.form, sizes.name, live, gamma if sizes.horizon is None else None,
                     float(pool.ratio[top, k]), float(pool.slack[top, k]), take(pool.stages, np.asarray(top)),
                 )
             )  # fmt: skip

@@ -29,7 +29,7 @@ from teamtr_jax.types import Stage, StageReport, Team
 from teamtr_jax.validation import InputError
 from theory.families import take
 
-__all__ = ["Found", "GAMMAS", "SHAPES", "Shape", "alike", "climb", "judge_stages", "search", "search_all"]
+__all__ = ["Found", "GAMMAS", "STAGE_SIZES", "StageSizes", "alike", "climb", "judge_stages", "search", "search_all"]
 
 LIMIT = 30.0
 """Logits stay within ±30; what is projected is ±∞."""
@@ -39,8 +39,11 @@ TINY = 1e-200
 CHUNK = 25
 
 
-class Shape(NamedTuple):
-    """Array sizes of a search: one compiled program each. Fewer agents than `agents` leave the others without influence."""
+class StageSizes(NamedTuple):
+    """Sizes of the stages of a search, one compiled program each; `name` is the *shape* of the command line and the index.
+
+    Fewer agents than `agents` leave the others without influence.
+    """
 
     name: str
     states: int  #: contexts per time step when `horizon` is given
@@ -61,11 +64,11 @@ class Shape(NamedTuple):
         return self.actions if isinstance(self.actions, tuple) else None
 
 
-SHAPES: tuple[Shape, ...] = (
-    Shape("turn-taking", 6, 2, 3),
-    Shape("product", 4, (2, 2, 2), 3),
-    Shape("episodic", 3, 2, 3, 4),
-    Shape("episodic product", 2, (2, 2), 2, 3),
+STAGE_SIZES: tuple[StageSizes, ...] = (
+    StageSizes("turn-taking", 6, 2, 3),
+    StageSizes("product", 4, (2, 2, 2), 3),
+    StageSizes("episodic", 3, 2, 3, 4),
+    StageSizes("episodic product", 2, (2, 2), 2, 3),
 )
 GAMMAS = (0.5, 0.9, 0.99)
 
@@ -151,18 +154,18 @@ class _Eliminated(Dense):
         return _Inverse(_inverse(jnp.eye(policy.shape[0]) - self.discount * induced))
 
 
-def _stage(shape: Shape, world: type[Dense], logits: Logits, case: Case) -> Stage:
+def _stage(sizes: StageSizes, world: type[Dense], logits: Logits, case: Case) -> Stage:
     transition = jax.nn.softmax(logits.transition)
     first = jax.nn.softmax(logits.initial)
     current, aim = jax.nn.softmax(logits.current), jax.nn.softmax(logits.aim)
     target = current + jax.nn.sigmoid(logits.step)[..., None] * (aim - current)
-    if shape.horizon is None:
+    if sizes.horizon is None:
         dynamics, initial = world(transition, case.gamma), first
     else:
-        dynamics = Layered(Dense(transition, None), shape.horizon, stationary=False)
-        initial = jnp.concatenate([first, jnp.zeros(shape.rows - shape.states)])
-    active = case.active if shape.factors is None else None
-    team = Team(dynamics, jax.nn.sigmoid(logits.reward), initial, active, shape.agents, shape.factors)
+        dynamics = Layered(Dense(transition, None), sizes.horizon, stationary=False)
+        initial = jnp.concatenate([first, jnp.zeros(sizes.rows - sizes.states)])
+    active = case.active if sizes.factors is None else None
+    team = Team(dynamics, jax.nn.sigmoid(logits.reward), initial, active, sizes.agents, sizes.factors)
     return Stage(team, current, target, case.order)
 
 
@@ -185,7 +188,7 @@ def _sides(report: StageReport, rungs: Sequence[Rung]) -> tuple[Array, Array, Ar
 
 
 class Program(NamedTuple):
-    """The compiled functions of one shape and one list of rungs."""
+    """The compiled functions of one size of stages and one list of rungs."""
 
     ascend: Callable[..., Any]
     build: Callable[[Logits, Case], Stage]
@@ -195,10 +198,10 @@ _adam = optax.scale_by_adam(b2=0.99, eps=1e-16)
 
 
 @lru_cache
-def _program(shape: Shape, rungs: tuple[Rung, ...]) -> Program:
+def _program(sizes: StageSizes, rungs: tuple[Rung, ...]) -> Program:
     def objective(logits: Logits, case: Case) -> Array:
         """`max_i log(|gap_i|/penalty_i)` of the rung that this case attacks."""
-        report = _positive(stage_report(_stage(shape, _Eliminated, logits, case)))
+        report = _positive(stage_report(_stage(sizes, _Eliminated, logits, case)))
         gap, penalty, _ = (side[case.which] for side in _sides(report, rungs))
         usable = jnp.isfinite(penalty) & (penalty > 1e-40)
         ratio = jnp.log(gap + TINY) - jnp.log(jnp.where(usable, penalty, 1.0))
@@ -225,7 +228,7 @@ def _program(shape: Shape, rungs: tuple[Rung, ...]) -> Program:
     def ascend(state: tuple[Any, ...], case: Case, rate: Array) -> tuple[Any, ...]:
         return lax.scan(partial(step, case, rate), state, None, length=CHUNK)[0]
 
-    return Program(ascend, jax.jit(jax.vmap(partial(_stage, shape, Dense))))
+    return Program(ascend, jax.jit(jax.vmap(partial(_stage, sizes, Dense))))
 
 
 @lru_cache
@@ -255,13 +258,15 @@ def judge_stages(stages: Stage, rungs: Sequence[Rung]) -> tuple[NDArray[np.float
 # ----------------------------------------------------------------------------------------------------------------- search
 
 
-def _draw(rng: np.random.Generator, shape: Shape, which: NDArray, gamma: NDArray, live: NDArray) -> tuple[Logits, Case]:
-    batch, rows, factors = which.size, shape.rows, shape.factors
-    joint = prod(shape.actions) if isinstance(shape.actions, tuple) else shape.actions
+def _draw(
+    rng: np.random.Generator, sizes: StageSizes, which: NDArray, gamma: NDArray, live: NDArray
+) -> tuple[Logits, Case]:
+    batch, rows, factors = which.size, sizes.rows, sizes.factors
+    joint = prod(sizes.actions) if isinstance(sizes.actions, tuple) else sizes.actions
     kernel = (
-        (rows, joint, shape.states) if shape.horizon is None else (shape.horizon, shape.states, joint, shape.states)
+        (rows, joint, sizes.states) if sizes.horizon is None else (sizes.horizon, sizes.states, joint, sizes.states)
     )
-    table = (rows, joint) if factors is None else (shape.agents, rows, max(factors))
+    table = (rows, joint) if factors is None else (sizes.agents, rows, max(factors))
     spread = np.exp(rng.uniform(np.log(0.5), np.log(4.0), batch))
 
     def normal(*size: int) -> NDArray[np.float64]:
@@ -274,9 +279,9 @@ def _draw(rng: np.random.Generator, shape: Shape, which: NDArray, gamma: NDArray
     if factors is not None:
         for k, size in enumerate(factors):
             current[:, k, :, size:] = aim[:, k, :, size:] = -np.inf
-        step[np.arange(shape.agents) >= live[:, None]] = -np.inf
-    order = rng.permuted(np.tile(np.arange(shape.agents), (batch, 1)), axis=1)
-    logits = Logits(normal(*kernel), normal(rows, joint), normal(shape.states), current, aim, step)
+        step[np.arange(sizes.agents) >= live[:, None]] = -np.inf
+    order = rng.permuted(np.tile(np.arange(sizes.agents), (batch, 1)), axis=1)
+    logits = Logits(normal(*kernel), normal(rows, joint), normal(sizes.states), current, aim, step)
     return logits, Case(which, gamma, live, owner, order)
 
 
@@ -330,7 +335,7 @@ def alike(pool: Pool, gamma: float, live: int) -> NDArray[np.int64]:
     return np.flatnonzero((pool.case.gamma == gamma) & (pool.case.live == live))
 
 
-def _next(rng: np.random.Generator, pool: Pool, case: Case, restarts: int, shape: Shape) -> tuple[Logits, Case]:
+def _next(rng: np.random.Generator, pool: Pool, case: Case, restarts: int, sizes: StageSizes) -> tuple[Logits, Case]:
     """The start of another round: for each group the best candidate of its n and γ as it is, and changed copies.
 
     A quarter are of the best of all rungs' candidates, one is of the best of another γ, one of the best of another n, the rest
@@ -358,11 +363,11 @@ def _next(rng: np.random.Generator, pool: Pool, case: Case, restarts: int, shape
     logits = jax.tree.map(lambda x: x + along(noise, x.ndim) * rng.normal(size=x.shape), logits)
     frozen = (rng.random(logits.step.shape) < 0.4) & along(~kept & (rng.random(batch) < 0.3), logits.step.ndim)
     step = np.where(frozen, -np.inf, logits.step)
-    if shape.factors is not None:
+    if sizes.factors is not None:
         drawn = rng.uniform(-6.0, 2.0, step.shape)
-        joins = np.arange(shape.agents) >= taken.live[:, None]
+        joins = np.arange(sizes.agents) >= taken.live[:, None]
         step = np.where(joins[..., None], drawn, step)
-        step = np.where((np.arange(shape.agents) >= case.live[:, None])[..., None], -np.inf, step)
+        step = np.where((np.arange(sizes.agents) >= case.live[:, None])[..., None], -np.inf, step)
     owner = _everybody(rng, taken.active % case.live[:, None], case.live)
     return logits._replace(step=step), case._replace(active=owner, order=taken.order)
 
@@ -379,7 +384,7 @@ def _everybody(rng: np.random.Generator, owner: NDArray[np.int64], live: NDArray
 
 def climb(
     rungs: tuple[Rung, ...],
-    shape: Shape,
+    sizes: StageSizes,
     rng: np.random.Generator,
     *,
     gammas: Sequence[float],
@@ -390,16 +395,16 @@ def climb(
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Pool, bool]:
     """All rungs, γ and n in one batch. Returns every candidate, and whether the search was interrupted."""
-    program = _program(shape, rungs)
-    groups = product(range(len(rungs)), gammas if shape.horizon is None else (1.0,), agents)
+    program = _program(sizes, rungs)
+    groups = product(range(len(rungs)), gammas if sizes.horizon is None else (1.0,), agents)
     which, gamma, live = (np.repeat(np.asarray(x), restarts) for x in zip(*groups, strict=True))
-    logits, case = _draw(rng, shape, which, gamma.astype(float), live)
+    logits, case = _draw(rng, sizes, which, gamma.astype(float), live)
     pool = _judged(program, rungs, logits, case, (0.0,))
     chunks = -(-steps // (rounds * CHUNK))
     try:
         for turn in range(rounds if steps else 0):
             if turn:
-                logits, case = _next(rng, pool, case, restarts, shape)
+                logits, case = _next(rng, pool, case, restarts, sizes)
             state = (logits, _adam.init(jax.tree.map(jnp.asarray, logits)), logits, jnp.full(which.size, -jnp.inf))
             for k in range(chunks):
                 rate = 0.3 / (1 + turn) * 0.1 ** (k / chunks)
@@ -414,7 +419,7 @@ def climb(
 
 def search(
     rung: Rung,
-    shape: Shape,
+    sizes: StageSizes,
     rng: np.random.Generator,
     restarts: int = 32,
     steps: int = 300,
@@ -428,21 +433,21 @@ def search(
     Args:
       restarts: points of each γ and n that ascend together.
       steps: of Adam, in all; 0 returns the points drawn.
-      gammas: discounts (no meaning in an episodic shape).
-      agents: how many own states or move; default all of the shape.
+      gammas: discounts (no meaning in episodic sizes).
+      agents: how many own states or move; default all of `sizes`.
 
     Returns:
       The best stages found, as many as there are points, best first.
 
     Raises:
-      InputError: if the rung does not hold in the form of the shape.
+      InputError: if the rung does not hold in the form of `sizes`.
     """
-    return search_all((rung,), shape, rng, restarts, steps, gammas=gammas, agents=agents, rounds=rounds)[0]
+    return search_all((rung,), sizes, rng, restarts, steps, gammas=gammas, agents=agents, rounds=rounds)[0]
 
 
 def search_all(
     rungs: Sequence[Rung],
-    shape: Shape,
+    sizes: StageSizes,
     rng: np.random.Generator,
     restarts: int = 32,
     steps: int = 300,
@@ -453,13 +458,13 @@ def search_all(
 ) -> list[Found]:
     """`search` for several rungs in one program; what is found against one of them serves the others too."""
     for rung in rungs:
-        if shape.form not in rung.forms:
+        if sizes.form not in rung.forms:
             valid = " and ".join(rung.forms)
-            raise InputError("rung", f"{rung.name}, which is for {valid} teams", f"one for {shape.form} teams")
-    live = agents or (shape.agents,)
+            raise InputError("rung", f"{rung.name}, which is for {valid} teams", f"one for {sizes.form} teams")
+    live = agents or (sizes.agents,)
     effort: Any = {"restarts": restarts, "steps": steps, "rounds": rounds}
-    pool, _ = climb(tuple(rungs), shape, rng, gammas=gammas, agents=live, **effort)
-    many = restarts * len(live) * (len(gammas) if shape.horizon is None else 1)
+    pool, _ = climb(tuple(rungs), sizes, rng, gammas=gammas, agents=live, **effort)
+    many = restarts * len(live) * (len(gammas) if sizes.horizon is None else 1)
     out = []
     for k in range(len(rungs)):
         first = np.argsort(-pool.sure[:, k])[:many]

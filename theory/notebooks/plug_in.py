@@ -126,8 +126,8 @@ assert violations["mine"] == 0
 # If the audit finds no counterexample, the search may: gradient ascent on `gap/penalty` through the exact solver.
 
 # %%
-shape = adversarial.Shape("turn-taking", 4, 2, 2)
-found = adversarial.search(hope, shape, np.random.default_rng(0), restarts=8, steps=120, rounds=2)
+sizes = adversarial.StageSizes("turn-taking", 4, 2, 2)
+found = adversarial.search(hope, sizes, np.random.default_rng(0), restarts=8, steps=120, rounds=2)
 print(f"largest gap/penalty: {found.ratios[0]:.3g} ± {found.slack[0]:.1g}")
 worst = jax.tree.map(lambda x: x[0], found.stages)
 print("reward", np.round(np.asarray(worst.team.reward), 3), "current", np.round(np.asarray(worst.current), 3), sep="\n")

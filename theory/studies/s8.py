@@ -28,7 +28,7 @@ from theory.ledger import Row
 from theory.studies.base import Found, Study
 from theory.tiers import Tier
 
-__all__ = ["STUDY", "ALPHAS", "METHODS", "Problem", "S8Data", "problem", "relay", "garnet", "opening", "rollouts", "samples",
+__all__ = ["STUDY", "ALPHAS", "LIMITS", "Problem", "S8Data", "problem", "relay", "garnet", "opening", "rollouts", "samples",
            "coverage_interval", "same_data_coverage", "run", "finite_sample_figure"]  # fmt: skip
 
 ALPHAS = (0.2, 0.1, 0.05, 0.01)
@@ -209,8 +209,8 @@ def rollouts(task: Problem, rng: np.random.Generator, prompts: int, group: int, 
     return sampler(task, task.new if new else task.current)(rng, prompts, group)
 
 
-class Method(NamedTuple):
-    """An estimator, its bound, and what it needs besides rewards and ratios."""
+class Limit(NamedTuple):
+    """A lower limit of the improvement: an estimator, its bound, and what it needs besides rewards and ratios."""
 
     name: str
     bound: str
@@ -231,17 +231,17 @@ def _bounded(task: Problem, x: Rollouts, baseline: Literal["others"] | float) ->
     return fs.path_sample(x.reward, x.log_ratio, baseline, (low, math.inf if baseline == 0.0 else high))
 
 
-METHODS = (
-    Method("message, Bernstein (S8)", "bernstein", lambda p, x, _: _message(p, x)),
-    Method("message, betting", "betting", lambda p, x, _: _message(p, x)),
-    Method("log, betting", "betting", lambda p, x, _: fs.log_sample(x.reward, x.log_ratio)),
-    Method("truncated at 2, Bernstein", "bernstein", lambda p, x, _: fs.truncated_sample(x.reward, x.log_ratio, 2.0)),
-    Method("path, betting", "betting", lambda p, x, _: fs.path_sample(x.reward, x.log_ratio)),
-    Method("clipped, betting", "betting", lambda p, x, _: fs.clipped_sample(x.reward, x.log_ratio, x.kl, _cap(p))),
-    Method("ratio ≥ low, betting", "betting", lambda p, x, _: _bounded(p, x, 0.0)),
-    Method("bounded ratio, betting", "betting", lambda p, x, _: _bounded(p, x, "others")),
-    Method("difference, betting", "betting", lambda p, x, y: fs.difference_sample(x.reward, y.reward), True),
-    Method("bridge, betting", "betting",
+LIMITS = (
+    Limit("message, Bernstein (S8)", "bernstein", lambda p, x, _: _message(p, x)),
+    Limit("message, betting", "betting", lambda p, x, _: _message(p, x)),
+    Limit("log, betting", "betting", lambda p, x, _: fs.log_sample(x.reward, x.log_ratio)),
+    Limit("truncated at 2, Bernstein", "bernstein", lambda p, x, _: fs.truncated_sample(x.reward, x.log_ratio, 2.0)),
+    Limit("path, betting", "betting", lambda p, x, _: fs.path_sample(x.reward, x.log_ratio)),
+    Limit("clipped, betting", "betting", lambda p, x, _: fs.clipped_sample(x.reward, x.log_ratio, x.kl, _cap(p))),
+    Limit("ratio ≥ low, betting", "betting", lambda p, x, _: _bounded(p, x, 0.0)),
+    Limit("bounded ratio, betting", "betting", lambda p, x, _: _bounded(p, x, "others")),
+    Limit("difference, betting", "betting", lambda p, x, y: fs.difference_sample(x.reward, y.reward), True),
+    Limit("bridge, betting", "betting",
            lambda p, x, y: fs.bridge_sample(x.reward, x.log_ratio, y.reward, y.log_ratio), True),
 )  # fmt: skip
 """Fixed before looking: one estimator and bound each, compared, never chosen by the data."""
@@ -253,19 +253,19 @@ def samples(
     repeats: int,
     prompts: int,
     group: int,
-    methods: tuple[Method, ...] = METHODS,
+    limits: tuple[Limit, ...] = LIMITS,
 ) -> dict[str, fs.Sample]:
-    """For each method `repeats` independent samples of `prompts` numbers, from the same rollouts; {name: values [repeats, B]}."""
+    """For each limit `repeats` independent samples of `prompts` numbers, from the same rollouts; {name: values [repeats, B]}."""
     old, new = sampler(task, task.current), sampler(task, task.new)
-    twice = any(method.twice for method in methods)
-    parts: dict[str, list[fs.Sample]] = {method.name: [] for method in methods}
+    twice = any(limit.twice for limit in limits)
+    parts: dict[str, list[fs.Sample]] = {limit.name: [] for limit in limits}
     left, step = repeats * prompts, max(1, CHUNK // group)
     while left:
         now = min(left, step)
         before = old(rng, now, group)
         after = new(rng, now, group) if twice else before
-        for method in methods:
-            parts[method.name].append(method.make(task, before, after))
+        for limit in limits:
+            parts[limit.name].append(limit.make(task, before, after))
         left -= now
     return {
         name: part[0]._replace(values=np.concatenate([s.values for s in part]).reshape(repeats, prompts))
@@ -273,9 +273,9 @@ def samples(
     }
 
 
-def exceeds(method: Method, sample: fs.Sample, mean: float, alpha: float) -> NDArray[np.bool_]:
+def exceeds(limit: Limit, sample: fs.Sample, mean: float, alpha: float) -> NDArray[np.bool_]:
     """Whether the lower limit lies above `mean`; the betting limit does iff the capital at `mean` has reached 1/α."""
-    if method.bound == "bernstein":
+    if limit.bound == "bernstein":
         return fs.bernstein_bound(sample, alpha) > mean
     if mean <= sample.lower:  # a mean at the edge of the range is never rejected
         return np.zeros(sample.values.shape[:-1], bool)
@@ -321,7 +321,7 @@ def same_data_coverage(
 
 
 class S8Data(NamedTuple):
-    """What the simulation found. `coverage[team][method][α]` = covered repetitions; `positive[team][method]` = shares by size."""
+    """What the simulation found. `coverage[team][limit][α]` = covered repetitions; `positive[team][limit]` = shares by size."""
 
     alphas: tuple[float, ...]
     repeats: int
@@ -345,17 +345,17 @@ def _positive(
     sizes: tuple[int, ...],
     group: int,
     alpha: float,
-    methods: tuple[Method, ...] = METHODS,
+    limits: tuple[Limit, ...] = LIMITS,
 ) -> Iterator[tuple[str, list[float], int | None]]:
-    found = samples(task, rng, repeats, sizes[-1] // group, group, methods)
-    for method in methods:
-        sample = found[method.name]
+    found = samples(task, rng, repeats, sizes[-1] // group, group, limits)
+    for limit in limits:
+        sample = found[limit.name]
         share = [
-            float(exceeds(method, sample._replace(values=sample.values[:, : size // group]), 0.0, alpha).mean())
+            float(exceeds(limit, sample._replace(values=sample.values[:, : size // group]), 0.0, alpha).mean())
             for size in sizes
         ]
         enough = [size for i, size in enumerate(sizes) if min(share[i:]) >= SHARE]
-        yield method.name, share, enough[0] if enough else None
+        yield limit.name, share, enough[0] if enough else None
 
 
 class _Plan(NamedTuple):
@@ -391,7 +391,7 @@ def _plan(quick: bool, rng: np.random.Generator, thorough: bool) -> _Plan:
 
 
 class _Cell(NamedTuple):
-    """Coverage of one method on one team at one level."""
+    """Coverage of one limit on one team at one level."""
 
     where: str
     level: float
@@ -405,15 +405,15 @@ def _coverage(plan: _Plan, rng: np.random.Generator) -> tuple[dict[str, dict[str
     cells = []
     for task in plan.covering:
         finite = math.isfinite(task.ratio_range[1])
-        methods = METHODS if finite else tuple(m for m in METHODS if "bounded" not in m.name)
-        found = samples(task, rng, plan.repeats, plan.prompts, PAIR, methods)
-        table[task.name] = {method.name: {} for method in methods}
-        for method in methods:
+        limits = LIMITS if finite else tuple(m for m in LIMITS if "bounded" not in m.name)
+        found = samples(task, rng, plan.repeats, plan.prompts, PAIR, limits)
+        table[task.name] = {limit.name: {} for limit in limits}
+        for limit in limits:
             for level in ALPHAS:
-                covered = int((~exceeds(method, found[method.name], task.improvement, level)).sum())
-                table[task.name][method.name][level] = covered
+                covered = int((~exceeds(limit, found[limit.name], task.improvement, level)).sum())
+                table[task.name][limit.name][level] = covered
                 least, most = (float(x) for x in coverage_interval(covered, plan.repeats))
-                cells.append(_Cell(f"{method.name}, {task.name}, α = {level:g}", level, covered, least, most))
+                cells.append(_Cell(f"{limit.name}, {task.name}, α = {level:g}", level, covered, least, most))
     return table, cells
 
 
@@ -459,7 +459,7 @@ def _note(plan: _Plan, cells: list[_Cell], found: _Counted, same: dict[str, tupl
     ratio, low, high = ((1 - x) / worst.level for x in (worst.covered / plan.repeats, worst.most, worst.least))
     levels, tried = ", ".join(f"{a:g}" for a in ALPHAS), ", ".join(f"{s:,}" for s in SIZES)
     counts = "; ".join(
-        f"{task.name}: " + ", ".join(f"{m.name} {found.until(m.name, task.name)}" for m in METHODS)
+        f"{task.name}: " + ", ".join(f"{m.name} {found.until(m.name, task.name)}" for m in LIMITS)
         for task in plan.timed
     )
 
@@ -478,7 +478,7 @@ def _note(plan: _Plan, cells: list[_Cell], found: _Counted, same: dict[str, tupl
 
 
 def run(quick: bool, rng: np.random.Generator, thorough: bool = False) -> tuple[Row, S8Data]:
-    """Coverage of every method at every level, and the rollouts it needs until 90 % of the certificates are positive.
+    """Coverage of every limit at every level, and the rollouts it needs until 90 % of the certificates are positive.
 
     Args:
       thorough: half as many repetitions again for coverage, twice as many for the second question.
@@ -509,7 +509,7 @@ def run(quick: bool, rng: np.random.Generator, thorough: bool = False) -> tuple[
 
 
 LEVELS = dict(zip(ALPHAS, (("o", -0.3), ("s", -0.1), ("^", 0.1), ("v", 0.3)), strict=True))
-"""Markers of the levels α, and where they stand in the row of a method."""
+"""Markers of the levels α, and where they stand in the row of a limit."""
 
 
 def _thousands(size: int) -> str:
@@ -517,9 +517,9 @@ def _thousands(size: int) -> str:
 
 
 def _misses(ax: Any, data: S8Data) -> None:
-    """Misses over α, the worst team of each method: one mark for each level."""
-    for k, method in enumerate(METHODS):
-        tables = [table[method.name] for table in data.coverage.values() if method.name in table]
+    """Misses over α, the worst team of each limit: one mark for each level."""
+    for k, limit in enumerate(LIMITS):
+        tables = [table[limit.name] for table in data.coverage.values() if limit.name in table]
         least = np.array([min(table[alpha] for table in tables) for alpha in data.alphas])
         low, high = coverage_interval(least, data.repeats)
         for alpha, *x in zip(data.alphas, 1 - high, 1 - least / data.repeats, 1 - low, strict=True):
@@ -538,7 +538,7 @@ def _misses(ax: Any, data: S8Data) -> None:
 def _shares(ax: Any, data: S8Data) -> None:
     """The share of positive certificates on the first team."""
     team, found = next(iter(data.positive.items()))
-    table = np.array([found[method.name] for method in METHODS])
+    table = np.array([found[limit.name] for limit in LIMITS])
     ax.imshow(table, cmap="Blues", vmin=0, vmax=1.2, aspect="auto")
     for (k, i), share in np.ndenumerate(table):
         shade = "white" if share > 0.6 else "black"
@@ -551,7 +551,7 @@ def _shares(ax: Any, data: S8Data) -> None:
 def _needed(ax: Any, data: S8Data) -> None:
     """Rollouts until `SHARE` of the certificates are positive, by team."""
     teams = list(data.needed)
-    table = np.array([[data.needed[team][method.name] or np.nan for team in teams] for method in METHODS], float)
+    table = np.array([[data.needed[team][limit.name] or np.nan for team in teams] for limit in LIMITS], float)
     shade = colormaps["Blues_r"].with_extremes(bad="#dddddd")
     ax.imshow(np.log10(table), cmap=shade, vmin=1, vmax=5.5, aspect="auto")
     for (k, i), size in np.ndenumerate(table):
@@ -565,7 +565,7 @@ def _needed(ax: Any, data: S8Data) -> None:
 
 
 def finite_sample_figure(data: S8Data, path: Path) -> Path:
-    """Methods are rows: misses against their level, positive certificates against rollouts, the rollouts needed by team."""
+    """Limits are rows: misses against their level, positive certificates against rollouts, the rollouts needed by team."""
     figure = Figure(figsize=(10, 9.6), layout="constrained")
     grid = figure.add_gridspec(2, 2)
     first = figure.add_subplot(grid[0, 0])
@@ -575,8 +575,8 @@ def finite_sample_figure(data: S8Data, path: Path) -> Path:
         ax.tick_params(labelsize=TEXT)
         ax.title.set_fontsize(LEGEND + 0.5)
     second.tick_params(labelleft=False)
-    first.set_yticks(range(len(METHODS)), [method.name for method in METHODS])
-    first.set_ylim(len(METHODS) - 0.5, -0.5)
+    first.set_yticks(range(len(LIMITS)), [limit.name for limit in LIMITS])
+    first.set_ylim(len(LIMITS) - 0.5, -0.5)
     return save(figure, path)
 
 

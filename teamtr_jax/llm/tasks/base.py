@@ -118,14 +118,15 @@ def _answered(task: Task, method: str, *arguments: Any) -> Any:
     except (Exception, SystemExit) as error:
         about = " and ".join(str(x) for x in arguments if not isinstance(x, np.random.Generator))
         found = f"{error!r} for {about}" if about else repr(error)
-        raise InputError(method, found, METHODS[method]) from error
+        raise InputError(method, found, RETURNS[method]) from error
 
 
-METHODS = {
+RETURNS = {
     "sample": "a Problem, whatever the generator",
     "demonstrate": "messages, one text for each turn",
     "verify": "a reward; 0 for the unreadable",
 }
+"""What a method of a task returns, for the message where it fails."""
 
 
 def sampled(task: Task, rng: np.random.Generator) -> Problem:
@@ -238,7 +239,7 @@ def check_task(task: Any, size: int = 64, seed: int = 0) -> None:
 
 def _check_attributes(task: object) -> None:
     """That the attributes of the protocol are there, and of their types; ranges are the layout's to check."""
-    texts, numbers, calls = ("name", "characters", "prompt_only"), ("prompt_length", "message_length", "turns"), METHODS
+    texts, numbers, calls = ("name", "characters", "prompt_only"), ("prompt_length", "message_length", "turns"), RETURNS
     for name in (*texts, "roles", *numbers, "caps", *calls):
         try:
             value = getattr(task, name)
