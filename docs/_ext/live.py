@@ -264,12 +264,13 @@ def where_page(root: Path = ROOT) -> str:
     def anchor(title: str) -> str:
         return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
+    listed = "../theory/derivations/statements.md"
     lines = ["| in words | equation | code | test | figure | id |", "|---|---|---|---|---|---|"]
     for x in statements(root):
         if x.built:
             cells = [
                 x.words,
-                f"`{x.equation}`" if x.equation else f"[in full](../theory/derivations/statements.md#{anchor(x.title)})",
+                f"`{x.equation}`" if x.equation else f"[in full]({listed}#{anchor(x.title)})",
                 "<br>".join(map(link, x.code)),
                 "<br>".join(map(link, x.tests)),
                 f"[{PurePosixPath(x.figure).stem}](verify/{x.figure})" if x.figure else "",
