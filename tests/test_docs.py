@@ -62,7 +62,9 @@ def anchors(text: str) -> set[str]:
 
 @pytest.mark.parametrize("claim", IDS)
 def test_every_claim_has_a_page(claim):
-    rows = [row for row in live.ledger_rows() if row["id"] == claim or row["id"].startswith(f"{claim}.")] or [{"id": claim}]
+    rows = [row for row in live.ledger_rows() if row["id"] == claim or row["id"].startswith(f"{claim}.")] or [
+        {"id": claim}
+    ]
     stem = live.page_of(rows[0], live.derivation_stems())
     assert stem is not None, f"{claim} has no page in theory/derivations/"
 
