@@ -451,7 +451,7 @@ def test_report_is_built_from_data_alone(tmp_path):
         saved.write_json(tmp_path / "data" / f"{q.slug}.json", {"about": about, "data": {"x": 7.5, "seeds": [0, 1]}})
     markdown, page, rows, *_ = build(tmp_path, [*questions, question("Fig 7", "agrees")])
     text = markdown.read_text()
-    heads = ("What does not reproduce", "What stays open", "What agrees", "Fig 9", "Fig 8", "Tab 1")
+    heads = ("What differs at toy scale", "What stays open", "What agrees", "Fig 9", "Fig 8", "Tab 1")
     order = [text.index(f"## {name}") for name in heads]
     assert order == sorted(order)
     assert "3 comparisons: 1 disagree, 1 are open, 1 agree, 0 are not in the paper." in text

@@ -30,7 +30,7 @@ INTRODUCTION = """
     on the other; *in size*, it holds zero and leaves no room for half of the paper's effect; *in exponent*, it
     reaches what the paper quotes or what its own rows give; *in value*, it holds the paper's number and neither half
     nor twice of it; *open*, none of these. Many questions are asked at once and levels are not corrected for it: of
-    thirty true zeros one or two look decided. What does not reproduce comes first.
+    thirty true zeros one or two look decided. What differs at toy scale comes first.
     """
 
 READING = """
@@ -46,7 +46,7 @@ READING = """
 """Prose, to be read again when the data change."""
 
 GROUPS = {
-    "disagrees": ("disagree", "What does not reproduce"),
+    "disagrees": ("disagree", "What differs at toy scale"),
     "open": ("are open", "What stays open"),
     "agrees": ("agree", "What agrees"),
     "ours alone": ("are not in the paper", "What the paper does not say"),
@@ -72,7 +72,7 @@ def data_file(folder: Path, question: Question) -> Path:
 
 
 def _rank(*verdicts: str) -> int:
-    """What does not reproduce comes first, then what is open."""
+    """What differs at toy scale comes first, then what is open."""
     return min((i for i, word in enumerate(GROUPS) if any(x.startswith(word) for x in verdicts)), default=len(GROUPS))
 
 
