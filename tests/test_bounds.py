@@ -1,6 +1,7 @@
 """The ladder: constants by value, bounds that are attained, conventions, a reader's own rung."""
 
 import math
+from pathlib import Path
 
 import builders
 import jax
@@ -88,6 +89,13 @@ def test_sharper_constants_by_value(hand):
     assert hand.weighted_ceiling == pytest.approx((2 - q) @ k, **EXACT)
     assert penalties["penalty_weighted"] == pytest.approx((2 - q) @ k, **EXACT)
     assert hand.weighted_reused == pytest.approx(np.full(2, q[0] @ k), **EXACT)
+
+
+def test_every_rung_of_the_hand_team_is_asked_for_its_value():
+    """`test_constants_by_value` and `test_sharper_constants_by_value` name every discounted rung."""
+    told = Path(__file__).read_text()
+    missing = [x.name for x in DEFAULT if "discounted" in x.forms and f'penalties["{x.name}"] == ' not in told]
+    assert not missing, f"no value on the hand team: {missing}"
 
 
 def test_sharper_certificates_by_value(hand):

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from teamtr_jax.claims import STAGE_CLAIMS
+from theory.studies.every import STUDIES
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("live", ROOT / "docs/_ext/live.py")
@@ -32,7 +33,11 @@ SOURCES = sorted(
     )
     for path in ROOT.glob(f"{folder}*.md")
 )
-IDS = sorted({row["id"] for row in live.ledger_rows()} | {claim.id for claim in STAGE_CLAIMS})
+IDS = sorted(
+    {row["id"] for row in live.ledger_rows()}
+    | {claim.id for claim in STAGE_CLAIMS}
+    | {name for study in STUDIES for name, words in study.says.items() if words}
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,9 @@ def anchors(text: str) -> set[str]:
 
 @pytest.mark.parametrize("claim", IDS)
 def test_every_claim_has_a_page(claim):
-    rows = [row for row in live.ledger_rows() if row["id"] == claim] or [{"id": claim}]
+    rows = [row for row in live.ledger_rows() if row["id"] == claim or row["id"].startswith(f"{claim}.")] or [
+        {"id": claim}
+    ]
     stem = live.page_of(rows[0], live.derivation_stems())
     assert stem is not None, f"{claim} has no page in theory/derivations/"
 
@@ -100,6 +107,13 @@ def test_what_is_not_built_is_said():
 
 def test_what_is_where_is_up_to_date():
     assert (ROOT / live.WHERE).read_text() == live.where_page(), "run: python docs/_ext/live.py"
+
+
+def test_a_row_of_what_is_where_leads_to_everything_but_a_figure():
+    rows = [re.split(r"(?<!\\)\|", x)[1:-1] for x in live.where_page().splitlines() if x.startswith("| ")][1:]
+    assert len(rows) == len(BUILT)
+    for words, equation, code, test, _, name in rows:
+        assert all(cell.strip() for cell in (words, equation, code, test, name)), name
 
 
 def test_no_file_cites_what_a_reader_cannot_open():

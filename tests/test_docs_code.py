@@ -1,5 +1,6 @@
 """What the pages show is what their code prints; `python docs/_ext/shown.py` writes it again."""
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from teamtr_jax.bounds import DEFAULT
+from teamtr_jax.claims import Claim
 from teamtr_jax.surrogates import evaluate_stage
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +37,32 @@ def test_a_block_without_output_runs_and_a_failing_one_is_an_error():
 
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().split()) <= 700
+
+
+def test_examples_of_contributing_can_be_read():
+    """None is cut short or says a thing twice, which Python refuses."""
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S):
+        compile(code, "CONTRIBUTING.md", "exec")
+
+
+def test_the_example_claim_has_the_fields_of_a_claim():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    code = next(x for x in re.findall(r"```python\n(.*?)```", text, re.S) if "CLAIM = Claim" in x)
+    names = {"Claim": Claim, "check": lambda stage, report: {}}
+    exec(code, names)  # noqa: S102
+    assert all(names["CLAIM"])
+
+
+def test_functions_of_a_model_are_those_that_contributing_names():
+    """What an interface will have to offer is what the files of `llm` import from `model.py`."""
+    used = set()
+    for path in (ROOT / "teamtr_jax" / "llm").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "teamtr_jax.llm.model":
+                used |= {x.name for x in node.names if x.name.islower()}
+    section = (ROOT / "CONTRIBUTING.md").read_text().partition("### a model of your own\n")[2].partition("\n### ")[0]
+    named = set(re.findall(r"`([a-z_]+)`", section))
+    assert named == used, named ^ used
 
 
 def test_the_example_rung_is_a_bound():

@@ -1,6 +1,7 @@
 """The exact oracle: every claim decided without rounding, and the float core held against it."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -266,6 +267,8 @@ def test_what_is_not_known_is_refused():
         exact.exact_pairs(relay_stage(2, 0.25, 0.25, 2), "penalty_of_nobody")
     with pytest.raises(InputError, match="dynamics: found str, expected a Dense, Successors, Layered or Tree world"):
         exact.stage._tables("a world")
+    with pytest.raises(InputError, match="dynamics: found SimpleNamespace, expected a Dense"):
+        exact.stage._transition(SimpleNamespace(horizon=None), 2, True)  # a world of one's own, without our fields
 
 
 @jax.jit

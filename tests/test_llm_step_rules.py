@@ -1,6 +1,7 @@
 """Which scales of a step are tried and which is kept, by hand."""
 
 import math
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -63,3 +64,9 @@ def test_none_keeps_every_step_that_leads_somewhere():
     assert followed("none", delta=1e-9) == [1]
     assert followed("none", monitor=lambda c: math.inf if c else 0.0) == [1, 0]
     assert followed("none", monitor=lambda c: math.nan) == [1, 0]
+
+
+def test_every_rule_is_followed():
+    """A rule that is added to the table has its scales here too."""
+    told = Path(__file__).read_text()
+    assert [name for name in STEP_RULES if f'followed("{name}"' not in told] == []

@@ -30,6 +30,7 @@ from teamtr_jax.monitor import (
     write_token_log,
 )
 from teamtr_jax.monitor import estimates as est
+from teamtr_jax.monitor.columns import COLUMNS
 from teamtr_jax.monitor.interaction import Interaction
 from teamtr_jax.records import TOKEN_LOG_COLUMNS, dump
 from teamtr_jax.validation import InputError
@@ -102,6 +103,13 @@ def compared(name):
     """A log under every setting: the records, and what they are by hand."""
     table = LOGS[name]()
     return [both(table, **options) for options in OPTIONS]
+
+
+def test_every_column_is_computed_by_hand():
+    """Those that are not are drawn, or say what is wrong with a log: tests of their own."""
+    elsewhere = {*FLIPS, "ids_missing", "scored_again"}
+    keys = {key for table in map(compared, LOGS) for _, wanted in table for record in wanted for key in record}
+    assert {column.key for column in COLUMNS} - elsewhere == keys, "tests/monitor_oracle.py"
 
 
 @pytest.mark.parametrize("name", LOGS)

@@ -54,7 +54,7 @@ FOLDERS = {
     "theory/derivations": "docs/derivations/index.md",
     "theory/notebooks": "docs/notebooks/index.md",
 }
-KINDS = "TPESRU"  # tools, paper, episodic forms, sharper, rates, updates: the order of README's table
+KINDS = "TPESRU"  # tools, paper, episodic forms, sharper, rates, updates: the order of the derivations
 
 # ------------------------------------------------------------------------------------------------------------- links
 
@@ -207,7 +207,8 @@ class Statement(NamedTuple):
     """A statement of `theory/derivations/statements.md`, with what the rest of the repository says of its id."""
 
     id: str
-    words: str  #: those of the claim's record, or the heading
+    words: str  #: those of the claim's record, of the ledger, or the heading
+    title: str  #: its heading
     equation: str  #: the claim's record, or the ledger
     code: list[str]
     tests: list[str]  #: `tests/test_….py::test_…`
@@ -229,12 +230,13 @@ def statements(root: Path = ROOT) -> list[Statement]:
         ]
         record = _claim_record(root / own[0]) if own else {}
         measured = [row for row in rows if row["id"] == name or row["id"].startswith(f"{name}.")]
-        alone = measured[0]["statement"] if len(measured) == 1 else ""
+        alone = measured[0] if len(measured) == 1 else {}
         found.append(
             Statement(
                 id=name,
-                words=record.get("words") or f"{title[0].upper()}{title[1:]}.",
-                equation=record.get("statement") or alone,
+                words=record.get("words") or alone.get("words") or f"{title[0].upper()}{title[1:]}.",
+                title=f"{name}: {title}",
+                equation=record.get("statement") or alone.get("statement", ""),
                 code=own + re.findall(r"`((?:teamtr_jax|theory)/[\w/]+\.py)`", text),
                 tests=re.findall(r"`(tests/\w+\.py::\w+)`", text),
                 figure=next((PurePosixPath(row["figure"]).name for row in measured if row.get("figure")), ""),
@@ -259,12 +261,16 @@ def where_page(root: Path = ROOT) -> str:
         file, _, test = path.partition("::")
         return f"[{test or PurePosixPath(file).name}](../{file})"
 
+    def anchor(title: str) -> str:
+        return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+    listed = "../theory/derivations/statements.md"
     lines = ["| in words | equation | code | test | figure | id |", "|---|---|---|---|---|---|"]
     for x in statements(root):
         if x.built:
             cells = [
                 x.words,
-                f"`{x.equation}`" if x.equation else "",
+                f"`{x.equation}`" if x.equation else f"[in full]({listed}#{anchor(x.title)})",
                 "<br>".join(map(link, x.code)),
                 "<br>".join(map(link, x.tests)),
                 f"[{PurePosixPath(x.figure).stem}](verify/{x.figure})" if x.figure else "",
@@ -273,7 +279,7 @@ def where_page(root: Path = ROOT) -> str:
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     about = (
         "# What is where\n\nEvery statement that the project checks: what it says, the line that is tested, "
-        "the code that checks it, a test that would\nnotice a wrong constant, the figure that shows it. "
+        "the code that checks it, a test that would\nnotice a wrong constant, the figure that shows it (none is drawn for some). "
         "The id leads to the proof. In full, with what is not built yet:\n"
         "[statements](../theory/derivations/statements.md). Code that belongs to no statement: [map of the code](code.md). "
         "Machine-checked\nproofs are not in this repository yet. This page is made by `python docs/_ext/live.py` from "

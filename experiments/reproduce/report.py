@@ -72,7 +72,7 @@ def data_file(folder: Path, question: Question) -> Path:
 
 
 def _rank(*verdicts: str) -> int:
-    """What differs comes first, then what is open."""
+    """What differs at toy scale comes first, then what is open."""
     return min((i for i, word in enumerate(GROUPS) if any(x.startswith(word) for x in verdicts)), default=len(GROUPS))
 
 

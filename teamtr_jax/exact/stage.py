@@ -80,13 +80,8 @@ def _tables(kernel: object) -> np.ndarray:
 
 def _transition(world: Any, states: int, close: bool) -> tuple[list[list[Row]], list[int]]:
     """`P[s][a][s']` and the time step of each state."""
-    if isinstance(world, Tree):
-        return [_rows(table, close) for table in _tables(world)], np.asarray(world.time()).tolist()
     if not isinstance(world, Layered):
-        clock = world.clock
-        return [_rows(table, close) for table in _tables(world)], [0] * states if clock is None else np.asarray(
-            clock
-        ).tolist()
+        return [_rows(table, close) for table in _tables(world)], np.asarray(world.time()).tolist()
     tables, contexts = _tables(world.kernel), states // world.horizon
     time = [s // contexts for s in range(states)]
     if world.stationary:
