@@ -305,6 +305,16 @@ def test_the_radius_is_the_same_from_whatever_steps(steps):
             "L is 0.009 ± 0.01, not clearly above 0: more prompts before another radius.",
         ),
         (
+            {"surrogate": iv(-0.02)},
+            "no other radius",
+            "L is -0.02 ± 0.01, not above 0: at no radius does such a step promise anything.",
+        ),
+        (
+            {"surrogate": iv(0.0, 0.0)},
+            "no other radius",
+            "L is 0 ± 0, not above 0: at no radius does such a step promise anything.",
+        ),
+        (
             {"surrogate": iv(0.1, math.inf)},
             "no other radius",
             "is 0.1 ± inf, not clearly above 0: more prompts before another radius.",

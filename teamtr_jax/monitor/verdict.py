@@ -210,6 +210,9 @@ def _radius(records: list[Record], settings: Settings) -> Answer:
     over = f"Over {m} update{'s' * (m != 1)} the surrogate L is {number(surrogate)} ± {number(half)}"
     if not 0 < k < math.inf:
         return Answer(question, "no other radius", f"{over}, and K is {number(k)}.", "open")
+    if surrogate + half <= 0:
+        why = f"{over}, not above 0: at no radius does such a step promise anything."
+        return Answer(question, "no other radius", why, "open")
     if not surrogate - half > 0:
         why = f"{over}, not clearly above 0: more prompts before another radius."
         return Answer(question, "no other radius", why, "open")
