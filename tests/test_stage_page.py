@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from teamtr_jax.html import escaped, number
 from teamtr_jax.interaction import interaction_matrix
 from teamtr_jax.surrogates import evaluate_stage
 from teamtr_jax.teams import read_stage, relay_stage
+from teamtr_jax.teams.stage_file import stage_from_tables
 from teamtr_jax.validation import InputError
 
 KINDS = {
@@ -492,3 +494,56 @@ def test_not_a_number_is_no_page(save, monkeypatch):  # noqa: F811
     monkeypatch.setattr(stage_page, "interaction_matrix", lambda *_: jax.numpy.full((2, 2), jnp.nan))
     with pytest.raises(ArithmeticError, match="the interaction matrix: not a number"):
         stage_page.stage_page(stage, report, "x")
+
+
+# ------------------------------------------------------------------------------------------------- what is but rounding
+
+
+def page_of(text_tables):
+    stage = stage_from_tables(text_tables)
+    return Page(stage_page.stage_page(stage, evaluate_stage(stage), "x"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_but_rounding_is_not_reported(kind):
+    """One reward everywhere: every advantage is 0, and float64 has 1e-16. No improvement, no certificate, no gap, no spoiling."""
+    made = KINDS[kind]()
+    page = page_of(made | {"reward": np.full_like(made["reward"], 0.3)})
+    assert "It cannot be seen beyond rounding whether the stage improves the team" in page.text
+    assert page.text.count("can certify nothing beyond rounding") == 3
+    assert "are not needed" in page.text
+    assert "No update changes what a later one promises by more than 1 %" in page.text
+    assert "The gaps, all of them about zero" in page.text
+    assert all(width == 0 for name, left, width in page.marks[""] if name in stage_page.GAPS)
+    assert all(set(row[2:]) <= {"≈ 0", "0"} for row in page.rows["gaps"][1:])
+    assert {x for row in page.rows["matrix"][1:] for x in row[1:]} <= {"≈ 0", "0"}
+    assert page.rows["certificates"][-1][-2] == "≈ 0"
+    assert {row[-1] for row in page.rows["certificates"][1:]} == {"–"}
+    assert "times as large" not in page.text
+
+
+def test_a_stage_that_does_nothing():
+    made = KINDS["discounted"]()
+    page = page_of(made | {"target": made["current"]})
+    assert "The stage does not improve the team" in page.text
+    assert page.text.count("certify nothing: at least 0 is known") == 3
+    assert "The gaps, all of them about zero" in page.text
+
+
+def test_the_error_of_old_rollouts_is_that_of_each_promise():
+    """The reversed relay: two promises are wrong by 1.1 % and .3 % of all of them together, 1.4 % in all: 1 % is of one."""
+    stage = relay_stage(3, 0.2, 0.1, slots=3)
+    stage = replace(stage, order=stage.order[::-1])
+    report = evaluate_stage(stage)
+    whole = float(abs(report.surrogate_intermediate).sum())
+    assert float(abs(report.seq_minus_stale).max()) < 0.011 * whole < float(report.delta_stale)
+    text = Page(stage_page.stage_page(stage, report, "x")).text
+    assert "are not needed, for an error of each promise of about 1 % of all of them at most." in text
+    assert "The other pair of an earlier and a later update matters less." in text
+
+
+def test_words_of_numbers_that_are_one():
+    made = tables(np.random.default_rng(1), S=4, n=1) | {"active": np.zeros(4, int), "discount": np.float64(0.9999)}
+    text = page_of(made).text
+    assert "One stage of a discounted team (discount 0.9999): 1 agent, 4 states" in text
+    assert "1 updates" not in text
