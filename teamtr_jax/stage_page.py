@@ -477,11 +477,11 @@ def _certificates(numbers: Numbers) -> str:
 
 def _spoilt(whose: str, agent: int, drift: float, promise: float) -> str:
     """What `whose` updates did to an agent's contexts: `drift` is what fresh rollouts promise more than old ones."""
-    verdict = "better" if drift < 0 else "worse"
+    verb, verdict = ("spoils", "better") if drift < 0 else ("improves", "worse")
     size = f"{number(abs(drift))}{_share(abs(drift), abs(promise))}"
     return (
-        f"<li>{whose} agent {agent}'s contexts: on rollouts from before, agent {agent}'s update looks {size} {verdict} than "
-        "it is.</li>"
+        f"<li>{whose} {verb} agent {agent}'s contexts: on rollouts from before, agent {agent}'s update looks {size} {verdict} "
+        "than it is.</li>"
     )
 
 
@@ -493,22 +493,17 @@ def _interaction(numbers: Numbers) -> str:
         drift, unsure = np.asarray(numbers.report.seq_minus_stale), numbers.report.rounding.drift
         late = [i for i in np.argsort(-abs(drift)).tolist() if abs(drift[i]) > max(small[i], unsure[i])]
         lines = [
-            _spoilt("All earlier updates together spoil", order[i], float(drift[i]), float(promises[i]))
+            _spoilt("What all earlier updates do together", order[i], float(drift[i]), float(promises[i]))
             for i in late[:SENTENCES]
         ]
         rest, who = len(late) - len(lines), "All earlier updates together do not change"
-        of = (
-            "updates whose contexts are spoilt are less so"
-            if rest > 1
-            else "update whose contexts are spoilt is less so"
-        )
+        of = "updates with other contexts matter less" if rest > 1 else "update with other contexts matters less"
     else:
         drift, unsure = np.triu(numbers.matrix, 1), numbers.matrix_rounding
         large = np.argwhere(abs(drift) > np.maximum(small, unsure))
         pairs = large[np.argsort(-abs(drift[*large.T]), kind="stable")][:SENTENCES].tolist()
         lines = [
-            _spoilt(f"Agent {order[k]}'s update spoils", order[i], float(drift[k, i]), float(promises[i]))
-            for k, i in pairs
+            _spoilt(f"Agent {order[k]}'s update", order[i], float(drift[k, i]), float(promises[i])) for k, i in pairs
         ]
         rest, who = n * (n - 1) // 2 - len(lines), "No update changes"
         pair = "of an earlier and a later update"

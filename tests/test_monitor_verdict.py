@@ -215,8 +215,7 @@ def test_means_over_stages_and_entries_that_are_not_there():
     assert "by -0.025 [-0.0366, -0.0134] (mean over 2 stages, α over 2 entries)" in because  # 1.645 · 0.01/√2
     assert answers({"agents": [5]}, agent=5, interactions=found)[SPOILS] == (
         "contexts unknown",
-        ("No matrix has its updates: its stages have no other, or the rollouts of their start were not scored again at them, or "
-         "are in doubt."), "open",
+        "No matrix has its updates: it takes two of a stage, the rollouts of its start scored again, and no doubt.", "open",
     )  # fmt: skip
     assert answers({})[SPOILS][0] == "contexts unknown"
 

@@ -234,10 +234,11 @@ def test_interaction_in_words(made):
     pairs = [(k, i) for k in range(made.n) for i in range(k + 1, made.n) if abs(matrix[k, i]) > 0.01 * abs(L[i])]
     pairs.sort(key=lambda pair: -abs(matrix[pair]))
     assert pairs
-    found = re.findall(r"Agent (\d+)'s update spoils agent (\d+)'s contexts: on rollouts from before, agent (\d+)'s "
+    found = re.findall(r"Agent (\d+)'s update (spoils|improves) agent (\d+)'s contexts: on rollouts from before, agent (\d+)'s "
                        r"update looks \S+(?: \(\S+ %\))? (better|worse) than it is", made.page.text)  # fmt: skip
-    assert [(int(k), int(i)) for k, i, *_ in found] == [(made.order[k], made.order[i]) for k, i in pairs]
-    assert all(again == i for _, i, again, _ in found)
+    assert [verb == "spoils" for _, verb, *_ in found] == [matrix[pair] < 0 for pair in pairs]
+    assert [(int(k), int(i)) for k, _, i, *_ in found] == [(made.order[k], made.order[i]) for k, i in pairs]
+    assert all(again == i for _, _, i, again, _ in found)
     # better than it is: what the first rollouts promise is more than what fresh ones do, M < 0
     assert [verdict == "better" for *_, verdict in found] == [matrix[pair] < 0 for pair in pairs]
     expected = [x for k, i in pairs for x in (abs(matrix[k, i]), 100 * abs(matrix[k, i]) / abs(L[i]))]
@@ -397,7 +398,7 @@ def test_large_stages_are_shortened(save):  # noqa: F811
     assert "700 states are too many for a map" in page.text
     assert "The table of all 45 agents would be too wide" in page.text
     assert "The 40 updates with the largest gaps are shown; 5 are not." in page.text
-    assert page.text.count("spoils agent") <= stage_page.SENTENCES
+    assert 0 < page.text.count("contexts: on rollouts") <= stage_page.SENTENCES
     size = np.max([abs(getattr(report, f"gap_{gap}")) for gap in ("fresh", "stale", "cached")], 0)
     largest = sorted(np.argsort(-size)[:40].tolist())
     assert [int(row[0]) - 1 for row in page.rows["gaps"][1:-1]] == largest
@@ -416,7 +417,8 @@ def test_too_much_work(made, monkeypatch):
     late = [i for i in np.argsort(-abs(drift)) if abs(drift[i]) > 0.01 * abs(promises[i])]
     assert late
     np.testing.assert_allclose(page.numbers["pairs"][::2], abs(drift[late]), rtol=1e-9)
-    found = re.findall(r"All earlier updates together spoil agent (\d+)'s contexts: on rollouts from before, agent (\d+)'s "
+    found = re.findall(r"What all earlier updates do together (?:spoils|improves) agent (\d+)'s contexts: on rollouts from "
+                       r"before, agent (\d+)'s "
                        r"update looks [^.]*?\S+(?: \(\S+ %\))? (better|worse) than it is", page.text)  # fmt: skip
     names = [str(made.order[i]) for i in late]
     assert found == [(name, name, "better" if drift[i] < 0 else "worse") for name, i in zip(names, late, strict=True)]

@@ -149,8 +149,7 @@ def _spoils(agent: int, report: Report, alone: bool) -> Answer:
         row = {i: x for i, x in zip(found.agents, cells, strict=True) if x is not None}
     if not row:
         why = (
-            "No matrix has its updates: its stages have no other, or the rollouts of their start were not scored again at them, "
-            "or are in doubt."
+            "No matrix has its updates: it takes two of a stage, the rollouts of its start scored again, and no doubt."
             if alone
             else "It was updated together with others only, and the mean matrix is of single updates."
         )
