@@ -8,6 +8,7 @@ What a first session needs is offered here; each name is imported when it is fir
 
 from __future__ import annotations
 
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ _HOMES = {
     "exact_backend": "tabular", "team_state": "tabular", "kl_constrained": "trust_region.constrained", "run_stage": "stage",
 }  # fmt: skip
 
+_LOCK = RLock()  # two threads that import parts of one circle each wait for the other, or meet a module half made
+
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
@@ -40,7 +43,8 @@ def __getattr__(name: str) -> Any:
     elif name in _HOMES:
         from importlib import import_module
 
-        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        with _LOCK:
+            value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
@@ -48,4 +52,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, "__version__"})
+    hidden = {"annotations", "Any", "RLock", "TYPE_CHECKING"}
+    return sorted({*globals(), *_HOMES, "__version__"} - hidden)

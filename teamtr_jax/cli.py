@@ -87,7 +87,7 @@ class CheckCommand:
     files: Files
 
     def run(self) -> int:
-        from teamtr_jax.exact import EXACT_STATES, decide
+        from teamtr_jax.exact import EXACT_STATES, EXACT_WORK, decide
 
         failed = False
         for path, stage in _read_all(self.files):
@@ -117,7 +117,8 @@ class CheckCommand:
             _show(table)
         print(
             "float: float64 with a rounding budget; exact: closer than that budget, and decided in rational or ball arithmetic;\n"
-            f"inconclusive: closer than that budget, and not decided (more than {EXACT_STATES} states, or balls that overlap)"
+            f"inconclusive: closer than that budget, and not decided (more than {EXACT_STATES} states, more than\n"
+            f"{EXACT_WORK:,} states × actions × agents, or balls that overlap)"
         )
         return int(failed)
 
@@ -308,9 +309,14 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"teamtr {teamtr_jax.__version__}")
         sys.exit(0)
-    command = parsed(
-        "teamtr", lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="teamtr", description=__doc__)
-    )
+
+    def read() -> Any:
+        return tyro.extras.subcommand_cli_from_dict(commands, prog="teamtr", description=__doc__)
+
+    try:
+        command = parsed("teamtr", read, several=("--env-arg",))
+    except InputError as error:
+        sys.exit(_fail(str(error), 2))
     sys.exit(_run(command))
 
 

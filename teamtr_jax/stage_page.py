@@ -33,6 +33,8 @@ WORK = 3e11
 SMALL = 0.01
 """What is less than this share is said to be small."""
 
+UNSEEN = ", as far as can be seen beyond rounding"
+
 DECADES = 12
 """Largest range of the axis of rungs; what is smaller stands at its left end."""
 
@@ -123,6 +125,7 @@ class Numbers(NamedTuple):
     order: list[int]  #: agent of each update
     rungs: list[tuple[Rung, NDArray[np.float64]]]
     matrix: NDArray[np.float64] | None  #: `M[k,i]` of `interaction_matrix`; `None` where that is too much work
+    matrix_rounding: NDArray[np.float64]  #: what rounding may have done to it
     certificates: dict[str, NDArray[np.float64]]  #: of `teamtr_jax.certificates`, by name
     brings: NDArray[np.float64]  #: `J(π̂ⁱ) − J(π̂ⁱ⁻¹)`
     improvement: float  #: of the stage
@@ -137,6 +140,28 @@ class Numbers(NamedTuple):
     def rounding(self, gap: str) -> NDArray[np.float64]:
         """What rounding may have done to the gaps of this name."""
         return getattr(self.report.rounding, gap)
+
+    def rounding_of_promise(self, gap: str) -> NDArray[np.float64]:
+        """The same of the promises of this name. What is cached is what an update brings less its gap."""
+        budget = self.report.rounding
+        return budget.surrogate if gap in ("fresh", "stale") else self.rounding_of_brings + self.rounding(gap)
+
+    @property
+    def rounding_of_brings(self) -> NDArray[np.float64]:
+        """The same of `brings`."""
+        return self.report.rounding.surrogate + self.report.rounding.fresh
+
+    @property
+    def unsure(self) -> float:
+        """What rounding may have done to the improvement of the stage."""
+        return float(self.rounding_of_brings.sum())
+
+    def unsure_of(self, certificate: str) -> float:
+        """The same to a certificate of the stage that is not far below 0: no penalty is larger than the promise then."""
+        whose = STAGE_CERTIFICATES[certificate][0]
+        gap = "fresh" if whose != "first" else "reused" if certificate != "stage_bound_cached" else "cached"
+        promises = abs(getattr(self.report, GAPS[gap][1])).sum()
+        return float(self.rounding_of_promise(gap).sum() + 8 * self.report.rounding.relative * promises)
 
     def total(self, certificate: str) -> float:
         """A certificate of the stage: the sum of those of its updates, where it has one for each."""
@@ -163,6 +188,9 @@ def _numbers(stage: Stage, report: StageReport, rungs: Sequence[Rung]) -> Number
     matrix = np.asarray(interaction_matrix(stage, report)) if solves <= WORK else None
     if matrix is not None and np.isnan(matrix).any():
         raise ArithmeticError("the interaction matrix: not a number (the linear solve did not succeed)")
+    length = 1.0 / (1.0 - float(report.discount)) if not report.episodic else float(stage.team.dynamics.horizon or 1)
+    moved, g, budget = abs(report.shift).sum(-1), abs(report.conditional).max(-1), report.rounding
+    unsure = np.asarray(moved[:, None] * budget.surrogate / length + g * budget.shift[:, None])
     known = [(rung, penalties[rung.name]) for rung in rungs if rung.name in penalties]
     sums = float(report.improvement), float(report.delta_stale)
     report = jax.tree.map(np.asarray, report)
@@ -170,7 +198,7 @@ def _numbers(stage: Stage, report: StageReport, rungs: Sequence[Rung]) -> Number
     picked = sorted(np.argsort(-size, kind="stable")[:UPDATES].tolist())
     order = np.asarray(stage.order).tolist()
     brings = np.asarray(report.surrogate_intermediate + report.gap_fresh)
-    return Numbers(stage, report, order, known, matrix, bounds, brings, *sums, picked)
+    return Numbers(stage, report, order, known, matrix, unsure, bounds, brings, *sums, picked)
 
 
 # ------------------------------------------------------------------------------------------------------------ small parts
@@ -239,24 +267,31 @@ def _axis(numbers: Numbers) -> Axis:
 
 
 def _in_short(numbers: Numbers) -> str:
-    report, true = numbers.report, numbers.improvement
+    report, true, floor = numbers.report, numbers.improvement, numbers.unsure
     before, after = number(report.objective[0]), number(report.objective[-1])
-    verb = "improves" if true > 0 else "does not improve"
-    change = number(true, sign=True)
-    lines = [f"The stage <b>{verb}</b> the team: its expected return goes from {before} to {after} ({change})."]
+    verb = "improves" if true > floor else "does not improve"
+    seen = f"The stage <b>{verb}</b> the team" if abs(true) > floor or true == 0 else (
+        "It <b>cannot be seen</b> beyond rounding whether the stage improves the team")  # fmt: skip
+    change = number(true, sign=True, floor=floor)
+    lines = [f"{seen}: its expected return goes from {before} to {after} ({change})."]
     for knows, words in (
         (("first",), "A trainer with the stage's first rollouts only"),
         (("first", "fresh"), "A trainer with fresh rollouts before every update"),
         (("first", "fresh", "tables", "paper"), "Somebody who knows the exact tables"),
     ):
-        best = max(numbers.total(name) for name, row in STAGE_CERTIFICATES.items() if row[0] in knows)
-        if best > 0:
-            lines.append(f"{words} can <b class=good>certify</b> {number(best, sign=True)}{_share(best, true)}.")
+        name = max((name for name, row in STAGE_CERTIFICATES.items() if row[0] in knows), key=numbers.total)
+        best, least = numbers.total(name), numbers.unsure_of(name)
+        shown = number(best, sign=True, floor=least)
+        if best > least:
+            lines.append(f"{words} can <b class=good>certify</b> {shown}{_share(best, true)}.")
+        elif best < -least or best == 0:
+            lines.append(f"{words} can <b class=bad>certify nothing</b>: at least {shown} is known.")
         else:
-            lines.append(f"{words} can <b class=bad>certify nothing</b>: at least {number(best, sign=True)} is known.")
-    promised, wrong = float(report.surrogate_intermediate.sum()), numbers.delta_stale
-    lines.append(f"Estimated on the stage's first rollouts, the promises of the updates are wrong by {number(wrong)} "
-                 f"in all; the right ones add up to {number(promised, sign=True)}.")  # fmt: skip
+            lines.append(f"{words} can <b class=bad>certify nothing</b> beyond rounding.")
+    promised, sure = float(report.surrogate_intermediate.sum()), float(numbers.rounding_of_promise("fresh").sum())
+    wrong = number(numbers.delta_stale, floor=float(report.rounding.drift.sum()))
+    lines.append(f"Estimated on the stage's first rollouts, with advantages of the present team, the promises of the updates are "
+                 f"wrong by {wrong} in all; the right ones add up to {number(promised, sign=True, floor=sure)}.")  # fmt: skip
     lines += _resampling(numbers)
     return "<h2>In short</h2><ul id=short>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
 
@@ -266,9 +301,12 @@ def _resampling(numbers: Numbers) -> list[str]:
     if n < 2 or numbers.matrix is None:
         return []
     limit = SMALL * float(abs(numbers.report.surrogate_intermediate).sum())
-    skip = np.asarray(skippable(jax.numpy.asarray(numbers.matrix), limit))
+    seen = np.where(abs(numbers.matrix) > numbers.matrix_rounding, numbers.matrix, 0.0)
+    skip = np.asarray(skippable(jax.numpy.asarray(seen), limit))
     keep = [numbers.order[i] for i in range(1, n) if not skip[i]]
-    error = f"for an error of about {number(100 * SMALL)} % of all promises at most"
+    unseen = (np.triu(abs(numbers.matrix - seen), 1) > limit).any()
+    error = f"for an error of each promise of about {number(100 * SMALL)} % of all of them at most"
+    error += UNSEEN if unseen else ""
     if not keep:
         return [f"With advantages of the present team, new rollouts within the stage are <b>not needed</b>, {error}."]
     shown = ", ".join(map(str, keep[:SENTENCES])) + (
@@ -344,20 +382,25 @@ def _gaps(numbers: Numbers) -> str:
     promises = {gap: getattr(numbers.report, GAPS[gap][1]) for gap in gaps}
     heads = ["update", "who", "brings", *(head for gap in gaps for head in (f"{gap}: promised", f"{gap} gap"))]
     rows = []
+    columns = [(numbers.brings, numbers.rounding_of_brings)]
+    for gap in gaps:
+        columns += [(promises[gap], numbers.rounding_of_promise(gap)), (gaps[gap], numbers.rounding(gap))]
     for i in numbers.picked:
-        cells = [
-            number(x[i], sign=True, floor=floor)
-            for gap in gaps
-            for x, floor in ((promises[gap], 0.0), (gaps[gap], numbers.rounding(gap)[i]))
-        ]
-        rows.append([str(i + 1), _agent(numbers.order[i]), number(numbers.brings[i], sign=True), *cells])
-    sums = [number(x.sum(), sign=True) for gap in gaps for x in (promises[gap], gaps[gap])]
-    rows.append(["all", f"{n} updates", number(numbers.improvement, sign=True), *sums])
+        cells = [number(x[i], sign=True, floor=budget[i]) for x, budget in columns]
+        rows.append([str(i + 1), _agent(numbers.order[i]), *cells])
+    sums = [number(x.sum(), sign=True, floor=budget.sum()) for x, budget in columns]
+    rows.append(["all", f"{n} update{'s' * (n != 1)}", *sums])
     kinds = "".join(f"<li><b>{gap}</b>: {GAPS[gap][0]};</li>" for gap in gaps)
-    largest = max(*(float(abs(gap[numbers.picked]).max()) for gap in gaps.values()), 1e-300)
+    sizes = {name: np.where(abs(gap) > numbers.rounding(name), gap, 0.0) for name, gap in gaps.items()}
+    largest = max(float(abs(gap[numbers.picked]).max()) for gap in sizes.values())
+    heading = (
+        f"from {number(-largest)} (left) over zero to {number(largest, sign=True)}"
+        if largest
+        else "all of them about zero"
+    )
     lines = [
         f"<div class=row><p>{i + 1}, {_agent(numbers.order[i])}</p><div class='axis lanes'><i class=zero style='left:50%'></i>"
-        f"{''.join(_bar(gap[i] / largest, name) for name, gap in gaps.items())}</div></div>"
+        f"{''.join(_bar(gap[i] / (largest or 1.0), name) for name, gap in sizes.items())}</div></div>"
         for i in numbers.picked
     ]
     legend = "".join(f"<i class={gap}></i>{gap} " for gap in gaps)
@@ -366,10 +409,10 @@ def _gaps(numbers: Numbers) -> str:
         "<h2>What each update promises and what it brings</h2><p>A trainer does not see what an update will bring. It sees "
         "a <i>surrogate</i>, an estimate from rollouts of an earlier team; the <i>gap</i> is what the update brings minus "
         f"what the surrogate promised. The ways to estimate:</p><ul>{kinds}</ul>",
-        f"<h3>The gaps, from {number(-largest)} (left) over zero to {number(largest, sign=True)}</h3>",
+        f"<h3>The gaps, {heading}</h3>",
         f"<p class='note key'>{legend}</p>", *lines, table(heads, rows, "gaps"),
         f"<p class=note>In units of the return. A negative gap: more was promised than came. Rounding may have moved a gap by "
-        f"{number(budget)} at most; ≈ 0: it may be nothing but rounding.</p>", _left_out(n, "updates"),
+        f"{number(budget)} at most; ≈ 0, here and below: it may be nothing but rounding.</p>", _left_out(n, "updates"),
     )  # fmt: skip
 
 
@@ -410,14 +453,15 @@ def _certificates(numbers: Numbers) -> str:
     whole = []
     for name, (whose, words, id) in STAGE_CERTIFICATES.items():
         value = numbers.total(name)
-        share = number(100 * value / true) if true > 0 and math.isfinite(value) else "–"
+        share = number(100 * value / true) if true > numbers.unsure and math.isfinite(value) else "–"
         needs = "rollouts" if whose in ("fresh", "first") else "exact tables"
-        whole.append([f"{words} [{id}]", needs, number(value, sign=True), share])
-    whole.append(["what the stage really brings", "exact tables", number(true, sign=True), "–"])
+        whole.append([f"{words} [{id}]", needs, number(value, sign=True, floor=numbers.unsure_of(name)), share])
+    whole.append(["what the stage really brings", "exact tables", number(true, sign=True, floor=numbers.unsure), "–"])
     values = {name: numbers.certificates[name] for name in UPDATE_CERTIFICATES}
     rows = [
-        [str(i + 1), _agent(numbers.order[i]), *(number(x[i], sign=True) for x in values.values()),
-         number(numbers.brings[i], sign=True)]
+        [str(i + 1), _agent(numbers.order[i]),
+         *(number(x[i], sign=True, floor=numbers.rounding_of_promise("fresh")[i]) for x in values.values()),
+         number(numbers.brings[i], sign=True, floor=numbers.rounding_of_brings[i])]
         for i in numbers.picked
     ]  # fmt: skip
     return _joined(
@@ -433,38 +477,41 @@ def _certificates(numbers: Numbers) -> str:
 
 def _spoilt(whose: str, agent: int, drift: float, promise: float) -> str:
     """What `whose` updates did to an agent's contexts: `drift` is what fresh rollouts promise more than old ones."""
-    verdict = "better" if drift < 0 else "worse"
+    verb, verdict = ("spoils", "better") if drift < 0 else ("improves", "worse")
     size = f"{number(abs(drift))}{_share(abs(drift), abs(promise))}"
     return (
-        f"<li>{whose} agent {agent}'s contexts: on rollouts from before, agent {agent}'s update looks {size} {verdict} than "
-        "it is.</li>"
+        f"<li>{whose} {verb} agent {agent}'s contexts: on rollouts from before, agent {agent}'s update looks {size} {verdict} "
+        "than it is.</li>"
     )
 
 
 def _interaction(numbers: Numbers) -> str:
     order, n = numbers.order, len(numbers.order)
     promises = np.asarray(numbers.report.surrogate_intermediate)
-    floor = np.maximum(SMALL * abs(promises), numbers.report.rounding.drift)
+    small = SMALL * abs(promises)
     if numbers.matrix is None:
-        drift = np.asarray(numbers.report.seq_minus_stale)
-        late = [i for i in np.argsort(-abs(drift)).tolist() if abs(drift[i]) > floor[i]]
+        drift, unsure = np.asarray(numbers.report.seq_minus_stale), numbers.report.rounding.drift
+        late = [i for i in np.argsort(-abs(drift)).tolist() if abs(drift[i]) > max(small[i], unsure[i])]
         lines = [
-            _spoilt("All earlier updates together spoil", order[i], float(drift[i]), float(promises[i]))
+            _spoilt("What all earlier updates do together", order[i], float(drift[i]), float(promises[i]))
             for i in late[:SENTENCES]
         ]
-        rest, of = len(late) - len(lines), "updates whose contexts are spoilt are less so"
+        rest, who = len(late) - len(lines), "All earlier updates together do not change"
+        of = "updates with other contexts matter less" if rest > 1 else "update with other contexts matters less"
     else:
-        earlier = np.triu(numbers.matrix, 1)
-        large = np.argwhere(abs(earlier) > floor)
-        pairs = large[np.argsort(-abs(earlier[*large.T]), kind="stable")][:SENTENCES].tolist()
+        drift, unsure = np.triu(numbers.matrix, 1), numbers.matrix_rounding
+        large = np.argwhere(abs(drift) > np.maximum(small, unsure))
+        pairs = large[np.argsort(-abs(drift[*large.T]), kind="stable")][:SENTENCES].tolist()
         lines = [
-            _spoilt(f"Agent {order[k]}'s update spoils", order[i], float(earlier[k, i]), float(promises[i]))
-            for k, i in pairs
+            _spoilt(f"Agent {order[k]}'s update", order[i], float(drift[k, i]), float(promises[i])) for k, i in pairs
         ]
-        rest, of = n * (n - 1) // 2 - len(lines), "pairs of an earlier and a later update matter less"
+        rest, who = n * (n - 1) // 2 - len(lines), "No update changes"
+        pair = "of an earlier and a later update"
+        of = f"pairs {pair} matter less" if rest > 1 else f"pair {pair} matters less"
     if lines and rest:
-        lines.append(f"<li>The other {rest} {of}.</li>")
-    none = f"<p>No update changes what a later one promises by more than {number(100 * SMALL)} % of its promise.</p>"
+        lines.append(f"<li>The other {f'{rest} ' if rest > 1 else ''}{of}.</li>")
+    seen = "" if (abs(drift) <= small).all() else UNSEEN
+    none = f"<p>{who} what a later one promises by more than {number(100 * SMALL)} % of its promise{seen}.</p>"
     return _joined(
         "<h2>Who spoils whose contexts</h2><p>An update changes which contexts the other agents meet, so that rollouts collected "
         "before it tell a later agent less. In brackets: the share of the later agent's own promise.</p>",
@@ -480,7 +527,11 @@ def _matrix(numbers: Numbers) -> str:
     if n > MATRIX:
         return f"<p class=note>The table of all {n} agents would be too wide ({MATRIX} at most).</p>"
     names = [_agent(agent) for agent in numbers.order]
-    rows = [[name, *(number(x, sign=True) for x in row)] for name, row in zip(names, numbers.matrix, strict=True)]
+    cells = [
+        [number(x, sign=True, floor=budget) for x, budget in zip(row, budgets, strict=True)]
+        for row, budgets in zip(numbers.matrix, numbers.matrix_rounding, strict=True)
+    ]
+    rows = [[name, *row] for name, row in zip(names, cells, strict=True)]
     return _joined(
         table(["this update … on the promise of", *names], rows, "matrix"),
         "<p class=note>In units of the return, in the order of the stage: only what stands right of the diagonal happens in this "
@@ -492,7 +543,7 @@ def _matrix(numbers: Numbers) -> str:
 def _paper(numbers: Numbers) -> str:
     report, gaps = numbers.report, numbers.gaps()
     penalties = {rung.name: penalty for rung, penalty in numbers.rungs}
-    true, lines = number(numbers.improvement, sign=True), []
+    true, lines = number(numbers.improvement, sign=True, floor=numbers.unsure), []
     for gap, name, bound, id in (
         ("fresh", "penalty_paper", "stage_bound_paper", "P3.6"),
         ("stale", "penalty_stale_paper", "stage_bound_stale_paper", "P3.7"),
@@ -500,11 +551,12 @@ def _paper(numbers: Numbers) -> str:
         if name not in penalties:
             continue
         penalty, size = float(penalties[name].sum()), float(abs(gaps[gap]).sum())
-        times = f", {number(penalty / size)} times as large" if size > 0 and math.isfinite(penalty) else ""
+        unsure = float(numbers.rounding(gap).sum())
+        times = f", {number(penalty / size)} times as large" if size > unsure and math.isfinite(penalty) else ""
         lines.append(
             f"<li>With {gap} rollouts ({GAPS[gap][0]}): gaps of at most {number(penalty)} in all, where they are "
-            f"{number(size)}{times}; an improvement of at least {number(numbers.total(bound), sign=True)}, where it is "
-            f"{true}. [{id}]</li>"
+            f"{number(size, floor=unsure)}{times}; an improvement of at least {number(numbers.total(bound), sign=True)}, where "
+            f"it is {true}. [{id}]</li>"
         )
     discounted = not report.episodic and float(report.discount) >= 0.5
     fate = (" With a discount of 1/2 or more the first of these is never above zero, whatever the update [S5]." if discounted
@@ -528,14 +580,16 @@ def stage_page(stage: Stage, report: StageReport, name: str, rungs: Sequence[Run
       InputError: if the report holds a number that is none.
     """
     numbers = _numbers(stage, report, rungs)
-    team, order = stage.team, numbers.order
-    form = "an episodic team" if report.episodic else f"a discounted team (discount {number(report.discount)})"
+    team, order, n = stage.team, numbers.order, len(numbers.order)
+    discount = float(report.discount)  # in full: to three digits 0.9999 would be 1
+    discount = f'<data value="{discount!r}">{discount:.12g}</data>'
+    form = "an episodic team" if report.episodic else f"a discounted team (discount {discount})"
     steps = f", {team.dynamics.horizon} steps" if team.dynamics.horizon is not None else ""
     shown = ", ".join(map(str, order[:UPDATES])) + (", …" if len(order) > UPDATES else "")
     states, actions = team.reward.shape
     sections = (_in_short, _who_acts, _gaps, _ladder, _certificates, _interaction, _paper)
     return page(name, _joined(
-        f"<h1>{escaped(name)}</h1><p>One stage of {form}: {len(order)} agents, {states} states, {actions} actions{steps}. "
+        f"<h1>{escaped(name)}</h1><p>One stage of {form}: {n} agent{'s' * (n != 1)}, {states} states, {actions} actions{steps}. "
         f"The agents are updated one after the other, in the order {shown}.</p>",
         *(section(numbers) for section in sections),
         "<p class=note>Every number was computed from the tables of the file, in float64, none was sampled. Written by "

@@ -378,6 +378,7 @@ def _rounding(team: Team, h: Hybrids, solved: _Solved, reused: Array) -> Roundin
     identity = 2 * eta * (scale[1:] + scale[:-1]) + m.sum(-1)[1:] * g_error + eta * length * g_scale
     return Rounding(
         relative=eta,
+        surrogate=length * (g_error + eta * g_scale),
         fresh=fresh,
         stale=stale,
         cached=cached,

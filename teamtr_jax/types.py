@@ -429,6 +429,7 @@ class Rounding(NamedTuple):
     """Bounds on rounding errors, absolute unless said otherwise (docs/rounding.md)."""
 
     relative: Float[Array, ""]  #: `η`, relative error of one solve
+    surrogate: Float[Array, " n"]  #: of `L_i^seq` and of `L_i^stale`
     fresh: Float[Array, " n"]  #: of the fresh gap
     stale: Float[Array, " n"]  #: of the stale gap
     cached: Float[Array, " n"]  #: of the cached gap

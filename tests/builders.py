@@ -16,7 +16,14 @@ from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Layers, Stage, StageReport, Team
 from theory.exact_audit import random_rows
 
-BUDGET = {"gap_fresh": "fresh", "gap_stale": "stale", "gap_cached": "cached", "seq_minus_stale": "drift"}
+BUDGET = {
+    "surrogate_intermediate": "surrogate",
+    "surrogate_stale": "surrogate",
+    "gap_fresh": "fresh",
+    "gap_stale": "stale",
+    "gap_cached": "cached",
+    "seq_minus_stale": "drift",
+}
 """Which entry of `Rounding` speaks for which field of a report."""
 
 

@@ -337,9 +337,19 @@ def exact_stage(world, current, target, order, active=None, factors=None):
             (mass[s] * (pi[i + 1][s][a] - pi[i][s][a]) * advantage[s][a] for s in range(S) for a in range(A)), zero
         )
 
-    out = {"gap_fresh": [], "gap_stale": [], "gap_cached": [], "seq_minus_stale": [], "shift": []}
+    out = {
+        "surrogate_intermediate": [],
+        "surrogate_stale": [],
+        "gap_fresh": [],
+        "gap_stale": [],
+        "gap_cached": [],
+        "seq_minus_stale": [],
+        "shift": [],
+    }
     for i in range(len(pi) - 1):
         gain, seq, stale = J[i + 1] - J[i], surrogate(i, m[i], adv[i]), surrogate(i, m[0], adv[i])
+        out["surrogate_intermediate"].append(seq)
+        out["surrogate_stale"].append(stale)
         out["gap_fresh"].append(gain - seq)
         out["gap_stale"].append(gain - stale)
         out["gap_cached"].append(gain - surrogate(i, m[0], adv[0]))

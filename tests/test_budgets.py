@@ -61,7 +61,9 @@ def test_budgets_are_the_derived_ones(form):
     )  # in turn, what is reused is what is cached, rounded once more
     reused = cached + (m[0][:, None] * formed).sum((-2, -1))
     identity = 2 * eta * (scale[1:] + scale[:-1]) + m[1:].sum(-1) * g_error + eta * length * g_most
-    derived = {"relative": eta, "closure": closure, "shift": shift, "fresh": fresh, "drift": drift, "stale": fresh + drift,
+    surrogate = length * (g_error + eta * g_most)
+    derived = {"relative": eta, "surrogate": surrogate,
+               "closure": closure, "shift": shift, "fresh": fresh, "drift": drift, "stale": fresh + drift,
                "cached": cached, "reused": reused, "identity": identity}  # fmt: skip
     for name, value in derived.items():
         np.testing.assert_allclose(np.asarray(getattr(report.rounding, name)), value, rtol=1e-9, err_msg=name)

@@ -553,6 +553,8 @@ def test_import_gym_refuses_settings_by_name(run, tmp_path, args, message):
         (("bogus",), "Unrecognized options: bogus; Available subcommands: stage, check, import-gym, monitor"),
         (("stage", "--jsn"), "Unrecognized options: --jsn"),
         (("monitor", "log.jsonl", "--alpha", "2"), "--alpha: found 2.0, expected a finite number greater than 0 and less"),
+        (("monitor", "x", "--reward-range", "0", "1", "--reward_range=0", "2"), "--reward-range: found given 2 times"),
+        (("stage", "x", "--html", "a", "--html", "b"), "--html: found given 2 times, expected once, with all its values"),
         ((), "Expected one of {stage, check, import-gym, monitor}."),
     ],
 )  # fmt: skip

@@ -305,3 +305,29 @@ def test_student_is_asked_in_one_place():
     files = [path for tree in ("teamtr_jax", "theory", "experiments") for path in (ROOT / tree).rglob("*.py")]
     found = [path.name for path in files if re.search(r"stdtrit|\bt\.(ppf|isf|interval)\b", path.read_text())]
     assert found == ["intervals.py"]
+
+
+def test_threads_may_use_names_for_the_first_time_at_once():
+    """Every name by four threads: all of them get it, the same one, and no thread meets a module half made."""
+    script = """
+import threading, teamtr_jax
+found, failed, start = set(), [], threading.Barrier(4 * len(teamtr_jax.__all__))
+def use(name):
+    start.wait()
+    try:
+        found.add((name, id(getattr(teamtr_jax, name))))
+    except BaseException as error:
+        failed.append((name, error))
+threads = [threading.Thread(target=use, args=(name,)) for name in 4 * teamtr_jax.__all__]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert not failed, failed
+assert len(found) == len(teamtr_jax.__all__)
+assert [name for name in dir(teamtr_jax) if not name.startswith("_") and name not in teamtr_jax.__all__
+        and type(getattr(teamtr_jax, name)).__name__ != "module"] == []
+"""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr

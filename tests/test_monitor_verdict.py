@@ -8,7 +8,7 @@ from monitor_logs import truth, world
 
 from teamtr_jax.intervals import Interval
 from teamtr_jax.monitor import MonitorSettings, verdicts
-from teamtr_jax.monitor.interaction import Interaction
+from teamtr_jax.monitor.interaction import Interaction, pool
 from teamtr_jax.monitor.report import MonitorReport
 from teamtr_jax.monitor.verdict import FURTHEST
 from teamtr_jax.monitor.verdict import verdicts as of_report
@@ -66,6 +66,10 @@ RADIUS, CERTIFIED, SPOILS, ROLLOUTS, TRY = range(5)
         ({"outside": True, "contradiction": {"ratio": "new/current"}}, "outside",
          "δ = 0.05, which is not to be believed: the log contradicts itself.",
          "bad"),
+        ({"outside": True, "kl_k1": iv(0.07), "invalid": ["tokens are masked"]}, "outside",
+         "δ = 0.05, but the rollouts are in doubt (tokens are masked).", "bad"),
+        ({"rungs": [rung("S7c", "reused, agent moved twice", -0.3, -0.4)]}, "inside",
+         "at update 3.0, δ = 0.05, on tokens of an older policy of it, whose mean is not a KL.", "good"),
         ({"outside": True, "kl_k1": iv(-0.03)}, "outside", "not to be believed: a KL is not below 0, and weights are too large.",
          "bad"),
         ({"outside": None, "invalid": ["tokens are masked", "x"]}, "no word on its radius",
@@ -107,6 +111,8 @@ def limits(lower, finite=None, label=LABEL):
         (limits(0.0, 0.0), "not certified", "promises.", "bad"),
         (limits(-math.inf, -math.inf, "none: tokens are masked"), "not certified", "Tokens are masked.", "bad"),
         ({}, "not certified", "The penalty 0.4 eats the surrogate L = 0.1: the step is too large for what it promises.", "bad"),
+        ({"surrogate": iv(0.01, 0.02)}, "not certified",
+         "The penalty 0.31 eats the surrogate L = 0.01, which is not clearly above 0 either.", "bad"),
         ({"surrogate": iv(-0.01)}, "not certified", "The surrogate L = -0.01 promises no improvement on these rollouts.", "bad"),
         ({"rungs": [rung("S7", "message ratios", -0.1, -0.2), rung("S9", "value-weighted", 0.01, -0.03)]}, "not certified",
          ("S9 is 0.01, but its lower limit -0.03 is not above 0: too few prompts. With the same spread about 640 instead of 40 "
@@ -155,15 +161,50 @@ def test_whose_contexts_it_spoils():
     found = matrix([[0.0, -0.03, 0.05], [-0.02, 0.02, 0.0], [-0.04, -0.05, -0.06]])
     records = [{"agents": [k]} for k in range(3)]
     rows = [answers(*records, agent=k, interactions=[found])[SPOILS] for k in range(3)]
-    assert [row[0] for row in rows] == [
-        "spoils agent 1's contexts", "spoils nobody visibly", "spoils agent 0's, agent 1's and its own contexts"
-    ]  # fmt: skip
+    assert [row[0] for row in rows] == ["spoils agent 1's contexts", "spoils nobody visibly", "spoils its own contexts"]
     assert [row[2] for row in rows] == ["bad", "open", "bad"]
     assert rows[0][1] == (
         "Its update moves the surrogate of agent 1's update by -0.03 [-0.0529, -0.00713], the surrogate of agent 2's update by "
         "0.05 [0.0271, 0.0729] (mean over 1 stage, α over 9 entries)."
     )
     assert rows[1][1] == "No entry of its row is clearly apart from 0 (mean over 1 stage, α over 9 entries)."
+
+
+def test_only_what_comes_later_is_spoilt():
+    """What agent 2, the last of the stage, would do to others it does in no order that was run. In the reverse one it does."""
+    found = matrix([[0.0, -0.03, 0.05], [-0.02, 0.02, 0.0], [-0.04, -0.05, -0.06]])
+    assert answers({"agents": [2]}, agent=2, interactions=[found])[SPOILS][1] == (
+        "Its update moves the surrogate of its own update by -0.06 [-0.0829, -0.0371]; it would move the surrogate of agent 0's "
+        "update by -0.04 [-0.0629, -0.0171], the surrogate of agent 1's update by -0.05 [-0.0729, -0.0271], had that come later "
+        "(mean over 1 stage, α over 9 entries)."
+    )
+    reverse = matrix([row[::-1] for row in [[-0.04, -0.05, -0.06], [-0.02, 0.02, 0.0], [0.0, -0.03, 0.05]]],
+                     agents=((2,), (1,), (0,)))  # fmt: skip
+    assert answers({"agents": [2]}, agent=2, interactions=[reverse])[SPOILS][0] == (
+        "spoils agent 0's, agent 1's and its own contexts"
+    )
+
+
+def test_an_agent_that_moved_twice_in_a_stage():
+    """Four entries of one stage share their rollouts: their mean has the error of one, and in two stages √2/2 of it."""
+    twice = matrix([[-0.02] * 2] * 2, agents=((0,), (0,)))
+    for stages, half in ((1, 1.2815516), (2, 1.2815516 / 2**0.5)):
+        found = pool([twice] * stages, 0.2).entries[0][0]
+        assert (found.value, found.high - found.value) == (pytest.approx(-0.02), pytest.approx(0.01 * half, rel=1e-4))
+
+
+def test_stages_without_an_agent_are_not_of_its_mean():
+    found = [
+        matrix([[0.0, -0.05], [0.0, 0.0]], agents=((0,), (1,))),
+        matrix([[0.0, 0.0], [0.0, 0.0]], agents=((1,), (2,))),
+    ]
+    assert "(mean over 1 stage," in answers({}, interactions=found)[SPOILS][1]
+
+
+def test_joint_updates_have_no_row():
+    assert answers({"agents": [0, 1]})[SPOILS][1] == (
+        "It was updated together with others only, and the mean matrix is of single updates."
+    )
 
 
 def test_means_over_stages_and_entries_that_are_not_there():
@@ -174,7 +215,7 @@ def test_means_over_stages_and_entries_that_are_not_there():
     assert "by -0.025 [-0.0366, -0.0134] (mean over 2 stages, α over 2 entries)" in because  # 1.645 · 0.01/√2
     assert answers({"agents": [5]}, agent=5, interactions=found)[SPOILS] == (
         "contexts unknown",
-        "No matrix has its updates: the rollouts of the stage's start were not scored again at them, or are in doubt.", "open",
+        "No matrix has its updates: it takes two of a stage, the rollouts of its start scored again, and no doubt.", "open",
     )  # fmt: skip
     assert answers({})[SPOILS][0] == "contexts unknown"
 
@@ -228,7 +269,10 @@ def test_a_larger_radius_is_tried_to_twice_the_step_only():
 
 
 def test_the_radius_is_that_of_all_its_clean_updates():
-    """Means of L and K, and √(.03² + .04²)/2 of the intervals; updates in doubt, reused, too heavy or of others do not count."""
+    """One slope `ΣL/Σ√k3` and one bend `ΣK/Σk3`, and √(.03² + .04²)/2 of the intervals.
+
+    Updates in doubt, reused, too heavy, without a token or of others do not count.
+    """
     wrong = {"surrogate": iv(9.0), "kl_episode": iv(9.0)}
     records = [
         {"surrogate": iv(0.1, 0.03), "kl_episode": iv(0.1), "kl_k3": iv(0.02)},
@@ -238,8 +282,17 @@ def test_the_radius_is_that_of_all_its_clean_updates():
     ]  # fmt: skip
     answer, because, _ = answers(*records)[TRY]
     assert because.startswith("Over 2 updates the surrogate L is 0.2 ± 0.025, ϱ·K is 0.4, k3 0.04 nats a message.")
-    assert "at 0.25 times this step: 0.025 instead of -0.2" in because
-    assert answer == "try 0.0025"
+    # √.02, √.06: slope .4/.38637 = 1.03528, ϱ·bend 2·.4/.08 = 10; step 1.03528/20 = .051764, mean step .193185
+    assert "at 0.268 times the mean step: 0.0268 instead of -0.2" in because
+    assert answer == "try 0.0027"
+
+
+@pytest.mark.parametrize("steps", [(1.0,), (0.3, 3.0), (0.0, 1.0), (0.5, 0.5, 2.0)])
+def test_the_radius_is_the_same_from_whatever_steps(steps):
+    """L = .1·t, K = .1·t², k3 = .032·t²: whatever steps were made, L − ϱK is greatest at t = .25, where k3 is .002."""
+    records = [{"surrogate": iv(0.1 * t, 1e-6), "kl_episode": iv(0.1 * t**2), "kl_k3": iv(0.032 * t**2)} for t in steps]
+    assert answers(*records)[TRY][0] == "try 0.002"
+    assert "0.0125 instead of" in answers(*records)[TRY][1]
 
 
 @pytest.mark.parametrize(
@@ -251,12 +304,23 @@ def test_the_radius_is_that_of_all_its_clean_updates():
             "L is 0.009 ± 0.01, not clearly above 0: more prompts before another radius.",
         ),
         (
+            {"surrogate": iv(-0.02)},
+            "no other radius",
+            "L is -0.02 ± 0.01, not above 0: at no radius does such a step promise anything.",
+        ),
+        (
+            {"surrogate": iv(0.0, 0.0)},
+            "no other radius",
+            "L is 0 ± 0, not above 0: at no radius does such a step promise anything.",
+        ),
+        (
             {"surrogate": iv(0.1, math.inf)},
             "no other radius",
             "is 0.1 ± inf, not clearly above 0: more prompts before another radius.",
         ),
         ({"kl_episode": iv(0.0)}, "no other radius", "L is 0.1 ± 0.01, and K is 0."),
         ({"kl_episode": iv(math.inf)}, "no other radius", "and K is inf."),
+        ({"kl_k3": None}, "no other radius", "It wrote nothing on fresh rollouts without doubt."),
         ({"evidence": "reused"}, "no other radius", "None of its updates has fresh rollouts without doubt."),
     ],
 )

@@ -225,12 +225,14 @@ def test_tables(paths, kind):
         jnp.asarray(advantage),
         rows,
         owned,
-        w,
     )
     options = {"to_go": jnp.asarray(given_to_go), "floor": jnp.asarray(given_floor), "shrink": 0.25}
     for found, expected in (
-        (estimated(*start), tables_by_hand(paths, 1, advantage, weights, plain, low, 1.0)),
-        (estimated(*start, **options), tables_by_hand(paths, 1, advantage, weights, given_to_go, given_floor, 0.25)),
+        (estimated(*start, weights=w), tables_by_hand(paths, 1, advantage, weights, plain, low, 1.0)),
+        (
+            estimated(*start, weights=w, **options),
+            tables_by_hand(paths, 1, advantage, weights, given_to_go, given_floor, 0.25),
+        ),
     ):
         for name, ours, value in zip(Estimate._fields, found, expected, strict=True):
             if value is None:  # how far rounding may be off: tests/test_steps_values.py

@@ -168,7 +168,7 @@ def tables(
 ) -> Estimate:
     """`estimate_tables` over all paths; discounted estimates without their factor `1−γ`, so that weights are visits."""
     estimate = _jitted(
-        k.team, jnp.asarray(policy), rollouts, jnp.asarray(agent), advantage, *k.rows(agent), weights, **options
+        k.team, jnp.asarray(policy), rollouts, jnp.asarray(agent), advantage, *k.rows(agent), weights=weights, **options
     )
     scale = 1.0 if "T" in k.case.world else 1 - k.gamma
     found = k.scatter(agent, estimate)
@@ -439,7 +439,7 @@ def test_the_surrogate_of_samples_has_the_mean_of_the_exact_one():
         joint, rollouts = k.joint(k.case.current), k.rollouts(k.case.current)
         advantage = broadcast_advantage(rollouts, rollouts.returns)
         rows, owned = k.rows(0)
-        found = _jitted(k.team, jnp.asarray(k.case.current), rollouts, 0, advantage, rows, owned, k.mean_one())
+        found = _jitted(k.team, jnp.asarray(k.case.current), rollouts, 0, advantage, rows, owned, weights=k.mean_one())
         new = covered(k, 10)
         old_rows, new_rows = (x[0] if k.case.factors else x[np.asarray(rows)] for x in (k.case.current, new))
         parts = surrogate_parts(jnp.asarray(old_rows), jnp.asarray(new_rows), found, found)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from teamtr_jax.html import escaped, number
 from teamtr_jax.interaction import interaction_matrix
 from teamtr_jax.surrogates import evaluate_stage
 from teamtr_jax.teams import read_stage, relay_stage
+from teamtr_jax.teams.stage_file import stage_from_tables
 from teamtr_jax.validation import InputError
 
 KINDS = {
@@ -232,10 +234,11 @@ def test_interaction_in_words(made):
     pairs = [(k, i) for k in range(made.n) for i in range(k + 1, made.n) if abs(matrix[k, i]) > 0.01 * abs(L[i])]
     pairs.sort(key=lambda pair: -abs(matrix[pair]))
     assert pairs
-    found = re.findall(r"Agent (\d+)'s update spoils agent (\d+)'s contexts: on rollouts from before, agent (\d+)'s "
+    found = re.findall(r"Agent (\d+)'s update (spoils|improves) agent (\d+)'s contexts: on rollouts from before, agent (\d+)'s "
                        r"update looks \S+(?: \(\S+ %\))? (better|worse) than it is", made.page.text)  # fmt: skip
-    assert [(int(k), int(i)) for k, i, *_ in found] == [(made.order[k], made.order[i]) for k, i in pairs]
-    assert all(again == i for _, i, again, _ in found)
+    assert [verb == "spoils" for _, verb, *_ in found] == [matrix[pair] < 0 for pair in pairs]
+    assert [(int(k), int(i)) for k, _, i, *_ in found] == [(made.order[k], made.order[i]) for k, i in pairs]
+    assert all(again == i for _, _, i, again, _ in found)
     # better than it is: what the first rollouts promise is more than what fresh ones do, M < 0
     assert [verdict == "better" for *_, verdict in found] == [matrix[pair] < 0 for pair in pairs]
     expected = [x for k, i in pairs for x in (abs(matrix[k, i]), 100 * abs(matrix[k, i]) / abs(L[i]))]
@@ -395,7 +398,7 @@ def test_large_stages_are_shortened(save):  # noqa: F811
     assert "700 states are too many for a map" in page.text
     assert "The table of all 45 agents would be too wide" in page.text
     assert "The 40 updates with the largest gaps are shown; 5 are not." in page.text
-    assert page.text.count("spoils agent") <= stage_page.SENTENCES
+    assert 0 < page.text.count("contexts: on rollouts") <= stage_page.SENTENCES
     size = np.max([abs(getattr(report, f"gap_{gap}")) for gap in ("fresh", "stale", "cached")], 0)
     largest = sorted(np.argsort(-size)[:40].tolist())
     assert [int(row[0]) - 1 for row in page.rows["gaps"][1:-1]] == largest
@@ -414,7 +417,8 @@ def test_too_much_work(made, monkeypatch):
     late = [i for i in np.argsort(-abs(drift)) if abs(drift[i]) > 0.01 * abs(promises[i])]
     assert late
     np.testing.assert_allclose(page.numbers["pairs"][::2], abs(drift[late]), rtol=1e-9)
-    found = re.findall(r"All earlier updates together spoil agent (\d+)'s contexts: on rollouts from before, agent (\d+)'s "
+    found = re.findall(r"What all earlier updates do together (?:spoils|improves) agent (\d+)'s contexts: on rollouts from "
+                       r"before, agent (\d+)'s "
                        r"update looks [^.]*?\S+(?: \(\S+ %\))? (better|worse) than it is", page.text)  # fmt: skip
     names = [str(made.order[i]) for i in late]
     assert found == [(name, name, "better" if drift[i] < 0 else "worse") for name, i in zip(names, late, strict=True)]
@@ -492,3 +496,56 @@ def test_not_a_number_is_no_page(save, monkeypatch):  # noqa: F811
     monkeypatch.setattr(stage_page, "interaction_matrix", lambda *_: jax.numpy.full((2, 2), jnp.nan))
     with pytest.raises(ArithmeticError, match="the interaction matrix: not a number"):
         stage_page.stage_page(stage, report, "x")
+
+
+# ------------------------------------------------------------------------------------------------- what is but rounding
+
+
+def page_of(text_tables):
+    stage = stage_from_tables(text_tables)
+    return Page(stage_page.stage_page(stage, evaluate_stage(stage), "x"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_but_rounding_is_not_reported(kind):
+    """One reward everywhere: every advantage is 0, and float64 has 1e-16. No improvement, no certificate, no gap, no spoiling."""
+    made = KINDS[kind]()
+    page = page_of(made | {"reward": np.full_like(made["reward"], 0.3)})
+    assert "It cannot be seen beyond rounding whether the stage improves the team" in page.text
+    assert page.text.count("can certify nothing beyond rounding") == 3
+    assert "are not needed" in page.text
+    assert "No update changes what a later one promises by more than 1 %" in page.text
+    assert "The gaps, all of them about zero" in page.text
+    assert all(width == 0 for name, left, width in page.marks[""] if name in stage_page.GAPS)
+    assert all(set(row[2:]) <= {"≈ 0", "0"} for row in page.rows["gaps"][1:])
+    assert {x for row in page.rows["matrix"][1:] for x in row[1:]} <= {"≈ 0", "0"}
+    assert page.rows["certificates"][-1][-2] == "≈ 0"
+    assert {row[-1] for row in page.rows["certificates"][1:]} == {"–"}
+    assert "times as large" not in page.text
+
+
+def test_a_stage_that_does_nothing():
+    made = KINDS["discounted"]()
+    page = page_of(made | {"target": made["current"]})
+    assert "The stage does not improve the team" in page.text
+    assert page.text.count("certify nothing: at least 0 is known") == 3
+    assert "The gaps, all of them about zero" in page.text
+
+
+def test_the_error_of_old_rollouts_is_that_of_each_promise():
+    """The reversed relay: two promises are wrong by 1.1 % and .3 % of all of them together, 1.4 % in all: 1 % is of one."""
+    stage = relay_stage(3, 0.2, 0.1, slots=3)
+    stage = replace(stage, order=stage.order[::-1])
+    report = evaluate_stage(stage)
+    whole = float(abs(report.surrogate_intermediate).sum())
+    assert float(abs(report.seq_minus_stale).max()) < 0.011 * whole < float(report.delta_stale)
+    text = Page(stage_page.stage_page(stage, report, "x")).text
+    assert "are not needed, for an error of each promise of about 1 % of all of them at most." in text
+    assert "The other pair of an earlier and a later update matters less." in text
+
+
+def test_words_of_numbers_that_are_one():
+    made = tables(np.random.default_rng(1), S=4, n=1) | {"active": np.zeros(4, int), "discount": np.float64(0.9999)}
+    text = page_of(made).text
+    assert "One stage of a discounted team (discount 0.9999): 1 agent, 4 states" in text
+    assert "1 updates" not in text

@@ -87,7 +87,10 @@ def test_rounding_budgets(family):
     """Every line of docs/rounding.md."""
     for case, report, x in zip(*family, strict=True):
         for name, value in truth.rounding(case, x).items():
-            np.testing.assert_allclose(getattr(report.rounding, name), value, rtol=1e-8, atol=1e-25, err_msg=name)
+            noise = (
+                1e-8 * np.max(value) + 1e-25
+            )  # where nothing moved, plain Python has the rounding of a difference of equals
+            np.testing.assert_allclose(getattr(report.rounding, name), value, rtol=1e-8, atol=noise, err_msg=name)
 
 
 # ------------------------------------------------------------------------------------------------------- values and visits

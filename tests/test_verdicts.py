@@ -1075,6 +1075,7 @@ def test_two_tiers_at_once_are_refused(monkeypatch, capsys):
             "Error parsing --instances: no type matching {None}|INT could be instantiated from ['x'].",
         ),
         (["--nope"], "Unrecognized options: --nope"),
+        (["--only", "S7", "--only", "S9"], "--only: found given 2 times, expected once, with all its values\n"),
         (["--seed", "-1"], "--seed: found -1, expected an integer, at least 0\n"),
         (["--instances", "1000000001"], "--instances: found 1000000001, expected an integer from 1 to 1000000000\n"),
     ],

@@ -347,7 +347,7 @@ def _module_page(name: str, tree: ast.Module, package: bool) -> str:
     if not package:
         directives.append("   :members:" + (f"\n   :exclude-members: {', '.join(data)}" if data else ""))
     for x in data:
-        shown = isinstance(assigned[x], ast.Constant | ast.Subscript)
+        shown = isinstance(assigned[x], ast.Constant | ast.Subscript) and len(ast.unparse(assigned[x])) <= LONGEST
         directives.append(f"\n.. autodata:: {name}.{x}" + ("" if shown else "\n   :no-value:"))
     text = [f"# {name}"]
     if isinstance(claim := assigned.get("CLAIM"), ast.Call):
@@ -367,6 +367,7 @@ def _targets(node: ast.stmt) -> list[str]:
 
 
 LITERAL = re.compile(r"(\w?)(`+)(?!`)(.+?)(?<!`)\2(?!`)(\w?)", re.S)
+LONGEST = 300  #: letters of a value that an API page shows
 ROLE = re.compile(r":[a-z:]+:$")
 
 

@@ -4,7 +4,7 @@ An oracle that shares names with the float core and no formula. It lies here, be
 `teamtr check` decides small teams by it. One way down: numbers ← stage ← solved ← rungs ← checks.
 """
 
-from teamtr_jax.exact.checks import CHECKS, EXACT_STATES, Pairs, decide, exact_checks, exact_pairs
+from teamtr_jax.exact.checks import CHECKS, EXACT_STATES, EXACT_WORK, Pairs, decide, exact_checks, exact_pairs
 from teamtr_jax.exact.numbers import PRECISION, precisely, rational, verdict
 from teamtr_jax.exact.rungs import RUNGS
 from teamtr_jax.exact.solved import Solved, exact_numbers
@@ -13,6 +13,7 @@ from teamtr_jax.exact.stage import ExactStage, exact_stage
 __all__ = [
     "CHECKS",
     "EXACT_STATES",
+    "EXACT_WORK",
     "ExactStage",
     "PRECISION",
     "Pairs",

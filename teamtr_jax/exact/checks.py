@@ -19,7 +19,7 @@ from teamtr_jax.exact.stage import exact_stage
 from teamtr_jax.types import Stage
 from teamtr_jax.validation import one_of
 
-__all__ = ["CHECKS", "EXACT_STATES", "Pairs", "decide", "exact_checks", "exact_pairs"]
+__all__ = ["CHECKS", "EXACT_STATES", "EXACT_WORK", "Pairs", "decide", "exact_checks", "exact_pairs"]
 
 Pairs = dict[tuple[str, str], list[Pair]]
 """Measured and bound at every instance, by claim and check."""
@@ -27,6 +27,9 @@ Pairs = dict[tuple[str, str], list[Pair]]
 
 EXACT_STATES = 24
 """Largest team (states) on which what floats leave open is decided exactly."""
+
+EXACT_WORK = 500_000
+"""Largest `S·A·n` (joint actions in a product team) on which it is: about a minute."""
 
 
 def _t0(x: Solved) -> dict[str, list[Pair]]:
@@ -273,8 +276,9 @@ def decide(stage: Stage, claim: str, check: str, open_: Sequence[int] | NDArray[
 
     Returns:
       `exact`, `enclosed` (both hold), `violated`, or `open`: overlapping balls, a check that has no exact form, or a team of more
-      than `EXACT_STATES` states.
+      than `EXACT_STATES` states or `EXACT_WORK` states × actions × agents.
     """
-    small = stage.team.reward.shape[0] <= EXACT_STATES
+    states, actions = stage.team.reward.shape
+    small = states <= EXACT_STATES and states * actions * stage.team.agents <= EXACT_WORK
     found = exact_checks(stage, only=claim).get((claim, check)) if small and len(open_) else None
     return ["open" if found is None else verdict(*found[k]) for k in open_]

@@ -50,6 +50,7 @@ class Solved:
         self._known: dict[int, list[Flow]] = {}
         self._v: dict[int, Row] = {}
         self._q: dict[tuple[int, int], Row] = {}
+        self._next: dict[int, tuple[list[int], fmpq_mat]] = {}
 
     # --- one policy ---
 
@@ -71,6 +72,15 @@ class Solved:
                 rows.append(self._rows[key])
             self._known[id(policy)] = rows
         return self._known[id(policy)]
+
+    def _expected(self, s: int, v: Row) -> Row:
+        """`Σ_t P(t|s,a) v(t)` of every action: a product of matrices, which FLINT forms over one denominator."""
+        if s not in self._next:
+            met = sorted({t for arrows in self.arrows[s] for t, _ in arrows})
+            rows = self.stage.transition[s]
+            self._next[s] = met, fmpq_mat(len(rows), len(met), [row[t] for row in rows for t in met])
+        met, rows = self._next[s]
+        return (rows * fmpq_mat(len(met), 1, [v[t] for t in met])).entries() if met else [ZERO] * rows.nrows()
 
     def _matrix(self, policy: list[Row]) -> fmpq_mat:
         size = len(self.states)
@@ -131,10 +141,8 @@ class Solved:
         """`A_i(s,·)`."""
         if (i, s) not in self._q:
             v, gamma = self.v(i), self.gamma
-            self._q[i, s] = [
-                r - v[s] + gamma * sum((x * v[t] for t, x in arrows), ZERO)
-                for r, arrows in zip(self.stage.reward[s], self.arrows[s], strict=True)
-            ]
+            follows = self._expected(s, v)
+            self._q[i, s] = [r - v[s] + gamma * x for r, x in zip(self.stage.reward[s], follows, strict=True)]
         return self._q[i, s]
 
     def _step(self, s: int, before: list[Row], after: list[Row]) -> Row:
@@ -245,10 +253,10 @@ class Solved:
         for i, (before, after) in enumerate(pairwise(self.stage.policies)):
             turns = self._values(after, [fmpq(int(pair is not None)) for pair in self.stage.moved[i]])
             later = [
-                self.gamma * sum((x * turns[t] for t, x in arrows), ZERO)
+                self.gamma * x
                 for s in self.moving[i]
                 if self.m[i][s]
-                for arrows, moves in zip(self.arrows[s], self._step(s, before, after), strict=True)
+                for x, moves in zip(self._expected(s, turns), self._step(s, before, after), strict=True)
                 if moves
             ]
             out.append(max(later, default=ZERO))

@@ -127,20 +127,26 @@ class Pooled(NamedTuple):
 
 
 def pool(matrices: Sequence[Interaction], alpha: float) -> Pooled:
-    """Means over stages, whose rollouts are independent: `√Σ SE²/S`; t with the fewest prompts. Joint updates are left out."""
-    found: dict[tuple[int, int], list[Interval]] = {}
+    """Means over stages, whose rollouts are independent; t with the fewest prompts. Joint updates are left out.
+
+    The error of N entries is `√Σ_stages (Σ SE)²/N`: those of one stage, of an agent that it updates twice, share their rollouts.
+    """
+    found: dict[tuple[int, int], list[list[Interval]]] = {}
     for matrix in matrices:
+        here: dict[tuple[int, int], list[Interval]] = {}
         for k, row in zip(matrix.agents, matrix.entries, strict=True):
             for i, entry in zip(matrix.agents, row, strict=True):
                 if entry is not None and len(k) == len(i) == 1:
-                    found.setdefault((k[0], i[0]), []).append(entry)
+                    here.setdefault((k[0], i[0]), []).append(entry)
+        for pair, entries in here.items():
+            found.setdefault(pair, []).append(entries)
     agents = sorted({agent for pair in found for agent in pair})
 
     def mean_of(k: int, i: int) -> Interval | None:
         if (k, i) not in found:
             return None
-        parts = found[k, i]
-        value = sum(x.value for x in parts) / len(parts)
-        return interval(value, sum(x.error**2 for x in parts) ** 0.5 / len(parts), min(x.n for x in parts), alpha)
+        parts = [x for stage in found[k, i] for x in stage]
+        error = sum(sum(x.error for x in stage) ** 2 for stage in found[k, i]) ** 0.5 / len(parts)
+        return interval(sum(x.value for x in parts) / len(parts), error, min(x.n for x in parts), alpha)
 
     return Pooled(agents, len(matrices), [[mean_of(k, i) for i in agents] for k in agents])

@@ -19,6 +19,9 @@ __all__ = ["Collected", "TokenKL", "Surrogates", "Tails", "Rung", "Own", "own"]
 CUT = 300.0
 """Log weights are cut at this for S8: from above, so the limit holds, and their squares are finite."""
 
+MOVED_TWICE = "reused, agent moved twice"
+"""Name of the rung where the updated agent's own tokens are those of an older policy of it."""
+
 
 class Collected(NamedTuple):
     """How many, of what, and what they earned."""
@@ -100,7 +103,7 @@ def _rungs(s: Scored, evidence: str, settings: MonitorSettings) -> list[tuple[st
         ]
     elif (s.mine & (abs(s.current) > settings.match * s.tokens)).any():
         surrogate = s.advantage * s.sums(gain(s.current, s.new))
-        rungs = [("S7c", "reused, agent moved twice", surrogate - width * s.sums(s.k3_new + s.k3_current))]
+        rungs = [("S7c", MOVED_TWICE, surrogate - width * s.sums(s.k3_new + s.k3_current))]
     else:
         surrogate = s.advantage * s.sums(growth(s.new))
         rungs = [("S7c", "reused rollouts", surrogate - width * s.sums(s.k3_new))]

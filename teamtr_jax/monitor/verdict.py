@@ -5,11 +5,14 @@ Every answer follows from values of the records and of the interaction matrices 
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
+from teamtr_jax.intervals import Interval
 from teamtr_jax.monitor.columns import Record, interval_text, name, number
 from teamtr_jax.monitor.interaction import pool
+from teamtr_jax.monitor.own import MOVED_TWICE
 from teamtr_jax.monitor.report import MonitorReport
 from teamtr_jax.monitor.updates import MonitorSettings
 
@@ -55,13 +58,17 @@ def _inside(records: list[Record]) -> Answer:
     if k1 is None:
         return Answer(question, "not monitored", f"The log has no token of it at update {name(r)}.{count}", "open")
     found = f"k1 = {interval_text(k1)} nats a message at update {name(r)}, δ = {r['delta']:g}"
+    if any(x["name"] == MOVED_TWICE for x in r["rungs"]):
+        found += ", on tokens of an older policy of it, whose mean is not a KL"
     if outside is None:
         why = f"{found}, but the rollouts are in doubt ({r['invalid'][0]})."
         return Answer(question, "no word on its radius", why + count, "open")
     if not outside:
         more = "; the interval reaches beyond δ" if k1["high"] > r["delta"] else ""
         return Answer(question, "inside", f"{found}{more}.{count}", "good")
-    if k1["value"] > r["delta"]:
+    if k1["value"] > r["delta"] and r["invalid"]:
+        more = f", but the rollouts are in doubt ({r['invalid'][0]})"
+    elif k1["value"] > r["delta"]:
         inside = f"{number(math.sqrt(r['delta'] / k1['value']))} times this step would be inside, to first order"
         more = f"{'; the interval holds δ' if k1['low'] <= r['delta'] else ''}. {inside}"
     else:
@@ -89,10 +96,10 @@ def _why_not(r: Record) -> str:
         return f"{found}: too few prompts. With the same spread about {wanted} instead of {prompts} would do."
     if surrogate > 0:
         penalty = surrogate - bounds[0]["value"]
-        return (
-            f"The penalty {number(penalty)} eats the surrogate L = {number(surrogate)}: the step is too large for what it "
-            "promises."
-        )
+        eats = f"The penalty {number(penalty)} eats the surrogate L = {number(surrogate)}"
+        if not r["surrogate"]["low"] > 0:
+            return f"{eats}, which is not clearly above 0 either."
+        return f"{eats}: the step is too large for what it promises."
     return f"The surrogate L = {number(surrogate)} promises no improvement on these rollouts."
 
 
@@ -121,8 +128,18 @@ def _list(agents: list[int], me: int) -> str:
     return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
 
 
-def _spoils(agent: int, report: MonitorReport) -> Answer:
-    """The row of the mean matrix, each entry at α over their number."""
+def _moved(agents: list[int], me: int, row: dict[int, Interval]) -> str:
+    return ", ".join(f"the surrogate of {_list([i], me)} update by {interval_text(row[i]._asdict())}" for i in agents)
+
+
+def _follows(k: int, i: int, report: MonitorReport) -> bool:
+    """Whether some stage has an update of agent i after one of agent k, or i is k."""
+    after = (pair for m in report.interactions for pair in itertools.combinations(m.agents, 2))
+    return k == i or ([k], [i]) in after
+
+
+def _spoils(agent: int, report: MonitorReport, alone: bool) -> Answer:
+    """The row of the mean matrix, each entry at α over their number; spoilt is only what was updated after it."""
     question, alpha = "Whose contexts does it spoil?", report.settings.alpha
     entries = sum(x is not None for row in pool(report.interactions, alpha).entries for x in row)
     found = pool(report.interactions, alpha / max(entries, 1))
@@ -131,16 +148,24 @@ def _spoils(agent: int, report: MonitorReport) -> Answer:
         cells = found.entries[found.agents.index(agent)]
         row = {i: x for i, x in zip(found.agents, cells, strict=True) if x is not None}
     if not row:
-        why = "No matrix has its updates: the rollouts of the stage's start were not scored again at them, or are in doubt."
+        why = (
+            "No matrix has its updates: it takes two of a stage, the rollouts of its start scored again, and no doubt."
+            if alone
+            else "It was updated together with others only, and the mean matrix is of single updates."
+        )
         return Answer(question, "contexts unknown", why, "open")
-    spoiled = [i for i, x in row.items() if x.high < 0]
-    helped = [i for i, x in row.items() if x.low > 0]
-    stages = f"mean over {found.stages} stage{'s' * (found.stages != 1)}, α over {entries} entries"
-    said = [
-        f"the surrogate of {_list([i], agent)} update by {interval_text(row[i]._asdict())}" for i in (*spoiled, *helped)
+    clear = [i for i, x in row.items() if x.high < 0] + [i for i, x in row.items() if x.low > 0]
+    met = [i for i in clear if _follows(agent, i, report)]
+    spoiled, never = [i for i in met if row[i].high < 0], [i for i in clear if i not in met]
+    rows = [
+        [x for k, r in zip(m.agents, m.entries, strict=True) if k == [agent] for x in r] for m in report.interactions
     ]
-    moved = f"Its update moves {', '.join(said)}" if said else "No entry of its row is clearly apart from 0"
-    why = f"{moved} ({stages})."
+    stages = sum(any(x is not None for x in entries) for entries in rows)
+    over = f"mean over {stages} stage{'s' * (stages != 1)}, α over {entries} entries"
+    said = [f"Its update moves {_moved(met, agent, row)}"] if met else []
+    if never:
+        said.append(f"{'i' if said else 'I'}t would move {_moved(never, agent, row)}, had that come later")
+    why = f"{'; '.join(said) or 'No entry of its row is clearly apart from 0'} ({over})."
     if not spoiled:
         return Answer(question, "spoils nobody visibly", why, "open")
     return Answer(question, f"spoils {_list(spoiled, agent)} contexts", why, "bad")
@@ -167,34 +192,41 @@ def _rollouts(records: list[Record], settings: MonitorSettings) -> Answer:
 
 
 def _radius(records: list[Record], settings: MonitorSettings) -> Answer:
-    """Where `L·s − ϱ·K·s²` is greatest, s the size of the step in units of the one made: `s = L/(2ϱK)`, `δ = k3·s²`."""
+    """The step t, in √(nats a message), at which `a·t − ϱ·b·t²` is greatest: `t = a/(2ϱb)`, `δ = t²`.
+
+    To first order L is `a·t` and K is `b·t²` at every update: `a = ΣL/Σ√k3`, `b = ΣK/Σk3`. Steps need not be equal.
+    """
     question, width = "What radius to try?", settings.reward_range[1] - settings.reward_range[0]
-    used = [
-        r
-        for r in records
-        if r["evidence"] == "fresh" and not r["invalid"] and not r["mean_weight_high"] and r["kl_k3"] is not None
-    ]
+    fresh = [r for r in records if r["evidence"] == "fresh" and not r["invalid"] and not r["mean_weight_high"]]
+    used = [r for r in fresh if r["kl_k3"] is not None]
     if not used:
-        return Answer(question, "no other radius", "None of its updates has fresh rollouts without doubt.", "open")
+        why = "It wrote nothing on fresh rollouts without doubt." if fresh else (
+            "None of its updates has fresh rollouts without doubt.")  # fmt: skip
+        return Answer(question, "no other radius", why, "open")
     m = len(used)
     surrogate, k, k3 = (sum(r[key]["value"] for r in used) / m for key in ("surrogate", "kl_episode", "kl_k3"))
     half = math.sqrt(sum((r["surrogate"]["high"] - r["surrogate"]["value"]) ** 2 for r in used)) / m
     over = f"Over {m} update{'s' * (m != 1)} the surrogate L is {number(surrogate)} ± {number(half)}"
     if not 0 < k < math.inf:
         return Answer(question, "no other radius", f"{over}, and K is {number(k)}.", "open")
+    if surrogate + half <= 0:
+        why = f"{over}, not above 0: at no radius does such a step promise anything."
+        return Answer(question, "no other radius", why, "open")
     if not surrogate - half > 0:
         why = f"{over}, not clearly above 0: more prompts before another radius."
         return Answer(question, "no other radius", why, "open")
-    size = surrogate / (2 * width * k)
-    step = min(size, FURTHEST)
-    radius, best = k3 * step**2, surrogate * step - width * k * step**2
+    made = sum(math.sqrt(r["kl_k3"]["value"]) for r in used) / m
+    slope, bend = surrogate / made, width * k / k3
+    size = slope / (2 * bend * made)
+    step = min(size, FURTHEST) * made
     cut = f", tried only to {FURTHEST:g}" if size > FURTHEST else ""
+    steps = "this step" if m == 1 else "the mean step"
     why = (
         f"{over}, ϱ·K is {number(width * k)}, k3 {number(k3)} nats a message. To first order in the step L − ϱ·K is greatest "
-        f"at {number(size)} times this step{cut}: {number(best)} instead of {number(surrogate - width * k)}. "
-        f"Now δ = {settings.delta:g}."
+        f"at {number(size)} times {steps}{cut}: {number(slope * step - bend * step**2)} instead of "
+        f"{number(surrogate - width * k)}. Now δ = {settings.delta:g}."
     )
-    return Answer(question, f"try {radius:.2g}", why, "open")
+    return Answer(question, f"try {step**2:.2g}", why, "open")
 
 
 def verdicts(report: MonitorReport) -> list[Verdict]:
@@ -209,7 +241,7 @@ def verdicts(report: MonitorReport) -> list[Verdict]:
                 [
                     _inside(records),
                     _certified(records),
-                    _spoils(agent, report),
+                    _spoils(agent, report, any(r["agents"] == [agent] for r in records)),
                     _rollouts(records, report.settings),
                     _radius(records, report.settings),
                 ],
