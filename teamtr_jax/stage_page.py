@@ -144,12 +144,14 @@ class Numbers(NamedTuple):
     def rounding_of_promise(self, gap: str) -> NDArray[np.float64]:
         """The same of the promises of this name. What is cached is what an update brings less its gap."""
         budget = self.report.rounding
-        return budget.surrogate if gap in ("fresh", "stale") else self.rounding_of_brings + self.rounding(gap)
+        if gap in ("fresh", "stale"):
+            return np.asarray(budget.surrogate)
+        return self.rounding_of_brings + self.rounding(gap)
 
     @property
     def rounding_of_brings(self) -> NDArray[np.float64]:
         """The same of `brings`."""
-        return self.report.rounding.surrogate + self.report.rounding.fresh
+        return np.asarray(self.report.rounding.surrogate + self.report.rounding.fresh)
 
     @property
     def unsure(self) -> float:
