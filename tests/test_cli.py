@@ -538,7 +538,8 @@ def test_names_are_shown_as_they_are(run, save, monkeypatch, tmp_path):
     ],
 )
 def test_import_gym_refuses_settings_by_name(run, tmp_path, args, message):
-    code, out, err = run("import-gym", "FrozenLake", "--agents", 2, "-o", tmp_path / "x.npz", *args)
+    agents = () if "--agents" in args else ("--agents", 2)
+    code, out, err = run("import-gym", "FrozenLake", *agents, "-o", tmp_path / "x.npz", *args)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
     assert not list(tmp_path.iterdir())

@@ -347,7 +347,8 @@ def _module_page(name: str, tree: ast.Module, package: bool) -> str:
     if not package:
         directives.append("   :members:" + (f"\n   :exclude-members: {', '.join(data)}" if data else ""))
     for x in data:
-        shown = isinstance(assigned[x], ast.Constant | ast.Subscript) and len(ast.unparse(assigned[x])) <= LONGEST
+        value = assigned[x]
+        shown = isinstance(value, ast.Constant | ast.Subscript) and len(ast.unparse(value)) <= LONGEST
         directives.append(f"\n.. autodata:: {name}.{x}" + ("" if shown else "\n   :no-value:"))
     text = [f"# {name}"]
     if isinstance(claim := assigned.get("CLAIM"), ast.Call):
