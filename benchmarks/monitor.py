@@ -27,7 +27,7 @@ from benchmarks.stage import commit, machine
 from benchmarks.writer import writer
 from teamtr_jax.monitor import (
     MonitorReport,
-    MonitorSettings,
+    Settings,
     monitor,
     read_token_log,
     show,
@@ -100,7 +100,7 @@ def measure(path: Path, table: Mapping[str, np.ndarray], rounds: int) -> tuple[d
 
     steps: dict[str, Callable[[Any], Any]] = dict(
         read=lambda _: read_token_log(path),
-        report=lambda log: monitor(log, MonitorSettings()),
+        report=lambda log: monitor(log, Settings()),
         show=shown,
         page=lambda report: write_page(report, path.with_suffix(".html"), path.name),
     )

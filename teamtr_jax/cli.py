@@ -189,8 +189,8 @@ class MonitorCommand:
     """What a token log says about every update: KL, weights, certificates, resampling, interaction."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="LOG.jsonl|.parquet")]
-    settings: Annotated[monitor.MonitorSettings, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff] = field(
-        default_factory=monitor.MonitorSettings
+    settings: Annotated[monitor.Settings, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff] = field(
+        default_factory=monitor.Settings
     )
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """One strict-JSON object per update, one per line, instead of tables."""

@@ -13,7 +13,7 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import t as student
 
-from teamtr_jax.monitor import MonitorSettings, monitor, token_log
+from teamtr_jax.monitor import Settings, monitor, token_log
 from teamtr_jax.records import TOKEN_LOG_COLUMNS
 
 LOW, HIGH = -1.0, 3.0
@@ -459,5 +459,5 @@ def same(found, wanted, where=""):
 
 
 def both(table, **options):
-    settings = MonitorSettings(reward_range=(LOW, HIGH), draws=1, complete=True, **options)
+    settings = Settings(reward_range=(LOW, HIGH), draws=1, complete=True, **options)
     return monitor(token_log(table), settings).records, expected(table, settings)

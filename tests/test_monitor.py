@@ -13,7 +13,7 @@ from scipy.stats import t as student
 from teamtr_jax import intervals
 from teamtr_jax.finite_sample import finite_sample_certificate
 from teamtr_jax.interaction import interaction_matrix
-from teamtr_jax.monitor import MonitorSettings, monitor, token_log
+from teamtr_jax.monitor import Settings, monitor, token_log
 from teamtr_jax.monitor import estimates as est
 from teamtr_jax.monitor.interaction import gap_values, interaction_values, pool
 from teamtr_jax.monitor.own import _rungs
@@ -103,7 +103,7 @@ def test_no_certificate_is_above_the_improvement(case):
     for i in range(len(w.order)):
         for hybrid, evidence in ((i, "fresh"), (0, "reused")):
             s, weight = whole(w, hybrid, i)
-            for ident, name, found in _rungs(s, evidence, MonitorSettings()):
+            for ident, name, found in _rungs(s, evidence, Settings()):
                 values = {
                     ("S7", "message ratios"): s.reward * s.sums(np.expm1(s.new)) - s.sums(s.k3),
                     ("S7", "token ratios"): s.reward * s.steps - s.sums(s.k3),
@@ -124,7 +124,7 @@ def test_an_agent_that_moved_twice_since_the_rollouts():
     third = [np.where(w.owners[t] == 0, np.roll(p, 1, -1), p) for t, p in enumerate(middle)]
     w = w._replace(tables=[first, middle, third])
     s, weight = whole(w, 0, 1)
-    ((ident, name, found),) = _rungs(s, "reused", MonitorSettings())
+    ((ident, name, found),) = _rungs(s, "reused", Settings())
     assert (ident, name) == ("S7c", "reused, agent moved twice")
     J = [(np.exp(log_probs(w, x).sum(-1)) * w.reward).sum() / len(w.reward) for x in w.tables]
     values = s.reward * s.sums(np.exp(s.current + s.new) - np.exp(s.current)) - s.sums(s.k3_new + s.k3_current)
@@ -193,7 +193,7 @@ def coverage():
     w = world(np.random.default_rng(5), step=0.35)
     t = truth(w)
     rng = np.random.default_rng(11)
-    settings = MonitorSettings(alpha=0.1, draws=1)
+    settings = Settings(alpha=0.1, draws=1)
     count: dict[str, int] = {}
 
     def book(name, found, true):
@@ -254,7 +254,7 @@ def test_the_finite_sample_certificate_is_that_of_the_package():
     w = world(np.random.default_rng(5))
     rng = np.random.default_rng(2)
     log = token_log(sampled(w, rng, 60, 4, again=False))
-    report = monitor(log, MonitorSettings(held_out=True))
+    report = monitor(log, Settings(held_out=True))
     s = score(log, np.flatnonzero(log.update[log.transcripts[:-1]] == 0), np.array([0]))
     found = report.records[0]["certificate_finite_sample"]
     expected = finite_sample_certificate(s.reward.reshape(60, 4), s.sums(s.new).reshape(60, 4, 1), alpha=0.1)
@@ -267,8 +267,8 @@ def test_another_reward_range_is_a_unit():
     """Rewards 3 + 2R in [3, 5]: surrogate and certificates double, KLs stay."""
     w = world(np.random.default_rng(5))
     table = sampled(w, np.random.default_rng(2), 60, 4)
-    one = monitor(token_log(table), MonitorSettings()).records
-    two = monitor(token_log(table | {"reward": 3 + 2 * table["reward"]}), MonitorSettings(reward_range=(3, 5))).records
+    one = monitor(token_log(table), Settings()).records
+    two = monitor(token_log(table | {"reward": 3 + 2 * table["reward"]}), Settings(reward_range=(3, 5))).records
     for a, b in zip(one, two, strict=True):
         for pick in (
             lambda r: r["surrogate"]["value"],
@@ -382,13 +382,13 @@ def test_shift_and_skipping():
     w, table = stage(prompts=200)
     t = truth(w)
     for tolerance, expected in ((0.0, [False, False]), (1.0, [True, True])):
-        records = monitor(token_log(table), MonitorSettings(tolerance=tolerance)).records
+        records = monitor(token_log(table), Settings(tolerance=tolerance)).records
         assert [r["skippable"] for r in records] == [None, *expected]
     assert records[2]["shift"] == pytest.approx(float(path_shift(t.path[2], None)), rel=0.05)
     assert records[2]["shift_rung"].startswith("S3")
     assert records[2]["shift"] < records[2]["shift_upper"] < 1.1 * records[2]["shift"]
     _, plain = stage(prompts=200, again=False)
-    records = monitor(token_log(plain), MonitorSettings(tolerance=1.0)).records
+    records = monitor(token_log(plain), Settings(tolerance=1.0)).records
     each = [float(path_shift(r["kl_episode"]["value"], None)) for r in records]
     assert records[1]["shift_rung"].startswith("S3")  # one update: its own rollouts say
     assert records[2]["shift_rung"].startswith("S2")
@@ -438,7 +438,7 @@ def test_one_prompt_has_no_interval():
 def test_limits_are_at_the_level_of_the_union():
     """S6: the limit of each of m rungs is `Z̄ − t_{1−α/m}·s/√B`, and the greatest is named."""
     _, table = stage()
-    record = monitor(token_log(table), MonitorSettings(alpha=0.06)).records[0]
+    record = monitor(token_log(table), Settings(alpha=0.06)).records[0]
     s = score(token_log(table), np.arange(160), np.array([0]))
     values = per_prompt(s, s.reward * s.sums(s.new))
     error = values.std(ddof=1) / 40**0.5
@@ -460,7 +460,7 @@ def test_welch_by_scipy():
 def test_the_upper_limit_of_the_shift():
     """One-sided, at α over the updates of the stage: here S2 of update 0, from its own rollouts."""
     _, table = stage(again=False, prompts=50)
-    records = monitor(token_log(table), MonitorSettings(alpha=0.09)).records
+    records = monitor(token_log(table), Settings(alpha=0.09)).records
     s = score(token_log(table), np.arange(200), np.array([0]))
     values = per_prompt(s, s.sums(s.k3_new))
     upper = values.mean() + student.ppf(1 - 0.03, 49) * values.std(ddof=1) / 50**0.5

@@ -15,7 +15,7 @@ from scipy.stats import binom
 
 from teamtr_jax import intervals
 from teamtr_jax.monitor import (
-    MonitorSettings,
+    Settings,
     monitor,
     read_token_log,
     token_log,
@@ -56,7 +56,7 @@ def flat(current, new, behaviour=None, reward=None, group=4):
 
 
 def one(table, **settings):
-    report = monitor(token_log(table), MonitorSettings(**settings))
+    report = monitor(token_log(table), Settings(**settings))
     for record in report.records:
         dump(record)  # no NaN
     return report, report.records[0]
@@ -145,7 +145,7 @@ def test_a_rollout_without_token_counts(form, tmp_path):
     log = token_log(table) if form is None else read_token_log(write_token_log(tmp_path / f"log.{form}", table))
     assert log.masked.tolist() == [False, True, False, False, False, True]
     assert log.rows == 8
-    (record,) = monitor(log, MonitorSettings(draws=1)).records
+    (record,) = monitor(log, Settings(draws=1)).records
     log_ratio = (columns["logp_new"] - columns["logp_current"]) * mask
     reward = columns["reward"].reshape(2, 3)
     advantage = reward - (reward.sum(1, keepdims=True) - reward) / 2
@@ -164,8 +164,8 @@ def test_a_rollout_without_token_counts(form, tmp_path):
     assert record["weights_update"]["n"] == 6
     assert (record["rollouts"], record["masked"]) == (6, 2)
     no_certificate(record, "tokens are masked")
-    assert monitor(log, MonitorSettings(delta=9.0)).records[0]["outside"] is None  # masked tokens are not counted
-    assert monitor(log, MonitorSettings(delta=1e-9)).records[0]["outside"] is True
+    assert monitor(log, Settings(delta=9.0)).records[0]["outside"] is None  # masked tokens are not counted
+    assert monitor(log, Settings(delta=1e-9)).records[0]["outside"] is True
 
 
 def test_nothing_but_masked_rollouts_at_an_update():
@@ -473,7 +473,7 @@ def test_honest_logs_keep_their_limits():
     c, n = (np.take_along_axis(log_softmax(x), a, -1)[..., 0].reshape(-1, 5) for x in (z, z2))
     table = flat(c, n)
     stage = np.repeat(np.arange(sets), prompts * 4 * 5)
-    found = monitor(token_log(table | {"stage": stage}), MonitorSettings(held_out=True, draws=1)).records
+    found = monitor(token_log(table | {"stage": stage}), Settings(held_out=True, draws=1)).records
     assert len(found) == sets
     assert all(r["invalid"] == [] and r["contradiction"] is None for r in found)
     assert binom.sf(9, sets, 0.01) < 1e-4

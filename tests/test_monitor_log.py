@@ -15,7 +15,7 @@ import pytest
 from monitor_logs import sampled, world
 
 from teamtr_jax.monitor import (
-    MonitorSettings,
+    Settings,
     append_token_log,
     monitor,
     read_token_log,
@@ -352,7 +352,7 @@ def test_columns_that_are_there_twice(table, tmp_path):
 )
 def test_settings_of_another_kind_are_refused(table, name, value, expected):
     with pytest.raises(InputError, match=f"^--{name.replace('_', '-')}: found ") as error:
-        monitor(token_log(table), MonitorSettings(**{name: value}))
+        monitor(token_log(table), Settings(**{name: value}))
     assert expected in str(error.value)
 
 
@@ -360,7 +360,7 @@ def test_other_arguments_are_refused(table):
     for match in (-1.0, float("nan")):
         with pytest.raises(InputError, match=r"^match: "):
             token_log(table, match=match)
-    for wrong in ((table, MonitorSettings()), (None, MonitorSettings()), (token_log(table), {"alpha": 0.1})):
+    for wrong in ((table, Settings()), (None, Settings()), (token_log(table), {"alpha": 0.1})):
         with pytest.raises(InputError, match=r"^log, settings: "):
             inspect.unwrap(monitor)(*wrong)  # past the checks of annotations that tests run under
     assert "column prompt" in refused(table | {"prompt": [[1], [2, 3]]})
@@ -386,10 +386,10 @@ def test_places_are_tried_before_the_work(table, tmp_path, monkeypatch):
         (link, "expected another file than the log"),
     ):
         with pytest.raises(InputError, match=r"^--html: ") as error:
-            run(path, MonitorSettings(), html=html)
+            run(path, Settings(), html=html)
         assert found in str(error.value)
     with pytest.raises(InputError, match="another file than the log"):
-        run(other, MonitorSettings(), html=path)
+        run(other, Settings(), html=path)
     assert path.read_bytes() == before
 
 
@@ -398,7 +398,7 @@ def test_names_are_text(table, tmp_path, capsys, monkeypatch):
     path = write_token_log(tmp_path / "x[b]<i>\x1b[2J\u202e.parquet", table)
     page = tmp_path / "p.html"
     monkeypatch.setattr("teamtr_jax.monitor.page.svg", lambda *_: "<svg></svg>")
-    assert run(path, MonitorSettings(draws=1), html=page) == 0
+    assert run(path, Settings(draws=1), html=page) == 0
     out, html = capsys.readouterr().out, page.read_text()
     assert r"x[b]<i>\x1b[2J\u202e.parquet" in out
     assert "\x1b" not in out + html
@@ -560,7 +560,7 @@ def test_a_reward_outside_the_declared_range(table):
 )  # fmt: skip
 def test_settings_are_checked(wrong):
     with pytest.raises(InputError, match=f"--{next(iter(wrong)).replace('_', '-')}"):
-        MonitorSettings(**wrong).check()
+        Settings(**wrong).check()
 
 
 # -------------------------------------------------------------------------------------------------------- the outputs
@@ -579,7 +579,7 @@ def test_records_are_strict_json(table):
 
 def test_the_command(table, tmp_path, capsys):
     path, page = write_token_log(tmp_path / "log.parquet", table), tmp_path / "page.html"
-    assert run(path, MonitorSettings(), html=page) == 0
+    assert run(path, Settings(), html=page) == 0
     text = capsys.readouterr().out
     for word in ("Token-KL monitor", "M[k,i]", "S8", "in-sample", "estimable", "could"):
         assert word in text
@@ -587,7 +587,7 @@ def test_the_command(table, tmp_path, capsys):
     assert html.count("<svg") == 6
     assert "<script" not in html
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', html)
-    assert run(path, MonitorSettings(), json=True) == 0
+    assert run(path, Settings(), json=True) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["agents"] for line in lines] == [[0], [1], [2]]
 
@@ -595,11 +595,11 @@ def test_the_command(table, tmp_path, capsys):
 def test_nothing_is_shown_of_a_bad_log(table, tmp_path, capsys):
     path = write_token_log(tmp_path / "log.jsonl", changed(table, "logp_new", 3, 2.0), check=False)
     with pytest.raises(InputError, match="line 4"):
-        run(path, MonitorSettings(), html=tmp_path / "page.html")
+        run(path, Settings(), html=tmp_path / "page.html")
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "page.html").exists()
     with pytest.raises(InputError, match="--html"):
-        run(path, MonitorSettings(), html=tmp_path / "no" / "page.html")
+        run(path, Settings(), html=tmp_path / "no" / "page.html")
 
 
 def test_the_page_and_tables_of_a_poor_log(tmp_path, capsys):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from monitor_logs import World, joined, log_probs, rows, sampled, truth, world
 
-from teamtr_jax.monitor import MonitorSettings, monitor, read_token_log, token_log, write_token_log
+from teamtr_jax.monitor import Settings, monitor, read_token_log, token_log, write_token_log
 from teamtr_jax.monitor.remarks import remarks
 from teamtr_jax.records import dump
 from teamtr_jax.validation import InputError
@@ -34,7 +34,7 @@ def told(table):
 
 
 def lines(table, **settings):
-    return [dump(r) for r in monitor(token_log(table), MonitorSettings(**settings)).records]
+    return [dump(r) for r in monitor(token_log(table), Settings(**settings)).records]
 
 
 def kept(table, mask):
@@ -135,7 +135,7 @@ def test_ids_that_begin_again_are_new_rollouts(prompts, group, whole):
     if whole:
         w = w._replace(tables=[[p[1:] for p in x] for x in w.tables], reward=w.reward[1:])
     distinct, same = begins_again(w, 1, prompts, group)
-    expected, found = (monitor(token_log(x), MonitorSettings(tolerance=0.1)) for x in (distinct, same))
+    expected, found = (monitor(token_log(x), Settings(tolerance=0.1)) for x in (distinct, same))
     assert found.interactions == []
     for a, b in zip(expected.records, found.records, strict=True):
         assert {key: a[key] for key in BETWEEN} == {key: b[key] for key in BETWEEN}
@@ -271,7 +271,7 @@ def test_only_a_part_and_nothing_new_has_no_certificate(say):
     table = sampled(world(np.random.default_rng(5)), np.random.default_rng(2), PROMPTS, GROUP, fresh=False)
     table = told(table) if say else table
     part = kept(table, ~(old(table, 1) & (table["reward"] == 0) & (table["rollout"] == 0)))
-    report = monitor(token_log(part), MonitorSettings(held_out=True))
+    report = monitor(token_log(part), Settings(held_out=True))
     record = report.records[1]
     assert record["evidence"] == "incomplete"
     assert record["invalid"][0] == "rollouts scored again are not all there"
@@ -324,7 +324,7 @@ def test_ids_that_begin_again_and_an_old_set_after_them():
     assert (0, 160, 160, 0, 0, 0, "whole") in found
     assert (record["source"], record["evidence"]) == (0, "reused")
     assert [x is None for x in report.interactions[0].drift] == [False, True, False]
-    at_ease = MonitorSettings(tolerance=1.0)  # the rollouts in use are those of the start
+    at_ease = Settings(tolerance=1.0)  # the rollouts in use are those of the start
     shift = monitor(token_log(mixed), at_ease).records[2]["shift"]
     assert shift == monitor(token_log(table), at_ease).records[2]["shift"] > 0.1
     assert shift == pytest.approx((truth(w).path[2] / 2) ** 0.5, rel=0.2)

@@ -13,7 +13,7 @@ from monitor_oracle import columns, stage
 from teamtr_jax import intervals
 from teamtr_jax.monitor import (
     INFORMATION,
-    MonitorSettings,
+    Settings,
     figures,
     monitor,
     show,
@@ -28,7 +28,7 @@ from teamtr_jax.monitor.interaction import Interaction
 from teamtr_jax.monitor.remarks import remarks
 from teamtr_jax.monitor.terminal import shortened, tables
 
-SETTINGS = MonitorSettings(delta=0.035, alpha=0.2, tolerance=0.15, reward_range=(-1.0, 3.0), draws=70, complete=True)
+SETTINGS = Settings(delta=0.035, alpha=0.2, tolerance=0.15, reward_range=(-1.0, 3.0), draws=70, complete=True)
 
 LABEL = "in-sample: not a guarantee"
 
@@ -81,7 +81,7 @@ def made(real, *records, interactions=(), **settings):
     return real._replace(
         records=[real.records[0] | r for r in records],
         interactions=list(interactions),
-        settings=MonitorSettings(**{name: getattr(SETTINGS, name) for name in SETTINGS.__dict__} | settings),
+        settings=Settings(**{name: getattr(SETTINGS, name) for name in SETTINGS.__dict__} | settings),
     )
 
 

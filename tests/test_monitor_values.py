@@ -21,7 +21,7 @@ from teamtr_jax import intervals
 from teamtr_jax.cli import main
 from teamtr_jax.monitor import (
     INFORMATION,
-    MonitorSettings,
+    Settings,
     monitor,
     page,
     pool,
@@ -182,7 +182,7 @@ def test_order_of_rows_and_the_column_source_change_nothing():
     order = np.random.default_rng(9).permutation(table["t"].size)
     again = {key: value[order] for key, value in table.items() if key != "source"}
     same(
-        monitor(token_log(again), MonitorSettings(alpha=0.2, reward_range=(LOW, HIGH), complete=True, draws=1)).records,
+        monitor(token_log(again), Settings(alpha=0.2, reward_range=(LOW, HIGH), complete=True, draws=1)).records,
         wanted,
     )
 
@@ -206,7 +206,7 @@ def test_the_threshold_is_not_exceeded_at_equality():
     """k1 of the messages: ¾, −¼, ¾, −¼; their mean is ¼ exactly."""
     table = by_hand([[(0, [(-1.0, -1.0, new)])] for new in (-1.75, -0.75, -1.75, -0.75)])
     for delta, outside in ((0.25, False), (np.nextafter(0.25, 0), True), (np.nextafter(0.25, 1), False)):
-        (record,) = monitor(token_log(table), MonitorSettings(delta=float(delta))).records
+        (record,) = monitor(token_log(table), Settings(delta=float(delta))).records
         assert record["kl_k1"]["value"] == 0.25
         assert record["outside"] is outside
         assert record["delta"] == delta
@@ -216,7 +216,7 @@ def test_the_same_policy_at_equality():
     """|current − behaviour| = ⅛ a token, of both signs: on-policy at `match` = ⅛, and not below it."""
     table = by_hand([[(0, [(-1.0, -1.0 + x, -1.5 + x), (-1.0, -1.0, -0.75)])] for x in (0.125, -0.125, 0.0, 0.125)])
     for match, evidence in ((0.125, "fresh"), (float(np.nextafter(0.125, 0)), "reused")):
-        (record,) = monitor(token_log(table), MonitorSettings(match=match)).records
+        (record,) = monitor(token_log(table), Settings(match=match)).records
         assert (record["evidence"], record["off_policy"]) == (evidence, 0.125)
         assert (record["gap"] is None) == (evidence == "reused")
         assert (record["weights_behaviour"] is None) == (evidence == "fresh")
@@ -235,19 +235,19 @@ def test_an_agent_has_moved_by_more_than_match_a_token(own, twice):
     """On rollouts that are old because of agent 1, agent 0 is updated."""
     spoken = [(0, [(-1.0, -1.0 + x, -0.875 + x) for x in own]), (1, [(-1.0, -1.5, -1.5)])]
     other = [(0, [(-1.0, -1.0, -1.125)]), (1, [(-1.0, -0.75, -0.75)])]
-    (record,) = monitor(token_log(by_hand([spoken, other, spoken, other])), MonitorSettings(match=0.125)).records
+    (record,) = monitor(token_log(by_hand([spoken, other, spoken, other])), Settings(match=0.125)).records
     assert record["evidence"] == "reused"
     assert [rung["name"] for rung in record["rungs"]] == ["reused, agent moved twice" if twice else "reused rollouts"]
 
 
 def test_a_resampling_at_the_tolerance_could_be_skipped():
     table = columns(stage(513, TURN_BY_TURN, FRESH, FOUR))
-    upper = monitor(token_log(table), MonitorSettings(reward_range=(LOW, HIGH), complete=True, draws=1)).records[1][
+    upper = monitor(token_log(table), Settings(reward_range=(LOW, HIGH), complete=True, draws=1)).records[1][
         "shift_upper"
     ]
     for tolerance, answer in ((upper, True), (float(np.nextafter(upper, 0)), False)):
         records = monitor(
-            token_log(table), MonitorSettings(reward_range=(LOW, HIGH), complete=True, draws=1, tolerance=tolerance)
+            token_log(table), Settings(reward_range=(LOW, HIGH), complete=True, draws=1, tolerance=tolerance)
         ).records
         assert records[1]["skippable"] is answer
         assert records[2]["shift_rung"].startswith("S2" if answer else "S3")  # the base is update 0 or update 1
@@ -255,10 +255,10 @@ def test_a_resampling_at_the_tolerance_could_be_skipped():
 
 def test_rewards_at_the_ends_of_the_range_are_in_it():
     table = by_hand([[(0, [(-1.0, -1.0, -1.5)])]] * 4, reward=(-2.0, 5.0, 0.0, 1.0))
-    assert monitor(token_log(table), MonitorSettings(reward_range=(-2.0, 5.0))).records[0]["reward"]["value"] == 1.0
+    assert monitor(token_log(table), Settings(reward_range=(-2.0, 5.0))).records[0]["reward"]["value"] == 1.0
     for low, high, bad in ((-1.5, 5.0, -2.0), (-2.0, 4.5, 5.0), (-1.5, 4.5, -2.0)):
         with pytest.raises(InputError, match="--reward-range") as error:
-            monitor(token_log(table), MonitorSettings(reward_range=(low, high)))
+            monitor(token_log(table), Settings(reward_range=(low, high)))
         assert error.value.name == "column reward"
         assert error.value.found == str(bad)
         assert f"[{low:g}, {high:g}]" in error.value.expected
@@ -266,13 +266,13 @@ def test_rewards_at_the_ends_of_the_range_are_in_it():
 
 def test_a_report_says_what_it_is_of():
     table = columns(stage(9, [[0], [1]], {0: [0, 1], 1: [1]}, {4: 3}))
-    settings = MonitorSettings(reward_range=(LOW, HIGH), complete=True)
+    settings = Settings(reward_range=(LOW, HIGH), complete=True)
     report = monitor(token_log(table), settings)
     assert report.rows == table["t"].size
     assert report.settings is settings
     assert len(report.interactions) == 1
     unit = by_hand([[(0, [(-1.0, -1.0, -1.5)])]] * 4)
-    assert monitor(token_log(unit)).settings == MonitorSettings()
+    assert monitor(token_log(unit)).settings == Settings()
 
 
 # ---------------------------------------------------------------------------------------------------------------- flips
@@ -328,7 +328,7 @@ def test_flips_in_the_record_are_of_its_tokens():
     assert 2 < messages < len(values) < 16
     delta = 0.5 * sum(values) / messages
     (record,) = monitor(
-        token_log(table), MonitorSettings(delta=delta, draws=draws, reward_range=(LOW, HIGH), complete=True)
+        token_log(table), Settings(delta=delta, draws=draws, reward_range=(LOW, HIGH), complete=True)
     ).records
     for key, share in zip(FLIPS, (0.25, 0.5), strict=True):
         p = flip_share(values, messages, delta, share)
@@ -338,7 +338,7 @@ def test_flips_in_the_record_are_of_its_tokens():
 
     def drawn(**options):
         (r,) = monitor(
-            token_log(table), MonitorSettings(delta=delta, reward_range=(LOW, HIGH), complete=True, **options)
+            token_log(table), Settings(delta=delta, reward_range=(LOW, HIGH), complete=True, **options)
         ).records
         return [r[key] for key in FLIPS]
 
@@ -466,7 +466,7 @@ def test_the_pooled_matrix_by_hand():
 
 
 def test_defaults_are_those_of_the_documentation():
-    s = MonitorSettings()
+    s = Settings()
     assert (s.delta, s.alpha, s.tolerance, s.reward_range) == (0.01, 0.1, 0.1, (0.0, 1.0))
     assert (s.held_out, s.match, s.draws, s.seed) == (False, 1e-4, 100, 0)
 
@@ -487,13 +487,13 @@ NAN, INF = math.nan, math.inf
 )
 def test_limits_of_the_settings(name, good, bad):
     for value in good:
-        MonitorSettings(**{name: value}).check()
+        Settings(**{name: value}).check()
     for value in bad:
         with pytest.raises(InputError) as error:
-            MonitorSettings(**{name: value}).check()
+            Settings(**{name: value}).check()
         assert error.value.name == f"--{name.replace('_', '-')}"
         with pytest.raises(InputError):
-            monitor(token_log(by_hand([[(0, [(-1.0, -1.0, -1.5)])]] * 4)), MonitorSettings(**{name: value}))
+            monitor(token_log(by_hand([[(0, [(-1.0, -1.0, -1.5)])]] * 4)), Settings(**{name: value}))
 
 
 def test_information_levels():
@@ -526,7 +526,7 @@ def test_every_option_of_the_command_is_used(tmp_path, teamtr):
     """Under settings that each change a number: the lines are the records of Python, and they are right."""
     table = columns(stage(4, [[0], [1], [0]], {0: [0, 1, 2], 1: [1], 2: [2]}, FOUR))
     path = write_token_log(tmp_path / "log.jsonl", table)
-    settings = MonitorSettings(0.07, 0.25, 0.5, (-2.0, 4.0), True, 1e-6, 30, 5, True)
+    settings = Settings(0.07, 0.25, 0.5, (-2.0, 4.0), True, 1e-6, 30, 5, True)
     code, out, err = teamtr(path, "--delta", 0.07, "--alpha", 0.25, "--tolerance", 0.5, "--reward-range", -2, 4, "--held-out",
                             "--match", 1e-6, "--draws", 30, "--seed", 5, "--complete", "--json")  # fmt: skip
     assert (code, err) == (0, "")
@@ -560,9 +560,9 @@ def test_exit_code_of_bad_input(tmp_path, teamtr):
 def test_settings_are_checked_before_the_file_is_read(tmp_path):
     pytest.importorskip("matplotlib")
     with pytest.raises(InputError, match="--alpha"):
-        run(tmp_path / "none.jsonl", MonitorSettings(alpha=2.0))
+        run(tmp_path / "none.jsonl", Settings(alpha=2.0))
     with pytest.raises(InputError, match="--html"):
-        run(tmp_path / "none.jsonl", MonitorSettings(), html=tmp_path / "no" / "page.html")
+        run(tmp_path / "none.jsonl", Settings(), html=tmp_path / "no" / "page.html")
 
 
 def test_match_is_used_in_reading(tmp_path, capsys):
@@ -573,7 +573,7 @@ def test_match_is_used_in_reading(tmp_path, capsys):
     noisy = {key: value for key, value in noisy.items() if key != "source"}
     path = write_token_log(tmp_path / "log.parquet", noisy)
     for match, resampled in ((1e-4, True), (0.1, False)):
-        assert run(path, MonitorSettings(match=match, reward_range=(LOW, HIGH), complete=True), json=True) == 0
+        assert run(path, Settings(match=match, reward_range=(LOW, HIGH), complete=True), json=True) == 0
         records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [r["resampled"] for r in records] == [True, resampled]
 
@@ -585,7 +585,7 @@ def test_the_command_writes_tables_or_lines_and_a_page(tmp_path, capsys, monkeyp
     monkeypatch.setattr(page, "svg", lambda *_: "<svg/>")
     table = columns(stage(4, [[0], [1]], {0: [0], 1: [1]}, FOUR))
     path = write_token_log(tmp_path / "log.parquet", table)
-    settings = MonitorSettings(reward_range=(LOW, HIGH), complete=True)
+    settings = Settings(reward_range=(LOW, HIGH), complete=True)
     assert run(path, settings) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"{path}: {table['t'].size} tokens, 2 updates")

@@ -7,13 +7,13 @@ import pytest
 from monitor_logs import truth, world
 
 from teamtr_jax.intervals import Interval
-from teamtr_jax.monitor import MonitorSettings, verdicts
+from teamtr_jax.monitor import Settings, verdicts
 from teamtr_jax.monitor.interaction import Interaction, pool
 from teamtr_jax.monitor.report import MonitorReport
 from teamtr_jax.monitor.verdict import FURTHEST
 from teamtr_jax.monitor.verdict import verdicts as of_report
 
-SETTINGS = MonitorSettings(delta=0.05, alpha=0.2, tolerance=0.15, reward_range=(-1.0, 1.0))
+SETTINGS = Settings(delta=0.05, alpha=0.2, tolerance=0.15, reward_range=(-1.0, 1.0))
 LABEL = "in-sample: not a guarantee"
 
 
@@ -35,7 +35,7 @@ RECORD = {
 
 
 def report(*records, interactions=(), **settings):
-    found = MonitorSettings(**{name: getattr(SETTINGS, name) for name in vars(SETTINGS)} | settings)
+    found = Settings(**{name: getattr(SETTINGS, name) for name in vars(SETTINGS)} | settings)
     return MonitorReport([RECORD | r for r in records], list(interactions), found, 1)
 
 

@@ -14,9 +14,9 @@ from teamtr_jax.monitor.log import (
 from teamtr_jax.monitor.page import write_page
 from teamtr_jax.monitor.report import MonitorReport, monitor
 from teamtr_jax.monitor.terminal import show
-from teamtr_jax.monitor.updates import MonitorSettings
+from teamtr_jax.monitor.updates import Settings
 from teamtr_jax.monitor.verdict import Verdict, verdicts
 
 __all__ = ["run", "TokenLog", "token_log", "read_token_log", "write_token_log", "append_token_log", "token_rows",
-           "MonitorSettings", "MonitorReport", "monitor", "Interaction", "Pooled", "pool", "Verdict", "verdicts",
+           "Settings", "MonitorReport", "monitor", "Interaction", "Pooled", "pool", "Verdict", "verdicts",
            "show", "write_page", "MONITOR_SCHEMA", "INFORMATION"]  # fmt: skip

@@ -15,7 +15,7 @@ from teamtr_jax.monitor.interaction import Interaction, estimate_interaction
 from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.own import Own
 from teamtr_jax.monitor.scored import per_prompt, score
-from teamtr_jax.monitor.updates import MonitorSettings, Update
+from teamtr_jax.monitor.updates import Settings, Update
 from teamtr_jax.schedules import path_shift
 
 __all__ = ["Following", "next_rewards", "Shift", "shifts", "matrices"]
@@ -35,7 +35,7 @@ class Following(NamedTuple):
     paired: bool | None = None  #: the same prompts
 
 
-def next_rewards(log: TokenLog, updates: Sequence[Update], settings: MonitorSettings) -> list[Following]:
+def next_rewards(log: TokenLog, updates: Sequence[Update], settings: Settings) -> list[Following]:
     """S8: the next agent's rollouts estimate `J(π̂ⁱ)` for free."""
     out = []
     for u, following in zip(updates, [*updates[1:], None], strict=True):
@@ -61,7 +61,7 @@ class Shift(NamedTuple):
 
 
 def shifts(
-    log: TokenLog, updates: Sequence[Update], found: Sequence[Own], doubts: Sequence[Doubts], settings: MonitorSettings
+    log: TokenLog, updates: Sequence[Update], found: Sequence[Own], doubts: Sequence[Doubts], settings: Settings
 ) -> list[Shift]:
     """Which resampling could have been skipped: the certified shift since the rollouts that would have been in use."""
     by_stage: dict[int, list[int]] = {}
@@ -97,7 +97,7 @@ def shifts(
 
 
 def _path(
-    log: TokenLog, updates: Sequence[Update], base: int, i: int, previous: int, settings: MonitorSettings
+    log: TokenLog, updates: Sequence[Update], base: int, i: int, previous: int, settings: Settings
 ) -> Interval | None:
     """`KL(π̂^{base} ‖ π̂ⁱ⁻¹)` of the transcripts, k3 on rollouts of the base; `None` where they were not scored again."""
     source = updates[base].update
@@ -111,7 +111,7 @@ def _path(
 
 
 def matrices(
-    log: TokenLog, updates: Sequence[Update], doubts: Sequence[Doubts], settings: MonitorSettings
+    log: TokenLog, updates: Sequence[Update], doubts: Sequence[Doubts], settings: Settings
 ) -> list[Interaction]:
     """R5: one for each stage whose first rollouts were scored, all of them and none in doubt, at two of its updates or more."""
     doubted = {(u.stage, u.update) for u, doubt in zip(updates, doubts, strict=True) if doubt.invalid}

@@ -13,7 +13,7 @@ from teamtr_jax.monitor.estimates import plain
 from teamtr_jax.monitor.interaction import Interaction
 from teamtr_jax.monitor.limits import Limits
 from teamtr_jax.monitor.own import Own
-from teamtr_jax.monitor.updates import MonitorSettings, Update
+from teamtr_jax.monitor.updates import Settings, Update
 
 __all__ = ["MONITOR_SCHEMA", "INFORMATION", "RUNGS", "WEIGHTS", "Record", "Judged", "Column", "GROUPS", "COLUMNS", "record_of",
            "number", "interval_text", "text", "who", "name"]  # fmt: skip
@@ -34,7 +34,7 @@ class Judged(NamedTuple):
     following: Following
     shift: Shift
     matrix: Interaction | None  #: of its stage
-    settings: MonitorSettings
+    settings: Settings
 
 
 # ---------------------------------------------------------------------------------------------------------------- as text

@@ -11,14 +11,14 @@ from teamtr_jax.monitor.log import optional_import, read_token_log
 from teamtr_jax.monitor.page import write_page
 from teamtr_jax.monitor.report import monitor
 from teamtr_jax.monitor.terminal import show
-from teamtr_jax.monitor.updates import MonitorSettings
+from teamtr_jax.monitor.updates import Settings
 from teamtr_jax.records import dump
 from teamtr_jax.validation import InputError
 
 __all__ = ["run"]
 
 
-def run(file: Path, settings: MonitorSettings, json: bool = False, html: Path | None = None) -> int:
+def run(file: Path, settings: Settings, json: bool = False, html: Path | None = None) -> int:
     """Read, report, print: tables, or one strict-JSON object per update; and a page with figures.
 
     Raises:

@@ -11,7 +11,7 @@ from teamtr_jax.intervals import mean, ratio
 from teamtr_jax.monitor.estimates import Floats, Ints, plain
 from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.sources import rows_of
-from teamtr_jax.monitor.updates import MonitorSettings, Update
+from teamtr_jax.monitor.updates import Settings, Update
 
 __all__ = [
     "FALSE_ALARM",
@@ -40,7 +40,7 @@ class Doubts(NamedTuple):
     scored_again: list[dict[str, Any]]  #: of each older set, what is here of it
 
 
-def doubts_of(log: TokenLog, u: Update, settings: MonitorSettings) -> Doubts:
+def doubts_of(log: TokenLog, u: Update, settings: Settings) -> Doubts:
     """Why the rollouts of an update carry no certificate, if they do not, and what else is odd about them."""
     agents = np.asarray(u.agents, np.int64)
     chosen = [*u.sets.values()] or [u.chosen]

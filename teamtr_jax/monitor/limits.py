@@ -11,7 +11,7 @@ from teamtr_jax.finite_sample import Sample, betting_bound
 from teamtr_jax.monitor.doubts import Doubts
 from teamtr_jax.monitor.estimates import Floats
 from teamtr_jax.monitor.own import Own
-from teamtr_jax.monitor.updates import MonitorSettings
+from teamtr_jax.monitor.updates import Settings
 
 __all__ = ["RARELY", "Limits", "limits", "label"]
 
@@ -32,12 +32,12 @@ class Limits(NamedTuple):
     limit_cut: bool
 
 
-def label(settings: MonitorSettings, invalid: Sequence[str]) -> str:
+def label(settings: Settings, invalid: Sequence[str]) -> str:
     """What a limit is worth: under `--held-out` what it says, otherwise no guarantee, and nothing where it is `invalid`."""
     return f"none: {invalid[0]}" if invalid else "held-out" if settings.held_out else "in-sample: not a guarantee"
 
 
-def _betting(values: Sequence[Floats | None], settings: MonitorSettings) -> list[tuple[float, bool, float] | None]:
+def _betting(values: Sequence[Floats | None], settings: Settings) -> list[tuple[float, bool, float] | None]:
     """By update: the S8 limit in units of the range, whether the mean weight is above 1, the mean."""
     out: list[tuple[float, bool, float] | None] = [None] * len(values)
     by_size: dict[int, list[tuple[int, Floats]]] = {}
@@ -57,7 +57,7 @@ def _betting(values: Sequence[Floats | None], settings: MonitorSettings) -> list
 
 
 def limits(
-    found: Sequence[Own], values: Sequence[Floats | None], doubts: Sequence[Doubts], settings: MonitorSettings
+    found: Sequence[Own], values: Sequence[Floats | None], doubts: Sequence[Doubts], settings: Settings
 ) -> list[Limits]:
     """The limits of every update.
 

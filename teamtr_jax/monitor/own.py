@@ -12,7 +12,7 @@ from teamtr_jax.monitor.estimates import Floats, Weights, flips, gain, grow, gro
 from teamtr_jax.monitor.interaction import gap_values
 from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.scored import Scored, per_prompt, score
-from teamtr_jax.monitor.updates import MonitorSettings, Update
+from teamtr_jax.monitor.updates import Settings, Update
 
 __all__ = ["Collected", "TokenKL", "Surrogates", "Tails", "Rung", "Own", "own"]
 
@@ -90,7 +90,7 @@ def _by_prompt(s: Scored, values: Floats) -> Floats:
     return np.asarray(np.bincount(s.cluster[s.rollout], values, s.prompts.size), np.float64)
 
 
-def _rungs(s: Scored, evidence: str, settings: MonitorSettings) -> list[tuple[str, str, Interval]]:
+def _rungs(s: Scored, evidence: str, settings: Settings) -> list[tuple[str, str, Interval]]:
     """`(id, name, certificate)`: lower bounds on `J(π̂ⁱ) − J(π̂ⁱ⁻¹)`, each the mean of one number per prompt."""
     low, high = settings.reward_range
     width = high - low
@@ -110,7 +110,7 @@ def _rungs(s: Scored, evidence: str, settings: MonitorSettings) -> list[tuple[st
     return [(id, name, mean(per_prompt(s, values), settings.alpha)) for id, name, values in rungs]
 
 
-def _finite_values(s: Scored, settings: MonitorSettings) -> Floats:
+def _finite_values(s: Scored, settings: Settings) -> Floats:
     """[2, B] S8 (`path_sample`) `Z = mean_g R_g(Λ_g − 1)`, R rescaled to [0, 1], and `mean_g Λ_g − 1`."""
     low, high = settings.reward_range
     gained = growth(np.minimum(s.sums(s.new), CUT))
@@ -132,7 +132,7 @@ def _rollouts(s: Scored, alpha: float) -> Collected:
     )
 
 
-def _token_kl(s: Scored, settings: MonitorSettings, rng: np.random.Generator) -> TokenKL | None:
+def _token_kl(s: Scored, settings: Settings, rng: np.random.Generator) -> TokenKL | None:
     if not (messages := int(s.mine.sum())):
         return None
     count = _by_prompt(s, s.mine.astype(float))
@@ -156,7 +156,7 @@ def _surrogates(s: Scored, fresh: bool, alpha: float) -> Surrogates:
     )
 
 
-def own(log: TokenLog, u: Update, settings: MonitorSettings, rng: np.random.Generator) -> tuple[Own, Floats | None]:
+def own(log: TokenLog, u: Update, settings: Settings, rng: np.random.Generator) -> tuple[Own, Floats | None]:
     """What an update's rollouts say of it, and the numbers per prompt of its S8 certificate (fresh rollouts only)."""
     agents, alpha, fresh = np.asarray(u.agents, np.int64), settings.alpha, u.evidence == "fresh"
     s = score(log, u.chosen, agents)

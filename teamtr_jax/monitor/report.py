@@ -14,7 +14,7 @@ from teamtr_jax.monitor.interaction import Interaction
 from teamtr_jax.monitor.limits import limits
 from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.own import own
-from teamtr_jax.monitor.updates import MonitorSettings, updates_of
+from teamtr_jax.monitor.updates import Settings, updates_of
 from teamtr_jax.validation import InputError
 
 __all__ = ["MonitorReport", "monitor"]
@@ -25,21 +25,21 @@ class MonitorReport(NamedTuple):
 
     records: list[Record]
     interactions: list[Interaction]
-    settings: MonitorSettings
+    settings: Settings
     rows: int
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def monitor(log: TokenLog, settings: MonitorSettings | None = None) -> MonitorReport:
+def monitor(log: TokenLog, settings: Settings | None = None) -> MonitorReport:
     """Everything that the log says about every update.
 
     Raises:
       InputError: a setting, or a reward outside the declared range.
     """
-    settings = MonitorSettings() if settings is None else settings
-    if not isinstance(log, TokenLog) or not isinstance(settings, MonitorSettings):
+    settings = Settings() if settings is None else settings
+    if not isinstance(log, TokenLog) or not isinstance(settings, Settings):
         found = f"{type(log).__name__} and {type(settings).__name__}"
-        raise InputError("log, settings", found, "a TokenLog (token_log, read_token_log) and MonitorSettings")
+        raise InputError("log, settings", found, "a TokenLog (token_log, read_token_log) and Settings")
     settings.check()
     low, high = settings.reward_range
     if (bad := (log.reward < low) | (log.reward > high)).any():

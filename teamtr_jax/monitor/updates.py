@@ -15,11 +15,11 @@ from teamtr_jax.validation import InputError, real_number, whole_number
 
 MOST_DRAWS = 10_000
 
-__all__ = ["MonitorSettings", "Update", "updates_of"]
+__all__ = ["Settings", "Update", "updates_of"]
 
 
 @dataclass(frozen=True)
-class MonitorSettings:
+class Settings:
     """What the reader declares."""
 
     delta: float = 0.01
@@ -80,7 +80,7 @@ class Update(NamedTuple):
     again: list[Again]  #: what is here of older sets
 
 
-def updates_of(log: TokenLog, settings: MonitorSettings) -> list[Update]:
+def updates_of(log: TokenLog, settings: Settings) -> list[Update]:
     """Every update of the log, in its order."""
     first = log.transcripts[:-1]
     stage, update = log.stage[first], log.update[first]

@@ -14,7 +14,7 @@ from teamtr_jax.monitor.columns import Record, interval_text, name, number
 from teamtr_jax.monitor.interaction import pool
 from teamtr_jax.monitor.own import MOVED_TWICE
 from teamtr_jax.monitor.report import MonitorReport
-from teamtr_jax.monitor.updates import MonitorSettings
+from teamtr_jax.monitor.updates import Settings
 
 __all__ = ["FURTHEST", "Answer", "Verdict", "verdicts"]
 
@@ -171,7 +171,7 @@ def _spoils(agent: int, report: MonitorReport, alone: bool) -> Answer:
     return Answer(question, f"spoils {_list(spoiled, agent)} contexts", why, "bad")
 
 
-def _rollouts(records: list[Record], settings: MonitorSettings) -> Answer:
+def _rollouts(records: list[Record], settings: Settings) -> Answer:
     """The shift since the rollouts in use against the tolerance."""
     question = "New rollouts before it?"
     known = [r for r in records if r["shift_upper"] is not None]
@@ -191,7 +191,7 @@ def _rollouts(records: list[Record], settings: MonitorSettings) -> Answer:
     return Answer(question, "keep the rollouts" if keep else "resample", why, "good" if keep else "open")
 
 
-def _radius(records: list[Record], settings: MonitorSettings) -> Answer:
+def _radius(records: list[Record], settings: Settings) -> Answer:
     """The step t, in √(nats a message), at which `a·t − ϱ·b·t²` is greatest: `t = a/(2ϱb)`, `δ = t²`.
 
     To first order L is `a·t` and K is `b·t²` at every update: `a = ΣL/Σ√k3`, `b = ΣK/Σk3`. Steps need not be equal.

@@ -39,7 +39,7 @@ from teamtr_jax.llm.replacement import replace_agent, swap_report
 from teamtr_jax.llm.tasks import Problem, check_task, draw, layout_of
 from teamtr_jax.llm.update import init_train_state
 from teamtr_jax.llm.update_settings import UpdateSettings
-from teamtr_jax.monitor import MonitorSettings, monitor, pool, token_log, write_page
+from teamtr_jax.monitor import Settings, monitor, pool, token_log, write_page
 from teamtr_jax.schedules import fresh, once
 from teamtr_jax.stage import run_stage
 
@@ -187,8 +187,7 @@ for name, own in {"direct": newcomer, "aligned": aligned}.items():
 unseen = columns["prompt"] % sampling.prompts >= sampling.prompts - sampling.held_out
 logs = {"all rollouts": columns, "held out": {name: x[unseen] for name, x in columns.items()}}
 reports = {
-    name: monitor(token_log(x), MonitorSettings(delta=settings.delta, held_out=name == "held out"))
-    for name, x in logs.items()
+    name: monitor(token_log(x), Settings(delta=settings.delta, held_out=name == "held out")) for name, x in logs.items()
 }
 for name, report in reports.items():
     inside = total = 0
