@@ -31,9 +31,7 @@ def parsed(form: Any, arguments: list[str] | None, program: str, description: st
       SystemExit: as raised by tyro, for everything else, after one line on stderr.
     """
     return command_line.parsed(
-        program,
-        lambda: tyro.cli(form, prog=f"python -m {program}", description=description, args=arguments),
-        arguments,
+        program, lambda: tyro.cli(form, prog=f"python -m {program}", description=description, args=arguments)
     )
 
 

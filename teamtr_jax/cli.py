@@ -314,7 +314,7 @@ def main() -> None:
         return tyro.extras.subcommand_cli_from_dict(commands, prog="teamtr", description=__doc__)
 
     try:
-        command = parsed("teamtr", read, several=("--env-arg",))
+        command = parsed("teamtr", read)
     except InputError as error:
         sys.exit(_fail(str(error), 2))
     sys.exit(_run(command))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from contextlib import redirect_stderr
 from io import StringIO
 from typing import TypeVar
@@ -32,33 +32,27 @@ def _sentence(said: str) -> str:
     return "; ".join(parts[:2]) or " ".join(said.split())
 
 
-def _once(arguments: Sequence[str], several: Collection[str]) -> None:
-    """Refuse an option that is given twice: tyro would keep the last and say nothing of the others."""
-    names = [x.partition("=")[0].replace("_", "-") for x in arguments if x.startswith("--") and x != "--"]
-    for name in names:
-        if names.count(name) > 1 and name not in several:
+def _once(lists: Collection[str]) -> None:
+    """Refuse a list that is given in parts: tyro would keep the last part, and it would seem that all were taken."""
+    names = [x.partition("=")[0].replace("_", "-") for x in sys.argv[1:]]
+    for name in lists:
+        if names.count(name) > 1:
             raise InputError(name, f"given {names.count(name)} times", "once, with all its values")
 
 
-def parsed(
-    program: str,
-    read: Callable[[], Parsed],
-    arguments: Sequence[str] | None = None,
-    several: Collection[str] = (),
-) -> Parsed:
+def parsed(program: str, read: Callable[[], Parsed], lists: Collection[str] = ()) -> Parsed:
     """What `read` makes of the command line. tyro frames what it refuses, an `InputError` too: neither stays so.
 
     Args:
       program: named at the beginning of the line.
       read: calls tyro.
-      arguments: what it reads; those of the program unless given.
-      several: options that may be given several times.
+      lists: options with several values, which are given once. Of any other option the last counts.
 
     Raises:
-      InputError: as raised by the settings, or an option is given twice.
+      InputError: as raised by the settings, or a list is given in parts.
       SystemExit: as raised by tyro, for everything else, after one line on stderr.
     """
-    _once(sys.argv[1:] if arguments is None else arguments, several)
+    _once(lists)
     said = StringIO()
     try:
         with redirect_stderr(said):

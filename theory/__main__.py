@@ -176,7 +176,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     settings = None
     try:
-        settings = parsed("theory", lambda: tyro.cli(VerifySettings, prog="python -m theory"))
+        settings = parsed("theory", lambda: tyro.cli(VerifySettings, prog="python -m theory"), lists=("--only",))
         code = run(settings)
     except InputError as error:
         print(f"theory: error: {error}", file=sys.stderr)
