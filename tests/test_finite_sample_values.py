@@ -503,3 +503,13 @@ def test_settings_of_samples(call, message, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(InputError, match="^" + message):
         call()
+
+
+@pytest.mark.parametrize("edge", [0.0, 3.0])
+def test_rounding_may_leave_a_range_by_a_billionth_of_its_end(edge):
+    """Of the end, or of 1 where the end is smaller: below that a value is refused."""
+    allowed = 1e-9 * max(1.0, edge)
+    for bound in (fs.bernstein_bound, fs.betting_bound):
+        bound(fs.Sample(np.array([edge + 1.0, edge - 0.9 * allowed]), edge, 5.0), 0.1)
+        with pytest.raises(InputError, match=r"sample\.values"):
+            bound(fs.Sample(np.array([edge + 1.0, edge - 1.1 * allowed]), edge, 5.0), 0.1)

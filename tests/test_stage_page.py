@@ -549,3 +549,34 @@ def test_words_of_numbers_that_are_one():
     text = page_of(made).text
     assert "One stage of a discounted team (discount 0.9999): 1 agent, 4 states" in text
     assert "1 updates" not in text
+
+
+def test_before_whom_to_collect(made):
+    """The agents whose promise old rollouts miss by more than a hundredth of all promises; some are named, the rest counted."""
+    matrix = np.asarray(interaction_matrix(made.stage, made.report))
+    allowed = 0.01 * abs(np.asarray(made.report.surrogate_intermediate)).sum()
+    late, used = [], 0  # since the rollouts in use
+    for i in range(1, made.n):
+        if abs(matrix[used:i, i].sum()) > allowed:
+            late.append(made.order[i])
+            used = i
+    found = re.search(
+        r"Collect new rollouts before the update of agent ([\d, ]+?)( and (\d+) more)?(; before the others old ones will do)?,",
+        made.page.text,
+    )
+    if not late:
+        assert found is None
+        assert "are not needed" in made.page.text
+        return
+    named = [int(x) for x in found[1].split(", ")]
+    assert named == late[: len(named)]
+    assert len(named) + int(found[3] or 0) == len(late)
+    assert len(named) == min(len(late), stage_page.SENTENCES)
+    assert (found[4] is not None) == (len(late) < made.n - 1)
+
+
+def test_what_a_line_of_the_map_is(made):
+    steps = made.stage.team.dynamics.horizon
+    mapped = made.stage.team.active is not None and len(made.stage.team.active) <= stage_page.CELLS
+    assert ("A line is a step of the episode, a column a context" in made.page.text) == (mapped and steps is not None)
+    assert ("A cell is a state, line by line" in made.page.text) == (mapped and steps is None)
