@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 from teamtr_jax.files import replacing
+from teamtr_jax.html import page, table
 from teamtr_jax.monitor.columns import GROUPS, HEAD, RUNGS, Column
 from teamtr_jax.monitor.figures import FIGURES, MATRIX, colour_of, is_long, svg, whom
 from teamtr_jax.monitor.interaction import pool
@@ -18,8 +19,7 @@ from teamtr_jax.validation import shown
 
 __all__ = ["write_page"]
 
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:76em;margin:1.5em auto;padding:0 1em;color:#222}
-h1{font-size:1.3em;overflow-wrap:anywhere}h2{margin:1.8em 0 .4em;font-size:1.15em}h3{margin:0;font-size:1.05em}
+STYLE = """body{max-width:76em}h3{margin:0}p,li{max-width:none}
 .cards,.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22em),1fr));gap:1em}
 .card{border:1px solid #ddd;border-left:.4em solid;border-radius:.3em;padding:.7em 1em}.card *{color:#222}
 dl{margin:.4em 0}dt{margin-top:.5em}dd{margin:0;color:#444;font-size:.92em}.card dd{color:#444}
@@ -27,9 +27,7 @@ dt b{border-radius:.3em;padding:0 .35em}b.good{background:#d9f0dd}b.bad{backgrou
 .key span{white-space:nowrap;margin-right:1em}
 .key i{display:inline-block;width:.8em;height:.8em;border-radius:50%;margin-right:.3em}
 figure{margin:0;min-width:0}figure svg{width:100%;height:auto;max-width:30em}
-.long{grid-column:1/-1}.long svg{min-width:44em;max-width:60em}figcaption,p.note,summary{color:#444;font-size:.92em}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.92em}
-td,th{padding:.15em .6em;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}
+.long{grid-column:1/-1}.long svg{min-width:44em;max-width:60em}figcaption,summary{color:#444;font-size:.92em}
 td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}td:first-child,th:first-child{position:sticky;left:0;background:#fff}
 details{margin:.3em 0}code{font-size:.95em}"""
 LIMIT = 200
@@ -42,9 +40,9 @@ TERMS = {
 
 
 VERDICT_TERMS = (
-    "J: mean reward of the team. k1: mean KL of a message before and after the update, in nats, which trainers monitor; δ: its "
-    "declared threshold. L: what an update promises. ϱ·K: what it may cost, width of the rewards × KL of a rollout; so L − ϱ·K "
-    "is a lower bound of what it brings (S7). Contexts: what others have written before an agent speaks. Total variation: the "
+    "J: mean reward of the team. k1: an estimate of KL(current‖new) of a message, in nats, which trainers monitor; δ: its "
+    "declared threshold. L: what an update promises. ϱ·K: what it may cost, width of the rewards × KL(current‖new) of a rollout; "
+    "so L − ϱ·K is a lower bound of what it brings (S7). Contexts: what others have written before an agent speaks. Total variation: the "
     "share of rollouts that have to be others."
 )
 
@@ -108,10 +106,8 @@ def _tables(report: MonitorReport) -> str:
     parts = []
     for title, heads, rows, caption in tables(report):
         rows, left = shortened(rows, LIMIT)
-        cells = "".join(f"<tr>{''.join(f'<td>{escape(x)}</td>' for x in row)}</tr>" for row in rows)
         parts.append(
-            f"<h2>{escape(title)}</h2><div class=wide><table><tr>"
-            f"{''.join(f'<th>{escape(x)}</th>' for x in heads)}</tr>{cells}</table></div>"
+            f"<h2>{escape(title)}</h2>{table([*map(escape, heads)], [[*map(escape, row)] for row in rows])}"
             f"<p class=note>{escape(caption + left)}</p>{_terms(title.split(' (')[0])}"
         )
     return "\n".join(parts)
@@ -124,16 +120,13 @@ def write_page(report: MonitorReport, path: Path, name: str) -> Path:
       InputError: if matplotlib is not installed, or the place cannot be written.
     """
     name = shown(name)
-    parts = [
-        (f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'>"
-        f"<title>{escape(name)}</title><style>{STYLE}</style>"),
+    body = [
         f"<h1>{escape(name)}</h1><p>{report.rows} tokens, {len(report.records)} updates.</p>",
         _verdicts(report),
         _figures(report),
         f"<h2 id=remarks>Before using a number</h2><ul>{''.join(f'<li>{_prose(x)}</li>' for x in remarks(report))}</ul>",
         _tables(report),
-        "</html>",
-    ]  # fmt: skip
+    ]
     with replacing(path) as temporary:
-        temporary.write_text("\n".join(parts), encoding="utf-8")
+        temporary.write_text(page(name, "\n".join(body), STYLE), encoding="utf-8")
     return path
