@@ -41,9 +41,9 @@ TERMS = {
 
 VERDICT_TERMS = (
     "J: mean reward of the team. k1: an estimate of KL(current‖new) of a message, in nats, which trainers monitor; δ: its "
-    "declared threshold. L: what an update promises. ϱ·K: what it may cost, width of the rewards × KL(current‖new) of a rollout; "
-    "so L − ϱ·K is a lower bound of what it brings (S7). Contexts: what others have written before an agent speaks. Total variation: the "
-    "share of rollouts that have to be others."
+    "declared threshold. L: what an update promises. ϱ·K: what it may cost, width of the rewards × KL(current‖new) of a "
+    "rollout; so L − ϱ·K is a lower bound of what it brings (S7). Contexts: what others have written before an agent speaks. "
+    "Total variation: the share of rollouts that have to be others."
 )
 
 
