@@ -580,3 +580,33 @@ def test_what_a_line_of_the_map_is(made):
     mapped = made.stage.team.active is not None and len(made.stage.team.active) <= stage_page.CELLS
     assert ("A line is a step of the episode, a column a context" in made.page.text) == (mapped and steps is not None)
     assert ("A cell is a state, line by line" in made.page.text) == (mapped and steps is None)
+
+
+def test_what_the_columns_of_who_acts_are(made):
+    heads = ["update", "who", *(["actions"] if made.stage.team.factors else []), "states"]
+    heads += ["steps with a turn"] if made.report.episodic else []
+    assert made.page.rows["who"][0] == [*heads, "% of the time", "rows changed", "KL"]
+    lengths = {len(row) for row in made.page.rows["who"]}
+    assert len(lengths) == 1
+
+
+def test_range_of_the_gaps_is_written_with_its_signs(made):
+    largest = max(float(abs(getattr(made.report, f"gap_{gap}")).max()) for gap in made.gaps)
+    shown = number(largest, sign=True)
+    low, high = (re.sub(r"<[^>]*>", "", x) for x in (number(-largest), shown))
+    assert high.startswith("+")
+    assert f"The gaps, from {low} (left) over zero to {high}" in made.page.text
+
+
+def test_rounding_of_a_certificate_of_the_stage(made):
+    """That of the promises and gaps it is made of, and eight roundings of the promises themselves."""
+    budget, report = made.report.rounding, made.report
+    brings_ = np.asarray(budget.surrogate + budget.fresh)
+    expected = {
+        "certificate_estimable": (np.asarray(budget.surrogate), report.surrogate_intermediate),
+        "stage_bound_cached": (brings_ + np.asarray(budget.cached), report.surrogate_cached),
+        "stage_bound_reused": (brings_ + np.asarray(budget.reused), report.surrogate_reused),
+    }
+    numbers = stage_page._numbers(made.stage, report, DEFAULT)
+    for name, (of_promises, promises) in expected.items():
+        close(numbers.unsure_of(name), of_promises.sum() + 8 * float(budget.relative) * float(abs(promises).sum()))

@@ -30,6 +30,9 @@ BUILD = ROOT / "build" / "mutants"
 SCORE = HERE / "score.json"
 HARMLESS = HERE / "harmless.toml"
 
+CPU_SECONDS, WALL_SECONDS = 900, 4 * 3600.0
+"""A change under which the tests compute longer than this was noticed. CPU seconds, because other work may hold the cores."""
+
 
 class Mutant(NamedTuple):
     """One change at one place."""
@@ -131,7 +134,7 @@ def copy(number: int) -> Path:
 
 def command(python: str, tests: list[str]) -> str:
     there = [name for name in tests if (ROOT / name).exists()]
-    return f"{python} -m pytest -x -q --no-header -p no:cacheprovider {' '.join(there)}"
+    return f"prlimit --cpu={CPU_SECONDS} {python} -m pytest -x -q --no-header -p no:cacheprovider {' '.join(there)}"
 
 
 def begin(numbers: Any) -> None:
@@ -225,7 +228,7 @@ def main() -> int:
             if (m.key, mark) in known:
                 results.setdefault(name, []).append(known[m.key, mark])
             else:
-                jobs.append((m, command(python, group["tests"]), 600.0))
+                jobs.append((m, command(python, group["tests"]), WALL_SECONDS))
     random.Random(asked.seed).shuffle(jobs)
 
     context = multiprocessing.get_context("spawn")
@@ -235,7 +238,7 @@ def main() -> int:
     began = time.monotonic()
     with context.Pool(asked.workers, begin, (numbers,)) as pool, book.open("a") as file:
         base = [
-            (Mutant(name, "", "baseline", "{}", 0, 0, 0), command(python, group["tests"]), 900.0)
+            (Mutant(name, "", "baseline", "{}", 0, 0, 0), command(python, group["tests"]), WALL_SECONDS)
             for name, group in groups.items()
         ]
         for name, found in zip(groups, pool.imap(work, base if jobs else []), strict=False):
