@@ -146,6 +146,10 @@ def test_gaps_and_promises(made):
         columns += [np.asarray(getattr(r, f"surrogate_{keys.get(gap, gap)}")), np.asarray(getattr(r, f"gap_{gap}"))]
     table = np.stack(columns, 1)
     close(made.page.numbers["gaps"], np.concatenate([table, table.sum(0)[None]]).ravel())
+    for row, numbers in zip(made.page.rows["gaps"][1:], [*table, table.sum(0)], strict=True):
+        assert [x[0] for x in row[2:] if x != "≈ 0"] == [
+            "+" if value > 0 else "−" for x, value in zip(row[2:], numbers, strict=True) if x != "≈ 0"
+        ]
     heads = made.page.rows["gaps"][0]
     assert heads[2:] == ["brings", *(x for gap in made.gaps for x in (f"{gap}: promised", f"{gap} gap"))]
 
@@ -163,6 +167,10 @@ def test_bars_of_the_gaps(made):
 def test_every_rung_beside_its_gap(made):
     r, penalties = made.report, {name: np.asarray(x) for name, x in ladder(made.report).items()}
     low, high = made.page.numbers["axis"]
+    finite = [x for x in [*penalties.values(), *(abs(np.asarray(getattr(r, f"gap_{gap}"))) for gap in made.gaps)]]
+    largest = max(float(x.sum()) for x in finite if np.isfinite(x).all())
+    close(high, 10.0 ** math.ceil(math.log10(largest)))  # whole powers of ten
+    close(math.log10(low), round(math.log10(low)))
     seen = set()
     for name, pick in [("rungs-all", np.sum), *((f"rungs-{i}", lambda x, i=i: x[i]) for i in range(made.n))]:
         expected, marks = [], []
@@ -586,6 +594,8 @@ def test_what_the_columns_of_who_acts_are(made):
     heads = ["update", "who", *(["actions"] if made.stage.team.factors else []), "states"]
     heads += ["steps with a turn"] if made.report.episodic else []
     assert made.page.rows["who"][0] == [*heads, "% of the time", "rows changed", "KL"]
+    per = "summed over an episode" if made.report.episodic else "averaged over the time"
+    assert f"KL(current‖new) in nats, {per}." in made.page.text
     lengths = {len(row) for row in made.page.rows["who"]}
     assert len(lengths) == 1
 
