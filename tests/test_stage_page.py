@@ -167,7 +167,7 @@ def test_bars_of_the_gaps(made):
 def test_every_rung_beside_its_gap(made):
     r, penalties = made.report, {name: np.asarray(x) for name, x in ladder(made.report).items()}
     low, high = made.page.numbers["axis"]
-    finite = [x for x in [*penalties.values(), *(abs(np.asarray(getattr(r, f"gap_{gap}"))) for gap in made.gaps)]]
+    finite = [*penalties.values(), *(abs(np.asarray(getattr(r, f"gap_{gap}"))) for gap in made.gaps)]
     largest = max(float(x.sum()) for x in finite if np.isfinite(x).all())
     close(high, 10.0 ** math.ceil(math.log10(largest)))  # whole powers of ten
     close(math.log10(low), round(math.log10(low)))
