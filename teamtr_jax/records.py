@@ -23,11 +23,13 @@ from teamtr_jax.certificates import (
     stage_bound_stale_paper,
     stage_bound_weighted,
 )
-from teamtr_jax.types import Stage, StageReport, UpdateRecord
+from teamtr_jax.padded import run
+from teamtr_jax.surrogates import stage_report
+from teamtr_jax.types import Stage, StageReport, UpdateRecord, require_report, wrong_fields
 from teamtr_jax.validation import InputError
 
 __all__ = ["REPORT_SCHEMA", "LEDGER_SCHEMA", "UPDATE_SCHEMA", "TOKEN_LOG_SCHEMA", "TOKEN_LOG_COLUMNS", "TOKEN_LOG_OPTIONAL",
-           "stage_record", "update_lines", "dump"]  # fmt: skip
+           "stage_record", "evaluated_record", "update_lines", "dump"]  # fmt: skip
 
 REPORT_SCHEMA = 1
 LEDGER_SCHEMA = 1
@@ -45,25 +47,42 @@ LISTS = (
 
 
 def stage_record(stage: Stage, report: StageReport, file: str) -> dict[str, Any]:
-    """The stage report of `teamtr stage --json`: plain numbers, lists in stage order."""
-    team = stage.team
-    record: dict[str, Any] = {
-        "schema": REPORT_SCHEMA,
-        "file": file,
-        "form": "episodic" if report.episodic else "discounted",
-        "protocol": "product" if team.factors is not None else "turn-taking",
-        "order": np.asarray(stage.order).tolist(),
-        "agents": team.agents,
-        "objective": report.objective,
-        **{name: getattr(report, name) for name in LISTS},
-    }
-    if team.factors is not None:
-        record["surrogate_reused"] = report.surrogate_reused
-        record["gap_reused"] = report.gap_reused
+    """The stage report of `teamtr stage --json`: plain numbers, lists in stage order.
+
+    Raises:
+      InputError: a number of the report is NaN, or a divergence negative.
+    """
+    require_report(report)
+    return _record(stage, _numbers(stage, report), file)
+
+
+def evaluated_record(stage: Stage, file: str) -> dict[str, Any]:
+    """`stage_record(stage, evaluate_stage(stage), file)` by one kept program, which small stages share (`teamtr_jax.padded`).
+
+    Raises:
+      ArithmeticError: names a field of the report that is not a number.
+    """
+    found = run(_evaluated, stage)
+    for name, wrong in found.pop("wrong").items():
+        if wrong.any():
+            raise ArithmeticError(f"{name}: not a number (the linear solve did not succeed)")
+    return _record(stage, found, file)
+
+
+def _evaluated(stage: Stage) -> dict[str, Any]:
+    report = stage_report(stage)
+    return {"wrong": wrong_fields(report), **_numbers(stage, report)}
+
+
+def _numbers(stage: Stage, report: StageReport) -> dict[str, Any]:
+    """What a record says in numbers, by key."""
+    numbers: dict[str, Any] = {"objective": report.objective, **{name: getattr(report, name) for name in LISTS}}
+    if stage.team.factors is not None:
+        numbers |= {"surrogate_reused": report.surrogate_reused, "gap_reused": report.gap_reused}
     lower = certificate(report)
     share, better = certified_share(report, lower)
-    record |= ladder(report)
-    record |= {
+    return numbers | {
+        **ladder(report),
         "penalty_least": least(report, "fresh"),
         "penalty_stale_least": least(report, "stale"),
         "lower_bound_paper": lower_bound_paper(report),
@@ -71,7 +90,7 @@ def stage_record(stage: Stage, report: StageReport, file: str) -> dict[str, Any]
         "certificate_estimable": certificate_estimable(report),
         "certificate_weighted": certificate_weighted(report),
         "certificate": lower,
-        "certified_share": [float(x) if y else None for x, y in zip(share, better, strict=True)],
+        "certified_share": (share, better),
         "delta_stale": report.delta_stale,
         "d_occ": report.d_occ,
         "stage_bound_paper": stage_bound_paper(report),
@@ -82,9 +101,21 @@ def stage_record(stage: Stage, report: StageReport, file: str) -> dict[str, Any]
         "stage_bound_least": stage_bound_least(report),
         "improvement": report.improvement,
     }
+
+
+def _record(stage: Stage, numbers: dict[str, Any], file: str) -> dict[str, Any]:
+    """The record of its numbers, in the order in which a reader wants them."""
+    team = stage.team
+    share, better = numbers["certified_share"]
+    numbers = numbers | {"certified_share": [float(x) if y else None for x, y in zip(share, better, strict=True)]}
     return {
-        key: value if isinstance(value, str | int | list) else np.asarray(value).tolist()
-        for key, value in record.items()
+        "schema": REPORT_SCHEMA,
+        "file": file,
+        "form": "discounted" if team.dynamics.horizon is None else "episodic",
+        "protocol": "product" if team.factors is not None else "turn-taking",
+        "order": np.asarray(stage.order).tolist(),
+        "agents": team.agents,
+        **{key: value if isinstance(value, list) else np.asarray(value).tolist() for key, value in numbers.items()},
     }
 
 

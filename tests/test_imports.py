@@ -23,7 +23,7 @@ LEVELS = [
     {"visits"},
     {"values"},
     {"surrogates"},
-    {"bounds", "interaction"},
+    {"bounds", "interaction", "padded"},
     {"certificates", "finite_sample", "trust_region", "schedules", "rollouts", "exact"},
     {"stage"},
     {"tabular"},
