@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "teamtr_jax"
 
 LEVELS = [
-    {"types", "validation", "files", "sizes", "intervals", "command_line", "html"},
+    {"types", "validation", "files", "sizes", "intervals", "command_line", "html", "formats", "path_shift"},
     {"dynamics"},
     {"teams", "divergences"},
     {"visits"},

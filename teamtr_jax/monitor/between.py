@@ -16,7 +16,7 @@ from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.own import Own
 from teamtr_jax.monitor.scored import per_prompt, score
 from teamtr_jax.monitor.updates import Settings, Update
-from teamtr_jax.schedules import path_shift
+from teamtr_jax.path_shift import path_shift
 
 __all__ = ["Rewards", "rewards_of", "Following", "next_rewards", "Shift", "shifts", "matrices"]
 

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 from teamtr_jax.files import output_file
+from teamtr_jax.formats import dump
 from teamtr_jax.monitor.log import optional_import
 from teamtr_jax.monitor.page import write_page
 from teamtr_jax.monitor.reading import read_stages
 from teamtr_jax.monitor.report import monitor
 from teamtr_jax.monitor.terminal import show
 from teamtr_jax.monitor.updates import Settings
-from teamtr_jax.records import dump
 from teamtr_jax.validation import InputError
 
 __all__ = ["run"]

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax.files import reason
+from teamtr_jax.formats import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
 from teamtr_jax.monitor.estimates import Floats, Ints
 from teamtr_jax.monitor.sources import Again, Rows, rows_of, sources
-from teamtr_jax.records import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
 from teamtr_jax.validation import InputError, real_number
 
 __all__ = ["TokenLog", "token_log", "Origin", "typed", "check_values", "log_of", "as_array", "optional_import"]
@@ -238,6 +238,7 @@ def _check_neighbours(used: Columns, change: NDArray[np.bool_], origin: Origin, 
 
 
 def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
+    """An array without a mask."""
     if np.ma.is_masked(value):
         raise InputError(name, "a masked array with values masked", "an array without: its mask is lost")
     try:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teamtr_jax.files import reason, regular_file
+from teamtr_jax.formats import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
 from teamtr_jax.monitor.log import (
     NUMBERS,
     Columns,
@@ -25,7 +26,6 @@ from teamtr_jax.monitor.log import (
     token_log,
     typed,
 )
-from teamtr_jax.records import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
 from teamtr_jax.sizes import bytes_text, memory
 from teamtr_jax.validation import InputError, real_number
 
@@ -299,5 +299,3 @@ def _bad_line(path: Path) -> InputError | None:
                     expected = "a number" if key in NUMBERS else "an integer"
                     return InputError(f"{path}: column {key}, line {number}", repr(value), expected)
     return None
-
-

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax.files import append_bytes, output_file, regular_file, replacing
+from teamtr_jax.formats import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
 from teamtr_jax.monitor.log import LOG_PROBABILITIES, as_array, optional_import, token_log
 from teamtr_jax.monitor.reading import METADATA, form_of, read_columns
-from teamtr_jax.records import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
 from teamtr_jax.validation import InputError
 
 __all__ = ["token_rows", "write_token_log", "append_token_log"]
