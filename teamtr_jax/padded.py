@@ -108,12 +108,12 @@ def padded(stage: Stage) -> Stage | None:
     if sizes is None:
         return None
     team, world = stage.team, stage.team.dynamics
-    _, actions, agents, steps = counts = team.counts
+    states, actions, agents, steps = counts = team.counts
     table = _copies(_copies(_table(world), sizes.states, 0), sizes.actions, 1)  # pyright: ignore[reportArgumentType]
     clock = horizon = None
     if steps:
         horizon = sizes.steps
-        clock = _copies(np.asarray(world.time()) + horizon - steps, sizes.states, 0)
+        clock = _copies(np.repeat(np.arange(horizon - steps, horizon), states // steps), sizes.states, 0)
     policies = [_copies(x, sizes.states, -2) for x in (stage.current, stage.target)]
     which = active = None
     if team.factors is None:

@@ -1,9 +1,7 @@
-"""Versioned schemas of everything written (docs/records.md). Strict JSON: infinities are strings, NaN is an error."""
+"""What is written of stages and updates (docs/records.md)."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +21,15 @@ from teamtr_jax.certificates import (
     stage_bound_stale_paper,
     stage_bound_weighted,
 )
+from teamtr_jax.formats import (
+    LEDGER_SCHEMA,
+    REPORT_SCHEMA,
+    TOKEN_LOG_COLUMNS,
+    TOKEN_LOG_OPTIONAL,
+    TOKEN_LOG_SCHEMA,
+    UPDATE_SCHEMA,
+    dump,
+)
 from teamtr_jax.padded import run
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage, StageReport, UpdateRecord, require_report, wrong_fields
@@ -30,15 +37,6 @@ from teamtr_jax.validation import InputError
 
 __all__ = ["REPORT_SCHEMA", "LEDGER_SCHEMA", "UPDATE_SCHEMA", "TOKEN_LOG_SCHEMA", "TOKEN_LOG_COLUMNS", "TOKEN_LOG_OPTIONAL",
            "stage_record", "evaluated_record", "update_lines", "dump"]  # fmt: skip
-
-REPORT_SCHEMA = 1
-LEDGER_SCHEMA = 1
-UPDATE_SCHEMA = 1
-TOKEN_LOG_SCHEMA = 1
-TOKEN_LOG_COLUMNS = (
-    "prompt", "rollout", "stage", "update", "agent", "turn", "t", "logp_behaviour", "logp_current", "logp_new", "reward",
-)  # fmt: skip
-TOKEN_LOG_OPTIONAL = ("source", "token", "updated", "schema")
 
 LISTS = (
     "surrogate_intermediate", "surrogate_stale", "surrogate_cached", "gap_fresh", "gap_stale", "gap_cached",
@@ -65,7 +63,7 @@ def evaluated_record(stage: Stage, file: str) -> dict[str, Any]:
     found = run(_evaluated, stage)
     for name, wrong in found.pop("wrong").items():
         if wrong.any():
-            raise ArithmeticError(f"{name}: not a number (the linear solve did not succeed)")
+            raise ArithmeticError(f"{name}: not a number")
     return _record(stage, found, file)
 
 
@@ -149,28 +147,3 @@ def update_lines(records: Sequence[UpdateRecord], labels: Sequence[Mapping[str, 
                 line[name] = None if inner is None else {key: pick(value) for key, value in inner.items()}
             lines.append(line)
     return lines
-
-
-def dump(record: Mapping[str, Any]) -> str:
-    """One line of strict JSON: `∞` as ``"inf"``, `−∞` as ``"-inf"``.
-
-    Raises:
-      ArithmeticError: if a number is NaN, with its key.
-
-    Example:
-      >>> dump({"kl": [0.5, float("inf")]})
-      '{"kl": [0.5, "inf"]}'
-    """
-
-    def plain(key: str, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: plain(name, item) for name, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(key, item) for item in value]
-        if isinstance(value, float) and math.isnan(value):
-            raise ArithmeticError(f"{key}: not a number (the linear solve did not succeed)")
-        if isinstance(value, float) and math.isinf(value):
-            return "inf" if value > 0 else "-inf"
-        return value
-
-    return json.dumps(plain("", dict(record)), allow_nan=False)

@@ -205,7 +205,7 @@ def _layers(team: Team, h: Hybrids, solved: _Solved, even: Array) -> Layers:
         shift=0.5 * at_steps(abs(solved.shift)),
         share=at_steps(m[:-1] * h.acts),
         span=jnp.where(jnp.isfinite(greatest), greatest + least, 0.0),
-        advantage_span=largest(own_span),
+        advantage_span=jnp.maximum(largest(own_span), 0.0),  # of a padded step without states, too
         speaks=jnp.zeros(shape, bool).at[:, time].max(h.acts),
     )
 

@@ -574,10 +574,10 @@ def _fields(report: StageReport) -> dict[str, Any]:
     return report._asdict() | {f"layers.{name}": x for name, x in layers.items()}
 
 
-def wrong_fields(report: StageReport) -> dict[str, Bool[Array, "..."]]:
-    """What `require_report` refuses, by field, for use inside a program: where the numbers are wrong."""
+def wrong_fields(report: StageReport) -> dict[str, Bool[Array, ""]]:
+    """Which fields `require_report` refuses, for use inside a program."""
     numbers = {name: x for name, x in _fields(report).items() if getattr(x, "dtype", None) == np.float64}
-    return {name: _wrong(name.removeprefix("layers."), x) for name, x in numbers.items()}
+    return {name: _wrong(name.removeprefix("layers."), x).any() for name, x in numbers.items()}
 
 
 def require_report(report: StageReport) -> None:

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "teamtr_jax"
 
 LEVELS = [
-    {"types", "validation", "files", "sizes", "intervals", "command_line", "html", "programs"},
+    {"types", "validation", "files", "sizes", "intervals", "command_line", "html", "formats", "path_shift", "programs",
+     "monitor_settings"},
     {"dynamics"},
     {"teams", "divergences"},
     {"visits"},
