@@ -222,7 +222,8 @@ def run(function: Callable[..., Any], *arguments: Any, static: tuple[Any, ...] =
     import numpy as np
     from jax.core import Tracer
 
-    if "<" in getattr(function, "__qualname__", "<") or getattr(function, "__closure__", None):
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    if getattr(module, getattr(function, "__name__", ""), None) is not function:
         raise ValueError(f"{function!r} may hold values of its own; a program that is kept is a function of a module")
     leaves, tree = jax.tree.flatten(arguments)
     if any(isinstance(leaf, Tracer) for leaf in leaves):

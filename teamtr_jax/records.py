@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from teamtr_jax.bounds import ladder, least
+from teamtr_jax.bounds import DEFAULT, ladder, least
 from teamtr_jax.certificates import (
     certificate,
     certificate_estimable,
@@ -42,6 +42,15 @@ LISTS = (
     "surrogate_intermediate", "surrogate_stale", "surrogate_cached", "gap_fresh", "gap_stale", "gap_cached",
     "kl", "kl_stale", "tv", "share", "span_g", "advantage_max", "occupancy_tv_fresh", "occupancy_tv_stale",
 )  # fmt: skip
+
+ORDER = (
+    "objective", *LISTS, "surrogate_reused", "gap_reused", *(rung.name for rung in DEFAULT),
+    "penalty_least", "penalty_stale_least", "lower_bound_paper", "certificate_paper", "certificate_estimable",
+    "certificate_weighted", "certificate", "certified_share", "delta_stale", "d_occ", "stage_bound_paper",
+    "stage_bound_stale_paper", "stage_bound_cached", "stage_bound_reused", "stage_bound_weighted", "stage_bound_least",
+    "improvement",
+)  # fmt: skip
+"""The numbers of a stage's record, as a reader wants them."""
 
 
 def stage_record(stage: Stage, report: StageReport, file: str) -> dict[str, Any]:
@@ -102,10 +111,10 @@ def _numbers(stage: Stage, report: StageReport) -> dict[str, Any]:
 
 
 def _record(stage: Stage, numbers: dict[str, Any], file: str) -> dict[str, Any]:
-    """The record of its numbers, in the order in which a reader wants them."""
+    """The record of these numbers (a program returns them sorted by name)."""
     team = stage.team
     share, better = numbers["certified_share"]
-    numbers = numbers | {"certified_share": [float(x) if y else None for x, y in zip(share, better, strict=True)]}
+    numbers = numbers | {"certified_share": np.where(better, share, None)}
     return {
         "schema": REPORT_SCHEMA,
         "file": file,
@@ -113,7 +122,7 @@ def _record(stage: Stage, numbers: dict[str, Any], file: str) -> dict[str, Any]:
         "protocol": "product" if team.factors is not None else "turn-taking",
         "order": np.asarray(stage.order).tolist(),
         "agents": team.agents,
-        **{key: value if isinstance(value, list) else np.asarray(value).tolist() for key, value in numbers.items()},
+        **{key: np.asarray(numbers[key]).tolist() for key in ORDER if key in numbers},
     }
 
 
