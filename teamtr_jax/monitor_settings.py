@@ -1,4 +1,4 @@
-"""What the reader of a token log declares: apart from `teamtr_jax.monitor`, so that the command line knows it without the rest."""
+"""What the reader of a token log declares, apart from `teamtr_jax.monitor`: the command line shows it without the rest."""
 
 from __future__ import annotations
 

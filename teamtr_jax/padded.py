@@ -1,4 +1,4 @@
-"""Small stages of every shape in a few sizes, so that they share their programs: the arithmetic takes a hundredth of the compiler.
+"""Small stages of every shape in a few sizes, so that they share programs: compiling one takes a hundred times its arithmetic.
 
 `padded` adds, on the host, what changes no number:
 

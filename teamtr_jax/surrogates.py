@@ -377,7 +377,9 @@ def _rounding(team: Team, h: Hybrids, solved: _Solved, reused: Array) -> Roundin
     apart_error = (4 * eta * apart * v_scale.max() + formed * abs(a[0])).sum(-1)
     reused_error = cached + (m[0] * apart_error).sum(-1) + eta * length * (apart * abs(a[0])).sum(-1).max(-1)
     identity = 2 * eta * (scale[1:] + scale[:-1]) + m.sum(-1)[1:] * g_error + eta * length * g_scale
-    identity = jnp.where(jnp.arange(h.steps.shape[0]) < h.steps.shape[0] - updates, 0.0, identity)  # padding is no update
+    identity = jnp.where(
+        jnp.arange(h.steps.shape[0]) < h.steps.shape[0] - updates, 0.0, identity
+    )  # padding is no update
     return Rounding(
         relative=eta,
         surrogate=length * (g_error + eta * g_scale),
