@@ -114,9 +114,11 @@ class CheckCommand:
 
 def _verdict(stage: Stage, claim: str, name: str, check: Judged) -> tuple[bool, list[str]]:
     """Whether a check is violated, and the cells of its row: verdict, instances, tightest, evidence."""
+    from numpy import flatnonzero
+
     from teamtr_jax.exact import decide
 
-    decided = decide(stage, claim, name, check.inconclusive.ravel().nonzero()[0])
+    decided = decide(stage, claim, name, flatnonzero(check.inconclusive))
     violated, unsure = int(check.violated.sum()) + decided.count("violated"), decided.count("open")
     verdict = f"VIOLATED ×{violated}" if violated else f"inconclusive ×{unsure}" if unsure else "holds"
     tightest = f"{float(check.ratio.max()):.3g}" if check.identity is None else "identity"

@@ -65,7 +65,7 @@ def _sizes(stage: Stage) -> Sizes | None:
     return next((sizes for sizes in SIZES if all(x <= y for x, y in zip(needed, sizes, strict=True))), None)
 
 
-def _table(world: Dense | Successors | Layered) -> NDArray[np.float64]:
+def _table(world: Any) -> NDArray[np.float64]:
     """`P[s,a,s']` of a world, [S, A, S]; zero after the last step of an episode."""
     if isinstance(world, Layered):
         steps, (contexts, actions) = world.horizon, world.kernel.sizes
@@ -86,14 +86,14 @@ def _kernel(kernel: Dense | Successors) -> NDArray[np.float64]:
     return out
 
 
-def _copies(array: Any, length: int, axis: int) -> NDArray[Any]:
+def _copies(array: Any, length: int, axis: int) -> Any:
     """What stands first along an axis, again at its end, up to a length."""
     array = np.asarray(array)
     index = np.arange(length)
     return array.take(np.where(index < array.shape[axis], index, 0), axis)
 
 
-def _zeros(array: Any, *lengths: int) -> NDArray[Any]:
+def _zeros(array: Any, *lengths: int) -> Any:
     """Zeros at the end of the last axes, up to their lengths."""
     array = np.asarray(array)
     lead = array.ndim - len(lengths)
@@ -109,13 +109,14 @@ def padded(stage: Stage) -> Stage | None:
         return None
     team, world = stage.team, stage.team.dynamics
     states, actions, agents, steps = counts = team.counts
-    table = _copies(_copies(_table(world), sizes.states, 0), sizes.actions, 1)  # pyright: ignore[reportArgumentType]
+    table = _copies(_copies(_table(world), sizes.states, 0), sizes.actions, 1)
     clock = horizon = None
     if steps:
         horizon = sizes.steps
         clock = _copies(np.repeat(np.arange(horizon - steps, horizon), states // steps), sizes.states, 0)
     policies = [_copies(x, sizes.states, -2) for x in (stage.current, stage.target)]
-    which = active = None
+    which: Any = None
+    active = None
     if team.factors is None:
         active = _copies(team.active, sizes.states, 0)
         policies = [_zeros(x, sizes.actions) for x in policies]
@@ -126,15 +127,16 @@ def padded(stage: Stage) -> Stage | None:
         policies = [_zeros(x, sizes.agents, sizes.states, sizes.choices) for x in policies]
         for policy in policies:
             policy[agents:, :, 0] = 1.0
-    order = np.concatenate([np.arange(agents, sizes.agents), np.asarray(stage.order)])
+    order: Any = np.concatenate([np.arange(agents, sizes.agents), np.asarray(stage.order)])
+    real: Any = np.array(counts)
     with unchecked():
         dynamics = Dense(_zeros(table, sizes.states), np.asarray(world.discount, float), clock, horizon)
         larger = PaddedTeam(
             dynamics, _copies(_copies(team.reward, sizes.states, 0), sizes.actions, 1), _zeros(team.initial, sizes.states),
-            active, sizes.agents, None if which is None else (sizes.choices,) * sizes.agents, real=np.array(counts),
+            active, sizes.agents, None if which is None else (sizes.choices,) * sizes.agents, real=real,
             which=which,
         )  # fmt: skip
-        return Stage(larger, *policies, order)
+        return Stage(larger, policies[0], policies[1], order)
 
 
 def cut(results: Any, stage: Stage) -> Any:
@@ -144,8 +146,10 @@ def cut(results: Any, stage: Stage) -> Any:
     states, actions, agents, steps = stage.team.counts
     kept = {
         sizes.states: slice(states), sizes.actions: slice(actions), sizes.agents: slice(sizes.agents - agents, None),
-        sizes.agents + 1: slice(sizes.agents - agents, None), sizes.steps: slice(sizes.steps - steps, None),
+        sizes.agents + 1: slice(sizes.agents - agents, None),
     }  # fmt: skip
+    if steps:
+        kept[sizes.steps] = slice(sizes.steps - steps, None)
     return jax.tree.map(lambda x: np.asarray(x)[tuple(kept.get(size, slice(None)) for size in np.shape(x))], results)
 
 

@@ -297,7 +297,8 @@ class Team(Bundle):
     @property
     def counts(self) -> Counts:
         """How many states, actions, agents and steps it has, padding apart."""
-        return Counts(*self.reward.shape[-2:], self.agents, self.dynamics.horizon or 0)
+        states, actions = self.reward.shape[-2:]
+        return Counts(states, actions, self.agents, self.dynamics.horizon or 0)
 
 
 @pytree
