@@ -15,6 +15,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a run on an accelerator sets it
 # Of one version, since XLA ends the process at a flag that it does not know.
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0" and version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
+os.environ.setdefault("TEAMTR_CACHE", str(Path(__file__).parent / "build" / "programs"))  # not the user's own
 
 import jax
 import jax.numpy as jnp

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import os
 import sys
 import traceback
@@ -13,32 +14,23 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import tyro
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
 import teamtr_jax
-from teamtr_jax import monitor
-from teamtr_jax.claims import STAGE_CLAIMS, Check, judge
+from teamtr_jax import programs
 from teamtr_jax.command_line import parsed
 from teamtr_jax.files import output_file, reason
-from teamtr_jax.records import dump, stage_record
-from teamtr_jax.sizes import fitting
-from teamtr_jax.stage_page import write_stage_page
-from teamtr_jax.surrogates import evaluate_stage
-from teamtr_jax.tabular import improvement_stage
-from teamtr_jax.teams import read_stage, write_stage
-from teamtr_jax.teams.gymnasium import Router, read_table, team_of_table, warn_of_time_limit
-from teamtr_jax.teams.stage_file import report_bytes
-from teamtr_jax.types import Stage
+from teamtr_jax.formats import dump
+from teamtr_jax.monitor_settings import Settings
 from teamtr_jax.validation import InputError, discount_factor, real_number, shown, whole_number
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from teamtr_jax.claims import Judged
+    from teamtr_jax.types import Stage
 
 __all__ = ["main"]
 
@@ -59,20 +51,21 @@ class StageCommand:
     """Also write one page to look at, of one stage file."""
 
     def run(self) -> int:
+        from teamtr_jax.records import evaluated_record
+
         if self.html is not None:
             _one_page(self.files, self.html)
-        stages = _read_all(self.files)
-        for path, stage in stages:
-            report = evaluate_stage(stage)
+        for path, stage in _read_all(self.files):
             try:
-                record = stage_record(stage, report, str(path))
+                record = evaluated_record(stage, str(path))
                 line = dump(record)  # also refuses NaN before anything is shown
-            except InputError as error:  # the stage was checked: it is the report that holds no number
-                raise ArithmeticError(f"{path}: {error.name.removeprefix('report.')}: not a number") from error
             except ArithmeticError as error:
                 raise ArithmeticError(f"{path}: {error}") from error
             if self.html is not None:
-                write_stage_page(stage, report, self.html, path.name)
+                from teamtr_jax.stage_page import write_stage_page
+                from teamtr_jax.surrogates import evaluate_stage
+
+                write_stage_page(stage, evaluate_stage(stage), self.html, path.name)
             if self.json:
                 print(line, flush=True)
             else:
@@ -87,33 +80,29 @@ class CheckCommand:
     files: Files
 
     def run(self) -> int:
-        from teamtr_jax.exact import EXACT_STATES, EXACT_WORK, decide
+        from rich.table import Table
+        from rich.text import Text
+
+        from teamtr_jax import claims, padded
+        from teamtr_jax.exact import EXACT_STATES, EXACT_WORK
 
         failed = False
         for path, stage in _read_all(self.files):
-            report = evaluate_stage(stage)
-            form = "episodic" if report.episodic else "discounted"
+            found = padded.run(claims.stage_verdicts, stage)
+            form = "discounted" if stage.team.dynamics.horizon is None else "episodic"
             title = f"{shown(path)}: {form}, {stage.team.agents} agents, {stage.team.reward.shape[0]} states"
             table = Table(title=Text(title, "table.title"))
             for heading in ("claim", "check", "verdict", "instances", "tightest", "evidence"):
                 words = 18 if heading == "verdict" else None  # several words, in one line
                 table.add_column(heading, overflow="fold", no_wrap=heading != "check", min_width=words)
-            for claim in STAGE_CLAIMS:
-                if form not in claim.forms:
-                    continue
-                for name, check in jax.jit(claim.check)(stage, report).items():
-                    _no_nan(f"{path}: {claim.id} {name}".rstrip(), check)
-                    verdicts = judge(check)
-                    decided = decide(stage, claim.id, name, np.flatnonzero(verdicts.inconclusive))
-                    violated, unsure = int(verdicts.violated.sum()) + decided.count("violated"), decided.count("open")
-                    failed |= violated > 0
-                    verdict = f"VIOLATED ×{violated}" if violated else f"inconclusive ×{unsure}" if unsure else "holds"
-                    identity = check.scale is not None
-                    tightest = "identity" if identity else f"{float(verdicts.ratio.max()):.3g}"
-                    sure = len(decided) - unsure
-                    evidence = f"float, {sure} exact" if sure else "float"
-                    cells = (claim.id, name or claim.statement, verdict, verdicts.violated.size, tightest, evidence)
-                    table.add_row(*(Text(str(cell)) for cell in cells))
+            for claim in claims.STAGE_CLAIMS:
+                for name, check in found.get(claim.id, {}).items():
+                    if check.unknown.any():
+                        label = f"{path}: {claim.id} {name}".rstrip()
+                        raise ArithmeticError(f"{label}: not a number (the linear solve did not succeed)")
+                    violated, cells = _verdict(stage, claim.id, name, check)
+                    failed |= violated
+                    table.add_row(*map(Text, (claim.id, name or claim.statement, *cells)))
             _show(table)
         print(
             "float: float64 with a rounding budget; exact: closer than that budget, and decided in rational or ball arithmetic;\n"
@@ -121,6 +110,21 @@ class CheckCommand:
             f"{EXACT_WORK:,} states × actions × agents, or balls that overlap)"
         )
         return int(failed)
+
+
+def _verdict(stage: Stage, claim: str, name: str, check: Judged) -> tuple[bool, list[str]]:
+    """Whether a check is violated, and the cells of its row: verdict, instances, tightest, evidence."""
+    from numpy import flatnonzero
+
+    from teamtr_jax.exact import decide
+
+    decided = decide(stage, claim, name, flatnonzero(check.inconclusive))
+    violated, unsure = int(check.violated.sum()) + decided.count("violated"), decided.count("open")
+    verdict = f"VIOLATED ×{violated}" if violated else f"inconclusive ×{unsure}" if unsure else "holds"
+    tightest = f"{float(check.ratio.max()):.3g}" if check.identity is None else "identity"
+    sure = len(decided) - unsure
+    evidence = f"float, {sure} exact" if sure else "float"
+    return violated > 0, [verdict, str(check.violated.size), tightest, evidence]
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ class ImportGymCommand:
     agents: int
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Where to write the .npz file."""
-    router: Router = "round_robin"
+    router: Literal["round_robin", "random"] = "round_robin"
     """Who speaks next."""
     discount: float = 0.99
     seed: int = 0
@@ -148,6 +152,15 @@ class ImportGymCommand:
     lists are read as in Python, anything else is a text."""
 
     def run(self) -> int:
+        import jax.numpy as jnp
+        import numpy as np
+
+        from teamtr_jax.sizes import fitting
+        from teamtr_jax.tabular import improvement_stage
+        from teamtr_jax.teams.gymnasium import read_table, team_of_table, warn_of_time_limit
+        from teamtr_jax.teams.stage_file import report_bytes, write_stage
+        from teamtr_jax.types import Stage
+
         kind, size = self._target()
         whole_number("agents", self.agents, 1)
         whole_number("--seed", self.seed, 0)
@@ -179,7 +192,7 @@ class ImportGymCommand:
             size = float(text)
         except ValueError:
             raise InputError("--target", repr(self.target), expected) from None
-        if not (kind == "improve" and 0 < size < np.inf) and not (kind == "random" and 0 <= size <= 1):
+        if not (kind == "improve" and 0 < size < math.inf) and not (kind == "random" and 0 <= size <= 1):
             raise InputError("--target", repr(self.target), expected)
         return kind, size
 
@@ -189,8 +202,8 @@ class MonitorCommand:
     """What a token log says about every update: KL, weights, certificates, resampling, interaction."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="LOG.jsonl|.parquet")]
-    settings: Annotated[monitor.Settings, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff] = field(
-        default_factory=monitor.Settings
+    settings: Annotated[Settings, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff] = field(
+        default_factory=Settings
     )
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """One strict-JSON object per update, one per line, instead of tables."""
@@ -198,7 +211,9 @@ class MonitorCommand:
     """Also write one page with tables and figures."""
 
     def run(self) -> int:
-        return monitor.run(self.file, self.settings, self.json, self.html)
+        from teamtr_jax.monitor import run
+
+        return run(self.file, self.settings, self.json, self.html)
 
 
 def _options(arguments: tuple[str, ...]) -> dict[str, Any]:
@@ -217,15 +232,10 @@ def _options(arguments: tuple[str, ...]) -> dict[str, Any]:
     return options
 
 
-def _no_nan(name: str, check: Check) -> None:
-    """A number that could not be computed is neither a violation nor a claim that holds."""
-    for part in check:
-        if part is not None and bool(jnp.isnan(part).any()):
-            raise ArithmeticError(f"{name}: not a number (the linear solve did not succeed)")
-
-
 def _read_all(files: tuple[Path, ...]) -> list[tuple[Path, Stage]]:
     """Every file, checked, before anything is printed."""
+    from teamtr_jax.teams.stage_file import read_stage
+
     if not files:
         raise InputError("FILE", "none", "at least one stage file")
     stages = []
@@ -247,6 +257,10 @@ def _one_page(files: tuple[Path, ...], place: Path) -> None:
 
 
 def _print_record(record: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     n = record["agents"]
     title = f"{shown(record['file'])}: {record['form']}, {record['protocol']}, {n} agents"
     caption = "J: " + " → ".join(f"{x:.6g}" for x in record["objective"])
@@ -266,6 +280,9 @@ def _print_record(record: dict) -> None:
 
 def _show(table: Table) -> None:
     """Print a table, wider than the terminal where a number would be cut otherwise."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
     console = Console()
     least = Measurement.get(console, console.options.update(max_width=10**6), table).minimum
     Console(width=max(console.width, least)).print(table)
@@ -282,6 +299,10 @@ def _fail(text: str, code: int) -> int:
 def _run(command: Any) -> int:
     """The exit code: 1 comes from a violated claim alone."""
     try:
+        if not isinstance(command, MonitorCommand):
+            import jax
+
+            jax.config.update("jax_enable_x64", True)
         code = command.run()
         sys.stdout.flush()
     except InputError as error:
@@ -303,11 +324,10 @@ def _run(command: Any) -> int:
 
 def main() -> None:
     """Entry point of `teamtr`. Bad input: one line on stderr, exit code 2, nothing written."""
-    jax.config.update("jax_enable_x64", True)
     warnings.formatwarning = lambda message, *_: f"teamtr: warning: {shown(message)}\n"
     commands = {"stage": StageCommand, "check": CheckCommand, "import-gym": ImportGymCommand, "monitor": MonitorCommand}
     if sys.argv[1:] == ["--version"]:
-        print(f"teamtr {teamtr_jax.__version__}")
+        print(f"teamtr {teamtr_jax.__version__}\n{programs.described()}")
         sys.exit(0)
 
     def read() -> Any:

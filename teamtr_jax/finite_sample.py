@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import lambertw
-from scipy.stats import binom
 
 from teamtr_jax.validation import InputError, at_least, finite, one_of, pair, real_number, shaped, whole_number, within
 
@@ -605,6 +604,8 @@ def group_normalised_weight(success: ArrayLike, group: int) -> NDArray[np.float6
       >>> print(group_normalised_weight([0.5, 0.1], 2), group_normalised_weight([0.5, 0.1], 8).round(3))
       [1. 1.] [1.856 2.328]
     """
+    from scipy.stats import binom  # here: it takes longer to import than a log to monitor
+
     p = _numbers("success", success)
     within("success", p, above=0.0, below=1.0, expected="numbers in (0, 1)")
     whole_number("group", group, 2, expected="at least 2")

@@ -1,15 +1,13 @@
-"""Versioned schemas of everything written (docs/records.md). Strict JSON: infinities are strings, NaN is an error."""
+"""What is written of stages and updates (docs/records.md)."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from teamtr_jax.bounds import ladder, least
+from teamtr_jax.bounds import DEFAULT, ladder, least
 from teamtr_jax.certificates import (
     certificate,
     certificate_estimable,
@@ -23,47 +21,75 @@ from teamtr_jax.certificates import (
     stage_bound_stale_paper,
     stage_bound_weighted,
 )
-from teamtr_jax.types import Stage, StageReport, UpdateRecord
+from teamtr_jax.formats import (
+    LEDGER_SCHEMA,
+    REPORT_SCHEMA,
+    TOKEN_LOG_COLUMNS,
+    TOKEN_LOG_OPTIONAL,
+    TOKEN_LOG_SCHEMA,
+    UPDATE_SCHEMA,
+    dump,
+)
+from teamtr_jax.padded import run
+from teamtr_jax.surrogates import stage_report
+from teamtr_jax.types import Stage, StageReport, UpdateRecord, require_report, wrong_fields
 from teamtr_jax.validation import InputError
 
 __all__ = ["REPORT_SCHEMA", "LEDGER_SCHEMA", "UPDATE_SCHEMA", "TOKEN_LOG_SCHEMA", "TOKEN_LOG_COLUMNS", "TOKEN_LOG_OPTIONAL",
-           "stage_record", "update_lines", "dump"]  # fmt: skip
-
-REPORT_SCHEMA = 1
-LEDGER_SCHEMA = 1
-UPDATE_SCHEMA = 1
-TOKEN_LOG_SCHEMA = 1
-TOKEN_LOG_COLUMNS = (
-    "prompt", "rollout", "stage", "update", "agent", "turn", "t", "logp_behaviour", "logp_current", "logp_new", "reward",
-)  # fmt: skip
-TOKEN_LOG_OPTIONAL = ("source", "token", "updated", "schema")
+           "stage_record", "evaluated_record", "update_lines", "dump"]  # fmt: skip
 
 LISTS = (
     "surrogate_intermediate", "surrogate_stale", "surrogate_cached", "gap_fresh", "gap_stale", "gap_cached",
     "kl", "kl_stale", "tv", "share", "span_g", "advantage_max", "occupancy_tv_fresh", "occupancy_tv_stale",
 )  # fmt: skip
 
+ORDER = (
+    "objective", *LISTS, "surrogate_reused", "gap_reused", *(rung.name for rung in DEFAULT),
+    "penalty_least", "penalty_stale_least", "lower_bound_paper", "certificate_paper", "certificate_estimable",
+    "certificate_weighted", "certificate", "certified_share", "delta_stale", "d_occ", "stage_bound_paper",
+    "stage_bound_stale_paper", "stage_bound_cached", "stage_bound_reused", "stage_bound_weighted", "stage_bound_least",
+    "improvement",
+)  # fmt: skip
+"""The numbers of a stage's record, as a reader wants them."""
+
 
 def stage_record(stage: Stage, report: StageReport, file: str) -> dict[str, Any]:
-    """The stage report of `teamtr stage --json`: plain numbers, lists in stage order."""
-    team = stage.team
-    record: dict[str, Any] = {
-        "schema": REPORT_SCHEMA,
-        "file": file,
-        "form": "episodic" if report.episodic else "discounted",
-        "protocol": "product" if team.factors is not None else "turn-taking",
-        "order": np.asarray(stage.order).tolist(),
-        "agents": team.agents,
-        "objective": report.objective,
-        **{name: getattr(report, name) for name in LISTS},
-    }
-    if team.factors is not None:
-        record["surrogate_reused"] = report.surrogate_reused
-        record["gap_reused"] = report.gap_reused
+    """The stage report of `teamtr stage --json`: plain numbers, lists in stage order.
+
+    Raises:
+      InputError: a number of the report is NaN, or a divergence negative.
+    """
+    require_report(report)
+    return _record(stage, _numbers(stage, report), file)
+
+
+def evaluated_record(stage: Stage, file: str) -> dict[str, Any]:
+    """`stage_record(stage, evaluate_stage(stage), file)` by one kept program, which small stages share (`teamtr_jax.padded`).
+
+    Raises:
+      ArithmeticError: names a field of the report that is not a number.
+    """
+    found = run(_evaluated, stage)
+    for name, wrong in found.pop("wrong").items():
+        if wrong.any():
+            raise ArithmeticError(f"{name}: not a number")
+    return _record(stage, found, file)
+
+
+def _evaluated(stage: Stage) -> dict[str, Any]:
+    report = stage_report(stage)
+    return {"wrong": wrong_fields(report), **_numbers(stage, report)}
+
+
+def _numbers(stage: Stage, report: StageReport) -> dict[str, Any]:
+    """What a record says in numbers, by key."""
+    numbers: dict[str, Any] = {"objective": report.objective, **{name: getattr(report, name) for name in LISTS}}
+    if stage.team.factors is not None:
+        numbers |= {"surrogate_reused": report.surrogate_reused, "gap_reused": report.gap_reused}
     lower = certificate(report)
     share, better = certified_share(report, lower)
-    record |= ladder(report)
-    record |= {
+    return numbers | {
+        **ladder(report),
         "penalty_least": least(report, "fresh"),
         "penalty_stale_least": least(report, "stale"),
         "lower_bound_paper": lower_bound_paper(report),
@@ -71,7 +97,7 @@ def stage_record(stage: Stage, report: StageReport, file: str) -> dict[str, Any]
         "certificate_estimable": certificate_estimable(report),
         "certificate_weighted": certificate_weighted(report),
         "certificate": lower,
-        "certified_share": [float(x) if y else None for x, y in zip(share, better, strict=True)],
+        "certified_share": (share, better),
         "delta_stale": report.delta_stale,
         "d_occ": report.d_occ,
         "stage_bound_paper": stage_bound_paper(report),
@@ -82,9 +108,21 @@ def stage_record(stage: Stage, report: StageReport, file: str) -> dict[str, Any]
         "stage_bound_least": stage_bound_least(report),
         "improvement": report.improvement,
     }
+
+
+def _record(stage: Stage, numbers: dict[str, Any], file: str) -> dict[str, Any]:
+    """The record of these numbers (a program returns them sorted by name)."""
+    team = stage.team
+    share, better = numbers["certified_share"]
+    numbers = numbers | {"certified_share": np.where(better, share, None)}
     return {
-        key: value if isinstance(value, str | int | list) else np.asarray(value).tolist()
-        for key, value in record.items()
+        "schema": REPORT_SCHEMA,
+        "file": file,
+        "form": "discounted" if team.dynamics.horizon is None else "episodic",
+        "protocol": "product" if team.factors is not None else "turn-taking",
+        "order": np.asarray(stage.order).tolist(),
+        "agents": team.agents,
+        **{key: np.asarray(numbers[key]).tolist() for key in ORDER if key in numbers},
     }
 
 
@@ -118,28 +156,3 @@ def update_lines(records: Sequence[UpdateRecord], labels: Sequence[Mapping[str, 
                 line[name] = None if inner is None else {key: pick(value) for key, value in inner.items()}
             lines.append(line)
     return lines
-
-
-def dump(record: Mapping[str, Any]) -> str:
-    """One line of strict JSON: `∞` as ``"inf"``, `−∞` as ``"-inf"``.
-
-    Raises:
-      ArithmeticError: if a number is NaN, with its key.
-
-    Example:
-      >>> dump({"kl": [0.5, float("inf")]})
-      '{"kl": [0.5, "inf"]}'
-    """
-
-    def plain(key: str, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: plain(name, item) for name, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(key, item) for item in value]
-        if isinstance(value, float) and math.isnan(value):
-            raise ArithmeticError(f"{key}: not a number (the linear solve did not succeed)")
-        if isinstance(value, float) and math.isinf(value):
-            return "inf" if value > 0 else "-inf"
-        return value
-
-    return json.dumps(plain("", dict(record)), allow_nan=False)

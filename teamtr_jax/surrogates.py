@@ -205,7 +205,7 @@ def _layers(team: Team, h: Hybrids, solved: _Solved, even: Array) -> Layers:
         shift=0.5 * at_steps(abs(solved.shift)),
         share=at_steps(m[:-1] * h.acts),
         span=jnp.where(jnp.isfinite(greatest), greatest + least, 0.0),
-        advantage_span=largest(own_span),
+        advantage_span=jnp.maximum(largest(own_span), 0.0),  # of a padded step without states, too
         speaks=jnp.zeros(shape, bool).at[:, time].max(h.acts),
     )
 
@@ -348,10 +348,11 @@ def _rounding(team: Team, h: Hybrids, solved: _Solved, reused: Array) -> Roundin
     v, m, a, g, x = solved.values, solved.visits, solved.advantages, solved.conditional, solved.shift
     unit = jnp.finfo(v.dtype).eps / 2
     gamma = jnp.asarray(dynamics.discount, v.dtype)
-    length = 1 / (1 - gamma) if dynamics.horizon is None else jnp.asarray(float(dynamics.horizon))
-    updates, states, actions = h.steps.shape
+    states, actions, agents, steps = team.counts
+    length = 1 / (1 - gamma) if dynamics.horizon is None else jnp.asarray(steps, v.dtype)
+    updates = agents if h.steps.shape[0] == team.agents else h.steps.shape[0]
     lack = abs(h.policies.sum(-1) - 1) + actions * unit
-    follows = dynamics.backward(jnp.ones(states))  # zero where the episode ends
+    follows = dynamics.backward(jnp.ones_like(team.initial))  # zero where the episode ends
     world = jnp.where(follows == 0, 0.0, abs(follows - 1)).max() + abs(team.initial.sum() - 1)
     eta = length * (8 * (states + actions + updates) * unit + lack.max() + world)
     step, scale = abs(h.steps).sum(-1), abs(v).max(-1) + abs(team.reward).max()
@@ -376,6 +377,9 @@ def _rounding(team: Team, h: Hybrids, solved: _Solved, reused: Array) -> Roundin
     apart_error = (4 * eta * apart * v_scale.max() + formed * abs(a[0])).sum(-1)
     reused_error = cached + (m[0] * apart_error).sum(-1) + eta * length * (apart * abs(a[0])).sum(-1).max(-1)
     identity = 2 * eta * (scale[1:] + scale[:-1]) + m.sum(-1)[1:] * g_error + eta * length * g_scale
+    identity = jnp.where(
+        jnp.arange(h.steps.shape[0]) < h.steps.shape[0] - updates, 0.0, identity
+    )  # padding is no update
     return Rounding(
         relative=eta,
         surrogate=length * (g_error + eta * g_scale),

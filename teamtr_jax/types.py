@@ -26,7 +26,9 @@ __all__ = [
     "verified",
     "Dynamics",
     "Resolvent",
+    "Counts",
     "Team",
+    "PaddedTeam",
     "Stage",
     "Hybrids",
     "Rounding",
@@ -229,6 +231,15 @@ class Dynamics(Protocol):
         ...
 
 
+class Counts(NamedTuple):
+    """How many there are of each; in a padded team arrays, of which rounding budgets are made."""
+
+    states: Any
+    actions: Any
+    agents: Any
+    steps: Any  #: `T` of an episodic team, 0 when discounted
+
+
 @pytree
 @dataclass(frozen=True)
 class Team(Bundle):
@@ -282,6 +293,29 @@ class Team(Bundle):
         world = self.dynamics.batch if isinstance(self.dynamics, World) else ()
         own = {"reward": lead(self.reward, 2), "initial": lead(self.initial, 1), "active": lead(self.active, 1)}
         return one_batch({"dynamics": world, **own})
+
+    @property
+    def counts(self) -> Counts:
+        """How many states, actions, agents and steps it has, padding apart."""
+        states, actions = self.reward.shape[-2:]
+        return Counts(states, actions, self.agents, self.dynamics.horizon or 0)
+
+
+@pytree
+@dataclass(frozen=True)
+class PaddedTeam(Team):
+    """A team made larger by what changes no number, so that it shares a program with others (`teamtr_jax.padded`)."""
+
+    real: Array = field(kw_only=True)  #: [4], its `Counts`
+    which: Array | None = field(kw_only=True)
+    """Product teams, whose `factors` say nothing here: the action of each agent in each joint action, [n, A]"""
+
+    def verify(self) -> None:
+        """What is padded was checked before."""
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(*self.real)
 
 
 def _factors(factors: object, agents: int, actions: int | None) -> None:
@@ -531,18 +565,33 @@ NEVER_NEGATIVE = ("visits", "kl", "kl_stale", "kl_reverse", "tv", "tv_stale", "s
                   "advantage_span", "mass", "reward_span", "return_range")  # fmt: skip
 
 
+def _wrong(name: str, values: Any) -> Any:
+    """Where a field of a report holds what it cannot: NaN, or a negative number where none may be."""
+    return (values != values) | ((values < 0) & (name in NEVER_NEGATIVE))
+
+
+def _fields(report: StageReport) -> dict[str, Any]:
+    layers = {} if report.layers is None else report.layers._asdict()
+    return report._asdict() | {f"layers.{name}": x for name, x in layers.items()}
+
+
+def wrong_fields(report: StageReport) -> dict[str, Bool[Array, ""]]:
+    """Which fields `require_report` refuses, for use inside a program."""
+    numbers = {name: x for name, x in _fields(report).items() if getattr(x, "dtype", None) == np.float64}
+    return {name: _wrong(name.removeprefix("layers."), x).any() for name, x in numbers.items()}
+
+
 def require_report(report: StageReport) -> None:
     """Refuse a report with NaN, or with a divergence, a span or a visit below zero.
 
     Raises:
       InputError: names the field.
     """
-    layers = {} if report.layers is None else report.layers._asdict()
-    for place, field_ in (report._asdict() | {f"layers.{name}": x for name, x in layers.items()}).items():
+    for place, field_ in _fields(report).items():
         values, name = floats(field_), place.removeprefix("layers.")
         if values is None:
             continue
-        if (bad := np.isnan(values) | ((values < 0) & (name in NEVER_NEGATIVE))).any():
+        if (bad := _wrong(name, values)).any():
             expected = "numbers ≥ 0" if name in NEVER_NEGATIVE else "numbers"
             where = [int(i) for i in np.argwhere(bad)[0]]
             raise InputError(

@@ -15,9 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import jax
 import numpy as np
-from jax.core import Tracer
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["InputError", "ROW_TOLERANCE", "shown", "unchecked", "concrete", "require_float64", "probability_rows", "finite",
@@ -86,11 +84,15 @@ def concrete(array: object) -> NDArray[Any] | None:
     That is: a value that `jit`, `vmap` or `grad` traces, the shape of an array, an array of which this process holds a part,
     the place-holder of a pytree transformation, or anything inside `unchecked`.
     """
-    if not _checking.get() or isinstance(array, Tracer | jax.ShapeDtypeStruct):
+    if not _checking.get():
         return None
-    if isinstance(array, jax.Array):
-        return np.asarray(array) if array.is_fully_addressable and not array.is_deleted() else None
-    return np.asarray(array) if isinstance(array, np.ndarray | np.generic) else None
+    if isinstance(array, np.ndarray | np.generic):
+        return np.asarray(array)
+    import jax  # here: what checks a file or a setting needs none
+
+    if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array):
+        return None
+    return np.asarray(array) if array.is_fully_addressable and not array.is_deleted() else None
 
 
 def require_float64(**arrays: object) -> None:
@@ -101,6 +103,8 @@ def require_float64(**arrays: object) -> None:
     Raises:
       InputError: names the argument and the remedy.
     """
+    import jax
+
     for name, leaf in arrays.items():
         dtype = getattr(leaf, "dtype", None)
         if dtype != np.float64:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from teamtr_jax.divergences import kl_current_to_new, kl_new_to_current, total_v
 from teamtr_jax.dynamics import PrefixResolvent, after
 from teamtr_jax.types import (
     Hybrids,
+    PaddedTeam,
     Resolvent,
     Stage,
     Team,
@@ -111,7 +112,7 @@ def _states(stage: Stage) -> Array:
     require_float64(current=stage.current, target=stage.target)
     require_one(stage, "stage")
     team = stage.team
-    rank = jnp.argsort(stage.order)
+    rank = jnp.zeros_like(stage.order).at[stage.order].set(jnp.arange(team.agents), unique_indices=True)
     updates = jnp.arange(team.agents + 1)
     if team.factors is None:
         assert team.active is not None
@@ -142,17 +143,11 @@ def chain_hybrids(team: Team, states: Float[Array, "m ..."], agents: Int[Array, 
     def joint(tables: Array) -> Array:
         return team_policy(team, tables)
 
-    def moved(divergence: Callable[[Array, Array], Array]) -> Array:
-        def of(agent: Array, old: Array, new: Array) -> Array:
-            return jnp.stack([divergence(x, y) for x, y in zip(_factors(team, old), _factors(team, new), strict=True)])[
-                agent
-            ]
-
-        return jax.vmap(of)(agents, old, new)
-
-    kl, reverse, tv = (moved(divergence) for divergence in DIVERGENCES)
+    position = jnp.arange(agents.shape[0])
+    kl, reverse, tv = (f(old[position, agents], new[position, agents]) for f in DIVERGENCES)
     steps = jax.vmap(joint)(_replaced(old, new - old, agents))
-    return Hybrids(jax.vmap(joint)(states), steps, kl, reverse, tv, jnp.ones(kl.shape, bool))
+    acts = jnp.broadcast_to((agents < team.counts.agents)[:, None], kl.shape)
+    return Hybrids(jax.vmap(joint)(states), steps, kl, reverse, tv, acts)
 
 
 def chain_solo_steps(
@@ -206,6 +201,8 @@ def team_policy(team: Team, policy: Array) -> Float[Array, "S A"]:
     """
     if team.factors is None:
         return policy
+    if isinstance(team, PaddedTeam) and team.which is not None:
+        return jnp.take_along_axis(policy, team.which[:, None], -1).prod(0)
     return joint_policy(_factors(team, policy))
 
 

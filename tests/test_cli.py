@@ -12,11 +12,11 @@ import pytest
 from test_stage_file import episodic, product_tables, tables
 from test_teams import MADE, Toy, changed
 
-from teamtr_jax import certificates, cli, exact
+from teamtr_jax import certificates, claims, cli, exact, programs
 from teamtr_jax.bounds import DEFAULT, least
 from teamtr_jax.claims import STAGE_CLAIMS, Check, Claim
 from teamtr_jax.surrogates import evaluate_stage
-from teamtr_jax.teams import read_stage
+from teamtr_jax.teams import gymnasium, read_stage
 
 LISTS = (
     "surrogate_intermediate surrogate_stale surrogate_cached gap_fresh gap_stale gap_cached kl kl_stale tv share span_g "
@@ -35,6 +35,18 @@ def run(monkeypatch, capsys):
             cli.main()
         out = capsys.readouterr()
         return stop.value.code, out.out, out.err
+
+    return call
+
+
+@pytest.fixture
+def state(monkeypatch):
+    """State other claims: their program is made for this test, and kept nowhere."""
+
+    def call(stated):
+        monkeypatch.setenv(programs.CACHE, "off")
+        monkeypatch.setattr(programs, "_made", {})
+        monkeypatch.setattr(claims, "STAGE_CLAIMS", tuple(stated))
 
     return call
 
@@ -347,16 +359,16 @@ def constant(id, statement, forms=("discounted",), **checks):
 
 
 @pytest.mark.parametrize(("worst", "code"), [(0.5, 0), (1.0, 0), (1.0 + 2e-9, 1)])
-def test_check_prints_and_returns_its_verdicts(run, save, monkeypatch, worst, code):
+def test_check_prints_and_returns_its_verdicts(run, save, state, monkeypatch, worst, code):
     """Claims with numbers chosen by hand: verdict, number of instances and ratio of each; 1 only beyond the rounding budget."""
     budget = [1e-9] * 3
-    claims = (
+    stated = (
         constant("C1", "first", part=([0.25, worst, 0.125], [1.0, 1.0, 0.5], budget)),
         constant("C2", "second", **{"": ([0.25, 0.5], [1.0, 1.5], [1e-9] * 2)}),
         Claim("C3", "third", "here", lambda s, r: {"": Check(jnp.zeros(4), jnp.zeros(4), jnp.ones(4), jnp.ones(4))}),
         constant("C4", "fourth", ("episodic",), part=([2.0], [1.0], [0.0])),
     )
-    monkeypatch.setattr(cli, "STAGE_CLAIMS", claims)
+    state(stated)
     monkeypatch.setenv("COLUMNS", "40")
     path = save(tables(), "x[/b].npz")
     found, out, err = run("check", path)
@@ -398,7 +410,7 @@ def test_what_is_attained_in_a_small_team_is_decided(run, save):
 
 
 @pytest.mark.parametrize("form", [tables, relay, product_tables], ids=["discounted", "episodic", "product"])
-def test_every_claim_is_decided_where_floats_say_nothing(run, save, monkeypatch, form):
+def test_every_claim_is_decided_where_floats_say_nothing(run, save, state, monkeypatch, form):
     """Every inequality made inconclusive by a budget without end: each has its exact form, and holds by it."""
 
     def vague(claim):
@@ -411,7 +423,7 @@ def test_every_claim_is_decided_where_floats_say_nothing(run, save, monkeypatch,
 
         return claim._replace(check=check)
 
-    monkeypatch.setattr(cli, "STAGE_CLAIMS", tuple(map(vague, STAGE_CLAIMS)))
+    state(tuple(map(vague, STAGE_CLAIMS)))
     code, out, err = run("check", save(form()))
     found = [row for row in rows(out) if len(row) == 6]  # without the further lines of a long statement
     assert (code, err) == (0, "")
@@ -430,20 +442,20 @@ def test_every_claim_is_decided_where_floats_say_nothing(run, save, monkeypatch,
         ("open", 0, "inconclusive ×1", "float"),
     ],
 )
-def test_an_exact_decision_is_the_verdict(run, save, monkeypatch, decided, code, verdict, evidence):
+def test_an_exact_decision_is_the_verdict(run, save, state, monkeypatch, decided, code, verdict, evidence):
     """It is asked for what is open, by claim, check and place; a violation that it finds is one."""
     claim = constant("C1", "first", part=([0.25, 1.0, 0.125], [1.0, 1.0, 0.5], [1e-9] * 3))
     asked = []
-    monkeypatch.setattr(cli, "STAGE_CLAIMS", (claim,))
+    state((claim,))
     monkeypatch.setattr(exact, "decide", lambda stage, *where: asked.append(where) or [decided])
     found, out, _ = run("check", save(tables()))
     assert (found, rows(out)[-1]) == (code, ["C1", "part", verdict, "3", "1", evidence])
     assert [(id_, name, list(places)) for id_, name, places in asked] == [("C1", "part", [1])]
 
 
-def test_a_team_of_more_states_stays_inconclusive(run, save, monkeypatch):
+def test_a_team_of_more_states_stays_inconclusive(run, save, state, monkeypatch):
     monkeypatch.setattr(exact.checks, "EXACT_STATES", 17)
-    monkeypatch.setattr(cli, "STAGE_CLAIMS", tuple(claim for claim in STAGE_CLAIMS if claim.id == "T1"))
+    state(tuple(claim for claim in STAGE_CLAIMS if claim.id == "T1"))
     code, out, _ = run("check", save(relay()))
     row = next(row for row in rows(out) if row[0] == "T1")
     assert (code, row[5]) == (0, "float")
@@ -451,11 +463,11 @@ def test_a_team_of_more_states_stays_inconclusive(run, save, monkeypatch):
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_a_number_that_could_not_be_computed_is_no_violation(run, save, monkeypatch, part):
+def test_a_number_that_could_not_be_computed_is_no_violation(run, save, state, monkeypatch, part):
     """NaN in what is measured, in the bound, in the budget or the scale: exit code 3, which claim, and no table."""
     numbers = [[0.5], [1.0], [0.0], [1.0]]
     numbers[part] = [float("nan")]
-    monkeypatch.setattr(cli, "STAGE_CLAIMS", (constant("C1", "first", part=tuple(numbers)),))
+    state((constant("C1", "first", part=tuple(numbers)),))
     path = save(tables())
     assert run("check", path) == (
         3,
@@ -487,10 +499,10 @@ def test_overflow_is_not_a_verdict(run, save):
     ],
 )
 def test_what_is_not_expected_is_not_exit_code_one(run, save, monkeypatch, error, code, line):
-    def fail(stage):
+    def fail(*arguments, **settings):
         raise error
 
-    monkeypatch.setattr(cli, "evaluate_stage", fail)
+    monkeypatch.setattr(programs, "run", fail)
     for command in ("check", "stage"):
         found = run(command, save(tables()))
         assert found[0] == code
@@ -500,9 +512,9 @@ def test_what_is_not_expected_is_not_exit_code_one(run, save, monkeypatch, error
     assert "in fail\n    raise error" in run("check", save(tables()))[2]
 
 
-def test_names_are_shown_as_they_are(run, save, monkeypatch, tmp_path):
+def test_names_are_shown_as_they_are(run, save, state, monkeypatch, tmp_path):
     """Markup is no markup, control characters are none, long names are shortened: in titles and in messages."""
-    monkeypatch.setattr(cli, "STAGE_CLAIMS", ())
+    state(())
     monkeypatch.setenv("COLUMNS", "400")
     path = save(tables(), "x[/b][red]\x1b[31m.npz")
     monkeypatch.chdir(tmp_path)  # a title is as wide as its table: a long folder would break it
@@ -571,15 +583,16 @@ def test_help_is_help(run):
 
 
 def test_version(run):
-    """That of the installed package, on one line."""
-    assert run("--version") == (0, f"teamtr {importlib.metadata.version('teamtr-jax')}\n", "")
+    """That of the installed package; where compiled programs are kept, and how much."""
+    version = importlib.metadata.version("teamtr-jax")
+    assert run("--version") == (0, f"teamtr {version}\n{programs.described()}\n", "")
 
 
 def test_places_are_tried_before_the_work(run, tmp_path, monkeypatch):
     def work(*args):
         raise AssertionError("the work began")
 
-    monkeypatch.setattr(cli, "read_table", work)
+    monkeypatch.setattr(gymnasium, "read_table", work)
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for place, found in [

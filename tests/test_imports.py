@@ -9,6 +9,7 @@ import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import teamtr_jax
@@ -17,13 +18,25 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "teamtr_jax"
 
 LEVELS = [
-    {"types", "validation", "files", "sizes", "intervals", "command_line", "html"},
+    {
+        "types",
+        "validation",
+        "files",
+        "sizes",
+        "intervals",
+        "command_line",
+        "html",
+        "formats",
+        "path_shift",
+        "programs",
+        "monitor_settings",
+    },
     {"dynamics"},
     {"teams", "divergences"},
     {"visits"},
     {"values"},
     {"surrogates"},
-    {"bounds", "interaction"},
+    {"bounds", "interaction", "padded"},
     {"certificates", "finite_sample", "trust_region", "schedules", "rollouts", "exact"},
     {"stage"},
     {"tabular"},
@@ -297,6 +310,55 @@ assert not found, found
         text=True,
         timeout=120,
     )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [("--help", 0), ("--version", 0), ("stage --help", 0), ("stage --jsn", 2), ("bogus", 2)],
+)
+def test_a_command_line_is_read_without_jax(arguments, code):
+    """Help, version and bad options import nothing that takes long; `teamtr stage` does, when it begins to work."""
+    script = f"""
+import sys
+from teamtr_jax import cli
+sys.argv = ["teamtr", *{arguments.split()!r}]
+try:
+    cli.main()
+except SystemExit as stop:
+    assert stop.code == {code}, stop.code
+found = {{name.split(".")[0] for name in sys.modules}}
+heavy = found & {{"jax", "jaxlib", "scipy", "optax", "flint", "matplotlib", "pyarrow", "gymnasium"}}
+assert not heavy, heavy
+"""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_stage_brings_no_statistics_and_no_figures(tmp_path):
+    """`teamtr stage --json` imports neither scipy.stats, scipy.sparse, Rich, flint nor matplotlib."""
+    policy = np.full((2, 1), 1.0)
+    tables = {
+        "transition": np.full((2, 1, 2), 0.5),
+        "reward": policy,
+        "initial": np.full(2, 0.5),
+        "discount": np.array(0.5),
+    }
+    np.savez(tmp_path / "stage.npz", **tables, active=np.arange(2), current=policy, target=policy)
+    script = f"""
+import sys
+from teamtr_jax import cli
+sys.argv = ["teamtr", "stage", "--json", {str(tmp_path / "stage.npz")!r}]
+try:
+    cli.main()
+except SystemExit as stop:
+    assert stop.code == 0
+found = sys.modules.keys() & {{"scipy.stats", "scipy.sparse", "rich.table", "flint", "matplotlib", "optax", "pyarrow"}}
+assert not found, found
+"""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
 
 

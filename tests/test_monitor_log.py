@@ -26,7 +26,7 @@ from teamtr_jax.monitor import (
     write_page,
     write_token_log,
 )
-from teamtr_jax.monitor import log as module
+from teamtr_jax.monitor import reading as module
 from teamtr_jax.records import TOKEN_LOG_COLUMNS, dump
 from teamtr_jax.validation import InputError
 
@@ -377,7 +377,7 @@ def test_places_are_tried_before_the_work(table, tmp_path, monkeypatch):
     link, other = tmp_path / "link.html", tmp_path / "link.jsonl"
     link.symlink_to(path)
     other.symlink_to(path)
-    monkeypatch.setattr("teamtr_jax.monitor.command.read_token_log", None)
+    monkeypatch.setattr("teamtr_jax.monitor.command.read_stages", None)
     for html, found in (
         (tmp_path, "a folder"),
         (Path("/dev/null"), "a device"),

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from teamtr_jax.bounds import BOTH, Form, Rung
 from teamtr_jax.types import Stage, StageReport
 
-__all__ = ["Check", "Claim", "Verdicts", "judge", "rung_claim"]
+__all__ = ["Check", "Claim", "Verdicts", "Judged", "judge", "judged", "rung_claim"]
 
 
 class Check(NamedTuple):
@@ -51,6 +51,16 @@ class Verdicts(NamedTuple):
     ]  #: smallest relative error of the bound (of either side, for an identity) that would be caught
 
 
+class Judged(NamedTuple):
+    """What a table of verdicts needs to know of a check."""
+
+    violated: Bool[Array, "..."]
+    inconclusive: Bool[Array, "..."]
+    ratio: Float[Array, "..."]
+    unknown: Bool[Array, "..."]  #: NaN in what is measured, in the bound, in its budget or in the scale
+    identity: Bool[Array, ""] | None  #: `None` for an inequality
+
+
 def judge(check: Check) -> Verdicts:
     """Compare with the rounding budget on both sides of the bound: violated, inconclusive or (neither) holds."""
     measured, bound, budget = jnp.broadcast_arrays(check.measured, check.bound, check.budget)
@@ -69,6 +79,17 @@ def judge(check: Check) -> Verdicts:
     broken = jnp.isnan(measured) | jnp.isnan(bound) | (jnp.isnan(budget) & ~open_bound)
     sure = jnp.where(usable, (measured - budget) / jnp.where(usable, bound, 1.0), 0.0)  # caught beyond rounding only
     return Verdicts((violated & ~trivial) | broken, inconclusive & ~broken, trivial, ratio, 1 - jnp.maximum(sure, 0.0))
+
+
+def judged(check: Check) -> Judged:
+    """The verdicts on a check, and where it is none because a number could not be computed."""
+    verdicts = judge(check)
+    unknown = jnp.zeros_like(verdicts.violated)
+    for part in check:
+        if part is not None:
+            unknown |= jnp.isnan(part)
+    identity = None if check.scale is None else jnp.asarray(True)
+    return Judged(verdicts.violated, verdicts.inconclusive, verdicts.ratio, unknown, identity)
 
 
 def rung_claim(rung: Rung) -> Claim:

@@ -14,7 +14,8 @@ def check(stage: Stage, report: StageReport) -> dict[str, Check]:
     first, last = h.policies[0], h.policies[-1]
     team_kl, parts = kl_current_to_new(first, last), h.kl_current_to_new.sum(0)
     tv, tv_parts = total_variation(first, last), h.tv.sum(0)
-    unit = jnp.finfo(first.dtype).eps * 8 * (report.agents + first.shape[-1])
+    counts = stage.team.counts
+    unit = jnp.finfo(first.dtype).eps * 8 * (counts.agents + counts.actions)
     same = jnp.isinf(team_kl) & jnp.isinf(parts)
     finite_parts = jnp.where(same, 0.0, parts)
     residual = abs(jnp.where(same, 0.0, team_kl) - finite_parts)

@@ -14,16 +14,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
-import scipy.sparse.linalg
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import SuperLU
 
 __all__ = ["DenseResolvent", "SparseResolvent", "after", "dense_resolvent", "reachable", "scatter", "HIGHEST"]
 
@@ -195,12 +196,14 @@ def scatter(index: Array, flow: Array) -> Float[Array, " S"]:
 
 
 _KEPT = 2
-_factors: OrderedDict[bytes, scipy.sparse.linalg.SuperLU] = OrderedDict()  # the last factorisations, by content
+_factors: OrderedDict[bytes, SuperLU] = OrderedDict()  # the last factorisations, by content
 _lock = threading.Lock()
 
 
 def _superlu(index: ArrayLike, weight: ArrayLike, discount: ArrayLike, b: ArrayLike, transposed: bool) -> np.ndarray:
     """Solve with the factors of `I − γP_π`, made once for the solves that follow each other on one policy."""
+    import scipy.sparse.linalg  # at use: it takes longer to import than a small stage to solve
+
     index, weight, discount = np.asarray(index), np.asarray(weight), np.asarray(discount)
     digest = hashlib.blake2b(index.tobytes())
     digest.update(weight.tobytes())

@@ -16,16 +16,28 @@ from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.own import Own
 from teamtr_jax.monitor.scored import per_prompt, score
 from teamtr_jax.monitor.updates import Settings, Update
-from teamtr_jax.schedules import path_shift
+from teamtr_jax.path_shift import path_shift
 
-__all__ = ["Following", "next_rewards", "Shift", "shifts", "matrices"]
+__all__ = ["Rewards", "rewards_of", "Following", "next_rewards", "Shift", "shifts", "matrices"]
 
 
-def _rewards(log: TokenLog, u: Update) -> tuple[Ints, Floats]:
-    """[B] the prompts of an update, and the mean reward of each."""
+class Rewards(NamedTuple):
+    """What an update's rollouts earned, as far as its neighbours ask: kept when its rows are gone."""
+
+    stage: int
+    fresh: bool
+    again: bool  #: whether some of the rollouts may be those of the update before
+    prompts: Ints  #: [B]
+    means: Floats  #: [B] the mean reward of each
+
+
+def rewards_of(log: TokenLog, u: Update) -> Rewards:
+    """Of the rollouts that the update is judged by."""
     first = log.transcripts[u.chosen]
     prompts, cluster = np.unique(log.prompt[first], return_inverse=True)
-    return prompts, np.bincount(cluster, log.reward[first]) / np.bincount(cluster)
+    means = np.bincount(cluster, log.reward[first]) / np.bincount(cluster)
+    again = not log.told and any(x.state != "whole" for x in u.again)
+    return Rewards(u.stage, u.evidence == "fresh", again, prompts, means)
 
 
 class Following(NamedTuple):
@@ -35,19 +47,13 @@ class Following(NamedTuple):
     paired: bool | None = None  #: the same prompts
 
 
-def next_rewards(log: TokenLog, updates: Sequence[Update], settings: Settings) -> list[Following]:
-    """S8: the next agent's rollouts estimate `J(π̂ⁱ)` for free."""
-    out = []
-    for u, following in zip(updates, [*updates[1:], None], strict=True):
-        again = following is not None and any(x.state != "whole" for x in following.again)
-        if following is None or {u.evidence, following.evidence} != {"fresh"} or (again and not log.told):
-            out.append(Following())  # the last one, or perhaps the same rollouts
-            continue
-        (before, old), (after, new) = _rewards(log, u), _rewards(log, following)
-        paired = u.stage == following.stage and np.array_equal(before, after)
-        found = mean(new - old, settings.alpha) if paired else two_means(new, old, settings.alpha)
-        out.append(Following(found, paired))
-    return out
+def next_rewards(this: Rewards, following: Rewards, settings: Settings) -> Following:
+    """S8: the next agent's rollouts, also of the next stage, estimate `J(π̂ⁱ)` for free."""
+    if not (this.fresh and following.fresh) or following.again:
+        return Following()  # or perhaps the same rollouts
+    paired = this.stage == following.stage and np.array_equal(this.prompts, following.prompts)
+    new, old = following.means, this.means
+    return Following(mean(new - old, settings.alpha) if paired else two_means(new, old, settings.alpha), paired)
 
 
 class Shift(NamedTuple):

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 from teamtr_jax.files import output_file
-from teamtr_jax.monitor.log import optional_import, read_token_log
+from teamtr_jax.formats import dump
+from teamtr_jax.monitor.log import optional_import
 from teamtr_jax.monitor.page import write_page
+from teamtr_jax.monitor.reading import read_stages
 from teamtr_jax.monitor.report import monitor
 from teamtr_jax.monitor.terminal import show
 from teamtr_jax.monitor.updates import Settings
-from teamtr_jax.records import dump
 from teamtr_jax.validation import InputError
 
 __all__ = ["run"]
@@ -29,7 +30,7 @@ def run(file: Path, settings: Settings, json: bool = False, html: Path | None = 
         optional_import("matplotlib")
         if output_file("--html", html) == Path(os.path.realpath(file)):
             raise InputError("--html", str(html), "another file than the log")
-    report = monitor(read_token_log(file, settings.match), settings)
+    report = monitor(read_stages(file, settings.match), settings)
     lines = [dump(record) for record in report.records]
     if html is not None:
         write_page(report, html, str(file))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from teamtr_jax.monitor.between import matrices, next_rewards, shifts
+from teamtr_jax.monitor.between import Following, Rewards, matrices, next_rewards, rewards_of, shifts
 from teamtr_jax.monitor.columns import Judged, Record, record_of
 from teamtr_jax.monitor.doubts import doubts_of
 from teamtr_jax.monitor.interaction import Interaction
@@ -30,17 +31,53 @@ class MonitorReport(NamedTuple):
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def monitor(log: TokenLog, settings: Settings | None = None) -> MonitorReport:
+def monitor(log: TokenLog | Iterable[TokenLog], settings: Settings | None = None) -> MonitorReport:
     """Everything that the log says about every update.
+
+    Args:
+      log: whole, or its parts one after the other (`read_stages`): a stage is in one part, and stages ascend. The report is the
+        same, number by number; of a part nothing is kept but the rewards of its last update.
 
     Raises:
       InputError: a setting, or a reward outside the declared range.
     """
     settings = Settings() if settings is None else settings
-    if not isinstance(log, TokenLog) or not isinstance(settings, Settings):
-        found = f"{type(log).__name__} and {type(settings).__name__}"
-        raise InputError("log, settings", found, "a TokenLog (token_log, read_token_log) and Settings")
+    if isinstance(log, TokenLog):
+        log = (log,)
+    if not isinstance(log, Iterable) or not isinstance(settings, Settings):
+        raise _other(log, settings)
     settings.check()
+    rng = np.random.default_rng(settings.seed)
+    records: list[Record] = []
+    interactions: list[Interaction] = []
+    rows, before = 0, None  # `before`: the update whose next rollouts are still to be read, and what it earned
+    for part in log:
+        if not isinstance(part, TokenLog):
+            raise _other(part, settings)
+        if before is not None and (stage := int(part.stage[0])) <= before[1].stage:
+            raise InputError("log", f"stage {stage} after stage {before[1].stage}", "parts of whole stages, ascending")
+        judged, rewards = _judged(part, settings, rng)
+        known = judged if before is None else [before[0], *judged]
+        earned = rewards if before is None else [before[1], *rewards]
+        for x, (this, following) in zip(known, itertools.pairwise(earned), strict=False):
+            records.append(record_of(x._replace(following=next_rewards(this, following, settings))))
+        before = known[-1], earned[-1]
+        matrix = {x.matrix.stage: x.matrix for x in judged if x.matrix is not None}
+        interactions += matrix.values()
+        rows += part.rows
+        del part, judged, known  # before the next part is read
+    if before is None:
+        raise InputError("log", "no part", "at least one token")
+    return MonitorReport([*records, record_of(before[0])], interactions, settings, rows)
+
+
+def _other(log: Any, settings: Any) -> InputError:
+    found = f"{type(log).__name__} and {type(settings).__name__}"
+    return InputError("log, settings", found, "a TokenLog (token_log, read_token_log, read_stages) and Settings")
+
+
+def _judged(log: TokenLog, settings: Settings, rng: np.random.Generator) -> tuple[list[Judged], list[Rewards]]:
+    """Everything that some stages say about each of their updates, but for what the next update's rollouts say."""
     low, high = settings.reward_range
     if (bad := (log.reward < low) | (log.reward > high)).any():
         raise InputError(
@@ -48,22 +85,19 @@ def monitor(log: TokenLog, settings: Settings | None = None) -> MonitorReport:
             float(log.reward[bad][0]),
             f"rewards in [{low:g}, {high:g}]: declare the range (--reward-range)",
         )
-    rng = np.random.default_rng(settings.seed)
     updates = updates_of(log, settings)
     doubts = [doubts_of(log, u, settings) for u in updates]
     found, values = zip(*(own(log, u, settings, rng) for u in updates), strict=True)
-    interactions = matrices(log, updates, doubts, settings)
-    matrix = {x.stage: x for x in interactions}
+    matrix = {x.stage: x for x in matrices(log, updates, doubts, settings)}
     judged = map(
         Judged,
         updates,
         doubts,
         found,
         limits(found, values, doubts, settings),
-        next_rewards(log, updates, settings),
+        itertools.repeat(Following()),
         shifts(log, updates, found, doubts, settings),
         [matrix.get(u.stage) for u in updates],
         itertools.repeat(settings),
     )
-    records = [record_of(x) for x in judged]
-    return MonitorReport(records, interactions, settings, log.rows)
+    return list(judged), [rewards_of(log, u) for u in updates]

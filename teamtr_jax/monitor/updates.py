@@ -1,9 +1,8 @@
-"""What the reader of a log declares, and which rollouts each update is judged by."""
+"""Which rollouts each update is judged by."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,57 +10,9 @@ import numpy as np
 from teamtr_jax.monitor.estimates import Ints
 from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.sources import Again
-from teamtr_jax.validation import InputError, real_number, whole_number
-
-MOST_DRAWS = 10_000
+from teamtr_jax.monitor_settings import Settings
 
 __all__ = ["Settings", "Update", "updates_of"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the reader declares."""
-
-    delta: float = 0.01
-    """Threshold of the token-KL monitor, nats per message."""
-    alpha: float = 0.1
-    """Intervals and limits have level 1 − α."""
-    tolerance: float = 0.1
-    """Resample only above this certified shift (total variation) since the rollouts in use."""
-    reward_range: tuple[float, float] = (0.0, 1.0)
-    """Declared least and largest reward; ϱ is the difference."""
-    held_out: bool = False
-    """No update was trained on the rollouts of this log."""
-    match: float = 1e-4
-    """Log-probabilities within this, nats per token, are of the same policy."""
-    draws: int = 100
-    """Sub-samples of the tokens, for threshold flips."""
-    seed: int = 0
-    """Of the sub-samples."""
-    complete: bool = False
-    """No rollout was left out: groups of unequal size and gaps in the rollout ids are as they were drawn."""
-
-    def check(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises:
-          InputError: names the option.
-        """
-        real_number("--delta", self.delta, above=0.0)
-        real_number("--alpha", self.alpha, above=0.0, below=1.0)
-        real_number("--tolerance", self.tolerance, 0.0, 1.0)
-        try:
-            low, high = (real_number("--reward-range", end) for end in self.reward_range)
-        except (TypeError, ValueError):
-            low, high = 0.0, 0.0
-        if not low < high:
-            raise InputError("--reward-range", self.reward_range, "LOW < HIGH, both finite")
-        for name, value in (("--held-out", self.held_out), ("--complete", self.complete)):
-            if not isinstance(value, bool | np.bool_):
-                raise InputError(name, repr(value), "True or False")
-        real_number("--match", self.match, 0.0)
-        whole_number("--draws", self.draws, 1, MOST_DRAWS)
-        whole_number("--seed", self.seed, 0)
 
 
 class Update(NamedTuple):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -268,19 +268,19 @@ def stage_from_tables(tables: dict[str, NDArray[np.generic]]) -> Stage:
     if horizon is not None:
         rows = states * actions
         fitting("horizon", horizon, lambda steps: report_bytes(steps * rows, agents), "the report of so many steps")
-    arrays = [jnp.asarray(x) for x in transitions]
-    gamma = None if horizon is not None else jnp.asarray(discount)
+    arrays = [jax.device_put(x) for x in transitions]
+    gamma = None if horizon is not None else jax.device_put(discount)
     kernel = Dense(arrays[0], gamma) if world == "transition" else Successors(arrays[0], arrays[1], gamma)
     start = initial if horizon is None else np.concatenate([initial, np.zeros((horizon - 1) * states)])
     timed = transitions[-1].ndim == 4
     dynamics = kernel if horizon is None else Layered(kernel, horizon, stationary=not timed)
 
     shape = (states, actions) if factors is None else (agents, states, max(factors))
-    current, target = (jnp.asarray(_policy(tables, key, lead, shape, factors)) for key in ("current", "target"))
+    current, target = (jax.device_put(_policy(tables, key, lead, shape, factors)) for key in ("current", "target"))
     order = permutation("order", tables["order"], agents) if "order" in tables else np.arange(agents)
-    owners = None if active is None else jnp.asarray(_flat(active, lead, 1))
-    team = Team(dynamics, jnp.asarray(_flat(reward, lead, 2)), jnp.asarray(start), owners, agents, factors)
-    return Stage(team, current, target, jnp.asarray(order))
+    owners = None if active is None else jax.device_put(_flat(active, lead, 1))
+    team = Team(dynamics, jax.device_put(_flat(reward, lead, 2)), jax.device_put(start), owners, agents, factors)
+    return Stage(team, current, target, jax.device_put(order))
 
 
 def _transitions(
