@@ -62,6 +62,27 @@ def test_what_is_written_is_read(table, tmp_path, form):
     assert found.rows == table["t"].size
 
 
+@pytest.mark.parametrize(
+    "by", [("turn",), ("t", "prompt"), ("rollout", "turn"), ("prompt",), ("update", "rollout"), None]
+)
+def test_rows_in_any_order(table, by):
+    """Whole transcripts in another order, transcripts in several places, and rows at random."""
+    rows = table["t"].size
+    if by is None:
+        order = np.random.default_rng(0).permutation(rows)
+    else:
+        order = np.lexsort([np.arange(rows), *(-table[key] for key in by[::-1])])
+    expected = token_log(
+        {
+            key: value[np.lexsort([table[key] for key in ("t", "turn", "rollout", "prompt", "update", "stage")])]
+            for key, value in table.items()
+        }
+    )
+    for name, a, b in zip(expected._fields, expected, token_log({k: x[order] for k, x in table.items()}), strict=True):
+        if a is not None:
+            np.testing.assert_array_equal(a, b, err_msg=name)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_appending(table, tmp_path, form):
     path = tmp_path / f"log.{form}"
@@ -294,8 +315,8 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
 def test_a_log_that_does_not_fit_is_refused_before_it_is_read(table, tmp_path, form, monkeypatch):
     """Its rows are in the footer, or estimated from the length of the first lines, within 10 %."""
     path = write_token_log(tmp_path / f"log.{form}", table)
-    rows = table["t"].size
-    monkeypatch.setattr(module, "memory", lambda: int(0.9 * rows * module.BYTES_PER_ROW))
+    rows, each = table["t"].size, module.AT_ONCE if form == "jsonl" else module.PIECEWISE
+    monkeypatch.setattr(module, "memory", lambda: int(0.9 * rows * each))
     monkeypatch.setattr(module, "token_log", None)
     with pytest.raises(InputError) as error:
         read_token_log(path)

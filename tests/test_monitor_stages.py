@@ -176,8 +176,8 @@ def test_what_does_not_fit_says_what_to_sort_or_that_a_stage_has_to(tmp_path, mo
     columns = stages(np.random.default_rng(4))
     rows, largest = columns["t"].size, int(np.bincount(columns["stage"]).max())
     path = write(tmp_path / "log.parquet", columns)
-    monkeypatch.setattr(reading, "memory", lambda: largest * reading.BYTES_PER_ROW)
-    with pytest.raises(InputError, match=rf"found about {rows:.3g} rows.*: split the log by stages"):
+    monkeypatch.setattr(reading, "memory", lambda: largest * reading.PIECEWISE)
+    with pytest.raises(InputError, match=rf"found about {rows:.3g} rows.*: sorted by stage it can be read in parts"):
         read_token_log(path)
     assert sum(x.t.size for x in read_stages(path)) == rows  # stage by stage it does
     other = write(tmp_path / "other.parquet", {key: value[::-1] for key, value in columns.items()})
@@ -185,7 +185,7 @@ def test_what_does_not_fit_says_what_to_sort_or_that_a_stage_has_to(tmp_path, mo
         InputError, match=rf"about {rows:.3g} rows.*at most {largest:.3g} rows.*: sort its rows by stage, and"
     ):
         monitor(read_stages(other))
-    monkeypatch.setattr(reading, "memory", lambda: largest * reading.BYTES_PER_ROW - 1)
+    monkeypatch.setattr(reading, "memory", lambda: largest * reading.PIECEWISE - 1)
     with pytest.raises(InputError, match=rf"about {largest:.3g} rows.*: a stage has to fit"):
         monitor(read_stages(path))
 
