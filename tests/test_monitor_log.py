@@ -107,14 +107,6 @@ def test_rows_of_a_padded_batch(table):
         token_rows(mask, reward=np.zeros(n + 1))
 
 
-def test_rows_in_any_order(table):
-    order = np.random.default_rng(0).permutation(table["t"].size)
-    a, b = token_log(table), token_log({key: value[order] for key, value in table.items()})
-    for x, y in zip(a, b, strict=True):
-        if x is not None:
-            np.testing.assert_array_equal(x, y)
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_a_failed_write_leaves_the_old_file(table, tmp_path, form, monkeypatch):
     path = write_token_log(tmp_path / f"log.{form}", table)
