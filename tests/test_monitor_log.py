@@ -255,7 +255,7 @@ def test_a_flipped_bit_of_a_value_in_parquet(table, tmp_path):
         read_token_log(path)
 
 
-def test_two_parquet_files_one_after_the_other(table, tmp_path):
+def test_two_parquet_files_one_after_the_other(table, tmp_path, monkeypatch):
     """The footer of the second would be read with the pages of the first."""
     first = write_token_log(tmp_path / "a.parquet", table).read_bytes()
     other = {key: value[::2] for key, value in table.items()} | {"reward": 1.0 - table["reward"][::2]}
@@ -264,6 +264,10 @@ def test_two_parquet_files_one_after_the_other(table, tmp_path):
         (tmp_path / "c.parquet").write_bytes(data)
         with pytest.raises(InputError, match=r"c\.parquet: found two files, one after the other"):
             read_token_log(tmp_path / "c.parquet")
+    for size in range(8, 24):  # wherever a block ends
+        monkeypatch.setattr(module, "BUFFER", size)
+        assert module._joined(tmp_path / "c.parquet")
+        assert not module._joined(tmp_path / "a.parquet")
 
 
 def test_masked_arrays_are_refused(table):
