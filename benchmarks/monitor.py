@@ -1,6 +1,7 @@
 """``python -m benchmarks.monitor``: how long `teamtr monitor` takes for a log of a million rows, from the file to the page.
 
-Its steps are timed in this process, and the whole command, imports included, as one of its own.
+Its steps are timed in this process, and the whole command, imports included, as one of its own, whose memory is measured too;
+then the command on twenty million rows in Parquet.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import importlib.metadata
 import io
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import MONITOR_HEAD, MONITOR_STEPS, monitor_cells
+from benchmarks.report import MONITOR_HEAD, MONITOR_STEPS, large_line, monitor_cells
 from benchmarks.stage import commit, machine
 from benchmarks.writer import writer
 from teamtr_jax.monitor import (
@@ -35,11 +35,15 @@ from teamtr_jax.monitor import (
     write_token_log,
 )
 
-__all__ = ["main", "made_up", "measure"]
+__all__ = ["main", "made_up", "measure", "command", "write_large"]
 
 AGENTS, TOKENS, GROUP, STAGES = 3, 16, 8, 4
-TARGET = 10.0
-"""Seconds on the wall for the command, from a file of a million rows to tables and page."""
+TARGETS = {"parquet": 3.0, "jsonl": 10.0}
+"""Seconds of the processor for the command, from a file of a million rows to tables and page."""
+MEMORY = 1.5e9
+"""Bytes that the command may take for a Parquet log of any number of stages."""
+PART = 1_000_000
+"""Rows of the large log that are written at once: four stages."""
 COMMAND = (sys.executable, "-m", "teamtr_jax.cli", "monitor")
 KINDS = {"new rollouts": False, "and the start scored again": True}
 
@@ -88,8 +92,42 @@ def made_up(rows: int, again: bool, seed: int = 0) -> dict[str, np.ndarray]:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def measure(path: Path, table: Mapping[str, np.ndarray], rounds: int) -> tuple[dict[str, list[list[float]]], int]:
-    """By step, ``[wall, processor]`` seconds of every round; and how many bytes the log has."""
+def command(path: Path) -> tuple[list[float], int]:
+    """The whole command as a process of its own: ``[wall, processor]`` seconds, and the most bytes that it held.
+
+    Raises:
+      SystemExit: it failed.
+    """
+    wall = time.perf_counter()
+    process = subprocess.Popen(
+        [*COMMAND, str(path), "--html", str(path.with_suffix(".html"))], stdout=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # it is no longer there to be waited for
+    if process.returncode:
+        raise SystemExit(f"teamtr monitor: exit code {process.returncode}")
+    return [time.perf_counter() - wall, usage.ru_utime + usage.ru_stime], usage.ru_maxrss * 1024
+
+
+def write_large(path: Path, rows: int) -> int:
+    """A Parquet log of about so many rows, four stages after the other; how many rows it has."""
+    pa, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    names = {key: column.dtype for key, column in made_up(STAGES * 1000, True).items()}
+    schema, written = pa.schema([(key, pa.from_numpy_dtype(kind)) for key, kind in names.items()]), 0
+    with parquet.ParquetWriter(path, schema, write_page_checksum=True) as out:
+        for i in range(max(round(rows / PART), 1)):
+            table = made_up(min(rows, PART), True, seed=i)
+            table["stage"] += STAGES * i
+            out.write_table(pa.table(table, schema))
+            written += table["t"].size
+    return written
+
+
+def measure(
+    path: Path, table: Mapping[str, np.ndarray], rounds: int
+) -> tuple[dict[str, list[list[float]]], list[int], int]:
+    """By step, ``[wall, processor]`` seconds of every round; the memory of the command; and how many bytes the log has."""
+    memory: list[int] = []
     samples: dict[str, list[list[float]]] = {name: [] for name in MONITOR_STEPS}
     write_token_log(path, table, check=False)
 
@@ -110,14 +148,10 @@ def measure(path: Path, table: Mapping[str, np.ndarray], rounds: int) -> tuple[d
             wall, processor = time.perf_counter(), time.process_time()
             out = step(out)
             samples[name].append([time.perf_counter() - wall, time.process_time() - processor])
-        wall, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(
-            [*COMMAND, str(path), "--html", str(path.with_suffix(".html"))], stdout=subprocess.DEVNULL, check=True
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        samples["command"].append([time.perf_counter() - wall, processor])
-    return samples, path.stat().st_size
+        seconds, held = command(path)
+        samples["command"].append(seconds)
+        memory.append(held)
+    return samples, memory, path.stat().st_size
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -125,6 +159,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.monitor", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--large", type=int, default=20_000_000, metavar="ROWS", help="of a Parquet log in many stages; 0: none"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the results here")
     args = parser.parse_args(argv)
     if args.rounds < 2:
@@ -137,11 +174,22 @@ def main(argv: list[str] | None = None) -> None:
         for kind, again in KINDS.items():
             table = made_up(args.rows, again)
             for form in ("parquet", "jsonl"):
-                samples, size = measure(Path(folder) / f"log.{form}", table, args.rounds)
+                samples, memory, size = measure(Path(folder) / f"log.{form}", table, args.rounds)
                 logs.append(
-                    dict(kind=kind, form=form, rows=table["t"].size, bytes=size, target=TARGET, samples=samples)
-                )
+                    dict(
+                        kind=kind, form=form, rows=table["t"].size, bytes=size, target=TARGETS[form], samples=samples,
+                        memory=memory,
+                    )
+                )  # fmt: skip
                 print(" | ".join(monitor_cells(logs[-1])), flush=True)
+        large = []
+        if args.large:
+            path = Path(folder) / "large.parquet"
+            rows = write_large(path, args.large)
+            found = [command(path) for _ in range(args.rounds)]
+            large.append(dict(rows=rows, bytes=path.stat().st_size, target=MEMORY, seconds=[x for x, _ in found],
+                              memory=[x for _, x in found]))  # fmt: skip
+            print(large_line(large[-1]), flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "pyarrow", "matplotlib")}
     write(
         dict(
@@ -151,6 +199,7 @@ def main(argv: list[str] | None = None) -> None:
             versions=dict(python=platform.python_version()) | versions,
             load=load,
             logs=logs,
+            large=large,
         )
     )
 

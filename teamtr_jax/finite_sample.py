@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import lambertw
 
 from teamtr_jax.validation import InputError, at_least, finite, one_of, pair, real_number, shaped, whole_number, within
 
@@ -150,6 +149,8 @@ def tail_constants(low: float, high: float) -> tuple[float, float]:
       >>> print([round(k, 3) for k in tail_constants(0.5, 2.0)])
       [0.398, 1.255]
     """
+    from scipy.special import lambertw
+
     if not 0 <= real_number("low", low) < 1 < real_number("high", high):
         raise InputError("low, high", f"{low}, {high}", "0 ≤ low < 1 < high")
 

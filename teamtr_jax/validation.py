@@ -88,9 +88,10 @@ def concrete(array: object) -> NDArray[Any] | None:
         return None
     if isinstance(array, np.ndarray | np.generic):
         return np.asarray(array)
-    import jax  # here: what checks a file or a setting needs none
+    from jax import Array  # here: what checks a file or a setting needs none
+    from jax.core import Tracer
 
-    if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array):
+    if isinstance(array, Tracer) or not isinstance(array, Array):
         return None
     return np.asarray(array) if array.is_fully_addressable and not array.is_deleted() else None
 

@@ -195,10 +195,11 @@ def test_the_monitor_is_timed_and_judged_on_the_command(tmp_path, monkeypatch, c
     monkeypatch.setattr(monitor, "write_page", lambda *_: None)
     monkeypatch.setattr(monitor, "COMMAND", (sys.executable, "-c", ""))
     path = tmp_path / "results" / "monitor-here.json"
-    monitor.main(["--rows", "10000", "--rounds", "2", "--json", str(path)])
+    monitor.main(["--rows", "10000", "--rounds", "2", "--large", "10000", "--json", str(path)])
     result = json.loads(path.read_text())
     assert [log["form"] for log in result["logs"]] == ["parquet", "jsonl"]
     assert {name: len(x) for name, x in result["logs"][0]["samples"].items()} == dict.fromkeys(report.MONITOR_STEPS, 2)
+    assert [log["memory"][0] > 10**6 for log in result["logs"]] == [True, True]
     result["logs"][0]["target"] = 0.0
     path.write_text(json.dumps(result))
     monkeypatch.setattr(report, "HERE", tmp_path)
@@ -209,3 +210,10 @@ def test_the_monitor_is_timed_and_judged_on_the_command(tmp_path, monkeypatch, c
     first, second = (line for line in text.splitlines() if line.startswith("| made up"))
     assert "MISSED (≤ 0 s)" in first
     assert "met (≤ 10 s)" in second
+    (large,) = result["large"]
+    assert f"Parquet of {large['rows']:,} rows" in text
+    assert "of memory at most: met (≤ 1500 MB)" in text
+    assert "MISSED (≤ 0 MB)" in report.large_line(large | {"target": 0.0})
+    monkeypatch.setattr(monitor, "COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
+    with pytest.raises(SystemExit, match="exit code 3"):
+        monitor.command(path)

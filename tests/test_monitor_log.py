@@ -62,6 +62,27 @@ def test_what_is_written_is_read(table, tmp_path, form):
     assert found.rows == table["t"].size
 
 
+@pytest.mark.parametrize(
+    "by", [("turn",), ("t", "prompt"), ("rollout", "turn"), ("prompt",), ("update", "rollout"), None]
+)
+def test_rows_in_any_order(table, by):
+    """Whole transcripts in another order, transcripts in several places, and rows at random."""
+    rows = table["t"].size
+    if by is None:
+        order = np.random.default_rng(0).permutation(rows)
+    else:
+        order = np.lexsort([np.arange(rows), *(-table[key] for key in by[::-1])])
+    expected = token_log(
+        {
+            key: value[np.lexsort([table[key] for key in ("t", "turn", "rollout", "prompt", "update", "stage")])]
+            for key, value in table.items()
+        }
+    )
+    for name, a, b in zip(expected._fields, expected, token_log({k: x[order] for k, x in table.items()}), strict=True):
+        if a is not None:
+            np.testing.assert_array_equal(a, b, err_msg=name)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_appending(table, tmp_path, form):
     path = tmp_path / f"log.{form}"
@@ -84,14 +105,6 @@ def test_rows_of_a_padded_batch(table):
         np.testing.assert_array_equal(rows[key], table[key], err_msg=key)
     with pytest.raises(InputError, match="reward"):
         token_rows(mask, reward=np.zeros(n + 1))
-
-
-def test_rows_in_any_order(table):
-    order = np.random.default_rng(0).permutation(table["t"].size)
-    a, b = token_log(table), token_log({key: value[order] for key, value in table.items()})
-    for x, y in zip(a, b, strict=True):
-        if x is not None:
-            np.testing.assert_array_equal(x, y)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -242,7 +255,7 @@ def test_a_flipped_bit_of_a_value_in_parquet(table, tmp_path):
         read_token_log(path)
 
 
-def test_two_parquet_files_one_after_the_other(table, tmp_path):
+def test_two_parquet_files_one_after_the_other(table, tmp_path, monkeypatch):
     """The footer of the second would be read with the pages of the first."""
     first = write_token_log(tmp_path / "a.parquet", table).read_bytes()
     other = {key: value[::2] for key, value in table.items()} | {"reward": 1.0 - table["reward"][::2]}
@@ -251,6 +264,10 @@ def test_two_parquet_files_one_after_the_other(table, tmp_path):
         (tmp_path / "c.parquet").write_bytes(data)
         with pytest.raises(InputError, match=r"c\.parquet: found two files, one after the other"):
             read_token_log(tmp_path / "c.parquet")
+    for size in range(8, 24):  # wherever a block ends
+        monkeypatch.setattr(module, "BUFFER", size)
+        assert module._joined(tmp_path / "c.parquet")
+        assert not module._joined(tmp_path / "a.parquet")
 
 
 def test_masked_arrays_are_refused(table):
@@ -294,8 +311,8 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
 def test_a_log_that_does_not_fit_is_refused_before_it_is_read(table, tmp_path, form, monkeypatch):
     """Its rows are in the footer, or estimated from the length of the first lines, within 10 %."""
     path = write_token_log(tmp_path / f"log.{form}", table)
-    rows = table["t"].size
-    monkeypatch.setattr(module, "memory", lambda: int(0.9 * rows * module.BYTES_PER_ROW))
+    rows, each = table["t"].size, module.AT_ONCE if form == "jsonl" else module.PIECEWISE
+    monkeypatch.setattr(module, "memory", lambda: int(0.9 * rows * each))
     monkeypatch.setattr(module, "token_log", None)
     with pytest.raises(InputError) as error:
         read_token_log(path)

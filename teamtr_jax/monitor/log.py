@@ -89,7 +89,7 @@ def token_log(columns: Mapping[str, ArrayLike], name: str = "log", unit: str = "
     """Check the columns of a log and sort its rows.
 
     Args:
-      columns: `records.TOKEN_LOG_COLUMNS`; optional `records.TOKEN_LOG_OPTIONAL`: `source` (the update at which the transcript
+      columns: `formats.TOKEN_LOG_COLUMNS`; optional `formats.TOKEN_LOG_OPTIONAL`: `source` (the update at which the transcript
         was sampled), `token` (its id), `updated` (who is updated, −1 for all), `schema`; others are ignored.
       name: what the messages call the log.
       unit: what they call a row.

@@ -33,15 +33,14 @@ __all__ = ["read_token_log", "read_stages", "read_columns", "form_of"]
 
 METADATA = b"teamtr_token_log_schema"
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet"}
-BYTES_PER_ROW = 500
-"""Memory that reading and reporting take for a row of a log; 320 to 420 were measured."""
+PIECEWISE, AT_ONCE = 250, 500
+"""Memory that reading and reporting take for a row: of Parquet, read in pieces (180 were measured), and of JSON lines (390)."""
 HEAD = 2**20
 """Bytes of JSON lines from which their number is estimated."""
 PART = 2**20
 """Rows of a part that has several stages, at most."""
 BLOCK = 2**16
 """Rows that are decoded and checked at once."""
-SPLIT = "split the log by stages"
 BUFFER = 2**20
 """Bytes that are read at once."""
 
@@ -97,12 +96,12 @@ def form_of(path: Path) -> str:
     return SUFFIXES[path.suffix]
 
 
-def _fits(path: Path, rows: int, remedy: str) -> None:
-    """Refuse rows, of a log or of one stage, that are more than this machine's memory takes together."""
-    if rows * BYTES_PER_ROW > (limit := memory()):
-        found = f"about {rows:.3g} rows, which take {bytes_text(rows * BYTES_PER_ROW)}"
+def _fits(path: Path, rows: int, each: int, remedy: str) -> None:
+    """Refuse rows, of a log or of one stage, that are more than this machine's memory takes together, with `each` in bytes."""
+    if rows * each > (limit := memory()):
+        found = f"about {rows:.3g} rows, which take {bytes_text(rows * each)}"
         raise InputError(
-            str(path), found, f"at most {limit // BYTES_PER_ROW:.3g} rows in {bytes_text(limit)} of memory: {remedy}"
+            str(path), found, f"at most {limit // each:.3g} rows in {bytes_text(limit)} of memory: {remedy}"
         )
 
 
@@ -159,7 +158,7 @@ def _names(path: Path, file: Any, wanted: list[str]) -> list[str]:
 def read_columns(path: Path) -> Columns:
     """Every column of a Parquet file, as it is."""
     with _opened(path) as file:
-        _fits(path, file.metadata.num_rows, "write another file")
+        _fits(path, file.metadata.num_rows, AT_ONCE, "write another file")
         names = _names(path, file, file.schema_arrow.names)
         with _named(path):
             table = file.read(names)
@@ -168,7 +167,8 @@ def read_columns(path: Path) -> Columns:
 
 def _whole(path: Path, file: Any) -> list[int]:
     """All rows as one part."""
-    _fits(path, rows := file.metadata.num_rows, SPLIT)
+    rows = file.metadata.num_rows
+    _fits(path, rows, PIECEWISE, "sorted by stage it can be read in parts (read_stages)")
     return [rows]
 
 
@@ -182,7 +182,7 @@ def _stages(path: Path, file: Any) -> list[int]:
         for batch in file.iter_batches(BLOCK, columns=["stage"]):
             stage = np.r_[last, _column(Origin(str(path), "row", first), "stage", batch.column(0))]
             if stage.dtype.kind != "i" or (stage[1:] < stage[:-1]).any():
-                _fits(path, rows, "sort its rows by stage, and it is read stage by stage")
+                _fits(path, rows, PIECEWISE, "sort its rows by stage, and it is read stage by stage")
                 return [rows]
             begins.append(first + np.flatnonzero(stage[1:] != stage[:-1]))
             first, last = first + batch.num_rows, stage[-1]
@@ -192,7 +192,7 @@ def _stages(path: Path, file: Any) -> list[int]:
         here, fit = np.searchsorted(ends, [cuts[-1], cuts[-1] + PART], "right").tolist()
         cuts.append(int(ends[max(here, fit - 1)]))
     sizes = np.diff(cuts).tolist()
-    _fits(path, max(sizes), "a stage has to fit, see docs/monitor.md")
+    _fits(path, max(sizes), PIECEWISE, "a stage has to fit, see docs/monitor.md")
     return sizes
 
 
@@ -260,7 +260,8 @@ def _read_jsonl(path: Path) -> dict[str, NDArray[Any]]:
         head = file.read(HEAD)
     if b"\n" not in head and len(head) == HEAD:
         raise InputError(f"{path}: line 1", f"no line break in {HEAD} bytes", "one JSON object per line")
-    _fits(path, path.stat().st_size * max(head.count(b"\n"), 1) // (head.rfind(b"\n") + 1 or len(head)), SPLIT)
+    estimated = path.stat().st_size * max(head.count(b"\n"), 1) // (head.rfind(b"\n") + 1 or len(head))
+    _fits(path, estimated, AT_ONCE, "write Parquet sorted by stage, which is read stage by stage")
     names = (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL)
     fields = [(key, pa.float64() if key in NUMBERS else pa.int64()) for key in names]
     options = reader.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")

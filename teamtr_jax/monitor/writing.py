@@ -83,7 +83,7 @@ def write_token_log(path: Path | str, table: Mapping[str, ArrayLike], check: boo
 
     Args:
       path: ``.jsonl`` or ``.parquet``; links are followed.
-      table: `records.TOKEN_LOG_COLUMNS`, and any further columns of the same length.
+      table: `formats.TOKEN_LOG_COLUMNS`, and any further columns of the same length.
       check: refuse what `read_token_log` would refuse.
 
     Raises:
