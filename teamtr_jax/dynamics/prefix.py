@@ -31,14 +31,11 @@ from teamtr_jax.types import static_field
 
 __all__ = ["PrefixResolvent", "prefix_resolvent"]
 
-LEAF = 16
+LEAF = 8
 """Halving stops at this many states or fewer."""
 
-BLOCK = 32
-"""Most states that change sides at a time in an inverse."""
-
-HALVED = 128
-"""An inverse of more states than this is made of two halves."""
+FAN = 8
+"""An inverse is made in so many steps, in each of which as many rows and columns change sides."""
 
 _product = partial(jnp.matmul, precision=HIGHEST)
 
@@ -138,26 +135,9 @@ def _halvings(states: int) -> tuple[int, int]:
 
 
 def _inverse(matrix: Float[Array, "*batch k k"]) -> Float[Array, "*batch k k"]:
-    """Inverse of an M-matrix without pivots: by halves with `S = D − C A⁻¹ B`, then by blocks, then by single states."""
+    """Inverse of an M-matrix without pivots: by blocks, those by smaller ones, down to single states."""
     k = matrix.shape[-1]
-    if k <= HALVED or k % 2:
-        return _gauss_jordan(matrix, _block(k))
-    h = k // 2
-    b, c = matrix[..., :h, h:], matrix[..., h:, :h]
-    first = _inverse(matrix[..., :h, :h])
-    right, below = _product(first, b), _product(c, first)
-    second = _inverse(matrix[..., h:, h:] - _product(c, right))
-    corner = -_product(right, second)
-    upper = jnp.concatenate([first - _product(corner, below), corner], -1)
-    return jnp.concatenate([upper, jnp.concatenate([-_product(second, below), second], -1)], -2)
-
-
-def _block(k: int) -> int:
-    """`k` halved until it is at most `BLOCK`; 1 where that is not possible or not needed."""
-    block = k
-    while block > BLOCK and block % 2 == 0:
-        block //= 2
-    return block if block <= BLOCK < k else 1
+    return _gauss_jordan(matrix, k // FAN if k % FAN == 0 else 1)
 
 
 def _gauss_jordan(matrix: Float[Array, "*batch k k"], block: int) -> Float[Array, "*batch k k"]:
@@ -171,7 +151,7 @@ def _gauss_jordan(matrix: Float[Array, "*batch k k"], block: int) -> Float[Array
         row, column = (lax.dynamic_slice_in_dim(a, first, block, axis) for axis in (-2, -1))
         corner = lax.dynamic_slice_in_dim(row, first, block, -1)
         start = jnp.where(here, jnp.where(states - first == jnp.arange(block)[:, None], 1.0, 0.0), row)
-        row = start / corner if block == 1 else _product(_gauss_jordan(corner, 1), start)
+        row = start / corner if block == 1 else _product(_inverse(corner), start)
         column = jnp.where(here[:, None], 0.0, column)
         update = column * row if block == 1 else _product(column, row)
         return lax.dynamic_update_slice_in_dim(jnp.where(here, 0.0, a) - update, row, first, -2)
