@@ -111,7 +111,7 @@ def _states(stage: Stage) -> Array:
     require_float64(current=stage.current, target=stage.target)
     require_one(stage, "stage")
     team = stage.team
-    rank = jnp.argsort(stage.order)
+    rank = jnp.zeros_like(stage.order).at[stage.order].set(jnp.arange(team.agents, dtype=stage.order.dtype))
     updates = jnp.arange(team.agents + 1)
     if team.factors is None:
         assert team.active is not None

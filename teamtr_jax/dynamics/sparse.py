@@ -3,7 +3,7 @@
 What is shared: the factors of a policy by all right sides, an ordering of the states that keeps the factors thin by all
 policies with one pattern of transitions (the hybrids of a stage: only their numbers differ, unless a probability is zero).
 
-No answer leaves without its residual having been looked at: `‖b − Mx‖ ≤ 8(S+K)u‖x‖`, the backward error that the rounding
+No answer leaves without its residual having been looked at: `‖b − Mx‖ ≤ 8(S+2)u‖x‖`, the backward error that the rounding
 budgets count with (docs/rounding.md), in the maximum norm for values and the 1-norm for visits.
 """
 
@@ -146,8 +146,8 @@ class _Policy:
     """`I − γP_π` of one policy; factored when first asked."""
 
     def __init__(self, index: np.ndarray, weight: Floats, discount: float) -> None:
-        states, self.width = index.shape
-        ends = np.arange(0, index.size + 1, self.width, dtype=np.int32)  # SuperLU knows no longer integers
+        states, width = index.shape
+        ends = np.arange(0, index.size + 1, width, dtype=np.int32)  # SuperLU knows no longer integers
         entries = weight.ravel() * discount, index.ravel().astype(np.int32), ends
         flow = scipy.sparse.csr_array(entries, shape=(states, states))
         flow.sum_duplicates()
@@ -226,7 +226,7 @@ class _Policy:
 
     @property
     def _backward(self) -> float:
-        return 8 * (self.matrix.shape[0] + self.width) * float(np.finfo(np.float64).eps) / 2
+        return 8 * (self.matrix.shape[0] + 2) * float(np.finfo(np.float64).eps) / 2
 
     def _residual(self, b: Floats, x: Floats, transposed: bool) -> tuple[float, float]:
         """`‖b − Mx‖` and how much of it the rounding budgets have room for."""

@@ -35,7 +35,8 @@ class Successors(Table):
     """`index[s,a,k]`, `prob[s,a,k]`: kilobytes where a dense tensor would take gigabytes.
 
     Repeated indices add up; a slot of probability zero may point to any state. Up to `lu_states` states the policy's matrix
-    `P_π` (not the tensor) is filled in and factored; above, it is solved on the host as a sparse one (`teamtr_jax.dynamics.sparse`).
+    `P_π` (not the tensor) is filled in and factored; above, it is solved on the host as a sparse one
+    (`teamtr_jax.dynamics.sparse`).
 
     Raises:
       InputError: a successor that is no state, rows that are no probabilities, a discount outside [0,1) (episodic: other
