@@ -36,7 +36,7 @@ Call = Callable[[], Mapping[str, object]]
 class Case:
     """Contenders that return the same named numbers; each of `packages` is compared with each other contender."""
 
-    group: str  #: `dispatch`, `batched`, `single`, `hybrids`, `stage`, `audit`
+    group: str  #: `dispatch`, `batched`, `single`, `hybrids`, `stage`, `audit`, `large`
     label: str
     packages: dict[str, Call]
     rivals: dict[str, Call]
@@ -238,7 +238,7 @@ def cases(quick: bool, groups: frozenset[str]) -> Iterator[Callable[[], Case]]:
     every += [("batched", partial(batched, *size)) for size in batches]
     every += [("single", partial(single, states, 4)) for states in sizes]
     every += [("single", partial(single, sizes[-1], 4, line=True))]
-    size, numbers = (128, (2, 8)) if quick else (512, (2, 8, 64, 256))
+    size, numbers = (128, (2, 8)) if quick else (512, (2, 8, 64, 256, 512))
     every += [("hybrids", partial(every_hybrid, size, 4, agents)) for agents in numbers]
     every += [
         ("stage", partial(whole_stage, states, 4, agents, plain=states == 64 and agents < 64))
@@ -246,6 +246,9 @@ def cases(quick: bool, groups: frozenset[str]) -> Iterator[Callable[[], Case]]:
         for agents in teams
     ]
     every += [("audit", partial(audit, 100 if quick else 1000, 12, 3, 4))]
+    from benchmarks import large  # which takes its dense case from here
+
+    every += large.cases(quick)
     return (make for group, make in every if group in groups)
 
 

@@ -24,7 +24,7 @@ from teamtr_jax.files import replacing
 
 __all__ = ["main"]
 
-GROUPS = ("dispatch", "batched", "single", "hybrids", "stage", "audit")
+GROUPS = ("dispatch", "batched", "single", "hybrids", "stage", "audit", "large")
 BLAS_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 SETUPS = ("one-core", "blas-1", "blas-all")
 PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda"}

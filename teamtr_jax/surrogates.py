@@ -21,12 +21,24 @@ from jaxtyping import Float
 
 from teamtr_jax.divergences import exclusive_sum, expected, kl_terms
 from teamtr_jax.dynamics import DenseResolvent, PrefixResolvent, SparseResolvent, after, prefix_resolvent
-from teamtr_jax.types import Hybrids, Layers, Resolvent, Rounding, Stage, StageReport, Team, ints, require_one
+from teamtr_jax.types import (
+    Hybrids,
+    Layers,
+    Resolvent,
+    Rounding,
+    Stage,
+    StageReport,
+    Team,
+    ints,
+    require_one,
+    require_table,
+)
 from teamtr_jax.validation import require_float64
-from teamtr_jax.values import advantages, evaluate_policy, return_bounds, return_range
+from teamtr_jax.values import advantages, evaluate_policy, return_bounds, return_range, rounding_unit
 from teamtr_jax.visits import exact_support, hybrids, solo_steps
 
-__all__ = ["evaluate_stage", "stage_report", "swap_report", "hybrids_report", "hybrid_evaluations", "occupancy_tv"]
+__all__ = ["evaluate_stage", "stage_report", "swap_report", "hybrids_report", "hybrid_evaluations", "evaluation_errors",
+           "occupancy_tv"]  # fmt: skip
 
 
 class _Solved(NamedTuple):
@@ -65,7 +77,7 @@ def hybrid_evaluations(stage: Stage) -> tuple[Float[Array, "m S"], Float[Array, 
     """`m^{π̂ⁱ}` and `V^{π̂ⁱ}` of every hybrid, each [n+1, S].
 
     In a turn-taking team with dense matrices the work is that of a few evaluations of one policy, for any number of agents
-    (`teamtr_jax.dynamics.prefix`); otherwise one factorisation a hybrid.
+    (`teamtr_jax.dynamics.prefix`); otherwise one factorisation a hybrid. `evaluation_errors` says how good they are.
 
     Raises:
       InputError: if an array is not float64, or the stage is a batch.
@@ -86,6 +98,39 @@ def _evaluations(stage: Stage) -> tuple[Array, Array]:
         return m, v
 
     return mapped(team, evaluate, h.policies)
+
+
+def evaluation_errors(
+    stage: Stage, m: Float[Array, "m S"], v: Float[Array, "m S"]
+) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    """By how much the visits (in the 1-norm) and the values (in the maximum norm) of hybrids can be off, from their residuals.
+
+    `‖m − m*‖₁ ≤ T_eff ‖ρ + γP_πᵀm − m‖₁` and `‖v − v*‖_∞ ≤ T_eff ‖r_π + γP_πv − v‖_∞`, whoever solved for them. Each residual is
+    increased by what rounding can have done to it (`rounding_unit`). Units: steps and rewards.
+
+    Raises:
+      InputError: if an array is not float64, the stage is a batch, or `m`, `v` are not a number for each hybrid and state.
+    """
+    require_float64(reward=stage.team.reward, initial=stage.team.initial, m=m, v=v)
+    require_one(stage, "stage")
+    team, policies = stage.team, hybrids(stage).policies
+    require_table(policies.shape[:2], m=m, v=v)
+    dynamics, unit = team.dynamics, rounding_unit(team)
+    gamma = jnp.asarray(dynamics.discount, v.dtype)
+    length = 1 / (1 - gamma) if dynamics.horizon is None else jnp.asarray(float(dynamics.horizon))
+
+    def errors(policy: Array, m: Array, v: Array) -> tuple[Array, Array]:
+        def visits(m: Array, initial: Array) -> Array:
+            return initial + gamma * dynamics.forward(m[:, None] * policy)
+
+        def values(v: Array, reward: Array) -> Array:
+            return (policy * (reward + gamma * dynamics.backward(v))).sum(-1)
+
+        visited = abs(visits(m, team.initial) - m) + unit * (visits(abs(m), team.initial) + abs(m))
+        valued = abs(values(v, team.reward) - v) + unit * (values(abs(v), abs(team.reward)) + abs(v))
+        return length * visited.sum(), length * valued.max()
+
+    return lax.map(lambda xs: errors(*xs), (policies, m, v))
 
 
 def swap_report(team: Team, h: Hybrids, solo: Float[Array, "n S A"], position: Array) -> StageReport:

@@ -1,4 +1,4 @@
-"""`(I − γP_π)⁻¹`: one LU factorisation for both sides, sparse where a matrix would not fit.
+"""`(I − γP_π)⁻¹`: one LU factorisation for both sides.
 
 Hazard: jax 0.10 on a two-core CPU can hang for ever when two batched LAPACK calls of one program run at the same time,
 because each blocks a worker of the pool that the other one waits for. No optimisation barrier helps (it is removed before
@@ -8,25 +8,17 @@ puts two stages into one batched program chains them in the same way, or maps ov
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
-from numpy.typing import ArrayLike
 
-if TYPE_CHECKING:
-    from scipy.sparse.linalg import SuperLU
-
-__all__ = ["DenseResolvent", "SparseResolvent", "after", "dense_resolvent", "reachable", "scatter", "HIGHEST"]
+__all__ = ["DenseResolvent", "after", "dense_resolvent", "reachable", "scatter", "HIGHEST"]
 
 HIGHEST = lax.Precision.HIGHEST
 """Exact code asks for full precision in every product: accelerators default to less."""
@@ -145,79 +137,6 @@ def _permutation(exchanges: Int[Array, " S"]) -> Int[Array, " S"]:
     return lax.while_loop(lambda state: state[0] < last, exchange, (jnp.zeros_like(last), rows))[1]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class SparseResolvent:
-    """`I − γP_π` as a successor list, factored by SciPy's SuperLU on the host where a matrix would not fit.
-
-    Measured on Taxi with 64 agents (32,064 states): 0.3 s for a factorisation, 7 ms for a solve, where BiCGSTAB in jax took
-    0.25 s for values and 2 s for visits. Works under `jit`, `vmap` (one at a time) and reverse-mode differentiation.
-    """
-
-    index: Array  #: [S, K] successors under the policy
-    weight: Array  #: [S, K] their probabilities
-    discount: Array
-
-    def values(self, reward: Float[Array, " S"]) -> Float[Array, " S"]:
-        return self._solve(reward, False)
-
-    def visits(self, initial: Float[Array, " S"]) -> Float[Array, " S"]:
-        return self._solve(initial, True)
-
-    def _step(self, x: Array, transposed: bool) -> Array:
-        if transposed:
-            return self.discount * scatter(self.index, self.weight * x[:, None])
-        return self.discount * (self.weight * x[self.index]).sum(-1)
-
-    def _solve(self, b: Array, transposed: bool) -> Array:
-        def host(b: Array, transposed: bool) -> Array:
-            frozen = lax.stop_gradient((self.index, self.weight, self.discount))
-            shape = jax.ShapeDtypeStruct(b.shape, b.dtype)
-            return jax.pure_callback(
-                partial(_superlu, transposed=transposed), shape, *frozen, b, vmap_method="sequential"
-            )
-
-        return lax.custom_linear_solve(
-            lambda x: x - self._step(x, transposed),
-            b,
-            solve=lambda _, rhs: host(rhs, transposed),
-            transpose_solve=lambda _, rhs: host(rhs, not transposed),
-        )
-
-    def reached(self, initial: Float[Array, " S"], visits: Float[Array, " S"] | None = None) -> Bool[Array, " S"]:
-        edges = lax.stop_gradient(jnp.where(self.weight * self.discount != 0, 1.0, 0.0))
-        ones = jnp.ones((initial.shape[-1], 1))
-        return reachable(lambda flow: scatter(self.index, flow * edges), ones, initial)
-
-
 def scatter(index: Array, flow: Array) -> Float[Array, " S"]:
     """`out[index[s,…]] += flow[s,…]`."""
     return jnp.zeros(index.shape[0], flow.dtype).at[index.ravel()].add(flow.ravel())
-
-
-_KEPT = 2
-_factors: OrderedDict[bytes, SuperLU] = OrderedDict()  # the last factorisations, by content
-_lock = threading.Lock()
-
-
-def _superlu(index: ArrayLike, weight: ArrayLike, discount: ArrayLike, b: ArrayLike, transposed: bool) -> np.ndarray:
-    """Solve with the factors of `I − γP_π`, made once for the solves that follow each other on one policy."""
-    import scipy.sparse.linalg  # at use: it takes longer to import than a small stage to solve
-
-    index, weight, discount = np.asarray(index), np.asarray(weight), np.asarray(discount)
-    digest = hashlib.blake2b(index.tobytes())
-    digest.update(weight.tobytes())
-    digest.update(discount.tobytes())
-    key = digest.digest()
-    with _lock:
-        factors = _factors.pop(key, None)
-    if factors is None:
-        states, width = index.shape
-        rows = np.repeat(np.arange(states), width)
-        induced = scipy.sparse.csc_matrix((weight.ravel(), (rows, index.ravel())), shape=(states, states))
-        factors = scipy.sparse.linalg.splu((scipy.sparse.identity(states) - float(discount) * induced).tocsc())
-    with _lock:
-        _factors[key] = factors
-        while len(_factors) > _KEPT:
-            _factors.popitem(last=False)
-    return factors.solve(np.asarray(b), "T" if transposed else "N")

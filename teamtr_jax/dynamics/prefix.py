@@ -31,14 +31,11 @@ from teamtr_jax.types import static_field
 
 __all__ = ["PrefixResolvent", "prefix_resolvent"]
 
-LEAF = 16
+LEAF = 8
 """Halving stops at this many states or fewer."""
 
-BLOCK = 32
-"""Most states that change sides at a time in an inverse."""
-
-HALVED = 128
-"""An inverse of more states than this is made of two halves."""
+FAN = 8
+"""An inverse is made in so many steps, in each of which as many rows and columns change sides."""
 
 _product = partial(jnp.matmul, precision=HIGHEST)
 
@@ -52,10 +49,12 @@ class _Level(NamedTuple):
 
 
 class _Factors(NamedTuple):
-    rows: Int[Array, " S"]  #: states in the order of the updates that change them
+    order: Int[Array, " S"]  #: the place of each state among those sorted by the update that changes them
     counts: Int[Array, " m"]  #: `c_i`
+    distinct: Int[Array, " d"]  #: the numbers that occur in `counts`, ascending; more entries than numbers: `S`
+    kind: Int[Array, " m"]  #: `counts` as indices into `distinct`
     levels: tuple[_Level, ...]  #: from the root
-    inverse: Float[Array, "m b b"]  #: of what is left of matrix i at its leaf
+    inverse: Float[Array, "leaves slots b b"]  #: of what is left of the matrices at their leaves (`_first`)
 
 
 @jax.tree_util.register_dataclass
@@ -136,26 +135,9 @@ def _halvings(states: int) -> tuple[int, int]:
 
 
 def _inverse(matrix: Float[Array, "*batch k k"]) -> Float[Array, "*batch k k"]:
-    """Inverse of an M-matrix without pivots: by halves with `S = D − C A⁻¹ B`, then by blocks, then by single states."""
+    """Inverse of an M-matrix without pivots: by blocks, those by smaller ones, down to single states."""
     k = matrix.shape[-1]
-    if k <= HALVED or k % 2:
-        return _gauss_jordan(matrix, _block(k))
-    h = k // 2
-    b, c = matrix[..., :h, h:], matrix[..., h:, :h]
-    first = _inverse(matrix[..., :h, :h])
-    right, below = _product(first, b), _product(c, first)
-    second = _inverse(matrix[..., h:, h:] - _product(c, right))
-    corner = -_product(right, second)
-    upper = jnp.concatenate([first - _product(corner, below), corner], -1)
-    return jnp.concatenate([upper, jnp.concatenate([-_product(second, below), second], -1)], -2)
-
-
-def _block(k: int) -> int:
-    """`k` halved until it is at most `BLOCK`; 1 where that is not possible or not needed."""
-    block = k
-    while block > BLOCK and block % 2 == 0:
-        block //= 2
-    return block if block <= BLOCK < k else 1
+    return _gauss_jordan(matrix, k // FAN if k % FAN == 0 else 1)
 
 
 def _gauss_jordan(matrix: Float[Array, "*batch k k"], block: int) -> Float[Array, "*batch k k"]:
@@ -169,7 +151,7 @@ def _gauss_jordan(matrix: Float[Array, "*batch k k"], block: int) -> Float[Array
         row, column = (lax.dynamic_slice_in_dim(a, first, block, axis) for axis in (-2, -1))
         corner = lax.dynamic_slice_in_dim(row, first, block, -1)
         start = jnp.where(here, jnp.where(states - first == jnp.arange(block)[:, None], 1.0, 0.0), row)
-        row = start / corner if block == 1 else _product(_gauss_jordan(corner, 1), start)
+        row = start / corner if block == 1 else _product(_inverse(corner), start)
         column = jnp.where(here[:, None], 0.0, column)
         update = column * row if block == 1 else _product(column, row)
         return lax.dynamic_update_slice_in_dim(jnp.where(here, 0.0, a) - update, row, first, -2)
@@ -181,8 +163,9 @@ def _factor(old: Array, new: Array, position: Array, updates: int) -> _Factors:
     states = old.shape[0]
     halvings, leaf = _halvings(states)
     pad = leaf * 2**halvings - states
-    rows = jnp.argsort(position, stable=True)
-    counts = _updated(position, updates).sum(-1)
+    order, counts = _sorted(position, updates), _updated(position, updates).sum(-1)
+    rows = jnp.zeros_like(order).at[order].set(jnp.arange(states))
+    distinct, kind = _distinct(counts, states)
 
     def sort(matrix: Array) -> Array:
         filled = jnp.pad(matrix[rows[:, None], rows], ((0, pad), (0, pad)))
@@ -201,27 +184,51 @@ def _factor(old: Array, new: Array, position: Array, updates: int) -> _Factors:
         kept = jnp.stack([parts[:, :, e, :, e].reshape(nodes, 2 * h, h) for e in (0, 1)], 1)
         both = (kept - _product(cross, back)).reshape(2 * nodes, 2, h, h)
         levels.append(_Level(inverse, cross, back))
-    place, updated = _leaves(counts, halvings, leaf)
-    inverse = _inverse(jnp.where(updated[..., None], both[place, 1], both[place, 0]))
-    return _Factors(rows, counts, tuple(levels), inverse)
+    updated = _leaf_rows(distinct, leaf, 2**halvings)[..., None]
+    inverse = _inverse(jnp.where(updated, both[:, None, 1], both[:, None, 0]))
+    return _Factors(order, counts, distinct, kind, tuple(levels), inverse)
 
 
-def _leaves(counts: Array, halvings: int, leaf: int) -> tuple[Array, Array]:
-    """The leaf of each matrix, and which of its rows there are new."""
-    place = jnp.minimum(counts // leaf, 2**halvings - 1)
-    return place, jnp.arange(leaf) < (counts - place * leaf)[:, None]
+def _sorted(position: Array, updates: int) -> Int[Array, " S"]:
+    """The place of each state in a stable sort, by counting (jax cannot keep programs with a sort in its cache on disk)."""
+    key = jnp.minimum(position, updates) * position.size + jnp.arange(position.size)
+    return (key < key[:, None]).sum(-1)
+
+
+def _distinct(counts: Array, states: int) -> tuple[Array, Array]:
+    kind = jnp.cumsum(jnp.concatenate([jnp.zeros(1, bool), counts[1:] != counts[:-1]]))
+    return jnp.full(min(counts.size, states + 1), states, counts.dtype).at[kind].set(counts), kind
+
+
+def _first(distinct: Array, size: int, nodes: int) -> Int[Array, " nodes"]:
+    """The first of the `distinct` matrices whose leaf is below each node of `size` states; the others follow it.
+
+    There are at most `size + 1`, and as many slots has a node.
+    """
+    start = jnp.arange(nodes) * size
+    return (distinct < start[:, None]).sum(-1)
+
+
+def _slots(distinct: Array, size: int) -> int:
+    return min(distinct.size, size + 1)
+
+
+def _leaf_rows(distinct: Array, leaf: int, leaves: int) -> Bool[Array, "leaves slots b"]:
+    """Which rows of a leaf are new, matrix by matrix."""
+    index = _first(distinct, leaf, leaves)[:, None] + jnp.arange(_slots(distinct, leaf))
+    here = distinct[jnp.minimum(index, distinct.size - 1)] - leaf * jnp.arange(leaves)[:, None]
+    return jnp.arange(leaf) < here[..., None]
 
 
 def _enter(factors: _Factors, b: Array) -> Array:
     """Right sides in the order of the rows, padded, one node."""
-    size = 2 ** len(factors.levels) * factors.inverse.shape[-1]
-    return jnp.pad(b[:, factors.rows], ((0, 0), (0, size - b.shape[-1])))[None]
+    size = factors.inverse.shape[0] * factors.inverse.shape[-1]
+    return jnp.zeros((1, b.shape[0], size), b.dtype).at[0, :, factors.order].set(b.T, unique_indices=True)
 
 
 def _leave(factors: _Factors, x: Array) -> Array:
     """`_enter` undone."""
-    order = jnp.argsort(factors.rows)
-    return x[0][:, order]
+    return x[0][:, factors.order]
 
 
 def _swap(x: Array) -> Array:
@@ -250,8 +257,7 @@ class _Paths(NamedTuple):
 
 def _paths(factors: _Factors) -> list[_Paths]:
     leaf, halvings, counts = factors.inverse.shape[-1], len(factors.levels), factors.counts
-    place, _ = _leaves(counts, halvings, leaf)
-    out = []
+    place, out = _place(factors), []
     for level in range(halvings):
         children, h = 2 ** (level + 1), leaf * 2 ** (halvings - level - 1)
         here = (place // (h // leaf)) == jnp.arange(children)[:, None]
@@ -261,16 +267,20 @@ def _paths(factors: _Factors) -> list[_Paths]:
     return out
 
 
-def _at_leaf(factors: _Factors, down: Array) -> Array:
-    """Row i of the leaf of matrix i; `down`: [leaves, n+1 or 1, b]."""
-    place, _ = _leaves(factors.counts, len(factors.levels), factors.inverse.shape[-1])
-    return down[place, jnp.arange(place.shape[0]) if down.shape[1] > 1 else 0]
+def _place(factors: _Factors) -> Int[Array, " m"]:
+    """The leaf of each matrix."""
+    leaves, _, leaf, _ = factors.inverse.shape
+    return jnp.minimum(factors.counts // leaf, leaves - 1)
 
 
-def _spread(factors: _Factors, x: Array) -> Array:
-    """`_at_leaf` undone, zero at the other leaves."""
-    place, _ = _leaves(factors.counts, len(factors.levels), factors.inverse.shape[-1])
-    return jnp.where((place == jnp.arange(2 ** len(factors.levels))[:, None])[..., None], x, 0.0)
+def _at_leaf(factors: _Factors, down: Array, transposed: bool) -> Array:
+    """Right sides [leaves, n+1, b] of each matrix at its leaf, solved for, zero at the other leaves."""
+    leaves, _, leaf, _ = factors.inverse.shape
+    place = _place(factors)
+    inverse = factors.inverse[place, factors.kind - _first(factors.distinct, leaf, leaves)[place]]
+    b = down[place, jnp.arange(place.size)]
+    x = _product(b[:, None], inverse if transposed else inverse.mT)[:, 0]
+    return jnp.where((place == jnp.arange(leaves)[:, None])[..., None], x, 0.0)
 
 
 def _values(factors: _Factors, b: Array) -> Array:
@@ -284,12 +294,7 @@ def _values(factors: _Factors, b: Array) -> Array:
         down = jnp.where(path.new > 0, halves - both[..., h:], halves - both[..., :h])
         down = down.reshape(-1, *down.shape[2:])
         left.append(path.here * part)
-    return _values_up(factors, _at_leaf(factors, down), left)
-
-
-def _values_up(factors: _Factors, b: Array, left: list[Array]) -> Array:
-    """From the leaves to the root; `left`: eliminated right sides, solved for, by level."""
-    x = _spread(factors, _product(factors.inverse, b[..., None])[..., 0])
+    x = _at_leaf(factors, down, False)
     for level, part in zip(reversed(factors.levels), reversed(left), strict=True):
         inner = x.reshape(-1, 2, *x.shape[1:])
         outer = part - _product(inner, level.back.mT)
@@ -297,23 +302,8 @@ def _values_up(factors: _Factors, b: Array, left: list[Array]) -> Array:
     return _leave(factors, x)
 
 
-def _values_shared(factors: _Factors, b: Array) -> Array:
-    """`_values` of rows mixed from `b`: [old or new, S]; on the way down two right sides a node, whatever n."""
-    down, paths, left = _enter(factors, b), _paths(factors), []
-    for level, path in zip(factors.levels, paths, strict=True):
-        halves = _halves(down)  # [nodes, e, old or new, h]
-        other = jnp.stack([halves[:, 1, 0], halves[:, 0, 1]], 1)
-        part = _product(level.inverse, other[..., None])
-        nodes, _, _, h = halves.shape
-        down = halves - _product(level.cross, part).reshape(nodes, 2, 2, h)
-        down = down.reshape(-1, 2, h)
-        left.append(path.here * part.mT)
-    place, updated = _leaves(factors.counts, len(factors.levels), factors.inverse.shape[-1])
-    return _values_up(factors, jnp.where(updated, down[place, 1], down[place, 0]), left)
-
-
 def _visits(factors: _Factors, b: Array) -> Array:
-    """`x_i` with `x_iᵀ M_i = b_iᵀ`; `b`: [n+1, S], or [1, S] for a start that all matrices share."""
+    """`x_i` with `x_iᵀ M_i = b_iᵀ`; `b`: [n+1, S]."""
     down, paths, left = _enter(factors, b), _paths(factors), []
     for level, path in zip(factors.levels, paths, strict=True):
         halves = _halves(down)
@@ -321,7 +311,7 @@ def _visits(factors: _Factors, b: Array) -> Array:
         down = halves - _product(other, level.back)
         down = down.reshape(-1, *down.shape[2:])
         left.append(path.here * other)
-    x = _spread(factors, _product(_at_leaf(factors, down)[:, None], factors.inverse)[:, 0])
+    x = _at_leaf(factors, down, True)
     for level, path, other in zip(reversed(factors.levels), reversed(paths), reversed(left), strict=True):
         inner = x.reshape(-1, 2, *x.shape[1:])
         moved = inner * path.new
@@ -329,6 +319,55 @@ def _visits(factors: _Factors, b: Array) -> Array:
         outer = _product(other - inflow, level.inverse)
         x = _whole(inner + _swap(outer))
     return _leave(factors, x)
+
+
+def _values_shared(factors: _Factors, b: Array) -> Array:
+    """`_values` of rows mixed from `b`: [old or new, S]: two right sides a node on the way down, distinct matrices up."""
+    down, left = _enter(factors, b), []
+    for level in factors.levels:
+        halves = _halves(down)  # [nodes, e, old or new, h]
+        other = jnp.stack([halves[:, 1, 0], halves[:, 0, 1]], 1)
+        part = _product(level.inverse, other[..., None])
+        down = halves - _product(level.cross, part).reshape(halves.shape)
+        down = down.reshape(-1, *down.shape[2:])
+        left.append(part.mT)
+    leaves, _, leaf, _ = factors.inverse.shape
+    mixed = jnp.where(_leaf_rows(factors.distinct, leaf, leaves), down[:, 1:], down[:, :1])
+    x = _product(factors.inverse, mixed[..., None])[..., 0]
+    for level, part in zip(reversed(factors.levels), reversed(left), strict=True):
+        inner = x.reshape(-1, 2, *x.shape[1:])
+        x = _joined(factors.distinct, inner, part - _product(inner, level.back.mT))
+    return _leave(factors, x)[factors.kind]
+
+
+def _visits_shared(factors: _Factors, b: Array) -> Array:
+    """`_visits` of the one start `b`: [1, S]: one right side a node on the way down, distinct matrices up."""
+    down, left = _enter(factors, b), []
+    for level in factors.levels:
+        halves = _halves(down)
+        other = _swap(halves)
+        down = halves - _product(other, level.back)
+        down = down.reshape(-1, *down.shape[2:])
+        left.append(other)
+    x = _product(down[:, None], factors.inverse)[:, :, 0]
+    for level, other in zip(reversed(factors.levels), reversed(left), strict=True):
+        inner = x.reshape(-1, 2, *x.shape[1:])
+        nodes, _, _, h = inner.shape
+        moved = jnp.where(_leaf_rows(factors.distinct, h, 2 * nodes).reshape(inner.shape), inner, 0.0)
+        inflow = _product(jnp.concatenate([inner - moved, moved], -1), level.cross)
+        x = _joined(factors.distinct, inner, _product(other - inflow, level.inverse))
+    return _leave(factors, x)[factors.kind]
+
+
+def _joined(distinct: Array, inner: Array, outer: Array) -> Array:
+    """Kept and eliminated halves [nodes, 2, slots, h] of both children as the matrices of each node [nodes, slots', 2h]."""
+    nodes, _, slots, h = inner.shape
+    left, right = (jnp.concatenate(pair, -1) for pair in ((inner[:, 0], outer[:, 0]), (outer[:, 1], inner[:, 1])))
+    first = _first(distinct, h, 2 * nodes).reshape(nodes, 2)
+    many = (first[:, 1] - first[:, 0])[:, None]  # of the matrices in the left child
+    slot = jnp.arange(_slots(distinct, 2 * h))
+    index = jnp.minimum(jnp.where(slot < many, slot, slots + slot - many), 2 * slots - 1)
+    return jnp.take_along_axis(jnp.concatenate([left, right], 1), index[..., None], 1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -345,7 +384,7 @@ def _solve(old: Array, new: Array, position: Array, factors: _Factors, b: Array,
 def _solve_shared(old: Array, new: Array, position: Array, factors: _Factors, b: Array, transposed: bool) -> Array:
     """`_solve` for `b_i` mixed of the rows `b[0]` (old) and `b[1]` (new), or transposed for one `b[0]`."""
     del old, new, position
-    return (_visits if transposed else _values_shared)(factors, b)
+    return (_visits_shared if transposed else _values_shared)(factors, b)
 
 
 def _forward(solve, old: Array, new: Array, position: Array, factors: _Factors, b: Array, transposed: bool):

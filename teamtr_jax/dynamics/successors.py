@@ -21,7 +21,8 @@ from teamtr_jax.dynamics._check import (
     check_steps,
 )
 from teamtr_jax.dynamics._draw import inverse_cdf
-from teamtr_jax.dynamics._linear import DenseResolvent, SparseResolvent, dense_resolvent, scatter
+from teamtr_jax.dynamics._linear import DenseResolvent, dense_resolvent, scatter
+from teamtr_jax.dynamics.sparse import SparseResolvent, sparse_resolvent
 from teamtr_jax.types import axes, floats, ints, lead, one_batch, pytree, same, static_field
 from teamtr_jax.validation import concrete, require_float64, whole_number
 
@@ -34,7 +35,8 @@ class Successors(Table):
     """`index[s,a,k]`, `prob[s,a,k]`: kilobytes where a dense tensor would take gigabytes.
 
     Repeated indices add up; a slot of probability zero may point to any state. Up to `lu_states` states the policy's matrix
-    `P_π` (not the tensor) is filled in and factored; above, SciPy's sparse LU on the host is used.
+    `P_π` (not the tensor) is filled in and factored; above, it is solved on the host as a sparse one
+    (`teamtr_jax.dynamics.sparse`).
 
     Raises:
       InputError: a successor that is no state, rows that are no probabilities, a discount outside [0,1) (episodic: other
@@ -101,7 +103,7 @@ class Successors(Table):
         return jnp.where((state < 0) | (slot < 0), -1, self.index[state, action, slot])
 
     def resolvent(self, policy: Float[Array, "S A"]) -> DenseResolvent | SparseResolvent:
-        """LU of the filled-in `I − γP_π`, or sparse LU when `S > lu_states` (discounted only).
+        """LU of the filled-in `I − γP_π`, or `SparseResolvent` when `S > lu_states`.
 
         Raises:
           InputError: if the tables are not float64, or the policy is none of this world.
@@ -112,6 +114,6 @@ class Successors(Table):
         weight = (policy[..., None] * self.prob).reshape(states, -1)
         index = self.index.reshape(states, -1)
         if states > self.lu_states:
-            return SparseResolvent(index, weight, jnp.asarray(self._gamma()))
+            return sparse_resolvent(index, weight, jnp.asarray(self._gamma()))
         induced = jnp.zeros((states, states), weight.dtype).at[jnp.arange(states)[:, None], index].add(weight)
         return dense_resolvent(induced, self._gamma())
