@@ -21,6 +21,9 @@ from teamtr_jax.validation import InputError, concrete, integers
 
 __all__ = ["sample"]
 
+PARTS = 2
+"""In which the last message is written if it is long. More of them read less that is empty, and compile longer."""
+
 
 class _Carry(NamedTuple):
     tokens: Array  #: [B, N]
@@ -125,7 +128,7 @@ class _Turn(NamedTuple):
 
     at: Array  #: position of the header
     uniform: Array  #: [L, B] what tokens are drawn with
-    keys: tuple[int, ...]  #: lengths of the caches (`_Group`)
+    keys: tuple[int, ...]  #: where the caches end (`_Group`)
 
 
 class _Speaker(NamedTuple):
@@ -136,7 +139,8 @@ class _Speaker(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Turns that are scanned with caches of one length; two lengths for the halves of a last, long message."""
+    """Turns that are scanned with caches of one length. A last, long message is written in parts, each with a cache of its own
+    after the caches before it: these are only read, and attention reads no more than has been written, or little."""
 
     first: int
     stop: int
@@ -151,8 +155,13 @@ def _groups(layout: Layout) -> list[_Group]:
     bounds = [last * k // parts for k in range(parts + 1)] if parts else []
     groups = [_Group(a, b, (layout.start(b),)) for a, b in pairwise(bounds)]
     if last < turns:
-        groups.append(_Group(last, turns, (layout.start(last) + 1 + message // 2, layout.length)))
+        groups.append(_Group(last, turns, tuple(layout.start(last) + stop for stop in _stops(layout))))
     return groups
+
+
+def _stops(layout: Layout) -> list[int]:
+    """After how many ids of a last, long message a part of it ends."""
+    return [layout.message * (k + 1) // PARTS for k in range(PARTS)]
 
 
 def _grown(caches: Any, keys: int) -> Any:
@@ -216,7 +225,7 @@ def _write(
     caps = jnp.array([layout.cap(a) for a in range(layout.agents)], jnp.int32)
     most = caps[agent]
 
-    def write(state: _Writing, stop: int, length: int) -> _Writing:
+    def write(state: _Writing, stop: int, length: int, past: tuple[Any, ...]) -> _Writing:
         def unfinished(state: _Writing) -> Array:
             return (state.written < jnp.minimum(most, stop)) & ~state.done.all()
 
@@ -224,7 +233,7 @@ def _write(
             u, tokens, logp, done, cache = state
             piece = lax.dynamic_slice(tokens, (0, at + u), (tokens.shape[0], 1))
             readable = (tokens != pad)[:, :length]
-            logits, cache = extend_cache(config, layout, own, piece, readable, at + u, cache)
+            logits, cache = extend_cache(config, layout, own, piece, readable, at + u, cache, past)
             above = logits[:, 0] - logits[:, 0].max(-1, keepdims=True)
             weight = jnp.exp(above)
             drawn = inverse_cdf(weight, uniform[u]).astype(jnp.int32)
@@ -239,11 +248,12 @@ def _write(
         return lax.while_loop(unfinished, step, state)
 
     state = _Writing(jnp.zeros((), jnp.int32), tokens, _take(carry.logp, rows), idle, cache)
-    stops = [layout.message] if len(keys) == 1 else [layout.message // 2, layout.message]
-    for stop, length in zip(stops, keys, strict=True):
-        state = write(state._replace(cache=_grown(state.cache, length)), stop, length)
-    u, tokens, logp, _, grown = state
-    cache = jax.tree.map(lambda x: x[..., : keys[0], :], grown) if len(keys) > 1 else grown
+    state = write(state, _stops(layout)[0] if len(keys) > 1 else layout.message, keys[0], ())
+    parts = (cache := state.cache,)
+    for stop, (begin, end) in zip(_stops(layout)[1:], pairwise(keys), strict=len(keys) > 1):
+        state = write(state._replace(cache=init_cache(config, tokens.shape[0], end - begin)), stop, end, parts)
+        parts = (*parts, state.cache)
+    u, tokens, logp, _, _ = state
     # The last id written has not been read, and where rows ended early neither have the PADs after it; nor will be, but for it.
     seen = jnp.broadcast_to((at + u).astype(jnp.int32), tokens.shape[:1])
     if rows is None:
