@@ -121,7 +121,9 @@ class Attention(nn.Module):
     length: int  #: of the longest transcript
 
     @nn.compact
-    def __call__(self, x: Array, where: _Where, cache: _Keys | None, past: list[_Keys], first: int) -> tuple[Array, _Keys]:
+    def __call__(
+        self, x: Array, where: _Where, cache: _Keys | None, past: list[_Keys], first: int
+    ) -> tuple[Array, _Keys]:
         config, (batch, chunk, width), (readable, start) = self.config, x.shape, where
         size = width // config.heads
         joint = Linear(3 * width, config.lora_rank, name="qkv")(x)
@@ -129,22 +131,25 @@ class Attention(nn.Module):
         q, k = (rotate(z, start, config.rope_base, self.length) for z in (q, k))
         if cache is not None:
             at = start - sum(keys.shape[2] for keys, _ in past)
-            k, v = (jax.lax.dynamic_update_slice(old, new, (0, 0, at, 0)) for old, new in zip(cache, (k, v), strict=True))
+            k, v = (
+                jax.lax.dynamic_update_slice(old, new, (0, 0, at, 0)) for old, new in zip(cache, (k, v), strict=True)
+            )
         q, positions = q[:, :, first:], (start + jnp.arange(first, chunk))[:, None]
         scores, begin = [], 0
         for keys, _ in (*past, (k, v)):
             key_at = begin + jnp.arange(keys.shape[2])
             # A position reads itself even if it is PAD: a row without keys has no softmax. Nobody reads what it computes.
-            seen = (key_at <= positions) & (
-                readable[:, None, begin : begin + keys.shape[2]] | (key_at == positions)
-            )
+            seen = (key_at <= positions) & (readable[:, None, begin : begin + keys.shape[2]] | (key_at == positions))
             found = jnp.einsum("bhqd,bhkd->bhqk", q, keys) * size**-0.5
             scores.append(jnp.where(seen[:, None], found, jnp.finfo(found.dtype).min))
             begin += keys.shape[2]
         top = jax.lax.stop_gradient(reduce(jnp.maximum, [part.max(-1, keepdims=True) for part in scores]))
         weights = [jnp.exp(part - top) for part in scores]
-        read = sum(jnp.einsum("bhqk,bhkd->bhqd", w, values) for w, (_, values) in zip(weights, (*past, (k, v)), strict=True))
-        out = read / sum(w.sum(-1, keepdims=True) for w in weights)  # fewer divisions than softmax
+        read = [
+            jnp.einsum("bhqk,bhkd->bhqd", w, values) for w, (_, values) in zip(weights, (*past, (k, v)), strict=True)
+        ]
+        total = reduce(jnp.add, [w.sum(-1, keepdims=True) for w in weights])
+        out = reduce(jnp.add, read) / total  # fewer divisions than softmax
         return Linear(width, config.lora_rank, name="out")(out.swapaxes(1, 2).reshape(batch, -1, width)), (k, v)
 
 
@@ -344,6 +349,7 @@ def extend_cache(
     readable: Bool[Array, "B N"],
     start: Array | int,
     cache: Cache,
+    *,
     past: tuple[Cache, ...] = (),
 ) -> tuple[Float[Array, "B C A"], Cache]:
     """As `policy_logits` for the chunk that begins at `start`, after what the cache holds. It must end within the cache.
