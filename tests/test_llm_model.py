@@ -26,7 +26,8 @@ from teamtr_jax.llm.sampler import _groups, sample
 from teamtr_jax.validation import InputError
 
 SMALL = ModelConfig(width=8, layers=2, heads=2)
-LOGITS = jax.jit(policy_logits, static_argnums=(0, 1))
+LOGITS = jax.jit(policy_logits, static_argnums=(0, 1), static_argnames="first")
+EXTEND = jax.jit(extend_cache, static_argnums=(0, 1))
 
 
 def by_last(view):
@@ -118,8 +119,30 @@ def test_long_conversation_is_teacher_forcing():
     assert cached.std() > 0.1
     np.testing.assert_allclose(cached, forced, atol=1e-5)
     layout = Layout(Vocabulary("01+", 3, "?!", False), 4, 32, 3, ROUTERS["round robin"])
-    assert [group.keys for group in _groups(layout)] == [(37,), (70,), (87, 103)]
+    assert [group.keys for group in _groups(layout)] == [(37,), (70,), (86, 102)]
     assert out.tokens.shape == (8, 103)
+
+
+def test_caches_in_parts_and_logits_from_a_position():
+    """A cache after two that are only read, and the last layer from a position on: as one pass over everything, PAD included."""
+    layout = Layout(Vocabulary("01+", 1, "?!"), 4, 6, 1, round_robin(1))
+    config = ModelConfig(16, 2, 2)
+    params = init_params(config, layout, jax.random.key(0))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, layout.vocabulary.size, (5, layout.length)), jnp.int32)
+    tokens = tokens.at[:3, :2].set(layout.vocabulary.pad)
+    readable, expected = tokens != layout.vocabulary.pad, np.asarray(LOGITS(config, layout, params, tokens))
+    found, parts, begin = [], (), 0
+    for size in (4, 3, 4):
+        cache = init_cache(config, 5, size)
+        for at in range(begin, begin + size):
+            seen, one = readable[:, : begin + size], tokens[:, at : at + 1]
+            logits, cache = EXTEND(config, layout, params, one, seen, jnp.asarray(at), cache, past=parts)
+            found.append(np.asarray(logits))
+        parts, begin = (*parts, cache), begin + size
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(np.concatenate(found, 1), expected, atol=1e-5)
+    for first in (0, 4, 10):
+        np.testing.assert_allclose(LOGITS(config, layout, params, tokens, first=first), expected[:, first:], atol=1e-5)
 
 
 def test_rope_is_relative():
@@ -195,9 +218,12 @@ def test_no_position_beyond_a_transcript():
     def whole(length):
         return jax.eval_shape(lambda: policy_logits(config, layout, params, jnp.zeros((1, length), jnp.int32)))
 
-    def chunk(start, held):
-        tokens, readable, cache = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, held), bool), init_cache(config, 1, held)
-        return jax.eval_shape(lambda: extend_cache(config, layout, params, tokens, readable, start, cache)[0])
+    def chunk(start, held, past=0):
+        tokens, readable = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, past + held), bool)
+        cache, before = init_cache(config, 1, held), (init_cache(config, 1, past),) if past else ()
+        return jax.eval_shape(
+            lambda: extend_cache(config, layout, params, tokens, readable, start, cache, past=before)[0]
+        )
 
     assert layout.length == 6
     assert whole(6).shape == (1, 6, 3)
@@ -210,6 +236,10 @@ def test_no_position_beyond_a_transcript():
         chunk(3, 4)
     with pytest.raises(InputError, match="tokens: found 9 positions, expected at most 6"):
         chunk(0, 9)
+    with pytest.raises(InputError, match="tokens: found 6 positions, expected at most 5"):
+        chunk(4, 2, past=3)
+    with pytest.raises(InputError, match="tokens: found 7 positions, expected at most 6"):
+        chunk(0, 4, past=3)
 
 
 def test_refusals():

@@ -14,7 +14,7 @@ from test_llm_enumeration import CASES, SMALL, all_transcripts, brute_force, eac
 
 from teamtr_jax.llm import sampler
 from teamtr_jax.llm.layout import Layout, Vocabulary, by_turn, emitted, messages, random_router, round_robin
-from teamtr_jax.llm.model import LanguageTeam, init_team
+from teamtr_jax.llm.model import LanguageTeam, ModelConfig, init_team
 from teamtr_jax.llm.sampler import sample
 from teamtr_jax.validation import InputError
 
@@ -110,6 +110,25 @@ def test_key_and_programs():
         sample(team, params, prompts[:, :1], jax.random.key(0))
 
 
+@pytest.mark.parametrize("case", ["round robin", "random", "unlike"])
+def test_rows_of_a_prompt_read_it_once(case):
+    """Groups draw what the same rows with a prompt each draw, whatever the router and the networks; padded prompts too."""
+    router = random_router(2) if case == "random" else round_robin(2)
+    layout = Layout(Vocabulary("01", 2, "?!"), 3, 3, 3, router)
+    models = (SMALL, ModelConfig(8, 1, 2)) if case == "unlike" else (SMALL,) * 2
+    team = LanguageTeam(layout, models)
+    params = far_params(team, 6, 0.5)
+    prompts = jnp.asarray(layout.encode_prompts(["?", "!?1", "0!"]))
+    shared = sample(team, params, prompts, jax.random.key(3), 40)
+    apart = sample(team, params, jnp.repeat(prompts, 40, axis=0), jax.random.key(3))
+    assert len(np.unique(shared.tokens, axis=0)) > 30
+    np.testing.assert_array_equal(shared.tokens, apart.tokens)
+    np.testing.assert_array_equal(shared.speaker, apart.speaker)
+    np.testing.assert_allclose(shared.logp, apart.logp, atol=1e-5)
+    with pytest.raises(InputError, match="group: found 0"):
+        sample(team, params, prompts, jax.random.key(0), 0)
+
+
 ALONE = """
 import sys
 import jax, numpy as np
@@ -119,10 +138,12 @@ from teamtr_jax.llm.model import LanguageTeam, ModelConfig, init_team
 from teamtr_jax.llm.sampler import sample
 
 team = LanguageTeam(Layout(Vocabulary("abcd", 2), 3, 4, 5, random_router(2)), (ModelConfig(16, 1, 2),) * 2)
-prompts = team.layout.encode_prompts(["ab", "c"] * 33)
-out = sample(team, init_team(team, jax.random.key(0)), jax.numpy.asarray(prompts), jax.random.key(1))
+prompts = jax.numpy.asarray(team.layout.encode_prompts(["ab", "c"] * 3))
+params = init_team(team, jax.random.key(0))
+out = sample(team, params, prompts, jax.random.key(1), 11)
+odd = sample(team, params, prompts[:3], jax.random.key(2), 4)  # prompts that two devices cannot divide, rows that they can
 assert len(jax.devices()) == int(sys.argv[1]) and len(out.tokens.devices()) == 1
-np.savez(sys.argv[2], **out._asdict())
+np.savez(sys.argv[2], odd=odd.tokens, **out._asdict())
 """
 
 
@@ -136,4 +157,6 @@ def test_rows_over_devices(tmp_path):
     assert len(np.unique(found[0]["tokens"], axis=0)) > 50
     assert np.array_equal(found[0]["tokens"], found[1]["tokens"])
     assert np.array_equal(found[0]["speaker"], found[1]["speaker"])
+    assert found[0]["odd"].shape[0] == 12
+    assert np.array_equal(found[0]["odd"], found[1]["odd"])
     np.testing.assert_allclose(found[1]["logp"], found[0]["logp"], atol=1e-5)

@@ -1,6 +1,7 @@
 """The package's side: ``python -m benchmarks.llm.jax_side sample large``.
 
-* `one`: `sampler.sample` of one agent with as many prompt and message tokens as PyTorch's side.
+* `one`: `sampler.sample` of one agent with as many prompt and message tokens as PyTorch's side, every row reading its prompt;
+  `one_shared`: the same rows, of which each group reads its prompt once, as rollouts do.
 * `three`, `three_alone`: a team of three that writes as many tokens in three turns; and one agent that reads the same
   transcripts up to its turn and writes a third of them: what each member of the team would pay for its own message.
 * `step`: rollouts, rewards, advantages and one update over all tokens by `update_agent`, whose KL is measured afterwards on a
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.llm.sizes import CHARACTERS, GROUP, LEARNING_RATE, SIZES, Size, serve
+from benchmarks.llm.sizes import CHARACTERS, GROUP, LEARNING_RATE, Size, serve, size_of
 from benchmarks.stage import cores
 from teamtr_jax.llm.layout import Layout, Transcripts, Vocabulary, messages, round_robin
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, agent_params, init_team, parameter_count, policy_logits
@@ -37,9 +38,8 @@ def team_of(size: Size, agents: int, prompt: int, message: int, turns: int) -> L
 
 
 def prompts_of(size: Size, length: int) -> jax.Array:
-    """Random prompts, each one GROUP times."""
-    some = np.random.default_rng(1).integers(0, 28, (size.batch // GROUP, length))
-    return jnp.asarray(np.repeat(some, GROUP, 0), jnp.int32)
+    """Random prompts, for GROUP rows each."""
+    return jnp.asarray(np.random.default_rng(1).integers(0, 28, (size.batch // GROUP, length)), jnp.int32)
 
 
 def agree(team: LanguageTeam, params: Any, sampled: Transcripts) -> None:
@@ -59,12 +59,13 @@ def agree(team: LanguageTeam, params: Any, sampled: Transcripts) -> None:
             raise SystemExit(f"turn {turn}: cached and teacher-forced log-probabilities differ by {error:.1e}")
 
 
-def sampler(team: LanguageTeam, size: Size, params: Any) -> Callable[[], Transcripts]:
-    """`sample` with a new key at each call."""
-    prompts, keys = prompts_of(size, team.layout.prompt), iter(jax.random.split(jax.random.key(2), 10_000))
+def sampler(team: LanguageTeam, size: Size, params: Any, shared: bool = False) -> Callable[[], Transcripts]:
+    """`sample` with a new key at each call; every row reads its prompt, or its group does so once (`shared`)."""
+    keys, group = iter(jax.random.split(jax.random.key(2), 10_000)), GROUP if shared else 1
+    prompts = jnp.repeat(prompts_of(size, team.layout.prompt), GROUP // group, axis=0)
 
     def run() -> Transcripts:
-        return jax.block_until_ready(sample(team, params, prompts, next(keys)))
+        return jax.block_until_ready(sample(team, params, prompts, next(keys), group))
 
     agree(team, params, run())
     return run
@@ -94,7 +95,7 @@ def step_of(team: LanguageTeam, size: Size, measured: float) -> Callable[[], Non
 
     def run() -> None:
         nonlocal state
-        tokens, _, speaker = sample(team, state.params, prompts, next(keys))
+        tokens, _, speaker = sample(team, state.params, prompts, next(keys), GROUP)
         texts = messages(team.layout, tokens)
         reward = np.array([reward_of("".join(turns)) for turns in texts], np.float32).reshape(-1, GROUP)
         advantage = rollout_advantage(jnp.asarray(reward), "group_normalised", 5.0).reshape(-1)
@@ -112,8 +113,9 @@ def peak(size: int = 2048) -> Callable[[], jax.Array]:
 
 def main() -> None:
     """What, and at which size."""
-    what, size = sys.argv[1], SIZES[sys.argv[2]]
+    what, size = sys.argv[1], size_of(sys.argv[2])
     jax.config.update("jax_num_cpu_devices", len(cores()))
+    jax.config.update("jax_default_matmul_precision", "float32")  # PyTorch's default; on a CPU it is so anyway
     versions = dict(
         python=platform.python_version(), jax=jax.__version__, flax=flax.__version__, optax=optax.__version__
     )
@@ -125,7 +127,8 @@ def main() -> None:
         steps = {"step": step_of(one, size, 0.25), "step_all": step_of(one, size, 1.0)}
         serve({**steps, "jax_matmul": peak()}, about)
         return
-    contenders: dict[str, Callable[[], object]] = {"one": sampler(one, size, params), "jax_matmul": peak()}
+    contenders: dict[str, Callable[[], object]] = {"one": sampler(one, size, params), "jax_matmul": peak(),
+                                                   "one_shared": sampler(one, size, params, shared=True)}  # fmt: skip
     if what == "team":
         # Three messages of a third each, and one agent that reads the two others' messages as its prompt.
         message = size.new // 3
@@ -134,7 +137,7 @@ def main() -> None:
         for turn in range(3):
             alone = team_of(size, 1, size.prompt - 1 + turn * (1 + message), message, 1)
             contenders[f"alone_{turn}"] = sampler(alone, size, init_team(alone, jax.random.key(0)))
-        contenders.pop("one")
+        contenders = {name: run for name, run in contenders.items() if not name.startswith("one")}
     serve(contenders, about)
 
 

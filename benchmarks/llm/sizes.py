@@ -19,6 +19,7 @@ __all__ = [
     "clock",
     "requests",
     "serve",
+    "size_of",
     "tell",
     "timed",
 ]
@@ -59,6 +60,19 @@ class Size(NamedTuple):
 
 
 SIZES = {"large": Size(128, 4, 4, 256, 64), "small": Size(64, 2, 4, 64, 16)}
+
+
+def size_of(name: str) -> Size:
+    """A size by its name, or ``large`` at another width, a multiple of 32, with heads of 32.
+
+    Raises:
+      ValueError: neither.
+    """
+    if name in SIZES:
+        return SIZES[name]
+    if not (name.isdecimal() and int(name) and int(name) % 32 == 0):
+        raise ValueError(f"{name!r}: {', '.join(SIZES)}, or a width that is a multiple of 32")
+    return SIZES["large"]._replace(width=int(name), heads=int(name) // 32)
 
 
 clock = time.process_time if os.environ.get("TEAMTR_BENCH_CLOCK") == "cpu" else time.perf_counter

@@ -115,8 +115,8 @@ def collect(
     team: LanguageTeam, params: Params, problems: Sequence[Problem], task: Task, group: int, key: Array
 ) -> tuple[Transcripts, NDArray[np.float32]]:
     """`group` conversations on each problem, ``[B·G]`` rows, and their rewards ``[B, G]``."""
-    prompts = np.repeat(team.layout.encode_prompts([problem.prompt for problem in problems]), group, 0)
-    transcripts = sample(team, params, jnp.asarray(prompts), key)
+    prompts = team.layout.encode_prompts([problem.prompt for problem in problems])
+    transcripts = sample(team, params, jnp.asarray(prompts), key, group)
     reward = rewards_of(task, team.layout, problems, np.asarray(transcripts.tokens))
     return transcripts, reward.reshape(len(problems), group)
 

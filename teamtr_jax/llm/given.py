@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
@@ -18,7 +19,18 @@ from teamtr_jax.llm.losses import message_log_probs
 from teamtr_jax.llm.model import ModelConfig, Params, policy_logits, split_trained
 from teamtr_jax.llm.update_settings import CompiledSettings, TracedSettings
 
-__all__ = ["Policy", "policy_of", "Given", "Rows"]
+__all__ = ["written_log_probs", "Policy", "policy_of", "Given", "Rows"]
+
+
+def written_log_probs(
+    config: ModelConfig, layout: Layout, params: Params, tokens: Int[Array, "R N"]
+) -> Float[Array, "R turns L A"]:
+    """Log-probabilities of everything that may be written at each message position.
+
+    The last id predicts nothing and is not read; what the last layer makes of the prompt nobody asks for.
+    """
+    logits = policy_logits(config, layout, params, tokens[:, :-1], layout.prompt)
+    return message_log_probs(layout, jnp.pad(logits, ((0, 0), (layout.prompt, 1), (0, 0))))
 
 
 class Policy(NamedTuple):
@@ -36,7 +48,7 @@ def policy_of(config: ModelConfig, layout: Layout, params: Params) -> Policy:
     start, unflat = ravel_pytree(leaves)
 
     def log_probs(trained: list[Array], tokens: Array) -> Array:
-        return message_log_probs(layout, policy_logits(config, layout, merge(trained), tokens))
+        return written_log_probs(config, layout, merge(trained), tokens)
 
     return Policy(start, unflat, log_probs)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
+from functools import partial, reduce
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,8 @@ __all__ = ["ModelConfig", "Transformer", "Cache", "LanguageTeam", "init_params",
            "with_agent_params", "policy_logits", "extend_cache", "is_trained", "split_trained", "parameter_count"]  # fmt: skip
 
 Params = Any
-Cache = tuple[tuple[Array, Array], ...]
+_Keys = tuple[Array, Array]
+Cache = tuple[_Keys, ...]
 """For each layer keys and values ``[B, H, N, d/H]``. Other layouts are slower, and one of them is wrong on jax 0.10.2."""
 
 
@@ -106,47 +107,63 @@ def rotate(x: Array, start: Array | int, base: float, length: int) -> Array:
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], -1)
 
 
+class _Where(NamedTuple):
+    """What a chunk may read, and where it stands."""
+
+    readable: Array
+    start: Array | int
+
+
 class Attention(nn.Module):
-    """Causal attention of a chunk over the cache, or over itself without one."""
+    """Causal attention of a chunk over what is past and the cache, or over itself without one; from its entry `first` on."""
 
     config: ModelConfig
     length: int  #: of the longest transcript
 
     @nn.compact
     def __call__(
-        self, x: Array, readable: Array, start: Array | int, cache: tuple[Array, Array] | None
-    ) -> tuple[Array, tuple[Array, Array]]:
-        config, (batch, chunk, width) = self.config, x.shape
+        self, x: Array, where: _Where, cache: _Keys | None, past: list[_Keys], first: int
+    ) -> tuple[Array, _Keys]:
+        config, (batch, chunk, width), (readable, start) = self.config, x.shape, where
         size = width // config.heads
         joint = Linear(3 * width, config.lora_rank, name="qkv")(x)
         q, k, v = (z.reshape(batch, chunk, config.heads, size).swapaxes(1, 2) for z in jnp.split(joint, 3, -1))
-        positions = start + jnp.arange(chunk)
         q, k = (rotate(z, start, config.rope_base, self.length) for z in (q, k))
         if cache is not None:
+            at = start - sum(keys.shape[2] for keys, _ in past)
             k, v = (
-                jax.lax.dynamic_update_slice(old, new, (0, 0, start, 0)) for old, new in zip(cache, (k, v), strict=True)
+                jax.lax.dynamic_update_slice(old, new, (0, 0, at, 0)) for old, new in zip(cache, (k, v), strict=True)
             )
-        key_at = jnp.arange(k.shape[2])
-        # A position reads itself even if it is PAD: a row without keys has no softmax. Nobody reads what it computes.
-        seen = (key_at <= positions[:, None]) & (readable[:, None, :] | (key_at == positions[:, None]))
-        scores = jnp.einsum("bhqd,bhkd->bhqk", q, k) * size**-0.5
-        scores = jnp.where(seen[:, None], scores, jnp.finfo(scores.dtype).min)
-        weight = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-        out = jnp.einsum("bhqk,bhkd->bhqd", weight, v) / weight.sum(-1, keepdims=True)  # fewer divisions than softmax
-        return Linear(width, config.lora_rank, name="out")(out.swapaxes(1, 2).reshape(batch, chunk, width)), (k, v)
+        q, positions = q[:, :, first:], (start + jnp.arange(first, chunk))[:, None]
+        scores, begin = [], 0
+        for keys, _ in (*past, (k, v)):
+            key_at = begin + jnp.arange(keys.shape[2])
+            # A position reads itself even if it is PAD: a row without keys has no softmax. Nobody reads what it computes.
+            seen = (key_at <= positions) & (readable[:, None, begin : begin + keys.shape[2]] | (key_at == positions))
+            found = jnp.einsum("bhqd,bhkd->bhqk", q, keys) * size**-0.5
+            scores.append(jnp.where(seen[:, None], found, jnp.finfo(found.dtype).min))
+            begin += keys.shape[2]
+        top = jax.lax.stop_gradient(reduce(jnp.maximum, [part.max(-1, keepdims=True) for part in scores]))
+        weights = [jnp.exp(part - top) for part in scores]
+        read = [
+            jnp.einsum("bhqk,bhkd->bhqd", w, values) for w, (_, values) in zip(weights, (*past, (k, v)), strict=True)
+        ]
+        total = reduce(jnp.add, [w.sum(-1, keepdims=True) for w in weights])
+        out = reduce(jnp.add, read) / total  # fewer divisions than softmax
+        return Linear(width, config.lora_rank, name="out")(out.swapaxes(1, 2).reshape(batch, -1, width)), (k, v)
 
 
 class Block(nn.Module):
-    """Attention and SwiGLU, each after a norm and added to what came in."""
+    """Attention and SwiGLU, each after a norm and added to what came in; from the chunk's entry `first` on."""
 
     config: ModelConfig
     length: int
 
     @nn.compact
-    def __call__(self, x: Array, readable: Array, start: Array | int, cache: tuple[Array, Array] | None):
+    def __call__(self, x: Array, where: _Where, cache: _Keys | None, past: list[_Keys], first: int):
         config = self.config
-        y, cache = Attention(config, self.length)(RMSNorm()(x), readable, start, cache)
-        x = x + y
+        y, cache = Attention(config, self.length)(RMSNorm()(x), where, cache, past, first)
+        x = x[:, first:] + y
         gate, up = jnp.split(Linear(2 * config.inner, config.lora_rank, name="gate_up")(RMSNorm()(x)), 2, -1)
         return x + Linear(x.shape[-1], config.lora_rank, name="down")(nn.silu(gate) * up), cache
 
@@ -158,6 +175,8 @@ class Transformer(nn.Module):
       tokens: ``[B, C]`` ids at positions `start … start+C−1`.
       readable: ``[B, N]`` which positions are not PAD; without a cache N = C.
       cache: what was written before `start`; it comes back with the chunk in it.
+      past: what stands before the cache, part after part; read only.
+      first: entry of the chunk from which on logits are asked for; the last layer computes no others.
 
     Raises:
       InputError: more positions than a transcript has, or a chunk that ends beyond its cache. A traced `start` cannot be
@@ -171,10 +190,16 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Array, readable: Array, start: Array | int = 0, cache: Cache | None = None
+        self,
+        tokens: Array,
+        readable: Array,
+        start: Array | int = 0,
+        cache: Cache | None = None,
+        past: tuple[Cache, ...] = (),
+        first: int = 0,
     ) -> tuple[Array, Cache]:
         config, chunk = self.config, tokens.shape[1]
-        held = chunk if cache is None else cache[0][0].shape[2]
+        held = chunk if cache is None else sum(part[0][0].shape[2] for part in (*past, cache))
         end = start + chunk if isinstance(start, int) else chunk
         if held > self.length or end > held:
             raise InputError("tokens", f"{max(held, end)} positions", f"at most {min(held, self.length)}")
@@ -185,7 +210,11 @@ class Transformer(nn.Module):
         caches = []
         for layer in range(config.layers):
             x, written = Block(config, self.length, name=f"block_{layer}")(
-                x, readable, start, None if cache is None else cache[layer]
+                x,
+                _Where(readable, start),
+                None if cache is None else cache[layer],
+                [part[layer] for part in past],
+                first if layer == config.layers - 1 else 0,
             )
             caches.append(written)
         x = RMSNorm()(x)
@@ -295,14 +324,14 @@ def parameter_count(params: Params) -> int:
 
 
 def policy_logits(
-    config: ModelConfig, layout: Layout, params: Params, tokens: Int[Array, "B N"]
-) -> Float[Array, "B N A"]:
+    config: ModelConfig, layout: Layout, params: Params, tokens: Int[Array, "B N"], first: int = 0
+) -> Float[Array, "B M A"]:
     """Teacher-forced logits of the policy, over what an agent may write, already divided by the temperature.
 
-    Entry `p` is about the id at position `p + 1`. Rows may be cut at any N ≤ `layout.length`.
+    Entry `p` is about the id at position `first + p + 1`. Rows may be cut at any N ≤ `layout.length`.
     """
     readable = tokens != layout.vocabulary.pad
-    logits, _ = _apply(config, layout, params, tokens, readable)
+    logits, _ = _apply(config, layout, params, tokens, readable, 0, None, (), first)
     return logits / layout.temperature
 
 
@@ -320,9 +349,14 @@ def extend_cache(
     readable: Bool[Array, "B N"],
     start: Array | int,
     cache: Cache,
+    *,
+    past: tuple[Cache, ...] = (),
 ) -> tuple[Float[Array, "B C A"], Cache]:
-    """As `policy_logits` for the chunk that begins at `start`, after what the cache holds. It must end within the cache."""
-    logits, cache = _apply(config, layout, params, tokens, readable, start, cache)
+    """As `policy_logits` for the chunk that begins at `start`, after what the cache holds. It must end within the cache.
+
+    The cache begins where `past` ends, which is read and not written: a cache that is full need not be copied to go on.
+    """
+    logits, cache = _apply(config, layout, params, tokens, readable, start, cache, past)
     return logits / layout.temperature, cache
 
 

@@ -17,9 +17,15 @@ from teamtr_jax.dynamics._draw import inverse_cdf
 from teamtr_jax.llm.devices import by_rows, everywhere, mesh_for, onto_first
 from teamtr_jax.llm.layout import Layout, Transcripts, View
 from teamtr_jax.llm.model import LanguageTeam, Params, agent_params, extend_cache, init_cache
-from teamtr_jax.validation import InputError, concrete, integers
+from teamtr_jax.validation import InputError, concrete, integers, whole_number
 
 __all__ = ["sample"]
+
+PROMPT_CHUNK = 128
+"""Positions of a prompt that are read at once where a group shares it."""
+
+PARTS = 2
+"""In which the last message is written if it is long. More of them read less that is empty, and compile longer."""
 
 
 class _Carry(NamedTuple):
@@ -29,8 +35,8 @@ class _Carry(NamedTuple):
     seen: Array  #: [n, B] how many positions of the transcript the agent's cache holds
 
 
-def sample(team: LanguageTeam, params: Params, prompts: Int[Array, "B P"], key: Array) -> Transcripts:
-    """One conversation for each prompt, by the team as it stands.
+def sample(team: LanguageTeam, params: Params, prompts: Int[Array, "B P"], key: Array, group: int = 1) -> Transcripts:
+    """`group` conversations for each prompt, ``[B·group]`` rows, by the team as it stands.
 
     At its turn an agent takes in by chunks what was written since its last one, then writes token by token: a step costs one
     network, whatever the size of the team. Where the router depends on chance or on the text, rows are sorted by speaker and
@@ -41,47 +47,59 @@ def sample(team: LanguageTeam, params: Params, prompts: Int[Array, "B P"], key: 
 
     Args:
       prompts: ids, padded on the left (`Layout.encode_prompts`).
-      key: a PRNG key; row b draws from uniforms of its own.
+      key: a PRNG key; every row draws from uniforms of its own.
+      group: conversations of each prompt, rows `b·group` to `(b+1)·group`; they share what the agents made of the prompt.
 
     Raises:
-      InputError: prompts of another length than the layout's, or with ids that the vocabulary does not have.
+      InputError: prompts of another length than the layout's, or with ids that the vocabulary does not have; no `group`.
     """
+    whole_number("group", group, 1)
     if prompts.ndim != 2 or prompts.shape[1] != team.layout.prompt:
         raise InputError("prompts", f"shape {list(prompts.shape)}", f"[B, {team.layout.prompt}]")
     if (ids := concrete(prompts)) is not None:
         integers("prompts", ids, 0, team.layout.vocabulary.size)
+    if prompts.shape[0] % jax.local_device_count():  # rows may be many enough for the devices where prompts are not
+        prompts, group = jnp.repeat(prompts, group, axis=0), 1
     mesh = mesh_for(prompts.shape[0], prompts)
     params, key = everywhere(mesh, (params, key))
-    return onto_first(mesh, _sample(team, mesh, params, by_rows(mesh, prompts), key))
+    return onto_first(mesh, _sample(team, mesh, group, params, by_rows(mesh, prompts), key))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _sample(team: LanguageTeam, mesh: Mesh | None, params: Params, prompts: Array, key: Array) -> Transcripts:
-    """With a mesh its devices converse apart: rows have nothing to do with each other."""
-    layout, batch = team.layout, prompts.shape[0]
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _sample(
+    team: LanguageTeam, mesh: Mesh | None, group: int, params: Params, prompts: Array, key: Array
+) -> Transcripts:
+    """With a mesh its devices converse apart: prompts have nothing to do with each other."""
+    layout, batch = team.layout, prompts.shape[0] * group
     route, write = jax.random.split(key)
     router = jax.random.uniform(route, (layout.turns, batch))
     uniform = jax.random.uniform(write, (layout.turns, layout.message, batch))
-    each = partial(_converse, team)
+    each = partial(_converse, team, group)
     if mesh is not None:
         rows = P(None, "rows"), P(None, None, "rows")
         each = jax.shard_map(each, mesh=mesh, in_specs=(P(), P("rows"), *rows), out_specs=P("rows"), check_vma=False)
     return each(params, prompts, router, uniform)
 
 
-def _converse(team: LanguageTeam, params: Params, prompts: Array, router: Array, uniform: Array) -> Transcripts:
-    layout, batch = team.layout, prompts.shape[0]
+def _converse(
+    team: LanguageTeam, group: int, params: Params, prompts: Array, router: Array, uniform: Array
+) -> Transcripts:
+    layout, batch = team.layout, prompts.shape[0] * group
     pad = layout.vocabulary.pad
-    tokens = jnp.full((batch, layout.length), pad, jnp.int32).at[:, : layout.prompt].set(prompts)
+    rows = jnp.repeat(prompts, group, axis=0)
+    tokens = jnp.full((batch, layout.length), pad, jnp.int32).at[:, : layout.prompt].set(rows)
     logp = jnp.zeros((batch, layout.length), jnp.float32)
     groups = _groups(layout)
-    each = [init_cache(config, batch, groups[0].keys[0]) for config in team.models]
-    caches = jax.tree.map(lambda *x: jnp.stack(x), *each) if team.alike else tuple(each)
-    carry = _Carry(tokens, logp, caches, jnp.zeros((team.agents, batch), jnp.int32))
+    if group > 1:  # a prompt is read once by each agent
+        caches, read = _copied(_prompted(team, params, prompts), group), layout.prompt
+    else:
+        each = [init_cache(config, batch, layout.prompt) for config in team.models]
+        caches, read = jax.tree.map(lambda *x: jnp.stack(x), *each) if team.alike else tuple(each), 0
+    carry = _Carry(tokens, logp, caches, jnp.full((team.agents, batch), read, jnp.int32))
     scheduled = layout.router.schedule
     planned = None if scheduled is None else jnp.array([scheduled(t) for t in range(layout.turns)], jnp.int32)
 
-    def converse(group: _Group, state: tuple[_Carry, Array], now: tuple[Array, Array, Array]):
+    def converse(some: _Group, state: tuple[_Carry, Array], now: tuple[Array, Array, Array]):
         carry, last = state
         number, chance, uniform = now
         at = layout.prompt + number * (1 + layout.message)
@@ -92,7 +110,7 @@ def _converse(team: LanguageTeam, params: Params, prompts: Array, router: Array,
             speaker = inverse_cdf(layout.router.probabilities(view), chance).astype(jnp.int32)
         header = layout.vocabulary.header(0) + speaker
         carry = carry._replace(tokens=lax.dynamic_update_slice(carry.tokens, header[:, None], (0, at)))
-        turn = _Turn(at, uniform, group.keys)
+        turn = _Turn(at, uniform, some.keys)
         if planned is not None:
             carry = _speak(team, params, carry, _Speaker(planned[number], None), turn)
         else:
@@ -100,14 +118,36 @@ def _converse(team: LanguageTeam, params: Params, prompts: Array, router: Array,
         return (carry, speaker), speaker
 
     state, spoken = (carry, jnp.full(batch, -1, jnp.int32)), []
-    for group in groups:
-        state = (state[0]._replace(caches=_grown(state[0].caches, group.keys[0])), state[1])
-        turns = slice(group.first, group.stop)
+    for some in groups:
+        state = (state[0]._replace(caches=_grown(state[0].caches, some.keys[0])), state[1])
+        turns = slice(some.first, some.stop)
         state, speaker = lax.scan(
-            partial(converse, group), state, (jnp.arange(layout.turns)[turns], router[turns], uniform[turns])
+            partial(converse, some), state, (jnp.arange(layout.turns)[turns], router[turns], uniform[turns])
         )
         spoken.append(speaker)
     return Transcripts(state[0].tokens, state[0].logp, jnp.concatenate(spoken).T)
+
+
+def _prompted(team: LanguageTeam, params: Params, prompts: Array) -> Any:
+    """Every agent's cache of the prompts, as long as these."""
+    layout, (number, length) = team.layout, prompts.shape
+
+    def of(which: int, own: Params) -> Any:
+        config, readable, chunk = team.models[which], prompts != layout.vocabulary.pad, min(PROMPT_CHUNK, length)
+
+        def read(k: Array, cache: Any) -> Any:
+            begin = jnp.minimum(k * chunk, length - chunk)
+            piece = lax.dynamic_slice(prompts, (0, begin), (number, chunk))
+            return extend_cache(config, layout, own, piece, readable, begin, cache)[1]
+
+        return lax.fori_loop(0, -(-length // chunk), read, init_cache(config, number, length))
+
+    return lax.map(partial(of, 0), params) if team.alike else tuple(of(k, own) for k, own in enumerate(params))
+
+
+def _copied(caches: Any, group: int) -> Any:
+    """A copy of each prompt's cache for each of its rows."""
+    return jax.tree.map(lambda x: jnp.repeat(x, group, axis=x.ndim - 4), caches)
 
 
 class _Writing(NamedTuple):
@@ -125,7 +165,7 @@ class _Turn(NamedTuple):
 
     at: Array  #: position of the header
     uniform: Array  #: [L, B] what tokens are drawn with
-    keys: tuple[int, ...]  #: lengths of the caches (`_Group`)
+    keys: tuple[int, ...]  #: where the caches end (`_Group`)
 
 
 class _Speaker(NamedTuple):
@@ -136,7 +176,10 @@ class _Speaker(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Turns that are scanned with caches of one length; two lengths for the halves of a last, long message."""
+    """Turns that are scanned with caches of one length.
+
+    A last, long message is written in parts, each with a cache of its own after those before it, which are only read.
+    """
 
     first: int
     stop: int
@@ -151,8 +194,13 @@ def _groups(layout: Layout) -> list[_Group]:
     bounds = [last * k // parts for k in range(parts + 1)] if parts else []
     groups = [_Group(a, b, (layout.start(b),)) for a, b in pairwise(bounds)]
     if last < turns:
-        groups.append(_Group(last, turns, (layout.start(last) + 1 + message // 2, layout.length)))
+        groups.append(_Group(last, turns, tuple(layout.start(last) + stop for stop in _stops(layout, PARTS))))
     return groups
+
+
+def _stops(layout: Layout, parts: int) -> list[int]:
+    """After how many ids of a message each part of it ends."""
+    return [layout.message * (k + 1) // parts for k in range(parts)]
 
 
 def _grown(caches: Any, keys: int) -> Any:
@@ -216,7 +264,7 @@ def _write(
     caps = jnp.array([layout.cap(a) for a in range(layout.agents)], jnp.int32)
     most = caps[agent]
 
-    def write(state: _Writing, stop: int, length: int) -> _Writing:
+    def write(state: _Writing, stop: int, length: int, past: tuple[Any, ...]) -> _Writing:
         def unfinished(state: _Writing) -> Array:
             return (state.written < jnp.minimum(most, stop)) & ~state.done.all()
 
@@ -224,7 +272,7 @@ def _write(
             u, tokens, logp, done, cache = state
             piece = lax.dynamic_slice(tokens, (0, at + u), (tokens.shape[0], 1))
             readable = (tokens != pad)[:, :length]
-            logits, cache = extend_cache(config, layout, own, piece, readable, at + u, cache)
+            logits, cache = extend_cache(config, layout, own, piece, readable, at + u, cache, past=past)
             above = logits[:, 0] - logits[:, 0].max(-1, keepdims=True)
             weight = jnp.exp(above)
             drawn = inverse_cdf(weight, uniform[u]).astype(jnp.int32)
@@ -239,11 +287,13 @@ def _write(
         return lax.while_loop(unfinished, step, state)
 
     state = _Writing(jnp.zeros((), jnp.int32), tokens, _take(carry.logp, rows), idle, cache)
-    stops = [layout.message] if len(keys) == 1 else [layout.message // 2, layout.message]
-    for stop, length in zip(stops, keys, strict=True):
-        state = write(state._replace(cache=_grown(state.cache, length)), stop, length)
-    u, tokens, logp, _, grown = state
-    cache = jax.tree.map(lambda x: x[..., : keys[0], :], grown) if len(keys) > 1 else grown
+    first, *later = _stops(layout, len(keys))
+    state = write(state, first, keys[0], ())
+    parts = (cache := state.cache,)
+    for stop, (begin, end) in zip(later, pairwise(keys), strict=True):
+        state = write(state._replace(cache=init_cache(config, tokens.shape[0], end - begin)), stop, end, parts)
+        parts = (*parts, state.cache)
+    u, tokens, logp, _, _ = state
     # The last id written has not been read, and where rows ended early neither have the PADs after it; nor will be, but for it.
     seen = jnp.broadcast_to((at + u).astype(jnp.int32), tokens.shape[:1])
     if rows is None:

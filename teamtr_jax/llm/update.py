@@ -22,11 +22,11 @@ from jaxtyping import Bool, Float, Int
 from teamtr_jax.llm.ascend import ascend, optimiser_of
 from teamtr_jax.llm.devices import everywhere, in_chunks, mesh_for, on_all, onto_first
 from teamtr_jax.llm.diagnose import diagnose
-from teamtr_jax.llm.given import Given, Rows, policy_of
+from teamtr_jax.llm.given import Given, Rows, policy_of, written_log_probs
 from teamtr_jax.llm.go_back import go_back
 from teamtr_jax.llm.layout import Layout, by_turn
-from teamtr_jax.llm.losses import message_log_probs, own_tokens, token_log_probs
-from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, policy_logits, split_trained
+from teamtr_jax.llm.losses import own_tokens, token_log_probs
+from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, split_trained
 from teamtr_jax.llm.update_settings import CompiledSettings, TracedSettings, UpdateSettings, parts
 from teamtr_jax.trust_region.adaptive import adapted
 from teamtr_jax.validation import concrete, integers, permutation, whole_number
@@ -100,8 +100,7 @@ def _score(program: _Program, micro: int, params: Params, agent: Array, tokens: 
         own = program.own(params, agent)
 
         def chunk(tokens: Array) -> Array:
-            log_probs = message_log_probs(layout, policy_logits(program.config, layout, own, tokens))
-            return token_log_probs(log_probs, by_turn(layout, tokens))
+            return token_log_probs(written_log_probs(program.config, layout, own, tokens), by_turn(layout, tokens))
 
         return in_chunks(chunk, micro, mesh, tokens)
 
