@@ -6,7 +6,6 @@ the oracle can decide what float64 cannot; and the presets of the package, one s
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from jax import Array, lax
 from numpy.typing import NDArray
 
+from teamtr_jax import programs
 from teamtr_jax.divergences import message_kl_current_to_new, token_kl_current_to_new
 from teamtr_jax.dynamics import Tree
 from teamtr_jax.llm import enumeration
@@ -106,9 +106,14 @@ def _noise(rng: np.random.Generator, batch: int, start: bool) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, _shapes())
 
 
-@partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
-@partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0, 0))
 def _stages(
+    worlds: Enumeration, params: Any, noise: Any, which: Array, moves: Array, rewards: Array, order: Array
+) -> Stage:
+    """`_stage` of a batch."""
+    return jax.vmap(_stage, in_axes=(None, 0, 0, 0, 0, 0, 0))(worlds, params, noise, which, moves, rewards, order)
+
+
+def _stage(
     worlds: Enumeration, params: Any, noise: Any, which: Array, moves: Array, rewards: Array, order: Array
 ) -> Stage:
     """A chain of steps `moves [k, 2, n]`: by how much each agent follows its gradient of the moment, and the noise.
@@ -137,9 +142,6 @@ def _stages(
     return Stage(world.team, policies[WARM], policies[-1], order)
 
 
-_making = threading.Lock()
-
-
 def make(rng: np.random.Generator, batch: int = BATCH) -> Stage:
     """`batch` stages of the four teams: the first agent perturbed, a fresh team updated, a trained one updated."""
     order = np.stack([rng.permutation(AGENTS) for _ in range(batch)])
@@ -152,24 +154,24 @@ def make(rng: np.random.Generator, batch: int = BATCH) -> Stage:
     for k in range(AGENTS):
         moves[np.arange(batch), WARM + k, 0, order[:, k]] = np.where(kind > 0, rate, 0.0)
     moves[np.arange(batch), WARM, 1, order[:, 0]] = np.where(kind == 0, 0.3 * rate, 0.0)
-    data = (jnp.asarray(x) for x in (which, moves, rewards, order))
-    with _making:  # one thread compiles, the others wait for what it has
-        return _stages(_worlds(), _noise(rng, batch, True), _noise(rng, batch, False), *data)
+    noise = (_noise(rng, batch, start) for start in (True, False))
+    return programs.run(_stages, _worlds(), *noise, which, moves, rewards, order, quick=True)
+
+
+def _divergences(current: Array, new: Array) -> tuple[Array, Array]:
+    tree = Tree(2, HORIZON)
+    return (
+        jax.vmap(partial(message_kl_current_to_new, tree))(current, new),
+        jax.vmap(partial(token_kl_current_to_new, tree))(current, new),
+    )
 
 
 def message_chain_rule(rng: np.random.Generator, instances: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """P3.2 on networks: message KL by summing over transcripts, and expected sum of token KLs; [instances] each."""
-    tree = Tree(2, HORIZON)
-
-    @jax.jit
-    @jax.vmap
-    def both(current: Array, new: Array) -> tuple[Array, Array]:
-        return message_kl_current_to_new(tree, current, new), token_kl_current_to_new(tree, current, new)
-
     found = []
     for _ in range(-(-instances // BATCH)):
         stages = make(rng)
-        found.append(np.stack(both(stages.current, stages.target)))
+        found.append(np.stack(programs.run(_divergences, stages.current, stages.target, quick=True)))
     message, tokens = np.concatenate(found, 1)[:, :instances]
     return message, tokens
 

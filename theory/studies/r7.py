@@ -19,6 +19,7 @@ from jax import Array
 from jaxtyping import Float, Int
 from matplotlib import colormaps
 
+from teamtr_jax import programs
 from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage, Team
@@ -198,7 +199,6 @@ def _point(setting: Setting, n: int, coherence: float, leak: float, kl: float, d
     return _Point(owner, _steps_of(np.full(slots, held), sign, PROBABILITY) * (np.arange(slots) < n), leak, order)
 
 
-@jax.jit
 def _stage_sums(points: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
     """`Σ_i|gap_i|` and its rounding budget, ``[point, gap]``."""
 
@@ -221,13 +221,15 @@ def _evaluate(points: Sequence[_Point], slots: Sequence[int]) -> tuple[np.ndarra
         for first in range(0, len(chosen), CHUNK):
             part = chosen[first : first + CHUNK]
             filled = [points[k] for k in np.resize(part, CHUNK).tolist()]
-            found = _stage_sums(
+            found = programs.run(
+                _stage_sums,
                 (
-                    jnp.asarray(np.stack([x.owner for x in filled])),
-                    jnp.asarray(np.stack([x.steps[:size] for x in filled])),
-                    jnp.asarray(np.array([x.leak for x in filled])),
-                    jnp.asarray(np.stack([x.order[:size] for x in filled])),
-                )
+                    np.stack([x.owner for x in filled]),
+                    np.stack([x.steps[:size] for x in filled]),
+                    np.array([x.leak for x in filled]),
+                    np.stack([x.order[:size] for x in filled]),
+                ),
+                quick=True,
             )
             sums[part], budget[part] = (np.asarray(x)[: len(part)] for x in found)
     return sums, budget
