@@ -155,7 +155,9 @@ def make(rng: np.random.Generator, batch: int = BATCH) -> Stage:
         moves[np.arange(batch), WARM + k, 0, order[:, k]] = np.where(kind > 0, rate, 0.0)
     moves[np.arange(batch), WARM, 1, order[:, 0]] = np.where(kind == 0, 0.3 * rate, 0.0)
     noise = (_noise(rng, batch, start) for start in (True, False))
-    return programs.run(_stages, _worlds(), *noise, which, moves, rewards, order, quick=True)
+    return programs.run(
+        _stages, _worlds(), *noise, which, moves, rewards, order
+    )  # training is float32: others would come out
 
 
 def _divergences(current: Array, new: Array) -> tuple[Array, Array]:

@@ -243,6 +243,8 @@ class _Work:
 
     def __init__(self, plan: Plan, book: audit.Journal | None, progress: Progress) -> None:
         self.plan, self.book, self.progress = plan, book, progress
+        self.audited: dict[str, Audited] = {}  #: by family, or stage
+        self.found: dict[str, Found] = {}  #: by study
         self.stop, self.began, self.said = threading.Event(), time.perf_counter(), time.perf_counter()
         self.here = _Place(self.advance, threading.Lock(), self.stop.is_set)
         self.stages_bar = progress.add_task("random stages", total=sum(plan.counts.values()))
@@ -270,17 +272,14 @@ class _Work:
         studies = [(_study, (one, plan.tier, plan.rng(one.name)), not one.apart) for one in plan.studies]
         families = [
             (_family, (one, plan.counts[one.name], plan.rng(one.name), plan.claims, plan.tier.chunk, self.book), True)
-            for one in plan.families
+            for one in sorted(
+                plan.families, key=lambda one: -one.share
+            )  # small ones last: they share programs of others
         ]
         singles = [(_single, (one, plan.claims), True) for one in plan.singles]
-        return [
-            *studies,
-            *families[:4],
-            *singles,
-            *families[4:],
-        ]  # small families last: they share the programs of others
+        return [*studies, *singles, *families]
 
-    def all(self) -> tuple[list[Audited], list[Found]]:
+    def all(self) -> None:
         """Do everything; what failed, or Ctrl-C, ends the rest."""
         everywhere = jax.default_backend() == "cpu"
         jobs = self.jobs()
@@ -312,7 +311,8 @@ class _Work:
             pool.shutdown()
         told.put(None)
         listener.join()
-        return [x for x in found if isinstance(x, Audited)], [x for x in found if isinstance(x, Found)]
+        for (_, (one, *_), _), result in zip(jobs, found, strict=True):
+            (self.found if isinstance(one, Study) else self.audited)[one.name] = result
 
 
 def run(
@@ -356,13 +356,15 @@ def run(
     columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        audited, found = _Work(plan, book, progress).all()
+        work = _Work(plan, book, progress)
+        work.all()
+    found = [work.found[one.name] for one in plan.studies]
     tallies: audit.Tallies = {}
     broken: dict[str, audit.Counterexample] = {}
-    for one in audited:
-        for key, tally in one.tallies.items():
+    for one in (*plan.families, *plan.singles):  # in this order, whatever was done first: of equals the first is named
+        for key, tally in work.audited[one.name].tallies.items():
             tallies[key] = tallies[key].plus(tally) if key in tallies else tally
-        for counterexample in one.broken.values():
+        for counterexample in work.audited[one.name].broken.values():
             _keep(broken, counterexample)
     rows = ledger.merged([*audit.rows(tallies, plan.claims, started), *(row for one in found for row in one.rows)])
     rows = [row for row in rows if row.statement]  # one without adds to another, which may not have been asked for
