@@ -1,4 +1,4 @@
-"""Every study of the suite, in the order in which they are begun: the longest first, and not two at once that need the same program."""
+"""Every study of the suite, in the order in which they are begun: the longest first; users of one program not at once."""
 
 from theory.studies import bounds, p3_2, r2, r4, r5, r6, s8, s8_networks, scaling, stages, u1
 from theory.studies.base import Study
