@@ -159,14 +159,14 @@ class _Place(NamedTuple):
     draws: bool = False  #: whether figures are drawn there
 
 
-_here: list[_Place] = []
-"""In a worker: its own."""
+_worker = [_Place(lambda done: None)]
+"""In a worker: its own place."""
 
 
 def _start_process(told: Any = None) -> None:
     """Prepare a worker; `told` is the queue in which it says how many stages it has done."""
     jax.config.update("jax_enable_x64", True)
-    _here.append(_Place((lambda done: None) if told is None else told.put, draws=True))
+    _worker[0] = _Place((lambda done: None) if told is None else told.put, draws=True)
 
 
 def _family(
@@ -178,7 +178,7 @@ def _family(
     book: audit.Journal | None,
     place: _Place | None = None,
 ) -> Audited:
-    place, broken = place or _here[0], {}
+    place, broken = place or _worker[0], {}
     tallies = audit.audit_family(
         family, stages, rng, claims, chunk=chunk, progress=place.progress, lock=place.lock, journal=book,
         stopped=place.stopped, broken=partial(_keep, broken),
@@ -187,7 +187,7 @@ def _family(
 
 
 def _single(single: Single, claims: tuple[Claim, ...], place: _Place | None = None) -> Audited:
-    place, broken = place or _here[0], {}
+    place, broken = place or _worker[0], {}
     if place.stopped():
         return Audited({}, {})
     with place.lock:
@@ -197,7 +197,7 @@ def _single(single: Single, claims: tuple[Claim, ...], place: _Place | None = No
 
 
 def _study(study: Study, tier: Tier, rng: np.random.Generator, place: _Place | None = None) -> Found:
-    place = place or _here[0]
+    place = place or _worker[0]
     if place.stopped():
         return Found()
     found = study.job(tier, rng, place.lock)
