@@ -173,7 +173,7 @@ _own: dict[Any, Any] = {}
 
 def _verdicts(claims: tuple[Claim, ...], stages: Stage, single: bool, few: bool) -> Any:
     """The verdicts on stages of one shape. The program of built-in claims is kept for other processes, a reader's in this one."""
-    if all(BUILT_IN.get(claim.id) is claim for claim in claims):
+    if all(BUILT_IN.get(claim.id) == claim for claim in claims):
         function, ids = _single_verdicts if single else _batch_verdicts, tuple(claim.id for claim in claims)
         return jax.block_until_ready(programs.run(function, stages, static=(ids,), quick=few))
     leaves, structure = jax.tree.flatten(stages)
