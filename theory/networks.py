@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from teamtr_jax import programs
 from teamtr_jax.divergences import message_kl_current_to_new, token_kl_current_to_new
 from teamtr_jax.dynamics import Tree
-from teamtr_jax.llm import enumeration
-from teamtr_jax.llm.enumeration import Enumeration, differentiable_policy, enumerate_world
-from teamtr_jax.llm.layout import Layout, Vocabulary, random_router, round_robin
-from teamtr_jax.llm.model import LanguageTeam, ModelConfig, agent_params, init_team, with_agent_params
 from teamtr_jax.types import Stage
 from teamtr_jax.values import objective
+
+if TYPE_CHECKING:  # a second to import, which most processes of a run need not
+    from teamtr_jax.llm.enumeration import Enumeration
+    from teamtr_jax.llm.layout import Layout, Vocabulary
+    from teamtr_jax.llm.model import LanguageTeam
 
 __all__ = ["SIZES", "BATCH", "PRESETS", "make", "preset_stage", "message_chain_rule"]
 
@@ -38,10 +39,11 @@ SIZES = (
     "2 transformers (d = 8), V = 2, T = 4: round robin, random router, two prompts, END; a third each one agent perturbed, "
     "policy-gradient updates of a fresh team, of a trained one; step log-uniform [1e-3, 10], reward uniform or 0/1"
 )
-MODEL = ModelConfig(width=8, layers=1, heads=1)
 
 
 def _layouts() -> list[tuple[Layout, tuple[str, ...]]]:
+    from teamtr_jax.llm.layout import Layout, Vocabulary, random_router, round_robin
+
     def vocabulary(ends: bool) -> Vocabulary:
         return Vocabulary("0" if ends else "01", AGENTS, "?!", ends)
 
@@ -61,10 +63,13 @@ def _widened(x: Array, shape: tuple[int, ...], fill: int) -> NDArray[Any]:
 @cache
 def _worlds() -> Enumeration:
     """The four teams as one pytree with a leading axis. The reward of a leaf is the number of its transcript."""
-    worlds = []
+    from teamtr_jax.llm.enumeration import enumerate_world
+    from teamtr_jax.llm.model import LanguageTeam, ModelConfig
+
+    worlds, model = [], ModelConfig(width=8, layers=1, heads=1)
     for layout, prompts in _layouts():
         weights = np.array([0.6, 0.4][: len(prompts)]) if len(prompts) > 1 else None
-        team = LanguageTeam(layout, (MODEL,) * AGENTS)
+        team = LanguageTeam(layout, (model,) * AGENTS)
         worlds.append(enumerate_world(team, prompts, lambda tokens: np.arange(len(tokens)), weights))
     ids = worlds[0].language.layout.vocabulary
     for world in worlds[1:]:  # the evaluation of a policy looks at no more of a layout than this
@@ -92,6 +97,8 @@ def _worlds() -> Enumeration:
 
 @cache
 def _shapes() -> Any:
+    from teamtr_jax.llm.model import init_team
+
     return jax.eval_shape(lambda: init_team(_worlds().language, jax.random.key(0)))
 
 
@@ -120,6 +127,8 @@ def _stage(
 
     The stage begins after `WARM` of them.
     """
+    from teamtr_jax.llm.enumeration import differentiable_policy
+
     world: Enumeration = jax.tree.map(lambda x: x[which], worlds)
     table = rewards[world.team.reward.astype(int)]
     last = Tree(2, HORIZON).level(HORIZON - 1)
@@ -184,17 +193,17 @@ def _agreement(tokens: NDArray[np.int32], team: LanguageTeam) -> NDArray[np.floa
     return (tokens[:, layout.start(0) + 1] == tokens[:, layout.start(layout.turns - 1) + 1]).astype(float)
 
 
-PRESETS: dict[str, LanguageTeam] = {
-    "V = 4, T = 8, END": enumeration.PRESET_4_8_END,
-    "V = 4, T = 8": enumeration.PRESET_4_8,
-    "V = 2, T = 16": enumeration.PRESET_2_16,
-}
+PRESETS = {"V = 4, T = 8, END": "PRESET_4_8_END", "V = 4, T = 8": "PRESET_4_8", "V = 2, T = 16": "PRESET_2_16"}
+"""By their names in `teamtr_jax.llm.enumeration`."""
 
 
 def preset_stage(name: str, rate: float = 0.4, warm: int = 1) -> Stage:
     """A stage of policy-gradient updates, each on the exact gradient of the team as it stands, after `warm` stages like it."""
-    team = PRESETS[name]
-    world = enumerate_world(team, ["?"], lambda tokens: _agreement(tokens, team))
+    from teamtr_jax.llm import enumeration
+    from teamtr_jax.llm.model import agent_params, init_team, with_agent_params
+
+    team: LanguageTeam = getattr(enumeration, PRESETS[name])
+    world = enumeration.enumerate_world(team, ["?"], lambda tokens: _agreement(tokens, team))
     params = init_team(team, jax.random.key(0))
     policy = before = enumeration.enumerated_policy(world, params)
     for _ in range(warm + 1):

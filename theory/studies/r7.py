@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
-from matplotlib import colormaps
 
 from teamtr_jax import programs
 from teamtr_jax.dynamics import Dense, Layered
@@ -410,6 +409,8 @@ def as_dict(x: RegimeMap) -> dict[str, Any]:
 def _map(ax: Any, curves: RegimeMap, setting: Setting, gap: str) -> Any:
     """One panel: exponents over memory and coherence, contours at 1 and 2."""
     slope = curves.slopes(setting, gap)
+    from matplotlib import colormaps
+
     colours = colormaps["RdYlBu_r"].with_extremes(bad="#cccccc")
     image = ax.imshow(slope, origin="lower", cmap=colours, vmin=-1, vmax=2, aspect="auto")
     for level, style in ((1.0, "--"), (2.0, "-")):

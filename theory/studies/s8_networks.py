@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.stats
+import scipy
 from jax import Array
 
 from teamtr_jax import finite_sample as fs
