@@ -94,7 +94,7 @@ def run(
     with lock or nullcontext():
         found = {
             held: jax.block_until_ready(
-                programs.run(_all_sums, stages, np.asarray(held == "message"), static=(instances,), quick=True)
+                programs.run(_all_sums, stages, np.asarray(held == "message"), static=(instances,), quick=agents <= 8)
             )
             for held in HELD
         }

@@ -211,7 +211,7 @@ def _stage_sums(points: tuple[Array, Array, Array, Array]) -> tuple[Array, Array
     return jax.lax.map(one, points, batch_size=BATCH)
 
 
-def _evaluate(points: Sequence[_Point], slots: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _evaluate(points: Sequence[_Point], slots: Sequence[int], quick: bool) -> tuple[np.ndarray, np.ndarray]:
     """`_stage_sums` of all points, `CHUNK` at a time (the last filled up), each in the smallest shape that holds its agents."""
     shape = np.array([min(s for s in slots if s >= (x.steps != 0).sum()) for x in points])
     sums, budget = np.zeros((2, len(points), 3))
@@ -228,7 +228,7 @@ def _evaluate(points: Sequence[_Point], slots: Sequence[int]) -> tuple[np.ndarra
                     np.array([x.leak for x in filled]),
                     np.stack([x.order[:size] for x in filled]),
                 ),
-                quick=True,
+                quick=quick,
             )
             sums[part], budget[part] = (np.asarray(x)[: len(part)] for x in found)
     return sums, budget
@@ -239,13 +239,13 @@ def _kl_of(ratio: float) -> float:
     return float(-p * np.log1p(x / p) - (1 - p) * np.log1p(-x / (1 - p)))
 
 
-def _window(draws: _Draws, sizes: tuple[int, ...], slots: Sequence[int]) -> float:
+def _window(draws: _Draws, sizes: tuple[int, ...], slots: Sequence[int], quick: bool) -> float:
     """The largest step whose error on the corners of the map (coherent, memory ∞ and 10, least and most agents) is in budget."""
     corners = [(s, n, q) for s in (SETTINGS[0], SETTINGS[5]) for n in (sizes[0], sizes[-1]) for q in (0.0, 0.1)]
     points = [
         _point(s, n, 1.0, q, _kl_of(r) * scale, draws, 0) for r in RATIOS for scale in (1, 0.25) for s, n, q in corners
     ]
-    sums, budget = (x.reshape(len(RATIOS), 2, len(corners), 3) for x in _evaluate(points, slots))
+    sums, budget = (x.reshape(len(RATIOS), 2, len(corners), 3) for x in _evaluate(points, slots, quick))
     error = budget[:, 0] / sums[:, 0] + abs(sums[:, 0] / (4 * sums[:, 1]) - 1)
     total = error[..., 1].max(-1)  # of the stale gap
     return RATIOS[int(np.argmax(total <= THRESHOLD))] if (total <= THRESHOLD).any() else RATIOS[int(np.argmin(total))]
@@ -272,7 +272,7 @@ class _Grid(NamedTuple):
     sizes: tuple[int, ...]
     instances: int
 
-    def evaluated(self, draws: _Draws, kl: float, slots: Sequence[int]) -> _Evaluated:
+    def evaluated(self, draws: _Draws, kl: float, slots: Sequence[int], quick: bool) -> _Evaluated:
         places, points, halves = [], [], []
         for key in [(s, c, q) for s in self.settings for c in self.coherence for q in self.leaks]:
             setting, c, q = key
@@ -283,8 +283,8 @@ class _Grid(NamedTuple):
                     points.append(_point(setting, n, c, q, kl, draws, b))
                     if b < CHECKED:
                         halves.append((len(points) - 1, _point(setting, n, c, q, kl / 4, draws, b)))
-        sums, budget = _evaluate(points, slots)
-        half, _ = _evaluate([x for _, x in halves], slots)
+        sums, budget = _evaluate(points, slots, quick)
+        half, _ = _evaluate([x for _, x in halves], slots, quick)
         return _Evaluated(places, points, sums, budget, {k: x for (k, _), x in zip(halves, half, strict=True)})
 
 
@@ -353,9 +353,9 @@ def run(
     slots = sorted({sizes[min(2, len(sizes) - 1)], sizes[-1]})
     draws = _Draws(*(rng.random((instances, width)) for width in (sizes[-1], sizes[-1], 2 * sizes[-1])))
     with lock or nullcontext():
-        ratio = _window(draws, sizes, slots)
+        ratio = _window(draws, sizes, slots, quick)
         kl = _kl_of(ratio)
-        found = grid.evaluated(draws, kl, slots)
+        found = grid.evaluated(draws, kl, slots, quick)
     longest = 2 * sizes[-1]
     reference = None if garnet is None else garnet.slopes
     cells = _cells(grid, found, rng)

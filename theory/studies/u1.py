@@ -121,7 +121,7 @@ def run(
             found[name] = {key: np.asarray(x).reshape(len(RADII), -1, columns)[:, k] for key, x in share.items()}
 
     with lock or nullcontext():
-        out = jax.device_get(programs.run(_shares_of_many, stages.team, stages.current, RADII, quick=True))
+        out = jax.device_get(programs.run(_shares_of_many, stages.team, stages.current, RADII))
     book([f"random, γ = {gamma:g}" for gamma in DISCOUNTS], out, instances)
     for environment, agents in gym:
         team = gymnasium_team(environment, agents, discount=0.9, drop_time_limit=True)
