@@ -28,7 +28,8 @@ from theory.ledger import Row
 __all__ = ["Tally", "Tallies", "Counterexample", "Journal", "fingerprint", "audit_family", "audit_stage", "rows"]
 
 EXACT_SECONDS = 30.0
-"""Processor time for exact decisions in one family; inconclusive instances beyond it stay counted as such."""
+"""Processor time for exact decisions in a family of up to 50,000 stages, more in proportion for larger ones; what is
+inconclusive beyond it stays counted as such."""
 FEW_INSTANCES = 100_000
 """Up to so many stages a program is compiled fast instead of well: 3 s instead of 11, and it runs half as fast."""
 
@@ -258,6 +259,7 @@ def audit_family(
     chosen = tuple(claim for claim in claims if claim.id not in family.without)
     total: Tallies = {}
     spent = done = 0
+    allowed = EXACT_SECONDS * max(1.0, instances / 50_000)
     if journal is not None and (before := journal.read(family.name)) is not None:
         done, total, rng.bit_generator.state = before
         progress(done)
@@ -270,7 +272,7 @@ def audit_family(
             out = take(out, slice(now))
         began = time.thread_time()
         small = stages.team.reward.shape[1] <= EXACT_STATES
-        deadline = began + EXACT_SECONDS - spent if small else began
+        deadline = began + allowed - spent if small else began
         for key, tally in _collect(out, family.name, stages, deadline, broken).items():
             total[key] = total[key].plus(tally) if key in total else tally
         spent += time.thread_time() - began

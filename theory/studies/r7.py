@@ -212,7 +212,10 @@ def _stage_sums(points: tuple[Array, Array, Array, Array]) -> tuple[Array, Array
 
 
 def _evaluate(points: Sequence[_Point], slots: Sequence[int], quick: bool) -> tuple[np.ndarray, np.ndarray]:
-    """`_stage_sums` of all points, `CHUNK` at a time (the last filled up), each in the smallest shape that holds its agents."""
+    """`_stage_sums` of all points, `CHUNK` at a time (the last filled up), each in the smallest shape that holds its agents.
+
+    Programs are compiled fast if `quick`.
+    """
     shape = np.array([min(s for s in slots if s >= (x.steps != 0).sum()) for x in points])
     sums, budget = np.zeros((2, len(points), 3))
     for size in slots:
