@@ -34,11 +34,11 @@ setup: .venv/installed ## create .venv with the pinned dependencies (done once; 
 
 # ------------------------------------------------------------------------------------------------------ the main job
 .PHONY: verify
-verify: setup ## check every claim on many teams, draw the figures (two or three minutes)
+verify: setup ## check every claim on many teams, draw the figures (a minute or two)
 	$(RUN) -m theory
 
 .PHONY: quick
-quick: setup ## the same, smaller (under a minute)
+quick: setup ## the same, smaller (under a minute; seconds the second time)
 	$(RUN) -m theory --quick
 
 .PHONY: experiments

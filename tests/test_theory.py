@@ -1,8 +1,12 @@
 """The suite of theory/: exact oracle against the float core, constructions, fits, audit, ledger."""
 
 import json
+import os
+import pickle
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,10 +15,13 @@ import pytest
 
 from teamtr_jax.bounds import penalty_log_sum
 from teamtr_jax.claims import STAGE_CLAIMS, Check, Claim, judge
-from theory import audit, families, ledger
+from teamtr_jax.files import unseal
+from theory import audit, families, ledger, run
 from theory.constructions.relay import leading_coefficients
 from theory.fits import bootstrap_slope, local_slopes, log_slope, median_interval
 from theory.studies import p3_2, r1, r3
+from theory.studies.every import STUDIES
+from theory.tiers import TIERS
 
 ROOT = Path(__file__).parents[1]
 
@@ -140,6 +147,52 @@ def test_ledger_is_strict_json_and_a_table(tmp_path):
     text = ledger.markdown([row], about | {"counts": {"small": 10}, "families": {"small": "S"}, "gymnasium": []})
     assert "a \\| b" in text
     assert "* **S0**: fixed" in text
+
+
+def test_workers_are_told_of_everything_built_in():
+    """What cannot be sent is done in the process that was started, on one core; a claim that came through is the built-in one."""
+    jobs = (*families.FAMILIES, *STAGE_CLAIMS, *STUDIES, *run._singles(TIERS["full"]))
+    assert all(map(run._sendable, jobs))
+    assert pickle.loads(pickle.dumps(STAGE_CLAIMS)) == STAGE_CLAIMS  # noqa: S301 — of this line
+    assert not run._sendable(Claim("x", "", "", lambda stage, report: {}))
+
+
+KEPT = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import jax
+from teamtr_jax.claims import STAGE_CLAIMS
+from theory import ledger, run
+from theory.tiers import Tier
+if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
+    tier = Tier(2_000, 0, ("corners",), (), True, chunk=10, keep=True)
+    claims = [claim for claim in STAGE_CLAIMS if claim.id == "T1"]
+    result = run.run(tier, journal=Path(sys.argv[1]), studies=(), claims=claims)
+    print(ledger.as_json([replace(row, seconds=0.0, page="") for row in result.rows], {}))
+"""
+
+
+def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path):
+    """Killed (-9) between two chunks, begun again: the ledger of an audit that nobody killed."""
+    path, kept = tmp_path / "kept.py", tmp_path / "progress" / "corners.json"
+    path.write_text(KEPT)
+    environment = {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "cwd": ROOT, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, str(path), str(kept.parent)], **environment) as process:
+        while not kept.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    killed = unseal(kept.read_bytes())["done"]
+    assert 0 < killed < 2_000
+    again = subprocess.run([sys.executable, str(path), str(kept.parent)], **environment, check=True).stdout
+    assert unseal(kept.read_bytes())["done"] == 2_000
+    corners = next(family for family in families.FAMILIES if family.name == "corners")
+    claims = [claim for claim in STAGE_CLAIMS if claim.id == "T1"]
+    whole = audit.audit_family(corners, 2_000, np.random.default_rng([0, *b"corners"]), claims, chunk=10)
+    (row,) = audit.rows(whole, claims, 0.0)
+    assert json.loads(again) == json.loads(ledger.as_json([replace(row, seconds=0.0)], {}))
 
 
 @pytest.mark.slow  # .ci/run runs the same command; here its JSON is read too

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from teamtr_jax import programs
 from teamtr_jax.claims import STAGE_CLAIMS, Claim, judge
 from teamtr_jax.exact import EXACT_STATES, exact_checks, verdict
 from teamtr_jax.files import output_folder, read_json, replacing, seal
@@ -29,10 +28,10 @@ from theory.ledger import Row
 __all__ = ["Tally", "Tallies", "Counterexample", "Journal", "fingerprint", "audit_family", "audit_stage", "rows"]
 
 EXACT_SECONDS = 30.0
-"""Time for exact decisions in one family; inconclusive instances beyond it stay counted as such."""
-FEW_INSTANCES = 60_000
-FEW: dict[str, Any] = {"xla_backend_optimization_level": 0}
-"""A program that runs few times is compiled fast instead of well (same arithmetic, a third less time to compile)."""
+"""Processor time for exact decisions in a family of up to 50,000 stages, more in proportion for larger ones; what is
+inconclusive beyond it stays counted as such."""
+FEW_INSTANCES = 100_000
+"""Up to so many stages a program is compiled fast instead of well: 3 s instead of 11, and it runs half as fast."""
 
 
 class Tally(NamedTuple):
@@ -130,11 +129,8 @@ def fingerprint(*settings: object) -> str:
     return digest.hexdigest()
 
 
-def _stage_verdicts(claims: Sequence[Claim], identities: set[tuple[str, str]]):
-    """One stage → per check: counts, extreme ratio and slacks, and the pattern of inconclusive instances.
-
-    While it is traced it notes in `identities` which checks are identities.
-    """
+def _stage_verdicts(claims: Sequence[Claim]):
+    """One stage → per check: counts, extreme ratio and slacks, the pattern of inconclusive instances, is it an identity."""
 
     def run(stage: Stage) -> dict[tuple[str, str], dict[str, Array]]:
         report = stage_report(stage)
@@ -146,8 +142,6 @@ def _stage_verdicts(claims: Sequence[Claim], identities: set[tuple[str, str]]):
                 continue
             for name, check in claim.check(stage, report).items():
                 v = judge(check)
-                if check.scale is not None:
-                    identities.add((claim.id, name))
                 slack = jnp.where(jnp.isnan(v.slack), jnp.inf, v.slack).min()  # what is no number would catch nothing
                 log_slack = -jnp.log1p(-jnp.minimum(slack, 1 - 1e-12))
                 powers = {} if form == "episodic" else {
@@ -156,12 +150,39 @@ def _stage_verdicts(claims: Sequence[Claim], identities: set[tuple[str, str]]):
                 }  # fmt: skip
                 out[claim.id, name] = {
                     "checks": jnp.asarray(v.violated.size), "violated": v.violated.sum(), "trivial": v.trivial.sum(),
-                    "open": v.inconclusive.ravel(),
+                    "open": v.inconclusive.ravel(), "identity": jnp.asarray(check.scale is not None),
                     "ratio": jnp.where(jnp.isnan(v.ratio), jnp.inf, v.ratio).max(), "slack": slack, **powers,
                 }  # fmt: skip
         return out
 
     return run
+
+
+BUILT_IN = {claim.id: claim for claim in STAGE_CLAIMS}
+
+
+def _batch_verdicts(ids: tuple[str, ...], stages: Stage) -> dict[tuple[str, str], dict[str, Array]]:
+    return jax.vmap(_stage_verdicts([BUILT_IN[id_] for id_ in ids]))(stages)
+
+
+def _single_verdicts(ids: tuple[str, ...], stage: Stage) -> dict[tuple[str, str], dict[str, Array]]:
+    return _stage_verdicts([BUILT_IN[id_] for id_ in ids])(stage)
+
+
+_own: dict[Any, Any] = {}
+
+
+def _verdicts(claims: tuple[Claim, ...], stages: Stage, single: bool, few: bool) -> Any:
+    """The verdicts on stages of one shape. The program of built-in claims is kept for other processes, a reader's in this one."""
+    if all(BUILT_IN.get(claim.id) == claim for claim in claims):
+        function, ids = _single_verdicts if single else _batch_verdicts, tuple(claim.id for claim in claims)
+        return jax.block_until_ready(programs.run(function, stages, static=(ids,), quick=few))
+    leaves, structure = jax.tree.flatten(stages)
+    key = (claims, single, few, structure, tuple((x.shape, x.dtype) for x in leaves))
+    if key not in _own:
+        f = _stage_verdicts(claims)
+        _own[key] = programs._compiled(jax.jit(f if single else jax.vmap(f)).lower(stages), few)
+    return jax.block_until_ready(_own[key](stages))
 
 
 def _decide(stage: Stage, key: tuple[str, str], open_: np.ndarray) -> tuple[int, int]:
@@ -173,9 +194,7 @@ def _decide(stage: Stage, key: tuple[str, str], open_: np.ndarray) -> tuple[int,
     return found.count("violated"), found.count("open")
 
 
-def _collect(
-    out: dict, family: str, stages: Any, identities: set[tuple[str, str]], deadline: float, broken: Broken
-) -> Tallies:
+def _collect(out: dict, family: str, stages: Any, deadline: float, broken: Broken) -> Tallies:
     """Tallies of a batch of verdicts, of stages with the same leading axis or a longer one."""
     stages, out = jax.tree.map(np.asarray, (stages, out))
     batch = len(next(iter(out.values()))["violated"]) if out else 0
@@ -185,7 +204,7 @@ def _collect(
     decided = dict.fromkeys(out, 0)
     undecided = np.logical_or.reduce([open_.any(-1) for open_ in opened.values()])
     for b in np.flatnonzero(undecided):  # stage by stage: what was solved for one check serves the next
-        if time.perf_counter() > deadline:
+        if time.thread_time() > deadline:
             break
         one = take(stages, b)
         for key, open_ in opened.items():
@@ -205,32 +224,10 @@ def _collect(
             batch, int(found["checks"].sum()), int(violated[key].sum()), left[key], decided[key], int(found["trivial"].sum()),
             float(found["ratio"].max()), family,
             float(found["slack"].min()), float(np.min(found.get("gamma_power", np.inf))),
-            float(np.min(found.get("length_power", np.inf))), key in identities,
+            float(np.min(found.get("length_power", np.inf))), bool(np.any(found["identity"])),
         )
         for key, found in out.items()
     }  # fmt: skip
-
-
-_programs: dict[Any, Future[tuple[Any, set[tuple[str, str]]]]] = {}
-_compiling = threading.Lock()
-
-
-def _program(claims: tuple[Claim, ...], stages: Stage, few: bool) -> tuple[Any, set[tuple[str, str]]]:
-    """The compiled audit of a batch of this shape, and which checks are identities; families of one shape share it."""
-    leaves, structure = jax.tree.flatten(stages)
-    key = (claims, structure, tuple((x.shape, x.dtype) for x in leaves))
-    with _compiling:
-        mine = key not in _programs
-        pending = _programs.setdefault(key, Future())
-    if mine:
-        identities: set[tuple[str, str]] = set()
-        try:
-            lowered = jax.jit(jax.vmap(_stage_verdicts(claims, identities))).lower(stages)
-            pending.set_result((lowered.compile(compiler_options=FEW if few else None), identities))
-        except BaseException as error:
-            pending.set_exception(error)
-            raise
-    return pending.result()
 
 
 def audit_family(
@@ -250,7 +247,7 @@ def audit_family(
 
     Args:
       progress: called with the number of stages done.
-      lock: held while a compiled program runs, so that families may compile in parallel threads.
+      lock: held while a program is compiled or runs.
       journal: where this family stood when it was interrupted; written after every chunk.
       stopped: asked before every chunk; the tallies so far are returned.
       broken: hears of violations, of those since an interruption only.
@@ -259,32 +256,30 @@ def audit_family(
       Tallies per (claim id, check name).
     """
     chunk = family.chunk or chunk
-    stages = family.make(rng, chunk)
     chosen = tuple(claim for claim in claims if claim.id not in family.without)
-    program, identities = _program(chosen, stages, instances <= FEW_INSTANCES)
     total: Tallies = {}
-    small = stages.team.reward.shape[1] <= EXACT_STATES
     spent = done = 0
+    allowed = EXACT_SECONDS * max(1.0, instances / 50_000)
     if journal is not None and (before := journal.read(family.name)) is not None:
         done, total, rng.bit_generator.state = before
         progress(done)
-        stages = family.make(rng, chunk)
     while done < instances and not stopped():
+        stages = family.make(rng, chunk)
         with lock or nullcontext():
-            out = jax.block_until_ready(program(stages))
+            out = _verdicts(chosen, stages, single=False, few=instances <= FEW_INSTANCES)
         now = min(chunk, instances - done)
         if now < chunk:  # the last, partial batch: count only what was asked for
             out = take(out, slice(now))
-        began = time.perf_counter()
-        deadline = began + EXACT_SECONDS - spent if small else began
-        for key, tally in _collect(out, family.name, stages, identities, deadline, broken).items():
+        began = time.thread_time()
+        small = stages.team.reward.shape[1] <= EXACT_STATES
+        deadline = began + allowed - spent if small else began
+        for key, tally in _collect(out, family.name, stages, deadline, broken).items():
             total[key] = total[key].plus(tally) if key in total else tally
-        spent += time.perf_counter() - began
+        spent += time.thread_time() - began
         done += now
         progress(now)
         if journal is not None:
             journal.write(family.name, done, total, rng.bit_generator.state)
-        stages = family.make(rng, chunk) if done < instances else stages
     return total
 
 
@@ -296,12 +291,10 @@ def audit_stage(
     broken: Broken = _unheard,
 ) -> Tallies:
     """Audit one stage that is its own family (a Gymnasium team)."""
-    identities: set[tuple[str, str]] = set()
-    program = jax.jit(_stage_verdicts(claims, identities)).lower(stage).compile(compiler_options=FEW)
     with lock or nullcontext():
-        out = jax.block_until_ready(program(stage))
-    batched = jax.tree.map(lambda x: jnp.asarray(x)[None], (out, stage))
-    return _collect(batched[0], name, batched[1], identities, 0.0, broken)
+        out = _verdicts(tuple(claims), stage, single=True, few=True)
+    batched = jax.tree.map(lambda x: np.asarray(x)[None], (out, stage))
+    return _collect(batched[0], name, batched[1], 0.0, broken)
 
 
 def rows(tallies: Tallies, claims: Sequence[Claim], started: float) -> list[Row]:

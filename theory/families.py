@@ -7,6 +7,7 @@ never entered, agents beyond `live_agents` own nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -51,18 +52,22 @@ def _steps(rng: np.random.Generator, batch: int) -> NDArray[np.float64]:
     return np.where(rng.random(batch) < 0.02, 0.0, 10.0 ** rng.uniform(-6, 0, batch))
 
 
-def _random(states: int, actions: int | tuple[int, ...], agents: int, horizon: int | None = None):
-    def make(rng: np.random.Generator, batch: int) -> Stage:
-        live = rng.integers(2, states + 1, batch)
-        return random_stages(
-            rng, batch, states, actions, agents,
-            discount=None if horizon else _discounts(rng, batch), horizon=horizon,
-            branching=rng.integers(1, live + 1), step=_steps(rng, batch),
-            concentration=10.0 ** rng.uniform(-1, 1, batch), live_states=live,
-            live_agents=rng.integers(1, agents + 1, batch), sparse_reward=rng.random(batch) < 0.3,
-        )  # fmt: skip
-
-    return make
+def _random(
+    states: int,
+    actions: int | tuple[int, ...],
+    agents: int,
+    horizon: int | None,
+    rng: np.random.Generator,
+    batch: int,
+) -> Stage:
+    live = rng.integers(2, states + 1, batch)
+    return random_stages(
+        rng, batch, states, actions, agents,
+        discount=None if horizon else _discounts(rng, batch), horizon=horizon,
+        branching=rng.integers(1, live + 1), step=_steps(rng, batch),
+        concentration=10.0 ** rng.uniform(-1, 1, batch), live_states=live,
+        live_agents=rng.integers(1, agents + 1, batch), sparse_reward=rng.random(batch) < 0.3,
+    )  # fmt: skip
 
 
 def _absorbing(batch: int, states: int, actions: int) -> NDArray[np.float64]:
@@ -148,11 +153,24 @@ def sharp_episodic(rng: np.random.Generator, batch: int, horizon: int = 6, agent
 
 LAW = "1−γ log-uniform [1e-3, 1] or (1 in 50) γ = 0; step log-uniform [1e-6, 1] or (1 in 50) 0"
 FAMILIES: tuple[Family, ...] = (
-    Family("small", f"S uniform 2…6, A = 2, n uniform 1…3; {LAW}", 0.45, _random(6, 2, 3)),
-    Family("middle", f"S uniform 2…12, A = 3, n uniform 1…6; {LAW}", 0.30, _random(12, 3, 6), ("P3.8",)),
-    Family("large", f"S uniform 2…16, A = 4, n uniform 1…16; {LAW}", 0.05, _random(16, 4, 16), ("P3.8",)),
-    Family("product", f"S uniform 2…4, factors 2×3×2, n = 3; {LAW}", 0.143, _random(4, (2, 3, 2), 3), ("P3.8",)),
-    Family("episodic", "contexts uniform 2…3, A = 2, n uniform 1…4, T = 6; step as above", 0.05, _random(3, 2, 4, 6)),
+    Family("small", f"S uniform 2…6, A = 2, n uniform 1…3; {LAW}", 0.45, partial(_random, 6, 2, 3, None)),
+    Family("middle", f"S uniform 2…12, A = 3, n uniform 1…6; {LAW}", 0.30, partial(_random, 12, 3, 6, None), ("P3.8",)),
+    Family(
+        "large", f"S uniform 2…16, A = 4, n uniform 1…16; {LAW}", 0.05, partial(_random, 16, 4, 16, None), ("P3.8",)
+    ),
+    Family(
+        "product",
+        f"S uniform 2…4, factors 2×3×2, n = 3; {LAW}",
+        0.143,
+        partial(_random, 4, (2, 3, 2), 3, None),
+        ("P3.8",),
+    ),
+    Family(
+        "episodic",
+        "contexts uniform 2…3, A = 2, n uniform 1…4, T = 6; step as above",
+        0.05,
+        partial(_random, 3, 2, 4, 6),
+    ),
     Family(
         "corners", "S = 6, A = 2: fork, branch, parting; γ uniform or log-uniform [1e-4, 1)", 0.005, sharp_discounted
     ),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["COLOURS", "LEGEND", "TEXT", "agent_axis", "panels", "save"]
 
@@ -18,12 +19,16 @@ LEGEND, TEXT = 9.5, 9
 
 def panels(rows: int, columns: int, size: tuple[float, float], **shared: Any) -> tuple[Figure, np.ndarray]:
     """A figure and its axes ``[rows, columns]``; `size` in inches."""
+    from matplotlib.figure import Figure  # who draws nothing does not wait for it
+
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
 
 def agent_axis(ax: Any, sizes: Any) -> None:
     """Numbers of agents, powers of two, on a logarithmic axis."""
+    from matplotlib.ticker import NullLocator
+
     ax.set_xticks([n for n in (2, 4, 8, 16, 32, 64, 128, 256) if n <= max(sizes)])
     ax.xaxis.set_major_formatter("{x:.0f}")
     ax.xaxis.set_minor_locator(NullLocator())

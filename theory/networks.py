@@ -6,10 +6,9 @@ the oracle can decide what float64 cannot; and the presets of the package, one s
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +16,16 @@ import numpy as np
 from jax import Array, lax
 from numpy.typing import NDArray
 
+from teamtr_jax import programs
 from teamtr_jax.divergences import message_kl_current_to_new, token_kl_current_to_new
 from teamtr_jax.dynamics import Tree
-from teamtr_jax.llm import enumeration
-from teamtr_jax.llm.enumeration import Enumeration, differentiable_policy, enumerate_world
-from teamtr_jax.llm.layout import Layout, Vocabulary, random_router, round_robin
-from teamtr_jax.llm.model import LanguageTeam, ModelConfig, agent_params, init_team, with_agent_params
 from teamtr_jax.types import Stage
 from teamtr_jax.values import objective
+
+if TYPE_CHECKING:  # a second to import, which most processes of a run need not
+    from teamtr_jax.llm.enumeration import Enumeration
+    from teamtr_jax.llm.layout import Layout, Vocabulary
+    from teamtr_jax.llm.model import LanguageTeam
 
 __all__ = ["SIZES", "BATCH", "PRESETS", "make", "preset_stage", "message_chain_rule"]
 
@@ -38,10 +39,11 @@ SIZES = (
     "2 transformers (d = 8), V = 2, T = 4: round robin, random router, two prompts, END; a third each one agent perturbed, "
     "policy-gradient updates of a fresh team, of a trained one; step log-uniform [1e-3, 10], reward uniform or 0/1"
 )
-MODEL = ModelConfig(width=8, layers=1, heads=1)
 
 
 def _layouts() -> list[tuple[Layout, tuple[str, ...]]]:
+    from teamtr_jax.llm.layout import Layout, Vocabulary, random_router, round_robin
+
     def vocabulary(ends: bool) -> Vocabulary:
         return Vocabulary("0" if ends else "01", AGENTS, "?!", ends)
 
@@ -61,10 +63,13 @@ def _widened(x: Array, shape: tuple[int, ...], fill: int) -> NDArray[Any]:
 @cache
 def _worlds() -> Enumeration:
     """The four teams as one pytree with a leading axis. The reward of a leaf is the number of its transcript."""
-    worlds = []
+    from teamtr_jax.llm.enumeration import enumerate_world
+    from teamtr_jax.llm.model import LanguageTeam, ModelConfig
+
+    worlds, model = [], ModelConfig(width=8, layers=1, heads=1)
     for layout, prompts in _layouts():
         weights = np.array([0.6, 0.4][: len(prompts)]) if len(prompts) > 1 else None
-        team = LanguageTeam(layout, (MODEL,) * AGENTS)
+        team = LanguageTeam(layout, (model,) * AGENTS)
         worlds.append(enumerate_world(team, prompts, lambda tokens: np.arange(len(tokens)), weights))
     ids = worlds[0].language.layout.vocabulary
     for world in worlds[1:]:  # the evaluation of a policy looks at no more of a layout than this
@@ -92,6 +97,8 @@ def _worlds() -> Enumeration:
 
 @cache
 def _shapes() -> Any:
+    from teamtr_jax.llm.model import init_team
+
     return jax.eval_shape(lambda: init_team(_worlds().language, jax.random.key(0)))
 
 
@@ -106,15 +113,22 @@ def _noise(rng: np.random.Generator, batch: int, start: bool) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, _shapes())
 
 
-@partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
-@partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0, 0))
 def _stages(
+    worlds: Enumeration, params: Any, noise: Any, which: Array, moves: Array, rewards: Array, order: Array
+) -> Stage:
+    """`_stage` of a batch."""
+    return jax.vmap(_stage, in_axes=(None, 0, 0, 0, 0, 0, 0))(worlds, params, noise, which, moves, rewards, order)
+
+
+def _stage(
     worlds: Enumeration, params: Any, noise: Any, which: Array, moves: Array, rewards: Array, order: Array
 ) -> Stage:
     """A chain of steps `moves [k, 2, n]`: by how much each agent follows its gradient of the moment, and the noise.
 
     The stage begins after `WARM` of them.
     """
+    from teamtr_jax.llm.enumeration import differentiable_policy
+
     world: Enumeration = jax.tree.map(lambda x: x[which], worlds)
     table = rewards[world.team.reward.astype(int)]
     last = Tree(2, HORIZON).level(HORIZON - 1)
@@ -137,9 +151,6 @@ def _stages(
     return Stage(world.team, policies[WARM], policies[-1], order)
 
 
-_making = threading.Lock()
-
-
 def make(rng: np.random.Generator, batch: int = BATCH) -> Stage:
     """`batch` stages of the four teams: the first agent perturbed, a fresh team updated, a trained one updated."""
     order = np.stack([rng.permutation(AGENTS) for _ in range(batch)])
@@ -152,24 +163,26 @@ def make(rng: np.random.Generator, batch: int = BATCH) -> Stage:
     for k in range(AGENTS):
         moves[np.arange(batch), WARM + k, 0, order[:, k]] = np.where(kind > 0, rate, 0.0)
     moves[np.arange(batch), WARM, 1, order[:, 0]] = np.where(kind == 0, 0.3 * rate, 0.0)
-    data = (jnp.asarray(x) for x in (which, moves, rewards, order))
-    with _making:  # one thread compiles, the others wait for what it has
-        return _stages(_worlds(), _noise(rng, batch, True), _noise(rng, batch, False), *data)
+    noise = (_noise(rng, batch, start) for start in (True, False))
+    return programs.run(
+        _stages, _worlds(), *noise, which, moves, rewards, order
+    )  # training is float32: others would come out
+
+
+def _divergences(current: Array, new: Array) -> tuple[Array, Array]:
+    tree = Tree(2, HORIZON)
+    return (
+        jax.vmap(partial(message_kl_current_to_new, tree))(current, new),
+        jax.vmap(partial(token_kl_current_to_new, tree))(current, new),
+    )
 
 
 def message_chain_rule(rng: np.random.Generator, instances: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """P3.2 on networks: message KL by summing over transcripts, and expected sum of token KLs; [instances] each."""
-    tree = Tree(2, HORIZON)
-
-    @jax.jit
-    @jax.vmap
-    def both(current: Array, new: Array) -> tuple[Array, Array]:
-        return message_kl_current_to_new(tree, current, new), token_kl_current_to_new(tree, current, new)
-
     found = []
     for _ in range(-(-instances // BATCH)):
         stages = make(rng)
-        found.append(np.stack(both(stages.current, stages.target)))
+        found.append(np.stack(programs.run(_divergences, stages.current, stages.target, quick=True)))
     message, tokens = np.concatenate(found, 1)[:, :instances]
     return message, tokens
 
@@ -180,17 +193,17 @@ def _agreement(tokens: NDArray[np.int32], team: LanguageTeam) -> NDArray[np.floa
     return (tokens[:, layout.start(0) + 1] == tokens[:, layout.start(layout.turns - 1) + 1]).astype(float)
 
 
-PRESETS: dict[str, LanguageTeam] = {
-    "V = 4, T = 8, END": enumeration.PRESET_4_8_END,
-    "V = 4, T = 8": enumeration.PRESET_4_8,
-    "V = 2, T = 16": enumeration.PRESET_2_16,
-}
+PRESETS = {"V = 4, T = 8, END": "PRESET_4_8_END", "V = 4, T = 8": "PRESET_4_8", "V = 2, T = 16": "PRESET_2_16"}
+"""By their names in `teamtr_jax.llm.enumeration`."""
 
 
 def preset_stage(name: str, rate: float = 0.4, warm: int = 1) -> Stage:
     """A stage of policy-gradient updates, each on the exact gradient of the team as it stands, after `warm` stages like it."""
-    team = PRESETS[name]
-    world = enumerate_world(team, ["?"], lambda tokens: _agreement(tokens, team))
+    from teamtr_jax.llm import enumeration
+    from teamtr_jax.llm.model import agent_params, init_team, with_agent_params
+
+    team: LanguageTeam = getattr(enumeration, PRESETS[name])
+    world = enumeration.enumerate_world(team, ["?"], lambda tokens: _agreement(tokens, team))
     params = init_team(team, jax.random.key(0))
     policy = before = enumeration.enumerated_policy(world, params)
     for _ in range(warm + 1):

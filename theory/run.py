@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import pickle
 import platform
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,6 +42,8 @@ MOST = 10**9
 """Random stages that may be asked for: weeks of two cores."""
 LEAST = 200
 """Random stages of a family, at the least."""
+SILENT = 60.0
+"""Seconds between two lines that say how far it is, where no bar is seen."""
 ORDER = "TPESRU"
 """Kinds of ids in the ledger: tools, paper, episodic, sharper, rates, updates; a reader's own come last."""
 
@@ -131,87 +136,172 @@ def _announce(plan: Plan, console: Console) -> None:
         console.print(f"studies: {'; '.join(study.name for study in plan.studies)}", markup=False, highlight=False)
 
 
-def _start_process() -> None:
+def _keep(broken: dict[str, audit.Counterexample], found: audit.Counterexample) -> None:
+    """The worst counterexample of each claim."""
+    known = broken.get(found.id)
+    if known is None or found.ratio > known.ratio:
+        broken[found.id] = found
+
+
+class Audited(NamedTuple):
+    """What the audit of a family, or of one stage, found."""
+
+    tallies: audit.Tallies
+    broken: dict[str, audit.Counterexample]
+
+
+class _Place(NamedTuple):
+    """Where a job is done: in a worker, which does one at a time, or in a thread of this process."""
+
+    progress: Callable[[int], None]  #: told of stages
+    lock: AbstractContextManager[Any] = nullcontext()  #: held while a program runs
+    stopped: Callable[[], bool] = lambda: False
+    draws: bool = False  #: whether figures are drawn there
+
+
+_worker = [_Place(lambda done: None)]
+"""In a worker: its own place."""
+
+
+def _start_process(told: Any = None) -> None:
+    """Prepare a worker; `told` is the queue in which it says how many stages it has done."""
     jax.config.update("jax_enable_x64", True)
+    _worker[0] = _Place((lambda done: None) if told is None else told.put, draws=True)
 
 
-def _apart(job: Callable[..., Found], tier: Tier, rng: np.random.Generator) -> Found:
-    """A study in a process of its own: nobody else runs programs there."""
-    return job(tier, rng, nullcontext())
+def _family(
+    family: Family,
+    stages: int,
+    rng: np.random.Generator,
+    claims: tuple[Claim, ...],
+    chunk: int,
+    book: audit.Journal | None,
+    place: _Place | None = None,
+) -> Audited:
+    place, broken = place or _worker[0], {}
+    tallies = audit.audit_family(
+        family, stages, rng, claims, chunk=chunk, progress=place.progress, lock=place.lock, journal=book,
+        stopped=place.stopped, broken=partial(_keep, broken),
+    )  # fmt: skip
+    return Audited(tallies, broken)
 
 
-def _workers(plan: Plan) -> AbstractContextManager[Any]:
-    return processes.workers(1, _start_process) if any(study.apart for study in plan.studies) else nullcontext()
+def _single(single: Single, claims: tuple[Claim, ...], place: _Place | None = None) -> Audited:
+    place, broken = place or _worker[0], {}
+    if place.stopped():
+        return Audited({}, {})
+    with place.lock:
+        stage = single.make()
+    chosen = [claim for claim in claims if claim.id not in single.without]
+    return Audited(audit.audit_stage(single.name, stage, chosen, place.lock, partial(_keep, broken)), broken)
+
+
+def _study(study: Study, tier: Tier, rng: np.random.Generator, place: _Place | None = None) -> Found:
+    place = place or _worker[0]
+    if place.stopped():
+        return Found()
+    found = study.job(tier, rng, place.lock)
+    return _drawn(found) if place.draws else found
+
+
+def _write(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
+
+
+def _drawn(found: Found) -> Found:
+    """The same with its files made already. One that fails is left as it is, to fail where that is said."""
+    draws = dict(found.draws)
+    with tempfile.TemporaryDirectory() as folder:
+        for file, draw in found.draws.items():
+            with suppress(Exception):
+                draw(Path(folder) / file)
+                draws[file] = partial(_write, (Path(folder) / file).read_bytes())
+    return found._replace(draws=draws)
+
+
+def _sendable(job: Any) -> bool:
+    """Whether a worker can be told to do this: a reader's functions are known here only."""
+    try:
+        return b"__main__" not in pickle.dumps(job)
+    except Exception:
+        return False
+
+
+MOST_WORKERS = 4
+"""A worker holds a gigabyte; more of them have nothing left to do."""
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Work:
-    """The jobs of a run, and what they have found so far.
+    """The jobs of a run: a process for each core; two threads here for what cannot be sent, and for an accelerator's programs.
 
-    Two programs compile at a time, one runs at a time (teamtr_jax/dynamics/_linear.py says why): that is the lock `running`.
+    In a process one program runs at a time (teamtr_jax/dynamics/_linear.py says why): that is the lock `running`.
     """
 
     def __init__(self, plan: Plan, book: audit.Journal | None, progress: Progress) -> None:
         self.plan, self.book, self.progress = plan, book, progress
-        self.tallies: audit.Tallies = {}
-        self.broken: dict[str, audit.Counterexample] = {}
-        self.adding, self.running, self.stop = threading.Lock(), threading.Lock(), threading.Event()
+        self.audited: dict[str, Audited] = {}  #: by family, or stage
+        self.found: dict[str, Found] = {}  #: by study
+        self.stop, self.began, self.said = threading.Event(), time.perf_counter(), time.perf_counter()
+        self.here = _Place(self.advance, threading.Lock(), self.stop.is_set)
         self.stages_bar = progress.add_task("random stages", total=sum(plan.counts.values()))
         self.jobs_bar = progress.add_task("teams and studies", total=len(plan.singles) + len(plan.studies))
 
-    def _add(self, found: audit.Tallies) -> None:
-        with self.adding:
-            for key, tally in found.items():
-                self.tallies[key] = self.tallies[key].plus(tally) if key in self.tallies else tally
+    def advance(self, stages: int) -> None:
+        """Stages are done; every minute a line says so where no bar is seen."""
+        self.progress.advance(self.stages_bar, stages)
+        bar, now = self.progress.tasks[self.stages_bar], time.perf_counter()
+        if self.progress.disable and now - self.said > SILENT:
+            self.said, rate = now, bar.completed / (now - self.began)
+            left = f"; about {((bar.total or 0) - bar.completed) / rate:.0f} s to go" if rate else ""
+            self.progress.console.print(
+                f"{bar.completed:,.0f} of {bar.total:,.0f} stages in {now - self.began:.0f} s{left}"
+            )
 
-    def _break(self, found: audit.Counterexample) -> None:
-        with self.adding:
-            known = self.broken.get(found.id)
-            if known is None or found.ratio > known.ratio:
-                self.broken[found.id] = found
+    def listen(self, told: Any) -> None:
+        """To the workers, until `None`."""
+        while (stages := told.get()) is not None:
+            self.advance(stages)
 
-    def family(self, family: Family) -> None:
+    def jobs(self) -> list[tuple[Callable[..., Any], tuple[Any, ...], bool]]:
+        """A function, its arguments, whether it runs programs; what takes longest first."""
         plan = self.plan
-        self._add(audit.audit_family(
-            family, plan.counts[family.name], plan.rng(family.name), plan.claims, chunk=plan.tier.chunk,
-            progress=lambda done: self.progress.advance(self.stages_bar, done), lock=self.running, journal=self.book,
-            stopped=self.stop.is_set, broken=self._break,
-        ))  # fmt: skip
+        studies = [(_study, (one, plan.tier, plan.rng(one.name)), not one.apart) for one in plan.studies]
+        families = [
+            (_family, (one, plan.counts[one.name], plan.rng(one.name), plan.claims, plan.tier.chunk, self.book), True)
+            for one in sorted(
+                plan.families, key=lambda one: -one.share
+            )  # small ones last: they share programs of others
+        ]
+        singles = [(_single, (one, plan.claims), True) for one in plan.singles]
+        return [*studies, *singles, *families]
 
-    def single(self, single: Single) -> None:
-        if self.stop.is_set():
-            return
-        with self.running:
-            stage = single.make()
-        claims = [claim for claim in self.plan.claims if claim.id not in single.without]
-        self._add(audit.audit_stage(single.name, stage, claims, self.running, self._break))
-        self.progress.advance(self.jobs_bar)
-
-    def study(self, study: Study) -> Found:
-        if self.stop.is_set():
-            return Found()
-        found = study.job(self.plan.tier, self.plan.rng(study.name), self.running)
-        self.progress.advance(self.jobs_bar)
-        return found
-
-    def begin_apart(self, study: Study, executor: ProcessPoolExecutor) -> Future[Found]:
-        job = executor.submit(_apart, study.job, self.plan.tier, self.plan.rng(study.name))
-        job.add_done_callback(lambda _: self.progress.advance(self.jobs_bar))
-        return job
-
-    def all(self) -> list[Found]:
+    def all(self) -> None:
         """Do everything; what failed, or Ctrl-C, ends the rest."""
-        plan = self.plan
-        with _workers(plan) as executor:
+        everywhere = jax.default_backend() == "cpu"
+        jobs = self.jobs()
+        sent = [(everywhere or not runs) and _sendable(arguments) for _, arguments, runs in jobs]
+        count = min(sum(sent), _cores() if everywhere else 1, MOST_WORKERS)
+        told = multiprocessing.get_context("spawn").SimpleQueue()
+        listener = threading.Thread(target=self.listen, args=(told,), daemon=True)
+        listener.start()
+        with processes.workers(count, _start_process, told) if count else nullcontext() as executor:
             pool = ThreadPoolExecutor(2)
             try:
-                begun = {study.name: self.begin_apart(study, executor) for study in plan.studies if study.apart}
-                jobs = [pool.submit(self.family, family) for family in plan.families[:2]]
-                begun |= {study.name: pool.submit(self.study, study) for study in plan.studies if not study.apart}
-                jobs += [pool.submit(self.family, family) for family in plan.families[2:]]
-                jobs += [pool.submit(self.single, single) for single in plan.singles]
-                for job in jobs:
-                    job.result()
-                found = [begun[study.name].result() for study in plan.studies]
+                begun: list[Future[Any]] = [
+                    executor.submit(job, *arguments) if away and executor is not None
+                    else pool.submit(job, *arguments, self.here)
+                    for away, (job, arguments, _) in zip(sent, jobs, strict=True)
+                ]  # fmt: skip
+                for future, (job, _, _) in zip(begun, jobs, strict=True):
+                    if job is not _family:
+                        future.add_done_callback(lambda _: self.progress.advance(self.jobs_bar))
+                for future in wait(begun, return_when=FIRST_EXCEPTION).done:
+                    future.result()
+                found = [future.result() for future in begun]
             except BaseException as error:
                 self.stop.set()
                 if executor is not None:
@@ -219,7 +309,10 @@ class _Work:
                 pool.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
                 raise
             pool.shutdown()
-        return found
+        told.put(None)
+        listener.join()
+        for (_, (one, *_), _), result in zip(jobs, found, strict=True):
+            (self.found if isinstance(one, Study) else self.audited)[one.name] = result
 
 
 def run(
@@ -264,15 +357,23 @@ def run(
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         work = _Work(plan, book, progress)
-        found = work.all()
-    rows = ledger.merged([*audit.rows(work.tallies, plan.claims, started), *(row for one in found for row in one.rows)])
+        work.all()
+    found = [work.found[one.name] for one in plan.studies]
+    tallies: audit.Tallies = {}
+    broken: dict[str, audit.Counterexample] = {}
+    for one in (*plan.families, *plan.singles):  # in this order, whatever was done first: of equals the first is named
+        for key, tally in work.audited[one.name].tallies.items():
+            tallies[key] = tallies[key].plus(tally) if key in tallies else tally
+        for counterexample in work.audited[one.name].broken.values():
+            _keep(broken, counterexample)
+    rows = ledger.merged([*audit.rows(tallies, plan.claims, started), *(row for one in found for row in one.rows)])
     rows = [row for row in rows if row.statement]  # one without adds to another, which may not have been asked for
     decided = {key: x for one in found for key, x in one.evidence.items()}
     evidence.add(rows, decided, index["instances"])
     rows.sort(key=_place)
     draws = {file: draw for one in found for file, draw in one.draws.items()}
     draws |= {"adversarial.md": partial(evidence.page, index["ratios"])}
-    draws |= evidence.counterexamples(rows, work.broken)
+    draws |= evidence.counterexamples(rows, broken)
     shown = {id_: file for study in plan.studies for file, ids in study.figures.items() if file in draws for id_ in ids}
     said = {id_: words for study in plan.studies for id_, words in study.says.items() if words}
     for row in rows:

@@ -33,7 +33,7 @@ class Study(NamedTuple):
     name: str
     says: Mapping[str, str]  #: ids of the statements that it is about, and each as a sentence (empty: said elsewhere)
     job: Callable[[Tier, np.random.Generator, AbstractContextManager[Any]], Found]
-    apart: bool = False  #: exact arithmetic or NumPy alone: in a process of its own, so `job` is a function of a module
+    apart: bool = False  #: exact arithmetic or NumPy alone: in a worker even where programs run on an accelerator
     figures: Mapping[str, tuple[str, ...]] = {}  #: file name → ids of the rows that the figure shows
 
 

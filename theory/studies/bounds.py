@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 
+from teamtr_jax import programs
 from teamtr_jax.bounds import penalty_later_turns, penalty_log_sum, penalty_paper, penalty_trivial
 from teamtr_jax.surrogates import stage_report
+from teamtr_jax.types import Stage
 from theory.families import FAMILIES
 from theory.figures import LEGEND, panels, save
 from theory.studies.base import Found, Study
@@ -37,19 +40,21 @@ class Cloud(NamedTuple):
     zero: int  #: updates with no gap at all, left out
 
 
-def cloud(rng: np.random.Generator, lock: AbstractContextManager[Any], stages: int = STAGES) -> Cloud:
-    """The first family of the audit."""
+def _numbers(stages: Stage) -> tuple[Array, ...]:
+    """The fresh gaps, their budgets and their bounds, ``[B, n]`` each."""
 
-    @jax.jit
-    @jax.vmap
-    def numbers(stage: Any):
+    def of(stage: Stage) -> tuple[Array, ...]:
         report = stage_report(stage)
         return abs(report.gap_fresh), report.rounding.fresh, *(penalty(report) for penalty, _ in SHOWN.values())
 
+    return jax.vmap(of)(stages)
+
+
+def cloud(rng: np.random.Generator, lock: AbstractContextManager[Any], stages: int = STAGES) -> Cloud:
+    """The first family of the audit."""
     made = FAMILIES[0].make(rng, stages)
-    program = numbers.lower(made).compile()
     with lock:
-        gap, budget, *penalties = (np.asarray(x).ravel() for x in program(made))
+        gap, budget, *penalties = (np.asarray(x).ravel() for x in programs.run(_numbers, made, quick=True))
     sure = gap > budget
     kept = dict(zip(SHOWN, (x[sure] for x in penalties), strict=True))
     return Cloud(gap[sure], kept, int((~sure & (gap > 0)).sum()), int((gap == 0).sum()))

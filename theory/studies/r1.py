@@ -6,9 +6,9 @@ import time
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from teamtr_jax import programs
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.teams import relay_stage
 from theory.constructions.relay import Leading, leading_coefficients
@@ -33,18 +33,23 @@ class RelayCurves(NamedTuple):
     wrong: int
 
 
-def curves(sizes: tuple[int, ...] = SIZES, steps: tuple[float, ...] = STEPS) -> RelayCurves:
-    """Exact coefficients for every n, and the finite-step gaps by the float64 core, all sizes in one program."""
-    slots = max(sizes)
+def _stage_sums(slots: int, sizes: jax.Array, steps: jax.Array) -> dict[str, jax.Array]:
+    """Stage sums of the absolute gaps of relays, one after the other."""
 
-    @jax.jit
-    def stage_sums(n: jax.Array, p: jax.Array) -> dict[str, jax.Array]:
+    def of(relay: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
+        n, p = relay
         report = stage_report(relay_stage(n, p, p, slots))
         gaps = {"fresh": report.gap_fresh, "stale": report.gap_stale, "cached": report.gap_cached}
         return {name: abs(gap).sum() for name, gap in gaps.items()}
 
+    return jax.lax.map(of, (sizes, steps))
+
+
+def curves(sizes: tuple[int, ...] = SIZES, steps: tuple[float, ...] = STEPS) -> RelayCurves:
+    """Exact coefficients for every n, and the finite-step gaps by the float64 core, all sizes in one program."""
     grid = [(n, p) for p in steps for n in sizes]
-    found = jax.lax.map(lambda x: stage_sums(*x), (jnp.array([n for n, _ in grid]), jnp.array([p for _, p in grid])))
+    counts, chances = np.array([n for n, _ in grid]), np.array([p for _, p in grid])
+    found = programs.run(_stage_sums, counts, chances, static=(max(sizes),), quick=True)
     gaps = {name: np.asarray(gap).reshape(len(steps), len(sizes)) for name, gap in found.items()}
     leading = [leading_coefficients(n) for n in sizes]
     wrong = sum(

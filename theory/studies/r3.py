@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from teamtr_jax import programs
 from teamtr_jax.divergences import expected, kl_current_to_new
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.teams import random_stages
@@ -61,6 +62,20 @@ def equal_kl(stage: Stage, kl: float, per_message: jax.Array | bool = False) -> 
     return Stage(team, stage.current, table(jax.lax.fori_loop(0, 50, bisect, start)[0]), stage.order)
 
 
+def _all_sums(at_once: int, stages: Stage, per_message: jax.Array) -> dict[str, jax.Array]:
+    """Stage sums of the absolute gaps, so many stages at once.
+
+    They divide the batch: a remainder would be a second, independent chain of LAPACK calls in this program.
+    """
+
+    def of(stage: Stage) -> dict[str, jax.Array]:
+        report = stage_report(equal_kl(stage, KL, per_message))
+        gaps = {"fresh": report.gap_fresh, "stale": report.gap_stale, "cached": report.gap_cached}
+        return {name: abs(gap).sum() for name, gap in gaps.items()}
+
+    return jax.lax.map(of, stages, batch_size=at_once)
+
+
 def run(
     instances: int,
     rng: np.random.Generator,
@@ -76,19 +91,13 @@ def run(
         live_agents=np.repeat(sizes, instances),
     )  # fmt: skip
 
-    def stage_sums(stage: Stage, per_message: jax.Array) -> dict[str, jax.Array]:
-        report = stage_report(equal_kl(stage, KL, per_message))
-        gaps = {"fresh": report.gap_fresh, "stale": report.gap_stale, "cached": report.gap_cached}
-        return {name: abs(gap).sum() for name, gap in gaps.items()}
-
-    @jax.jit
-    def all_sums(stages: Stage, per_message: jax.Array) -> dict[str, jax.Array]:
-        # One batch a size: a remainder would be a second, independent chain of LAPACK calls in this program.
-        return jax.lax.map(lambda stage: stage_sums(stage, per_message), stages, batch_size=instances)
-
-    program = all_sums.lower(stages, jnp.asarray(True)).compile()
     with lock or nullcontext():
-        found = {held: jax.block_until_ready(program(stages, jnp.asarray(held == "message"))) for held in HELD}
+        found = {
+            held: jax.block_until_ready(
+                programs.run(_all_sums, stages, np.asarray(held == "message"), static=(instances,), quick=agents <= 8)
+            )
+            for held in HELD
+        }
     gaps = jax.tree.map(lambda gap: np.asarray(gap).reshape(len(sizes), instances), found)
     slopes = {held: {name: bootstrap_slope(sizes, gap, rng) for name, gap in of.items()} for held, of in gaps.items()}
     stale = slopes["message"]["stale"]

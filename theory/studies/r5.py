@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flint import fmpq, fmpq_mat
 
+from teamtr_jax import programs
 from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.exact import exact_numbers, exact_stage
 from teamtr_jax.interaction import interaction_matrix
@@ -273,8 +274,8 @@ def _exact(stage: Stage) -> tuple[int, int, dict[str, int]]:
     return len(pairs) + len(low), wrong, {name: sum(c != 0 for c in rest[:, 3]) for name, rest in found.items()}
 
 
-def _sums(stages: Stage) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """`Σ_i |remainder_i|` and its rounding budget, ``[step, instance]``."""
+def _all_steps(stages: Stage, steps: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    """Gaps and interaction matrix of every stage at every step, and the budget of their sums."""
 
     def one(stage: Stage, step: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
         moved = stage.current + step * (stage.target - stage.current)
@@ -284,11 +285,12 @@ def _sums(stages: Stage) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         parts = report.gap_fresh, report.gap_stale, report.gap_cached, matrix
         return parts, 2 * report.rounding.cached.sum()
 
-    @jax.jit
-    def all_steps(stages: Stage, steps: jax.Array):
-        return jax.lax.map(lambda step: jax.vmap(one, (0, None))(stages, step), steps)
+    return jax.lax.map(lambda step: jax.vmap(one, (0, None))(stages, step), steps)
 
-    parts, budget = jax.device_get(all_steps(stages, jnp.asarray(STEPS)))
+
+def _sums(stages: Stage) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """`Σ_i |remainder_i|` and its rounding budget, ``[step, instance]``."""
+    parts, budget = jax.device_get(programs.run(_all_steps, stages, STEPS, quick=True))
     fresh, stale, cached = (np.moveaxis(x, -1, 0) for x in parts[:3])
     found = Expansion(fresh, stale, cached, np.moveaxis(parts[3], (-2, -1), (0, 1)))
     return budget, {name: abs(rest).sum(0) for name, rest in remainders(found).items()}

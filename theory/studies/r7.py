@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
-from matplotlib import colormaps
 
+from teamtr_jax import programs
 from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage, Team
@@ -198,7 +198,6 @@ def _point(setting: Setting, n: int, coherence: float, leak: float, kl: float, d
     return _Point(owner, _steps_of(np.full(slots, held), sign, PROBABILITY) * (np.arange(slots) < n), leak, order)
 
 
-@jax.jit
 def _stage_sums(points: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
     """`Σ_i|gap_i|` and its rounding budget, ``[point, gap]``."""
 
@@ -212,8 +211,11 @@ def _stage_sums(points: tuple[Array, Array, Array, Array]) -> tuple[Array, Array
     return jax.lax.map(one, points, batch_size=BATCH)
 
 
-def _evaluate(points: Sequence[_Point], slots: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """`_stage_sums` of all points, `CHUNK` at a time (the last filled up), each in the smallest shape that holds its agents."""
+def _evaluate(points: Sequence[_Point], slots: Sequence[int], quick: bool) -> tuple[np.ndarray, np.ndarray]:
+    """`_stage_sums` of all points, `CHUNK` at a time (the last filled up), each in the smallest shape that holds its agents.
+
+    Programs are compiled fast if `quick`.
+    """
     shape = np.array([min(s for s in slots if s >= (x.steps != 0).sum()) for x in points])
     sums, budget = np.zeros((2, len(points), 3))
     for size in slots:
@@ -221,13 +223,15 @@ def _evaluate(points: Sequence[_Point], slots: Sequence[int]) -> tuple[np.ndarra
         for first in range(0, len(chosen), CHUNK):
             part = chosen[first : first + CHUNK]
             filled = [points[k] for k in np.resize(part, CHUNK).tolist()]
-            found = _stage_sums(
+            found = programs.run(
+                _stage_sums,
                 (
-                    jnp.asarray(np.stack([x.owner for x in filled])),
-                    jnp.asarray(np.stack([x.steps[:size] for x in filled])),
-                    jnp.asarray(np.array([x.leak for x in filled])),
-                    jnp.asarray(np.stack([x.order[:size] for x in filled])),
-                )
+                    np.stack([x.owner for x in filled]),
+                    np.stack([x.steps[:size] for x in filled]),
+                    np.array([x.leak for x in filled]),
+                    np.stack([x.order[:size] for x in filled]),
+                ),
+                quick=quick,
             )
             sums[part], budget[part] = (np.asarray(x)[: len(part)] for x in found)
     return sums, budget
@@ -238,13 +242,13 @@ def _kl_of(ratio: float) -> float:
     return float(-p * np.log1p(x / p) - (1 - p) * np.log1p(-x / (1 - p)))
 
 
-def _window(draws: _Draws, sizes: tuple[int, ...], slots: Sequence[int]) -> float:
+def _window(draws: _Draws, sizes: tuple[int, ...], slots: Sequence[int], quick: bool) -> float:
     """The largest step whose error on the corners of the map (coherent, memory ∞ and 10, least and most agents) is in budget."""
     corners = [(s, n, q) for s in (SETTINGS[0], SETTINGS[5]) for n in (sizes[0], sizes[-1]) for q in (0.0, 0.1)]
     points = [
         _point(s, n, 1.0, q, _kl_of(r) * scale, draws, 0) for r in RATIOS for scale in (1, 0.25) for s, n, q in corners
     ]
-    sums, budget = (x.reshape(len(RATIOS), 2, len(corners), 3) for x in _evaluate(points, slots))
+    sums, budget = (x.reshape(len(RATIOS), 2, len(corners), 3) for x in _evaluate(points, slots, quick))
     error = budget[:, 0] / sums[:, 0] + abs(sums[:, 0] / (4 * sums[:, 1]) - 1)
     total = error[..., 1].max(-1)  # of the stale gap
     return RATIOS[int(np.argmax(total <= THRESHOLD))] if (total <= THRESHOLD).any() else RATIOS[int(np.argmin(total))]
@@ -271,7 +275,7 @@ class _Grid(NamedTuple):
     sizes: tuple[int, ...]
     instances: int
 
-    def evaluated(self, draws: _Draws, kl: float, slots: Sequence[int]) -> _Evaluated:
+    def evaluated(self, draws: _Draws, kl: float, slots: Sequence[int], quick: bool) -> _Evaluated:
         places, points, halves = [], [], []
         for key in [(s, c, q) for s in self.settings for c in self.coherence for q in self.leaks]:
             setting, c, q = key
@@ -282,8 +286,8 @@ class _Grid(NamedTuple):
                     points.append(_point(setting, n, c, q, kl, draws, b))
                     if b < CHECKED:
                         halves.append((len(points) - 1, _point(setting, n, c, q, kl / 4, draws, b)))
-        sums, budget = _evaluate(points, slots)
-        half, _ = _evaluate([x for _, x in halves], slots)
+        sums, budget = _evaluate(points, slots, quick)
+        half, _ = _evaluate([x for _, x in halves], slots, quick)
         return _Evaluated(places, points, sums, budget, {k: x for (k, _), x in zip(halves, half, strict=True)})
 
 
@@ -352,9 +356,9 @@ def run(
     slots = sorted({sizes[min(2, len(sizes) - 1)], sizes[-1]})
     draws = _Draws(*(rng.random((instances, width)) for width in (sizes[-1], sizes[-1], 2 * sizes[-1])))
     with lock or nullcontext():
-        ratio = _window(draws, sizes, slots)
+        ratio = _window(draws, sizes, slots, quick)
         kl = _kl_of(ratio)
-        found = grid.evaluated(draws, kl, slots)
+        found = grid.evaluated(draws, kl, slots, quick)
     longest = 2 * sizes[-1]
     reference = None if garnet is None else garnet.slopes
     cells = _cells(grid, found, rng)
@@ -408,6 +412,8 @@ def as_dict(x: RegimeMap) -> dict[str, Any]:
 def _map(ax: Any, curves: RegimeMap, setting: Setting, gap: str) -> Any:
     """One panel: exponents over memory and coherence, contours at 1 and 2."""
     slope = curves.slopes(setting, gap)
+    from matplotlib import colormaps
+
     colours = colormaps["RdYlBu_r"].with_extremes(bad="#cccccc")
     image = ax.imshow(slope, origin="lower", cmap=colours, vmin=-1, vmax=2, aspect="auto")
     for level, style in ((1.0, "--"), (2.0, "-")):

@@ -13,10 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
-import scipy.stats
-from matplotlib import colormaps
-from matplotlib.figure import Figure
+import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax import finite_sample as fs
@@ -552,6 +549,8 @@ def _needed(ax: Any, data: S8Data) -> None:
     """Rollouts until `SHARE` of the certificates are positive, by team."""
     teams = list(data.needed)
     table = np.array([[data.needed[team][limit.name] or np.nan for team in teams] for limit in LIMITS], float)
+    from matplotlib import colormaps
+
     shade = colormaps["Blues_r"].with_extremes(bad="#dddddd")
     ax.imshow(np.log10(table), cmap=shade, vmin=1, vmax=5.5, aspect="auto")
     for (k, i), size in np.ndenumerate(table):
@@ -566,6 +565,8 @@ def _needed(ax: Any, data: S8Data) -> None:
 
 def finite_sample_figure(data: S8Data, path: Path) -> Path:
     """Limits are rows: misses against their level, positive certificates against rollouts, the rollouts needed by team."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 9.6), layout="constrained")
     grid = figure.add_gridspec(2, 2)
     first = figure.add_subplot(grid[0, 0])

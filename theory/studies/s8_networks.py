@@ -9,9 +9,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.stats
+import scipy
+from jax import Array
 
 from teamtr_jax import finite_sample as fs
+from teamtr_jax import programs
 from teamtr_jax.divergences import message_probabilities
 from teamtr_jax.dynamics import Tree
 from theory import networks
@@ -20,6 +22,11 @@ from theory.studies.base import Found, Study
 from theory.tiers import Tier
 
 __all__ = ["STUDY", "run"]
+
+
+def _laws(policies: Array) -> Array:
+    """Probabilities of the messages of each policy."""
+    return jax.vmap(partial(message_probabilities, Tree(2, networks.HORIZON)))(policies)
 
 
 def run(
@@ -34,8 +41,7 @@ def run(
     tree = Tree(2, networks.HORIZON)
     moves = stages.team.active[:teams] == stages.order[:teams, :1]
     new = np.where(moves[..., None], stages.target[:teams], stages.current[:teams])
-    law = jax.jit(jax.vmap(partial(message_probabilities, tree)))
-    laws = (np.asarray(law(x)) for x in (stages.current[:teams], new))
+    laws = (np.asarray(programs.run(_laws, x, quick=True)) for x in (stages.current[:teams], new))
     misses, worst, tightest, harmful = [], "", 0.0, 0
     limit = 1 + float(scipy.stats.binom.isf(1e-6, repeats, alpha))
     for b, (p, q) in enumerate(zip(*laws, strict=True)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -14,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from teamtr_jax import programs
 from teamtr_jax.bounds import BOTH, DEFAULT, Rung, ladder
 from teamtr_jax.certificates import certificate_weighted
 from teamtr_jax.teams import gymnasium_team, random_stages
 from teamtr_jax.trust_region import certified_step
-from teamtr_jax.types import StageReport
+from teamtr_jax.types import StageReport, Team
 from theory.figures import LEGEND, TEXT, panels, save
 from theory.fits import median_interval
 from theory.ledger import Row
@@ -48,24 +48,28 @@ class CertifiedCurves(NamedTuple):
     checks: int
 
 
-def _rungs(rungs: tuple[Rung, ...]) -> tuple[Rung, ...]:
-    return tuple(rung for rung in (*rungs, WEIGHTED) if rung.gap == "fresh" and "discounted" in rung.forms)
+RUNGS = tuple(rung for rung in (*DEFAULT, WEIGHTED) if rung.gap == "fresh" and "discounted" in rung.forms)
 
 
-def _shares(rungs: tuple[Rung, ...]) -> Callable[[Any, Array, Array, Array], tuple[dict[str, Array], Array]]:
-    """One step → `{rung: (L − penalty)/improvement}`, and how many certificates exceed the improvement beyond rounding."""
+def _shares(team: Team, policy: Array, radius: Array) -> tuple[dict[str, Array], Array]:
+    """One step of agent 0 → `{rung: (L − penalty)/improvement}`; how many certificates exceed the improvement beyond rounding."""
+    step = certified_step(team, policy, jnp.asarray(0), radius)
+    report: StageReport = step.report
+    lower = {name: (report.surrogate_intermediate - x)[0] for name, x in ladder(report, RUNGS).items()}
+    lower["least"] = jnp.stack(list(lower.values())).max()
+    budget = report.rounding.fresh[0] + 8 * report.rounding.relative * abs(report.surrogate_intermediate[0])
+    better = step.improvement > budget  # an improvement within its rounding error has no share
+    share = {k: jnp.where(better, x / jnp.where(better, step.improvement, 1.0), jnp.nan) for k, x in lower.items()}
+    return share, (jnp.stack(list(lower.values())) > step.improvement + budget).sum()
 
-    def of(team: Any, policy: Array, agent: Array, radius: Array):
-        step = certified_step(team, policy, agent, radius)
-        report: StageReport = step.report
-        lower = {name: (report.surrogate_intermediate - x)[0] for name, x in ladder(report, rungs).items()}
-        lower["least"] = jnp.stack(list(lower.values())).max()
-        budget = report.rounding.fresh[0] + 8 * report.rounding.relative * abs(report.surrogate_intermediate[0])
-        better = step.improvement > budget  # an improvement within its rounding error has no share
-        share = {k: jnp.where(better, x / jnp.where(better, step.improvement, 1.0), jnp.nan) for k, x in lower.items()}
-        return share, (jnp.stack(list(lower.values())) > step.improvement + budget).sum()
 
-    return of
+def _shares_of_many(teams: Team, policies: Array, radii: Array) -> tuple[dict[str, Array], Array]:
+    batched = jax.vmap(_shares, in_axes=(0, 0, None))
+    return jax.lax.map(lambda radius: batched(teams, policies, radius), radii)
+
+
+def _shares_of_one(team: Team, policy: Array, radii: Array) -> tuple[dict[str, Array], Array]:
+    return jax.lax.map(lambda radius: _shares(team, policy, radius), radii)
 
 
 Shares = dict[str, dict[str, np.ndarray]]
@@ -96,26 +100,15 @@ def run(
     instances: int = 200,
     rng: np.random.Generator | None = None,
     gym: tuple[tuple[str, int], ...] = GYM,
-    rungs: tuple[Rung, ...] = DEFAULT,
     lock: AbstractContextManager[Any] | None = None,
 ) -> tuple[Row, CertifiedCurves]:
     """Random teams (one update of agent 0 from a random policy) and Gymnasium teams (from the uniform policy)."""
     started = time.perf_counter()
     rng = rng or np.random.default_rng(0)
-    chosen = _rungs(rungs)
-    one = _shares(chosen)
-    radii = jnp.asarray(RADII)
     batch = len(DISCOUNTS) * instances
     stages = random_stages(
         rng, batch, STATES, ACTIONS, AGENTS, discount=np.repeat(DISCOUNTS, instances), branching=BRANCHING
     )
-    agent = jnp.asarray(0)
-
-    @jax.jit
-    def random_teams(team: Any, policy: Array):
-        batched = jax.vmap(one, in_axes=(0, 0, None, None))
-        return jax.lax.map(lambda radius: batched(team, policy, agent, radius), radii)
-
     found: Shares = {}
     wrong = checks = 0
 
@@ -127,22 +120,19 @@ def run(
         for k, name in enumerate(names):
             found[name] = {key: np.asarray(x).reshape(len(RADII), -1, columns)[:, k] for key, x in share.items()}
 
-    program = random_teams.lower(stages.team, stages.current).compile()
     with lock or nullcontext():
-        out = jax.block_until_ready(program(stages.team, stages.current))
+        out = jax.device_get(programs.run(_shares_of_many, stages.team, stages.current, RADII))
     book([f"random, γ = {gamma:g}" for gamma in DISCOUNTS], out, instances)
     for environment, agents in gym:
         team = gymnasium_team(environment, agents, discount=0.9, drop_time_limit=True)
         states, actions = team.reward.shape
         policy = jnp.full((states, actions), 1 / actions)
-        single = jax.jit(lambda p, team=team: jax.lax.map(lambda radius: one(team, p, agent, radius), radii))
-        program = single.lower(policy).compile()
         with lock or nullcontext():
-            out = jax.block_until_ready(program(policy))
+            out = jax.device_get(programs.run(_shares_of_one, team, policy, RADII, quick=True))
         book([f"{environment} × {agents}, γ = 0.9"], out, 1)
 
     curves = CertifiedCurves(
-        RADII, found, {r.name: r.information for r in chosen} | {"least": "oracle"}, wrong, checks
+        RADII, found, {r.name: r.information for r in RUNGS} | {"least": "oracle"}, wrong, checks
     )  # fmt: skip
 
     row = Row(
