@@ -4,11 +4,22 @@ jax rebuilds its pytrees with things that are no arrays (`eval_shape` puts shape
 fields of a registered dataclass cannot be held to `Array`.
 """
 
+from typing import Any
+
 from beartype import BeartypeConf, beartype
 
 _checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # a float is a complex, as NumPy's ArrayLike takes it
 
 
 def check(function):
-    """Decorator that jaxtyping's import hook applies (tests/conftest.py)."""
-    return function if getattr(function, "__name__", "") == "__init__" else _checked(function)
+    """Decorator that jaxtyping's import hook applies (tests/conftest.py).
+
+    jaxtyping checks a call twice: its arguments before it (as a function that returns `Any`), then arguments and result. The
+    sizes that the first found are still bound in the second, which is therefore asked about the result alone.
+    """
+    if getattr(function, "__name__", "") == "__init__":
+        return function
+    result = getattr(function, "__annotations__", {}).get("return", Any)
+    if result is not Any:
+        function.__annotations__ = {"return": result}
+    return _checked(function)
