@@ -15,13 +15,33 @@ def sums(x: Float[Array, "n S"], y: Float[Array, " S"], k: int = 0) -> Float[Arr
 
 def free(x: Float[Array, " n"]):
     return x
+
+def count(names: list[str], most: int | None = None) -> int:
+    return len(names) if most is None else names[0]
+
+def each(x: Float[Array, " n"], do: "Callable[[Float[Array, ' n']], int]") -> int:
+    return do(x)
+
+class Held:
+    def __init__(self, name: str):
+        self.name = name
+
+    @property
+    def size(self) -> int:
+        return len(self.name) if self.name else None
+
+    @classmethod
+    def of(cls, name: str) -> "Held":
+        return cls(name)
 """
 
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     """A module that is checked as the package is."""
-    (tmp_path / "checked_here.py").write_text(f"import jax.numpy as jnp\n{MODULE}")
+    (tmp_path / "checked_here.py").write_text(
+        f"import jax.numpy as jnp\nfrom collections.abc import Callable\n{MODULE}"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     with install_import_hook("checked_here", "typechecker.check"):
         found = importlib.import_module("checked_here")
@@ -40,3 +60,20 @@ def test_arguments_and_results_are_checked(module):
         module.free(x)
     with pytest.raises(TypeCheckError, match="checking the return value"):
         module.sums(x, y, 1)  # two rows for n + 1 = 3
+
+
+def test_functions_without_arrays_are_checked(module):
+    assert module.count(["a", "b"]) == 2
+    assert (module.Held.of("ab").size, module.each(jnp.ones(2), len)) == (2, 2)
+    for call in (
+        lambda: module.count("ab"),
+        lambda: module.count([1]),
+        lambda: module.count(["a"], 1.5),
+        lambda: module.count(["a"], 1),  # returns a text
+        lambda: module.Held("").size,
+        lambda: module.Held.of(1),
+        lambda: module.each(jnp.ones((2, 2)), len),
+        lambda: module.each(jnp.ones(2), str),
+    ):
+        with pytest.raises(TypeCheckError):
+            call()
