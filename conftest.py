@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a run on an accelerator sets it
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # where each operation was written: nobody looks into programs
 # Of one version, since XLA ends the process at a flag that it does not know.
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0" and version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
@@ -23,7 +24,8 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_enable_x64", True)
-
+# Every collection goes through what jax and four thousand tests keep: a sixth of the time of finding them, at the usual 700.
+gc.set_threshold(20_000, 20, 10)
 
 MAPPED = Path("/proc/self/maps")
 MOST = 20_000

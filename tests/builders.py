@@ -1,4 +1,7 @@
-"""Random teams for the tests: worlds as NumPy dicts for the oracle, the same teams as `Stage`s for the package."""
+"""Random teams for the tests: worlds as NumPy dicts for the oracle, the same teams as `Stage`s for the package.
+
+Arrays of NumPy become jax's by `jax.device_put`: `jnp.asarray` and `jnp.stack` compile a program for every shape (jax 0.10).
+"""
 
 from __future__ import annotations
 
@@ -167,8 +170,8 @@ def random_case(
 def dense(world: dict) -> Dense:
     """The world as a full tensor."""
     if "gamma" in world:
-        return Dense(jnp.asarray(world["P"]), jnp.asarray(float(world["gamma"])))
-    return Dense(jnp.asarray(world["P"]), jnp.asarray(1.0), jnp.asarray(world["clock"]), world["T"])
+        return Dense(jax.device_put(world["P"]), jnp.asarray(float(world["gamma"])))
+    return Dense(jax.device_put(world["P"]), jnp.asarray(1.0), jax.device_put(world["clock"]), world["T"])
 
 
 def successors(world: dict, slots: int | None = None, **options) -> Successors:
@@ -183,9 +186,14 @@ def successors(world: dict, slots: int | None = None, **options) -> Successors:
             index[s, a, -1], prob[s, a, -1] = support[0], P[s, a, support[0]] / 2
             prob[s, a, 0] /= 2
     if "gamma" in world:
-        return Successors(jnp.asarray(index), jnp.asarray(prob), jnp.asarray(float(world["gamma"])), **options)
+        return Successors(jax.device_put(index), jax.device_put(prob), jnp.asarray(float(world["gamma"])), **options)
     return Successors(
-        jnp.asarray(index), jnp.asarray(prob), jnp.asarray(1.0), jnp.asarray(world["clock"]), world["T"], **options
+        jax.device_put(index),
+        jax.device_put(prob),
+        jnp.asarray(1.0),
+        jax.device_put(world["clock"]),
+        world["T"],
+        **options,
     )
 
 
@@ -194,18 +202,18 @@ def as_stage(case: Case, dynamics=None) -> Stage:
     world = case.world
     team = Team(
         dense(world) if dynamics is None else dynamics,
-        jnp.asarray(world["r"]),
-        jnp.asarray(world["rho"]),
-        None if case.active is None else jnp.asarray(case.active),
+        jax.device_put(world["r"]),
+        jax.device_put(world["rho"]),
+        None if case.active is None else jax.device_put(case.active),
         case.agents,
         case.factors,
     )
-    return Stage(team, jnp.asarray(case.current), jnp.asarray(case.target), jnp.asarray(case.order))
+    return Stage(team, jax.device_put(case.current), jax.device_put(case.target), jax.device_put(case.order))
 
 
 def stack(stages: list[Stage]) -> Stage:
     """A batch of stages of one shape."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *stages)
+    return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *stages)
 
 
 def evaluated(cases: list[Case]) -> list[Evaluated]:
@@ -297,10 +305,10 @@ def four_ways(case: Case) -> dict[str, tuple[Stage, np.ndarray]]:
         case.order,
         padded(case.active, -1),
     )
-    one_hot = jnp.asarray(np.eye(X)[index[..., 0]])
+    one_hot = jax.device_put(np.eye(X)[index[..., 0]])
     kernels = {
         "layered-dense": Dense(one_hot, None),
-        "layered-successors": Successors(jnp.asarray(index), jnp.asarray(prob), None),
+        "layered-successors": Successors(jax.device_put(index), jax.device_put(prob), None),
     }
     out = {
         "tree": (as_stage(case, Tree(V, T)), here),
@@ -321,7 +329,7 @@ def stationary_ways(rng: np.random.Generator, X: int = 2, A: int = 3, T: int = 3
     listed = successors({"P": kernel, "gamma": 0.0})
     return {
         "dense": as_stage(case),
-        "layered-dense": as_stage(case, Layered(Dense(jnp.asarray(kernel), None), T)),
+        "layered-dense": as_stage(case, Layered(Dense(jax.device_put(kernel), None), T)),
         "layered-successors": as_stage(case, Layered(Successors(listed.index, listed.prob, None), T)),
     }
 
