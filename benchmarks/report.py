@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.timing import quartiles
 
@@ -321,6 +321,79 @@ def monitored(name: str, result: dict) -> list[str]:
     title = f"## {name}: `teamtr monitor`, from the file to the page"
     place = [*where(result, "cpu"), f"Load at the start: {result['load']:.1f}."]
     return [title, "", *place, "", about, "", *_table(list(MONITOR_HEAD), [monitor_cells(log) for log in logs])]
+
+
+class CommandRow(NamedTuple):
+    """What a user waits for: one line of `benchmarks.command_line`."""
+
+    what: str
+    call: str  #: the samples that are judged
+    beside: str = ""  #: what they are divided by; nothing: seconds of the processor
+    target: float | None = None
+    most: str = ""  #: the unit of the target
+
+
+COMMAND_ROWS = (
+    CommandRow("`teamtr stage --json`, {files} files, nothing compiled before", "stage, cold", "reference", 15.0),
+    CommandRow("the same once more", "stage, again", "reference", 5.0),
+    CommandRow("each further file, of a further shape", "further", "", 0.020),
+    CommandRow("`teamtr check`, a third of the files, nothing compiled before", "check, cold", "before", 0.1),
+    CommandRow("the same once more", "check, again", "before"),
+    CommandRow("`teamtr --help`", "help", "", 0.3),
+    CommandRow("`teamtr --version`", "version", "", 0.3),
+    CommandRow("`teamtr stage --json`, one file, nothing compiled before", "one file, cold"),
+    CommandRow("the same once more", "one file, again", "", 2.0),
+    CommandRow("plain NumPy, {files} files", "reference"),
+)
+COMMAND_HEAD = ("what", "processor", "wall", "judged", "target", "before")
+
+
+def _further(commands: dict, files: int) -> list[list[float]]:
+    """Seconds of each of the files that only the longer call had."""
+    pairs = zip(commands["stage, twice the files"], commands["stage, again"], strict=True)
+    return [[(x - y) / files for x, y in zip(more, less, strict=True)] for more, less in pairs]
+
+
+def command_line_table(result: dict) -> list[str]:
+    """The calls of `benchmarks.command_line`, judged on medians; `before` is another commit beside its own reference."""
+    body = []
+    for row in COMMAND_ROWS:
+        commands = dict(result["commands"])
+        if "stage, twice the files" in commands:
+            commands["further"] = _further(commands, result["files"])
+        if row.call not in commands:
+            continue
+        processor, wall = ([pair[k] for pair in commands[row.call]] for k in (0, 1))
+        reference = [pair[0] for pair in commands["reference"]]
+        judged, before = processor, ""
+        if earlier := (result["before"] or {}).get(row.call):
+            then = quartiles([pair[0] for pair in earlier])[1]
+            clock = quartiles([pair[0] for pair in result["before"]["reference"]])[1]
+            before = f"{duration(then)}, {then / clock:.3g} × NumPy"
+            if row.beside == "before":
+                judged = [x / y / (then / clock) for x, y in zip(processor, reference, strict=True)]
+        if row.beside == "reference":
+            judged = [x / y for x, y in zip(processor, reference, strict=True)]
+        known = row.beside != "before" or before
+        unit = dict(reference=" × NumPy", before=" of before").get(row.beside, " s")
+        middle = quartiles(judged)[1]
+        target = "" if row.target is None or not known else f"{'met' if middle <= row.target else 'MISSED'} (≤ {row.target:g}{unit})"
+        body.append([row.what.format(files=result["files"]), spread(quartiles(processor)), spread(quartiles(wall)),
+                     f"**{spread(quartiles(judged))}**{unit}" if row.beside and known else "", target, before])  # fmt: skip
+    return _table(list(COMMAND_HEAD), body)
+
+
+def command_line(name: str, result: dict) -> list[str]:
+    """`benchmarks.command_line`: quartiles over the rounds."""
+    rounds = len(result["commands"]["reference"])
+    about = (
+        "Whole processes, seconds of the processor (of a process and all that it starts, imports included) and on the wall, median "
+        f"[quartiles] over {rounds} rounds, each with a cache folder of its own. Beside them `benchmarks/reference.py`, which prints "
+        "the same lines with NumPy alone; all numbers of both agree to 1e-9. *Before* is commit c1d6395 on the same machine, beside "
+        "the reference of its own run; the ratio to it is formed between the two multiples of NumPy."
+    )
+    place = [*where(result, "cpu"), f"Load at the start: {result['load']:.1f}."]
+    return [f"## {name}: the command line", "", *place, "", about, "", *command_line_table(result)]
 
 
 def main() -> None:

@@ -81,11 +81,12 @@ def machine() -> dict[str, object]:
     )
 
 
-def commit() -> str:
+def commit(checkout: Path = Path()) -> str:
     """The commit of the package that is measured, with a + when files differ from it; empty outside a checkout."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
 
     try:
         return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "teamtr_jax") else "")

@@ -1,0 +1,203 @@
+"""``python -m benchmarks.command_line``: what a user of `teamtr` waits for, as whole processes.
+
+A folder of stage files of different sizes (`benchmarks/stage_files.py`) is given to `teamtr stage --json` and to
+`benchmarks/reference.py`, which prints the same lines with NumPy alone. Seconds are those of the processor, of a process and of
+all it has started, imports included, from the first instruction to the last: other people's load moves them least. Every round
+begins with an empty cache folder; what was compiled in one call is there for the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import command_line_table
+from benchmarks.stage import commit, machine
+from benchmarks.stage_files import write_files
+from benchmarks.writer import writer
+
+__all__ = ["GROUPS", "disagreement", "main", "smallest"]
+
+GROUPS = {
+    "folder": "`teamtr stage --json` on 60 files of 60 shapes, without and with a cache, beside plain NumPy; each further file",
+    "check": "`teamtr check` on 20 files of 20 shapes, without and with a cache, beside itself before issue 16",
+    "start": "`teamtr --help` and `teamtr --version`: what a call costs that computes nothing",
+    "one": "`teamtr stage --json` on one file, without and with a cache",
+}
+FILES, CHECKED = 60, 20
+AGREEMENT = 1e-9
+"""Every number of every file, relative to the number and to 1e-3 at least, must be that of the reference."""
+ROOT = Path(__file__).parents[1]
+BEFORE = Path(__file__).with_name("results") / "command_line-before.json"
+OWN = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_DISABLE_MOST_OPTIMIZATIONS", "JAX_ENABLE_X64")
+"""Environment variables that the Makefile sets for itself and a user does not."""
+
+Sample = list[float]
+Call = Callable[[str, Sequence[str]], Sample]
+
+
+def spent(argv: Sequence[str], env: Mapping[str, str], out: Path) -> Sample:
+    """`[processor, wall]` seconds of a process and its children; what it prints goes to `out`.
+
+    Raises:
+      SystemExit: if it fails.
+    """
+    begin = time.perf_counter()
+    with out.open("wb") as file:
+        process = subprocess.Popen(argv, env=dict(env), stdout=file, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        errors = process.stderr.read().decode()
+        _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(argv[:5])} …: exit code {process.returncode}\n{errors}")
+    return [used.ru_utime + used.ru_stime, time.perf_counter() - begin]
+
+
+def caller(checkout: Path, folder: Path, fresh: bool = True) -> Call:
+    """What calls `teamtr` (of a checkout) or the reference, with a cache folder of their own; output to `folder/NAME.out`."""
+    env = {name: value for name, value in os.environ.items() if not fresh or name not in OWN}
+    env |= dict(PYTHONPATH=str(checkout))
+    if fresh:
+        env |= dict(XDG_CACHE_HOME=str(folder / "cache"), HOME=str(folder))  # where platforms keep caches of a user
+    teamtr, reference = ["-m", "teamtr_jax.cli"], [str(Path(__file__).with_name("reference.py"))]
+
+    def call(name: str, words: Sequence[str]) -> Sample:
+        program = reference if name.startswith("reference") else teamtr
+        return spent([sys.executable, *program, *words], env, folder / f"{name}.out")
+
+    return call
+
+
+def disagreement(found: Any, wanted: Any) -> float:
+    """The largest error of a number beside the reference's, in units of `max(|number|, 1e-3)`; ∞ where anything else differs."""
+    if isinstance(wanted, Mapping):
+        if set(found) != set(wanted):
+            return math.inf
+        return max(disagreement(found[key], value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        if not isinstance(found, list) or len(found) != len(wanted):
+            return math.inf
+        return max((disagreement(x, y) for x, y in zip(found, wanted, strict=True)), default=0.0)
+    if not isinstance(wanted, float) or not isinstance(found, int | float):
+        return 0.0 if found == wanted else math.inf
+    return abs(found - wanted) / max(abs(wanted), 1e-3)
+
+
+def compare(found: Path, wanted: Path) -> float:
+    """Line by line.
+
+    Raises:
+      AssertionError: names the first file whose numbers differ.
+    """
+    lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in (found, wanted)]
+    if len(lines[0]) != len(lines[1]) or not lines[0]:
+        raise AssertionError(f"{len(lines[0])} lines beside {len(lines[1])} of the reference")
+    worst = 0.0
+    for ours, theirs in zip(*lines, strict=True):
+        error = disagreement(ours, theirs)
+        if not error <= AGREEMENT:
+            keys = [key for key in theirs if not disagreement(ours.get(key), theirs[key]) <= AGREEMENT]
+            raise AssertionError(f"{theirs['file']}: the reference disagrees by {error:.1e} in {', '.join(keys)}")
+        worst = max(worst, error)
+    return worst
+
+
+def one_round(call: Call, groups: Sequence[str], files: list[str], once: bool) -> dict[str, Sample]:
+    """One call of everything; twice as many `files` as are asked for at once, for the cost of further ones.
+
+    Args:
+      once: leave out what shows a cache at work.
+    """
+    half, out = files[: len(files) // 2], {}
+
+    def add(name: str, *words: str) -> None:
+        out[name] = call(name, words)
+
+    add("reference", *half)
+    if "folder" in groups:
+        add("stage, cold", "stage", *half, "--json")
+        if not once:
+            add("stage, again", "stage", *half, "--json")
+            add("reference, twice the files", *files)
+            add("stage, twice the files", "stage", *files, "--json")
+    if "check" in groups:
+        few = half[: max(1, len(half) * CHECKED // FILES)]
+        add("check, cold", "check", *few)
+        if not once:
+            add("check, again", "check", *few)
+    if "start" in groups:
+        add("help", "--help")
+        add("version", "--version")
+    if "one" in groups:
+        add("one file, cold", "stage", half[0], "--json")
+        if not once:
+            add("one file, again", "stage", half[0], "--json")
+    return out
+
+
+def smallest(group: str) -> None:
+    """Every call of a group once, on one or two files, checked beside the reference and not timed."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = write_files(folder, 2)
+        one_round(caller(ROOT, folder, fresh=False), [group], files, once=False)
+        if group == "folder":
+            compare(folder / "stage, twice the files.out", folder / "reference, twice the files.out")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Round after round, a table after each; the file also says on what machine and with which versions."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.command_line", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--files", type=int, default=FILES, help="stage files in the folder")
+    parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS), help="which comparisons")
+    parser.add_argument("--once", action="store_true", help="without second calls and further files (a package without cache)")
+    parser.add_argument("--checkout", type=Path, default=ROOT, help="another checkout of the package, to measure that one")
+    parser.add_argument("--before", type=Path, default=BEFORE, help="what was measured of an earlier commit, kept beside")
+    parser.add_argument("--json", metavar="FILE", help="write the results here")
+    args = parser.parse_args(argv)
+    write = writer(args.json)
+    result: dict[str, Any] = dict(
+        schema=1,
+        machine=machine(),
+        commit=commit(args.checkout),
+        versions=dict(python=platform.python_version())
+        | {name: importlib.metadata.version(name) for name in ("jax", "numpy", "scipy")},
+        load=os.getloadavg()[0],
+        files=args.files,
+        commands={},
+        before=json.loads(args.before.read_text())["commands"] if args.before.exists() else None,
+    )
+    for done in range(args.rounds):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            files = write_files(folder, 2 * args.files)
+            call = caller(args.checkout, folder)
+            for key, sample in one_round(call, args.groups, files, args.once).items():
+                result["commands"].setdefault(key, []).append(sample)
+            if "folder" in args.groups:
+                result["disagreement"] = max(
+                    compare(folder / f"{run}.out", folder / "reference.out")
+                    for run in ("stage, cold", "stage, again")
+                    if run in result["commands"]
+                )
+        print(f"\nround {done + 1} of {args.rounds}\n" + "\n".join(command_line_table(result)), flush=True)
+        write(result)  # after every round, so that a run that is cut off keeps what it has
+
+
+if __name__ == "__main__":
+    main()
