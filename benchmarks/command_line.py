@@ -36,11 +36,18 @@ GROUPS = {
     "one": "`teamtr stage --json` on one file, without and with a cache",
 }
 FILES, CHECKED = 60, 20
+REFERENCES = 5
+"""Calls of the reference in a round, of which the middle one counts: it is short, and everything is divided by it."""
 AGREEMENT = 1e-9
 """Every number of every file, relative to the number and to 1e-3 at least, must be that of the reference."""
 ROOT = Path(__file__).parents[1]
-BEFORE = Path(__file__).with_name("results") / "command_line-before.json"
-OWN = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_DISABLE_MOST_OPTIMIZATIONS", "JAX_ENABLE_X64")
+BEFORE = sorted((Path(__file__).parent / "results").glob("command_line-before*.json"))
+OWN = (
+    "JAX_COMPILATION_CACHE_DIR",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS",
+    "JAX_ENABLE_X64",
+)
 """Environment variables that the Makefile sets for itself and a user does not."""
 
 Sample = list[float]
@@ -70,7 +77,7 @@ def caller(checkout: Path, folder: Path, fresh: bool = True) -> Call:
     env = {name: value for name, value in os.environ.items() if not fresh or name not in OWN}
     env |= dict(PYTHONPATH=str(checkout))
     if fresh:
-        env |= dict(XDG_CACHE_HOME=str(folder / "cache"), HOME=str(folder))  # where platforms keep caches of a user
+        env |= dict(TEAMTR_CACHE=str(folder / "cache"))
     teamtr, reference = ["-m", "teamtr_jax.cli"], [str(Path(__file__).with_name("reference.py"))]
 
     def call(name: str, words: Sequence[str]) -> Sample:
@@ -114,36 +121,35 @@ def compare(found: Path, wanted: Path) -> float:
     return worst
 
 
-def one_round(call: Call, groups: Sequence[str], files: list[str], once: bool) -> dict[str, Sample]:
-    """One call of everything; twice as many `files` as are asked for at once, for the cost of further ones.
+def calls(groups: Sequence[str], files: list[str], once: bool) -> dict[str, list[str]]:
+    """What is called in a round, in this order: name and words. Of `files` the second half is for further ones.
 
     Args:
       once: leave out what shows a cache at work.
     """
-    half, out = files[: len(files) // 2], {}
+    half = files[: len(files) // 2]
+    few = half[: max(1, len(half) * CHECKED // FILES)]
+    stage, one = ["stage", "--json"], ["stage", "--json", half[0]]
+    every = {
+        "folder": {
+            "stage, cold": [*stage, *half],
+            "stage, again": [*stage, *half],
+            "stage, twice the files": [*stage, *files],
+        },
+        "check": {"check, cold": ["check", *few], "check, again": ["check", *few]},
+        "start": {"help": ["--help"], "version": ["--version"]},
+        "one": {"one file, cold": one, "one file, again": one},
+    }
+    more = ("stage, again", "stage, twice the files", "check, again", "one file, again")
+    return {name: words for group in groups for name, words in every[group].items() if not (once and name in more)}
 
-    def add(name: str, *words: str) -> None:
-        out[name] = call(name, words)
 
-    add("reference", *half)
-    if "folder" in groups:
-        add("stage, cold", "stage", *half, "--json")
-        if not once:
-            add("stage, again", "stage", *half, "--json")
-            add("reference, twice the files", *files)
-            add("stage, twice the files", "stage", *files, "--json")
-    if "check" in groups:
-        few = half[: max(1, len(half) * CHECKED // FILES)]
-        add("check, cold", "check", *few)
-        if not once:
-            add("check, again", "check", *few)
-    if "start" in groups:
-        add("help", "--help")
-        add("version", "--version")
-    if "one" in groups:
-        add("one file, cold", "stage", half[0], "--json")
-        if not once:
-            add("one file, again", "stage", half[0], "--json")
+def together(some: Sequence[Mapping[str, list[Sample]]]) -> dict[str, list[Sample]]:
+    """The samples of several runs by name."""
+    out: dict[str, list[Sample]] = {}
+    for commands in some:
+        for name, samples in commands.items():
+            out[name] = out.get(name, []) + samples
     return out
 
 
@@ -152,9 +158,12 @@ def smallest(group: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = write_files(folder, 2)
-        one_round(caller(ROOT, folder, fresh=False), [group], files, once=False)
+        call = caller(ROOT, folder, fresh=False)
+        call("reference", files)
+        for label, words in calls([group], files, once=True).items():
+            call(label, words)
         if group == "folder":
-            compare(folder / "stage, twice the files.out", folder / "reference, twice the files.out")
+            compare(folder / "stage, cold.out", folder / "reference.out")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -165,9 +174,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--files", type=int, default=FILES, help="stage files in the folder")
     parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS), help="which comparisons")
-    parser.add_argument("--once", action="store_true", help="without second calls and further files (a package without cache)")
-    parser.add_argument("--checkout", type=Path, default=ROOT, help="another checkout of the package, to measure that one")
-    parser.add_argument("--before", type=Path, default=BEFORE, help="what was measured of an earlier commit, kept beside")
+    parser.add_argument(
+        "--once", action="store_true", help="without second calls and further files (a package without cache)"
+    )
+    parser.add_argument(
+        "--checkout", type=Path, default=ROOT, help="another checkout of the package, to measure that one"
+    )
+    parser.add_argument("--before", nargs="*", type=Path, default=BEFORE, help="what was measured of an earlier commit")
     parser.add_argument("--json", metavar="FILE", help="write the results here")
     args = parser.parse_args(argv)
     write = writer(args.json)
@@ -180,23 +193,22 @@ def main(argv: list[str] | None = None) -> None:
         load=os.getloadavg()[0],
         files=args.files,
         commands={},
-        before=json.loads(args.before.read_text())["commands"] if args.before.exists() else None,
+        before=together([json.loads(path.read_text())["commands"] for path in args.before]),
     )
+    commands = result["commands"]
     for done in range(args.rounds):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             files = write_files(folder, 2 * args.files)
             call = caller(args.checkout, folder)
-            for key, sample in one_round(call, args.groups, files, args.once).items():
-                result["commands"].setdefault(key, []).append(sample)
-            if "folder" in args.groups:
-                result["disagreement"] = max(
-                    compare(folder / f"{run}.out", folder / "reference.out")
-                    for run in ("stage, cold", "stage, again")
-                    if run in result["commands"]
-                )
+            several = [call("reference", files[: args.files]) for _ in range(REFERENCES)]
+            commands.setdefault("reference", []).append(sorted(several)[REFERENCES // 2])
+            for label, words in calls(args.groups, files, args.once).items():
+                commands.setdefault(label, []).append(call(label, words))
+                if label in ("stage, cold", "stage, again"):
+                    result["disagreement"] = compare(folder / f"{label}.out", folder / "reference.out")
+                write(result)  # after every call, so that a run that is cut off keeps what it has
         print(f"\nround {done + 1} of {args.rounds}\n" + "\n".join(command_line_table(result)), flush=True)
-        write(result)  # after every round, so that a run that is cut off keeps what it has
 
 
 if __name__ == "__main__":

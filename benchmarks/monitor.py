@@ -35,13 +35,17 @@ from teamtr_jax.monitor import (
     write_token_log,
 )
 
-__all__ = ["main", "made_up", "measure"]
+__all__ = ["GROUPS", "main", "made_up", "measure", "smallest"]
 
 AGENTS, TOKENS, GROUP, STAGES = 3, 16, 8, 4
 TARGET = 10.0
 """Seconds on the wall for the command, from a file of a million rows to tables and page."""
 COMMAND = (sys.executable, "-m", "teamtr_jax.cli", "monitor")
 KINDS = {"new rollouts": False, "and the start scored again": True}
+GROUPS = {
+    "parquet": "`teamtr monitor` on a Parquet log of a million rows, from the file to the page, and its steps",
+    "jsonl": "the same of JSON lines",
+}
 
 
 def made_up(rows: int, again: bool, seed: int = 0) -> dict[str, np.ndarray]:
@@ -120,11 +124,29 @@ def measure(path: Path, table: Mapping[str, np.ndarray], rounds: int) -> tuple[d
     return samples, path.stat().st_size
 
 
+def smallest(group: str) -> None:
+    """A small log with new rollouts and a start that is scored again: every step and the command once.
+
+    Raises:
+      AssertionError: if what was read is not what was written.
+    """
+    table = made_up(10_000, True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"log.{group}"
+        measure(path, table, 1)
+        log = read_token_log(path)
+        order = np.lexsort([table[key] for key in ("t", "turn", "rollout", "prompt", "update", "stage")])
+        for key, column in table.items():
+            if not np.array_equal(getattr(log, key), column[order]):
+                raise AssertionError(f"{group}: {key} is not what was written")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Both kinds of log in both formats: one line each. The file also says on what machine and with which versions."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.monitor", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS), help="which comparisons")
     parser.add_argument("--json", metavar="FILE", help="write the results here")
     args = parser.parse_args(argv)
     if args.rounds < 2:
@@ -136,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for kind, again in KINDS.items():
             table = made_up(args.rows, again)
-            for form in ("parquet", "jsonl"):
+            for form in args.groups:
                 samples, size = measure(Path(folder) / f"log.{form}", table, args.rounds)
                 logs.append(
                     dict(kind=kind, form=form, rows=table["t"].size, bytes=size, target=TARGET, samples=samples)

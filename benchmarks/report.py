@@ -13,6 +13,8 @@ __all__ = [
     "LLM_HEAD",
     "MONITOR_HEAD",
     "MONITOR_STEPS",
+    "command_line_table",
+    "device_cells",
     "llm_cells",
     "main",
     "monitor_cells",
@@ -359,12 +361,13 @@ def command_line_table(result: dict) -> list[str]:
     body = []
     for row in COMMAND_ROWS:
         commands = dict(result["commands"])
-        if "stage, twice the files" in commands:
+        if len(commands.get("stage, twice the files", ())) == len(commands["reference"]):
             commands["further"] = _further(commands, result["files"])
         if row.call not in commands:
             continue
+        rounds = len(commands[row.call])  # the last one may have been cut off
         processor, wall = ([pair[k] for pair in commands[row.call]] for k in (0, 1))
-        reference = [pair[0] for pair in commands["reference"]]
+        reference = [pair[0] for pair in commands["reference"][:rounds]]
         judged, before = processor, ""
         if earlier := (result["before"] or {}).get(row.call):
             then = quartiles([pair[0] for pair in earlier])[1]
@@ -377,7 +380,11 @@ def command_line_table(result: dict) -> list[str]:
         known = row.beside != "before" or before
         unit = dict(reference=" × NumPy", before=" of before").get(row.beside, " s")
         middle = quartiles(judged)[1]
-        target = "" if row.target is None or not known else f"{'met' if middle <= row.target else 'MISSED'} (≤ {row.target:g}{unit})"
+        target = (
+            ""
+            if row.target is None or not known
+            else f"{'met' if middle <= row.target else 'MISSED'} (≤ {row.target:g}{unit})"
+        )
         body.append([row.what.format(files=result["files"]), spread(quartiles(processor)), spread(quartiles(wall)),
                      f"**{spread(quartiles(judged))}**{unit}" if row.beside and known else "", target, before])  # fmt: skip
     return _table(list(COMMAND_HEAD), body)
@@ -396,6 +403,42 @@ def command_line(name: str, result: dict) -> list[str]:
     return [f"## {name}: the command line", "", *place, "", about, "", *command_line_table(result)]
 
 
+DEVICE_HEAD = ("case", "contender", "one call", "a second", "of the peak", "rival / package")
+
+
+def device_cells(row: dict) -> list[list[str]]:
+    """The contenders of one comparison of `benchmarks.device` under `DEVICE_HEAD`."""
+    out = []
+    for name, (lower, middle, upper) in row["seconds"].items():
+        judged = row["ratios"].get(name)
+        share = f"{row['flops'] / middle / row['peak']:.1%}" if row["peak"] else ""
+        rate = (
+            f"{row['count'] / middle:,.0f} {row['unit']}"
+            if row["unit"]
+            else f"{row['flops'] / middle / 1e12:.3g} TFLOP"
+        )
+        took = f"{duration(middle)} [{duration(lower)}, {duration(upper)}]"
+        out.append([row["label"], name, took, rate, share, spread(judged) if judged else ""])
+    return out or [[row["label"], "ran once, not timed", "", "", "", ""]]
+
+
+def on_device(name: str, result: dict) -> list[str]:
+    """`benchmarks.device`: quartiles over the rounds."""
+    out = [f"## {name}: on {result['device']}", "", *where(result, result["device"]), ""]
+    if body := [cells for row in result["comparisons_on_device"] for cells in device_cells(row)]:
+        out += [*_table(list(DEVICE_HEAD), body)]
+    if found := result["verdicts"]:
+        head = ["stages", "", "comparisons", "inconclusive in float64", "wrong verdicts", "errors beyond their budget",
+                "largest error, in budgets"]  # fmt: skip
+        keys = ("instances", "inconclusive", "wrong", "beyond")
+        body = [
+            [row["world"], str(row["stages"]), *(f"{row[key]:,}" for key in keys), f"{row['used']:.3g}"]
+            for row in found
+        ]
+        out += ["Float64 verdicts beside exact decisions:", "", *_table(head, body)]
+    return out
+
+
 def main() -> None:
     """Write the README."""
     lines = [HEADER]
@@ -410,6 +453,10 @@ def main() -> None:
         lines += llm(name, result) if "comparisons" in result else []
     for name, result in found.items():
         lines += monitored(name, result) if "logs" in result else []
+    for name, result in found.items():
+        lines += command_line(name, result) if "commands" in result and "before" not in name else []
+    for name, result in found.items():
+        lines += on_device(name, result) if "verdicts" in result else []
     (HERE / "README.md").write_text("\n".join(lines).rstrip() + "\n")
     print(HERE / "README.md")
 

@@ -14,6 +14,7 @@ __all__ = [
     "GROUP",
     "LEARNING_RATE",
     "SIZES",
+    "SMALLEST",
     "Size",
     "answer",
     "clock",
@@ -59,7 +60,8 @@ class Size(NamedTuple):
 
 
 SIZES = {"large": Size(128, 4, 4, 256, 64), "small": Size(64, 2, 4, 64, 16)}
-
+SMALLEST = Size(16, 1, 2, 8, 3)
+"""Where nothing is timed."""
 
 clock = time.process_time if os.environ.get("TEAMTR_BENCH_CLOCK") == "cpu" else time.perf_counter
 """Seconds that the threads of this process ran, where it has one core for itself in name only; else on the wall."""
