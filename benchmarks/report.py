@@ -331,8 +331,7 @@ class CommandRow(NamedTuple):
     what: str
     call: str  #: the samples that are judged
     beside: str = ""  #: what they are divided by; nothing: seconds of the processor
-    target: float | None = None
-    most: str = ""  #: the unit of the target
+    target: float | None = None  #: the most that is asked for
 
 
 COMMAND_ROWS = (
@@ -380,11 +379,9 @@ def command_line_table(result: dict) -> list[str]:
         known = row.beside != "before" or before
         unit = dict(reference=" × NumPy", before=" of before").get(row.beside, " s")
         middle = quartiles(judged)[1]
-        target = (
-            ""
-            if row.target is None or not known
-            else f"{'met' if middle <= row.target else 'MISSED'} (≤ {row.target:g}{unit})"
-        )
+        target = ""
+        if row.target is not None and known:
+            target = f"{'met' if middle <= row.target else 'MISSED'} (≤ {row.target:g}{unit})"
         body.append([row.what.format(files=result["files"]), spread(quartiles(processor)), spread(quartiles(wall)),
                      f"**{spread(quartiles(judged))}**{unit}" if row.beside and known else "", target, before])  # fmt: skip
     return _table(list(COMMAND_HEAD), body)
@@ -394,10 +391,10 @@ def command_line(name: str, result: dict) -> list[str]:
     """`benchmarks.command_line`: quartiles over the rounds."""
     rounds = len(result["commands"]["reference"])
     about = (
-        "Whole processes, seconds of the processor (of a process and all that it starts, imports included) and on the wall, median "
-        f"[quartiles] over {rounds} rounds, each with a cache folder of its own. Beside them `benchmarks/reference.py`, which prints "
-        "the same lines with NumPy alone; all numbers of both agree to 1e-9. *Before* is commit c1d6395 on the same machine, beside "
-        "the reference of its own run; the ratio to it is formed between the two multiples of NumPy."
+        "Whole processes, seconds of the processor (of a process and all that it starts, imports included) and on the wall, "
+        f"median [quartiles] over {rounds} rounds, each with a cache folder of its own. Beside them `benchmarks/reference.py`, "
+        "which prints the same lines with NumPy alone; all numbers of both agree to 1e-9. *Before* is commit c1d6395 on the same "
+        "machine, beside the reference of its own run; the ratio to it is formed between the two multiples of NumPy."
     )
     place = [*where(result, "cpu"), f"Load at the start: {result['load']:.1f}."]
     return [f"## {name}: the command line", "", *place, "", about, "", *command_line_table(result)]

@@ -22,7 +22,19 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from benchmarks.llm.sizes import CHARACTERS, GROUP, LEARNING_RATE, SIZES, Size, answer, clock, requests, serve, tell
+from benchmarks.llm.sizes import (
+    CHARACTERS,
+    GROUP,
+    LEARNING_RATE,
+    SIZES,
+    SMALLEST,
+    Size,
+    answer,
+    clock,
+    requests,
+    serve,
+    tell,
+)
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "0")) or len(os.sched_getaffinity(0))
 BASE = 10_000.0
@@ -228,7 +240,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(THREADS)
-    what, size = sys.argv[1], SIZES[sys.argv[2]]
+    what, size = sys.argv[1], (SIZES | dict(smallest=SMALLEST))[sys.argv[2]]
     versions = dict(python=sys.version.split()[0], numpy=np.__version__, torch=torch.__version__.split("+")[0])
     versions |= dict(transformers=transformers.__version__, tokenizers=tokenizers.__version__)
     about: dict[str, Any] = dict(versions=versions, threads=torch.get_num_threads())
