@@ -70,12 +70,12 @@ LITTLE = Sizes((2, 4, 2, 2), ((192, 2, 3),), SMALLEST, 32, ("turn-taking",), 3, 
 
 
 class Row(NamedTuple):
-    """One comparison; `seconds` are quartiles of a call, which makes `count` of what a rate counts."""
+    """One comparison; `seconds` are quartiles of a call, which does `work` units of what a rate counts."""
 
     group: str
     label: str
     unit: str
-    count: int
+    work: int
     seconds: dict[str, list[float]]
     ratios: dict[str, list[float]]  #: of a rival's time over the package's, formed within each round
     flops: float = 0.0  #: of a call, where a share of the peak is of interest
@@ -138,7 +138,7 @@ def written_with(xp: ModuleType, rel_entr: Any) -> ModuleType:
 
 def on_card(cupy: ModuleType, function: Callable[[Tables], Mapping[str, Any]], tables: Tables) -> Call:
     """A function of tables that lie on the card, ended when it is done there."""
-    here = Tables(*(cupy.asarray(x) if isinstance(x, np.ndarray) else x for x in tables))
+    here = tables._replace(**{name: cupy.asarray(x) for name, x in tables._asdict().items() if name != "discount"})
 
     def call() -> Mapping[str, Any]:
         out = function(here)
@@ -221,7 +221,7 @@ def by_torch(size: Size, matmul: int) -> dict[str, Call]:
     if not (torch := found("torch")) or not found("transformers"):
         return {}
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    side = importlib.import_module("benchmarks.llm.torch_side")
+    side: Any = importlib.import_module("benchmarks.llm.torch_side")
     torch.set_default_device(device)
     prompts = side.prompts_of
 
@@ -294,12 +294,15 @@ class Verdicts(NamedTuple):
     instances: int = 0  #: comparisons `measured ≤ bound`
     inconclusive: int = 0  #: closer than the budget: decided exactly
     wrong: int = 0  #: said to hold or to be violated, and exactly it is the other way
-    beyond: int = 0  #: measured − bound is off by more than its budget
+    beyond: int = 0  #: what is measured is off by more than its budget, or infinite and ought not to be
     used: float = 0.0  #: largest error in units of its budget
 
     def plus(self, other: Verdicts) -> Verdicts:
         """Of both."""
-        return Verdicts(*(x + y for x, y in zip(self[:4], other[:4], strict=True)), max(self.used, other.used))
+        return Verdicts(
+            self.instances + other.instances, self.inconclusive + other.inconclusive, self.wrong + other.wrong,
+            self.beyond + other.beyond, max(self.used, other.used),
+        )  # fmt: skip
 
 
 def verdicts_of(floats: Sequence[Any], pairs: Sequence[Any]) -> Verdicts:
@@ -308,13 +311,15 @@ def verdicts_of(floats: Sequence[Any], pairs: Sequence[Any]) -> Verdicts:
 
     out = Verdicts()
     for measured, bound, budget, violated, inconclusive, pair in zip(*floats, pairs, strict=True):
-        exact, infinite = verdict(*pair), [x is None for x in pair]
+        exact = verdict(*pair)
         wrong = not inconclusive and exact != "open" and bool(violated) != (exact == "violated")
-        beyond, used = infinite != [bool(np.isinf(measured)), bool(np.isinf(bound))], 0.0
-        if not beyond and not any(infinite) and np.isfinite(budget):
-            error = abs(rational(measured) - rational(bound) - (pair[0] - pair[1]))
-            beyond = bool(error > rational(budget))
-            used = float(error) / budget if budget > 0 else 0.0
+        beyond, used = np.isposinf(bound) != (pair[1] is None), 0.0
+        if pair[0] is None or not np.isfinite(measured):
+            beyond |= measured != (np.inf if pair[0] is None else float(pair[0]))
+        elif np.isfinite(budget):
+            error = abs(rational(measured) - pair[0])
+            beyond |= bool(error > rational(budget))
+            used = float(error) / float(budget) if budget > 0 else 0.0
         out = out.plus(Verdicts(1, int(inconclusive), int(wrong), int(beyond), used))
     return out
 

@@ -216,13 +216,14 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m benchmarks.end_to_end", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS), help="which ways")
     parser.add_argument("--json", metavar="FILE", help="write the results here")
     args = parser.parse_args(argv)
     write = writer(args.json)
     jax.config.update("jax_enable_x64", True)
     load = os.getloadavg()[0]
     rows = []
-    for way, sharp in WAYS.values():
+    for way, sharp in (WAYS[group] for group in args.groups):
         some = []
         for seed in range(args.seeds):
             some.append(measure(seed, way, sharp))

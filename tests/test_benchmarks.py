@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import command_line, reference
+from benchmarks import command_line, device, reference
 from benchmarks.programs import programs
 from benchmarks.stage_files import KINDS, Shape, arrays, shapes
 from teamtr_jax.records import dump, stage_record
@@ -124,6 +124,31 @@ def test_what_counts_as_agreement():
     for pair in (("inf", 1.0), (None, 1.0), ("inf", "-inf"), ([1.0], [1.0, 2.0]), ({}, {"a": 1.0}), (1.0, math.nan)):
         assert not apart(*pair) <= command_line.AGREEMENT
         assert not apart(*pair[::-1]) <= command_line.AGREEMENT
+
+
+def test_the_budget_of_a_verdict_is_tested_on_what_is_measured():
+    """Three instances that are as float64 says, then one error at a time."""
+    fmpq = pytest.importorskip("flint").fmpq
+    pairs = [(fmpq(1, 2), fmpq(1)), (fmpq(0), None), (fmpq(2), fmpq(1))]
+    floats = [
+        np.array([0.5 + 1e-12, 0.0, 2.0]), np.array([1.0, np.inf, 1.0]), np.array([2e-12, 0.0, 1e-12]),
+        np.array([False, False, True]), np.array([False, False, False]),
+    ]  # fmt: skip
+    found = device.verdicts_of(floats, pairs)
+    assert found[:4] == (3, 0, 0, 0)
+    assert found.used == pytest.approx(0.5, rel=1e-3)
+
+    def changed(part, index, value):
+        parts = [x.copy() for x in floats]
+        parts[part][index] = value
+        return device.verdicts_of(parts, pairs)
+
+    assert changed(0, 0, 0.5 + 3e-12).beyond == 1  # more than its budget
+    assert changed(0, 1, 1e-300).beyond == 1  # an exact zero stays an exact zero
+    assert changed(1, 1, 1e300).beyond == 1  # a bound that is infinite
+    assert changed(0, 2, np.inf).beyond == 1
+    assert changed(3, 0, True).wrong == changed(3, 2, False).wrong == 1
+    assert changed(4, 2, True)[1:3] == (1, 0)  # decided exactly: no verdict that could be wrong
 
 
 def test_the_folder_has_every_kind_and_no_shape_twice():
