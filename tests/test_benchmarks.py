@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import command_line, device, reference
+from benchmarks import command_line, device, reference, report
 from benchmarks.programs import programs
 from benchmarks.stage_files import KINDS, Shape, arrays, shapes
 from teamtr_jax.records import dump, stage_record
@@ -149,6 +149,32 @@ def test_the_budget_of_a_verdict_is_tested_on_what_is_measured():
     assert changed(0, 2, np.inf).beyond == 1
     assert changed(3, 0, True).wrong == changed(3, 2, False).wrong == 1
     assert changed(4, 2, True)[1:3] == (1, 0)  # decided exactly: no verdict that could be wrong
+
+
+def test_the_command_line_is_judged_beside_the_reference_of_its_round():
+    """Medians of ratios within rounds; the second of two rounds was cut off in `check`; before, the machine was half as fast."""
+    commands = {
+        "reference": [[0.5, 1.0], [0.25, 0.5]],
+        "stage, cold": [[8.0, 9.0], [4.0, 5.0]],
+        "stage, again": [[2.5, 3.0], [1.25, 2.0]],
+        "stage, twice the files": [[3.1, 4.0], [1.85, 3.0]],
+        "check, cold": [[10.0, 9.0]],
+        "help": [[0.2, 0.2], [0.6, 0.2]],
+    }
+    before = {"reference": [[1.0, 1.0]], "check, cold": [[401.0, 300.0]]}
+    lines = report.command_line_table(dict(files=60, commands=commands, before=before))
+    cells = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[3:] for line in lines}
+    assert cells["`teamtr stage --json`, 60 files, nothing compiled before"][:2] == [
+        "**16 [16, 16]** × NumPy", "MISSED (≤ 15 × NumPy)",
+    ]  # fmt: skip
+    further = next(line for line in lines if line.startswith("| each further file"))
+    assert "| 0.01 [0.01, 0.01] |" in further
+    assert "met (≤ 0.02 s)" in further
+    check = next(line for line in lines if line.startswith("| `teamtr check`"))
+    assert "**0.0499 [0.0499, 0.0499]** of before | met (≤ 0.1 of before) | 401 s, 401 × NumPy |" in check
+    assert "MISSED (≤ 0.3 s)" in next(line for line in lines if line.startswith("| `teamtr --help`"))
+    alone = report.command_line_table(dict(files=60, commands=commands, before=None))
+    assert "before" not in next(line for line in alone if line.startswith("| `teamtr check`")).split(" | ", 1)[1]
 
 
 def test_the_folder_has_every_kind_and_no_shape_twice():
