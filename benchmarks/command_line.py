@@ -42,13 +42,13 @@ AGREEMENT = 1e-9
 """Every number of every file, relative to the number and to 1e-3 at least, must be that of the reference."""
 ROOT = Path(__file__).parents[1]
 BEFORE = sorted((Path(__file__).parent / "results").glob("command_line-before*.json"))
-OWN = (
+OWN = {
     "JAX_COMPILATION_CACHE_DIR",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
     "JAX_DISABLE_MOST_OPTIMIZATIONS",
-    "JAX_ENABLE_X64",
-)
-"""Environment variables that the Makefile sets for itself and a user does not."""
+    "XLA_FLAGS",
+}
+"""Environment variables that the Makefile and the tests set for themselves and a user does not."""
 
 Sample = list[float]
 Call = Callable[[str, Sequence[str]], Sample]
@@ -70,12 +70,14 @@ def spent(argv: Sequence[str], env: Mapping[str, str], out: Path) -> Sample:
     return [used.ru_utime + used.ru_stime, time.perf_counter() - begin]
 
 
-def caller(checkout: Path, folder: Path, fresh: bool = True) -> Call:
-    """What calls `teamtr` (of a checkout) or the reference, with a cache folder of their own; output to `folder/NAME.out`."""
-    env = {name: value for name, value in os.environ.items() if not fresh or name not in OWN}
-    env |= dict(PYTHONPATH=str(checkout))
-    if fresh:
-        env |= dict(TEAMTR_CACHE=str(folder / "cache"))
+def as_users_do(cache: Path) -> dict[str, str]:
+    """An environment without settings of ours, with a cache folder of its own."""
+    return {name: value for name, value in os.environ.items() if name not in OWN} | {"TEAMTR_CACHE": str(cache)}
+
+
+def caller(checkout: Path, folder: Path, env: Mapping[str, str]) -> Call:
+    """What calls `teamtr` (of a checkout) or the reference; output goes to `folder/NAME.out`."""
+    env = {**env, "PYTHONPATH": str(checkout)}
     teamtr, reference = ["-m", "teamtr_jax.cli"], [str(Path(__file__).with_name("reference.py"))]
 
     def call(name: str, words: Sequence[str]) -> Sample:
@@ -119,7 +121,7 @@ def compare(found: Path, wanted: Path) -> float:
     return worst
 
 
-def calls(groups: Sequence[str], files: list[str], once: bool) -> dict[str, list[str]]:
+def calls(group: str, files: list[str], once: bool) -> dict[str, list[str]]:
     """What is called in a round, in this order: name and words. Of `files` the second half is for further ones.
 
     Args:
@@ -129,17 +131,13 @@ def calls(groups: Sequence[str], files: list[str], once: bool) -> dict[str, list
     few = half[: max(1, len(half) * CHECKED // FILES)]
     stage, one = ["stage", "--json"], ["stage", "--json", half[0]]
     every = {
-        "folder": {
-            "stage, cold": [*stage, *half],
-            "stage, again": [*stage, *half],
-            "stage, twice the files": [*stage, *files],
-        },
+        "folder": {"stage, cold": [*stage, *half], "stage, again": [*stage, *half], "stage, twice the files": [*stage, *files]},
         "check": {"check, cold": ["check", *few], "check, again": ["check", *few]},
         "start": {"help": ["--help"], "version": ["--version"]},
         "one": {"one file, cold": one, "one file, again": one},
-    }
+    }  # fmt: skip
     more = ("stage, again", "stage, twice the files", "check, again", "one file, again")
-    return {name: words for group in groups for name, words in every[group].items() if not (once and name in more)}
+    return {name: words for name, words in every[group].items() if not (once and name in more)}
 
 
 def together(some: Sequence[Mapping[str, list[Sample]]]) -> dict[str, list[Sample]]:
@@ -152,13 +150,13 @@ def together(some: Sequence[Mapping[str, list[Sample]]]) -> dict[str, list[Sampl
 
 
 def smallest(group: str) -> None:
-    """Every call of a group once, on one or two files, checked beside the reference and not timed."""
+    """Every call of a group once, on one file, checked beside the reference and not timed; caches are those of the tests."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = write_files(folder, 2)
-        call = caller(ROOT, folder, fresh=False)
+        call = caller(ROOT, folder, {"TEAMTR_CACHE": str(folder / "cache")} | dict(os.environ))
         call("reference", files[:1])
-        for label, words in calls([group], files, once=True).items():
+        for label, words in calls(group, files, once=True).items():
             call(label, words)
         if group == "folder":
             compare(folder / "stage, cold.out", folder / "reference.out")
@@ -198,14 +196,16 @@ def main(argv: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             files = write_files(folder, 2 * args.files)
-            call = caller(args.checkout, folder)
-            several = [call("reference", files[: args.files]) for _ in range(REFERENCES)]
+            reference = caller(args.checkout, folder, os.environ)
+            several = [reference("reference", files[: args.files]) for _ in range(REFERENCES)]
             commands.setdefault("reference", []).append(sorted(several)[REFERENCES // 2])
-            for label, words in calls(args.groups, files, args.once).items():
-                commands.setdefault(label, []).append(call(label, words))
-                if label in ("stage, cold", "stage, again"):
-                    result["disagreement"] = compare(folder / f"{label}.out", folder / "reference.out")
-                write(result)  # after every call, so that a run that is cut off keeps what it has
+            for group in args.groups:
+                call = caller(args.checkout, folder, as_users_do(folder / f"cache-{group}"))
+                for label, words in calls(group, files, args.once).items():
+                    commands.setdefault(label, []).append(call(label, words))
+                    if label in ("stage, cold", "stage, again"):
+                        result["disagreement"] = compare(folder / f"{label}.out", folder / "reference.out")
+                    write(result)  # after every call, so that a run that is cut off keeps what it has
         print(f"\nround {done + 1} of {args.rounds}\n" + "\n".join(command_line_table(result)), flush=True)
 
 
