@@ -16,7 +16,7 @@ run() { # seconds, stem of the file, program and its words
 }
 
 run 240 command_line command_line --rounds 5
-[ -f benchmarks/large.py ] && run 120 large large
+[ -f benchmarks/large.py ] && run 120 large stage --groups large --setups blas-all --budget 20
 run 120 hybrids stage --groups hybrids --setups blas-all --budget 4
 [ -x .venv-torch/bin/python ] && run 150 llm llm --groups sample step --sizes large --rounds 5
 run 90 monitor monitor --rounds 3 --groups parquet
