@@ -16,8 +16,8 @@ run() { # seconds, stem of the file, program and its words
 }
 
 run 240 command_line command_line --rounds 5
-[ -f benchmarks/large.py ] && run 120 large stage --groups large --setups blas-all --budget 20
-run 120 hybrids stage --groups hybrids --setups blas-all --budget 4
+[ -f benchmarks/large.py ] && run 120 large stage --groups large --setups blas-all --budget 20 --timeout 110
+run 120 hybrids stage --groups hybrids --setups blas-all --budget 4 --timeout 110
 [ -x .venv-torch/bin/python ] && run 150 llm llm --groups sample step --sizes large --rounds 5
 run 90 monitor monitor --rounds 3 --groups parquet
 "$PYTHON" -m benchmarks.report || failed=1

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,16 @@ def test_programs_are_found_by_what_they_are():
         x for x in root.rglob("*.py") if "def main(argv" in x.read_text()
     }
     assert len(GROUPS) > len(programs()) >= 5
+
+
+def test_scripts_call_what_is_there():
+    """`make bench` in twelve minutes at most; the script for an accelerator has every group."""
+    root = Path(command_line.__file__).parent
+    lines = re.findall(r"\brun (\d+) \w+ (\w+)", (root / "all.sh").read_text())
+    assert {f"benchmarks.{name}" for _, name in lines} <= {name.removesuffix(".__main__") for name in programs()}
+    assert 0 < sum(int(seconds) for seconds, _ in lines) <= 12 * 60
+    groups = re.findall(r"^for group in (.*); do$", (root / "device.sh").read_text(), re.M)
+    assert [sorted(words.split()) for words in groups] == [sorted(device.GROUPS)]
 
 
 # --------------------------------------------------------------------------------------------------------- the reference
