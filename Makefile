@@ -68,8 +68,8 @@ explorer: setup ## the values of the documentation's explorer, onto docs/explore
 	$(RUN) -m experiments.explorer
 
 .PHONY: bench
-bench: setup ## timings against what one would use instead
-	$(RUN) -m benchmarks
+bench: setup ## what has a target, beside what one would use instead, onto benchmarks/README.md (NAME=…; twelve minutes)
+	PYTHON=$(RUN) benchmarks/all.sh
 
 .PHONY: bench-llm
 bench-llm: setup .venv-torch/installed ## networks against PyTorch, transformers and TRL (installs them into .venv-torch)

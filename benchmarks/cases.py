@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from teamtr_jax.surrogates import evaluate_stage, hybrid_evaluations, stage_repo
 from teamtr_jax.types import Stage, StageReport, Team
 from teamtr_jax.visits import cleaned_visits
 
-__all__ = ["Case", "cases", "measure"]
+__all__ = ["Case", "cases", "check", "measure"]
 
 AGREEMENT = 1e-9
 """Every number of every contender, relative to `1 + |number|`, must agree with the package's within this."""
@@ -36,7 +36,7 @@ Call = Callable[[], Mapping[str, object]]
 class Case:
     """Contenders that return the same named numbers; each of `packages` is compared with each other contender."""
 
-    group: str  #: `dispatch`, `batched`, `single`, `hybrids`, `stage`, `audit`, `large`
+    group: str  #: of `benchmarks.stage.GROUPS`
     label: str
     packages: dict[str, Call]
     rivals: dict[str, Call]
@@ -230,48 +230,72 @@ def audit(batch: int, states: int, actions: int, agents: int) -> Case:
     )
 
 
-def cases(quick: bool, groups: frozenset[str]) -> Iterator[Callable[[], Case]]:
+class Sizes(NamedTuple):
+    """How large the cases are."""
+
+    batches: tuple[tuple[int, int, int], ...]  #: instances, states, actions
+    states: tuple[int, ...]
+    actions: int
+    teams: tuple[int, ...]  #: agents
+    hybrids: tuple[int, tuple[int, ...]]  #: states, agents
+    audit: tuple[int, int, int, int]  #: instances, states, actions, agents
+
+
+SIZES = dict(
+    full=Sizes(
+        ((1000, 32, 5), (4096, 8, 5)), (64, 256, 1024), 4, (2, 8, 64), (512, (2, 8, 64, 256, 512)), (1000, 12, 3, 4)
+    ),
+    quick=Sizes(((100, 32, 5), (400, 8, 5)), (64, 256), 4, (2, 8), (128, (2, 8)), (100, 12, 3, 4)),
+    smallest=Sizes(((2, 4, 2),), (4,), 2, (2,), (192, (3,)), (2, 4, 2, 2)),
+)
+"""`smallest`: nothing is timed; as few shapes as possible, and hybrids that share their elimination as large ones do."""
+
+
+def cases(size: str, groups: frozenset[str]) -> Iterator[Callable[[], Case]]:
     """Makers of the cases, so that the arrays of one are gone before the next is built."""
+    sizes = SIZES[size]
     every: list[tuple[str, Callable[[], Case]]] = [("dispatch", dispatch)]
-    sizes, teams = ((64, 256), (2, 8)) if quick else ((64, 256, 1024), (2, 8, 64))
-    batches = ((100, 32, 5), (400, 8, 5)) if quick else ((1000, 32, 5), (4096, 8, 5))
-    every += [("batched", partial(batched, *size)) for size in batches]
-    every += [("single", partial(single, states, 4)) for states in sizes]
-    every += [("single", partial(single, sizes[-1], 4, line=True))]
-    size, numbers = (128, (2, 8)) if quick else (512, (2, 8, 64, 256, 512))
-    every += [("hybrids", partial(every_hybrid, size, 4, agents)) for agents in numbers]
+    every += [("batched", partial(batched, *batch)) for batch in sizes.batches]
+    every += [("single", partial(single, states, sizes.actions)) for states in sizes.states]
+    every += [("single", partial(single, sizes.states[-1], sizes.actions, line=True))]
+    states, numbers = sizes.hybrids
+    every += [("hybrids", partial(every_hybrid, states, sizes.actions, agents)) for agents in numbers]
     every += [
-        ("stage", partial(whole_stage, states, 4, agents, plain=states == 64 and agents < 64))
-        for states in sizes
-        for agents in teams
+        ("stage", partial(whole_stage, states, sizes.actions, agents, plain=states <= 64 and agents < 64))
+        for states in sizes.states
+        for agents in sizes.teams
     ]
-    every += [("audit", partial(audit, 100 if quick else 1000, 12, 3, 4))]
+    every += [("audit", partial(audit, *sizes.audit))]
     from benchmarks import large  # which takes its dense case from here
 
-    every += large.cases(quick)
+    every += large.cases(size)
     return (make for group, make in every if group in groups)
 
 
 def disagreement(found: Mapping[str, object], wanted: Mapping[str, object]) -> float:
-    """The largest `|difference| / (1 + |number|)` over the arrays that both have."""
+    """The largest `|difference| / (1 + |number|)` over the arrays that both have; ∞ where a truth value differs."""
     arrays = (np.ndarray, Array)
     common = sorted(name for name in set(found) & set(wanted) if isinstance(found[name], arrays))
     pairs = [(np.asarray(found[name]), np.asarray(wanted[name])) for name in common]
     for name, (a, b) in zip(common, pairs, strict=True):
         if a.shape != b.shape:
             raise AssertionError(f"{name}: shapes {a.shape} and {b.shape}")
-    return max((float((abs(a - b) / (1 + abs(b))).max()) for a, b in pairs), default=0.0)
+    errors = [np.where(a == b, 0.0, np.inf) if b.dtype == bool else abs(a - b) / (1 + abs(b)) for a, b in pairs]
+    return max((float(error.max()) for error in errors), default=0.0)
 
 
 def check(case: Case, reference: Mapping[str, object]) -> float:
-    """Assert that all contenders give the numbers of `reference`; returns the largest disagreement.
+    """Assert that all contenders give the numbers of `reference` (those of `dispatch` have none in common).
+
+    Returns the largest disagreement.
 
     Raises:
       AssertionError: names the contender.
     """
     worst = 0.0
-    for name, call in ({} if case.group == "dispatch" else case.packages | case.rivals).items():
-        error = disagreement(call(), reference)
+    for name, call in (case.packages | case.rivals).items():
+        found = call()
+        error = 0.0 if case.group == "dispatch" else disagreement(found, reference)
         if not error <= AGREEMENT:
             raise AssertionError(f"{case.group}, {case.label}: {name} disagrees with the package by {error:.1e}")
         worst = max(worst, error)

@@ -105,9 +105,17 @@ def every_hybrid_of_many_states(states: int, agents: int) -> Case:
     return Case("large", case.label, case.packages, rivals, dict.fromkeys(case.units, 1 / 6), case.needs, case.units)
 
 
-def cases(quick: bool) -> Iterator[tuple[str, partial[Case]]]:
+SIZES = {
+    "full": ((4096, 64), (317, 1000)),
+    "quick": ((64, 8), (20, 30)),
+    "smallest": ((24, 3), (6,)),
+}
+"""States and agents of the dense stage; sides of the grids."""
+
+
+def cases(size: str) -> Iterator[tuple[str, partial[Case]]]:
     """The makers for `benchmarks.cases.cases`."""
-    dense, sides = ((64, 8), (20, 30)) if quick else ((4096, 64), (317, 1000))
+    dense, sides = SIZES[size]
     yield "large", partial(every_hybrid_of_many_states, *dense)
     for side in sides:
         yield "large", partial(every_hybrid_of_a_grid, side, 4, bounds=side == sides[-1])

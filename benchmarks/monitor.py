@@ -35,7 +35,7 @@ from teamtr_jax.monitor import (
     write_token_log,
 )
 
-__all__ = ["main", "made_up", "measure", "command", "write_large"]
+__all__ = ["GROUPS", "main", "made_up", "measure", "command", "smallest", "write_large"]
 
 AGENTS, TOKENS, GROUP, STAGES = 3, 16, 8, 4
 TARGETS = {"parquet": 3.0, "jsonl": 10.0}
@@ -46,6 +46,10 @@ PART = 1_000_000
 """Rows of the large log that are written at once: four stages."""
 COMMAND = (sys.executable, "-m", "teamtr_jax.cli", "monitor")
 KINDS = {"new rollouts": False, "and the start scored again": True}
+GROUPS = {
+    "parquet": "`teamtr monitor` on a Parquet log of a million rows, from the file to the page, and its steps",
+    "jsonl": "the same of JSON lines",
+}
 
 
 def made_up(rows: int, again: bool, seed: int = 0) -> dict[str, np.ndarray]:
@@ -154,11 +158,29 @@ def measure(
     return samples, memory, path.stat().st_size
 
 
+def smallest(group: str) -> None:
+    """A small log with new rollouts and a start that is scored again: every step and the command once.
+
+    Raises:
+      AssertionError: if what was read is not what was written.
+    """
+    table = made_up(10_000, True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"log.{group}"
+        measure(path, table, 1)
+        log = read_token_log(path)
+        order = np.lexsort([table[key] for key in ("t", "turn", "rollout", "prompt", "update", "stage")])
+        for key, column in table.items():
+            if not np.array_equal(getattr(log, key), column[order]):
+                raise AssertionError(f"{group}: {key} is not what was written")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Both kinds of log in both formats: one line each. The file also says on what machine and with which versions."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.monitor", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS), help="which comparisons")
     parser.add_argument(
         "--large", type=int, default=20_000_000, metavar="ROWS", help="of a Parquet log in many stages; 0: none"
     )
@@ -173,7 +195,7 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for kind, again in KINDS.items():
             table = made_up(args.rows, again)
-            for form in ("parquet", "jsonl"):
+            for form in args.groups:
                 samples, memory, size = measure(Path(folder) / f"log.{form}", table, args.rounds)
                 logs.append(
                     dict(

@@ -16,6 +16,7 @@ from scipy.special import rel_entr
 
 __all__ = [
     "Tables",
+    "has_moved",
     "solve_numpy",
     "inverse_numpy",
     "lu_scipy",
@@ -80,7 +81,7 @@ def lu_scipy(tables: Tables) -> tuple[Floats, Floats]:
     return v, scipy.linalg.lu_solve(factors, tables.initial, trans=1, check_finite=False)
 
 
-def _updated(tables: Tables) -> NDArray[np.bool_]:
+def has_moved(tables: Tables) -> NDArray[np.bool_]:
     """[…, n+1, S]: has the agent that acts at `s` been updated in hybrid `i`?"""
     rank = np.argsort(tables.order, -1)
     own = np.take_along_axis(rank, tables.active, -1)
@@ -89,7 +90,7 @@ def _updated(tables: Tables) -> NDArray[np.bool_]:
 
 def hybrids_scipy(tables: Tables) -> Numbers:
     """Values and visits of every hybrid: one LU and two solves each; the matrices of both policies are formed once."""
-    size, updated = tables.initial.size, _updated(tables)
+    size, updated = tables.initial.size, has_moved(tables)
     pair = tables.current, tables.target
     matrices = [np.eye(size) - tables.discount * np.einsum("sa,sat->st", p, tables.transition) for p in pair]
     rewards = [(p * tables.reward).sum(-1) for p in pair]
@@ -105,7 +106,7 @@ def hybrids_scipy(tables: Tables) -> Numbers:
 def stage_scipy(tables: Tables) -> Numbers:
     """One stage: for each hybrid one LU and four solves (V, m and their differences from the hybrid before)."""
     gamma, size, n = tables.discount, tables.initial.size, tables.order.size
-    updated = _updated(tables)
+    updated = has_moved(tables)
     old, new, step = (induced(p, tables.transition) for p in (tables.current, tables.target, _step(tables)))
     step_reward = (_step(tables) * tables.reward).sum(-1)
     rewards = [(p * tables.reward).sum(-1) for p in (tables.current, tables.target)]
@@ -131,7 +132,7 @@ def stage_scipy(tables: Tables) -> Numbers:
 def stage_numpy(tables: Tables) -> Numbers:
     """A batch of stages: every hybrid of every instance at once, one batched inverse and four products."""
     gamma, size = tables.discount, tables.initial.shape[-1]
-    updated = _updated(tables)
+    updated = has_moved(tables)
     old, new, step = (induced(p, tables.transition) for p in (tables.current, tables.target, _step(tables)))
     rewards = [(p * tables.reward).sum(-1)[..., None, :] for p in (tables.current, tables.target)]
     matrix = np.eye(size) - gamma * np.where(updated[..., None], new[..., None, :, :], old[..., None, :, :])

@@ -22,9 +22,17 @@ from benchmarks.report import show_row, show_setup
 from benchmarks.writer import writer
 from teamtr_jax.files import replacing
 
-__all__ = ["main"]
+__all__ = ["GROUPS", "main", "smallest"]
 
-GROUPS = ("dispatch", "batched", "single", "hybrids", "stage", "audit", "large")
+GROUPS = {
+    "dispatch": "a call with nothing to compute, beside `jit` of nothing and SciPy",
+    "batched": "values and visits of many small instances, beside NumPy's batched `solve` and `inv`",
+    "single": "values and visits of one policy, beside SciPy's `lu_factor` and two `lu_solve`",
+    "hybrids": "values and visits of all hybrids of a stage, beside n+1 factorisations and beside one policy",
+    "stage": "every number of a stage, beside SciPy's LAPACK and plain Python loops",
+    "audit": "every number of many small stages, beside a loop over instances and batched NumPy",
+    "large": "all hybrids of thousands of states, dense, and of grids of up to a million, beside one policy and SciPy",
+}
 BLAS_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 SETUPS = ("one-core", "blas-1", "blas-all")
 PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda"}
@@ -81,11 +89,12 @@ def machine() -> dict[str, object]:
     )
 
 
-def commit() -> str:
+def commit(checkout: Path = Path()) -> str:
     """The commit of the package that is measured, with a + when files differ from it; empty outside a checkout."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
 
     try:
         return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "teamtr_jax") else "")
@@ -112,7 +121,7 @@ def child(args: argparse.Namespace) -> None:
     setup["blas_environment"] = {name: os.environ[name] for name in BLAS_VARIABLES}
     print(show_setup(setup, versions), flush=True)
     rows = []
-    for make in cases(args.quick, frozenset(args.groups)):
+    for make in cases("quick" if args.quick else "full", frozenset(args.groups)):
         rows.append(measure(make(), args.budget, args.quick, setup["clock"]))
         print(show_row(rows[-1]), flush=True)
         # After every row, so that a run that is cut off keeps what it has measured.
@@ -145,6 +154,21 @@ def run_setup(name: str, args: argparse.Namespace) -> dict[str, dict]:
         return json.loads(out.read_text())
 
 
+def smallest(group: str) -> None:
+    """Every contender of a group once, at the smallest size, checked and not timed, in this process.
+
+    Raises:
+      AssertionError: names a contender that disagrees.
+    """
+    from benchmarks.cases import cases, check
+
+    for make in cases("smallest", frozenset([group])):
+        case = make()
+        for call in case.units.values():
+            call()
+        check(case, next(iter(case.packages.values()))())
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse, run every set-up in turn, write JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stage", description=(__doc__ or "").split("\n\n")[0])
@@ -152,7 +176,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds")
     parser.add_argument("--device", choices=sorted(PLATFORMS), default="auto", help="where the package runs")
     parser.add_argument("--setups", nargs="+", choices=SETUPS, default=SETUPS, help="BLAS threads and cores")
-    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="which comparisons")
+    parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS), help="which comparisons")
     parser.add_argument("--budget", type=float, help="seconds for the rounds of each case")
     parser.add_argument("--timeout", type=float, default=1200.0, help="seconds for each set-up")
     parser.add_argument("--child", help=argparse.SUPPRESS)

@@ -65,7 +65,9 @@ def interleaved(
 
 
 def quartiles(x: Sequence[float]) -> list[float]:
-    """Lower quartile, median, upper quartile."""
+    """Lower quartile, median, upper quartile; of a single number three times that."""
+    if len(x) == 1:
+        return [x[0]] * 3
     lower, middle, upper = statistics.quantiles(x, n=4, method="inclusive")
     return [lower, middle, upper]
 

@@ -19,15 +19,19 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.llm.sizes import SIZES, Size, size_of
+from benchmarks.llm.sizes import SIZES, SMALLEST, Size, size_of
 from benchmarks.report import LLM_HEAD, llm_cells, peak_of
 from benchmarks.stage import BLAS_VARIABLES, commit, cores, machine
 from benchmarks.timing import Samples, quartiles, ratio
 from benchmarks.writer import writer
 
-__all__ = ["GROUPS", "TARGETS", "main", "rows_of"]
+__all__ = ["GROUPS", "TARGETS", "main", "rows_of", "smallest"]
 
-GROUPS = ("sample", "step", "team")
+GROUPS = {
+    "sample": "the sampler of one agent, beside transformers' `generate` and a hand-written torch loop",
+    "step": "a GRPO step from prompts to new parameters, beside TRL and a hand-written torch step",
+    "team": "three agents that take turns, beside one agent that reads and writes as much",
+}
 SETUPS = ("one-core", "all-cores")
 SIDES = {"sample": (("jax", "sample"), ("torch", "sample")), "step": (("jax", "step"), ("torch", "step"), ("torch", "trl")),
          "team": (("jax", "team"),)}  # fmt: skip
@@ -41,6 +45,7 @@ TARGETS = {
 
 TEAM_TARGET = 1.3  # most that a token of a team of three costs, in tokens of one agent plus its prefill
 MATMUL = 2 * 2048**3
+TORCH = ".venv-torch/bin/python"
 
 
 class Side:
@@ -143,6 +148,20 @@ def rows_of(group: str, size: str, samples: Samples) -> list[Row]:
     return out
 
 
+def smallest(group: str) -> None:
+    """The package's contenders once, untimed, at a size of their own; PyTorch's too where `.venv-torch` is there.
+
+    Each side compares what it sampled with its own teacher-forced log-probabilities before anything is measured.
+    """
+    from benchmarks.llm.jax_side import contenders
+
+    for run in contenders(group, SMALLEST).values():
+        run()
+    for library, what in SIDES[group]:
+        if library == "torch" and Path(TORCH).exists():
+            Side(library, what, "smallest", TORCH, True).close()
+
+
 def table_of(title: str, rows: list[dict[str, Any]], library: str, peak: float) -> Table:
     """What is printed."""
     table = Table(title=title, title_justify="left")
@@ -158,12 +177,10 @@ def table_of(title: str, rows: list[dict[str, Any]], library: str, peak: float) 
 def main(argv: list[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.llm", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument(
-        "--torch", metavar="PYTHON", default=".venv-torch/bin/python", help="interpreter with torch and TRL"
-    )
+    parser.add_argument("--torch", metavar="PYTHON", default=TORCH, help="interpreter with torch and TRL")
     parser.add_argument("--without-torch", action="store_true", help="the package alone")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS)
+    parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS))
     widths = f"{', '.join(SIZES)}, or a width: large at that width"
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", default=sorted(SIZES), help=widths)
     parser.add_argument("--setup", choices=SETUPS, default="all-cores")

@@ -111,6 +111,29 @@ def peak(size: int = 2048) -> Callable[[], jax.Array]:
     return lambda: jax.block_until_ready(product(a, a))
 
 
+def contenders(what: str, size: Size) -> dict[str, Callable[[], object]]:
+    """What is measured, by name; a sampler has compared its log-probabilities with teacher-forced ones."""
+    one = team_of(size, 1, size.prompt - 1, size.new, 1)  # the header is the last token of the prompt
+    if what == "step":
+        return {"step": step_of(one, size, 0.25), "step_all": step_of(one, size, 1.0), "jax_matmul": peak()}
+    if what == "sample":
+        params = init_team(one, jax.random.key(0))
+        return {
+            "one": sampler(one, size, params),
+            "jax_matmul": peak(),
+            "one_shared": sampler(one, size, params, shared=True),
+        }
+    # Three messages of a third each, and one agent that reads the two others' messages as its prompt.
+    message = size.new // 3
+    team = team_of(size, 3, size.prompt - 1, message, 3)
+    out: dict[str, Callable[[], object]] = {"jax_matmul": peak()}
+    out["three"] = sampler(team, size, init_team(team, jax.random.key(0)))
+    for turn in range(3):
+        alone = team_of(size, 1, size.prompt - 1 + turn * (1 + message), message, 1)
+        out[f"alone_{turn}"] = sampler(alone, size, init_team(alone, jax.random.key(0)))
+    return out
+
+
 def main() -> None:
     """What, and at which size."""
     what, size = sys.argv[1], size_of(sys.argv[2])
@@ -119,26 +142,9 @@ def main() -> None:
     versions = dict(
         python=platform.python_version(), jax=jax.__version__, flax=flax.__version__, optax=optax.__version__
     )
-    device = jax.devices()[0]
-    one = team_of(size, 1, size.prompt - 1, size.new, 1)  # the header is the last token of the prompt
-    params = init_team(one, jax.random.key(0))
-    about: dict[str, Any] = dict(versions=versions, device=device.device_kind, parameters=parameter_count(params))
-    if what == "step":
-        steps = {"step": step_of(one, size, 0.25), "step_all": step_of(one, size, 1.0)}
-        serve({**steps, "jax_matmul": peak()}, about)
-        return
-    contenders: dict[str, Callable[[], object]] = {"one": sampler(one, size, params), "jax_matmul": peak(),
-                                                   "one_shared": sampler(one, size, params, shared=True)}  # fmt: skip
-    if what == "team":
-        # Three messages of a third each, and one agent that reads the two others' messages as its prompt.
-        message = size.new // 3
-        team = team_of(size, 3, size.prompt - 1, message, 3)
-        contenders["three"] = sampler(team, size, init_team(team, jax.random.key(0)))
-        for turn in range(3):
-            alone = team_of(size, 1, size.prompt - 1 + turn * (1 + message), message, 1)
-            contenders[f"alone_{turn}"] = sampler(alone, size, init_team(alone, jax.random.key(0)))
-        contenders = {name: run for name, run in contenders.items() if not name.startswith("one")}
-    serve(contenders, about)
+    one = team_of(size, 1, size.prompt - 1, size.new, 1)
+    parameters = parameter_count(init_team(one, jax.random.key(0)))
+    serve(contenders(what, size), dict(versions=versions, device=jax.devices()[0].device_kind, parameters=parameters))
 
 
 if __name__ == "__main__":

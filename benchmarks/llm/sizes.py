@@ -14,6 +14,7 @@ __all__ = [
     "GROUP",
     "LEARNING_RATE",
     "SIZES",
+    "SMALLEST",
     "Size",
     "answer",
     "clock",
@@ -60,6 +61,8 @@ class Size(NamedTuple):
 
 
 SIZES = {"large": Size(128, 4, 4, 256, 64), "small": Size(64, 2, 4, 64, 16)}
+SMALLEST = Size(16, 1, 2, 8, 3)
+"""Where nothing is timed."""
 
 
 def size_of(name: str) -> Size:

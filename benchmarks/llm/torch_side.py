@@ -22,7 +22,19 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from benchmarks.llm.sizes import CHARACTERS, GROUP, LEARNING_RATE, Size, answer, clock, requests, serve, size_of, tell
+from benchmarks.llm.sizes import (
+    CHARACTERS,
+    GROUP,
+    LEARNING_RATE,
+    SMALLEST,
+    Size,
+    answer,
+    clock,
+    requests,
+    serve,
+    size_of,
+    tell,
+)
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "0")) or len(os.sched_getaffinity(0))
 BASE = 10_000.0
@@ -228,7 +240,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(THREADS)
-    what, size = sys.argv[1], size_of(sys.argv[2])
+    what, size = sys.argv[1], SMALLEST if sys.argv[2] == "smallest" else size_of(sys.argv[2])
     versions = dict(python=sys.version.split()[0], numpy=np.__version__, torch=torch.__version__.split("+")[0])
     versions |= dict(transformers=transformers.__version__, tokenizers=tokenizers.__version__)
     about: dict[str, Any] = dict(versions=versions, threads=torch.get_num_threads())
