@@ -26,7 +26,7 @@ DISCOUNT = 0.95
 class Grid(NamedTuple):
     """A turn-taking stage in a square of cells; every array of NumPy."""
 
-    index: NDArray[np.int64]  #: [S, 4], the neighbours (at a wall the cell itself)
+    cells: NDArray[np.int64]  #: [S, 4], the neighbours (at a wall the cell itself)
     prob: NDArray[np.float64]  #: [4, 4], of the neighbours for each action: three times in four where it aims
     reward: NDArray[np.float64]  #: [S, 4]
     initial: NDArray[np.float64]  #: [S]
@@ -57,21 +57,22 @@ def grid(side: int, agents: int) -> Grid:
 
 def to_stage(tables: Grid) -> Stage:
     """The same for the package: successor lists [S, 4, 4]."""
-    shape = (len(tables.index), 4, 4)
-    index = jnp.broadcast_to(tables.index[:, None], shape)
-    world = Successors(index, jnp.broadcast_to(tables.prob, shape), jnp.asarray(DISCOUNT))
-    team = Team(world, *map(jnp.asarray, (tables.reward, tables.initial, tables.active)), tables.agents)
+    shape = (len(tables.cells), 4, 4)
+    index = jnp.broadcast_to(tables.cells[:, None], shape)
+    world = Successors(index, jnp.broadcast_to(tables.prob, shape), jnp.asarray(DISCOUNT), lu_states=0)
+    reward, initial, active = map(jnp.asarray, (tables.reward, tables.initial, tables.active))
+    team = Team(world, reward, initial, active, tables.agents)
     return Stage(team, jnp.asarray(tables.current), jnp.asarray(tables.target), jnp.arange(tables.agents))
 
 
 def splu(tables: Grid) -> dict[str, object]:
     """Values and visits of every hybrid: SciPy's sparse LU as it comes and two solves each."""
-    states, v, m = len(tables.index), [], []
+    states, v, m = len(tables.cells), [], []
     ends = np.arange(0, 4 * states + 1, 4)
     for i in range(tables.agents + 1):
         policy = np.where((tables.active < i)[:, None], tables.target, tables.current)
         flow = scipy.sparse.csr_array(
-            ((policy @ tables.prob).ravel(), tables.index.ravel(), ends), shape=(states, states)
+            ((policy @ tables.prob).ravel(), tables.cells.ravel(), ends), shape=(states, states)
         )
         factors = scipy.sparse.linalg.splu((scipy.sparse.eye_array(states) - DISCOUNT * flow).tocsc())
         v.append(factors.solve((policy * tables.reward).sum(-1)))
@@ -94,7 +95,7 @@ def every_hybrid_of_a_grid(side: int, agents: int, bounds: bool) -> Case:
     name = f"package{', error bounds' if bounds else ''}"
     rival = "scipy, n+1 splu + 2 solves each"
     label = f"V, m of all hybrids: a grid of {side * side} cells, n={agents}"
-    needs = 6000 * side * side if side > 30 else 0  # measured: 3.9 GB at 10⁶ cells with the rival beside
+    needs = 8000 * side * side  # 5.3 GB were held at 10⁶ cells when the machine had no more
     return Case("large", label, {name: evaluations}, {rival: partial(splu, tables)}, {rival: 1 / 1.5}, needs)
 
 

@@ -112,7 +112,7 @@ def _digests(*tables: Any) -> NDArray[np.int64]:
     for at in np.ndindex(lead):
         digest = hashlib.sha256()
         for table, rank in ((index, 2), (weight, 2), (discount, 0)):
-            digest.update(np.ascontiguousarray(_member(table, rank, at)))
+            digest.update(np.ascontiguousarray(_member(table, rank, at)).data)
         out[at] = np.frombuffer(digest.digest(), np.int64)
     return out
 
@@ -147,6 +147,7 @@ class _Policy:
 
     def __init__(self, index: np.ndarray, weight: Floats, discount: float) -> None:
         states, width = index.shape
+        self.states: int = states
         ends = np.arange(0, index.size + 1, width, dtype=np.int32)  # SuperLU knows no longer integers
         entries = weight.ravel() * discount, index.ravel().astype(np.int32), ends
         flow = scipy.sparse.csr_array(entries, shape=(states, states))
@@ -185,8 +186,8 @@ class _Policy:
         An M-matrix needs no pivot: without one both factors have no positive entry off the diagonal, as in `DenseResolvent`.
         """
         matrix = self.matrix
-        pattern = hashlib.sha256(matrix.indptr)
-        pattern.update(matrix.indices)
+        pattern = hashlib.sha256(np.asarray(matrix.indptr).data)
+        pattern.update(np.asarray(matrix.indices).data)
         name = pattern.digest()
         with _LOCK:
             order = _ORDERS.get(name)
@@ -195,9 +196,9 @@ class _Policy:
             return
         factor = partial(scipy.sparse.linalg.splu, diag_pivot_thresh=0.0, options=dict(SymmetricMode=True))
         if order is None:
-            self.factors = factor(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A")
+            self.factors = found = factor(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A")
             with _LOCK:
-                _ORDERS[name] = self.factors.perm_c.copy()
+                _ORDERS[name] = found.perm_c.copy()
                 if len(_ORDERS) > KEPT_ORDERS:
                     _ORDERS.popitem(last=False)
             return
@@ -226,7 +227,7 @@ class _Policy:
 
     @property
     def _backward(self) -> float:
-        return 8 * (self.matrix.shape[0] + 2) * float(np.finfo(np.float64).eps) / 2
+        return 8 * (self.states + 2) * float(np.finfo(np.float64).eps) / 2
 
     def _residual(self, b: Floats, x: Floats, transposed: bool) -> tuple[float, float]:
         """`‖b − Mx‖` and how much of it the rounding budgets have room for."""
@@ -240,7 +241,7 @@ def _norm(x: Floats, transposed: bool) -> float:
 
 def _work(matrix: scipy.sparse.csr_array) -> float:
     """`S·w²` of the band that reverse Cuthill–McKee finds, `w` its mean half-width; 0 where it cannot be above the limit."""
-    states = matrix.shape[0]
+    states = matrix.indptr.size - 1
     if states**3 / 4 <= WORK_LIMIT:
         return 0.0
     order = np.argsort(scipy.sparse.csgraph.reverse_cuthill_mckee(matrix))
@@ -280,4 +281,4 @@ def _policy(index: np.ndarray, weight: Floats, discount: np.ndarray, key: np.nda
 
 
 def _states(policies: OrderedDict[bytes, _Policy]) -> int:
-    return sum(policy.matrix.shape[0] for policy in policies.values())
+    return sum(policy.states for policy in policies.values())
