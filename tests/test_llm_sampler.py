@@ -115,7 +115,8 @@ def test_rows_of_a_prompt_read_it_once(case):
     """Groups draw what the same rows with a prompt each draw, whatever the router and the networks; padded prompts too."""
     router = random_router(2) if case == "random" else round_robin(2)
     layout = Layout(Vocabulary("01", 2, "?!"), 3, 3, 3, router)
-    models = (SMALL, ModelConfig(8, 1, 2)) if case == "unlike" else (SMALL,) * 2
+    deep = ModelConfig(8, 2, 2)  # with one layer it would not matter what a prompt may read
+    models = (deep, ModelConfig(8, 1, 2)) if case == "unlike" else (deep,) * 2
     team = LanguageTeam(layout, models)
     params = far_params(team, 6, 0.5)
     prompts = jnp.asarray(layout.encode_prompts(["?", "!?1", "0!"]))
