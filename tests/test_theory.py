@@ -167,7 +167,7 @@ from theory import ledger, run
 from theory.tiers import Tier
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
-    tier = Tier(2_000, 0, ("corners",), (), True, chunk=10, keep=True)
+    tier = Tier(1_000, 0, ("corners",), (), True, chunk=10, keep=True)
     claims = [claim for claim in STAGE_CLAIMS if claim.id == "T1"]
     result = run.run(tier, journal=Path(sys.argv[1]), studies=(), claims=claims)
     print(ledger.as_json([replace(row, seconds=0.0, page="") for row in result.rows], {}))
@@ -185,12 +185,12 @@ def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path):
             time.sleep(0.01)
         process.kill()
     killed = unseal(kept.read_bytes())["done"]
-    assert 0 < killed < 2_000
+    assert 0 < killed < 1_000
     again = subprocess.run([sys.executable, str(path), str(kept.parent)], **environment, check=True).stdout
-    assert unseal(kept.read_bytes())["done"] == 2_000
+    assert unseal(kept.read_bytes())["done"] == 1_000
     corners = next(family for family in families.FAMILIES if family.name == "corners")
     claims = [claim for claim in STAGE_CLAIMS if claim.id == "T1"]
-    whole = audit.audit_family(corners, 2_000, np.random.default_rng([0, *b"corners"]), claims, chunk=10)
+    whole = audit.audit_family(corners, 1_000, np.random.default_rng([0, *b"corners"]), claims, chunk=10)
     (row,) = audit.rows(whole, claims, 0.0)
     assert json.loads(again) == json.loads(ledger.as_json([replace(row, seconds=0.0)], {}))
 
