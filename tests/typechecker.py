@@ -4,6 +4,7 @@ jax rebuilds its pytrees with things that are no arrays (`eval_shape` puts shape
 fields of a registered dataclass cannot be held to `Array`.
 """
 
+import functools
 import inspect
 import typing
 from typing import Any
@@ -39,8 +40,16 @@ def jaxtyped(function=None, *, typechecker):
     if function is None:
         return lambda function: jaxtyped(function, typechecker=typechecker)
     if inspect.isfunction(function) and function.__name__ != "__init__" and not _has_sizes(_hints(function)):
-        return _checked(function)
+        return _switched(function, _checked(function))
     return _with_sizes(function, typechecker=typechecker)
+
+
+def _switched(function, checked):
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        return (function if jaxtyping.config.jaxtyping_disable else checked)(*args, **kwargs)
+
+    return call
 
 
 def _hints(function):
