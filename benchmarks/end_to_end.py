@@ -33,6 +33,7 @@ from benchmarks.timing import quartiles
 from benchmarks.writer import writer
 from teamtr_jax.divergences import kl_new_to_current
 from teamtr_jax.dynamics import after
+from teamtr_jax.tabular import OPTIONS
 from teamtr_jax.teams import random_stages
 from teamtr_jax.trust_region import value_weighted_step
 from teamtr_jax.types import Team
@@ -43,10 +44,6 @@ __all__ = ["FLOORS", "Run", "floor", "main", "run", "team_of"]
 SHARE = 0.95
 FLOORS = ("worst team", "own influence")
 """Floors of the return for `weighted`: the values of the worst team, or of the worst that the updated agent can do alone."""
-
-
-COMPILER = {"xla_cpu_use_fusion_emitters": False}
-"""A program that runs for milliseconds is what its compiler costs: the older code generator takes about half the time."""
 
 
 class Run(NamedTuple):
@@ -120,7 +117,7 @@ class _State(NamedTuple):
     there: Array  #: whether `SHARE` of the optimum is reached
 
 
-@partial(jax.jit, static_argnames=("way", "sharp", "limit"), compiler_options=COMPILER)
+@partial(jax.jit, static_argnames=("way", "sharp", "limit"), compiler_options=OPTIONS)
 def run(team: Team, start: Float[Array, "S A"], way: str, sharp: str = FLOORS[1], limit: int = 600) -> Run:
     """Update one agent after the other until `SHARE` of the optimum is reached, or `limit - 1` updates are done."""
     optimum = team.initial @ optimal_values(team, 1e-9)
