@@ -33,6 +33,7 @@ from benchmarks.timing import quartiles
 from benchmarks.writer import writer
 from teamtr_jax.divergences import kl_new_to_current
 from teamtr_jax.dynamics import after
+from teamtr_jax.tabular import OPTIONS
 from teamtr_jax.teams import random_stages
 from teamtr_jax.trust_region import value_weighted_step
 from teamtr_jax.types import Team
@@ -52,10 +53,6 @@ GROUPS = {
 WAYS = dict(zip(GROUPS, (("weighted", FLOORS[1]), ("weighted", FLOORS[0]), ("greedy", "")), strict=True))
 AGREEMENT = 1e-9
 """What the changes of the objective may differ from the improvements by, in units of the optimum."""
-
-COMPILER = {"xla_cpu_use_fusion_emitters": False}
-"""A program that runs for milliseconds is what its compiler costs: the older code generator takes about half the time."""
-
 
 class Run(NamedTuple):
     """What happened; entry `i` of a list is update `i+1`, of `objective` the team before it; first `updates` count."""
@@ -128,7 +125,7 @@ class _State(NamedTuple):
     there: Array  #: whether `SHARE` of the optimum is reached
 
 
-@partial(jax.jit, static_argnames=("way", "sharp", "limit"), compiler_options=COMPILER)
+@partial(jax.jit, static_argnames=("way", "sharp", "limit"), compiler_options=OPTIONS)
 def run(team: Team, start: Float[Array, "S A"], way: str, sharp: str = FLOORS[1], limit: int = 600) -> Run:
     """Update one agent after the other until `SHARE` of the optimum is reached, or `limit - 1` updates are done."""
     optimum = team.initial @ optimal_values(team, 1e-9)
