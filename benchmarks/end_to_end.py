@@ -54,6 +54,7 @@ WAYS = dict(zip(GROUPS, (("weighted", FLOORS[1]), ("weighted", FLOORS[0]), ("gre
 AGREEMENT = 1e-9
 """What the changes of the objective may differ from the improvements by, in units of the optimum."""
 
+
 class Run(NamedTuple):
     """What happened; entry `i` of a list is update `i+1`, of `objective` the team before it; first `updates` count."""
 

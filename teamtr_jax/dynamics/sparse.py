@@ -14,19 +14,20 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
-import scipy.sparse.csgraph
-import scipy.sparse.linalg
 from jax import Array, lax
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from teamtr_jax.dynamics._linear import scatter
+
+if TYPE_CHECKING:  # at use otherwise: it takes longer to import than a small stage to solve
+    import scipy.sparse
+    import scipy.sparse.linalg
 
 __all__ = ["WORK_LIMIT", "SparseResolvent", "sparse_resolvent"]
 
@@ -146,6 +147,8 @@ class _Policy:
     """`I − γP_π` of one policy; factored when first asked."""
 
     def __init__(self, index: np.ndarray, weight: Floats, discount: float) -> None:
+        import scipy.sparse
+
         states, width = index.shape
         self.states: int = states
         ends = np.arange(0, index.size + 1, width, dtype=np.int32)  # SuperLU knows no longer integers
@@ -185,6 +188,8 @@ class _Policy:
 
         An M-matrix needs no pivot: without one both factors have no positive entry off the diagonal, as in `DenseResolvent`.
         """
+        import scipy.sparse.linalg
+
         matrix = self.matrix
         pattern = hashlib.sha256(np.asarray(matrix.indptr).data)
         pattern.update(np.asarray(matrix.indices).data)
@@ -214,6 +219,8 @@ class _Policy:
         return x
 
     def _iterated(self, b: Floats, transposed: bool) -> Floats:
+        import scipy.sparse.linalg
+
         matrix = self.matrix.T if transposed else self.matrix
         x, share = np.zeros_like(b), b.size**-0.5 if transposed else 1.0  # of the 2-norm in the norm of the limit
         for _ in range(STARTS):
@@ -241,6 +248,8 @@ def _norm(x: Floats, transposed: bool) -> float:
 
 def _work(matrix: scipy.sparse.csr_array) -> float:
     """`S·w²` of the band that reverse Cuthill–McKee finds, `w` its mean half-width; 0 where it cannot be above the limit."""
+    import scipy.sparse.csgraph
+
     states = matrix.indptr.size - 1
     if states**3 / 4 <= WORK_LIMIT:
         return 0.0
@@ -252,6 +261,8 @@ def _work(matrix: scipy.sparse.csr_array) -> float:
 
 
 def _reached(flow: scipy.sparse.csr_array, start: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    import scipy.sparse.csgraph
+
     states, first = start.size, np.flatnonzero(start)
     indices = np.concatenate([flow.indices, first])
     ends = np.append(flow.indptr, indices.size)
