@@ -24,7 +24,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-__all__ = ["CACHE", "LIMIT", "folder", "described", "run"]
+__all__ = ["CACHE", "LIMIT", "folder", "described", "run", "compiled_program"]
 
 CACHE = "TEAMTR_CACHE"
 """Environment variable: ``off``, or the folder in which compiled programs are kept."""
@@ -41,6 +41,9 @@ QUICK: dict[str, Any] = {
     "xla_cpu_parallel_codegen_split_count": 1,
 }
 """What makes XLA compile in a fifth of the time, for programs that take longer to compile than to run."""
+
+NEWER_LACK = ("xla_cpu_use_fusion_emitters",)
+"""Of `QUICK`, what newer versions refuse; jax 0.12 does. The rest halves the time there."""
 
 SETTINGS = (
     "jax_enable_x64",
@@ -259,9 +262,9 @@ def _program(
 
     flat.__name__ = function.__name__
     lowered = jax.jit(flat).lower(*leaves)
-    compiled = _compiled(lowered, quick)
+    compiled = compiled_program(lowered, quick)
     if place is not None:
-        with suppress(Exception):  # a program that XLA cannot write down (a sort, a callback), a full disk
+        with suppress(Exception):  # a program that XLA cannot write down (a callback), a full disk
             payload, _, out_tree = serialize_executable.serialize(compiled)
             _write(place, key, (payload, out_tree))
     return compiled
@@ -276,11 +279,12 @@ def _load_lapack() -> None:
     jax.jit(jax.lax.linalg.lu).lower(jax.ShapeDtypeStruct((1, 1), jnp.float32))
 
 
-def _compiled(lowered: Any, quick: bool) -> Any:
-    """The lowered program, compiled; without the options that this version of XLA does not know."""
+def compiled_program(lowered: Any, quick: bool) -> Any:
+    """The lowered program, compiled; `quick` with those options of `QUICK` that this version of XLA knows."""
     import jax
 
     if quick and jax.default_backend() == "cpu":
-        with suppress(Exception):  # which error it is differs by version; a fault of the program is raised below
-            return lowered.compile(compiler_options=QUICK)
+        for unknown in ("", *NEWER_LACK):
+            with suppress(Exception):  # which error it is differs by version; a fault of the program is raised below
+                return lowered.compile(compiler_options={name: x for name, x in QUICK.items() if name != unknown})
     return lowered.compile()

@@ -45,13 +45,13 @@ def place(tmp_path, monkeypatch):
 def compiled(monkeypatch):
     """The programs that were compiled, not read."""
     seen = []
-    compile_ = programs._compiled
+    compile_ = programs.compiled_program
 
     def count(lowered, quick):
         seen.append(lowered)
         return compile_(lowered, quick)
 
-    monkeypatch.setattr(programs, "_compiled", count)
+    monkeypatch.setattr(programs, "compiled_program", count)
     return seen
 
 
@@ -100,7 +100,7 @@ def test_what_is_damaged_is_compiled_and_written_again(place, compiled, monkeypa
         programs._write(place, path.stem, (b"no program", None))
     assert again(monkeypatch, twice, X)["twice"].tolist() == [0.0, 2.0, 4.0]
     assert len(compiled) == (1 if damage == "flipped" else 2)
-    monkeypatch.setattr(programs, "_compiled", None)
+    monkeypatch.setattr(programs, "compiled_program", None)
     assert again(monkeypatch, twice, X)["twice"].tolist() == [0.0, 2.0, 4.0]
 
 
@@ -210,7 +210,7 @@ jax.config.update("jax_enable_x64", True)
 import numpy as np, test_programs
 from teamtr_jax import programs
 if sys.argv[1:]:
-    programs._compiled = None
+    programs.compiled_program = None
 print(programs.run(test_programs.factors, np.array([[2.0, 0.0], [1.0, 4.0]]), quick=True).tolist())
 """
     env = os.environ | {"PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), str(Path(__file__).parents[1])))}

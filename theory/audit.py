@@ -181,7 +181,7 @@ def _verdicts(claims: tuple[Claim, ...], stages: Stage, single: bool, few: bool)
     key = (claims, single, few, structure, tuple((x.shape, x.dtype) for x in leaves))
     if key not in _own:
         f = _stage_verdicts(claims)
-        _own[key] = programs._compiled(jax.jit(f if single else jax.vmap(f)).lower(stages), few)
+        _own[key] = programs.compiled_program(jax.jit(f if single else jax.vmap(f)).lower(stages), few)
     return jax.block_until_ready(_own[key](stages))
 
 
