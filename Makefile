@@ -110,7 +110,7 @@ notebooks: $(NOTEBOOKS) ## theory/notebooks/*.py as .ipynb, beside them
 .PHONY: docs
 docs: setup ## the documentation, warnings as errors, into build/docs (two to four minutes)
 	rm -rf build/docs
-	$(RUN) -m sphinx -j auto -W --keep-going -b html docs build/docs
+	$(RUN) -m sphinx -W --keep-going -b html docs build/docs
 
 .PHONY: wheel
 wheel: setup ## build sdist and wheel into dist/, try the wheel in a throw-away environment

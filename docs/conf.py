@@ -1,4 +1,4 @@
-"""Sphinx settings: `python -m sphinx -j auto -W --keep-going -b html docs build/docs`.
+"""Sphinx settings: `python -m sphinx -W --keep-going -b html docs build/docs`.
 
 `DOCS_EXECUTE=off` leaves the notebooks unexecuted, `cache` executes those whose code changed; `force`, the default, all of them.
 """
