@@ -17,8 +17,8 @@ import platform
 import secrets
 import stat
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from threading import RLock
@@ -262,12 +262,32 @@ def _program(
 
     flat.__name__ = function.__name__
     lowered = jax.jit(flat).lower(*leaves)
-    compiled = compiled_program(lowered, quick)
+    with _compiled_here() if place is not None else nullcontext():
+        compiled = compiled_program(lowered, quick)
     if place is not None:
         with suppress(Exception):  # a program that XLA cannot write down (a callback), a full disk
             payload, _, out_tree = serialize_executable.serialize(compiled)
             _write(place, key, (payload, out_tree))
     return compiled
+
+
+@contextmanager
+def _compiled_here() -> Iterator[None]:
+    """jax's own cache off: a program that it read back is written down again as one that cannot run (jax 0.10.2)."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    config: Any = jax.config
+    if not config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
+        yield
+        return
+    config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        config.update("jax_enable_compilation_cache", True)
+        compilation_cache.reset_cache()
 
 
 @cache

@@ -223,7 +223,7 @@ def test_files_of_many_shapes_compile_one_program(tmp_path, monkeypatch, capsys)
     counted = []
     monkeypatch.setenv(programs.CACHE, "off")
     monkeypatch.setattr(programs, "_made", {})
-    monkeypatch.setattr(jax._src.compiler, "backend_compile_and_load", counting(counted))
+    monkeypatch.setattr(jax._src.compiler, "compile_or_get_cached", counting(counted))
     for k, (states, actions, agents) in enumerate([(7, 3, 4), (9, 2, 3), (11, 4, 2), (13, 5, 5), (17, 6, 7)] * 2):
         if k == 5:
             assert len(counted) == 1
@@ -236,7 +236,7 @@ def test_files_of_many_shapes_compile_one_program(tmp_path, monkeypatch, capsys)
 
 
 def counting(counted):
-    compile_ = jax._src.compiler.backend_compile_and_load
+    compile_ = jax._src.compiler.compile_or_get_cached
 
     def count(*arguments, **settings):
         counted.append(1)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from teamtr_jax import programs
 
@@ -152,8 +153,38 @@ def test_what_cannot_be_written_down_runs(place, compiled, monkeypatch):
         assert again(monkeypatch, ordered, X["x"], quick=quick).tolist() == [2.0, 1.0, 0.0]
 
 
-def test_options_of_another_version(place, monkeypatch):
-    monkeypatch.setattr(programs, "QUICK", {"xla_no_such_option_ever": 1})
+def test_what_jax_read_from_its_own_cache_is_not_written_down(place, monkeypatch, tmp_path):
+    """It would be a file with a good digest whose program cannot run."""
+    for name, value in (
+        ("compilation_cache_dir", str(tmp_path / "jax")),
+        ("persistent_cache_min_compile_time_secs", 0.0),
+    ):
+        monkeypatch.setitem(before := {}, name, getattr(jax.config, f"jax_{name}"))
+        jax.config.update(f"jax_{name}", value)
+    compilation_cache.reset_cache()
+    try:
+        for _ in range(2):
+            jax.clear_caches()
+            assert jax.jit(power, static_argnums=0)(5, jnp.arange(3.0)).tolist() == [
+                0.0,
+                1.0,
+                32.0,
+            ]  # jax's cache works
+            assert list((tmp_path / "jax").iterdir())
+            for kept in ("first", "second"):
+                monkeypatch.setenv(programs.CACHE, str(tmp_path / kept))
+                for _ in range(2):
+                    assert again(monkeypatch, twice, X)["twice"].tolist() == [0.0, 2.0, 4.0]
+        assert jax.config.jax_enable_compilation_cache
+    finally:
+        for name, value in before.items():
+            jax.config.update(f"jax_{name}", value)
+        compilation_cache.reset_cache()
+
+
+@pytest.mark.parametrize("options", [{"xla_no_such_option_ever": 1}, {"xla_no_such_option_ever": 1} | programs.QUICK])
+def test_options_of_another_version(place, monkeypatch, options):
+    monkeypatch.setattr(programs, "QUICK", options)
     assert programs.run(twice, X, quick=True)["twice"].tolist() == [0.0, 2.0, 4.0]
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 from builders import as_stage, discounted_world, turn_taking
 
 from teamtr_jax.dynamics import Dense, SparseResolvent, Successors, sparse
@@ -217,9 +218,9 @@ def test_work_of_a_band():
     S = 20000
     names = np.random.default_rng(8).permutation(S)
     line = np.full(S - 1, -0.5)
-    matrix = sparse.scipy.sparse.diags_array([np.ones(S), line], offsets=[0, 1]).tocsr()[names][:, names]
-    assert sparse._work(sparse.scipy.sparse.csr_array(matrix)) == pytest.approx(S, rel=1e-3)
-    small = sparse.scipy.sparse.csr_array(np.ones((9, 9)))
+    matrix = scipy.sparse.diags_array([np.ones(S), line], offsets=[0, 1]).tocsr()[names][:, names]
+    assert sparse._work(scipy.sparse.csr_array(matrix)) == pytest.approx(S, rel=1e-3)
+    small = scipy.sparse.csr_array(np.ones((9, 9)))
     assert sparse._work(small) == 0
 
 

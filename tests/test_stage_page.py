@@ -477,7 +477,7 @@ def test_command_bad_input(run, save, tmp_path):  # noqa: F811
 
 
 def test_the_place_is_tried_before_the_work(run, save, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("teamtr_jax.cli.read_stage", lambda path: pytest.fail("read before the place was tried"))
+    monkeypatch.setattr("teamtr_jax.teams.read_stage", lambda path: pytest.fail("read before the place was tried"))
     assert run("stage", save(tables()), "--html", tmp_path / "no" / "a.html")[0] == 2
 
 
