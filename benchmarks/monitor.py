@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import io
+import json
 import os
 import platform
 import subprocess

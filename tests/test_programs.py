@@ -188,6 +188,25 @@ def test_options_of_another_version(place, monkeypatch, options):
     assert programs.run(twice, X, quick=True)["twice"].tolist() == [0.0, 2.0, 4.0]
 
 
+@pytest.mark.parametrize(
+    ("unknown", "tried"), [("", 1), (programs.NEWER_LACK[0], 2), ("xla_backend_optimization_level", 3)]
+)
+def test_an_unknown_option_leaves_the_others(unknown, tried):
+    """As XLA of another version: it refuses one option, whatever stands beside it."""
+    asked = []
+
+    class Lowered:
+        def compile(self, compiler_options=None):
+            asked.append(compiler_options)
+            if unknown in (compiler_options or {}):
+                raise ValueError(unknown)
+            return compiler_options
+
+    found = programs.compiled_program(Lowered(), True)
+    assert len(asked) == tried
+    assert found == (None if tried == 3 else {name: x for name, x in programs.QUICK.items() if name != unknown})
+
+
 def test_what_is_inside_a_function_is_refused():
     held = 3.0
     for function in (lambda x: x, lambda x: held * x):
