@@ -273,7 +273,7 @@ def _program(
 
 @contextmanager
 def _compiled_here() -> Iterator[None]:
-    """jax's own cache off: a program that it read back is written down again as one that cannot run (jax 0.10.2)."""
+    """jax's own cache off: a program that it read back is written down again as one that cannot run (jax 0.10.2, 0.12.0.1)."""
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
