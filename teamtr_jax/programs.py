@@ -19,7 +19,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -200,6 +200,11 @@ def _key(function: Callable[..., Any], static: tuple[Any, ...], quick: bool, lea
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
+def _told(text: str) -> bool:
+    """Whether a text says all of what it shows: not where a function lies in memory, and no array in part."""
+    return "<" not in text and "..." not in text
+
+
 # ------------------------------------------------------------------------------------------------------------------ program
 
 
@@ -209,7 +214,8 @@ def run(function: Callable[..., Any], *arguments: Any, static: tuple[Any, ...] =
     Args:
       function: of a module (not one defined inside another function, which could hold values that no key knows). What it
         returns is a pytree of arrays.
-      arguments: pytrees of arrays; shapes and static fields choose the program.
+      arguments: pytrees of arrays; shapes and static fields choose the program. It is not kept where a static field holds a
+        function or an array, whose text does not say what it is.
       static: plain values (texts, numbers, tuples of them) by which the function makes another program.
       quick: compile with few optimisations (a fifth of the time, other roundings): for small arrays.
 
@@ -231,6 +237,8 @@ def run(function: Callable[..., Any], *arguments: Any, static: tuple[Any, ...] =
     leaves, tree = jax.tree.flatten(arguments)
     if any(isinstance(leaf, Tracer) for leaf in leaves):
         return function(*static, *arguments)
+    if not _told(f"{static!r} {tree}"):
+        return _jitted(function, static)(*arguments)
     leaves = [leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for leaf in leaves]
     key = _key(function, static, quick, leaves, tree)
     with _lock:
@@ -238,6 +246,14 @@ def run(function: Callable[..., Any], *arguments: Any, static: tuple[Any, ...] =
         if program is None:
             program = _made[key] = _program(key, function, static, leaves, tree, quick=quick)
     return program(*leaves)
+
+
+@cache
+def _jitted(function: Callable[..., Any], static: tuple[Any, ...]) -> Callable[..., Any]:
+    """What no key can name, jax compares as it is: it has the functions and arrays themselves."""
+    import jax
+
+    return jax.jit(partial(function, *static))
 
 
 def _program(

@@ -1,9 +1,11 @@
 """Programs that are kept: the same numbers from the folder, nothing from a damaged or foreign file, nothing where it is off."""
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -205,6 +207,29 @@ def test_an_unknown_option_leaves_the_others(unknown, tried):
     found = programs.compiled_program(Lowered(), True)
     assert len(asked) == tried
     assert found == (None if tried == 3 else {name: x for name, x in programs.QUICK.items() if name != unknown})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Ruled:
+    x: jax.Array
+    rule: Any = dataclasses.field(metadata={"static": True})
+
+
+def by_rule(ruled):
+    return ruled.rule(ruled.x) if callable(ruled.rule) else ruled.x + ruled.rule[-1]
+
+
+def test_what_no_text_tells_is_not_kept(place, monkeypatch):
+    """Functions by where they lie, where another one may lie later; long arrays by their ends."""
+    for value in (2.0, 3.0, 4.0):  # each is gone before the next is made
+        assert again(monkeypatch, by_rule, Ruled(jnp.array(1.0), lambda x, value=value: value * x)) == value
+        assert "<function" in str(jax.tree.structure(Ruled(jnp.array(1.0), lambda x: x)))
+    assert programs.run(power, jnp.array(2.0), static=(3,)) == 8.0
+    assert len(list(place.iterdir())) == 1
+    assert again(monkeypatch, by_rule, Ruled(jnp.array(1.0), (1, 2))) == 3.0
+    assert len(list(place.iterdir())) == 2
+    assert not programs._told(repr(np.arange(2000)))
 
 
 def test_what_is_inside_a_function_is_refused():
