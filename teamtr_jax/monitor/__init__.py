@@ -8,9 +8,9 @@ from teamtr_jax.monitor.page import write_page
 from teamtr_jax.monitor.reading import read_stages, read_token_log
 from teamtr_jax.monitor.report import MonitorReport, monitor
 from teamtr_jax.monitor.terminal import show
-from teamtr_jax.monitor.updates import Settings
 from teamtr_jax.monitor.verdict import Verdict, verdicts
 from teamtr_jax.monitor.writing import append_token_log, token_rows, write_token_log
+from teamtr_jax.monitor_settings import Settings
 
 __all__ = ["run", "TokenLog", "token_log", "read_token_log", "read_stages", "write_token_log", "append_token_log", "token_rows",
            "Settings", "MonitorReport", "monitor", "Interaction", "Pooled", "pool", "Verdict", "verdicts",

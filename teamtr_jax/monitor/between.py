@@ -15,7 +15,8 @@ from teamtr_jax.monitor.interaction import Interaction, estimate_interaction
 from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.own import Own
 from teamtr_jax.monitor.scored import per_prompt, score
-from teamtr_jax.monitor.updates import Settings, Update
+from teamtr_jax.monitor.updates import Update
+from teamtr_jax.monitor_settings import Settings
 from teamtr_jax.path_shift import path_shift
 
 __all__ = ["Rewards", "rewards_of", "Following", "next_rewards", "Shift", "shifts", "matrices"]

@@ -13,7 +13,8 @@ from teamtr_jax.monitor.estimates import plain
 from teamtr_jax.monitor.interaction import Interaction
 from teamtr_jax.monitor.limits import Limits
 from teamtr_jax.monitor.own import Own
-from teamtr_jax.monitor.updates import Settings, Update
+from teamtr_jax.monitor.updates import Update
+from teamtr_jax.monitor_settings import Settings
 
 __all__ = ["MONITOR_SCHEMA", "INFORMATION", "RUNGS", "WEIGHTS", "Record", "Judged", "Column", "GROUPS", "COLUMNS", "record_of",
            "number", "interval_text", "text", "who", "name"]  # fmt: skip

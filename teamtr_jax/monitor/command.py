@@ -16,7 +16,7 @@ from teamtr_jax.monitor.page import write_page
 from teamtr_jax.monitor.reading import Progress, read_stages
 from teamtr_jax.monitor.report import monitor
 from teamtr_jax.monitor.terminal import show
-from teamtr_jax.monitor.updates import Settings
+from teamtr_jax.monitor_settings import Settings
 from teamtr_jax.validation import InputError
 
 __all__ = ["run"]

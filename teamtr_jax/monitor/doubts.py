@@ -11,7 +11,8 @@ from teamtr_jax.intervals import mean, ratio
 from teamtr_jax.monitor.estimates import Floats, Ints, plain
 from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.sources import rows_of
-from teamtr_jax.monitor.updates import Settings, Update
+from teamtr_jax.monitor.updates import Update
+from teamtr_jax.monitor_settings import Settings
 
 __all__ = [
     "FALSE_ALARM",

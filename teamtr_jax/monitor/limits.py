@@ -11,7 +11,7 @@ from teamtr_jax.finite_sample import Sample, betting_bound
 from teamtr_jax.monitor.doubts import Doubts
 from teamtr_jax.monitor.estimates import Floats
 from teamtr_jax.monitor.own import Own
-from teamtr_jax.monitor.updates import Settings
+from teamtr_jax.monitor_settings import Settings
 
 __all__ = ["RARELY", "Limits", "limits", "label"]
 

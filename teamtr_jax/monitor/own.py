@@ -12,7 +12,8 @@ from teamtr_jax.monitor.estimates import Floats, Weights, flips, gain, grow, gro
 from teamtr_jax.monitor.interaction import gap_values
 from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.scored import Scored, per_prompt, score
-from teamtr_jax.monitor.updates import Settings, Update
+from teamtr_jax.monitor.updates import Update
+from teamtr_jax.monitor_settings import Settings
 
 __all__ = ["Collected", "TokenKL", "Surrogates", "Tails", "Rung", "Own", "own"]
 

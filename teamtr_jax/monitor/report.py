@@ -15,7 +15,8 @@ from teamtr_jax.monitor.interaction import Interaction
 from teamtr_jax.monitor.limits import limits
 from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.own import own
-from teamtr_jax.monitor.updates import Settings, updates_of
+from teamtr_jax.monitor.updates import updates_of
+from teamtr_jax.monitor_settings import Settings
 from teamtr_jax.validation import InputError
 
 __all__ = ["MonitorReport", "monitor"]

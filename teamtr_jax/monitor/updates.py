@@ -12,7 +12,7 @@ from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.sources import Again
 from teamtr_jax.monitor_settings import Settings
 
-__all__ = ["Settings", "Update", "updates_of"]
+__all__ = ["Update", "updates_of"]
 
 
 class Update(NamedTuple):

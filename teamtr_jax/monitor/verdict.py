@@ -14,7 +14,7 @@ from teamtr_jax.monitor.columns import Record, interval_text, name, number
 from teamtr_jax.monitor.interaction import pool
 from teamtr_jax.monitor.own import MOVED_TWICE
 from teamtr_jax.monitor.report import MonitorReport
-from teamtr_jax.monitor.updates import Settings
+from teamtr_jax.monitor_settings import Settings
 
 __all__ = ["FURTHEST", "Answer", "Verdict", "verdicts"]
 
