@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 import teamtr_jax
-from teamtr_jax import programs
 from teamtr_jax.command_line import parsed
 from teamtr_jax.files import output_file, reason
 from teamtr_jax.formats import dump
@@ -327,7 +326,9 @@ def main() -> None:
     warnings.formatwarning = lambda message, *_: f"teamtr: warning: {shown(message)}\n"
     commands = {"stage": StageCommand, "check": CheckCommand, "import-gym": ImportGymCommand, "monitor": MonitorCommand}
     if sys.argv[1:] == ["--version"]:
-        print(f"teamtr {teamtr_jax.__version__}\n{programs.described()}")
+        from teamtr_jax.programs import described
+
+        print(f"teamtr {teamtr_jax.__version__}\n{described()}")
         sys.exit(0)
 
     def read() -> Any:
