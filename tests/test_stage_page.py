@@ -620,3 +620,14 @@ def test_rounding_of_a_certificate_of_the_stage(made):
     numbers = stage_page._numbers(made.stage, report, DEFAULT)
     for name, (of_promises, promises) in expected.items():
         close(numbers.unsure_of(name), of_promises.sum() + 8 * float(budget.relative) * float(abs(promises).sum()))
+
+
+def test_nothing_is_said_to_be_left_out_of_a_small_stage(made):
+    assert made.n < stage_page.UPDATES
+    assert "with the largest gaps are shown" not in made.page.text
+
+
+def test_what_rollouts_are_is_said_where_the_paper_stands(made):
+    for gap in ("fresh", "stale"):
+        words = re.sub(r"<[^>]*>", "", stage_page.GAPS[gap][0])
+        assert f"With {gap} rollouts ({words}): gaps of at most" in made.page.text
