@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make bench NAME=cpu-2core`: everything that has a target in a quarter of an hour at most, on a machine that does nothing else.
+# `make bench NAME=cpu-2core`: everything that has a target in twelve minutes at most, on a machine that does nothing else.
 # Each program writes benchmarks/results/…-NAME.json as soon as it has something, and is cut off at its share of the time.
 set -u
 cd "$(dirname "$0")/.." || exit 2

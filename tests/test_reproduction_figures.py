@@ -10,6 +10,7 @@ from scipy.stats import t as student
 
 from experiments import figures, paper
 from experiments.reproduce.__main__ import QUESTIONS
+from experiments.reproduce.questions.monitor import ZETA
 from experiments.reproduce.questions.scaling import COMPARED, TASKS
 
 DATA = Path(__file__).parents[1] / "docs/reproduction/data"
@@ -92,7 +93,7 @@ def test_courses_and_regressions(drawn):
             value, low, high = interval(np.asarray(curves).T)
             same(found.line(axis, way), [np.arange(len(value)), value])
             same(found.band(axis, number), [low, high])
-    same(found.rows(2, 4), np.transpose([interval(x) for x in found.data["regressions"].values()])[:, :].T)
+    same(found.rows(2, 4), [interval(x) for x in found.data["regressions"].values()])
 
 
 def test_outside_and_certificates(drawn):
@@ -215,16 +216,16 @@ def test_cost(drawn):
 def test_monitor(drawn):
     found = drawn("tab-7-8")
     data = found.data
-    rows = [interval(x) for way in data["zeta"] for x in (data["gain"][way], *data["zeta"][way].values())]
-    same(sorted(map(tuple, found.rows(0, len(rows)))), sorted(map(tuple, np.asarray(rows))))
+    rows = [x for way in data["zeta"] for x in (data["gain"][way], *(data["zeta"][way][key] for key in ZETA))]
+    same(found.rows(0, len(rows)), [interval(x) for x in rows])
     labels = [x.get_text() for x in found.axes[0].get_yticklabels()]
-    assert labels[0].split(":")[0] == next(iter(data["zeta"]))
+    assert labels == [f"{way}: {label}" for way in data["zeta"] for label in ("L^seq", *ZETA.values())]
     parts = sorted(paper.MONITOR_FLIPS)
-    same(np.sort(found.line(1, "the paper")[0]), [100 * x for x in parts])
-    for number, container in enumerate(found.axes[1].containers):
-        x, y = container.lines[0].get_data()
-        same(x, found.line(1, "the paper")[0])
-        assert y[-1] == 0  # who sees everything flips nothing
-        middle = (found.bars(1, number)[0] + found.bars(1, number)[1]) / 2
-        same(middle, y)
+    assert parts[-1] == 1
+    same(found.line(1, "the paper"), [[100 * x for x in parts], [paper.MONITOR_FLIPS[x] for x in parts]])
     assert len(found.axes[1].containers) == len(data["flips"])
+    for number, by_part in enumerate(data["flips"].values()):
+        seeds = [[100 * np.mean(x) for x in by_part[f"{part:g}"] if x] for part in parts[:-1]]
+        value, low, high = np.array([*map(interval, seeds), (0, 0, 0)]).T  # who sees everything flips nothing
+        same(found.axes[1].containers[number].lines[0].get_data(), [[100 * x for x in parts], value])
+        same(found.bars(1, number), [low, high])
