@@ -92,6 +92,25 @@ class World(NamedTuple):
             high[t] = (reward[t] + np.where(possible[t], high[t + 1], -np.inf).max(-1)).max(-1)
         return low.ravel(), high.ravel()
 
+    def farthest(self, policy: Array, m: Array, x: Array) -> float:
+        """Greatest sum of `x` [S] along an episode that the policy can have (S10)."""
+        if (np.isinf(x) & (m > 0)).any():
+            return np.inf
+        steps = (self.transition > 0) & (policy.reshape(*self.transition.shape[:3], 1) > 0)
+        follows: Array = np.asarray(steps.any(2))
+        best = np.where(np.isinf(x), 0.0, x).reshape(self.steps, -1)
+        for t in reversed(range(self.steps - 1)):
+            best[t] += np.where(follows[t], best[t + 1], 0.0).max(-1)
+        return best.ravel()[self.initial > 0].max()
+
+    def deviation(self, policy: Array, m: Array, v: Array) -> float:
+        """Standard deviation of an episode's return."""
+        later = np.concatenate([v.reshape(self.steps, -1)[1:], np.zeros((1, self.transition.shape[1]))])
+        mean = (self.transition @ later[:, None, :, None])[..., 0]
+        spread = (self.transition * (later[:, None, None] - mean[..., None]) ** 2).sum(-1).reshape(policy.shape)
+        chance = (policy * ((self.reward + mean.reshape(policy.shape) - v[:, None]) ** 2 + spread)).sum(-1)
+        return np.sqrt(self.initial @ (v - self.initial @ v) ** 2 + m @ chance)
+
 
 def read(path: str) -> tuple[World, Array, Array, Array]:
     """The world, the policies before and after, the order."""
@@ -282,6 +301,39 @@ def discounted(world: World, x: Numbers) -> Numbers:
     )
 
 
+def chi_square(policy: Array, step: Array) -> Array:
+    """`Σ_a step²/π`, infinite where something moves that is never taken."""
+    used = policy > 0
+    return np.where(used, step**2 / np.where(used, policy, 1.0), np.where(step == 0, 0.0, np.inf)).sum(-1)
+
+
+def budgets(world: World, x: Numbers) -> Numbers:
+    """The penalties of S10, and its bound on the stage."""
+    m, v, policies = x["m"], x["v"], x["policies"]
+
+    def excess(y: Array) -> Array:
+        """`e^y − 1 − y`."""
+        y = np.asarray(y, float)
+        series = y * y * (1 / 2 + y * (1 / 6 + y * (1 / 24 + y * (1 / 120 + y / 720))))
+        return np.where(y < 0.01, series, np.where(np.isinf(y), np.inf, np.expm1(y) - y))
+
+    sd = np.array([world.deviation(*row) for row in zip(policies[:-1], m, v, strict=False)])
+    rows = chi_square(policies[:-1], x["steps"])
+    fresh = [world.farthest(*row) for row in zip(policies[:-1], m, rows, strict=False)]
+    out: Numbers = dict(penalty_chi_square=np.where(np.isinf(fresh), np.inf, sd * np.sqrt(excess(np.array(fresh)))))
+    for gap, steps in (("cached", x["steps"]), ("reused", x["solo"])):
+        own = chi_square(policies[0], steps)
+        through = np.array([world.farthest(policies[0], m[0], y) for y in np.cumsum(own, 0)])
+        b = np.array([world.farthest(policies[0], m[0], y) for y in own])
+        a = np.concatenate([[0.0], through[:-1]])
+        grown = excess(b) + np.where(b == 0, 0.0, np.expm1(a) * np.expm1(b))
+        out[f"penalty_{gap}_chi_square"] = np.where(np.isinf(a) | np.isinf(b), np.inf, sd[0] * np.sqrt(grown))
+        if gap == "cached":
+            last = through[-1]
+            x["stage_chi_square"] = np.inf if np.isinf(last) else sd[0] * np.sqrt(excess(last))
+    return out
+
+
 def episodic(world: World, x: Numbers) -> Numbers:
     """The penalties of an episodic stage, from its layers [n, T]."""
     before, acts = x["m"][:-1], x["acts"]
@@ -317,6 +369,7 @@ def episodic(world: World, x: Numbers) -> Numbers:
         penalty_stale_second_order=spanned(earlier(np.cumsum(tv, 0))),
         penalty_stale_log_sum=times(wide, stale).sum(-1),
         penalty_stale_return_range=times(x["return_range"], np.where(speaks, stale, 0.0).sum(-1)),
+        **budgets(world, x),
     )
 
 
@@ -346,12 +399,15 @@ def jensen(b: Array, above: Array) -> Array:
 def certificates(x: Numbers, penalty: Numbers) -> Numbers:
     """What is left of the improvement when a penalty is taken off the surrogate; per update and per stage."""
     surrogate, objective = x["surrogate_intermediate"], x["objective"]
-    stale = ("penalty_cached_log_sum", "penalty_reused_log_sum")
-    fresh = [y for key, y in penalty.items() if not key.startswith("penalty_stale_") and key not in stale]
+    stale = ("penalty_cached_", "penalty_reused_", "penalty_stale_")
+    fresh = [y for key, y in penalty.items() if not key.startswith(stale)]
     least = np.min(fresh, 0)
     paper, best, gained = surrogate - penalty["penalty_paper"], surrogate - least, surrogate + x["gap_fresh"]
     reused = penalty["penalty_reused_log_sum"][-1]
-    return dict(
+    chi_square = {}
+    if "stage_chi_square" in x:
+        chi_square["stage_bound_chi_square"] = x["surrogate_cached"].sum() - x["stage_chi_square"]
+    return chi_square | dict(
         penalty_least=least,
         penalty_stale_least=np.min([y for key, y in penalty.items() if key.startswith("penalty_stale_")], 0),
         lower_bound_paper=paper,

@@ -16,6 +16,7 @@ from teamtr_jax.llm.update import TrainState
 from teamtr_jax.llm.update_settings import UpdateSettings
 from teamtr_jax.sampled import prompts_per_set
 from teamtr_jax.schedules import Order, fixed, random_order, reverse
+from teamtr_jax.sharing import Sharing
 from teamtr_jax.stage import Backend, run_stage
 from teamtr_jax.types import UpdateRecord
 
@@ -42,11 +43,13 @@ class Training:
     budget: int  #: rollouts of a stage, divided among the sets that the schedule collects
 
 
-def team_for(task: Task, model: ModelConfig, lone: bool, temperature: float = 1.0) -> LanguageTeam:
-    """A network for each role, or one that takes every turn."""
+def team_for(
+    task: Task, model: ModelConfig, lone: bool, temperature: float = 1.0, sharing: Sharing | None = None
+) -> LanguageTeam:
+    """A network for each role, one for those that share it, or one that takes every turn."""
     layout = layout_of(task, temperature=temperature)
     layout = lone_layout(layout) if lone else layout
-    return LanguageTeam(layout, (model,) * layout.agents)
+    return LanguageTeam(layout, (model,) * layout.agents, sharing)
 
 
 def training_of(
@@ -61,9 +64,9 @@ def training_of(
     Raises:
       InputError: rollouts too few for the sets that the schedule collects.
     """
-    budget = rollouts * len(task.roles)
-    sampling = LanguageSampling(prompts_per_set(budget, method.schedule, team.agents, group), group)
-    return Training(task, team, method, update, sampling, method.order or ORDERS[order](team.agents), budget)
+    budget, updates = rollouts * len(task.roles), len(team.who.leaders)
+    sampling = LanguageSampling(prompts_per_set(budget, method.schedule, updates, group), group)
+    return Training(task, team, method, update, sampling, method.order or ORDERS[order](updates), budget)
 
 
 def backend_of(training: Training, **more: Any) -> Backend:

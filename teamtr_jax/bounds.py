@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from teamtr_jax.chi_square import root_excess, root_increment
 from teamtr_jax.divergences import exclusive_sum
 from teamtr_jax.types import Layers, StageReport, require_report
 from teamtr_jax.validation import InputError, one_of
@@ -29,6 +30,7 @@ __all__ = [
     "penalty_layers", "penalty_log_sum", "penalty_log_sum_advantage", "penalty_weighted", "penalty_drift_paper",
     "penalty_stale_paper", "penalty_stale_share", "penalty_stale_path", "penalty_stale_second_order", "penalty_stale_log_sum",
     "penalty_stale_return_range", "penalty_cached_log_sum", "penalty_reused_log_sum",
+    "penalty_chi_square", "penalty_cached_chi_square", "penalty_reused_chi_square", "stage_chi_square",
 ]  # fmt: skip
 
 Form = Literal["discounted", "episodic"]
@@ -242,6 +244,46 @@ def penalty_weighted(report: StageReport) -> Float[Array, " n"]:
     return jnp.maximum(report.weighted_floor, report.weighted_ceiling)
 
 
+def _deviating(deviation: Array, root: Array) -> Array:
+    """`sd·√G`, infinite where `G` is, whatever the deviation: rollouts say nothing of an action that is never sampled."""
+    return jnp.where(jnp.isinf(root), jnp.inf, deviation * root)
+
+
+def penalty_chi_square(report: StageReport) -> Float[Array, " n"]:
+    """S10: `sd(R)·√(e^X − 1 − X)`, both under `π̂ⁱ⁻¹`, `X` the greatest sum of `χ²(π̂ⁱ‖π̂ⁱ⁻¹)` along an episode."""
+    assert report.layers is not None
+    return _deviating(report.layers.return_deviation, root_excess(report.layers.chi_square))
+
+
+def penalty_cached_chi_square(report: StageReport) -> Float[Array, " n"]:
+    """S10: `sd(R)·√(G(X_{i−1}+b_i) − G(X_{i−1}))` under `π̂⁰`, `G(x) = e^x−1−x`, `X_i` of `χ²(π̂ⁱ‖π̂⁰)`, `b_i` of its increment."""
+    assert report.layers is not None
+    return _of_stage(report.layers, report.layers.chi_square_cached, report.layers.chi_square_cached_own)
+
+
+def penalty_reused_chi_square(report: StageReport) -> Float[Array, " n"]:
+    """S10: the same with `X_i` of `Σ_{k≤i} χ²(π^{⟨k⟩}‖π̂⁰)` and `b_i` of `χ²(π^{⟨i⟩}‖π̂⁰)`."""
+    assert report.layers is not None
+    return _of_stage(report.layers, report.layers.chi_square_reused, report.layers.chi_square_reused_own)
+
+
+def _of_stage(layers: Layers, through: Float[Array, " n"], own: Float[Array, " n"]) -> Float[Array, " n"]:
+    earlier = jnp.concatenate([jnp.zeros_like(through[:1]), through[:-1]])
+    return _deviating(layers.return_deviation[0], root_increment(earlier, own))
+
+
+def stage_chi_square(report: StageReport, reused: bool = False) -> Float[Array, ""]:
+    """S10: bound on `|Σ_i cached gap_i|` (on the sum of the reused gaps): `sd(R)·√(e^X − 1 − X)` under `π̂⁰`.
+
+    `X` is the greatest sum along an episode of `χ²(π̂ⁿ‖π̂⁰)`; for the reused gaps of `Σ_k χ²(π^{⟨k⟩}‖π̂⁰)`, which is no
+    larger. ∞ for a discounted team.
+    """
+    if report.layers is None:
+        return jnp.full_like(report.return_range, jnp.inf)
+    x = (report.layers.chi_square_reused if reused else report.layers.chi_square_cached)[-1]
+    return _deviating(report.layers.return_deviation[0], root_excess(x))
+
+
 BOTH: tuple[Form, ...] = ("discounted", "episodic")
 
 EPISODIC: tuple[Form, ...] = ("episodic",)
@@ -257,6 +299,7 @@ DEFAULT: tuple[Rung, ...] = (
     Rung("S7", "penalty_log_sum", "fresh", BOTH, "estimable", penalty_log_sum),
     Rung("S7b", "penalty_log_sum_advantage", "fresh", BOTH, "oracle", penalty_log_sum_advantage),
     Rung("S9", "penalty_weighted", "fresh", BOTH, "estimable", penalty_weighted),
+    Rung("S10", "penalty_chi_square", "fresh", EPISODIC, "oracle", penalty_chi_square),
     Rung("S0", "penalty_stale_trivial", "stale", BOTH, "oracle", penalty_trivial),
     Rung("P3.7", "penalty_stale_paper", "stale", BOTH, "oracle", penalty_stale_paper),
     Rung("S1", "penalty_stale_share", "stale", BOTH, "oracle", penalty_stale_share),
@@ -266,6 +309,8 @@ DEFAULT: tuple[Rung, ...] = (
     Rung("S7b", "penalty_stale_return_range", "stale", BOTH, "estimable", penalty_stale_return_range),
     Rung("S7c", "penalty_cached_log_sum", "cached", BOTH, "estimable", penalty_cached_log_sum),
     Rung("S7c", "penalty_reused_log_sum", "reused", BOTH, "estimable", penalty_reused_log_sum),
+    Rung("S10", "penalty_cached_chi_square", "cached", EPISODIC, "oracle", penalty_cached_chi_square),
+    Rung("S10", "penalty_reused_chi_square", "reused", EPISODIC, "oracle", penalty_reused_chi_square),
 )
 
 

@@ -21,13 +21,14 @@ from teamtr_jax.bounds import (
     penalty_paper,
     penalty_reused_log_sum,
     penalty_stale_paper,
+    stage_chi_square,
 )
 from teamtr_jax.types import StageReport, floats, require_report
 from teamtr_jax.validation import at_least
 
 __all__ = ["lower_bound_paper", "certificate_estimable", "certificate_weighted", "certificate", "certified_share",
            "stage_bound_paper", "stage_bound_stale_paper", "stage_bound_cached", "stage_bound_reused",
-           "stage_bound_weighted", "stage_bound_least"]  # fmt: skip
+           "stage_bound_chi_square", "stage_bound_weighted", "stage_bound_least"]  # fmt: skip
 
 
 def lower_bound_paper(report: StageReport, estimation_error: Float[Array, " n"] | float = 0.0) -> Float[Array, " n"]:
@@ -90,6 +91,12 @@ def stage_bound_cached(report: StageReport) -> Float[Array, ""]:
     """S7c: `Σ_i L_i^cached − ϱ Σ_k K_k`, from the rollouts of the stage's start alone; linear in n."""
     require_report(report)
     return report.surrogate_cached.sum(-1) - penalty_reused_log_sum(report)[-1]
+
+
+def stage_bound_chi_square(report: StageReport) -> Float[Array, ""]:
+    """S10: `Σ_i L_i^cached − sd(R)·√(e^X − 1 − X)`, sd and `X` under `π̂⁰`; `−∞` for a discounted team."""
+    require_report(report)
+    return report.surrogate_cached.sum(-1) - stage_chi_square(report)
 
 
 def stage_bound_reused(report: StageReport) -> Float[Array, ""]:

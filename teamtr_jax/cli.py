@@ -1,12 +1,10 @@
-"""`teamtr`: stage reports, checks of every claim, Gymnasium teams, and the monitor of token logs from the command line.
+"""`teamtr`: stage reports, checks of every claim, teams of other libraries, and the monitor of token logs from the command line.
 
 `teamtr --version` says which version this is.
 """
 
 from __future__ import annotations
 
-import ast
-import math
 import os
 import sys
 import traceback
@@ -14,7 +12,7 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -22,8 +20,9 @@ import teamtr_jax
 from teamtr_jax.command_line import parsed
 from teamtr_jax.files import output_file, reason
 from teamtr_jax.formats import dump
+from teamtr_jax.import_commands import ImportGymCommand, ImportOpenSpielCommand
 from teamtr_jax.monitor_settings import Settings
-from teamtr_jax.validation import InputError, discount_factor, real_number, shown, whole_number
+from teamtr_jax.validation import InputError, shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -127,76 +126,6 @@ def _verdict(stage: Stage, claim: str, name: str, check: Judged) -> tuple[bool, 
 
 
 @dataclass(frozen=True)
-class ImportGymCommand:
-    """Write a Gymnasium toy-text environment as a stage file: a turn-taking team of N agents and a target policy.
-
-    The current policy is uniform over the actions that a state offers.
-    """
-
-    env: Annotated[str, tyro.conf.Positional]
-    """Name, with or without a version, for instance FrozenLake, FrozenLake8x8, CliffWalking, Taxi, module:Name-v0."""
-    agents: int
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """Where to write the .npz file."""
-    router: Literal["round_robin", "random"] = "round_robin"
-    """Who speaks next."""
-    discount: float = 0.99
-    seed: int = 0
-    """Of the random target."""
-    target: str = "improve:0.01"
-    """improve:δ, one exact improvement step of each agent with E_d KL(current‖new) ≤ δ; or random:ε, ε of the way to a
-    random policy."""
-    env_arg: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
-    """An option of the environment, such as is_slippery=False; may be given several times. True, False, None, numbers and
-    lists are read as in Python, anything else is a text."""
-
-    def run(self) -> int:
-        import jax.numpy as jnp
-        import numpy as np
-
-        from teamtr_jax.sizes import fitting
-        from teamtr_jax.tabular import improvement_stage
-        from teamtr_jax.teams.gymnasium import read_table, team_of_table, warn_of_time_limit
-        from teamtr_jax.teams.stage_file import report_bytes, write_stage
-        from teamtr_jax.types import Stage
-
-        kind, size = self._target()
-        whole_number("agents", self.agents, 1)
-        whole_number("--seed", self.seed, 0)
-        discount = discount_factor("discount", real_number("discount", self.discount))
-        options = _options(self.env_arg)
-        output_file("--output", self.output)
-        table = read_table(self.env, options)
-        entries = table.offered.size
-        fitting("agents", self.agents, lambda n: report_bytes(entries * n, n), "the report of so many updates")
-        team = team_of_table(table, self.agents, self.router, discount)
-        offered = np.repeat(table.offered, self.agents, 0)
-        current = jnp.asarray(offered / offered.sum(-1, keepdims=True))
-        if kind == "improve":
-            stage = improvement_stage(team, current, size, range(self.agents))
-        else:
-            drawn = np.random.default_rng(self.seed).dirichlet(np.ones(offered.shape[1]), len(offered)) * offered
-            drawn = jnp.asarray(drawn / drawn.sum(-1, keepdims=True))
-            stage = Stage(team, current, (1 - size) * current + size * drawn, jnp.arange(self.agents))
-        if table.time_limit is not None:
-            warn_of_time_limit(self.env, table.time_limit)
-        write_stage(stage, self.output)
-        print(shown(self.output))
-        return 0
-
-    def _target(self) -> tuple[str, float]:
-        kind, _, text = self.target.partition(":")
-        expected = "improve:δ with δ > 0, or random:ε with 0 ≤ ε ≤ 1"
-        try:
-            size = float(text)
-        except ValueError:
-            raise InputError("--target", repr(self.target), expected) from None
-        if not (kind == "improve" and 0 < size < math.inf) and not (kind == "random" and 0 <= size <= 1):
-            raise InputError("--target", repr(self.target), expected)
-        return kind, size
-
-
-@dataclass(frozen=True)
 class MonitorCommand:
     """What a token log says about every update: KL, weights, certificates, resampling, interaction."""
 
@@ -213,22 +142,6 @@ class MonitorCommand:
         from teamtr_jax.monitor import run
 
         return run(self.file, self.settings, self.json, self.html)
-
-
-def _options(arguments: tuple[str, ...]) -> dict[str, Any]:
-    """`NAME=VALUE`, values read as Python's constants; anything else is a text."""
-    options: dict[str, Any] = {}
-    for argument in arguments:
-        name, equals, text = argument.partition("=")
-        if not equals or not name.isidentifier():
-            raise InputError("--env-arg", repr(argument), "NAME=VALUE")
-        if name in options:
-            raise InputError("--env-arg", f"{name} twice", "every option once")
-        try:
-            options[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            options[name] = text
-    return options
 
 
 def _read_all(files: tuple[Path, ...]) -> list[tuple[Path, Stage]]:
@@ -324,7 +237,13 @@ def _run(command: Any) -> int:
 def main() -> None:
     """Entry point of `teamtr`. Bad input: one line on stderr, exit code 2, nothing written."""
     warnings.formatwarning = lambda message, *_: f"teamtr: warning: {shown(message)}\n"
-    commands = {"stage": StageCommand, "check": CheckCommand, "import-gym": ImportGymCommand, "monitor": MonitorCommand}
+    commands = {
+        "stage": StageCommand,
+        "check": CheckCommand,
+        "import-gym": ImportGymCommand,
+        "import-openspiel": ImportOpenSpielCommand,
+        "monitor": MonitorCommand,
+    }
     if sys.argv[1:] == ["--version"]:
         from teamtr_jax.programs import described
 

@@ -10,7 +10,8 @@ from teamtr_jax.dynamics import Tree
 from teamtr_jax.types import floats
 from teamtr_jax.validation import InputError, probability_rows, require_float64
 
-__all__ = ["total_variation", "kl_current_to_new", "kl_new_to_current", "kl_terms", "expected", "exclusive_sum",
+__all__ = ["total_variation", "kl_current_to_new", "kl_new_to_current", "kl_terms", "chi_square_new_to_current",
+           "chi_square_terms", "expected", "exclusive_sum",
            "message_probabilities", "message_kl_current_to_new", "token_kl_current_to_new"]  # fmt: skip
 
 _TERMS = 12
@@ -95,6 +96,31 @@ def kl_terms(
 def kl_new_to_current(current: Float[Array, "*batch A"], new: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
     """`KL(new ‖ current)`: the other direction, arguments in the same order."""
     return kl_current_to_new(new, current)
+
+
+def chi_square_terms(current: Float[Array, "*batch A"], step: Float[Array, "*batch A"]) -> Float[Array, "*batch A"]:
+    """`step²/current`, `0` where nothing moves, `∞` where something moves that `current` never takes.
+
+    Of `step = new − current` the sum is `χ²(new ‖ current) = Σ_a (new − current)²/current`.
+    """
+    used = current > 0
+    return jnp.where(used, step * (step / jnp.where(used, current, 1.0)), jnp.where(step == 0, 0.0, jnp.inf))
+
+
+def chi_square_new_to_current(
+    current: Float[Array, "*batch A"], new: Float[Array, "*batch A"]
+) -> Float[Array, "*batch"]:
+    """`χ²(new ‖ current) = Σ_a (new − current)²/current` in `[0, ∞]`: the variance of the ratio `new/current` under `current`.
+
+    Raises:
+      InputError: if the arrays are not float64, or hold what is no probability.
+
+    Example:
+      >>> print(float(chi_square_new_to_current(jnp.array([0.5, 0.5]), jnp.array([0.25, 0.75]))))
+      0.25
+    """
+    _rows(current=current, new=new)
+    return chi_square_terms(current, new - current).sum(-1)
 
 
 def expected(weight: Float[Array, "*batch S"], x: Float[Array, "*batch S"]) -> Float[Array, "*batch"]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from teamtr_jax.sharing import sharers_of
 from teamtr_jax.validation import InputError, real_number, whole_number
 
 __all__ = ["Settings"]
@@ -35,6 +36,8 @@ class Settings:
     """Of the sub-samples."""
     complete: bool = False
     """No rollout was left out: groups of unequal size and gaps in the rollout ids are as they were drawn."""
+    sharers: tuple[int, ...] | None = None
+    """For each agent the number of its parameters (0 0 1: agents 0 and 1 share): an update of a sharer moves all of them."""
 
     def check(self) -> None:
         """Refuse what makes no sense.
@@ -57,3 +60,5 @@ class Settings:
         real_number("--match", self.match, 0.0)
         whole_number("--draws", self.draws, 1, MOST_DRAWS)
         whole_number("--seed", self.seed, 0)
+        if self.sharers is not None:
+            sharers_of("--sharers", self.sharers)

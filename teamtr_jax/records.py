@@ -15,6 +15,7 @@ from teamtr_jax.certificates import (
     certified_share,
     lower_bound_paper,
     stage_bound_cached,
+    stage_bound_chi_square,
     stage_bound_least,
     stage_bound_paper,
     stage_bound_reused,
@@ -47,8 +48,8 @@ ORDER = (
     "objective", *LISTS, "surrogate_reused", "gap_reused", *(rung.name for rung in DEFAULT),
     "penalty_least", "penalty_stale_least", "lower_bound_paper", "certificate_paper", "certificate_estimable",
     "certificate_weighted", "certificate", "certified_share", "delta_stale", "d_occ", "stage_bound_paper",
-    "stage_bound_stale_paper", "stage_bound_cached", "stage_bound_reused", "stage_bound_weighted", "stage_bound_least",
-    "improvement",
+    "stage_bound_stale_paper", "stage_bound_cached", "stage_bound_reused", "stage_bound_weighted", "stage_bound_chi_square",
+    "stage_bound_least", "improvement",
 )  # fmt: skip
 """The numbers of a stage's record, as a reader wants them."""
 
@@ -86,6 +87,8 @@ def _numbers(stage: Stage, report: StageReport) -> dict[str, Any]:
     numbers: dict[str, Any] = {"objective": report.objective, **{name: getattr(report, name) for name in LISTS}}
     if stage.team.factors is not None:
         numbers |= {"surrogate_reused": report.surrogate_reused, "gap_reused": report.gap_reused}
+    if report.episodic:
+        numbers["stage_bound_chi_square"] = stage_bound_chi_square(report)
     lower = certificate(report)
     share, better = certified_share(report, lower)
     return numbers | {
@@ -134,13 +137,15 @@ def update_lines(records: Sequence[UpdateRecord], labels: Sequence[Mapping[str, 
 
     Example:
       >>> record = UpdateRecord(0, 0, agent=2, resampled=True, surrogate=0.5, kl=0.01, rollouts=8)
-      >>> update_lines([record], [{"seed": 7}])[0]["seed"]
-      7
+      >>> line = update_lines([record], [{"seed": 7}])[0]
+      >>> line["seed"], line["moved"]
+      (7, [2])
     """
     lines = []
     for record in records:
         columns = record._asdict()
         nested = {name: columns.pop(name) for name in ("info", "exact")}
+        whose = {name: columns.pop(name) for name in ("moved", "credited")}
         size = 1 if np.ndim(record.agent) == 0 else np.shape(record.agent)[0]
         if len(labels) != size:
             raise InputError("labels", f"{len(labels)} labels", f"{size}, one for each instance")
@@ -152,6 +157,9 @@ def update_lines(records: Sequence[UpdateRecord], labels: Sequence[Mapping[str, 
 
             line: dict[str, Any] = {"schema": UPDATE_SCHEMA, **label}
             line |= {name: pick(value) for name, value in columns.items()}
+            line |= {
+                name: [line["agent"]] if x is None else np.flatnonzero(pick(x)).tolist() for name, x in whose.items()
+            }
             for name, inner in nested.items():
                 line[name] = None if inner is None else {key: pick(value) for key, value in inner.items()}
             lines.append(line)

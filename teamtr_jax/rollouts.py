@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from teamtr_jax.divergences import kl_current_to_new
 from teamtr_jax.dynamics._draw import inverse_cdf
 from teamtr_jax.sizes import bytes_text, memory
+from teamtr_jax.ties import summed, tied_table
 from teamtr_jax.types import (
     Estimate,
     Team,
@@ -427,14 +428,13 @@ def estimate_tables(
       policy: the table to be updated, turn-taking [S, A], product [n, S, max A_k].
       agent: may be traced.
       advantage: `Â_t` at every step; at the steps of others it is not read.
-      rows: the agent's states, `agent_rows(team)[0][agent]`; ignored in a product team, whose rows are all states.
+      rows: the agent's states, `agent_rows(team)[0][agent]`; not read in product teams (all states), nor where rows are tied.
       owned: which of them are real; likewise.
       weights: of rollouts [B, G] or of steps [B, G, H]; not normalised here.
       to_go: `G_t` for q, default `reward_to_go`.
       floor: `Φ` [S], default `return_bounds(team)[0]`. In a discounted team it also stands for what was cut off.
       shrink: k.
-      error: bound on the rounding of `advantage` at every step, default `return_error(rollouts)`: an advantage in units of the
-        return. The estimate's errors add the rounding of its own sums.
+      error: bound on the rounding of `advantage`, default `return_error(rollouts)`; that of the sums here is added.
 
     Raises:
       InputError: if `policy` or `advantage` is not float64, or a table, an agent, a weight or a rollout is none of the team.
@@ -464,7 +464,9 @@ def estimate_tables(
     samples = jnp.stack([seen, sample * gain, sample * loss, seen * q, sample * error], -1)
     samples = jnp.where(acts[..., None], samples, 0.0)
     sums = jnp.zeros((*table.shape, 5), table.dtype).at[at, action].add(samples)
-    if team.factors is None:
+    if team.observation is not None:
+        sums, table = summed(team, agent, sums), tied_table(team, table, agent)
+    elif team.factors is None:
         sums, table = jnp.where(owned[:, None, None], sums[rows], 0.0), table[rows]
     return _estimate(team, rollouts, table, _Sums(*jnp.moveaxis(sums, -1, 0)), shrink, floor)
 

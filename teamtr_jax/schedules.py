@@ -20,7 +20,7 @@ from teamtr_jax.path_shift import path_shift
 from teamtr_jax.types import UpdateRecord
 from teamtr_jax.validation import InputError, permutation, positive, real_number, whole_number
 
-__all__ = ["Reuse", "Schedule", "fresh", "once", "every", "stale_occupancy", "joint", "importance_weighted",
+__all__ = ["Reuse", "Schedule", "fresh", "once", "every", "lag", "stale_occupancy", "joint", "importance_weighted",
            "certificate_driven", "path_shift", "Order", "fixed", "reverse", "random_order", "greedy", "single"]  # fmt: skip
 
 Reuse = Literal["rollouts", "occupancy", "weights", "start"]
@@ -45,6 +45,7 @@ class Schedule(NamedTuple):
     draws: Callable[[int], int]  #: n ↦ the most sets of rollouts that a stage of n updates can ask for
     reuse: Reuse = "rollouts"
     truncation: float = math.inf  #: importance weights above it are cut
+    lag: int = 0  #: how many updates before this one the team stood that writes new rollouts
 
 
 fresh = Schedule("fresh", lambda update, records: True, lambda n: n)
@@ -68,6 +69,20 @@ def every(k: int) -> Schedule:
     """
     whole_number("k", k, 1, expected="at least 1")
     return Schedule(f"every {k}", lambda update, records: update % k == 0, lambda n: -(-n // k))
+
+
+def lag(m: int) -> Schedule:
+    """Update i uses rollouts of the team as it stood m updates before it: asynchronous rollouts (arXiv:2607.01083, 2607.18722).
+
+    The first `m` updates of a stage share those of its start; what stood before the stage is not kept. `lag(0)` is `fresh`, a
+    lag of n−1 or more is `once`. The gap over a lag is that of one pair of policies: S10 with the sum of the χ² of its updates.
+    `path_kl` adds up the KL of the updates since, each as it was measured on the rollouts which that update had.
+
+    Raises:
+      InputError: if `m` is no integer from 0.
+    """
+    whole_number("m", m, 0, expected="at least 0")
+    return Schedule(f"lag {m}", lambda update, records: update > m, lambda n: max(n - m, 1), lag=m)
 
 
 def importance_weighted(truncation: float = math.inf) -> Schedule:

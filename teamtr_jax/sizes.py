@@ -9,7 +9,10 @@ from pathlib import Path
 
 from teamtr_jax.validation import InputError
 
-__all__ = ["memory", "bytes_text", "most", "fitting"]
+__all__ = ["HISTORIES", "memory", "bytes_text", "most", "fitting"]
+
+HISTORIES = 250_000
+"""Histories of a game, chance and ends among them, that are walked unless more are allowed."""
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 

@@ -16,6 +16,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from teamtr_jax.schedules import Order, Schedule, fixed, fresh
+from teamtr_jax.sharing import Sharing, apart
 from teamtr_jax.types import UpdateRecord
 from teamtr_jax.validation import InputError, whole_number
 
@@ -31,7 +32,7 @@ class Backend(NamedTuple):
     of N instances; agents are ``[N]`` integer arrays and so are the diagnostics.
     """
 
-    agents: int
+    agents: int  #: without `sharing` a stage has so many updates
     rollout: Callable[[Any, Array | None], Any]  #: (state, key) → rollouts of the team as it stands
     estimate: Callable[[Any, Any, Any, Schedule], Any]  #: (state, rollouts, agent, schedule) → what the update needs
     update: Callable[[Any, Any, Any], tuple[Any, Numbers]]
@@ -43,6 +44,9 @@ class Backend(NamedTuple):
     """(state before, state after, rollouts, agent) → what a finite sample certifies of the update, or nothing."""
     audit: Callable[[list[Any], list[UpdateRecord], Schedule], Numbers] | None = None
     """(states 0 … n, records, schedule) → what is known exactly of every update, ``[n, ...]``, in the order of the records."""
+    sharing: Sharing | None = None
+    """Who plays with whose parameters; `None`: everybody with its own. A stage has an update for each of its `leaders`: all
+    agents, or where sharers are updated jointly the first of each set of parameters. `agent` is always an agent."""
 
 
 def run_stage(
@@ -56,8 +60,10 @@ def run_stage(
 ) -> tuple[Any, list[UpdateRecord]]:
     """One stage: as many updates as there are agents, each on rollouts as recent as `schedule` says.
 
+    Of agents that share parameters an update moves all; updated jointly they have one update (`Backend.sharing`).
+
     Args:
-      order: who is next (`teamtr_jax.schedules`), or a permutation of the agents.
+      order: who is next (`teamtr_jax.schedules`), or a permutation of the agents; with joint updates of the sets of parameters.
       key: a PRNG key, split once for each set of rollouts and each choice of an agent; exact backends need none.
       stage: the number written into the records.
       budget: the most rollouts that the stage may collect; counted and enforced.
@@ -70,38 +76,38 @@ def run_stage(
         the schedule may ask for more rollouts than the budget has.
       ArithmeticError: as raised by the backend's update; names the stage and the update.
     """
-    n, batch = backend.agents, backend.batch
+    batch, sharing = backend.batch, _sharing(backend)
+    leaders, moves, credits = np.array(sharing.leaders), sharing.moves, sharing.credits
+    n = leaders.size
     whole_number("stage", stage, 0)
     choose = _order(order, n)
     _require_budget(backend, schedule, budget)
     states: list[Any] = [state]
     records: list[UpdateRecord] = []
     waiting = np.ones((*batch, n), bool)
-    use = _InUse(None, np.zeros(batch, int), np.zeros((*batch, n), bool), np.zeros(batch))
+    use = _InUse(None, np.zeros(batch, int), np.zeros((*batch, sharing.agents), bool), np.zeros(batch))
     collected = np.zeros(batch, int)
     for update in range(n):
         again = np.broadcast_to(np.asarray(update == 0 or schedule.resample(update, records), bool), batch)
         key, draw, choice = (None, None, None) if key is None else jax.random.split(key, 3)
-        use = use.renewed(again, update, backend.rollout(state, draw) if again.any() else None)
+        writer = max(update - schedule.lag, 0)
+        drawn = backend.rollout(states[writer], draw) if again.any() else None
+        use = use.renewed(again, writer, drawn).caught_up(again, records[writer:])
         collected = collected + np.where(again, backend.cost, 0)
-        if budget is not None and (collected > budget).any():
-            raise InputError(
-                f"schedule {schedule.name}", f"{collected.max()} rollouts", f"at most the budget, {budget}"
-            )
-
+        _require_within(budget, collected, schedule)
         asked = choose(waiting, lambda state=state, data=use.data: _predicted(backend, state, data), choice)
-        agent = _agents(np.asarray(asked), n, batch)
-        np.put_along_axis(waiting, agent[..., None], False, -1)
+        chosen = _agents(np.asarray(asked), n, batch)
+        np.put_along_axis(waiting, chosen[..., None], False, -1)
+        agent = leaders[chosen]
         who: Any = agent if batch else int(agent)
         estimate = backend.estimate(state, use.data, who, schedule)
         try:
             new, info = backend.update(state, estimate, who)
         except ArithmeticError as error:
             raise ArithmeticError(f"stage {stage}, update {update}: {error}") from error
-        certified = {} if backend.certify is None else backend.certify(state, new, use.data, who)
-        info = dict(info) | dict(certified)
+        info = dict(info) | dict({} if backend.certify is None else backend.certify(state, new, use.data, who))
         kl = info.pop("kl")
-        use = use.moved_on(agent, kl)
+        use = use.moved_on(moves[agent], kl)
         records.append(
             UpdateRecord(
                 stage=stage,
@@ -115,16 +121,33 @@ def run_stage(
                 source=use.source if batch else int(use.source),
                 path_kl=use.path_kl if batch else float(use.path_kl),
                 info=info,
+                moved=moves[agent],
+                credited=credits[agent],
             )
         )
         state = new
         states.append(state)
-    if backend.audit is not None:
-        exact = backend.audit(states, records, schedule)
-        records = [
-            record._replace(exact={name: value[i] for name, value in exact.items()}) for i, record in enumerate(records)
-        ]
-    return state, records
+    return state, _audited(backend, states, records, schedule)
+
+
+def _audited(
+    backend: Backend, states: list[Any], records: list[UpdateRecord], schedule: Schedule
+) -> list[UpdateRecord]:
+    """The records with what is known exactly of each update, where the backend says it."""
+    if backend.audit is None:
+        return records
+    exact = backend.audit(states, records, schedule)
+    return [
+        record._replace(exact={name: value[i] for name, value in exact.items()}) for i, record in enumerate(records)
+    ]
+
+
+def _sharing(backend: Backend) -> Sharing:
+    """The backend's, or that of agents with parameters of their own."""
+    sharing = apart(backend.agents) if backend.sharing is None else backend.sharing
+    if sharing.agents != backend.agents:
+        raise InputError("sharing", f"{sharing.agents} agents", f"{backend.agents}, those of the backend")
+    return sharing
 
 
 def _order(order: Order | Sequence[int], agents: int) -> Order:
@@ -139,9 +162,16 @@ def _require_budget(backend: Backend, schedule: Schedule, budget: int | None) ->
     """Refuse a budget that the schedule may exceed."""
     if budget is None:
         return
-    sets = schedule.draws(backend.agents)
+    sets = schedule.draws(len(_sharing(backend).leaders))
     if whole_number("budget", budget, 0) < (needed := sets * backend.cost):
         raise InputError("budget", budget, f"at least {needed}: {sets} sets of {backend.cost} rollouts")
+
+
+def _require_within(budget: int | None, collected: Any, schedule: Schedule) -> None:
+    """Refuse a schedule that has asked for more than its `draws` said."""
+    if budget is not None and (collected > budget).any():
+        found = f"{collected.max()} rollouts"
+        raise InputError(f"schedule {schedule.name}", found, f"at most the budget, {budget}")
 
 
 class _InUse(NamedTuple):
@@ -158,11 +188,19 @@ class _InUse(NamedTuple):
         source, path_kl = np.where(again, update, self.source), np.where(again, 0.0, self.path_kl)
         return _InUse(data, source, self.moved & ~again[..., None], path_kl)
 
-    def moved_on(self, agent: NDArray[np.int64], kl: Any) -> _InUse:
-        """After an update of `agent`. The KL adds up over different agents only."""
-        twice = np.take_along_axis(self.moved, agent[..., None], -1)[..., 0]
-        moved = self.moved | (np.arange(self.moved.shape[-1]) == agent[..., None])
-        return self._replace(moved=moved, path_kl=np.where(twice, np.inf, self.path_kl + np.asarray(kl)))
+    def caught_up(self, again: NDArray[np.bool_], since: Sequence[UpdateRecord]) -> _InUse:
+        """With the updates since those rollouts, where they are of an earlier team; without a lag there are none."""
+        use = self
+        for record in since:
+            moved = use.moved_on(np.asarray(record.moved), record.kl)
+            path_kl = np.where(again, moved.path_kl, use.path_kl)
+            use = use._replace(moved=np.where(again[..., None], moved.moved, use.moved), path_kl=path_kl)
+        return use
+
+    def moved_on(self, moves: NDArray[np.bool_], kl: Any) -> _InUse:
+        """After an update that moves some agents, ``[..., n]``. The KL adds up over different agents only."""
+        twice = (self.moved & moves).any(-1)
+        return self._replace(moved=self.moved | moves, path_kl=np.where(twice, np.inf, self.path_kl + np.asarray(kl)))
 
 
 def _agents(asked: NDArray[Any], n: int, batch: tuple[int, ...]) -> NDArray[np.int64]:

@@ -56,6 +56,7 @@ RUNG_WORDS = {
     "penalty_log_sum": "log-sum: range of the return × KL",
     "penalty_log_sum_advantage": "log-sum: range of the advantage × KL",
     "penalty_weighted": "log-sum, every KL weighted by the return to come",
+    "penalty_chi_square": "standard deviation of the return × the largest χ² along an episode",
     "penalty_stale_trivial": "trivial: all visits × the range of the update's gain",
     "penalty_stale_paper": "the paper's: largest advantage × √KL of all updates so far",
     "penalty_stale_share": "the paper's, for the time in which each agent acts",
@@ -65,6 +66,8 @@ RUNG_WORDS = {
     "penalty_stale_return_range": "log-sum: range of the return × KL of all updates so far",
     "penalty_cached_log_sum": "log-sum: range of the return × KL of all updates so far",
     "penalty_reused_log_sum": "log-sum, each agent on its own: range of the return × KL of all updates so far",
+    "penalty_cached_chi_square": "standard deviation of the return × the largest χ² along an episode, all updates so far",
+    "penalty_reused_chi_square": "standard deviation of the return × the largest χ² along an episode, each agent on its own",
 }
 """Every rung in words, by the name under which it is printed."""
 
@@ -82,11 +85,15 @@ STAGE_CERTIFICATES = {
     "stage_bound_cached": ("first", "first rollouts: range of the return × KL", "S7c"),
     "stage_bound_reused": ("first", "first rollouts, each agent on its own: range of the return × KL", "S7c"),
     "stage_bound_weighted": ("first", "first rollouts: weighted log-sum", "S9"),
+    "stage_bound_chi_square": ("tables", "exact tables, first rollouts: standard deviation of the return × χ²", "S10"),
     "stage_bound_least": ("tables", "exact tables: the least of all rungs", "S6"),
     "stage_bound_paper": ("paper", "the paper's, fresh rollouts", "P3.6"),
     "stage_bound_stale_paper": ("paper", "the paper's, stale rollouts", "P3.7"),
 }
 """Lower bounds on the improvement of a stage: whose they are, in words, id. Those of single updates add up."""
+
+OF_CACHED = ("stage_bound_cached", "stage_bound_chi_square")
+"""Those that take a penalty off the cached surrogates."""
 
 UPDATE_CERTIFICATES = {
     "certificate_estimable": "range of the return × KL [S7]",
@@ -161,7 +168,8 @@ class Numbers(NamedTuple):
     def unsure_of(self, certificate: str) -> float:
         """The same to a certificate of the stage that is not far below 0: no penalty is larger than the promise then."""
         whose = STAGE_CERTIFICATES[certificate][0]
-        gap = "fresh" if whose != "first" else "reused" if certificate != "stage_bound_cached" else "cached"
+        fresh = "reused" if whose == "first" else "fresh"
+        gap = "cached" if certificate in OF_CACHED else fresh
         promises = abs(getattr(self.report, GAPS[gap][1])).sum()
         return float(self.rounding_of_promise(gap).sum() + 8 * self.report.rounding.relative * promises)
 
@@ -454,6 +462,8 @@ def _certificates(numbers: Numbers) -> str:
     true, n = numbers.improvement, len(numbers.order)
     whole = []
     for name, (whose, words, id) in STAGE_CERTIFICATES.items():
+        if id == "S10" and not numbers.report.episodic:
+            continue
         value = numbers.total(name)
         share = number(100 * value / true) if true > numbers.unsure and math.isfinite(value) else "–"
         needs = "rollouts" if whose in ("fresh", "first") else "exact tables"

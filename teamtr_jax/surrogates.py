@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
+from teamtr_jax.chi_square import path_sums
 from teamtr_jax.divergences import exclusive_sum, expected, kl_terms
 from teamtr_jax.dynamics import DenseResolvent, PrefixResolvent, SparseResolvent, after, prefix_resolvent
 from teamtr_jax.types import (
@@ -218,12 +219,12 @@ def hybrids_report(team: Team, h: Hybrids, reused: Float[Array, "n S A"], once: 
         weighted_floor=_weighted(m[:-1], terms, to_go[:-1]),
         weighted_ceiling=_weighted(m[:-1], terms, left[:-1]),
         weighted_reused=_weighted(m[0], solo_terms, to_go[0]),
-        layers=None if dynamics.horizon is None else _layers(team, h, solved, even),
+        layers=None if dynamics.horizon is None else _layers(team, h, solved, even, reused),
         rounding=_rounding(team, h, solved, reused),
     )
 
 
-def _layers(team: Team, h: Hybrids, solved: _Solved, even: Array) -> Layers:
+def _layers(team: Team, h: Hybrids, solved: _Solved, even: Array, reused: Array) -> Layers:
     """The steps of an episodic stage."""
     horizon = team.dynamics.horizon
     assert horizon is not None
@@ -252,6 +253,7 @@ def _layers(team: Team, h: Hybrids, solved: _Solved, even: Array) -> Layers:
         span=jnp.where(jnp.isfinite(greatest), greatest + least, 0.0),
         advantage_span=jnp.maximum(largest(own_span), 0.0),  # of a padded step without states, too
         speaks=jnp.zeros(shape, bool).at[:, time].max(h.acts),
+        **path_sums(team, h, m, solved.values, reused),
     )
 
 

@@ -18,10 +18,12 @@ from jaxtyping import Float
 
 from teamtr_jax.bounds import DEFAULT, ladder
 from teamtr_jax.certificates import certificate, certificate_estimable, certificate_weighted, lower_bound_paper
+from teamtr_jax.dynamics import after
 from teamtr_jax.rollouts import SurrogateParts, estimation_error
 from teamtr_jax.schedules import Schedule
 from teamtr_jax.stage import Backend, run_stage
 from teamtr_jax.surrogates import hybrids_report, occupancy_tv
+from teamtr_jax.ties import pooled, pooled_error, summed, tied_table, with_tied_table
 from teamtr_jax.trust_region import kl_constrained
 from teamtr_jax.types import (
     Estimate,
@@ -37,7 +39,14 @@ from teamtr_jax.types import (
     verified,
 )
 from teamtr_jax.validation import InputError, concrete, integers, probability_rows, real_number, require_float64
-from teamtr_jax.values import advantage_error, advantages, evaluate_policy, return_bounds, rounding_unit
+from teamtr_jax.values import (
+    advantage_error,
+    advantages,
+    evaluate_policy,
+    return_bounds,
+    rounding_unit,
+    visits_error,
+)
 from teamtr_jax.visits import (
     chain_hybrids,
     chain_solo_steps,
@@ -83,6 +92,7 @@ class ExactData(NamedTuple):
     objective: Float[Array, ""]
     policy: Array  #: the tables that wrote the rollouts
     error: Float[Array, "S A"]  #: bound on the rounding of the advantages of `values`, but for a constant per state
+    weight_error: Float[Array, " S"] | None = None  #: bound on the rounding of `weight`; of teams with tied rows only
 
 
 def evaluate(team: Team, policy: Array) -> ExactData:
@@ -96,17 +106,18 @@ def evaluate(team: Team, policy: Array) -> ExactData:
     joint = team_policy(team, policy)
     resolvent, v, m = evaluate_policy(team, joint)
     error = advantage_error(team, joint, resolvent, v)
+    off = None if team.observation is None else visits_error(team, joint, resolvent, after(m, error))
     if team.dynamics.horizon is not None:
-        return ExactData(m, jnp.ones(()), v, team.initial @ v, policy, error)
+        return ExactData(m, jnp.ones(()), v, team.initial @ v, policy, error, off)
     total = m.sum()
-    return ExactData(m / total, total, v, team.initial @ v, policy, error)
+    return ExactData(m / total, total, v, team.initial @ v, policy, error, None if off is None else off / total)
 
 
 def _estimate(
     team: Team, policy: Array, data: ExactData, agent: Array, rows: Array, owned: Array, *, reuse: str, cut: float
 ) -> Estimate:
-    """The tables of `agent`: rows `[R, A]` of the team's table, or its factor `[S, max A_k]`."""
-    weight, v, error = data.weight, data.values, data.error
+    """The tables of `agent`: rows `[R, A]` of the team's table, its factor `[S, max A_k]`, or tied rows by observation."""
+    weight, v, error, off = data.weight, data.values, data.error, data.weight_error
     if reuse in ("occupancy", "weights"):
         now = evaluate(team, policy)
         v, error = now.values, now.error
@@ -114,11 +125,16 @@ def _estimate(
             some = data.weight > 0
             ratio = jnp.where(some, now.weight / jnp.where(some, data.weight, 1.0), 0.0)
             weight = data.weight * jnp.minimum(ratio, cut)
+            if off is not None and now.weight_error is not None:
+                off = jnp.where(ratio < cut, now.weight_error, cut * off)
     a = advantages(team, v)
     floor = return_bounds(team)[0]
     above = jnp.maximum(a + (v - floor)[:, None], 0.0)  # Q − Φ
     of_value = error + rounding_unit(team) * (abs(v) + abs(floor))[:, None]
     tables = a, jnp.maximum(a, 0.0), jnp.maximum(-a, 0.0), above, error, of_value
+    if team.observation is not None:
+        assert off is not None
+        return _tied_estimate(team, policy, agent, weight, off, tables)
     if team.factors is None:
         mine = rows[agent]
         a, gain, loss, above, error, of_value = (table[mine] for table in tables)
@@ -131,22 +147,45 @@ def _estimate(
     return Estimate(w, a, share * gain, share * loss, above, error, of_value)
 
 
+def _tied_estimate(
+    team: Team, policy: Array, agent: Array, weight: Array, off: Array, tables: tuple[Array, ...]
+) -> Estimate:
+    """The tables of the agent's states, pooled by what it sees (U4)."""
+    if team.factors is not None:
+        tables = tuple(marginal_advantage(team, policy, table, agent) for table in tables)
+    a, gain, loss, above, error, of_value = tables
+    w, current = summed(team, agent, weight), own_table(team, policy, agent, jnp.zeros((team.agents, 0), int))
+    a_o, gain, loss, above_o = (pooled(team, agent, weight, table) for table in (a, gain, loss, above))
+    errors = (pooled_error(team, agent, weight, off, *pair) for pair in ((a, error), (above, of_value)))
+    mass = w[:, None] * current
+    return Estimate(w, a_o, mass * gain, mass * loss, above_o, *errors)
+
+
 def own_table(team: Team, policy: Array, agent: Array, rows: Array) -> Array:
-    """The rows that `agent` may change."""
+    """The rows that `agent` may change: of its states, in a team with tied rows by observation."""
+    if team.observation is not None:
+        return tied_table(team, policy if team.factors is None else policy[agent], agent)
     return policy[agent] if team.factors is not None else policy[rows[agent]]
 
 
 def with_own_table(team: Team, policy: Array, table: Array, agent: Array, rows: Array, owned: Array) -> Array:
     """`policy` with the agent's rows replaced by `table`."""
+    if team.observation is not None:
+        if team.factors is None:
+            return with_tied_table(team, policy, table, agent)
+        return policy.at[agent].set(with_tied_table(team, policy[agent], table, agent))
     if team.factors is not None:
         return policy.at[agent].set(table)
     return policy.at[jnp.where(owned[agent], rows[agent], policy.shape[0])].set(table, mode="drop")
 
 
 def agent_rows(team: Team) -> tuple[Array, Array]:
-    """``[..., n, R]``: the states of each agent, padded to the largest number of them, and which entries are real."""
+    """``[..., n, R]``: the states of each agent, padded to the largest number of them, and which entries are real.
+
+    Empty in product teams, whose agents have a row for every state, and where rows are tied (`teamtr_jax.ties`).
+    """
     batch = team.initial.shape[:-1]
-    if team.factors is not None:
+    if team.factors is not None or team.observation is not None:
         return jnp.zeros((*batch, team.agents, 0), int), jnp.zeros((*batch, team.agents, 0), bool)
     active = np.asarray(team.active).reshape(-1, team.initial.shape[-1])
     own = active[:, None, :] == np.arange(team.agents)[:, None]
@@ -304,7 +343,11 @@ def audit_records(
         jnp.asarray(np.stack([np.asarray(x) for x in xs], axis))
         for xs in ([r.agent for r in records], [r.source for r in records])
     )
-    once = bool((np.diff(np.sort(np.asarray(agents)), axis=-1) > 0).all())
+    moved = [r.moved for r in records]
+    several = any(x is not None and (np.asarray(x).sum(-1) > 1).any() for x in moved)
+    if several:  # sharers of parameters
+        agents = jnp.asarray(np.stack(moved, axis))
+    once = not bool(np.asarray(_again(agents, team.agents)).any())
     exact = (_audit_batch if axis else _audit_one)(team, chain, agents, sources, once=once)
     exact["surrogate_in_use"] = exact.pop("in_use")[schedule.reuse]
     exact = {name: np.moveaxis(np.asarray(x), axis, 0) for name, x in exact.items()}
@@ -323,7 +366,7 @@ def audit_chain(team: Team, states: Array, agents: Array, sources: Array, once: 
 
     Args:
       states: the team's tables after 0, 1, …, n updates.
-      agents: who moves.
+      agents: who moves: ``[n]``, or of sharers ``[n, agents]`` whether each agent does (`visits.chain_hybrids`).
       sources: the number of updates after which the rollouts in use were collected.
       once: no agent moves twice; then a large stage is solved by one elimination.
 
@@ -333,7 +376,7 @@ def audit_chain(team: Team, states: Array, agents: Array, sources: Array, once: 
     Raises:
       InputError: an agent that is none of the team, or rollouts that were not there yet.
     """
-    if (movers := concrete(agents)) is not None:
+    if len(agents.shape) == 1 and (movers := concrete(agents)) is not None:
         integers("agents", movers, 0, team.agents)
     if (found := concrete(sources)) is not None:
         integers("sources", found, 0, states.shape[0] - 1)
@@ -343,8 +386,13 @@ def audit_chain(team: Team, states: Array, agents: Array, sources: Array, once: 
     h = chain_hybrids(team, states, agents)
     report = hybrids_report(team, h, chain_solo_steps(team, states, agents, states[0]), once)
     solo = chain_solo_steps(team, states, agents, states[sources])
-    again = (jnp.diff(jnp.sort(agents)) == 0).any()
-    return report_numbers(report, again) | _in_use(team, h, solo, report, sources)
+    return report_numbers(report, _again(agents, team.agents)) | _in_use(team, h, solo, report, sources)
+
+
+def _again(agents: Array, number: int) -> Array:
+    """Whether some agent moves twice: `agents` ``[..., n]``, or ``[..., n, agents]`` of sharers."""
+    moves = agents if agents.dtype == bool else agents[..., None] == jnp.arange(number)
+    return (moves.sum(-2) > 1).any(-1)
 
 
 OPTIONS = {"xla_backend_optimization_level": 0}  # most of the time is compilation

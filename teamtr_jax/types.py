@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
@@ -79,6 +80,15 @@ class World(Bundle):
     def sizes(self) -> tuple[int, int]:
         """Number of states and of actions."""
         raise NotImplementedError
+
+    def greatest_sum(self: Any, policy: Float[Array, "S A"], x: Float[Array, "k S"]) -> Float[Array, "k S"]:
+        """See `Dynamics.greatest_sum`: `T` sweeps over all states. A world that knows an order of its states does with one."""
+        allowed = policy > 0
+
+        def sweep(_: Any, v: Array) -> Array:
+            return x + jnp.where(allowed, jax.vmap(self.greatest)(v), 0.0).max(-1)
+
+        return lax.fori_loop(0, self.horizon, sweep, jnp.zeros_like(x))
 
     def verify_steps(self) -> None:
         """Refuse an episodic world in which a successor is not one step later, or a discount is ignored: a `Team` needs both.
@@ -220,6 +230,17 @@ class Dynamics(Protocol):
         """`max {v(s') : P(s'|s,a) > 0}`; a state after the end counts zero."""
         ...
 
+    def variance(self, v: Float[Array, " S"]) -> Float[Array, "S A"]:
+        """`Var[v(s') | s, a]`, a sum of squares; zero where the episode ends. Asked of episodic worlds only."""
+        ...
+
+    def greatest_sum(self, policy: Float[Array, "S A"], x: Float[Array, "k S"]) -> Float[Array, "k S"]:
+        """Greatest sum of `x ≥ 0` along a path from each state that has positive probability under the policy.
+
+        `v(s) = x(s) + max {v(s') : π(a|s) > 0, P(s'|s,a) > 0}`. Asked of episodic worlds only.
+        """
+        ...
+
     def draw(
         self, state: Int[Array, "*batch"], action: Int[Array, "*batch"], uniform: Float[Array, "*batch"]
     ) -> Int[Array, "*batch"]:
@@ -248,9 +269,12 @@ class Team(Bundle):
     Exactly one of `active` (turn-taking: ``[S]`` the one agent that acts at each state, −1 for a chance node that
     belongs to nobody) and `factors` (product team: number of actions of each agent, who all act at once) is given.
 
+    With `observation` an agent sees part of the state, and its rows are tied: states of one agent at which it sees the same share
+    one row (a Dec-POMDP; U4). Then every policy of the team has equal rows there.
+
     Raises:
       InputError: a field whose shape does not fit, a reward that is not finite, a start that is no probability, an agent
-        that is not in the team.
+        that is not in the team, an observation outside ``0 … S−1``.
     """
 
     dynamics: Dynamics
@@ -259,6 +283,9 @@ class Team(Bundle):
     active: Array | None  #: `j(s)`, [S], integer
     agents: int = static_field()
     factors: tuple[int, ...] | None = static_field(default=None)
+    observation: Array | None = None
+    """`o(s)`, what the agent that acts at s sees, [S]; product team: what each agent sees, [n, S]; labels from 0 to S−1. `None`:
+    all states are told apart."""
 
     def verify(self) -> None:
         whole_number("agents", self.agents, 1)
@@ -287,12 +314,23 @@ class Team(Bundle):
             probability_rows("initial", values)
         if self.active is not None:
             ints("active", self.active, -1, self.agents)
+        if self.observation is not None:
+            self._verify_observation(reward)
+
+    def _verify_observation(self, reward: tuple[int, ...] | None) -> None:
+        rank = 1 if self.factors is None else 2
+        found = axes("observation", self.observation, rank)
+        if reward and found:
+            states, what = reward[-2], "the states of reward" if rank == 1 else "the agents and the states of reward"
+            same("observation", found[-rank:], (self.agents, states)[-rank:], what)
+            ints("observation", self.observation, 0, states)
 
     @property
     def batch(self) -> tuple[int, ...]:
         world = self.dynamics.batch if isinstance(self.dynamics, World) else ()
         own = {"reward": lead(self.reward, 2), "initial": lead(self.initial, 1), "active": lead(self.active, 1)}
-        return one_batch({"dynamics": world, **own})
+        seen = lead(self.observation, 1 if self.factors is None else 2)
+        return one_batch({"dynamics": world, **own, "observation": seen})
 
     @property
     def counts(self) -> Counts:
@@ -393,6 +431,25 @@ def require_policy(team: Team, batched: bool = False, **policies: object) -> Non
             if (extra := values[..., k, :, size:]).any():
                 found = f"{extra[extra != 0].flat[0]} beyond the {size} actions of agent {k}"
                 raise InputError(name, found, "zeros there")
+        _require_ties(team, name, values)
+
+
+def _require_ties(team: Team, name: str, values: NDArray[np.float64]) -> None:
+    """Refuse different rows at states that an agent cannot tell apart. `values` [..., S, A], product team [..., n, S, A]."""
+    label, active = concrete(team.observation), concrete(team.active)
+    if label is None or (team.factors is None and active is None):
+        return
+    if active is not None:
+        label = np.where(active < 0, -1, active * label.shape[-1] + label)
+    label = np.broadcast_to(label, values.shape[:-1])
+    order = np.argsort(label, axis=-1, kind="stable")
+    seen, rows = np.take_along_axis(label, order, -1), np.take_along_axis(values, order[..., None], -2)
+    apart = (rows[..., 1:, :] != rows[..., :-1, :]).any(-1) & (seen[..., 1:] == seen[..., :-1]) & (seen[..., 1:] >= 0)
+    if apart.any():
+        *lead_, place = np.argwhere(apart)[0]
+        first, second = (int(order[(*lead_, place + k)]) for k in (0, 1))
+        found = f"different rows at states {first} and {second}"
+        raise InputError(name, found, "one row for both: the agent sees the same there (observation)")
 
 
 def require_joint(team: Team, **policies: object) -> None:
@@ -453,10 +510,10 @@ class Hybrids(NamedTuple):
 
     policies: Float[Array, "n+1 S A"]  #: `π̂ⁱ(a|s)`, joint actions in a product team
     steps: Float[Array, "n S A"]  #: `π̂ⁱ − π̂ⁱ⁻¹`, formed without cancellation
-    kl_current_to_new: Float[Array, "n S"]  #: KL(π̂ⁱ⁻¹(·|s) ‖ π̂ⁱ(·|s)), that of the updated agent alone
+    kl_current_to_new: Float[Array, "n S"]  #: KL(π̂ⁱ⁻¹(·|s) ‖ π̂ⁱ(·|s)), that of the updated agents alone
     kl_new_to_current: Float[Array, "n S"]  #: KL(π̂ⁱ(·|s) ‖ π̂ⁱ⁻¹(·|s))
     tv: Float[Array, "n S"]  #: TV(π̂ⁱ(·|s), π̂ⁱ⁻¹(·|s))
-    acts: Bool[Array, "n S"]  #: whether the updated agent acts at s
+    acts: Bool[Array, "n S"]  #: whether an updated agent acts at s
 
 
 class Rounding(NamedTuple):
@@ -477,7 +534,11 @@ class Rounding(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """What is known exactly about an episodic stage at each time step t, update by update."""
+    """What is known exactly about an episodic stage only, update by update: at each time step t, and along whole episodes (S10).
+
+    "Along a path" is the greatest sum along an episode that has positive probability under the policy that is named; infinite
+    where an action is taken up that this policy never takes.
+    """
 
     kl: Float[Array, "n T"]  #: `κ_t = E_{d_t} KL(current‖new)` under `π̂ⁱ⁻¹`
     kl_stale: Float[Array, "n T"]  #: `κ⁰_t`, the same under `π̂⁰`
@@ -488,6 +549,12 @@ class Layers(NamedTuple):
     """`span(g_i)` over the states of the step that some hybrid visits; with the end unless `even`"""
     advantage_span: Float[Array, "n T"]  #: `max span_a A_{i−1}(s,·)` over the agent's states of the step
     speaks: Bool[Array, "n T"]  #: whether the agent has a state at the step, visited or not
+    return_deviation: Float[Array, " n"]  #: standard deviation of the episode's return under `π̂ⁱ⁻¹`
+    chi_square: Float[Array, " n"]  #: of `χ²(π̂ⁱ‖π̂ⁱ⁻¹)` along a path of `π̂ⁱ⁻¹`
+    chi_square_reused: Float[Array, " n"]  #: of `Σ_{k≤i} χ²(π^{⟨k⟩}‖π̂⁰)` along a path of `π̂⁰`
+    chi_square_reused_own: Float[Array, " n"]  #: of `χ²(π^{⟨i⟩}‖π̂⁰)` along a path of `π̂⁰`
+    chi_square_cached: Float[Array, " n"]  #: of `Σ_{k≤i} Σ_a (π̂ᵏ−π̂ᵏ⁻¹)²/π̂⁰ = χ²(π̂ⁱ‖π̂⁰)` along a path of `π̂⁰`
+    chi_square_cached_own: Float[Array, " n"]  #: of `Σ_a (π̂ⁱ−π̂ⁱ⁻¹)²/π̂⁰` along a path of `π̂⁰`
 
 
 class StageReport(NamedTuple):
@@ -562,7 +629,8 @@ class StageReport(NamedTuple):
 
 
 NEVER_NEGATIVE = ("visits", "kl", "kl_stale", "kl_reverse", "tv", "tv_stale", "share", "span_g", "advantage_max",
-                  "advantage_span", "mass", "reward_span", "return_range")  # fmt: skip
+                  "advantage_span", "mass", "reward_span", "return_range", "return_deviation", "chi_square",
+                  "chi_square_reused", "chi_square_reused_own", "chi_square_cached", "chi_square_cached_own")  # fmt: skip
 
 
 def _wrong(name: str, values: Any) -> Any:
@@ -629,7 +697,7 @@ Step = Callable[[Float[Array, "R A"], Estimate, Float[Array, ""]], tuple[Float[A
 
 
 class UpdateRecord(NamedTuple):
-    """One update of one agent, as the driver books it (schema 1, docs/records.md). Over a batch, arrays ``[N]``."""
+    """One update, of an agent or of sharers, as the driver books it (schema 1, docs/records.md); over a batch arrays ``[N]``."""
 
     stage: int
     update: int  #: position in the order, from 0
@@ -643,3 +711,7 @@ class UpdateRecord(NamedTuple):
     path_kl: Any = 0.0  #: sum of `kl` over the updates since those rollouts, this one included
     info: Mapping[str, Any] = {}  #: further diagnostics of the update, by name
     exact: Mapping[str, Any] | None = None  #: what is known exactly about it, by name; `None` without tables
+    moved: Any = (
+        None  #: ``[..., n]`` which agents it moved: the sharers of the agent's parameters; `None`: the agent alone
+    )
+    credited: Any = None  #: the same of the agents whose messages its surrogate is made of

@@ -9,11 +9,11 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from teamtr_jax.types import Resolvent, Team, require_joint, require_one, require_table
-from teamtr_jax.validation import positive, require_float64
+from teamtr_jax.validation import InputError, positive, require_float64
 from teamtr_jax.visits import cleaned_visits
 
-__all__ = ["values", "evaluate_policy", "action_values", "advantages", "rounding_unit", "advantage_error", "objective",
-           "optimal_values", "return_bounds", "return_range"]  # fmt: skip
+__all__ = ["values", "evaluate_policy", "action_values", "advantages", "rounding_unit", "advantage_error", "visits_error",
+           "objective", "return_deviation", "optimal_values", "return_bounds", "return_range"]  # fmt: skip
 
 
 def values(team: Team, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
@@ -88,9 +88,55 @@ def advantage_error(
     return local + dynamics.discount * dynamics.backward(solved)
 
 
+def visits_error(
+    team: Team, policy: Float[Array, "S A"], resolvent: Resolvent, m: Float[Array, " S"]
+) -> Float[Array, " S"]:
+    """How far rounding may have put the visits `m` off, state by state (docs/rounding.md). Units: steps.
+
+    `bᵀ(I−γP_π)⁻¹`, `b = k·u (ρ + γP_πᵀm + m) + γPᵀ(m π |1 − ΣP|) + m |1 − Σ_a π|`: what each sum may be off, carried on.
+
+    Args:
+      policy: that of `m`.
+      resolvent: that of `policy`.
+      m: as solved for.
+    """
+    dynamics = team.dynamics
+    follows = dynamics.backward(jnp.ones_like(m))  # zero where the episode ends
+    flow = m[:, None] * policy
+    arrives = dynamics.discount * dynamics.forward(flow)
+    local = rounding_unit(team) * (team.initial + arrives + m) + abs(policy.sum(-1) - 1) * m
+    local += dynamics.discount * dynamics.forward(flow * jnp.where(follows == 0, 0.0, abs(follows - 1)))
+    return resolvent.visits(local)
+
+
 def objective(team: Team, policy: Float[Array, "S A"]) -> Float[Array, ""]:
     """`J(π) = ρᵀV^π`; differentiable in the policy, the gradient reusing the factorisation."""
     return team.initial @ values(team, policy)
+
+
+def return_deviation(
+    team: Team, policy: Float[Array, "S A"], m: Float[Array, " S"], v: Float[Array, " S"]
+) -> Float[Array, ""]:
+    """Standard deviation of the return of an episode: `√(Σρ(V−J)² + Σ_s m Σ_a π [(Q−V)² + Var V(s')])`.
+
+    A sum of squares over everything that chance decides (the start, every action, every next state), so nothing cancels.
+
+    Args:
+      m: visits of the policy.
+      v: values of the policy.
+
+    Raises:
+      InputError: a discounted team, an array that is not float64 or has another shape, a policy that is none of the team.
+    """
+    require_float64(policy=policy, m=m, v=v)
+    require_one(team, "team")
+    require_joint(team, policy=policy)
+    require_table(team.initial.shape, m=m, v=v)
+    if team.dynamics.horizon is None:
+        raise InputError("team", "a discounted team", "an episodic team, whose return ends")
+    chance = advantages(team, v) ** 2 + team.dynamics.variance(v)
+    variance = team.initial @ (v - team.initial @ v) ** 2 + m @ (policy * chance).sum(-1)
+    return jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
 
 
 def optimal_values(team: Team, tolerance: float = 1e-11) -> Float[Array, " S"]:

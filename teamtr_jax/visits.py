@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from teamtr_jax.divergences import kl_current_to_new, kl_new_to_current, total_variation
 from teamtr_jax.dynamics import PrefixResolvent, after
@@ -123,11 +123,15 @@ def _states(stage: Stage) -> Array:
     return jnp.where(updated[..., None], stage.target, stage.current)
 
 
-def chain_hybrids(team: Team, states: Float[Array, "m ..."], agents: Int[Array, " n"]) -> Hybrids:
+def chain_hybrids(team: Team, states: Float[Array, "m ..."], agents: Array) -> Hybrids:
     """The hybrids of any chain of updates: `agents[i]` moves from the team's tables `states[i]` to `states[i+1]`.
 
     An agent may move more than once. By P3.1 the team's KL at a state is that of the one agent that moved: `j(s)` when
-    turn-taking, agent `agents[i]` in a product team.
+    turn-taking, agent `agents[i]` in a product team. Where several move in one update (they share parameters) it is, when
+    turn-taking, that of `j(s)` if it is one of them.
+
+    Args:
+      agents: ``[n]`` who moves, or ``[n, agents]`` whether each agent does (turn-taking only: `Sharing.moves`).
 
     Raises:
       InputError: if `states` is not float64, a table is no policy of the team, or an agent is not in it.
@@ -136,7 +140,9 @@ def chain_hybrids(team: Team, states: Float[Array, "m ..."], agents: Int[Array, 
     _require_chain(team, states, agents)
     old, new = states[:-1], states[1:]
     if team.factors is None:
-        acts = team.active == agents[:, None]
+        assert team.active is not None
+        several = len(agents.shape) == 2
+        acts = (team.active >= 0) & agents[:, team.active] if several else team.active == agents[:, None]
         kl, reverse, tv = (jnp.where(acts, f(old, new), 0.0) for f in DIVERGENCES)
         return Hybrids(states, jnp.where(acts[..., None], new - old, 0.0), kl, reverse, tv, acts)
 
@@ -151,7 +157,7 @@ def chain_hybrids(team: Team, states: Float[Array, "m ..."], agents: Int[Array, 
 
 
 def chain_solo_steps(
-    team: Team, states: Float[Array, "m ..."], agents: Int[Array, " n"], start: Float[Array, "..."]
+    team: Team, states: Float[Array, "m ..."], agents: Array, start: Float[Array, "..."]
 ) -> Float[Array, "n S A"]:
     """The steps of `chain_hybrids` with the others playing as in `start`, one table or one for each update.
 
@@ -173,10 +179,16 @@ def _require_chain(team: Team, states: Array, agents: Array) -> None:
     require_policy(team, batched=True, states=states)
     rank = len(team.reward.shape) + (team.factors is not None)
     updates = axes("agents", agents, 1)
+    if updates is not None and len(updates) == 2:
+        if team.factors is not None or updates[1] != team.agents or agents.dtype != bool:
+            found = f"shape {list(updates)}, {agents.dtype}"
+            raise InputError("agents", found, f"[n], or in a turn-taking team Booleans [n, {team.agents}]")
+        updates = updates[:1]
+    elif updates is not None:
+        ints("agents", agents, 0, team.agents)
     if updates is not None and (len(states.shape) != rank + 1 or updates != (states.shape[0] - 1,)):
         found = f"shape {list(states.shape)} with agents {list(updates)}"
         raise InputError("states", found, "the tables before, between and after the updates: one more than agents")
-    ints("agents", agents, 0, team.agents)
 
 
 DIVERGENCES = (kl_current_to_new, kl_new_to_current, total_variation)

@@ -28,7 +28,18 @@ def log_softmax(x):
 
 
 def stage(
-    seed, order, scored, groups, number=0, step=0.4, agents=2, told=None, lengths=(1, 2, 3), lag=0, turns=TURNS
+    seed,
+    order,
+    scored,
+    groups,
+    number=0,
+    step=0.4,
+    agents=2,
+    told=None,
+    lengths=(1, 2, 3),
+    lag=0,
+    turns=TURNS,
+    engine=None,
 ) -> dict[str, list]:
     """One stage: letters drawn from tables that do not look back, so that every log-probability is easy to name.
 
@@ -38,6 +49,7 @@ def stage(
       groups: by prompt, its rollouts.
       told: the column `updated`.
       lag: moves that the rollouts are behind the team for which they were written; `order` then begins with these.
+      engine: what writes the rollouts and plays after an update is this many logits (normal numbers) off: `logp_deployed`.
     """
     rng = np.random.default_rng(seed)
     shape = (len(groups), TURNS, LONGEST, LETTERS)
@@ -45,8 +57,14 @@ def stage(
     for moved in order:
         for a in range(agents):
             tables[a].append(tables[a][-1] + (step * rng.normal(size=shape) if a in moved else 0.0))
+    written = tables
+    if engine is not None:
+        other = np.random.default_rng([seed, 12])
+        written = [[log_softmax(x + engine * other.normal(size=shape)) for x in versions] for versions in tables]
     tables = [[log_softmax(x) for x in versions] for versions in tables]
-    out: dict[str, list] = {key: [] for key in (*TOKEN_LOG_COLUMNS, "source", *(["updated"] if told else []))}
+    more = [*(["updated"] if told else []), *([] if engine is None else ["logp_deployed"])]
+    out: dict[str, list] = {key: [] for key in (*TOKEN_LOG_COLUMNS, "source", *more)}
+    written = tables if engine is None else written
     for source, updates in scored.items():
         for p, (prompt, group) in enumerate(groups.items()):
             for g in range(group):
@@ -55,18 +73,19 @@ def stage(
                 for turn in range(int(rng.integers(2, turns + 1))):
                     agent = 0 if turn == 0 else int(rng.integers(agents))
                     for t in range(int(rng.choice(lengths))):
-                        row = np.exp(tables[agent][source][p, turn, t])
+                        row = np.exp(written[agent][source][p, turn, t])
                         tokens.append((agent, turn, t, int(rng.choice(LETTERS, p=row / row.sum()))))
                 for update in updates:
                     for agent, turn, t, letter in tokens:
-                        b, c, n = (
-                            tables[agent][v][p, turn, t, letter] for v in (source, update + lag, update + lag + 1)
-                        )
+                        b = written[agent][source][p, turn, t, letter]
+                        c, n = (tables[agent][v][p, turn, t, letter] for v in (update + lag, update + lag + 1))
                         values = (prompt, 10 * source + g, number, update, agent, turn, t, b, c, n, reward, source)
                         for key, value in zip((*TOKEN_LOG_COLUMNS, "source"), values, strict=True):
                             out[key].append(value)
                         if told:
                             out["updated"].append(told[update])
+                        if engine is not None:
+                            out["logp_deployed"].append(written[agent][update + lag + 1][p, turn, t, letter])
     return out
 
 
@@ -88,13 +107,14 @@ class Rollout:
         self.prompt, self.reward, self.source = rows[0]["prompt"], rows[0]["reward"], rows[0]["source"]
         self.changed = {r["agent"] for r in rows if r["logp_new"] != r["logp_current"]}
         self.off = max(abs(r["logp_current"] - r["logp_behaviour"]) for r in rows)
-        self.messages = []
+        self.messages, self.deployed = [], []
         for _, group in itertools.groupby(rows, key=lambda r: r["turn"]):
             group = list(group)
             agent = group[0]["agent"]
             mine = agent in agents
             new = [r["logp_new"] - r["logp_current"] if mine else 0.0 for r in group]
             current = [r["logp_current"] - r["logp_behaviour"] for r in group]
+            self.deployed += [r["logp_deployed"] - r["logp_behaviour"] for r in group if "logp_deployed" in r]
             self.messages.append((agent, mine, current, new))
         self.key = rows[0]["prompt"], rows[0]["rollout"]
 
@@ -239,15 +259,47 @@ def rungs_of(rollouts, fresh, twice, width, low):
             ("S7", "token ratios", [x * r.steps - width * r.k3 for r, x in pairs]),
             ("S9", "value-weighted", [(r.reward - low) * math.log(r.weight) for r in rollouts]),
         ]
+    mismatch = [
+        (r.reward - low) * math.log(r.weight * r.behaviour) + (low + width - r.reward) * math.log(r.behaviour)
+        for r in rollouts
+    ]
     if twice:
-        return [
-            (
-                "S7c",
-                "reused, agent moved twice",
-                [x * r.old_steps - width * (r.k3_new + r.k3_current) for r, x in pairs],
-            )
-        ]
-    return [("S7c", "reused rollouts", [x * r.message_steps - width * r.k3_new for r, x in pairs])]
+        name, old = (
+            "reused, agent moved twice",
+            [x * r.old_steps - width * (r.k3_new + r.k3_current) for r, x in pairs],
+        )
+    else:
+        name, old = "reused rollouts", [x * r.message_steps - width * r.k3_new for r, x in pairs]
+    return [("S7c", name, old), ("S9", "mismatch", mismatch)]
+
+
+def as_deployed(rollouts, known, advantage, each, alpha, settings, label):
+    """The sampler with the weights after the update against the sampler that wrote the rollouts."""
+    keys = "kl_deployed", "improvement_deployed", "certificate_deployed", "certificate_deployed_finite_sample"
+    if not known:
+        return dict.fromkeys(keys)
+    low, high = settings.reward_range
+    weight = [math.exp(sum(r.deployed)) for r in rollouts]
+    weighed = [(r.reward - low) * sum(r.deployed) for r in rollouts]
+    z = by_prompt(rollouts, [(r.reward - low) / (high - low) * (w - 1) for r, w in zip(rollouts, weight, strict=True)])
+    limits = [one_sided(by_prompt(rollouts, weighed), alpha, -1), (high - low) * betting(z, alpha)]
+    room = high - each([r.reward for r in rollouts])["value"]
+    heavy = betting([w - 1 for w in by_prompt(rollouts, weight)], alpha / 10) > 0
+    if heavy or max(limits) > room:
+        limits = [-math.inf, -math.inf]
+        label = "none: " + (
+            "the mean weight deployed/behaviour lies above 1" if heavy else "a limit exceeds high − mean reward"
+        )
+    values = (
+        each([sum(k3(x) for x in r.deployed) for r in rollouts]),
+        each([x * (w - 1) for x, w in zip(advantage, weight, strict=True)]),
+        {"rung": "S9, value-weighted", "certificate": each(weighed), "lower": limits[0], "alpha": alpha, "label": label},
+        {
+            "lower": limits[1], "estimate": (high - low) * sum(z) / len(z), "alpha": alpha, "estimator": "path",
+            "bound": "betting", "label": label,
+        },
+    )  # fmt: skip
+    return dict(zip(keys, values, strict=True))
 
 
 def expected(table, settings):
@@ -263,6 +315,9 @@ def expected(table, settings):
         changed = sorted({r["agent"] for r in here if r["logp_new"] != r["logp_current"]})
         told = here[0].get("updated")
         agents = changed if told is None else sorted({r["agent"] for r in here}) if told == -1 else [told]
+        numbers = settings.sharers
+        if numbers is not None:  # all who play with these parameters
+            agents = [k for k in range(len(numbers)) if numbers[k] in [numbers[a] for a in agents]]
         transcripts = {}
         for r in here:
             transcripts.setdefault((r["prompt"], r["rollout"]), []).append(r)
@@ -282,7 +337,12 @@ def expected(table, settings):
         count = [sum(rs[i].own for i in g) for g in prompts.values()]
         twice = any(mine and abs(sum(c)) > settings.match * len(c) for r in rs for _, mine, c, _ in r.messages)
         rungs = rungs_of(rs, fresh, twice, width, low)
-        limits = [one_sided(by_prompt(rs, x), alpha / len(rungs), -1) for *_, x in rungs]
+        misses = by_prompt(rs, [1 - r.behaviour for r in rs])
+        cuts = len(misses) > 1 and one_sided(misses, 1e-6, -1) > 0
+        limits = [
+            -math.inf if cuts and ident == "S7c" else one_sided(by_prompt(rs, x), alpha / len(rungs), -1)
+            for ident, _, x in rungs
+        ]
         best = max(range(len(rungs)), key=lambda i: limits[i])
         old = [s for s in sets if max(r.off for r in sets[s]) > settings.match]
         label = "held-out" if settings.held_out else "in-sample: not a guarantee"
@@ -290,11 +350,21 @@ def expected(table, settings):
         def each(values, rs=rs):
             return mean(by_prompt(rs, values), alpha)
 
-        z = by_prompt(rs, [(r.reward - low) / width * (r.weight - 1) for r in rs])
+        share = [(r.reward - low) / width for r in rs]
+        if fresh:
+            z = by_prompt(rs, [x * (r.weight - 1) for r, x in zip(rs, share, strict=True)])
+            weights = by_prompt(rs, [r.weight for r in rs])
+        else:
+            z = by_prompt(
+                rs,
+                [x * r.weight * r.behaviour + (1 - x) * r.behaviour - 1 for r, x in zip(rs, share, strict=True)],
+            )
+            weights = by_prompt(rs, [(r.weight + 1) * r.behaviour / 2 for r in rs])
         kl = quotient([sum(sum(k1[i]) for i in g) for g in prompts.values()], count, alpha) if own else None
         record = {
             "schema": 1, "stage": st, "update": up, "agents": agents,
-            "kind": "nothing changed" if not changed else "joint" if len(agents) > 1 else "single",
+            "kind": "nothing changed" if not changed else "single" if len(agents) < 2 else
+                    "sharers" if numbers is not None and len({numbers[a] for a in agents}) == 1 else "joint",
             "changed_besides": [x for x in changed if x not in agents],
             "evidence": "fresh" if fresh else "reused", "resampled": up in sets, "source": source,
             "off_policy": max(r.off for r in every), "prompts": len(prompts), "rollouts": len(rs), "tokens": tokens,
@@ -327,24 +397,28 @@ def expected(table, settings):
                 "label": label,
             },
             "certificate_finite_sample": {
-                "lower": width * betting(z, alpha), "estimate": width * sum(z) / len(z), "alpha": alpha, "estimator": "path",
-                "bound": "betting", "label": label,
-            } if fresh else None,
+                "lower": width * betting(z, alpha), "estimate": width * sum(z) / len(z), "alpha": alpha,
+                "estimator": "path" if fresh else "mismatch", "bound": "betting", "label": label,
+            },
+            "kl_sampler_current": each([r.k3_current for r in rs]), "kl_sampler_new": each([r.k3_new for r in rs]),
+            "sampler_misses": mean(misses, alpha), "sampler_cuts": cuts,
+            **as_deployed(rs, "logp_deployed" in here[0], a, each, alpha, settings, label),
             "weights_update": tail([r.weight for r in rs]),
             "weights_behaviour": tail([r.behaviour for r in sets[old[0]]]) | {"source": old[0]} if old else None,
         }  # fmt: skip
         room = high - record["reward"]["value"]
-        weights, sizes = by_prompt(rs, [r.weight for r in rs]), [len(g) for g in prompts.values()]
+        new, sizes = by_prompt(rs, [r.weight for r in rs]), [len(g) for g in prompts.values()]
         record |= {
             "invalid": [], "masked": 0, "contradiction": None, "mean_weight": each([r.weight for r in rs]),
-            "mean_weight_low": len(weights) > 1 and one_sided(weights, 1e-6, 1) < 1,
-            "mean_weight_high": fresh and betting([x - 1 for x in weights], alpha / 10) > 0,
+            "mean_weight_low": len(new) > 1 and one_sided(new, 1e-6, 1) < 1,
+            "mean_weight_high": betting([x - 1 for x in weights], alpha / 10) > 0,
             "groups": None if len(set(sizes)) == 1 else [min(sizes), max(sizes)],
         }  # fmt: skip
-        shown = [record["certificate"], *([record["certificate_finite_sample"]] if fresh else [])]
+        shown = [record["certificate"], record["certificate_finite_sample"]]
         record["limit_cut"] = any(x["lower"] > room for x in shown)
+        which = "new/current" if fresh else "of new and current over behaviour"
         for key, why in (("limit_cut", "a limit exceeds high − mean reward"),
-                         ("mean_weight_high", "the mean weight new/current lies above 1")):  # fmt: skip
+                         ("mean_weight_high", f"the mean weight {which} lies above 1")):  # fmt: skip
             if record[key]:
                 for x in shown:
                     x |= {"lower": -math.inf, "label": f"none: {why}"}
@@ -374,7 +448,9 @@ def expected(table, settings):
             if position == 0:
                 continue
             since = [j for j in members if base <= j < i]
-            record["shift_booked"] = shift_of(sum(records[j]["kl_episode"]["value"] for j in since))
+            moved = [a for j in since for a in updates[j]["agents"]]
+            known = sum(records[j]["kl_episode"]["value"] for j in since)
+            record["shift_booked"] = shift_of(known) if len(set(moved)) == len(moved) else 1.0  # moved twice: no sum
             source, last = updates[base]["update"], updates[members[position - 1]]
             path = None
             if updates[base]["fresh"]:

@@ -170,6 +170,25 @@ def kl_weighted(mass, old, new, q):
     return total
 
 
+def squared(old, step):
+    """`Σ_a step²/old` of each state; `∞` where something moves that `old` never takes."""
+    return [
+        sum(d * d / p if p > 0 else math.inf for p, d in zip(row, moved, strict=True) if d != 0)
+        for row, moved in zip(old, step, strict=True)
+    ]
+
+
+def along_paths(world, policy, x):
+    """The greatest `Σ_t x(s_t)` of all trajectories."""
+    return max(sum(x[s] for s in states) for _, states, _ in paths(world, policy))
+
+
+def return_deviation(world, policy):
+    """Standard deviation of the return over all trajectories, the mean subtracted first."""
+    J = path_objective(world, policy)
+    return math.sqrt(math.fsum(p * (path_return(world, s, a) - J) ** 2 for p, s, a in paths(world, policy)))
+
+
 def stage(world, current, target, order, active=None, factors=None):
     """Every field of a `StageReport` that is defined in theory/derivations/notation.md, as plainly as it is written there."""
     hybrid, solo = stage_policies(current, target, order, active, factors)
@@ -255,6 +274,14 @@ def stage(world, current, target, order, active=None, factors=None):
                 layer_tv=[mean(m[i][s], np.array(distance)[s]) for s in at],
                 layer_shift=[tv(m[i + 1][s], m[i][s]) for s in at],
                 layer_speaks=[any(mine[x] for x in s) for s in at],
+                layer_return_deviation=return_deviation(world, before),
+                layer_chi_square=along_paths(world, before, squared(before, after - before)),
+                layer_chi_square_reused=along_paths(
+                    world, hybrid[0], np.sum([squared(hybrid[0], x - hybrid[0]) for x in solo[: i + 1]], 0)
+                ),
+                layer_chi_square_reused_own=along_paths(world, hybrid[0], squared(hybrid[0], solo[i] - hybrid[0])),
+                layer_chi_square_cached=along_paths(world, hybrid[0], squared(hybrid[0], after - hybrid[0])),
+                layer_chi_square_cached_own=along_paths(world, hybrid[0], squared(hybrid[0], after - before)),
             )
     out |= {key: np.array(value) for key, value in lists.items()}
     out["reward_span"] = world["r"].max() - world["r"].min()

@@ -60,7 +60,7 @@ def test_there_is_a_stage_for_every_rung():
         for rung in DEFAULT
         for form in rung.forms
         for gamma in (adversarial.GAMMAS if form == "discounted" else (None,))
-    }
+    } | {("penalty_log_sum", "discounted", gamma) for gamma in adversarial.LOW_GAMMAS}
 
 
 def test_saved_ratios(judged):
@@ -179,7 +179,7 @@ def test_a_counterexample_to_an_own_rung_is_kept(tmp_path, monkeypatch, capsys):
     (tmp_path / "own.py").write_text(OWN)
     entry, asked = SAVED[0], []
 
-    def found(quick, rng, rungs, stage_sizes, progress):
+    def found(quick, rng, rungs, stage_sizes, progress, gammas):
         asked.extend(rung.name for rung in rungs)
         return [
             adversarial.Record(

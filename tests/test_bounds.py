@@ -12,7 +12,12 @@ from builders import Case, as_stage, evaluated
 
 from teamtr_jax import certificates
 from teamtr_jax.bounds import DEFAULT, Rung, ladder, penalty_drift_paper, zero_times
-from teamtr_jax.certificates import lower_bound_paper, stage_bound_paper, stage_bound_stale_paper
+from teamtr_jax.certificates import (
+    lower_bound_paper,
+    stage_bound_chi_square,
+    stage_bound_paper,
+    stage_bound_stale_paper,
+)
 from teamtr_jax.claims import p3_9, s5, t2
 from teamtr_jax.dynamics import Dense, Layered, Tree
 from teamtr_jax.exact import RUNGS, Solved, exact_stage
@@ -201,6 +206,17 @@ def test_episodic_constants_by_value(episode):
         assert np.asarray(penalties[f"penalty_{name}"])[0] == 0, name
     assert np.asarray(penalties["penalty_stale_second_order"]) == pytest.approx([0.0, 0.25 * 0.25], **EXACT)
     assert np.asarray(penalties["penalty_stale_path"]) == pytest.approx([0.0, math.sqrt(KL / 2) * 0.25], **EXACT)
+    # S10: χ² = ¼ at each turn; returns 0, 1, 0, 2 of ¼ each, then 0, 1, 0, 2 of ⅛, ⅛, ⅜, ⅜
+    first, later = math.sqrt(5 / 4 - 9 / 16), math.sqrt(13 / 8 - 49 / 64)
+    quarter, half = math.exp(0.25) - 1.25, math.exp(0.5) - 1.5
+    assert np.asarray(episode.layers.return_deviation) == pytest.approx([first, later], **EXACT)
+    fresh = [first * math.sqrt(quarter), later * math.sqrt(quarter)]
+    assert np.asarray(penalties["penalty_chi_square"]) == pytest.approx(fresh, **EXACT)
+    stage = [first * math.sqrt(quarter), first * math.sqrt(half - quarter)]
+    assert np.asarray(penalties["penalty_cached_chi_square"]) == pytest.approx(stage, **EXACT)
+    assert np.asarray(penalties["penalty_reused_chi_square"]) == pytest.approx(stage, **EXACT)
+    cached = float(episode.surrogate_cached.sum())
+    assert float(stage_bound_chi_square(episode)) == pytest.approx(cached - first * math.sqrt(half), **EXACT)
     # g_1 = ¾·1 + ¼·½ − ¾ = ⅛ at the root; g_2 = ¼·(1, 2) on the branches; zero elsewhere
     assert np.asarray(penalties["penalty_trivial"]) == pytest.approx([2 / 8, 2 / 2], **EXACT)
 

@@ -25,7 +25,7 @@ from teamtr_jax.types import UpdateRecord
 
 SEEDS = range(6)
 FORMS = ("discounted", "episodic")
-ALONE = ("P3.1", "P3.8", "P3.9")
+ALONE = ("P3.1", "P3.8", "P3.9", "S11", "S12")
 """Claims that look at the stage itself and not at its report alone."""
 
 RUNGS = {
@@ -34,11 +34,13 @@ RUNGS = {
     "penalty_second_order": ("S4", "fresh", "oracle"), "penalty_later_turns": ("S4R", "fresh", "oracle"),
     "penalty_layers": ("E1", "fresh", "oracle"), "penalty_log_sum": ("S7", "fresh", "estimable"),
     "penalty_log_sum_advantage": ("S7b", "fresh", "oracle"), "penalty_weighted": ("S9", "fresh", "estimable"),
+    "penalty_chi_square": ("S10", "fresh", "oracle"),
     "penalty_stale_trivial": ("S0", "stale", "oracle"), "penalty_stale_paper": ("P3.7", "stale", "oracle"),
     "penalty_stale_share": ("S1", "stale", "oracle"), "penalty_stale_path": ("S3", "stale", "oracle"),
     "penalty_stale_second_order": ("S4", "stale", "oracle"), "penalty_stale_log_sum": ("S7b", "stale", "oracle"),
     "penalty_stale_return_range": ("S7b", "stale", "estimable"), "penalty_cached_log_sum": ("S7c", "cached", "estimable"),
     "penalty_reused_log_sum": ("S7c", "reused", "estimable"),
+    "penalty_cached_chi_square": ("S10", "cached", "oracle"), "penalty_reused_chi_square": ("S10", "reused", "oracle"),
 }  # fmt: skip
 """Which gap a rung is about and who can print it. (Whether S7b with ϱ is estimable depends on its form.)"""
 
@@ -107,7 +109,7 @@ def test_labels():
         id_, gap, information = RUNGS[rung.name]
         assert (rung.id, rung.gap) == (id_, gap)
         assert information in (None, rung.information), rung.name
-        assert rung.forms == (("episodic",) if rung.id == "E1" else FORMS)
+        assert rung.forms == (("episodic",) if rung.id in ("E1", "S10") else FORMS)
 
 
 def test_the_least_penalty(pair):
@@ -236,6 +238,27 @@ def checks(x):
         ):
             budget = 4 * eta * (shift + finite_times(1.0, bound)) + 2 * e["closure"][:, None]
             out[claim, "shift" if claim == "S2" else ""] = (shift, bound, budget)
+        first = x["layer_return_deviation"][0]
+        last = {
+            gap: truth.deviating(first, truth.budget(x[f"layer_chi_square_{gap}"][-1])) for gap in ("cached", "reused")
+        }
+        for name, gap, bound, own in (
+            ("fresh", fresh, p["penalty_chi_square"], e["fresh"]),
+            ("cached", cached, p["penalty_cached_chi_square"], e["cached"]),
+            ("reused", reused, p["penalty_reused_chi_square"], e["reused"]),
+            ("stage, cached", abs(x["gap_cached"].sum()), last["cached"], e["cached"].sum()),
+            ("stage, reused", abs(x["gap_reused"].sum()), last["reused"], e["reused"].sum()),
+        ):
+            scale = abs(x["values"]).max() + abs(stage_of("episodic").team.reward).max()
+            error = 3 * eta * float(scale) * math.sqrt(x["mass"])
+            loose = truth.penalties(x | {"layer_return_deviation": np.full(3, error)})
+            roots = {"fresh": loose["penalty_chi_square"]} | {n: loose[f"penalty_{n}_chi_square"] for n in last}
+            roots |= {f"stage, {n}": last[n] / first * error for n in last}
+            out["S10", name] = (
+                gap,
+                bound,
+                own + finite_times(8 * eta, bound) + np.where(np.isinf(bound), 0.0, roots[name]),
+            )
         out["E1", ""] = (fresh, p["penalty_layers"], e["fresh"] + 8 * eta * p["penalty_layers"])
         return out
     g, h = x["discount"], 1 - x["discount"]
@@ -306,12 +329,12 @@ def test_budgets_of_shifts_that_are_zero():
 
 
 def test_forms_of_the_claims():
-    """S5 is about discounted teams, E1 about episodic ones, all others about both; ids once each."""
+    """S5 is about discounted teams, S10 and E1 about episodic ones, all others about both; ids once each."""
     forms = {claim.id: claim.forms for claim in STAGE_CLAIMS}
     assert list(forms) == ["T0", "T1", "T2", "P3.1", "P3.3", "P3.4", "P3.6", "P3.7", "P3.8", "P3.9", "S0", "S1", "S2", "S3",
-                           "S4", "S5", "S6", "S7", "S7b", "S7c", "S9", "E1"]  # fmt: skip
+                           "S4", "S5", "S6", "S7", "S7b", "S7c", "S9", "S10", "S11", "S12", "E1"]  # fmt: skip
     assert forms.pop("S5") == ("discounted",)
-    assert forms.pop("E1") == ("episodic",)
+    assert forms.pop("E1") == forms.pop("S10") == ("episodic",)
     assert set(forms.values()) == {FORMS}
 
 
@@ -323,7 +346,7 @@ def test_claims_about_the_policies(form, protocol):
     chain, solo = oracle.stage_policies(*case.oracle()[1:])
     claims = {claim.id: claim.check for claim in STAGE_CLAIMS}
     report = truth.as_report(x)
-    names = ALONE if form == "discounted" else ("P3.1", "P3.9")
+    names = ALONE[:3] if form == "discounted" else ("P3.1", "P3.9")  # S12: tests/test_mismatch.py
     found = jax.tree.map(np.asarray, jax.jit(lambda r: {name: claims[name](stage, r) for name in names})(report))
     S = len(chain[0])
 
@@ -374,7 +397,7 @@ def test_a_rung_as_a_claim():
     x = truth.made_up("discounted", 1)
     report, penalties = truth.as_report(x), truth.penalties(x)
     for rung in DEFAULT:
-        if rung.id == "E1":
+        if "discounted" not in rung.forms:
             continue
         claim = rung_claim(rung)
         check = claim.check(stage_of("discounted"), report)[""]
@@ -452,6 +475,8 @@ def test_the_stage_record(form, protocol):
     penalties, bounds = truth.penalties(x), truth.certificates(x)
     expected = {name: x[name] for name in COPIED} | {name: value for name, value in penalties.items() if name in RUNGS}
     expected |= bounds | {"certificate_paper": bounds["lower_bound_paper"]}
+    if form == "discounted":
+        del expected["stage_bound_chi_square"]
     if protocol == "product":
         expected |= {name: x[name] for name in ("surrogate_reused", "gap_reused")}
     gain = x["surrogate_intermediate"] + x["gap_fresh"]
@@ -493,11 +518,13 @@ def test_lines_of_a_batch():
         stage=3, update=1, agent=np.array([2, 0]), resampled=np.array([True, False]), surrogate=np.array([0.5, 0.25]),
         kl=np.array([0.125, math.inf]), objective_before=None, rollouts=np.array([8, 0]), source=np.array([1, 0]),
         path_kl=np.array([0.125, 0.75]), info={"gain": np.array([1.0, 2.0]), "one": 7.0}, exact={"gap": np.array([3.0, 4.0])},
+        moved=np.array([[False, False, True], [True, True, False]]), credited=np.eye(3, dtype=bool)[[2, 0]],
     )  # fmt: skip
     first, second = update_lines([record], [{"seed": 10}, {"seed": 11}])
     assert second == {"schema": 1, "seed": 11, "stage": 3, "update": 1, "agent": 0, "resampled": False, "surrogate": 0.25,
                       "kl": math.inf, "objective_before": None, "rollouts": 0, "source": 0, "path_kl": 0.75,
-                      "info": {"gain": 2.0, "one": 7.0}, "exact": {"gap": 4.0}}  # fmt: skip
+                      "moved": [0, 1], "credited": [0], "info": {"gain": 2.0, "one": 7.0},
+                      "exact": {"gap": 4.0}}  # fmt: skip
     assert (first["seed"], first["agent"], first["rollouts"], first["info"]["gain"]) == (10, 2, 8, 1.0)
     alone = UpdateRecord(0, 0, agent=1, resampled=True, surrogate=0.5, kl=0.25)
     line = update_lines([alone])[0]

@@ -12,7 +12,7 @@ import pytest
 from test_stage_file import episodic, product_tables, tables
 from test_teams import MADE, Toy, changed
 
-from teamtr_jax import certificates, claims, cli, exact, programs
+from teamtr_jax import certificates, claims, cli, exact, import_commands, programs
 from teamtr_jax.bounds import DEFAULT, least
 from teamtr_jax.claims import STAGE_CLAIMS, Check, Claim
 from teamtr_jax.surrogates import evaluate_stage
@@ -284,6 +284,85 @@ def test_import_gym_bad_input(run, tmp_path, args, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_import_openspiel(run, tmp_path):
+    """A game as a stage file: what its players see, uniform before, steps of the size that was asked for; claims hold."""
+    pytest.importorskip("pyspiel")
+    path = tmp_path / "hanabi.npz"
+    assert run("import-openspiel", "tiny_hanabi", "-o", path) == (0, f"{path}\n", "")
+    stage = read_stage(path)
+    assert stage.team.observation is not None
+    there = np.r_[:4, 12:24]  # where somebody decides; the first step has fewer histories than the second
+    np.testing.assert_array_equal(stage.current[there], np.full((16, 3), 1 / 3))
+    np.testing.assert_array_equal(stage.current[4:12], np.tile([1.0, 0, 0], (8, 1)))
+    record = strict(run("stage", path, "--json")[1])
+    np.testing.assert_allclose(record["kl"], 0.01, rtol=1e-9)
+    assert np.all(np.diff(record["objective"]) > 0)
+    code, out, _ = run("check", path)
+    assert (code, "VIOLATED" in out) == (0, False)
+    box = (
+        "import-openspiel",
+        "coop_box_pushing",
+        "--param",
+        "horizon=2",
+        "--param",
+        "fully_observable=True",
+        "-o",
+        path,
+    )
+    assert run(*box, "--view", "everything", "--target", "random:0.1") == (0, f"{path}\n", "")
+    stage = read_stage(path)
+    assert (stage.team.observation, stage.team.factors, stage.team.dynamics.horizon) == (None, (4, 4), 2)
+
+
+def test_a_game_in_which_nobody_gains_alone(run, tmp_path):
+    """Two who must choose alike, both at random: every row is as good as any, the file says so and is written."""
+    pytest.importorskip("pyspiel")
+    with pytest.warns(
+        UserWarning, match="matrix_coordination: no agent gains alone on the uniform team, so that the target"
+    ):
+        assert run("import-openspiel", "matrix_coordination", "-o", tmp_path / "x.npz")[0] == 0
+    stage = read_stage(tmp_path / "x.npz")
+    np.testing.assert_array_equal(stage.target, np.full((2, 1, 2), 0.5))
+
+
+def test_import_openspiel_random_target_and_seed(run, tmp_path):
+    pytest.importorskip("pyspiel")
+    path = [tmp_path / f"{k}.npz" for k in range(3)]
+    for k, seed in enumerate((1, 1, 2)):
+        args = ("--target", "random:0.25", "--seed", seed, "-o", path[k])
+        assert run("import-openspiel", "tiny_hanabi", *args)[0] == 0
+    first, same, other = (np.asarray(read_stage(p).target) for p in path)
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, other)
+    np.testing.assert_array_equal(first[4:12], np.tile([1.0, 0, 0], (8, 1)))
+    drawn = (np.delete(first, np.r_[4:12], 0) - 0.75 / 3) / 0.25  # a quarter of the way to the rows that were drawn
+    assert drawn.min() >= -1e-15
+    assert abs(drawn - 1 / 3).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("nogame",), "GAME: found 'nogame', expected a game of OpenSpiel; identical payoffs have"),
+        (("hanabi",), "GAME: found 'hanabi' with some "),
+        (("tiny_hanabi", "--param", "foo=3"), "parameter foo: found no such parameter of tiny_hanabi"),
+        (("tiny_hanabi", "--param", "foo"), "--param: found 'foo', expected NAME=VALUE"),
+        (("tiny_hanabi", "--param", "num_chance=2", "--param", "num_chance=2"), "--param: found num_chance twice"),
+        (("tiny_hanabi", "--most", "54"), "GAME: found more than 54 histories, expected a game of at most 54"),
+        (("tiny_hanabi", "--most", "0"), "--most: found 0, expected an integer, at least 1"),
+        (("tiny_hanabi", "--seed", "-1"), "--seed: found -1, expected an integer, at least 0"),
+        (("tiny_hanabi", "--target", "random"), "--target: found 'random', expected improve:δ"),
+        (("tiny_hanabi", "--view", "all"), "invalid choice 'all' for argument '--view'"),
+    ],
+)
+def test_import_openspiel_bad_input(run, tmp_path, args, message):
+    pytest.importorskip("pyspiel")
+    code, out, err = run("import-openspiel", *args, "-o", tmp_path / "x.npz")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
 def test_import_gym_unwritable(run, tmp_path):
     code, _, err = run("import-gym", "FrozenLake", "--agents", 2, "-o", tmp_path / "no" / "x.npz")
     assert code == 2
@@ -322,6 +401,8 @@ def test_every_number_of_a_stage_is_the_reports(run, save, monkeypatch, form):
         "stage_bound_reused": certificates.stage_bound_reused(report),
         "stage_bound_weighted": certificates.stage_bound_weighted(report),
     }
+    if product:  # the episodic one
+        expected["stage_bound_chi_square"] = certificates.stage_bound_chi_square(report)
     expected["certificate"] = expected["surrogate_intermediate"] - expected["penalty_least"]
     expected["stage_bound_paper"] = expected["certificate_paper"].sum()
     expected["stage_bound_stale_paper"] = (report.surrogate_stale - expected["penalty_stale_paper"]).sum()
@@ -429,7 +510,13 @@ def test_every_claim_is_decided_where_floats_say_nothing(run, save, state, monke
     assert (code, err) == (0, "")
     assert {row[2] for row in found} == {"holds"}
     floats = {(row[0], row[1]) for row in found if not row[5].endswith("exact")}
-    assert floats == {("T0", "stage"), ("T0", "update"), ("P3.1", "KL")}  # identities: a float verdict is one of two
+    identities = {
+        ("T0", "stage"),
+        ("T0", "update"),
+        ("P3.1", "KL"),
+        ("S11", "product"),
+    }  # a float verdict is one of two
+    assert floats == identities
     assert len(found) > 35
 
 
@@ -562,10 +649,10 @@ def test_import_gym_refuses_settings_by_name(run, tmp_path, args, message):
         (("import-gym", "FrozenLake", "--agents", "1.5", "-o", "x"), "Error parsing --agents: invalid literal for int() with"),
         (("import-gym", "FrozenLake"), "Missing from teamtr import-gym: --agents INT (required) -o PATH, --output PATH"),
         (("import-gym", "FrozenLake", "--agents", "1", "-o", "x", "--router", "lot"), "invalid choice 'lot' for argument"),
-        (("bogus",), "Unrecognized options: bogus; Available subcommands: stage, check, import-gym, monitor"),
+        (("bogus",), "Unrecognized options: bogus; Available subcommands: stage, check, import-gym, import-openspiel, monitor"),
         (("stage", "--jsn"), "Unrecognized options: --jsn"),
         (("monitor", "log.jsonl", "--alpha", "2"), "--alpha: found 2.0, expected a finite number greater than 0 and less"),
-        ((), "Expected one of {stage, check, import-gym, monitor}."),
+        ((), "Expected one of {stage, check, import-gym, import-openspiel, monitor}."),
     ],
 )  # fmt: skip
 def test_a_command_line_that_cannot_be_read(run, args, line):
@@ -605,6 +692,7 @@ def test_places_are_tried_before_the_work(run, tmp_path, monkeypatch):
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert err.startswith("teamtr: error: --output: found")
         assert found in err
+        assert run("import-openspiel", "nogame", "-o", tmp_path / place) == (2, "", err)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
 
 
@@ -617,7 +705,7 @@ def test_options_reach_the_environment(run, tmp_path):
     stage = read_stage(path)
     assert stage.team.dynamics.prob.shape == (65, 4, 1)
     assert set(np.asarray(stage.team.dynamics.prob).ravel()) == {1.0}
-    assert cli._options(("a=False", "b=3", "c=.5", "d=None", "e=[1, 2]", "f=x=y", "g=", "h='3'")) == {
+    assert import_commands._options("--env-arg", ("a=False", "b=3", "c=.5", "d=None", "e=[1, 2]", "f=x=y", "g=", "h='3'")) == {
         "a": False, "b": 3, "c": 0.5, "d": None, "e": [1, 2], "f": "x=y", "g": "", "h": "3",
     }  # fmt: skip
 

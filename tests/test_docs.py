@@ -98,11 +98,8 @@ def test_a_statement_has_code_page_and_a_test_that_names_it(statement):
         assert said, f"{test} does not say {statement.id}"
 
 
-def test_what_is_not_built_is_said():
-    left = [x for x in STATEMENTS.values() if not x.built]
-    assert [x.id for x in left] == ["S10", "S11", "S12", "S13", "U4"]
-    for x in left:
-        assert (x.code, x.tests, x.page) == ([], [], None), f"{x.id} is built: say so in statements.md"
+def test_every_statement_is_built():
+    assert [x.id for x in STATEMENTS.values() if not x.built] == []
 
 
 def test_what_is_where_is_up_to_date():

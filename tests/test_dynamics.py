@@ -71,7 +71,10 @@ def probe(world, policy, v, flow, b):
     """Everything the protocol offers, in one program; visits chained after values as `after` asks."""
     resolvent = world.resolvent(policy)
     solved = resolvent.values(v)
-    return {
+    of_episodes = {} if world.horizon is None else {
+        "variance": world.variance(v), "greatest_sum": world.greatest_sum(policy, jnp.stack([abs(v), jnp.ones_like(v)]))
+    }  # fmt: skip
+    return of_episodes | {
         "backward": world.backward(v),
         "forward": world.forward(flow),
         "greatest": world.greatest(v),
@@ -146,6 +149,22 @@ def test_greatest_by_loops(probed):
             negative |= best < 0
             assert y["greatest"][s, a] == best
     assert negative
+
+
+def test_variance_and_greatest_sum_by_loops(probed):
+    """`Var[v(s')|s,a]`; the greatest sum along the paths of positive probability, whose lengths are those of the episode."""
+    for world, x, y in each(probed):
+        if world.horizon is None:
+            return
+        P, clock = builders.table(world), y["time"]
+        mean = P @ x["v"]
+        close(y["variance"], np.einsum("sat,sat->sa", P, (x["v"] - mean[..., None]) ** 2))
+        for found, cost in zip(y["greatest_sum"], (abs(x["v"]), np.ones(len(P))), strict=True):
+            best = np.zeros(len(P))
+            for s in np.argsort(-clock, kind="stable"):
+                ahead = [best[t] for a in np.flatnonzero(x["policy"][s]) for t in np.flatnonzero(P[s, a])]
+                best[s] = cost[s] + max(ahead, default=0.0)
+            close(found, best)
 
 
 def test_values_solve_the_bellman_equation(probed):

@@ -28,7 +28,9 @@ KEYS = {
     "P3.7": ("update", "stage", "update, δ⁰"), "P3.8": ("",), "P3.9": ("",), "S0": ("fresh", "stale"),
     "S1": ("fresh", "stale", "shift"), "S2": ("shift", "gap"), "S3": ("gap", "shift"), "S4": ("S4", "S4R", "S4 stale"),
     "S5": ("surrogate", "P3.4", "S2"), "S6": ("fresh", "stale"), "S7": ("",), "S7b": ("fresh", "stale", "stale, ϱ"),
-    "S7c": ("cached", "reused", "stage, cached", "stage, reused"), "S9": ("floor", "ceiling", "update", "stage"), "E1": ("",),
+    "S7c": ("cached", "reused", "stage, cached", "stage, reused"), "S9": ("floor", "ceiling", "update", "stage"),
+    "S11": ("cube", "order", "KL", "TV", "product"), "S12": ("", "floor", "ceiling"), "E1": ("",),
+    "S10": ("fresh", "cached", "reused", "stage, cached", "stage, reused"),
 }  # fmt: skip
 RATIONAL = {"T0", "T1", "P3.1", "S0", "S4"}
 
@@ -47,7 +49,8 @@ def test_a_thousand_random_stages_are_decided():
     for key, evidence in found.items():
         assert (evidence.violated, evidence.undecided) == (0, 0), (key, evidence)
         assert evidence.instances >= 360, key
-        assert evidence.kind == ("exact" if key[0] in RATIONAL else "enclosed"), key
+        rational = key[0] in RATIONAL or key == ("S11", "product")
+        assert evidence.kind == ("exact" if rational else "enclosed"), key
         assert evidence.checks > 300
     assert max(evidence.instances for evidence in found.values()) == 1_080
     nothing = {key for key, evidence in found.items() if evidence.tightest < 0.01}
@@ -56,6 +59,7 @@ def test_a_thousand_random_stages_are_decided():
         ("T0", "stage"),
         ("S5", "P3.4"),
         ("S5", "S2"),
+        ("S11", "product"),
     }  # identities, and bounds of zero
 
 
@@ -106,6 +110,9 @@ def constructions():
             for branches in (1, 2):
                 yield parity.parity_stage(n, step, 0.5, branches)
                 yield parity.parity_relay_stage(n, step, 3, branches)
+    for discount in (None, 0.75):
+        for gain in (True, False):
+            yield doors.sampled_doors_stage(2.0**-10, discount, gain)
     yield from weaker_is_false()
     for corner in (families.sharp_discounted, families.sharp_episodic):
         yield from exact_audit.unstack(corner(np.random.default_rng(0), 30), 30)
@@ -116,7 +123,9 @@ ATTAINED = {
     ("S2", "shift"): 0.999, ("S2", "gap"): 0.95, ("S3", "gap"): 0.999, ("S3", "shift"): 0.999, ("S4", "S4"): 1,
     ("S4", "S4R"): 1, ("S4", "S4 stale"): 1, ("S5", "surrogate"): 0.999, ("S6", "fresh"): 1, ("S7", ""): 0.999,
     ("S7b", "fresh"): 0.999, ("S7b", "stale"): 0.999, ("S7c", "cached"): 0.999, ("S7c", "stage, cached"): 0.999,
-    ("S7c", "reused"): 0.999, ("S7c", "stage, reused"): 0.999, ("S9", "ceiling"): 0.999, ("S9", "update"): 0.999, ("E1", ""): 1,
+    ("S7c", "reused"): 0.999, ("S7c", "stage, reused"): 0.999, ("S9", "ceiling"): 0.999, ("S9", "update"): 0.999,
+    ("S12", ""): 0.999, ("S12", "floor"): 0.999, ("S12", "ceiling"): 0.999, ("E1", ""): 1,
+    ("S10", "stage, cached"): 0.9, ("S10", "stage, reused"): 0.9,
 }  # fmt: skip
 """Least ratio measured/bound that some construction reaches: a bound that is smaller by as much more would be violated."""
 
@@ -271,12 +280,14 @@ def test_float_core_against_exact_arithmetic(source):
                 left, right = number(left), number(right)
                 where = (b, key, measured, left, bound, right, budget)
                 if key[0] == "P3.9":  # a KL, like most bounds; its budget is that of the comparison with another KL
-                    assert close(measured, left), where
+                    off = 2**-50 * min(left, 1.0) ** 0.5  # Σ p·(expm1(d)−d): d = log q − log p is off by a few 2⁻⁵³
+                    assert close(measured, left) or abs(measured - left) <= off, where
                 elif key in {("S5", "P3.4"), ("S5", "S2")}:  # the budget of a certificate is that of one near zero
                     assert close(measured, left) or abs(measured - left) <= budget, where
                 else:
                     assert measured == left or abs(measured - left) <= budget, where
-                assert close(bound, right), where
+                # distances of S11 are sums over rows that lack 2⁻⁵³, whatever their size
+                assert close(bound, right) or (key[0] == "S11" and abs(bound - right) <= budget), where
                 compared[key] += 1
     assert compared.total() > 500
     assert len(compared) > 30

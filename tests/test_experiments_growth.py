@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.tabular.families import Family
+from experiments.tabular.families import Family, family
+from experiments.tabular.rows import backend_of
 from experiments.tabular.runs import Records
 from experiments.tabular.settings import TabularSettings
-from experiments.tabular.studies import importance, replacement, scaling
+from experiments.tabular.studies import budget, importance, replacement, scaling
 from teamtr_jax.rollouts import WeightDiagnostics, path_weight, sample_rollouts, weight_diagnostics
 from teamtr_jax.schedules import fresh, once
 from teamtr_jax.stage import run_stage
@@ -322,6 +323,35 @@ def test_stages_back():
 def test_mean_over_replaced_agents():
     x = np.arange(6.0)
     np.testing.assert_array_equal(replacement.per_team(x, 2), [1.0, 4.0])
+
+
+# -------------------------------------------------------------------------------------------------------------------- budget
+
+
+def test_budget_statistics_by_value():
+    """What the first stages closed; gap over bound, 0 where a bound is infinite."""
+    before, after = np.array([[[0.0, 1.0]], [[0.5, 2.0]]]), np.array([[[0.5, 2.0]], [[0.75, 3.0]]])
+    gap, bound = np.array([[[-0.1, 1.0]], [[0.3, 1.0]]]), np.array([[[0.5, np.inf]], [[0.3, 1.0]]])
+    columns = {"objective_before": before, "objective_after": after, "gap_fresh": gap, "p": bound}
+    columns = {f"exact.{name}": x for name, x in columns.items()}
+    found = Records({"optimum": [1.0, 5.0]}, columns)
+    np.testing.assert_allclose(budget.early(found, 1), [0.5, 0.25])
+    np.testing.assert_allclose(budget.early(found, 9), [0.75, 0.5])
+    np.testing.assert_allclose(budget.ratio(found, "p"), [0.5, 0.0])
+
+
+def test_the_budget_rows_keep_their_budget():
+    """S10: no update of a relay spends more than `X` along an episode; the other ways have names and settings of their own."""
+    rows = {row.name: row for row in budget.rows()}
+    assert len(rows) == 12
+    assert all(row.sampling for row in rows.values())
+    teams = family("relay", 2, 0)
+    the = backend_of(rows["χ² budget 0.04"], teams, 96)
+    _, records = run_stage(the, team_state(teams.team, teams.policy), range(4), fresh, jax.random.key(0))
+    target = [r.exact["penalty_chi_square"] for r in records]
+    sd = 0.5  # at most, of a reward in [0, 1]
+    assert (np.array(target) <= sd * np.sqrt(np.exp(0.04) - 1.04) * (1 + 1e-9)).all()
+    assert np.max(target) > 0
 
 
 # -------------------------------------------------------------------------------------------------------------- whole studies

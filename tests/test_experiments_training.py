@@ -18,7 +18,7 @@ from experiments.tabular.families import family
 from experiments.tabular.rows import ABLATION, EXACT, FULL, exact_step
 from experiments.tabular.runs import Records
 from experiments.tabular.settings import TabularSettings, teams_of
-from experiments.tabular.studies import ablation, cost, order, regressions, replacement, tracking
+from experiments.tabular.studies import ablation, cost, order, regressions, replacement, tied, tracking
 from experiments.tabular.studies.ablation import trained
 from experiments.tabular.summary import bootstrap, closed, outside, resampled
 from teamtr_jax.divergences import kl_current_to_new
@@ -224,6 +224,7 @@ class Asked(Exception):
         (cost, ("garnet", "handover", "relay")),
         (order, ("garnet", "handover")),
         (replacement, ("garnet",)),
+        (tied, ("drift", "drift-apart", "garnet-tied")),
     ],
     ids=lambda x: x.__name__.split(".")[-1] if hasattr(x, "__name__") else "",
 )

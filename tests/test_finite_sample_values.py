@@ -11,6 +11,7 @@ import pytest
 from scipy.optimize import brentq
 
 from teamtr_jax import finite_sample as fs
+from teamtr_jax.finite_sample import certificate
 from teamtr_jax.validation import InputError
 
 R = np.array([[1.0, 0.25, 0.5], [0.0, 0.75, 1.0]])
@@ -422,10 +423,10 @@ def test_a_limit_is_cut_at_what_can_be_gained():
     assert not found.cut
     assert found.lower < 0.25 == found.estimate
     sample = fs.Sample(np.full(n, 2.0), -1.0, 3.0)
-    one = fs._certificate(sample, 0.1, "path", "betting", n, [])
+    one = certificate.certificate_of(sample, 0.1, "path", "betting", n, [])
     assert float(fs.betting_bound(sample, 0.1)) > 1.0 == one.lower
     assert one.cut
-    assert not fs._certificate(fs.Sample(np.full(n, 1.0), -1.0, 3.0), 0.1, "path", "betting", n, []).cut
+    assert not certificate.certificate_of(fs.Sample(np.full(n, 1.0), -1.0, 3.0), 0.1, "path", "betting", n, []).cut
 
 
 def test_nothing_can_move():

@@ -28,6 +28,7 @@ LEVELS = [
         "html",
         "formats",
         "path_shift",
+        "sharing",
         "programs",
         "monitor_settings",
     },
@@ -35,13 +36,15 @@ LEVELS = [
     {"teams", "divergences"},
     {"visits"},
     {"values"},
+    {"ties"},
+    {"chi_square"},
     {"surrogates"},
-    {"bounds", "interaction", "padded"},
-    {"certificates", "finite_sample", "trust_region", "schedules", "rollouts", "exact"},
+    {"bounds", "cube", "interaction", "padded"},
+    {"certificates", "finite_sample", "declared_budget", "trust_region", "schedules", "rollouts", "exact", "mismatch"},
     {"stage"},
     {"tabular"},
     {"sampled"},
-    {"records", "stage_page"},
+    {"records", "stage_page", "import_commands"},
     {"checkpoint"},
     {"training"},
     {"monitor"},
@@ -177,7 +180,7 @@ THEORY = [
     {"__main__"},
 ]
 ONE_WAY = {
-    "teamtr_jax.exact": ["numbers", "stage", "solved", "rungs", "checks", "__init__"],
+    "teamtr_jax.exact": ["numbers", "stage", "solved", "mismatch", "rungs", "cube", "checks", "__init__"],
     "theory.adversarial": ["search", "instances", "__init__", "__main__"],
 }
 
@@ -328,7 +331,7 @@ try:
 except SystemExit as stop:
     assert stop.code == {code}, stop.code
 found = {{name.split(".")[0] for name in sys.modules}}
-heavy = found & {{"jax", "jaxlib", "scipy", "optax", "flint", "matplotlib", "pyarrow", "gymnasium"}}
+heavy = found & {{"jax", "jaxlib", "scipy", "optax", "flint", "matplotlib", "pyarrow", "gymnasium", "pyspiel"}}
 assert not heavy, heavy
 """
     env = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -13,10 +13,12 @@ from teamtr_jax.llm.losses import (
     ESTIMATORS,
     PENALTIES,
     RATIOS,
+    SPENDING,
     Divergence,
     clipped_surrogate,
     divergence,
     entropy,
+    exact_chi_square,
     exact_kl,
     k1,
     k3,
@@ -28,8 +30,33 @@ from teamtr_jax.llm.losses import (
     rollout_advantage,
     token_log_probs,
     unit_weights,
+    within_budget,
 )
 from teamtr_jax.validation import InputError
+
+
+def test_what_is_spent_by_value(rng):
+    """S10: `Σ q²/p − 1` over the vocabulary; its mean by samples of p is that of `(ρ−1)²`; every entry of `SPENDING`."""
+    current, new = log_softmax(rng.normal(size=(2, 3, 4, 5))), log_softmax(rng.normal(size=(2, 3, 4, 5)))
+    exact = (np.exp(2 * new - current)).sum(-1) - 1
+    np.testing.assert_allclose(exact_chi_square(jnp.asarray(current), jnp.asarray(new)), exact, rtol=1e-4)
+    squares = (np.exp(new - current) - 1) ** 2
+    np.testing.assert_allclose((np.exp(current) * squares).sum(-1), exact, rtol=1e-9)
+    moved = Divergence(jnp.asarray(new - current)[..., 0], jnp.zeros((2, 3, 4)))
+    assert list(SPENDING) == ["none", "chi_square", "square"]
+    assert SPENDING["none"] is None
+    found = {name: spends(jnp.asarray(current), jnp.asarray(new), moved) for name, spends in SPENDING.items() if spends}
+    np.testing.assert_allclose(found["chi_square"], exact, rtol=1e-4)
+    np.testing.assert_allclose(found["square"], squares[..., 0], rtol=1e-4)
+
+
+def test_a_budget_is_spent_in_reading_order():
+    """Tokens turn after turn; a unit that goes beyond the budget is out, and all after it, whatever they spend."""
+    spent = jnp.array([[[0.5, 0.25], [0.0, 0.5], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]])
+    kept = [[[True, True], [True, False], [False, False]], [[True, True], [True, True], [True, True]]]
+    assert np.asarray(within_budget(spent, 1.0)).tolist() == kept
+    assert np.asarray(within_budget(spent.sum(-1), 1.0)).tolist() == [[True, False, False], [True, True, True]]
+    assert np.asarray(within_budget(spent, math.inf)).all()
 
 
 @pytest.fixture

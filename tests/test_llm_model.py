@@ -60,6 +60,29 @@ def test_causality():
     assert not np.delete(size[:, vocabulary.pad], padded).any()
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_window_is_what_is_read(layers):
+    """The prompt, and the last three positions with oneself among them; a second layer reaches two further back."""
+    window, prompt, length = 3, 2, 10
+    vocabulary = Vocabulary("abcdefgh", 1, "xy", ends=False)
+    layout = Layout(vocabulary, prompt, length - prompt - 1, 1, round_robin(1))
+    config = ModelConfig(8, layers, 2, window=window)
+    params = init_params(config, layout, jax.random.key(0))
+    ids = np.array([*vocabulary.encode("xy"), vocabulary.header(0), *vocabulary.encode("abcdefg")])
+    jacobian = jax.jit(jax.jacrev(lambda p: policy_logits(config, layout, p, jnp.asarray(ids)[None])[0]))(params)
+    # ids in the head move every logit: by what they were written as is seen in those of other actions
+    table = np.abs(np.asarray(jacobian["embedding"]))  # [p, action, id, width]
+    reach = 1 + layers * (window - 1)
+    for p in range(length):
+        for q in range(length):
+            others = [a for a in range(vocabulary.actions) if a != ids[q]]
+            read = table[p, others, ids[q]].max()
+            if q <= p and (q < prompt or q > p - reach):
+                assert read > 1e-7, (p, q)
+            else:
+                assert read == 0, (p, q)
+
+
 ROUTERS = {"round robin": round_robin(3), "random": random_router(3), "by last speaker": Router("by last", by_last)}
 ONE = ModelConfig(width=8, layers=1, heads=1)
 UNLIKE = (ONE, ModelConfig(width=16, layers=1, heads=2), ModelConfig(width=8, layers=1, heads=1, lora_rank=2))
@@ -123,10 +146,11 @@ def test_long_conversation_is_teacher_forcing():
     assert out.tokens.shape == (8, 103)
 
 
-def test_caches_in_parts_and_logits_from_a_position():
+@pytest.mark.parametrize("window", [0, 3])
+def test_caches_in_parts_and_logits_from_a_position(window):
     """A cache after two that are only read, and the last layer from a position on: as one pass over everything, PAD included."""
     layout = Layout(Vocabulary("01+", 1, "?!"), 4, 6, 1, round_robin(1))
-    config = ModelConfig(16, 2, 2)
+    config = ModelConfig(16, 2, 2, window=window)
     params = init_params(config, layout, jax.random.key(0))
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, layout.vocabulary.size, (5, layout.length)), jnp.int32)
     tokens = tokens.at[:3, :2].set(layout.vocabulary.pad)

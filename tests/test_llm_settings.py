@@ -52,6 +52,7 @@ def half(view):
         (lambda: ModelConfig(hidden=-3), "hidden: found -3"),
         (lambda: ModelConfig(hidden=0), "hidden: found 0"),
         (lambda: ModelConfig(lora_rank=-1), "lora_rank: found -1, expected an integer, at least 0"),
+        (lambda: ModelConfig(window=-1), "window: found -1, expected an integer, at least 0"),
         (lambda: ModelConfig(rope_base=0.5), "rope_base: found 0.5, expected a finite number at least 1"),
         (lambda: ModelConfig(rope_base=math.inf), "rope_base: found inf"),
         (lambda: ModelConfig(dtype="int8"), "dtype: found 'int8'"),

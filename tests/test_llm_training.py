@@ -202,6 +202,7 @@ OBJECTIVES = {
     "gspo": replace(NO_RADIUS, ratio="geometric_mean", beta=3.0, clip_low=0.01, clip_high=0.01),
     "k1": replace(NO_RADIUS, penalty="k1", monitor="k1", beta=3.0),
     "k3": replace(NO_RADIUS, penalty="k3", monitor="k3", beta=3.0),
+    "budget": replace(NO_RADIUS, spending="chi_square", budget=0.05, beta=0.0, clip_low=math.inf, clip_high=math.inf),
 }
 PENALTIES = {  # of each token, from log-probabilities over the vocabulary and the log ratio of what was written
     "exact": lambda old, new, d: (jnp.exp(old) * (old - new)).sum(-1),
@@ -278,6 +279,11 @@ def test_program_against_a_plain_loop(first, name):
         A = advantage[r[units]]
         ratio = jnp.exp(d)
         gain = jnp.minimum(ratio * A, jnp.clip(ratio, 1 - settings.clip_low, 1 + settings.clip_high) * A)
+        if settings.spending == "chi_square":
+            token = jax.lax.stop_gradient(jnp.exp(2 * new - old).sum(-1) - 1)
+            each = jax.ops.segment_sum(token, u, unit + 1)
+            upto = jnp.stack([jnp.where(r[units] == r[units][k], each, 0.0)[: k + 1].sum() for k in range(unit + 1)])
+            gain = jnp.where(upto <= settings.budget, gain, 0.0)
         return (w[units] * (settings.beta * kl - gain)).sum()
 
     params, memory, slope = begin, ADAM.init(begin), jax.jit(jax.grad(loss))

@@ -187,7 +187,7 @@ def test_permuting_states(turns):
 REWARD = {"surrogate_intermediate", "surrogate_stale", "surrogate_cached", "surrogate_reused", "gap_fresh", "gap_stale",
           "gap_cached", "gap_reused", "seq_minus_stale", "conditional", "improvement"}  # fmt: skip
 SIZES = {"span_g", "advantage_max", "advantage_span", "reward_span", "return_range", "delta_stale", "layer_span",
-         "layer_advantage_span", "weighted_floor", "weighted_ceiling", "weighted_reused"}  # fmt: skip
+         "layer_return_deviation", "layer_advantage_span", "weighted_floor", "weighted_ceiling", "weighted_reused"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(3.0, 0.0), (1.0, 5.0), (-0.5, 2.0), (0.0, 1.0)])

@@ -98,7 +98,7 @@ def test_reused_rollouts(case):
 
 
 def test_no_certificate_is_above_the_improvement(case):
-    """The mean of every rung, S7 by messages and by tokens, S9, S7c, is at most `J(π̂ⁱ) − J(π̂ⁱ⁻¹)`; S7 is `L − K`."""
+    """The mean of every rung, S7 by messages and by tokens, S9 and S7c, is at most `J(π̂ⁱ) − J(π̂ⁱ⁻¹)`; S7 is `L − K`."""
     w, t = case
     for i in range(len(w.order)):
         for hybrid, evidence in ((i, "fresh"), (0, "reused")):
@@ -109,6 +109,7 @@ def test_no_certificate_is_above_the_improvement(case):
                     ("S7", "token ratios"): s.reward * s.steps - s.sums(s.k3),
                     ("S9", "value-weighted"): s.reward * s.sums(s.new),
                     ("S7c", "reused rollouts"): s.reward * s.sums(np.expm1(s.new)) - s.sums(s.k3_new),
+                    ("S9", "mismatch"): s.reward * s.sums(s.current + s.new) + (1 - s.reward) * s.sums(s.current),
                 }[ident, name]
                 assert found.value == pytest.approx(values.mean())  # what is averaged
                 assert weight @ values <= t.J[i + 1] - t.J[i] + 1e-13
@@ -124,8 +125,9 @@ def test_an_agent_that_moved_twice_since_the_rollouts():
     third = [np.where(w.owners[t] == 0, np.roll(p, 1, -1), p) for t, p in enumerate(middle)]
     w = w._replace(tables=[first, middle, third])
     s, weight = whole(w, 0, 1)
-    ((ident, name, found),) = _rungs(s, "reused", Settings())
+    (ident, name, found), mismatch = _rungs(s, "reused", Settings())
     assert (ident, name) == ("S7c", "reused, agent moved twice")
+    assert mismatch[:2] == ("S9", "mismatch")
     J = [(np.exp(log_probs(w, x).sum(-1)) * w.reward).sum() / len(w.reward) for x in w.tables]
     values = s.reward * s.sums(np.exp(s.current + s.new) - np.exp(s.current)) - s.sums(s.k3_new + s.k3_current)
     assert found.value == pytest.approx(values.mean())
@@ -353,7 +355,7 @@ def test_reused_rollouts_are_called_so():
     assert [r["evidence"] for r in report.records] == ["fresh", "reused", "reused"]
     assert [r["resampled"] for r in report.records] == [True, False, False]
     assert report.records[2]["certificate"]["rung"] == "S7c, reused rollouts"
-    assert report.records[2]["certificate_finite_sample"] is None
+    assert report.records[2]["certificate_finite_sample"]["estimator"] == "mismatch"
     assert report.records[2]["gap"] is None
     assert len(report.interactions) == 1
 

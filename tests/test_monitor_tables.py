@@ -60,10 +60,16 @@ FULL = {
     "weights_update": weights(21.0, 44), "weights_behaviour": weights(31.0, 66) | {"source": 1},
     "improvement_next": iv(13.25), "paired": True, "shift": 0.11, "shift_upper": 0.22, "shift_rung": "S3, re-scored rollouts",
     "shift_booked": 0.33, "skippable": True, "interaction": None, "drift": None,
+    "kl_sampler_current": iv(14.25), "kl_sampler_new": iv(15.25), "sampler_misses": iv(16.25), "sampler_cuts": False,
+    "kl_deployed": iv(17.25), "improvement_deployed": iv(18.25),
+    "certificate_deployed": {"rung": "S9, value-weighted", "certificate": iv(19.25), "lower": -0.8, "alpha": 0.2, "label": LABEL},
+    "certificate_deployed_finite_sample": {"lower": -0.9, "estimate": 0.6, "alpha": 0.2, "estimator": "path", "bound": "betting",
+                                           "label": LABEL},
 }  # fmt: skip
 POOR = FULL | dict.fromkeys(
     ("kl_k1", "kl_k3", "outside", "flips_25", "flips_50", "gap", "improvement", "certificate_finite_sample", "skippable",
-     "weights_behaviour", "improvement_next", "paired", "shift", "shift_upper", "shift_rung", "shift_booked")
+     "weights_behaviour", "improvement_next", "paired", "shift", "shift_upper", "shift_rung", "shift_booked", "kl_deployed",
+     "improvement_deployed", "certificate_deployed", "certificate_deployed_finite_sample")
 ) | {
     "stage": 8, "update": 0, "agents": [], "kind": "nothing changed", "resampled": False, "evidence": "reused", "source": 2,
     "reward": iv(-1.5), "certificate": FULL["certificate"] | {"lower": -np.inf},
@@ -119,6 +125,7 @@ def test_every_cell_is_under_its_heading(real):
     assert titles == [
         "Rollouts (estimable)", "Token-KL monitor (estimable)", "Importance weights of whole rollouts (estimable)",
         "Certificates (estimable; ranges declared: prior)", "Resampling (estimable)",
+        "Trainer and sampler (estimable; ranges declared: prior)",
     ]  # fmt: skip
     one, two = {"update": "7.3", "agent": "2+5"}, {"update": "8.0", "agent": "nobody"}
     rollouts = {
@@ -157,6 +164,15 @@ def test_every_cell_is_under_its_heading(real):
     assert grids[4] == [
         one | resampled, two | dict.fromkeys(resampled, "–") | {"new rollouts": "no", "source": "2"},
     ]  # fmt: skip
+    apart = {
+        "K(sampler‖current)": "14.2 [13.8, 15.2]",
+        "K(sampler‖new)": "15.2 [14.8, 16.2]",
+        "sampler misses": "16.2 [15.8, 17.2]",
+    }
+    deployed = {
+        "K(sampler‖deployed)": "17.2 [16.8, 18.2]", "deployed gains": "18.2 [17.8, 19.2]", "S9 lower": "-0.8", "S8 lower": "-0.9",
+    }  # fmt: skip
+    assert grids[5] == [one | apart | deployed, two | apart | dict.fromkeys(deployed, "–")]
 
 
 def test_answers_in_words(real):
@@ -175,14 +191,15 @@ def test_captions_say_levels_and_labels(real):
     assert captions[3].startswith("lower limits of level 0.8: S6, best of the rungs, each at α over their number")
     assert f"; S8, no asymptotics; {LABEL}" in captions[3]
     assert "√(½ΣK)" in captions[4]
+    assert captions[5].endswith(f"; {LABEL}")
     held = FULL | {"certificate": FULL["certificate"] | {"label": "held-out"}}
     assert "; S8, no asymptotics; held-out" in tables(made(real, held, held_out=True))[3][3]
 
 
 def test_one_matrix(real):
     found = tables(made(real, FULL, interactions=[matrix(5)]))
-    assert len(found) == 6
-    title, heads, rows, caption = found[5]
+    assert len(found) == 7
+    title, heads, rows, caption = found[6]
     assert title.startswith("Interaction M[k,i], stage 5 (R5, estimable)")
     assert heads == ["", "4 (agent 2)", "6 (agent 5+6)"]
     assert rows == [
@@ -197,15 +214,15 @@ def test_one_matrix(real):
 def test_the_last_three_matrices_and_their_mean(real):
     matrices = [matrix(number, first=number, agents=((2,), (5,))) for number in range(5)]
     found = tables(made(real, FULL, interactions=matrices))
-    assert len(found) == 9
-    title, heads, rows, _ = found[5]
+    assert len(found) == 10
+    title, heads, rows, _ = found[6]
     assert title == "Interaction M[k,i], mean over 5 stages (R5, estimable)"
     assert heads == ["", "agent 2", "agent 5"]
     half = 1.3968153 * 0.25 * 5**0.5 / 5  # t at 0.9 with 8 degrees of freedom
     cells = {x: f"{x:.3g} [{x - half:.3g}, {x + half:.3g}]" for x in (3.25, 4.25, 5.25)}
     assert rows == [["after agent 2", cells[3.25], cells[4.25]], ["after agent 5", "–", cells[5.25]]]
-    assert [title.split(" (")[0] for title, *_ in found[6:]] == [f"Interaction M[k,i], stage {k}" for k in (2, 3, 4)]
-    assert [rows[0][1][:4] for _, _, rows, _ in found[6:]] == ["3.25", "4.25", "5.25"]
+    assert [title.split(" (")[0] for title, *_ in found[7:]] == [f"Interaction M[k,i], stage {k}" for k in (2, 3, 4)]
+    assert [rows[0][1][:4] for _, _, rows, _ in found[7:]] == ["3.25", "4.25", "5.25"]
 
 
 def test_long_tables_are_cut_at_their_beginning():
@@ -335,8 +352,8 @@ def test_the_terminal_shows_sixty_rows(real, capsys):
     text = printed(made(real, *records), capsys)
     table = [x for x in text.splitlines() if x.startswith("│")]
     assert not any("900.100" in x for x in table)
-    assert all(sum(f"900.{100 + k} " in x for x in table) == 5 for k in range(1, 61))
-    assert " ".join(text.split()).count("The last 60 of 61 rows; --json has all.") == 5
+    assert all(sum(f"900.{100 + k} " in x for x in table) == 6 for k in range(1, 61))
+    assert " ".join(text.split()).count("The last 60 of 61 rows; --json has all.") == 6
     assert 80 < max(map(len, table)) <= 160
     whole = printed(made(real, *records[:60]), capsys)
     assert "The last" not in whole
@@ -500,7 +517,7 @@ def test_the_page_is_the_tables_and_the_figures(real, tmp_path):
     left = " The last 200 of 201 rows; --json has all."
     assert notes == [caption + left * (len(rows) > 200) for *_, rows, caption in wanted]
     assert notes[0].endswith(left)
-    assert notes[5] == wanted[5][3]
+    assert notes[6] == wanted[6][3]
     assert [plain_text(x) for x in re.findall(r"<li>(.*?)</li>", text, re.S)] == [
         x.replace("`", "") for x in remarks(report)
     ]
@@ -544,8 +561,8 @@ def test_every_heading_is_explained_under_its_table(real, tmp_path, monkeypatch)
     report = made(real, FULL, interactions=[matrix(5)])
     text = write_page(report, tmp_path / "page.html", "log").read_text(encoding="utf-8")
     parts = re.findall(r"<table>(.*?)</table>.*?<details>(.*?)</details>", text, re.S)
-    assert len(parts) == 6
-    for table, details in parts[:2] + parts[3:5]:
+    assert len(parts) == 7
+    for table, details in parts[:2] + parts[3:6]:
         terms = [x.format_map(vars(SETTINGS)) for dt in cells(details, "dt") for x in dt.split(" / ")]
         heads = [part for head in cells(table, "th") for part in head.split(" / ")]
         assert [x for x in terms if not x.startswith("certificate S")] == heads

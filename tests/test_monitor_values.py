@@ -64,7 +64,7 @@ def other_prompts():
 
 LOGS = {
     "fresh, some scored again": scored_again,
-    "reused, one agent moved twice": lambda: columns(stage(3204, [[0], [1], [0]], {0: [0, 1, 2]}, FOUR)),
+    "reused, one agent moved twice": lambda: columns(stage(3388, [[0], [1], [0]], {0: [0, 1, 2]}, FOUR)),
     "several old sets": lambda: columns(stage(5, TURN_BY_TURN, {0: [0, 1, 2, 3], 1: [1, 2, 3], 2: [2]}, FOUR)),
     "who is updated is told": lambda: columns(
         stage(1706, [[0, 1], [0, 1], [1], [2]], AGAIN, FOUR, agents=3, told=[-1, 0, 1, 2])
@@ -89,8 +89,20 @@ LOGS = {
     ),
     "large steps": lambda: columns(stage(617, TURN_BY_TURN, FRESH, FOUR, step=1.5)),
     "idle first": lambda: columns(stage(21, [[], [0]], {0: [0, 1]}, FOUR)),
+    "an engine with numbers of its own": lambda: columns(
+        stage(4124, [[0], [1], [0]], {0: [0, 1], 1: [1], 2: [2]}, FOUR, engine=0.3)
+    ),
+    "an engine, large steps": lambda: columns(stage(4125, TURN_BY_TURN, FRESH, FOUR, step=1.2, engine=0.8)),
     "every message one token": lambda: columns(stage(3618, TURN_BY_TURN, AGAIN, FOUR, lengths=(1,))),
+    "sharers in turn": lambda: columns(
+        stage(44, [[0, 2], [1], [0, 2]], {0: [0, 1, 2], 1: [1], 2: [2]}, FOUR, agents=3, told=[0, 1, 2])
+    ),
+    "sharers, nobody told": lambda: columns(
+        stage(45, [[0, 2], [0, 2], [0, 1, 2]], {0: [0, 1, 2], 1: [1]}, FOUR, agents=3),
+        stage(46, [[1], [0, 2]], {0: [0, 1], 1: [1]}, FOUR, agents=3, number=1),
+    ),
 }
+SHARERS = {"sharers in turn": (0, 1, 0), "sharers, nobody told": (0, 1, 0)}
 OPTIONS = (
     dict(alpha=0.2, delta=0.03, tolerance=0.0),
     dict(alpha=0.1, delta=0.08, tolerance=1.0, held_out=True),
@@ -102,7 +114,7 @@ OPTIONS = (
 def compared(name):
     """A log under every setting: the records, and what they are by hand."""
     table = LOGS[name]()
-    return [both(table, **options) for options in OPTIONS]
+    return [both(table, **options, sharers=SHARERS.get(name)) for options in OPTIONS]
 
 
 def test_every_column_is_computed_by_hand():
@@ -137,19 +149,23 @@ def test_the_logs_show_every_case():
         "weights_behaviour",
         "shift",
         "kl_k1",
+        "improvement_deployed",
     ):
         assert {r[key] is None for r in records} == {True, False}
-    assert seen(lambda r: r["kind"]) == {'"single"', '"joint"', '"nothing changed"'}
+    assert seen(lambda r: r["kind"]) == {'"single"', '"sharers"', '"joint"', '"nothing changed"'}
     assert seen(lambda r: r["evidence"]) == {'"fresh"', '"reused"'}
     assert {r["shift_rung"] for r in records} == {
         None, "S3, re-scored rollouts", "S2, summed over updates", "none: no re-scored rollouts"
     }  # fmt: skip
     assert {r["certificate"]["rung"] for r in records} == {
-        "S7, message ratios", "S7, token ratios", "S9, value-weighted", "S7c, reused rollouts", "S7c, reused, agent moved twice"
+        "S7, message ratios", "S7, token ratios", "S9, value-weighted", "S7c, reused rollouts", "S7c, reused, agent moved twice",
+        "S9, mismatch",
     }  # fmt: skip
     assert any(r["changed_besides"] for r in records)
     assert any(r["weights_update"]["above_ten"] > 0 for r in records)
-    assert any(r["certificate_finite_sample"]["lower"] > -4 for r in records if r["certificate_finite_sample"])
+    for estimator in ("path", "mismatch"):
+        mine = [r["certificate_finite_sample"] for r in records]
+        assert any(x["lower"] > -4 for x in mine if x["estimator"] == estimator)
     assert any(r["shift"] is not None and 0 < r["shift"] < r["shift_upper"] < 1 for r in records)
     bases = {(r["update"], w["update"]) for found in runs for r, w in itertools.pairwise(found) if w["skippable"]}
     assert {(0, 1), (1, 2), (2, 3)} <= bases
@@ -237,7 +253,9 @@ def test_an_agent_has_moved_by_more_than_match_a_token(own, twice):
     other = [(0, [(-1.0, -1.0, -1.125)]), (1, [(-1.0, -0.75, -0.75)])]
     (record,) = monitor(token_log(by_hand([spoken, other, spoken, other])), Settings(match=0.125)).records
     assert record["evidence"] == "reused"
-    assert [rung["name"] for rung in record["rungs"]] == ["reused, agent moved twice" if twice else "reused rollouts"]
+    assert [rung["name"] for rung in record["rungs"]] == [
+        "reused, agent moved twice" if twice else "reused rollouts", "mismatch"
+    ]  # fmt: skip
 
 
 def test_a_resampling_at_the_tolerance_could_be_skipped():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_stage_file import episodic, product_tables, tables
 
-from teamtr_jax import claims, cli, padded, programs
+from teamtr_jax import bounds, claims, cli, padded, programs
 from teamtr_jax.dynamics import Dense, Tree
 from teamtr_jax.padded import SIZES, evaluate_small, run
 from teamtr_jax.records import ORDER, evaluated_record
@@ -105,6 +105,13 @@ def budgets(report):
     scale = abs(report.values).max() + report.return_range
     out = dict.fromkeys(ORDER, 8 * eta * scale + 2 * rounding.surrogate.sum())
     out |= dict.fromkeys(DIMENSIONLESS, 0.0) | dict.fromkeys(SHIFTS, 2 * rounding.shift.sum() / report.mass)
+    if report.layers is not None:  # a deviation that is rounding, times what the χ² makes of it
+        error = np.full_like(report.layers.return_deviation, 8 * eta * scale * np.sqrt(report.mass))
+        loose = jax.tree.map(jnp.asarray, report._replace(layers=report.layers._replace(return_deviation=error)))
+        names = ("penalty_chi_square", "penalty_cached_chi_square", "penalty_reused_chi_square")
+        of_deviation = {name: np.asarray(getattr(bounds, name)(loose)) for name in names}
+        of_deviation["stage_bound_chi_square"] = np.asarray(bounds.stage_chi_square(loose))
+        out |= {name: out[name] + np.where(np.isfinite(x), x, 0.0) for name, x in of_deviation.items()}
     return out | {f"gap_{gap}": 2 * getattr(rounding, gap) for gap in ("fresh", "stale", "cached", "reused")}
 
 

@@ -19,6 +19,8 @@ from experiments.reproduce.questions import (
     shared,
     shifts,
     teams,
+    tied,
+    tied_tables,
     weights,
 )
 from experiments.reproduce.statistics import mean, p_value, paired
@@ -765,7 +767,8 @@ def test_tasks_of_the_teams():
 @pytest.mark.parametrize(
     ("module", "collect", "stages"),
     [(ablation, "collect", [3]), (cost, "collect", [4]), (dynamics, "collect_regressions", [3]), (monitor, "collect", [2, 3]),
-     (scaling, "collect", [2]), (scaling, "collect_gaps", [2]), (shifts, "collect", [2]), (weights, "collect", [2])],
+     (scaling, "collect", [2]), (scaling, "collect_gaps", [2]), (tied, "collect", [3]),
+     (shifts, "collect", [2]), (weights, "collect", [2])],
 )  # fmt: skip
 def test_a_quick_run_is_short(monkeypatch, tmp_path, module, collect, stages):
     class Enough(Exception):
@@ -850,3 +853,137 @@ def test_a_swap(monkeypatch):
         "kl": {"direct": [107, 107], "aligned": [108, 108]}, "inside": [0.05, 0.05],
     }  # fmt: skip
     assert probed == [("s0+7.0+7.1+7.2", (replacement.PROBES, 1), 1)]
+
+
+# ---------------------------------------------------------------------------------------------------------------- tied rows
+
+
+def test_tied_networks(monkeypatch, settings):
+    """Every kind of team by three ways; differences to the full method, and by how much more it is worth than with free rows."""
+    lost = {"chain": {(0, False): 1.0, (2, False): 3.0, (0, True): -20.0}, "quota": {(0, False): 0.0, (1, False): 30.0}}
+
+    def of(job, seed):
+        way, task = job.way, job.task.split()[0]
+        below = lost[task][way.window, way.shared] * (1 + 0.1 * seed)
+        end = 0.9 - {"full": 0, "no resampling": 0.02, "no resampling, same sets": 0.01}[way.name] * below
+        return a_run((0.5 + 0.01 * seed, end), 2, regression=[1, 0, way.same_sets, 0], rollouts=[3000, 0, 0, 4000])
+
+    asked = answering(monkeypatch, tied, of)
+    data = tied.collect(settings)
+    jobs = [job for each, _ in asked.trained for job in each]
+    assert len(jobs) == 5 * 3
+    assert all(seeds == list(SEEDS) for _, seeds in asked.trained)
+    assert {(x.task, x.stages, x.rollouts, x.start, x.way.learning_rate, x.way.window, x.way.shared) for x in jobs} == {
+        ("chain switches=3", 30, 128, 0.5, 1e-3, 0, False), ("chain switches=3", 30, 128, 0.5, 1e-3, 2, False),
+        ("chain switches=3", 30, 128, 0.5, 1e-3, 0, True), ("quota agents=8", 10, 256, 0.3, 3e-3, 0, False),
+        ("quota agents=8", 10, 256, 0.3, 3e-3, 1, False),
+    }  # fmt: skip
+    assert ways(tied) == {
+        "full": ("teamtr", {}), "no resampling": ("no_resampling", {}),
+        "no resampling, same sets": ("no_resampling", {"same_sets": True}),
+    }  # fmt: skip
+    said = by(tied.findings(data))
+    assert len(said) == 5 * 3 + 3
+    blind = "Quota of 8, own networks, prompt and own turn"
+    x = said[f"{blind}: does 'no resampling' end below the full method?"]
+    assert x.interval[:3] == t_interval([-60 * (1 + 0.1 * s) for s in SEEDS])
+    assert (x.ours, x.paper, x.verdict) == (f"{x.interval} points", "-17.0 points", "agrees in sign")
+    x = said["Chain, one network for all roles: does 'no resampling, same sets' end below the full method?"]
+    assert x.interval[:3] == t_interval([20 * (1 + 0.1 * s) for s in SEEDS])
+    assert x.verdict == "disagrees in sign"
+    x = said["Chain, own networks, prompt and last message: is resampling worth more than with free rows, same sets?"]
+    assert x.interval[:3] == t_interval([2 * (1 + 0.1 * s) for s in SEEDS])
+    assert (x.paper, x.verdict) == ("–", "ours alone: holds")
+    x = said["Chain, one network for all roles: is resampling worth more than with free rows, same sets?"]
+    assert x.verdict == "ours alone: does not hold"
+    x = said[f"{blind}: do more updates make J smaller without resampling, same sets?"]
+    assert (x.interval[:3], x.verdict) == (pytest.approx((25, 25, 25)), "agrees in sign")
+    heads, lines = tied.table(data)
+    assert len(lines) == 15
+    assert all(len(line) == len(heads) for line in lines)
+    assert lines[-2][:4] == [
+        blind,
+        "no resampling",
+        mean([50, 51, 52, 53, 54]),
+        mean(data["kinds"][blind]["no resampling"]["end"]),
+    ]
+    assert lines[-2][4][:3] == t_interval([-60 * (1 + 0.1 * s) for s in SEEDS])
+    assert lines[-2][5:] == [mean([25] * 5), "0.003", "7.0k", 71.1]
+    assert lines[-3][4] == ""
+
+
+def test_tied_tables(monkeypatch, settings):
+    """J at the end, in points, by view and number of agents; exponents; what rollouts show; the task without conflicts."""
+    jobs = []
+    worth = {0: 0.0, 2: 0.01, 1: 0.04}
+
+    def made(settings, asked):
+        jobs.extend(asked)
+        return [of(job) for job in asked]
+
+    def of(job):
+        n = int(job.task.split("=")[1]) if job.task.startswith("quota") else 0
+        n *= 1 + (job.radius == 0.1)
+        stale = job.schedule != "fresh"
+        ends = [0.9 - stale * worth[job.window] * n * (1 + 0.1 * s) * (0.5 if job.rollouts else 1) for s in SEEDS]
+        size = [1e-3 * n ** (2 if stale else 1) * (1 + 0.1 * s) for s in SEEDS]
+        return {"values": [[0.3, 0.5, end] for end in ends], "delta_stale": size, "d_occ": [2 * x for x in size],
+                "instability": [1e-3 * stale * n] * 5, "regressions": [0.1 * stale] * 5, "seconds": 1.0}  # fmt: skip
+
+    monkeypatch.setattr(tied_tables, "made", made)
+    data = tied_tables.collect(settings)
+    exact = [job for job in jobs if not job.rollouts and job.task != tied_tables.CHAIN and job.radius == 0.01]
+    assert {(job.task, job.window, job.schedule, job.mean) for job in exact} == {
+        (f"quota agents={n}", window, schedule, 1 / n)
+        for n in (2, 3, 4, 5, 6, 8)
+        for window in (0, 1, 2)
+        for schedule in ("fresh", "once", "stale occupancy")
+    }
+    assert {(job.task, job.window, job.schedule, job.rollouts, job.radius) for job in jobs if job.rollouts} == {
+        ("quota agents=8", window, schedule, 256, radius)
+        for window in (0, 1, 2)
+        for schedule in ("fresh", "once", "once, same sets")
+        for radius in (0.01, 0.1)
+    }
+    assert {(job.task, job.window, job.schedule) for job in jobs if not job.rollouts and job.radius == 0.1} == {
+        ("quota agents=8", window, schedule) for window in (0, 1, 2) for schedule in ("fresh", "once")
+    }
+    assert {(job.task, job.window, job.schedule, job.mean) for job in jobs if job.task == tied_tables.CHAIN} == {
+        ("chain switches=3", window, schedule, 0.5) for window in (0, 1, 2) for schedule in ("fresh", "once")
+    }
+    assert {(job.stages, job.seeds) for job in jobs} == {(10, 5)}
+    assert len(jobs) == len({job.place for job in jobs}) == 54 + 9 + 6 + 9 + 6
+    said = by(tied_tables.findings(data))
+    assert len(said) == 3 * (1 + 2 + 1 + 2) + 2 * (1 + 2 + 4 + 1) + 3
+    x = said["Agents see own turn: at n = 8, does the stage without resampling end lower, exact tables?"]
+    assert x.interval[:3] == t_interval([-32 * (1 + 0.1 * s) for s in SEEDS])
+    assert (x.paper, x.verdict) == ("-29.2 points at n = 8", "agrees in sign")
+    x = said["Agents see whole transcript: at n = 8, does the stage without resampling end lower, exact tables?"]
+    assert x.verdict == "disagrees in size: less than half of the paper's"
+    x = said["Agents see last message: does it end lower by more at n = 8 than at n = 2, exact tables?"]
+    assert x.interval[:3] == t_interval([6 * (1 + 0.1 * s) for s in SEEDS])
+    x = said["Agents see own turn: at n = 8, does 'naive, same sets' end lower, by rollouts?"]
+    assert x.interval[:3] == t_interval([-16 * (1 + 0.1 * s) for s in SEEDS])
+    x = said["Agents see own turn: at n = 8, does 'naive' end lower, exact tables, δ = .1?"]
+    assert x.interval[:3] == t_interval([-64 * (1 + 0.1 * s) for s in SEEDS])
+    x = said["Agents see own turn: at n = 8, is instability larger without resampling, exact tables?"]
+    assert (x.interval.value, x.verdict) == (pytest.approx(0.8), "agrees in sign")
+    x = said["Agents see own turn: with which power of n does Δ_stale grow, naive, exact tables?"]
+    assert (x.interval.value, x.verdict) == (pytest.approx(2), "agrees in exponent")
+    x = said["Agents see own turn: with which power of n does D_occ grow, TeamTR, exact tables?"]
+    assert (x.interval.value, x.verdict) == (pytest.approx(1), "disagrees in exponent")
+    alone = "Agents see own turn: is it the stale occupancy alone that loses (U4), the advantages being current?"
+    assert said[alone].verdict == "ours alone: holds"
+    data["exact"]["own turn"]["stale occupancy"][2]["end"][1] += 0.1
+    assert by(tied_tables.findings(data))[alone].verdict == "ours alone: does not hold"
+    x = said["Chain, agents see own turn: does the stage without resampling end lower, exact tables?"]
+    assert x.interval.value == 0
+    heads, lines = tied_tables.table(data)
+    assert len(lines) == 3 * 2 * 6 + 9 + 6 + 9 + 6
+    assert all(len(line) == len(heads) for line in lines)
+    first = next(line for line in lines if line[:3] == ["own turn, exact tables", "naive", 8])
+    assert first[3] == mean([30.0] * 5)
+    assert first[5][:3] == t_interval([-32 * (1 + 0.1 * s) for s in SEEDS])
+    assert first[6][:3] == t_interval([6.4 * (1 + 0.1 * s) for s in SEEDS])
+    assert first[7][:3] == t_interval([0.128 * (1 + 0.1 * s) for s in SEEDS])
+    assert [x.value for x in first[8:]] == pytest.approx([0.8, 10])

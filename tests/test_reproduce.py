@@ -358,7 +358,7 @@ def test_places_differ():
         replace(SHORT, watch=()), replace(SHORT, task="chain agents=3"),
         *(replace(SHORT, way=replace(SHORT.way, **x)) for x in (
             dict(method="ppo"), dict(learning_rate=0.1), dict(delta=0.1), dict(order="reverse"), dict(same_sets=True),
-            dict(monitor="k1"), dict(measured=0.5))),
+            dict(monitor="k1"), dict(measured=0.5), dict(window=2), dict(shared=True))),
     )  # fmt: skip
     places = [SHORT.place, *(run.place for run in other), Swap(SHORT, 2).place]
     assert len({*places}) == len(places)
@@ -721,6 +721,23 @@ def test_sets_of_rollouts_are_those_of_a_schedule(monkeypatch, same, prompts):
     sampling, *stages = asked
     assert (sampling.prompts, sampling.group) == (prompts, 8)
     assert stages == [(0, 192), (1, 192)]
+
+
+@pytest.mark.parametrize(("method", "sets"), [("teamtr", 3), ("no_resampling", 1)])
+def test_one_network_is_updated_as_often_as_there_are_roles(monkeypatch, method, sets):
+    """Three updates of a stage, all of the one network, and the rollouts that three networks have."""
+    found = training.set_up(Run(Way("", method, shared=True), LARGER_TASK, seed=0, stages=1, rollouts=64))
+    assert (found.team.agents, found.budget, found.sampling.prompts) == (1, 3 * 64, 3 * 64 // sets // 8)
+    asked = []
+
+    def run_stage(backend, state, order, schedule, key, stage, budget):
+        asked.append((backend.agents, [int(order(np.ones(3, bool), lambda: None, None)) for _ in range(3)]))
+        return state, []
+
+    monkeypatch.setattr(networks, "run_stage", run_stage)
+    run = Run(Way("", method, shared=True), LARGER_TASK, seed=0, stages=1, rollouts=64)
+    list(training.stages_of(run, SimpleNamespace(params=())))
+    assert asked == [(3, [0, 0, 0])]
 
 
 @pytest.mark.parametrize(

@@ -229,3 +229,30 @@ def test_monitor(drawn):
         value, low, high = np.array([*map(interval, seeds), (0, 0, 0)]).T  # who sees everything flips nothing
         same(found.axes[1].containers[number].lines[0].get_data(), [[100 * x for x in parts], value])
         same(found.bars(1, number), [low, high])
+
+
+def test_networks_with_tied_rows(drawn):
+    found = drawn("tab-2b-tied")
+    kinds = found.data["kinds"]
+    for axis, way in enumerate(("no resampling", "no resampling, same sets")):
+        less = [np.subtract(kind[way]["end"], kind["full"]["end"]) for kind in kinds.values()]
+        same(found.rows(axis, len(kinds)), [interval(x) for x in less])
+        theirs = paper.ABLATION["no resampling"] - paper.ABLATION["full"]
+        same(found.axes[axis].lines[-1].get_xdata(), [theirs] * 2)
+    assert [x.get_text() for x in found.axes[0].get_yticklabels()] == list(kinds)
+
+
+def test_tables_with_tied_rows(drawn):
+    found = drawn("tab-2a-tied")
+    sizes, exact = found.data["sizes"], found.data["exact"]
+    for view, ways in exact.items():
+        ends, stale = ({way: np.array([x[key] for x in ways[way]]) for way in ("TeamTR", "naive")}
+                       for key in ("end", "delta_stale"))  # fmt: skip
+        for way in ends:
+            same(found.line(0, f"{view}, {way}"), [sizes, ends[way].mean(-1)])
+            if (stale[way] > 0).all():
+                same(found.line(2, f"{view}, {way}"), [sizes, stale[way].mean(-1)])
+        same(found.line(1, view), [sizes, (ends["naive"] - ends["TeamTR"]).mean(-1)])
+    same([found.band(0, 0)], [interval([x["end"] for x in exact["whole transcript"]["TeamTR"]])[1:]])
+    naive, ours = (paper.SCALING_ENDS[way]["accuracy"] for way in ("naive", "TeamTR"))
+    same(found.line(1, "the paper"), [(2, 8), np.subtract(naive, ours)])

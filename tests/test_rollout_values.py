@@ -42,6 +42,7 @@ from teamtr_jax.schedules import (
     greedy,
     importance_weighted,
     joint,
+    lag,
     once,
     path_shift,
     reverse,
@@ -341,6 +342,9 @@ def test_schedules_by_value():
         (every(3), "every 3", [1, 0, 0, 1, 0], 2, "rollouts", math.inf),
         (every(5), "every 5", [1, 0, 0, 0, 0], 1, "rollouts", math.inf),
         (every(9), "every 9", [1, 0, 0, 0, 0], 1, "rollouts", math.inf),
+        (lag(0), "lag 0", [1] * 5, 5, "rollouts", math.inf),
+        (lag(2), "lag 2", [1, 0, 0, 1, 1], 3, "rollouts", math.inf),
+        (lag(7), "lag 7", [1, 0, 0, 0, 0], 1, "rollouts", math.inf),
     ]
     for schedule, name, when, draws, reuse, cut in table:
         assert [int(schedule.resample(i, [record(9.0)])) for i in range(1, 5)] == when[1:], name

@@ -19,6 +19,7 @@ from teamtr_jax.schedules import (
     greedy,
     importance_weighted,
     joint,
+    lag,
     once,
     path_shift,
     random_order,
@@ -264,7 +265,17 @@ def counting_backend(agents=5, **options):
 
 @pytest.mark.parametrize(
     ("schedule", "seen"),
-    [(fresh, [0, 1, 2, 3, 4]), (once, [0] * 5), (every(2), [0, 0, 2, 2, 4]), (every(3), [0, 0, 0, 3, 3])],
+    [
+        (fresh, [0, 1, 2, 3, 4]),
+        (once, [0] * 5),
+        (every(2), [0, 0, 2, 2, 4]),
+        (every(3), [0, 0, 0, 3, 3]),
+        (lag(0), [0, 1, 2, 3, 4]),
+        (lag(1), [0, 0, 1, 2, 3]),
+        (lag(3), [0, 0, 0, 0, 1]),
+        (lag(9), [0] * 5),
+    ],
+    ids=lambda x: x.name if isinstance(x, Schedule) else "",
 )
 def test_schedules(schedule, seen):
     """Which update sees rollouts of which team, for any backend; the rollouts are counted."""
@@ -283,6 +294,37 @@ def test_certificate_driven_resamples_when_the_shift_exceeds_the_tolerance():
     np.testing.assert_allclose([r.path_kl for r in records], [0.1, 0.2, 0.3, 0.1, 0.2])
     _, records = run_stage(counting_backend(), [], range(5), certificate_driven(0.0, None))
     assert all(r.resampled for r in records)
+
+
+def test_a_lag_books_the_updates_since_its_rollouts():
+    """KL .1 each: of update i and the one before it; an agent that is in both has no certified shift."""
+    _, records = run_stage(counting_backend(), [], range(5), lag(1))
+    np.testing.assert_allclose([r.path_kl for r in records], [0.1, 0.2, 0.2, 0.2, 0.2])
+    _, records = run_stage(counting_backend(), [], single(0), lag(1))
+    assert [r.path_kl for r in records] == [0.1, *[np.inf] * 4]
+
+
+def test_a_lag_over_a_batch_books_each_instance():
+    """Whoever collects has the updates since; whoever does not keeps its own books."""
+    one_of = lag(1)._replace(resample=lambda update, records: np.array([update > 1, False]))
+    backend = counting_backend(3, batch=(2,))._replace(
+        rollout=lambda state, key: jnp.full(2, float(len(state))),
+        update=lambda state, data, agent: ([*state, agent], {"surrogate": np.zeros(2), "kl": np.full(2, 0.1)}),
+    )
+    _, records = run_stage(backend, [], [0, 1, 2], one_of)
+    np.testing.assert_allclose([r.path_kl for r in records], [[0.1, 0.1], [0.2, 0.2], [0.2, 0.3]])
+    assert [r.source.tolist() for r in records] == [[0, 0], [0, 0], [1, 0]]
+
+
+def test_a_lag_of_exact_tables_optimises_old_advantages(one, backend):
+    """The surrogate in use of update i is on occupancy and advantages of `π̂^{max(i−1−m, 0)}`; a lag of all is `once`."""
+    start, order = team_state(one.team, one.current), [2, 0, 1]
+    _, late = run_stage(backend, start, order, lag(1))
+    np.testing.assert_allclose(column(late, "surrogate"), exact(late, "surrogate_in_use"), **CLOSE)
+    assert [r.source for r in late] == [0, 0, 1]
+    (whole, old), (same, older) = (run_stage(backend, start, order, schedule) for schedule in (once, lag(2)))
+    np.testing.assert_array_equal(whole.policy, same.policy)
+    np.testing.assert_array_equal(column(old, "path_kl"), column(older, "path_kl"))
 
 
 def test_an_agent_that_moves_twice_on_the_same_rollouts_has_no_certified_shift():
@@ -335,6 +377,7 @@ def test_the_budget_is_enforced():
         (lambda: run_stage(counting_backend(3), [], random_order), "key: found None, expected a PRNG key"),
         (lambda: run_stage(counting_backend(3), [], greedy), "expected a backend with `predict`"),
         (lambda: every(0), "k: found 0, expected at least 1"),
+        (lambda: lag(-1), "m: found -1, expected at least 0"),
         (lambda: importance_weighted(0.0), "truncation: found 0.0, expected a positive number"),
         (lambda: certificate_driven(-0.1, None), "tolerance: found -0.1"),
         (lambda: certificate_driven(float("nan"), None), "tolerance: found nan"),

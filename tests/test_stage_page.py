@@ -206,17 +206,18 @@ def test_words_for_every_rung(made):
 
 def test_certificates(made):
     r, true = made.report, float(made.report.improvement)
-    names = (
-        "certificate_estimable certificate_weighted stage_bound_cached stage_bound_reused stage_bound_weighted "
-        "stage_bound_least stage_bound_paper stage_bound_stale_paper"
-    ).split()
+    budget = ["stage_bound_chi_square"] if r.episodic else []
+    names = [
+        *"certificate_estimable certificate_weighted stage_bound_cached stage_bound_reused stage_bound_weighted".split(),
+        *budget, *"stage_bound_least stage_bound_paper stage_bound_stale_paper".split(),
+    ]  # fmt: skip
     expected = []
     for name in names:
         value = total(r, name)
         expected += [value, *([100 * value / true] if true > 0 else [])]
     close(made.page.numbers["certificates"], [*expected, true])
     assert [re.findall(r"\[(.*)\]", row[0]) for row in made.page.rows["certificates"][1:-1]] == [
-        [id] for id in "S7 S9 S7c S7c S9 S6 P3.6 P3.7".split()
+        [id] for id in [*"S7 S9 S7c S7c S9".split(), *(["S10"] if budget else []), *"S6 P3.6 P3.7".split()]
     ]
     by_update = [getattr(certificates, name)(r) for name in
                  ("certificate_estimable", "certificate_weighted", "certificate", "lower_bound_paper")]  # fmt: skip
@@ -227,7 +228,8 @@ def test_in_short(made):
     r, true = made.report, float(made.report.improvement)
     first = max(total(r, f"stage_bound_{name}") for name in ("cached", "reused", "weighted"))
     fresh = max(first, total(r, "certificate_estimable"), total(r, "certificate_weighted"))
-    best = max(fresh, total(r, "stage_bound_least"), total(r, "stage_bound_paper"), total(r, "stage_bound_stale_paper"))
+    by_tables = ("least", "chi_square", "paper", "stale_paper")
+    best = max(fresh, *(total(r, f"stage_bound_{name}") for name in by_tables))
     expected = [r.objective[0], r.objective[-1], true]
     for bound in (first, fresh, best):
         expected += [bound, *([100 * bound / true] if bound > 0 and true > 0 else [])]
@@ -616,6 +618,7 @@ def test_rounding_of_a_certificate_of_the_stage(made):
         "certificate_estimable": (np.asarray(budget.surrogate), report.surrogate_intermediate),
         "stage_bound_cached": (brings_ + np.asarray(budget.cached), report.surrogate_cached),
         "stage_bound_reused": (brings_ + np.asarray(budget.reused), report.surrogate_reused),
+        "stage_bound_chi_square": (brings_ + np.asarray(budget.cached), report.surrogate_cached),
     }
     numbers = stage_page._numbers(made.stage, report, DEFAULT)
     for name, (of_promises, promises) in expected.items():

@@ -259,6 +259,17 @@ def test_edges(direction, per_state):
     np.testing.assert_array_equal(run(pi, poisoned, w, jnp.asarray(0.1))[0], run(pi, adv, w, jnp.asarray(0.1))[0])
 
 
+@pytest.mark.parametrize("tiny", [1e-56, 1e-200, 1e-305])
+def test_an_advantage_that_is_almost_nothing(tiny):
+    """Its multiplier would be below the least number: as far as can be computed, in the right direction, never NaN."""
+    current, advantage, nothing = np.array([[0.99, 0.01]]), np.array([[0.0, -tiny]]), jnp.zeros((1, 2))
+    for weight in (1.0, 1e-30):
+        new, info = step(current, advantage, np.array([weight]), 0.1, error=nothing)
+        assert 0 <= new[0, 1] < 0.01
+        np.testing.assert_allclose(new.sum(), 1.0, rtol=1e-15)
+        assert 0 < info.kl <= 0.1 * (1 + 1e-12)
+
+
 def test_unknown_direction():
     with pytest.raises(InputError, match="direction: found forward, expected 'current_to_new'"):
         kl_constrained(0.1, "forward")

@@ -34,7 +34,28 @@ from theory.exact_audit import Evidence
 from theory.families import FAMILIES, Family
 from theory.ledger import Row
 from theory.plugins import Plugins
-from theory.studies import bounds, p3_2, r1, r2, r3, r4, r5, r6, r7, s8, s8_networks, scaling, u1
+from theory.studies import (
+    bounds,
+    joint,
+    p3_2,
+    r1,
+    r2,
+    r3,
+    r4,
+    r5,
+    r6,
+    r7,
+    s7d,
+    s8,
+    s8_anytime,
+    s8_networks,
+    s11,
+    s12,
+    s13,
+    scaling,
+    u1,
+    u4,
+)
 from theory.studies.base import Found, Study
 from theory.studies.every import STUDIES
 from theory.tiers import TIERS, Tier
@@ -686,7 +707,9 @@ def test_the_page_of_the_tightest_instances(stub_suite, tmp_path):
 def test_figures_of_claims():
     assert {name: set(ids) for study in STUDIES for name, ids in study.figures.items()} == {
         "scaling.png": {"R1", "R3"}, "regimes.png": {"R7"}, "interaction.png": {"R4", "R5"}, "rates.png": {"R6", "S3", "S7c"},
-        "certified.png": {"U1", "S4", "S5", "S6", "S9"}, "finite_sample.png": {"S8"}, "bounds.png": {"S0", "P3.4", "S7"},
+        "certified.png": {"U1", "S4", "S5", "S6", "S9"}, "finite_sample.png": {"S8"},
+        "stopping.png": {"S8"}, "bounds.png": {"S0", "P3.4", "S7"},
+        "tied.png": {"U4"}, "orders.png": {"S11"}, "constant.png": {"S13", "S7"},
     }  # fmt: skip
 
 
@@ -716,18 +739,24 @@ def test_studies_by_tier(monkeypatch, tmp_path):
     for module, value in (
         (p3_2, row("P3.2")), (r1, (row("R1"), "relay")), (r3, (row("R3"), "random")), (r7, (row("R7"), "map")),
         (r5, (row("R5"), SimpleNamespace(relay=[1, 2]))), (u1, (row("U1"), "curves")), (s8_networks, row("S8")),
-        (s8, (row("S8"), "data")), (r6, ([row("R6.1"), row("S3")], "rates")), (r2, (row("R2"), None)), (r4, (row("R4"), None)),
-        (exact_audit, {"evidence": 1}),
+        (s12, (row("S12"), [], 200)),
+        (s8, (row("S8"), "data")), (s8_anytime, (row("S8"), "stopped")), (joint, (row("U1"), "choice")),
+        (r6, ([row("R6.1"), row("S3")], "rates")), (r2, (row("R2"), None)), (r4, (row("R4"), None)),
+        (s7d, (row("S7d"), None)), (s11, (row("S11"), "orders")), (s13, (row("S13"), "constants")),
+        (exact_audit, {"evidence": 1}), (u4, (row("U4"), "tied")),
     ):  # fmt: skip
         monkeypatch.setattr(module, "run", kept(module.__name__.rpartition(".")[2], value))
     monkeypatch.setattr(bounds, "cloud", kept("bounds", "cloud"))
     drawn = []
     for module, name in (
         (scaling, "scaling_figure"), (r7, "regime_figure"), (r5, "interaction_figure"), (s8, "finite_sample_figure"),
+        (s8_anytime, "stopping_figure"),
         (u1, "certified_figure"), (r6, "rates_figure"), (bounds, "bound_figure"),
+        (u4, "tied_figure"), (s11, "order_figure"), (s13, "constant_figure"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, lambda *arguments: drawn.append(arguments))
-    monkeypatch.setattr(r7, "as_dict", lambda found: {"is": found})
+    for module in (r7, u4):
+        monkeypatch.setattr(module, "as_dict", lambda found: {"is": found})
     jobs = {study.name: study.job for study in STUDIES}
     found = {}
     for name, tier in TIERS.items():
@@ -738,22 +767,29 @@ def test_studies_by_tier(monkeypatch, tmp_path):
         assert asked["r1"][0] == ((2, 3, 4, 6, 8, 16) if small else r1.SIZES,)
         assert asked["r3"][0] == (100, "rng", r3.SIZES[:3] if small else r3.SIZES, "lock")
         assert asked["r7"][0] == (small, "rng", "lock", None if small else "random", name == "full")
-        assert asked["r5"][0] == (small, "rng", "lock")
+        assert asked["r5"][0] == asked["s11"][0] == asked["s13"][0] == (small, "rng", "lock")
         assert asked["s8_networks"][0] == (("rng",) if small else ("rng", 20, 1_000))
+        assert asked["s12"][0] == ("rng", 1 if small else 10, "lock")
         assert asked["s8"][0] == (small, "rng", name == "full")
+        assert asked["s8_anytime"][0] == (small, "rng")
         assert asked["r6"][0] == (small,)
         assert asked["r2"][0] == (r2.SIZES[:6] if small else r2.SIZES,)
+        assert asked["s7d"][0] == (s7d.SIZES[:4] if small else s7d.SIZES,)
         assert asked["r4"][0] == (((2, 3, 4), "rng", 4) if small else (r4.SIZES, "rng", 20))
         assert asked[exact_audit.__name__.rpartition(".")[2]][0] == (tier.exact, "rng")
         assert asked["bounds"][0] == ("rng", "lock")
+        assert asked["u4"][0] == ("rng", "lock", {"quick": 0, "default": 60, "full": 200}[name])
         if not small:
+            assert asked["joint"][0] == (False, "rng", "lock")
             assert asked["u1"] == ((100, "rng", u1.GYM if name == "full" else u1.GYM[:1]), {"lock": "lock"})
-    assert found["quick"]["certified shares"] == Found()
+    assert found["quick"]["certified shares"] == found["quick"]["steps chosen together"] == Found()
     rows = {study: [x.id for x in got.rows] for study, got in found["full"].items() if got.rows}
     assert rows == {
         "growth in n": ["R1", "R3", "R7"], "certified shares": ["U1"], "interactions": ["R5"], "messages": ["P3.2"],
-        "sampled networks": ["S8"], "finite samples": ["S8"], "rates": ["R6.1", "S3"], "crossover": ["R2"],
-        "one more power of n": ["R4"],
+        "sampled networks": ["S8"], "finite samples": ["S8"], "optional stopping": ["S8"],
+        "steps chosen together": ["U1"], "rates": ["R6.1", "S3"], "crossover": ["R2"],
+        "one more power of n": ["R4"], "tied rows": ["U4"], "trainer and sampler": ["S12"], "shared parameters": ["S7d"],
+        "one order alone": ["S11"], "constant of S7": ["S13"],
     }  # fmt: skip
     assert found["full"]["decided without rounding"].evidence == {"evidence": 1}
     for got in found["full"].values():
@@ -761,8 +797,11 @@ def test_studies_by_tier(monkeypatch, tmp_path):
             draw(tmp_path / file)
     assert {arguments[-1].name: arguments[:-1] for arguments in drawn} == {
         "scaling.png": ("relay", "random"), "regimes.png": ("map",), "certified.png": ("curves",),
-        "interaction.png": ([1, 2],), "finite_sample.png": ("data",), "rates.png": ("rates",), "bounds.png": ("cloud",),
+        "interaction.png": ([1, 2],), "finite_sample.png": ("data",),
+        "stopping.png": ("stopped",), "rates.png": ("rates",), "bounds.png": ("cloud",),
+        "tied.png": ("tied",), "orders.png": ("orders",), "constant.png": ("constants",),
     }  # fmt: skip
+    assert (tmp_path / "tied.json").read_text() == '{"is": "tied"}\n'
     assert (tmp_path / "regimes.json").read_text() == '{"is": "map"}\n'
 
 
@@ -781,7 +820,10 @@ def test_what_a_study_says_and_shows():
         "R5",
         "R6.6",
         "R7",
+        "S7d",
+        "S13",
         "U1",
+        "U4",
         *(claim.id for claim in STAGE_CLAIMS),
     } <= set(worded)
     for study in STUDIES:
@@ -877,16 +919,17 @@ def test_tiers():
     assert [x.keep for x in (quick, default, full)] == [False, False, True]
     assert [x.chunk for x in (quick, default, full)] == [1_000, 5_000, 5_000]
     assert [len(x.gym) for x in (quick, default, full)] == [0, 2, 4]
+    assert [len(x.tied) for x in (quick, default, full)] == [0, 1, 1]
     assert [len(x.presets) for x in (quick, default, full)] == [0, 1, len(suite.networks.PRESETS)]
     assert default.families == full.families == tuple(f.name for f in FAMILIES)
-    assert set(quick.families) == {"small", "episodic", "corners", "episodic corners", "networks"}
+    assert " ".join(sorted(quick.families)) == "corners episodic episodic corners networks small tied tied episodic"
 
 
 def test_families_have_these_names_and_shares():
     shares = {f.name: f.share for f in FAMILIES}
     assert shares == {
-        "small": 0.45, "middle": 0.30, "large": 0.05, "product": 0.143, "episodic": 0.05, "corners": 0.005,
-        "episodic corners": 0.002, "networks": 0.01,
+        "small": 0.40, "middle": 0.25, "large": 0.05, "product": 0.093, "episodic": 0.05, "tied": 0.05, "tied product": 0.05,
+        "tied episodic": 0.05, "corners": 0.005, "episodic corners": 0.002, "networks": 0.01,
     }  # fmt: skip
 
 

@@ -216,7 +216,27 @@ def episodic_penalties(x: dict) -> dict[str, np.ndarray]:
             sum(times(advantage[i, t], k0[i, t] + sum(k0[: i + 1, :t].ravel())) for t in range(T)) for i in range(n)
         ],
     }
+    out["penalty_chi_square"] = [
+        deviating(x["layer_return_deviation"][i], budget(x["layer_chi_square"][i])) for i in range(n)
+    ]
+    first = x["layer_return_deviation"][0]
+    for gap in ("cached", "reused"):
+        through = [0.0, *x[f"layer_chi_square_{gap}"]]
+        out[f"penalty_{gap}_chi_square"] = [
+            deviating(first, budget(through[i] + own) - budget(through[i]) if through[i] < math.inf else math.inf)
+            for i, own in enumerate(x[f"layer_chi_square_{gap}_own"])
+        ]
     return shared(x, out, list(x["kl_stale"]))
+
+
+def budget(x: float) -> float:
+    """S10: `e^x − 1 − x`."""
+    return math.exp(x) - 1 - x if x < math.inf else math.inf
+
+
+def deviating(deviation: float, square: float) -> float:
+    """`sd·√square`, infinite where the square is."""
+    return math.inf if square == math.inf else deviation * math.sqrt(square)
 
 
 def penalties(x: dict) -> dict[str, np.ndarray]:
@@ -243,6 +263,7 @@ FRESH = (
     "log_sum",
     "log_sum_advantage",
     "weighted",
+    "chi_square",
 )
 
 
@@ -259,6 +280,12 @@ def certificates(x: dict) -> dict[str, np.ndarray | float]:
         "certificate": seq - best,
         "stage_bound_cached": sum(x["surrogate_cached"]) - last,
         "stage_bound_reused": sum(x["surrogate_reused"]) - last,
+        "stage_bound_chi_square": sum(x["surrogate_cached"])
+        - (
+            deviating(x["layer_return_deviation"][0], budget(x["layer_chi_square_cached"][-1]))
+            if "layer_kl" in x
+            else math.inf
+        ),
         "stage_bound_weighted": jensen(sum(x["surrogate_reused"]) - sum(x["weighted_reused"]), J[0] - floor),
         "stage_bound_stale_paper": sum(x["surrogate_stale"] - p["penalty_stale_paper"]),
     }
@@ -357,6 +384,9 @@ def made_up(form: str, seed: int, n: int = 3) -> dict:
         for name in ("layer_kl", "layer_kl_stale", "layer_tv", "layer_shift", "layer_share", "layer_span"):
             x[name] = some(n, T)
         x["layer_advantage_span"] = some(n, T)
+        for name in ("return_deviation", "chi_square", "chi_square_reused", "chi_square_reused_own", "chi_square_cached",
+                     "chi_square_cached_own"):  # fmt: skip
+            x[f"layer_{name}"] = some(n, high=1.0 + seed % 3)
         x["layer_speaks"] = np.array([[True, False, True], [False, True, True], [True, True, False]])[:n, :T]
         if seed % 2:
             x["layer_kl"] = x["layer_kl"] * 4
@@ -366,6 +396,8 @@ def made_up(form: str, seed: int, n: int = 3) -> dict:
         x["kl"][0] = x["kl_stale"][0] = x["share"][1] = 0.0
         if form == "episodic":
             x["layer_kl"][1, 1] = x["layer_kl_stale"][2, 0] = math.inf
+            x["layer_chi_square"][1] = x["layer_chi_square_cached"][1] = x["layer_chi_square_reused_own"][2] = math.inf
+            x["layer_chi_square"][2] = x["layer_return_deviation"][1] = 0.0
             x["layer_kl"][0] = x["layer_kl_stale"][0] = x["layer_share"][1, 1] = x["layer_span"][1, 2] = 0.0
     return x
 

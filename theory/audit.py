@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -22,6 +23,7 @@ from teamtr_jax.exact import EXACT_STATES, exact_checks, verdict
 from teamtr_jax.files import output_folder, read_json, replacing, seal
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage
+from teamtr_jax.validation import unchecked
 from theory.families import Family, take
 from theory.ledger import Row
 
@@ -173,8 +175,13 @@ _own: dict[Any, Any] = {}
 
 
 def _verdicts(claims: tuple[Claim, ...], stages: Stage, single: bool, few: bool) -> Any:
-    """The verdicts on stages of one shape. The program of built-in claims is kept for other processes, a reader's in this one."""
+    """The verdicts on stages of one shape. The program of built-in claims is kept for other processes, a reader's in this one.
+
+    No built-in claim asks what agents see: a team with tied rows is judged by the program of a free one with these rows (U4).
+    """
     if all(BUILT_IN.get(claim.id) == claim for claim in claims):
+        with unchecked():
+            stages = replace(stages, team=replace(stages.team, observation=None))
         function, ids = _single_verdicts if single else _batch_verdicts, tuple(claim.id for claim in claims)
         return jax.block_until_ready(programs.run(function, stages, static=(ids,), quick=few))
     leaves, structure = jax.tree.flatten(stages)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.exact.checks import Pairs, exact_checks
 from teamtr_jax.exact.numbers import verdict
+from teamtr_jax.teams.garnet import tied_rows
 from teamtr_jax.types import Stage, Team
 from theory.families import take
 
@@ -36,6 +37,7 @@ class World(NamedTuple):
     early: bool = False  #: whether an episode may end at any step
     stationary: bool = True  #: whether every step has the same kernel
     bits: int = 8
+    observations: int | None = None  #: labels of an agent, drawn at random; its rows are tied (U4)
 
 
 WORLDS: tuple[World, ...] = (
@@ -45,6 +47,9 @@ WORLDS: tuple[World, ...] = (
     World("episodic", 3, (3,), 3, 4),
     World("episodic, early ends", 3, (2,), 4, 6, early=True),
     World("episodic product, early ends", 2, (2, 2), 2, 3, early=True, stationary=False),
+    World("turn-taking, tied", 6, (2,), 3, observations=2),
+    World("product, tied", 3, (2, 3), 2, observations=2),
+    World("episodic, tied", 3, (2,), 3, 4, observations=2),
 )
 
 
@@ -104,13 +109,18 @@ def draw(world: World, rng: np.random.Generator, batch: int) -> Stage:
         current, target = (np.stack(side, 1) for side in zip(*tables, strict=True))
     else:
         current, target = pair(joint)
+    seen = None
+    if world.observations is not None:
+        seen = rng.integers(0, world.observations, (batch, n, S) if product else (batch, S))
+        current, target = (tied_rows(table, seen, active) for table in (current, target))
     if world.horizon is None:
         discounts = np.asarray(DISCOUNTS)[rng.integers(len(DISCOUNTS), size=batch)]
         dynamics = Dense(jnp.asarray(transition), jnp.asarray(discounts))
     else:
         dynamics = Layered(Dense(jnp.asarray(transition), None), T, stationary=world.stationary)
     factors = world.actions if product else None
-    team = Team(dynamics, jnp.asarray(reward), jnp.asarray(initial), active, n, factors)
+    label = None if seen is None else jnp.asarray(seen)
+    team = Team(dynamics, jnp.asarray(reward), jnp.asarray(initial), active, n, factors, label)
     order = jnp.asarray(rng.permuted(np.tile(np.arange(n), (batch, 1)), axis=1))
     return Stage(team, jnp.asarray(current), jnp.asarray(target), order)
 

@@ -32,7 +32,8 @@ class Family(NamedTuple):
     make: Callable[[np.random.Generator, int], Stage]
     without: tuple[
         str, ...
-    ] = ()  #: claims left out: P3.8 doubles a program, and a swap is a first update of some order
+    ] = ()  #: claims left out: P3.8 doubles a program, and a swap is a first update of some order; of S11 nearly every
+    #: second stage has to be decided exactly, which takes 14 ms of the processor
     chunk: int | None = None  #: stages made and judged at once, if not as many as the tier says
 
 
@@ -59,7 +60,10 @@ def _random(
     horizon: int | None,
     rng: np.random.Generator,
     batch: int,
+    *,
+    tied: bool = False,
 ) -> Stage:
+    """`tied`: each agent sees one of 1 … S/2 labels (episodic: of as many as contexts, at whatever step), not the state."""
     live = rng.integers(2, states + 1, batch)
     return random_stages(
         rng, batch, states, actions, agents,
@@ -67,6 +71,7 @@ def _random(
         branching=rng.integers(1, live + 1), step=_steps(rng, batch),
         concentration=10.0 ** rng.uniform(-1, 1, batch), live_states=live,
         live_agents=rng.integers(1, agents + 1, batch), sparse_reward=rng.random(batch) < 0.3,
+        observations=rng.integers(1, (states if horizon else states // 2) + 1, batch) if tied else None,
     )  # fmt: skip
 
 
@@ -153,17 +158,27 @@ def sharp_episodic(rng: np.random.Generator, batch: int, horizon: int = 6, agent
 
 LAW = "1−γ log-uniform [1e-3, 1] or (1 in 50) γ = 0; step log-uniform [1e-6, 1] or (1 in 50) 0"
 FAMILIES: tuple[Family, ...] = (
-    Family("small", f"S uniform 2…6, A = 2, n uniform 1…3; {LAW}", 0.45, partial(_random, 6, 2, 3, None)),
-    Family("middle", f"S uniform 2…12, A = 3, n uniform 1…6; {LAW}", 0.30, partial(_random, 12, 3, 6, None), ("P3.8",)),
+    Family("small", f"S uniform 2…6, A = 2, n uniform 1…3; {LAW}", 0.40, partial(_random, 6, 2, 3, None), ("S11",)),
     Family(
-        "large", f"S uniform 2…16, A = 4, n uniform 1…16; {LAW}", 0.05, partial(_random, 16, 4, 16, None), ("P3.8",)
+        "middle",
+        f"S uniform 2…12, A = 3, n uniform 1…6; {LAW}",
+        0.25,
+        partial(_random, 12, 3, 6, None),
+        ("P3.8", "S11"),
+    ),
+    Family(
+        "large",
+        f"S uniform 2…16, A = 4, n uniform 1…16; {LAW}",
+        0.05,
+        partial(_random, 16, 4, 16, None),
+        ("P3.8", "S11"),
     ),
     Family(
         "product",
         f"S uniform 2…4, factors 2×3×2, n = 3; {LAW}",
-        0.143,
+        0.093,
         partial(_random, 4, (2, 3, 2), 3, None),
-        ("P3.8",),
+        ("P3.8", "S11"),
     ),
     Family(
         "episodic",
@@ -172,10 +187,31 @@ FAMILIES: tuple[Family, ...] = (
         partial(_random, 3, 2, 4, 6),
     ),
     Family(
+        "tied",
+        "as small; an agent sees one of 1…3 labels (U4)",
+        0.05,
+        partial(_random, 6, 2, 3, None, tied=True),
+        ("S11",),
+    ),
+    Family(
+        "tied product",
+        "as product; each agent sees one of 1…2 labels of its own",
+        0.05,
+        partial(_random, 4, (2, 3, 2), 3, None, tied=True),
+        ("P3.8", "S11"),
+    ),
+    Family(
+        "tied episodic",
+        "as episodic; an agent sees one of 1…3 labels, and neither the step nor what went before",
+        0.05,
+        partial(_random, 3, 2, 4, 6, tied=True),
+    ),
+    Family(
         "corners", "S = 6, A = 2: fork, branch, parting; γ uniform or log-uniform [1e-4, 1)", 0.005, sharp_discounted
     ),
     Family("episodic corners", "X = 3, A = 2, T = 6: a branch opened", 0.002, sharp_episodic),
-    Family("networks", networks.SIZES, 0.01, networks.make, ("P3.8",), networks.BATCH),
+    Family("networks", networks.SIZES, 0.01, networks.make, ("P3.8", "S11"), networks.BATCH),
 )
 """In random families every state has 1…S successors (uniform), rows are Dirichlet with a concentration log-uniform on [0.1, 10],
-rewards uniform or, in three of ten, 1 for one action in eight. A product team's agents all act, whatever n is drawn."""
+rewards uniform or, in three of ten, 1 for one action in eight. A product team's agents all act, whatever n is drawn. In tied
+families labels are drawn at random for each state: random Dec-POMDPs."""

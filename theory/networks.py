@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # a second to import, which most processes of a run need not
     from teamtr_jax.llm.layout import Layout, Vocabulary
     from teamtr_jax.llm.model import LanguageTeam
 
-__all__ = ["SIZES", "BATCH", "PRESETS", "make", "preset_stage", "message_chain_rule"]
+__all__ = ["SIZES", "BATCH", "PRESETS", "layouts", "worlds", "noise", "make", "preset_stage", "message_chain_rule"]
 
 AGENTS, HORIZON = 2, 4
 BATCH = 200
@@ -41,7 +41,7 @@ SIZES = (
 )
 
 
-def _layouts() -> list[tuple[Layout, tuple[str, ...]]]:
+def layouts() -> list[tuple[Layout, tuple[str, ...]]]:
     from teamtr_jax.llm.layout import Layout, Vocabulary, random_router, round_robin
 
     def vocabulary(ends: bool) -> Vocabulary:
@@ -61,13 +61,13 @@ def _widened(x: Array, shape: tuple[int, ...], fill: int) -> NDArray[Any]:
 
 
 @cache
-def _worlds() -> Enumeration:
+def worlds() -> Enumeration:
     """The four teams as one pytree with a leading axis. The reward of a leaf is the number of its transcript."""
     from teamtr_jax.llm.enumeration import enumerate_world
     from teamtr_jax.llm.model import LanguageTeam, ModelConfig
 
     worlds, model = [], ModelConfig(width=8, layers=1, heads=1)
-    for layout, prompts in _layouts():
+    for layout, prompts in layouts():
         weights = np.array([0.6, 0.4][: len(prompts)]) if len(prompts) > 1 else None
         team = LanguageTeam(layout, (model,) * AGENTS)
         worlds.append(enumerate_world(team, prompts, lambda tokens: np.arange(len(tokens)), weights))
@@ -99,10 +99,11 @@ def _worlds() -> Enumeration:
 def _shapes() -> Any:
     from teamtr_jax.llm.model import init_team
 
-    return jax.eval_shape(lambda: init_team(_worlds().language, jax.random.key(0)))
+    language = worlds().language  # made outside the trace
+    return jax.eval_shape(lambda: init_team(language, jax.random.key(0)))
 
 
-def _noise(rng: np.random.Generator, batch: int, start: bool) -> Any:
+def noise(rng: np.random.Generator, batch: int, start: bool) -> Any:
     """Normal numbers of the size of initial parameters; if `start`, with scales of 1, as a network has them at first."""
 
     def leaf(path: Any, x: Any) -> NDArray[np.float32]:
@@ -156,16 +157,16 @@ def make(rng: np.random.Generator, batch: int = BATCH) -> Stage:
     order = np.stack([rng.permutation(AGENTS) for _ in range(batch)])
     rewards = rng.random((batch, 2**HORIZON))
     rewards = np.where(rng.random((batch, 1)) < 0.5, rewards, rewards < 0.4).astype(float)
-    which, kind = (rng.integers(k, size=batch) for k in (len(_layouts()), 3))
+    which, kind = (rng.integers(k, size=batch) for k in (len(layouts()), 3))
     rate = 10.0 ** rng.uniform(-3, 1, batch)
     moves = np.zeros((batch, WARM + AGENTS + 1, 2, AGENTS))  # the last moves nothing: it reads the policy
     moves[kind == 2, :WARM, 0] = 4.0
     for k in range(AGENTS):
         moves[np.arange(batch), WARM + k, 0, order[:, k]] = np.where(kind > 0, rate, 0.0)
     moves[np.arange(batch), WARM, 1, order[:, 0]] = np.where(kind == 0, 0.3 * rate, 0.0)
-    noise = (_noise(rng, batch, start) for start in (True, False))
+    drawn = (noise(rng, batch, start) for start in (True, False))
     return programs.run(
-        _stages, _worlds(), *noise, which, moves, rewards, order
+        _stages, worlds(), *drawn, which, moves, rewards, order
     )  # training is float32: others would come out
 
 

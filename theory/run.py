@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,6 +87,16 @@ def _gymnasium_stage(environment: str, agents: int) -> Stage:
     return improvement_stage(team, jax.numpy.full((states, actions), 1 / actions), 0.01, range(agents))
 
 
+def _tied_stage(environment: str, agents: int, labels: int) -> Stage:
+    """As `_gymnasium_stage`, where an agent sees the number of its state modulo `labels`: of FrozenLake and 4 the column (U4)."""
+    team = gymnasium_team(environment, agents, drop_time_limit=True)
+    states, actions = team.reward.shape
+    seen = (jax.numpy.arange(states) // agents) % labels
+    return improvement_stage(
+        replace(team, observation=seen), jax.numpy.full((states, actions), 1 / actions), 0.01, range(agents)
+    )
+
+
 def _singles(tier: Tier) -> tuple[Single, ...]:
     """Gymnasium teams and enumerated networks.
 
@@ -94,6 +104,7 @@ def _singles(tier: Tier) -> tuple[Single, ...]:
     """
     return (
         *(Single(f"{env} × {n}", partial(_gymnasium_stage, env, n)) for env, n in tier.gym),
+        *(Single(f"{env} × {n}, {k} seen", partial(_tied_stage, env, n, k)) for env, n, k in tier.tied),
         *(Single(name, partial(networks.preset_stage, name), ("P3.8", "T1")) for name in tier.presets),
     )
 

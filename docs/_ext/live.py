@@ -280,7 +280,7 @@ def where_page(root: Path = ROOT) -> str:
     about = (
         "# What is where\n\nEvery statement that the project checks: what it says, the line that is tested, "
         "the code that checks it, a test that would\nnotice a wrong constant, the figure that shows it (none is drawn for some). "
-        "The id leads to the proof. In full, with what is not built yet:\n"
+        "The id leads to the proof. In full:\n"
         "[statements](../theory/derivations/statements.md). Code that belongs to no statement: [map of the code](code.md). "
         "Machine-checked\nproofs are not in this repository yet. This page is made by `python docs/_ext/live.py` from "
         "the records of the claims, the\nstatements and the ledger."

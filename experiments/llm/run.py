@@ -142,7 +142,7 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
         "regression_rule": "an update after which the mean reward on the probes is lower: one-sided sign test at level 0.01",
         "compilations": COMPILATIONS.count - compilations,
         "compilations_after_first_stage": compiled[-1] - compiled[0] if compiled else 0,
-        "parameters": parameter_count(state.params) // setup.team.agents,
+        "parameters": parameter_count(state.params) // setup.team.who.sets,
         "warm_start": warm,
         "seed": settings.seed,
         "method": settings.method,

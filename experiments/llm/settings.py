@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
@@ -16,6 +16,7 @@ from teamtr_jax.llm.model import ModelConfig
 from teamtr_jax.llm.tasks import TASKS
 from teamtr_jax.llm.update_settings import MOST_EPOCHS
 from teamtr_jax.llm.warm_start import WarmStart
+from teamtr_jax.sharing import Updates, sharers_of
 from teamtr_jax.validation import InputError, one_of
 
 __all__ = ["Train", "Eval", "Show", "Compare", "task_of", "task_settings", "TEST_PROMPTS"]
@@ -51,6 +52,10 @@ class Train:
     order: Literal["fixed", "reverse", "random"] = "fixed"
     """Who is updated first."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    sharers: tuple[int, ...] | None = None
+    """For each role the number of its parameters, 0 first: 0 1 0 gives roles 0 and 2 one network. None: each has its own."""
+    updates: Updates = "sequential"
+    """Of sharers: one update for each in turn, or a joint one from the messages of all."""
     stages: int = 12
     """Stages of training: every agent is updated once in each."""
     prompts: int = 128
@@ -86,6 +91,9 @@ class Train:
         made(self, WarmStart, "warm")
         one_of("method", self.method, list(METHODS))
         one_of("order", self.order, list(ORDERS))
+        one_of("updates", self.updates, get_args(Updates))
+        if self.sharers is not None:
+            object.__setattr__(self, "sharers", sharers_of("sharers", self.sharers))
         whole(self, 1, "stages", high=MOST_STAGES)
         whole(self, 1, "prompts", high=MOST_ROLLOUTS)
         whole(self, 2, "group", high=MOST_ROLLOUTS)

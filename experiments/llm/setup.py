@@ -23,6 +23,7 @@ from teamtr_jax.llm.sizes import require_room
 from teamtr_jax.llm.tasks import Problem, Task, draw
 from teamtr_jax.llm.warm_start import require_room_to_start, warm_start
 from teamtr_jax.records import dump
+from teamtr_jax.sharing import Sharing
 from teamtr_jax.validation import InputError
 
 __all__ = ["Setup", "set_up", "begins", "describe", "start_of", "held_out_problems"]
@@ -44,7 +45,8 @@ def set_up(settings: Train) -> Setup:
       InputError: names what does not fit.
     """
     method, task = METHODS[settings.method], task_of(settings.task, settings.difficulty or ())
-    team = team_for(task, settings.model, method.lone, settings.temperature)
+    sharing = None if settings.sharers is None else Sharing(settings.sharers, settings.updates)
+    team = team_for(task, settings.model, method.lone, settings.temperature, sharing)
     chosen = {name: getattr(settings, name) for name in ("delta", "learning_rate", "epochs")}
     update = replace(method.settings, **chosen)
     rows = settings.prompts * settings.group

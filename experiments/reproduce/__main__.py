@@ -27,6 +27,8 @@ from experiments.reproduce.questions.replacement import REPLACEMENT
 from experiments.reproduce.questions.scaling import GAPS, SCALING
 from experiments.reproduce.questions.shifts import SHIFTS
 from experiments.reproduce.questions.teams import TEAMS
+from experiments.reproduce.questions.tied import TIED
+from experiments.reproduce.questions.tied_tables import TIED_TABLES
 from experiments.reproduce.questions.weights import WEIGHTS
 from experiments.reproduce.report import build, data_file, places
 from teamtr_jax.files import output_folder
@@ -47,6 +49,8 @@ QUESTIONS: tuple[Question, ...] = (
     REPLACEMENT,
     COST,
     TEAMS,
+    TIED_TABLES,
+    TIED,
 )
 
 

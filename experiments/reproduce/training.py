@@ -16,7 +16,7 @@ from experiments.llm.measure import converse
 from experiments.networks import Training, backend_of, team_for, train_stage, training_of
 from experiments.reproduce.tasks import task_named
 from experiments.reproduce.watch import MonitorWatch, rank_shifts
-from teamtr_jax.llm.backend import TokenLogger
+from teamtr_jax.llm.backend import LanguageSampling, TokenLogger
 from teamtr_jax.llm.enumeration import (
     Enumeration,
     chain_policies,
@@ -31,7 +31,8 @@ from teamtr_jax.llm.tasks import Problem, draw, is_held_out
 from teamtr_jax.llm.update import TrainState, init_train_state
 from teamtr_jax.llm.update_settings import UpdateSettings
 from teamtr_jax.llm.warm_start import WarmStart, warm_start
-from teamtr_jax.schedules import certificate_driven
+from teamtr_jax.sampled import prompts_per_set
+from teamtr_jax.schedules import certificate_driven, single
 from teamtr_jax.types import UpdateRecord
 from teamtr_jax.validation import InputError
 from teamtr_jax.values import objective
@@ -73,6 +74,10 @@ class Way:
     same_sets: bool = False  #: sets of rollouts as large as those of a schedule that collects one for each update
     monitor: str = "exact"
     measured: float = 1.0  #: share of the rollouts that are scored after an update
+    window: int = (
+        0  #: > 0: agents see the prompt and so many last positions, their own header included; 0: all of the transcript
+    )
+    shared: bool = False  #: one network takes every turn, and every update of a stage is its
 
 
 class Ground(NamedTuple):
@@ -89,11 +94,11 @@ def is_exact(task: str) -> bool:
 
 
 @cache
-def ground(task: str, lone: bool) -> Ground:
+def ground(task: str, lone: bool, window: int = 0) -> Ground:
     """The team, or its one agent that takes every turn, and what it is measured on."""
     made = task_named(task)
     exact = is_exact(task)
-    team = team_for(made, SMALL if exact else LARGER, lone)
+    team = team_for(made, replace(SMALL if exact else LARGER, window=window), lone)
     rng = np.random.default_rng(0)
     if not exact:
         return Ground(team, None, draw(made, rng, TEST, held_out=True))
@@ -104,13 +109,13 @@ def ground(task: str, lone: bool) -> Ground:
 
 
 @lru_cache(maxsize=64)
-def start_of(task: str, lone: bool, seed: int, low: float | None, member: int = 0) -> Params:
+def start_of(task: str, lone: bool, seed: int, low: float | None, member: int = 0, window: int = 0) -> Params:
     """Random networks, or networks after a supervised start that ends at a mean reward of `low` to `low + BAND`.
 
     Args:
       member: of several starts for one seed.
     """
-    team = ground(task, lone).team
+    team = ground(task, lone, window).team
     params = init_team(team, jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), member))
     if low is None:
         return params
@@ -165,6 +170,8 @@ class Run:
             ["same"] * way.same_sets
             + [way.monitor] * (way.monitor != "exact")
             + [f"{way.measured:g}"] * (way.measured < 1)
+            + [f"window{way.window}"] * (way.window > 0)
+            + ["shared"] * way.shared
         )
         name = "-".join([way.method, way.order, f"{way.learning_rate:g}", f"{way.delta:g}", *more])
         return f"{self.task.replace(' ', '-')}/{self.start}-{self.stages}x{self.rollouts}/{name}/{self.seed}.json"
@@ -172,9 +179,9 @@ class Run:
     def work(self) -> dict[str, Any]:
         """The columns, one entry for each update, and the value of the team before the first stage and after each."""
         lone = method_of(self.way).lone
-        state = init_train_state(
-            ground(self.task, lone).team, start_of(self.task, lone, self.seed, self.start), settings_of(self)
-        )
+        team = ground(self.task, lone, self.way.window).team
+        start = start_of(self.task, lone, self.seed, self.start, window=self.way.window)
+        state = init_train_state(team, start, settings_of(self))
         columns: dict[str, list[float]] = {}
         values: list[float] = []
         if not is_exact(self.task):
@@ -199,6 +206,8 @@ def method_of(way: Way) -> Method:
     name, _, tolerance = way.method.partition("@")
     method = METHODS[name]
     schedule = certificate_driven(float(tolerance), None) if tolerance else method.schedule
+    if way.shared:
+        method = method._replace(lone=True, order=single(0))
     return method._replace(schedule=schedule._replace(draws=lambda n: n) if way.same_sets else schedule)
 
 
@@ -212,8 +221,12 @@ def settings_of(run: Run) -> UpdateSettings:
 def set_up(run: Run) -> Training:
     """The team of a run and how it is trained."""
     method, task = method_of(run.way), task_named(run.task)
-    team = ground(run.task, method.lone).team
-    return training_of(task, team, method, settings_of(run), run.rollouts, run.group, run.way.order)
+    team = ground(run.task, method.lone, run.way.window).team
+    training = training_of(task, team, method, settings_of(run), run.rollouts, run.group, run.way.order)
+    if not run.way.shared:
+        return training
+    prompts = prompts_per_set(training.budget, method.schedule, len(task.roles), run.group)
+    return replace(training, sampling=LanguageSampling(prompts, run.group))
 
 
 def _known(record: UpdateRecord) -> dict[str, Any]:
@@ -227,12 +240,14 @@ def _known(record: UpdateRecord) -> dict[str, Any]:
 def stages_of(run: Run, state: TrainState) -> Iterator[tuple[list[UpdateRecord], TrainState, float]]:
     """The records of each stage, the state after it, and how long it took: rollouts and updates, without audits."""
     training = set_up(run)
-    world = ground(run.task, training.method.lone).world
+    world = ground(run.task, training.method.lone, run.way.window).world
     watch = MonitorWatch(run.way.delta, run.seed) if "monitor" in run.watch else None
     log = None if watch is None else TokenLogger(watch)
     spent = [0.0]
     audit = None if world is None else _timed(_audit(world, run, watch), spent)
     backend = backend_of(training, audit=audit, log=log)
+    if run.way.shared:
+        backend = backend._replace(agents=len(training.task.roles))
     root = jax.random.key(run.seed)
     for stage in range(run.stages):
         if log is not None:

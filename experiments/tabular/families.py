@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +15,12 @@ from numpy.typing import NDArray
 from teamtr_jax.teams import gymnasium_team, handover_team, random_stages, relay_stage
 from teamtr_jax.types import Team
 from teamtr_jax.values import optimal_values
+from theory.constructions.tied import DriftSizes, drift_teams
 
 __all__ = ["Family", "FAMILIES", "family", "garnet"]
+
+OBSERVATIONS = 4
+"""Labels of an agent of `garnet-tied`."""
 
 
 class Family(NamedTuple):
@@ -91,11 +96,30 @@ def _handover(instances: int, seed: int, agents: int = 3) -> Family:
     return _made("handover", _repeated(team, instances), policy, agents=agents, stations=3, discount=0.9, seed=seed)
 
 
+def _drift(instances: int, seed: int, labels: int = 1) -> Family:
+    """Drift teams (theory/constructions/tied.py): six agents with tied rows, episodic. `J*` is that of a team that sees all."""
+    team, policy = drift_teams(np.random.default_rng(seed), instances, labels)
+    about = {"agents": team.agents, "positions": DriftSizes().positions, "observations": labels, "seed": seed}
+    return _made("drift" if labels == 1 else "drift-apart", team, policy, **about)
+
+
+def _garnet_tied(instances: int, seed: int, agents: int = 3) -> Family:
+    """As `garnet`, where an agent sees one of four labels, drawn for each state. `J*` is that of a team that sees all."""
+    stages = random_stages(
+        np.random.default_rng(seed), instances, 32, 4, agents, 0.9, branching=3, observations=OBSERVATIONS
+    )
+    about = {"agents": agents, "states": 32, "actions": 4, "discount": 0.9, "observations": OBSERVATIONS, "seed": seed}
+    return _made("garnet-tied", stages.team, stages.current, **about)
+
+
 FAMILIES: dict[str, Callable[[int, int], Family]] = {
     "garnet": garnet,
     "frozenlake": _frozenlake,
     "relay": _relay,
     "handover": _handover,
+    "drift": _drift,
+    "drift-apart": partial(_drift, labels=DriftSizes().positions),
+    "garnet-tied": _garnet_tied,
 }
 
 

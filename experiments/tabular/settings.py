@@ -25,7 +25,8 @@ class TabularSettings:
     out: Path = Path("results/tabular")
     """Folder of records and figures; an interrupted run goes on from there."""
     families: tuple[str, ...] | None = None
-    """Among garnet, frozenlake, relay, handover; None: each study's usual ones. Those of scaling and importance are fixed."""
+    """Among garnet, frozenlake, relay, handover, drift, drift-apart, garnet-tied; None: each study's usual ones. Those of scaling
+    and importance are fixed."""
     instances: int = 20
     """Teams (or start policies) of a family, trained side by side."""
     stages: int = 10

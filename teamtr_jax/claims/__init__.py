@@ -24,6 +24,9 @@ from teamtr_jax.claims import (
     s7b,
     s7c,
     s9,
+    s10,
+    s11,
+    s12,
     t0,
     t1,
     t2,
@@ -36,7 +39,7 @@ STAGE_CLAIMS: tuple[Claim, ...] = tuple(
     module.CLAIM
     for module in (
         *(t0, t1, t2, p3_1, p3_3, p3_4, p3_6, p3_7, p3_8, p3_9),
-        *(s0, s1, s2, s3, s4, s5, s6, s7, s7b, s7c, s9, e1),
+        *(s0, s1, s2, s3, s4, s5, s6, s7, s7b, s7c, s9, s10, s11, s12, e1),
     )
 )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float, Int
 
 from teamtr_jax.dynamics._check import (
@@ -83,6 +83,20 @@ class Dense(Table):
         check_states(self.sizes, v=v)
         best = jnp.where(self.transition > 0, v, -jnp.inf).max(-1)
         return jnp.where(jnp.isfinite(best), best, 0.0)
+
+    def variance(self, v: Float[Array, " S"]) -> Float[Array, "S A"]:
+        """`Σ_{s'} P(s'|s,a) (v(s') − E[v | s,a])²`."""
+        return (self.transition * (v - self.backward(v)[..., None]) ** 2).sum(-1)
+
+    def greatest_sum(self, policy: Float[Array, "S A"], x: Float[Array, "k S"]) -> Float[Array, "k S"]:
+        """`T` sweeps over the pairs of states that follow each other with positive probability."""
+        check_policy(self.sizes, policy, self.batch)
+        follows = ((policy > 0)[..., None] & (self.transition > 0)).any(1)
+
+        def sweep(_: Any, v: Array) -> Array:
+            return x + jnp.where(follows, v[:, None, :], 0.0).max(-1)
+
+        return lax.fori_loop(0, self.horizon, sweep, jnp.zeros_like(x))
 
     def draw(
         self, state: Int[Array, "*batch"], action: Int[Array, "*batch"], uniform: Float[Array, "*batch"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +94,26 @@ class Layered(World):
         check_states(self.sizes, v=v)
         out = self._layers(lambda kernel, w: kernel.greatest(w), self._next(v))
         return out.reshape(-1, out.shape[-1])
+
+    def variance(self, v: Float[Array, " S"]) -> Float[Array, "S A"]:
+        """`Var[v_{t+1}(x') | x, a]`, zero after the last step."""
+        check_states(self.sizes, v=v)
+        out = self._layers(lambda kernel, w: kernel.variance(w), self._next(v))
+        return out.reshape(-1, out.shape[-1])
+
+    def greatest_sum(self, policy: Float[Array, "S A"], x: Float[Array, "k S"]) -> Float[Array, "k S"]:
+        """`v_t = x_t + max v_{t+1}` over the support, from the last step to the first."""
+        check_policy(self.sizes, policy, self.batch)
+
+        def step(v: Array, xs: tuple[Array, Array, Any]) -> tuple[Array, Array]:
+            now, rows, sliced = xs
+            kernel: Any = self.kernel if self.stationary else sliced
+            v = now + jnp.where(rows > 0, jax.vmap(kernel.greatest)(v), 0.0).max(-1)
+            return v, v
+
+        steps = x.reshape(len(x), self.horizon, -1).swapaxes(0, 1)
+        xs = steps, self._split(policy), None if self.stationary else self.kernel
+        return lax.scan(step, jnp.zeros_like(steps[0]), xs, reverse=True)[1].swapaxes(0, 1).reshape(x.shape)
 
     def draw(
         self, state: Int[Array, "*batch"], action: Int[Array, "*batch"], uniform: Float[Array, "*batch"]

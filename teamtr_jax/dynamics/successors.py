@@ -94,6 +94,10 @@ class Successors(Table):
         best = jnp.where(self.prob > 0, v[self.index], -jnp.inf).max(-1)
         return jnp.where(jnp.isfinite(best), best, 0.0)
 
+    def variance(self, v: Float[Array, " S"]) -> Float[Array, "S A"]:
+        """`Σ_k prob (v(index) − E[v | s,a])²`."""
+        return (self.prob * (v[self.index] - self.backward(v)[..., None]) ** 2).sum(-1)
+
     def draw(
         self, state: Int[Array, "*batch"], action: Int[Array, "*batch"], uniform: Float[Array, "*batch"]
     ) -> Int[Array, "*batch"]:

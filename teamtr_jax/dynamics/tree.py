@@ -91,6 +91,22 @@ class Tree(World):
         check_states(self.sizes, v=v)
         return self._children(v)
 
+    def variance(self, v: Float[Array, " S"]) -> Float[Array, "S A"]:
+        """Zero: a child is the only successor."""
+        check_states(self.sizes, v=v)
+        return jnp.zeros(self.sizes, v.dtype)
+
+    def greatest_sum(self, policy: Float[Array, "S A"], x: Float[Array, "k S"]) -> Float[Array, "k S"]:
+        """Level by level."""
+        check_policy(self.sizes, policy)
+        below, out = jnp.zeros((len(x), self.branching**self.horizon), x.dtype), []
+        for t in reversed(range(self.horizon)):
+            level = self.level(t)
+            best = jnp.where(policy[level] > 0, below.reshape(len(x), -1, self.branching), 0.0).max(-1)
+            below = x[:, level] + best
+            out.append(below)
+        return jnp.concatenate(out[::-1], -1)
+
     def draw(
         self, state: Int[Array, "*batch"], action: Int[Array, "*batch"], uniform: Float[Array, "*batch"]
     ) -> Int[Array, "*batch"]:

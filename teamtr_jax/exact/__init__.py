@@ -1,7 +1,8 @@
 """Every statement once more in exact arithmetic: rationals for what is linear, balls of 256 bits for logarithms and roots.
 
 An oracle that shares names with the float core and no formula. It lies here, beside the claims and not in `theory/`, because
-`teamtr check` decides small teams by it. One way down: numbers ← stage ← solved ← rungs ← checks.
+`teamtr check` decides small teams by it. One way down: numbers ← stage ← solved ← mismatch, rungs ← cube ←
+checks.
 """
 
 from teamtr_jax.exact.checks import CHECKS, EXACT_STATES, EXACT_WORK, Pairs, decide, exact_checks, exact_pairs

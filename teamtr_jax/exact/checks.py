@@ -12,8 +12,10 @@ import numpy as np
 from flint import arb, fmpq
 from numpy.typing import NDArray
 
+from teamtr_jax.exact.cube import cube_checks
+from teamtr_jax.exact.mismatch import three_policies
 from teamtr_jax.exact.numbers import ZERO, Number, Pair, before, comparable, precisely, root, times, total, verdict
-from teamtr_jax.exact.rungs import RUNGS, first_order, least, pairs, paper, path_shift, reused_log_sum
+from teamtr_jax.exact.rungs import RUNGS, first_order, least, pairs, paper, path_shift, reused_log_sum, stage_chi_square
 from teamtr_jax.exact.solved import Solved
 from teamtr_jax.exact.stage import exact_stage
 from teamtr_jax.types import Stage
@@ -205,6 +207,18 @@ def _s9(x: Solved) -> dict[str, list[Pair]]:
     }
 
 
+def _s10(x: Solved) -> dict[str, list[Pair]]:
+    if x.horizon is None:
+        return {}
+    return {
+        "fresh": pairs(x, "penalty_chi_square"),
+        "cached": pairs(x, "penalty_cached_chi_square"),
+        "reused": pairs(x, "penalty_reused_chi_square"),
+        "stage, cached": [(abs(sum(x.gap_cached, ZERO)), stage_chi_square(x, x.path_chi_square_cached))],
+        "stage, reused": [(abs(sum(x.gap_reused, ZERO)), stage_chi_square(x, x.path_chi_square_reused))],
+    }
+
+
 def _e1(x: Solved) -> dict[str, list[Pair]]:
     return {} if x.horizon is None else {"": pairs(x, "penalty_layers")}
 
@@ -212,7 +226,8 @@ def _e1(x: Solved) -> dict[str, list[Pair]]:
 CHECKS: dict[str, Callable[[Solved], dict[str, list[Pair]]]] = {
     "T0": _t0, "T1": _t1, "T2": _t2, "P3.1": _p3_1, "P3.3": _p3_3, "P3.4": _p3_4, "P3.6": _p3_6, "P3.7": _p3_7,
     "P3.8": _p3_8, "P3.9": _p3_9, "S0": _s0, "S1": _s1, "S2": _s2, "S3": _s3, "S4": _s4, "S5": _s5, "S6": _s6, "S7": _s7,
-    "S7b": _s7b, "S7c": _s7c, "S9": _s9, "E1": _e1,
+    "S7b": _s7b, "S7c": _s7c, "S9": _s9, "S10": _s10, "S11": cube_checks,
+    "S12": three_policies, "E1": _e1,
 }  # fmt: skip
 """Per claim: `{check name: (measured, bound) of each instance}`, in the order of the float checks."""
 

@@ -26,7 +26,8 @@ from teamtr_jax.exact.numbers import (
 )
 from teamtr_jax.exact.solved import Solved
 
-__all__ = ["RUNGS", "first_order", "least", "paper", "pairs", "path_shift", "reused_log_sum"]
+__all__ = ["RUNGS", "first_order", "least", "paper", "pairs", "path_shift", "reused_log_sum",
+           "stage_chi_square"]  # fmt: skip
 
 
 def first_order(x: Solved, a_max: fmpq, kls: Sequence[Number], layers: Sequence[Sequence[Number]]) -> Number:
@@ -167,6 +168,54 @@ def _weighted(x: Solved, i: int) -> Number:
     return larger(x.weighted_floor[i], x.weighted_ceiling[i])
 
 
+def _deviating(x: Solved, base: int, square: Number) -> Number:
+    """`sd(R)·√(square)` under `π̂^base`; ∞ where an action is taken up, whatever the deviation, and for a discounted team."""
+    return None if square is None or x.horizon is None else times(root(x.return_variance(base)), root(square))
+
+
+def _excess(x: Number) -> Number:
+    """`e^x − 1 − x`; below 1/16 by its series, for a ball has no digits left beyond those that cancel; ∞ from a million on."""
+    if x is None or not x:
+        return x
+    if x > 10**6:
+        return None
+    if x >= fmpq(1, 16):
+        return arb(x).exp() - 1 - x
+    terms, term = arb(0), arb(x) * x / 2
+    for k in range(3, 64):
+        terms, term = terms + term, term * x / k
+    return terms + arb(term, term)  # what is left out is positive and less than twice the next term
+
+
+def _chi_square(x: Solved, i: int) -> Number:
+    return _deviating(x, i, _excess(x.path_chi_square[i]))
+
+
+def _chi_square_of_stage(x: Solved, through: Sequence[Number], own: Number, i: int) -> Number:
+    """`G(a + b) − G(a) = e^a G(b) + b(a + G(a))`."""
+    earlier = through[i - 1] if i else ZERO
+    if earlier is None or own is None:
+        return None
+    if not own and x.horizon is not None:
+        return ZERO
+    before, added = _excess(earlier), _excess(own)
+    square = None if before is None or added is None else arb(earlier).exp() * added + own * (earlier + before)
+    return _deviating(x, 0, square)
+
+
+def _cached_chi_square(x: Solved, i: int) -> Number:
+    return _chi_square_of_stage(x, x.path_chi_square_cached, x.path_chi_square_cached_own[i], i)
+
+
+def _reused_chi_square(x: Solved, i: int) -> Number:
+    return _chi_square_of_stage(x, x.path_chi_square_reused, x.path_chi_square_reused_own[i], i)
+
+
+def stage_chi_square(x: Solved, through: Sequence[Number]) -> Number:
+    """The bound on the signed sum over the stage."""
+    return _deviating(x, 0, _excess(through[-1]))
+
+
 RUNGS: dict[str, tuple[Gap, Callable[[Solved, int], Number]]] = {
     "penalty_trivial": ("fresh", _trivial),
     "penalty_paper": ("fresh", lambda x, i: paper(x, i, [i])),
@@ -178,6 +227,7 @@ RUNGS: dict[str, tuple[Gap, Callable[[Solved, int], Number]]] = {
     "penalty_log_sum": ("fresh", _log_sum),
     "penalty_log_sum_advantage": ("fresh", _log_sum_advantage),
     "penalty_weighted": ("fresh", _weighted),
+    "penalty_chi_square": ("fresh", _chi_square),
     "penalty_stale_trivial": ("stale", _trivial),
     "penalty_stale_paper": ("stale", lambda x, i: paper(x, i, range(i + 1))),
     "penalty_stale_share": ("stale", lambda x, i: _share(x, i, range(i + 1))),
@@ -187,6 +237,8 @@ RUNGS: dict[str, tuple[Gap, Callable[[Solved, int], Number]]] = {
     "penalty_stale_return_range": ("stale", _stale_return_range),
     "penalty_cached_log_sum": ("cached", _cached_log_sum),
     "penalty_reused_log_sum": ("reused", reused_log_sum),
+    "penalty_cached_chi_square": ("cached", _cached_chi_square),
+    "penalty_reused_chi_square": ("reused", _reused_chi_square),
 }
 """`{name: (gap, penalty of update i)}`, the names of `teamtr_jax.bounds.DEFAULT`."""
 

@@ -14,15 +14,15 @@ from typing import Any
 
 from flint import arb, fmpq, fmpq_mat
 
-from teamtr_jax.exact.numbers import ZERO, Number, Row, distance, dot, precisely, spread, times, total
+from teamtr_jax.exact.numbers import ZERO, Number, Row, distance, dot, precisely, running, spread, times, total
 from teamtr_jax.exact.stage import ExactStage
 
-__all__ = ["Solved", "exact_numbers"]
+__all__ = ["Solved", "exact_numbers", "row_kl_terms"]
 
 Flow = tuple[list[tuple[int, fmpq]], fmpq]  # successors with their probability, and the mean reward
 
 
-def _kl_terms(pair: tuple[Row, Row]) -> list[Number]:
+def row_kl_terms(pair: tuple[Row, Row]) -> list[Number]:
     """`k(a)` with `Σ_a k = KL(first ‖ second)`: `q − p + p log(p/q)`, `q` where `p = 0`, ∞ where `q` drops an action."""
     out: list[Number] = []
     for p, q in zip(*pair, strict=True):
@@ -311,7 +311,7 @@ class Solved:
     @cached_property
     def kl_terms(self) -> list[list[list[Number]]]:
         """`k` of the updated agent's own actions, [n][S][own A]; empty where it does not act."""
-        return [[_kl_terms(pair) if pair else [] for pair in row] for row in self.stage.moved]
+        return [[row_kl_terms(pair) if pair else [] for pair in row] for row in self.stage.moved]
 
     @cached_property
     def state_kl(self) -> list[list[Number]]:
@@ -343,7 +343,7 @@ class Solved:
         out = []
         for i, row in enumerate(self.stage.moved):
             half = [
-                total(_kl_terms((pair[0], [(p + q) / 2 for p, q in zip(*pair, strict=True)]))) if pair else ZERO
+                total(row_kl_terms((pair[0], [(p + q) / 2 for p, q in zip(*pair, strict=True)]))) if pair else ZERO
                 for pair in row
             ]
             out.append(times(self._scale(0), self._mean(self.m[0], i, half)))
@@ -439,6 +439,73 @@ class Solved:
             own = [[s for s in layer if moved[s]] for layer in self._layer_states()]
             out.append([max((spread(self.advantage(i, s)) for s in layer), default=ZERO) for layer in own])
         return out
+
+    # --- S10 ---
+
+    def return_variance(self, base: int) -> fmpq:
+        """`E R² − (E R)²` of the episode's return under `π̂^base`, by the recursion of second moments."""
+        policy, v = self.stage.policies[base], self.v(base)
+        second = [ZERO] * len(self.states)
+        for s in reversed(self._by_time):
+            for p, r, arrows in zip(policy[s], self.stage.reward[s], self.arrows[s], strict=True):
+                if p:
+                    ahead = sum((x * v[t] for t, x in arrows), ZERO), sum((x * second[t] for t, x in arrows), ZERO)
+                    second[s] += p * (r * r + 2 * r * ahead[0] + ahead[1])
+        start = self.stage.initial
+        return dot(start, second) - dot(start, v) ** 2
+
+    def _along(self, base: int, per_state: Sequence[Number]) -> Number:
+        """The greatest sum along an episode that has positive probability under `π̂^base`."""
+        policy = self.stage.policies[base]
+        best: list[Number] = [ZERO] * len(self.states)
+        for s in reversed(self._by_time):
+            following = {t for p, arrows in zip(policy[s], self.arrows[s], strict=True) if p for t, _ in arrows}
+            ahead = [best[t] for t in following]
+            best[s] = None if None in ahead else total((per_state[s], max(ahead, default=ZERO)))
+        starts = [x for x, rho in zip(best, self.stage.initial, strict=True) if rho]
+        return None if None in starts else max(starts)
+
+    @staticmethod
+    def _squared(weight: Row, step: Row) -> Number:
+        """`Σ_a step²/weight`."""
+        return total((x * x / p if p else None) for p, x in zip(weight, step, strict=True) if x)
+
+    def _chi_squares(self, base: list[Row], pairs: Iterable[tuple[list[Row], list[Row]]]) -> list[list[Number]]:
+        return [[self._squared(base[s], self._step(s, a, b)) for s in self.states] for a, b in pairs]
+
+    @cached_property
+    def path_chi_square(self) -> list[Number]:
+        policies = self.stage.policies
+        rows = [self._chi_squares(a, [(a, b)])[0] for a, b in pairwise(policies)]
+        return [self._along(i, row) for i, row in enumerate(rows)]
+
+    @cached_property
+    def _cached_rows(self) -> list[list[Number]]:
+        return self._chi_squares(self.stage.policies[0], pairwise(self.stage.policies))
+
+    @cached_property
+    def _reused_rows(self) -> list[list[Number]]:
+        first = self.stage.policies[0]
+        return self._chi_squares(first, [(first, solo) for solo in self.stage.solo])
+
+    @cached_property
+    def path_chi_square_cached(self) -> list[Number]:
+        """Of `χ²(π̂ⁱ‖π̂⁰)`: from the two policies, not from the increments."""
+        first = self.stage.policies[0]
+        rows = self._chi_squares(first, [(first, policy) for policy in self.stage.policies[1:]])
+        return [self._along(0, row) for row in rows]
+
+    @cached_property
+    def path_chi_square_cached_own(self) -> list[Number]:
+        return [self._along(0, row) for row in self._cached_rows]
+
+    @cached_property
+    def path_chi_square_reused(self) -> list[Number]:
+        return [self._along(0, running(self._reused_rows, i)) for i in range(self.agents)]
+
+    @cached_property
+    def path_chi_square_reused_own(self) -> list[Number]:
+        return [self._along(0, row) for row in self._reused_rows]
 
     # --- S9 ---
 

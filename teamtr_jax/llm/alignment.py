@@ -47,10 +47,14 @@ def check_newcomer(
     """Refuse a newcomer that does not read and write the ids of this team, or whose parameters are not those of `config`.
 
     Raises:
-      InputError: names what differs: the agent, characters, END, header ids, the rows of the embedding, or a leaf.
+      InputError: names what differs: the agent, characters, END, header ids, the rows of the embedding, or a leaf; an agent that
+        shares its parameters: its sharers would be replaced with it.
     """
     own = team.layout.vocabulary
     whole_number("agent", agent, 0, team.agents - 1)
+    if others := [k for k in team.who.moved(agent) if k != agent]:
+        found = f"{agent}, which shares its parameters with {', '.join(map(str, others))}"
+        raise InputError("agent", found, "an agent with parameters of its own")
     if vocabulary is not None and (differs := vocabulary_difference(vocabulary, own)):
         raise InputError("vocabulary of the newcomer", *differs)
     table = own_params.get("embedding") if isinstance(own_params, dict) else None

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from teamtr_jax.llm.devices import everybodys, in_chunks, mine_of
 from teamtr_jax.llm.given import Given, Rows
-from teamtr_jax.llm.losses import clipped_surrogate, divergence, per_message, unit_weights
+from teamtr_jax.llm.losses import clipped_surrogate, divergence, per_message, unit_weights, within_budget
 from teamtr_jax.llm.update_settings import CompiledSettings, TracedSettings
 
 __all__ = ["Ascent", "ascend", "optimiser_of"]
@@ -125,7 +125,8 @@ class _Chunk(NamedTuple):
     current: Array
     advantage: Array
     weight: Array
-    unit: Array  #: how much each unit counts in the objective of the minibatch
+    unit: Array  #: how much each unit counts in the penalty of the minibatch
+    credited: Array  #: and in its surrogate
 
 
 def _minibatch(compiled: CompiledSettings, rows: Rows, current: Array, plan: _Plan, number: Array) -> _Chunk:
@@ -134,9 +135,12 @@ def _minibatch(compiled: CompiledSettings, rows: Rows, current: Array, plan: _Pl
     index = lax.dynamic_slice(plan.visits, (epoch, slot * plan.size), (1, plan.size))[0]
     real = (slot * plan.size + jnp.arange(plan.size) < plan.training).astype(rows.counts.dtype)
     here = rows.take(index)
-    unit = unit_weights(compiled.ratio.units(here.own), real * here.counts, compiled.average)
+    unit, credited = (
+        unit_weights(compiled.ratio.units(some), real * here.counts, compiled.average)
+        for some in (here.own, here.credited)
+    )
     own = here.own & (real > 0)[:, None, None]
-    chunk = _Chunk(here.tokens, here.written, own, current[index], here.advantage, here.weight, unit)
+    chunk = _Chunk(here.tokens, here.written, own, current[index], here.advantage, here.weight, unit, credited)
     return jax.tree.map(
         lambda x: x.reshape(plan.size // compiled.micro_batch, compiled.micro_batch, *x.shape[1:]), chunk
     )
@@ -176,7 +180,7 @@ class _Seen(NamedTuple):
 
 
 def _loss(given: Given, single: bool, parameters: list[Array], chunk: _Chunk) -> tuple[Array, _Seen]:
-    """`−Σ ω [min(ρA, clip(ρ)A) − A − β KL]` over the rows of a chunk."""
+    """`β Σ ω KL − Σ ω [min(ρA, clip(ρ)A) − A]` over the rows of a chunk; no gain where a rollout has spent its budget."""
     compiled, traced = given.compiled, given.traced
     new = given.policy.log_probs(parameters, chunk.tokens)
     current = lax.stop_gradient(new) if single else chunk.current
@@ -185,7 +189,10 @@ def _loss(given: Given, single: bool, parameters: list[Array], chunk: _Chunk) ->
     log_ratio, kl = compiled.ratio.log_ratio(moved.log_ratio, chunk.own), compiled.ratio.total(penalty)
     lift = (-1,) + (1,) * (log_ratio.ndim - 1)
     gain = clipped_surrogate(log_ratio, chunk.advantage.reshape(lift), traced.clip_low, traced.clip_high)
-    total = (chunk.unit * chunk.weight.reshape(lift) * (given.beta * kl - gain)).sum()
+    if compiled.spending is not None:
+        spent = jnp.where(chunk.own, lax.stop_gradient(compiled.spending(current, new, moved)), 0.0)
+        gain = jnp.where(within_budget(compiled.ratio.total(spent), traced.budget), gain, 0.0)
+    total = (chunk.weight.reshape(lift) * (chunk.unit * given.beta * kl - chunk.credited * gain)).sum()
     monitor = (chunk.weight[:, None] * per_message(compiled.monitor(moved))).sum()
     messages = (chunk.weight[:, None] * chunk.own.any(-1)).sum()
     return total, _Seen(monitor, messages, current if single else jnp.zeros((len(chunk.tokens), 0)))

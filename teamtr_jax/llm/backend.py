@@ -154,8 +154,8 @@ def _team_log_probs(team: LanguageTeam, settings: UpdateSettings, params: Params
     tokens, speaker = _rows(rollouts.tokens), np.asarray(_rows(rollouts.speaker))
     wrote = np.asarray(by_turn(team.layout, tokens)) != team.layout.vocabulary.pad
     out = np.zeros(wrote.shape)
-    for agent in range(team.agents):
-        own = wrote & (speaker == agent)[:, :, None]
+    for agent in team.who.firsts:
+        own = wrote & np.isin(speaker, team.who.moved(agent))[:, :, None]
         if own.any():
             out = np.where(own, np.asarray(score(team, params, agent, tokens, settings.micro_batch), np.float64), out)
     return out
@@ -193,6 +193,10 @@ def language_backend(
     with unclipped message ratios, `surrogate_raw` with unbiased advantages; `certificate_estimable`: S7, `surrogate_raw − ϱ·kl`;
     `certificate_finite_sample`: S8 at level `alpha` on the held-out prompts, −∞ if another team wrote the rollouts.
 
+    Of agents that share parameters (`LanguageTeam.sharing`) an update moves all: every KL, `gain`, `surrogate_raw` and the
+    certificates are sums over the messages of all of them, S7's of the joint step; `surrogate` is that of the messages whose
+    surrogate was maximised.
+
     Args:
       audit: the driver's, with `TrainState`s.
       log: gets a row for each token of the rollouts in use, at every update.
@@ -214,6 +218,7 @@ def language_backend(
         cost=sampling.rows,
         predict=networks.predict,
         audit=audit,
+        sharing=team.sharing,
     )
 
 
@@ -289,7 +294,7 @@ class _Networks(NamedTuple):
         return new, info
 
     def predict(self, state: TrainState, rollouts: LanguageRollouts) -> NDArray[np.float64]:
-        agents = range(self.team.agents)
+        agents = self.team.who.leaders
         gains = [self.advance(state, self.estimate(state, rollouts, k, fresh), k)[1].numbers["gain"] for k in agents]
         return np.asarray(jax.device_get(gains), np.float64)
 
@@ -368,7 +373,8 @@ class TokenLogger:
             old, now = (np.asarray(score(team, state.params, agent, tokens, settings.micro_batch), np.float64)
                         for state in states)  # fmt: skip
             behaviour = np.asarray(by_turn(team.layout, _rows(first.logp)), np.float64)
-            following = np.where((speaker == agent)[:, :, None], self._first + now - old, self._first)
+            theirs = np.isin(speaker, team.who.moved(agent))[:, :, None]
+            following = np.where(theirs, self._first + now - old, self._first)
             self._emit(team, first, 0, behaviour, self._first, following)
             self._first = following
         self._update += 1

@@ -8,6 +8,7 @@ from typing import Any
 
 from teamtr_jax.llm.layout import Layout, Router, Vocabulary, random_router, round_robin
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig
+from teamtr_jax.sharing import Sharing
 from teamtr_jax.validation import InputError
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "team_from_description",
     "vocabulary_of",
     "models_of",
+    "sharing_of",
     "vocabulary_difference",
 ]
 
@@ -32,6 +34,9 @@ def describe_team(team: LanguageTeam) -> dict[str, Any]:
       >>> about = describe_team(team)
       >>> about["vocabulary"], about["models"][1]["width"], team_from_description(about) == team
       ({'characters': '01', 'agents': 2, 'prompt_only': '', 'ends': True}, 16, True)
+      >>> alike = LanguageTeam(layout, (ModelConfig(8, 1, 1),) * 2, Sharing((0, 0), "joint"))
+      >>> describe_team(alike)["sharing"], team_from_description(describe_team(alike)) == alike
+      ({'sharers': [0, 0], 'updates': 'joint'}, True)
     """
     layout = team.layout
     about: dict[str, Any] = {name: getattr(layout, name) for name in LAYOUT}
@@ -40,7 +45,7 @@ def describe_team(team: LanguageTeam) -> dict[str, Any]:
         "vocabulary": asdict(layout.vocabulary),
         "layout": {**about, "router": layout.router.name},
         "models": [asdict(config) for config in team.models],
-    }
+    } | ({} if team.who.apart else {"sharing": {"sharers": list(team.who.sharers), "updates": team.who.updates}})
 
 
 def team_from_description(about: Mapping[str, Any], router: Router | None = None) -> LanguageTeam:
@@ -71,7 +76,7 @@ def team_from_description(about: Mapping[str, Any], router: Router | None = None
         )
     caps = layout["caps"]
     made = Layout(vocabulary, **{**layout, "caps": None if caps is None else tuple(caps), "router": router})
-    return LanguageTeam(made, models_of(about))
+    return LanguageTeam(made, models_of(about), sharing_of(about))
 
 
 def vocabulary_of(about: Mapping[str, Any]) -> Vocabulary:
@@ -85,6 +90,11 @@ def models_of(about: Mapping[str, Any]) -> tuple[ModelConfig, ...]:
     if not isinstance(models, list | tuple):
         raise InputError("description of a team: models", repr(models), "a list of networks")
     return tuple(_made(ModelConfig, "models", config) for config in models)
+
+
+def sharing_of(about: Mapping[str, Any]) -> Sharing | None:
+    """Who shares parameters in a described team; `None` where nobody does."""
+    return _made(Sharing, "sharing", about["sharing"]) if "sharing" in about else None
 
 
 def described_team(metadata: Mapping[str, Any], where: str) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""What came of an update, on the rows that trained it. Means over rollouts, or over the agent's messages."""
+"""What came of an update, on the rows that trained it. Means over rollouts, or over the messages of the agents that moved."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def _mean(x: Array, weight: Array) -> Array:
 
 
 def _per_rollout(rows: Rows, x: Float[Array, "R turns"]) -> Float[Array, ""]:
-    """`Ê[w Σ_m x]`: the sum over the agent's messages, mean over rollouts."""
+    """`Ê[w Σ_m x]`: the sum over the messages of the agents that moved, mean over rollouts."""
     return (rows.messages * x).sum() / len(x)
 
 
 def monitor(given: Given, rows: Rows, moved: Divergence) -> Float[Array, ""]:
-    """What is compared with `delta`: a KL(current‖new), mean over the agent's messages."""
+    """What is compared with `delta`: a KL(current‖new), mean over the messages of the agents that moved."""
     return _mean(per_message(given.compiled.monitor(moved)), rows.messages)
 
 
@@ -51,7 +51,7 @@ def diagnose(
     spoke = rows.own.any(-1)
     kl, log_ratio = per_message(moved.kl), per_message(moved.log_ratio)
     third = per_message(k3(moved.log_ratio))
-    units = compiled.ratio.units(rows.own)
+    units = compiled.ratio.units(rows.credited)
     unit = unit_weights(units, rows.counts, compiled.average)
     lift = (-1,) + (1,) * (unit.ndim - 1)
     clipped_log_ratio, advantage = compiled.ratio.log_ratio(moved.log_ratio, rows.own), rows.advantage.reshape(lift)

@@ -133,9 +133,10 @@ def _prompt_rows(layout: Layout, problems: Sequence[Any]) -> list[list[int]]:
 
 def _stacked(world: Enumeration, reading: Reading, params: Params) -> Params:
     """The parameters of the members with a leading axis."""
-    if world.language.alike:
-        return params
-    return jax.tree.map(lambda *x: jnp.stack(x), *(params[a] for a in reading.members))
+    language, places = world.language, [world.language.place(a) for a in reading.members]
+    if language.alike:
+        return params if language.who.apart else jax.tree.map(lambda x: x[np.array(places)], params)
+    return jax.tree.map(lambda *x: jnp.stack(x), *(params[place] for place in places))
 
 
 def _logits(world: Enumeration, reading: Reading, own: Params, block: Array) -> Array:
@@ -152,9 +153,10 @@ def _at_nodes(world: Enumeration, reading: Reading, logits: Array) -> Array:
 
 @jax.jit
 def _fill(
-    world: Enumeration, reading: Reading, stacked: Params, policy: Array, begin: Array | int, end: Array | int
+    world: Enumeration, reading: Reading, params: Params, policy: Array, begin: Array | int, end: Array | int
 ) -> Array:
     """`policy` with the nodes that blocks `begin … end−1` are about as the networks of their readers have them."""
+    stacked = _stacked(world, reading, params)
     blocks, size, length = reading.tokens.shape
     dtype = jnp.promote_types(world.language.models[reading.members[0]].dtype, jnp.float32)
 
@@ -180,28 +182,33 @@ def enumerated_policy(world: Enumeration, params: Params) -> Float[Array, "S V"]
     policy = world.chance
     require_float64(chance=policy)
     for reading in world.readings:
-        policy = _fill(world, reading, _stacked(world, reading, params), policy, 0, reading.tokens.shape[0])
+        policy = _fill(world, reading, params, policy, 0, reading.tokens.shape[0])
     return policy
 
 
 def updated_policy(world: Enumeration, params: Params, policy: Float[Array, "S V"], agent: int) -> Float[Array, "S V"]:
-    """`policy` after an update of one agent: its own nodes read anew, the others bit for bit as they were."""
+    """`policy` after an update of one agent: the nodes of all who play with its parameters read anew.
+
+    The others are bit for bit as they were.
+    """
     require_float64(policy=policy)
-    reading, member = _place_of(world, agent)
-    begin, end = reading.first[member], reading.first[member + 1]
-    return _fill(world, reading, _stacked(world, reading, params), policy, begin, end)
+    reading, begin, end = _place_of(world, agent)
+    return _fill(world, reading, params, policy, begin, end)
 
 
-def _place_of(world: Enumeration, agent: int) -> tuple[Reading, int]:
+def _place_of(world: Enumeration, agent: int) -> tuple[Reading, Array, Array]:
+    """What the sharers of the agent's parameters read, and from which block to which."""
     if not 0 <= agent < world.team.agents:
         raise InputError("agent", agent, f"0 … {world.team.agents - 1}")
-    return next((r, r.members.index(agent)) for r in world.readings if agent in r.members)
+    reading = next(r for r in world.readings if agent in r.members)
+    places = [reading.members.index(k) for k in world.language.who.moved(agent)]
+    return reading, reading.first[min(places)], reading.first[max(places) + 1]
 
 
 def chain_policies(world: Enumeration, states: Sequence[Params], agents: Sequence[int]) -> Float[Array, "m S V"]:
-    """The policies of a chain of updates: `agents[i]` moves from parameters `states[i]` to `states[i+1]`.
+    """The policies of a chain of updates: `agents[i]` moves from parameters `states[i]` to `states[i+1]`, and so do its sharers.
 
-    The whole chain costs two evaluations of the team, however many agents there are.
+    The whole chain costs two evaluations of the team, however many agents there are that share nothing.
     """
     if len(states) != len(agents) + 1:
         raise InputError("states", f"{len(states)} for {len(agents)} updates", "one more than updates")
@@ -234,23 +241,30 @@ def exact_objective(world: Enumeration, params: Params) -> Float[Array, ""]:
 def policy_gradient(
     world: Enumeration, params: Params, agent: int, policy: Float[Array, "S V"] | None = None
 ) -> tuple[Float[Array, ""], Params]:
-    """`J`, and its exact gradient `Σ_s m(s) Σ_a ∇π(a|s) A(s,a)` in the parameters of one agent.
+    """`J`, and the exact gradient `Σ_s m(s) Σ_a ∇π(a|s) A(s,a)` of an update of one agent in the parameters that it plays with.
+
+    The sum is over the states of the agents whose messages the update is credited with (`Sharing.credited`): of its own, which
+    without sharers is the gradient of J in its parameters, or of a joint update of all sharers, which is it with them.
 
     Args:
       policy: `enumerated_policy(world, params)`, if it is at hand.
     """
-    reading, member = _place_of(world, agent)
+    reading, begin, end = _place_of(world, agent)
     policy = enumerated_policy(world, params) if policy is None else policy
-    begin, end = reading.first[member], reading.first[member + 1]
-    return _gradient(world, reading, agent_params(world.language, params, agent), policy, begin, end)
+    credited = np.isin(np.arange(world.team.agents), world.language.who.credited(agent))
+    own = agent_params(world.language, params, agent)
+    return _gradient(world, reading, own, policy, jnp.asarray(credited), begin, end)
 
 
 @jax.jit
 def _gradient(
-    world: Enumeration, reading: Reading, own: Params, policy: Array, begin: Array, end: Array
+    world: Enumeration, reading: Reading, own: Params, policy: Array, credited: Array, begin: Array, end: Array
 ) -> tuple[Array, Params]:
     _, v, m = evaluate_policy(world.team, policy)
-    credit = m[:, None] * advantages(world.team, v)
+    active = world.team.active
+    assert active is not None
+    mine = (active >= 0) & credited[active]
+    credit = jnp.where(mine, m, 0.0)[:, None] * advantages(world.team, v)
     blocks, size, length = reading.tokens.shape
     credits = jnp.zeros((blocks * size, length, policy.shape[-1])).at[reading.row, reading.position]
     credits = credits.add(credit[reading.nodes]).reshape(blocks, size, length, -1)
@@ -272,7 +286,11 @@ def network_stage(world: Enumeration, before: Params, after: Params, order: Sequ
 
 @partial(jax.jit, compiler_options=OPTIONS)
 def chain_report(team: Team, chain: Float[Array, "m S V"], agents: Array) -> StageReport:
-    """Everything known exactly of a chain of updates: the functions of the tabular core on the enumerated team."""
+    """Everything known exactly of a chain of updates: the functions of the tabular core on the enumerated team.
+
+    Args:
+      agents: who moves (`visits.chain_hybrids`): of sharers ``sharing.moves[agents]``.
+    """
     return hybrids_report(team, chain_hybrids(team, chain, agents), chain_solo_steps(team, chain, agents, chain[0]))
 
 
@@ -285,10 +303,18 @@ def network_audit(
     """
 
     def audit(states: list[Any], records: list[UpdateRecord], schedule: Schedule) -> dict[str, Any]:
-        policies = chain_policies(world, [state.params for state in states], [int(r.agent) for r in records])
+        moves, agents = world.language.who.moves, [int(record.agent) for record in records]
+        for record, agent in zip(records, agents, strict=True):
+            if record.moved is not None and (np.asarray(record.moved) != moves[agent]).any():
+                found = f"an update of agent {agent} that moves {np.flatnonzero(record.moved).tolist()}"
+                raise InputError("sharing of the backend", found, f"{np.flatnonzero(moves[agent]).tolist()}")
+        policies = chain_policies(world, [state.params for state in states], agents)
         tables = [TeamState(policy, jnp.zeros(world.team.agents)) for policy in policies]
         known = all("gain" in record.info for record in records)
-        booked = [record._replace(info={"gain": np.nan, **record.info}) for record in records]
+        booked = [
+            record._replace(moved=moves[agent], info={"gain": np.nan, **record.info})
+            for record, agent in zip(records, agents, strict=True)
+        ]
         exact = audit_records(world.team, tables, booked, schedule)
         return exact if known else {name: x for name, x in exact.items() if not name.startswith("zeta")}
 

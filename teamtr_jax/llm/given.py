@@ -68,7 +68,8 @@ class Rows(NamedTuple):
 
     tokens: Int[Array, "R N"]
     written: Int[Array, "R turns L"]  #: the message positions of `tokens`
-    own: Bool[Array, "R turns L"]  #: which of them the agent wrote
+    own: Bool[Array, "R turns L"]  #: which of them an agent wrote whom the update moves
+    credited: Bool[Array, "R turns L"]  #: which of these the surrogate that is ascended is made of
     advantage: Float[Array, " R"]  #: what the update uses
     centred: Float[Array, " R"]  #: unbiased
     weight: Float[Array, " R"]  #: importance weight of the transcript
@@ -80,5 +81,5 @@ class Rows(NamedTuple):
 
     @property
     def messages(self) -> Float[Array, "R turns"]:
-        """The weight of each of the agent's messages; zero elsewhere."""
+        """The weight of each message of the agents that move; zero elsewhere."""
         return self.weight[:, None] * self.own.any(-1)

@@ -1,7 +1,7 @@
 """Advantages of rollouts, clipped ratios of tokens and messages, and estimators of the KL: pure functions.
 
 Arrays over message positions are ``[R, turns, L]`` (`layout.by_turn`), R conversations. `own` says which of them the updated
-agent wrote; every function gives zero, and a zero gradient, elsewhere.
+agent, or a sharer of its parameters, wrote; every function gives zero, and a zero gradient, elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from teamtr_jax.validation import one_of
 
 __all__ = ["Advantage", "Average", "LARGEST", "rollout_advantage", "mixed_groups", "own_tokens", "message_log_probs",
            "token_log_probs", "k1", "k3", "exact_kl", "entropy", "Divergence", "divergence", "per_message", "Estimator",
-           "ESTIMATORS", "PENALTIES", "Ratio", "RATIOS", "ratio_of", "clipped_surrogate", "unit_weights"]  # fmt: skip
+           "ESTIMATORS", "PENALTIES", "Ratio", "RATIOS", "Spending", "SPENDING",
+           "exact_chi_square", "within_budget", "ratio_of", "clipped_surrogate", "unit_weights"]  # fmt: skip
 
 Advantage = Literal["group_normalised", "centred", "batch_normalised"]
 """Of a rollout with reward R: ``group_normalised``: the paper's `clip((R−μ)/√(σ²+ε), ±A_clip)` over the rollouts of its prompt
@@ -61,14 +62,22 @@ def mixed_groups(reward: Float[Array, "B G"]) -> Bool[Array, " B"]:
     return reward.max(-1) > reward.min(-1)
 
 
-# ----------------------------------------------------------------------------------------------------- what the agent wrote
+# ------------------------------------------------------------------------------------------------------- what agents wrote
 
 
 def own_tokens(
-    layout: Layout, tokens: Int[Array, "R N"], speaker: Int[Array, "R turns"], agent: Int[Array, ""] | int
+    layout: Layout,
+    tokens: Int[Array, "R N"],
+    speaker: Int[Array, "R turns"],
+    agent: Int[Array, ""] | Bool[Array, " n"] | int,
 ) -> Bool[Array, "R turns L"]:
-    """The message positions that hold a token of `agent`: neither prompt, header, PAD nor another's message."""
-    return (by_turn(layout, tokens) != layout.vocabulary.pad) & (speaker == agent)[:, :, None]
+    """The message positions that hold a token of `agent`: neither prompt, header, PAD nor another's message.
+
+    Args:
+      agent: its number, or of several whether each agent is one of them.
+    """
+    theirs = speaker == agent if jnp.ndim(agent) == 0 else jnp.asarray(agent)[speaker]
+    return (by_turn(layout, tokens) != layout.vocabulary.pad) & theirs[:, :, None]
 
 
 def message_log_probs(layout: Layout, logits: Float[Array, "R N A"]) -> Float[Array, "R turns L A"]:
@@ -183,6 +192,38 @@ RATIOS: dict[str, Ratio] = {
 message of |m| tokens `s = (∏_u π'/π)^{1/|m|}` (GSPO, Zheng et al. 2025, arXiv 2507.18071, whose response is a message here).
 `s` is for clipping only: its mean is not 1, its slope at the current policy is 1/|m| of that of `ρ`, and no bound speaks of it.
 The KL of a message is the sum over its tokens, whatever is clipped."""
+
+
+Spending = Callable[[Float[Array, "R turns L A"], Float[Array, "R turns L A"], Divergence], Float[Array, "R turns L"]]
+"""(log-probabilities of the current and of the new policy, what moved) → what each token spends of a χ² budget."""
+
+
+def exact_chi_square(current: Float[Array, "*batch A"], new: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
+    """`χ²(new‖current) = Σ_a p_a (r_a − 1)²` over the whole vocabulary, from log-probabilities."""
+    return (jnp.exp(current) * jnp.expm1(jnp.minimum(new - current, LARGEST)) ** 2).sum(-1)
+
+
+SPENDING: dict[str, Spending | None] = {
+    "none": None,
+    "chi_square": lambda current, new, moved: exact_chi_square(current, new),
+    "square": lambda current, new, moved: (ratio_of(moved.log_ratio) - 1) ** 2,
+}
+"""What counts against `UpdateSettings.budget` (S10): χ² given the text before each token, or `(ρ−1)²` of what was written, whose
+mean is χ². ``none``: nothing does."""
+
+
+def within_budget(spent: Float[Array, "R turns *L"], budget: float | Array) -> Bool[Array, "R turns *L"]:
+    """Which units come before a rollout has spent more than its budget: `Σ` over the units up to this one `≤ X`.
+
+    What comes after counts no more in the objective: a sequence mask. Zheng et al. (2025, arXiv:2510.01161) mask by
+    second moments over a batch.
+
+    Example:
+      >>> print(within_budget(jnp.array([[0.25, 0.5, 0.25, 0.0], [2.0, 0.0, 0.0, 0.0]]), 0.75))
+      [[ True  True False False]
+       [False False False False]]
+    """
+    return (jnp.cumsum(spent.reshape(len(spent), -1), 1) <= budget).reshape(spent.shape)
 
 
 def ratio_of(log_ratio: Float[Array, "..."]) -> Float[Array, "..."]:

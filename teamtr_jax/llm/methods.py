@@ -49,6 +49,10 @@ METHODS: dict[str, Method] = {
     "adaptive_kl": Method(_FREE, note="adaptive β only"),
     "fixed_kl": Method(replace(_FREE, adaptive=False), note="fixed β, no radius"),
     "no_trust_region": Method(replace(_FREE, adaptive=False, beta=0.0), note="clip only"),
+    "chi_square_budget": Method(
+        replace(_FREE, adaptive=False, beta=0.0, clip_low=math.inf, clip_high=math.inf, spending="chi_square"),
+        note="no clip, no KL: what comes after a rollout has spent its χ² budget is left out (S10)",
+    ),
     "no_clip": Method(replace(_FULL, clip_low=math.inf, clip_high=math.inf)),
     "no_group_norm": Method(replace(_FULL, advantage="centred")),
     "token_ratio": Method(replace(_FULL, ratio="token")),

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from teamtr_jax.llm.checked import whole
 from teamtr_jax.llm.layout import Layout
 from teamtr_jax.llm.sizes import require_room
+from teamtr_jax.sharing import Sharing, apart
 from teamtr_jax.validation import X64_REMEDY, InputError, one_of, real_number
 
 __all__ = ["ModelConfig", "Transformer", "Cache", "LanguageTeam", "init_params", "init_team", "init_cache", "agent_params",
@@ -39,6 +40,8 @@ class ModelConfig:
     lora_rank: int = 0  #: > 0: low-rank adapters on every linear map, and only they are trained
     rope_base: float = 10_000.0  #: at least 1
     dtype: str = "float32"  #: of the computation; parameters are float32. bfloat16 is for accelerators
+    window: int = 0
+    """Above 0: positions read the prompt and so many last ones, themselves included. Every further layer reaches as far again."""
 
     def __post_init__(self) -> None:
         whole(self, 1, "width", "layers", "heads")
@@ -48,7 +51,7 @@ class ModelConfig:
             )
         if self.hidden is not None:
             whole(self, 1, "hidden")
-        whole(self, 0, "lora_rank")
+        whole(self, 0, "lora_rank", "window")
         object.__setattr__(self, "rope_base", real_number("rope_base", self.rope_base, 1.0))
         one_of("dtype", self.dtype, ("float32", "bfloat16", "float64"))
         if self.dtype == "float64" and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
@@ -119,6 +122,7 @@ class Attention(nn.Module):
 
     config: ModelConfig
     length: int  #: of the longest transcript
+    prompt: int  #: positions that are read from everywhere
 
     @nn.compact
     def __call__(
@@ -140,6 +144,8 @@ class Attention(nn.Module):
             key_at = begin + jnp.arange(keys.shape[2])
             # A position reads itself even if it is PAD: a row without keys has no softmax. Nobody reads what it computes.
             seen = (key_at <= positions) & (readable[:, None, begin : begin + keys.shape[2]] | (key_at == positions))
+            if config.window:
+                seen &= (key_at < self.prompt) | (key_at > positions - config.window)
             found = jnp.einsum("bhqd,bhkd->bhqk", q, keys) * size**-0.5
             scores.append(jnp.where(seen[:, None], found, jnp.finfo(found.dtype).min))
             begin += keys.shape[2]
@@ -158,11 +164,12 @@ class Block(nn.Module):
 
     config: ModelConfig
     length: int
+    prompt: int
 
     @nn.compact
     def __call__(self, x: Array, where: _Where, cache: _Keys | None, past: list[_Keys], first: int):
         config = self.config
-        y, cache = Attention(config, self.length)(RMSNorm()(x), where, cache, past, first)
+        y, cache = Attention(config, self.length, self.prompt)(RMSNorm()(x), where, cache, past, first)
         x = x[:, first:] + y
         gate, up = jnp.split(Linear(2 * config.inner, config.lora_rank, name="gate_up")(RMSNorm()(x)), 2, -1)
         return x + Linear(x.shape[-1], config.lora_rank, name="down")(nn.silu(gate) * up), cache
@@ -187,6 +194,7 @@ class Transformer(nn.Module):
     vocabulary: int
     actions: int
     length: int  #: of the longest transcript
+    prompt: int = 0  #: positions at its beginning that a network with a `window` reads from everywhere
 
     @nn.compact
     def __call__(
@@ -209,7 +217,7 @@ class Transformer(nn.Module):
         x = table.astype(config.dtype)[tokens] * config.width**0.5
         caches = []
         for layer in range(config.layers):
-            x, written = Block(config, self.length, name=f"block_{layer}")(
+            x, written = Block(config, self.length, self.prompt, name=f"block_{layer}")(
                 x,
                 _Where(readable, start),
                 None if cache is None else cache[layer],
@@ -226,12 +234,17 @@ class Transformer(nn.Module):
 class LanguageTeam:
     """The fixed part of a team: transcript layout and the network of each agent. Hashable: a static argument of `jit`.
 
-    Its parameters are one pytree with a leading axis of agents if all networks are alike, a tuple of pytrees otherwise. No two
-    agents share parameters: an update would then move both (P3.1). Let sharers be one agent.
+    Its parameters are one pytree with a leading axis of sets of parameters if all networks are alike, a tuple of pytrees
+    otherwise. Without `sharing` there is one set for each agent. Sharers are told apart by their role headers: a transcript says
+    who speaks.
+
+    Raises:
+      InputError: not one network for each agent, a sharing of another number of agents, or sharers with different networks.
     """
 
     layout: Layout
     models: tuple[ModelConfig, ...]
+    sharing: Sharing | None = None  #: who plays with whose parameters; kept as `apart(n)` if not given
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "models", tuple(self.models))
@@ -240,15 +253,45 @@ class LanguageTeam:
                 raise InputError(f"models[{number}]", repr(config), "a ModelConfig")
         if len(self.models) != self.layout.agents:
             raise InputError("models", f"{len(self.models)} networks", f"{self.layout.agents}, one for each agent")
+        if self.sharing is None:
+            object.__setattr__(self, "sharing", apart(self.agents))
+        if not isinstance(self.sharing, Sharing):
+            raise InputError("sharing", repr(self.sharing), "a Sharing")
+        if self.sharing.agents != self.agents:
+            found = f"{self.sharing.agents} agents, {list(self.sharing.sharers)}"
+            raise InputError("sharing", found, f"{self.agents}, those of the layout")
+        for agent, number in enumerate(self.sharing.sharers):
+            if self.models[agent] != self.networks[number]:
+                first = self.sharing.firsts[number]
+                raise InputError(
+                    f"models[{agent}]", repr(self.models[agent]), f"the network of agent {first}, a sharer"
+                )
 
     @property
     def agents(self) -> int:
         return self.layout.agents
 
     @property
+    def who(self) -> Sharing:
+        """`sharing`, which is there once the team is."""
+        assert self.sharing is not None
+        return self.sharing
+
+    @property
+    def networks(self) -> tuple[ModelConfig, ...]:
+        """The network of each set of parameters."""
+        return tuple(self.models[agent] for agent in self.who.firsts)
+
+    @property
     def alike(self) -> bool:
         """Whether parameters are stacked."""
         return len(set(self.models)) == 1
+
+    def place(self, agent: Any) -> Any:
+        """Which set of parameters an agent plays with; of traced agents traced."""
+        if self.who.apart:
+            return agent
+        return jnp.asarray(self.who.sharers)[agent] if isinstance(agent, Array) else self.who.sharers[agent]
 
     def network(self, agent: int = 0) -> Transformer:
         """The network of an agent, parameters apart."""
@@ -257,7 +300,7 @@ class LanguageTeam:
 
 def network(config: ModelConfig, layout: Layout) -> Transformer:
     """The network of this size for this vocabulary."""
-    return Transformer(config, layout.vocabulary.size, layout.vocabulary.actions, layout.length)
+    return Transformer(config, layout.vocabulary.size, layout.vocabulary.actions, layout.length, layout.prompt)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -268,33 +311,38 @@ def init_params(config: ModelConfig, layout: Layout, key: Array) -> Params:
 
 
 def init_team(team: LanguageTeam, key: Array) -> Params:
-    """Random parameters of all agents, each from a key of its own.
+    """Random parameters of all agents, each set of them from a key of its own.
 
     Raises:
       InputError: more than there is memory for.
     """
     require_room(team)
-    keys = jax.random.split(key, team.agents)
-    each = [init_params(config, team.layout, k) for config, k in zip(team.models, keys, strict=True)]
+    keys = jax.random.split(key, team.who.sets)
+    each = [init_params(config, team.layout, k) for config, k in zip(team.networks, keys, strict=True)]
     return jax.tree.map(lambda *x: jnp.stack(x), *each) if team.alike else tuple(each)
 
 
 def agent_params(team: LanguageTeam, params: Params, agent: Array | int) -> Params:
     """The parameters of one agent; `agent` may be traced where networks are alike."""
+    place = team.place(agent)
     if team.alike:
-        return jax.tree.map(lambda x: x[agent], params)
+        return jax.tree.map(lambda x: x[place], params)
     if isinstance(agent, Array):
         raise InputError("agent", "a traced index", "a Python integer: the networks differ")
-    return params[agent]
+    return params[place]
 
 
 def with_agent_params(team: LanguageTeam, params: Params, agent: Array | int, new: Params) -> Params:
-    """The team's parameters with those of one agent replaced; the others are the same arrays, bit for bit."""
+    """The team's parameters with those that one agent plays with replaced, for it and its sharers.
+
+    The others are the same arrays, bit for bit.
+    """
+    place = team.place(agent)
     if team.alike:
-        return jax.tree.map(lambda all_, own: all_.at[agent].set(own), params, new)
+        return jax.tree.map(lambda all_, own: all_.at[place].set(own), params, new)
     if isinstance(agent, Array):
         raise InputError("agent", "a traced index", "a Python integer: the networks differ")
-    return (*params[:agent], new, *params[agent + 1 :])
+    return (*params[:place], new, *params[place + 1 :])
 
 
 def is_trained(params: Params) -> Any:

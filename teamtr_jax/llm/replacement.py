@@ -19,7 +19,7 @@ from teamtr_jax.checkpoint import describe, read_manifest, restore, same_leaves
 from teamtr_jax.finite_sample import Certificate, finite_sample_certificate
 from teamtr_jax.intervals import Interval
 from teamtr_jax.llm.alignment import check_newcomer, log_kl, own_log_probs, own_positions
-from teamtr_jax.llm.description import described_team, models_of, vocabulary_difference, vocabulary_of
+from teamtr_jax.llm.description import described_team, models_of, sharing_of, vocabulary_difference, vocabulary_of
 from teamtr_jax.llm.layout import Layout, Transcripts, Vocabulary, by_turn, round_robin
 from teamtr_jax.llm.model import (
     LanguageTeam,
@@ -66,11 +66,11 @@ def replace_agent(
       InputError: as `check_newcomer`, before anything is done.
     """
     check_newcomer(team, agent, config, own_params, vocabulary)
-    new = LanguageTeam(team.layout, (*team.models[:agent], config, *team.models[agent + 1 :]))
+    new = LanguageTeam(team.layout, (*team.models[:agent], config, *team.models[agent + 1 :]), team.sharing)
     own_params = jax.tree.map(jnp.asarray, own_params)
     if team.alike and new.alike:
         return new, with_agent_params(new, params, agent, own_params)
-    each = [own_params if k == agent else agent_params(team, params, k) for k in range(team.agents)]
+    each = [own_params if k == agent else agent_params(team, params, k) for k in team.who.firsts]
     return new, jax.tree.map(lambda *x: jnp.stack(x), *each) if new.alike else tuple(each)
 
 
@@ -127,7 +127,7 @@ def agent_from_checkpoint(
         raise InputError(f"vocabulary of {home}", *differs)
     whole_number(f"agent of {home}", agent, 0, len(models) - 1)
     any_layout = Layout(saved, 1, 1, 1, round_robin(saved.agents))
-    team = LanguageTeam(any_layout, models)
+    team = LanguageTeam(any_layout, models, sharing_of(about))
     shapes = jax.eval_shape(partial(init_team, team), jax.random.key(0))
     want = [(name.removeprefix("tree"), dtype, shape) for name, dtype, shape in describe(shapes)]
     leaves = {x["name"]: _Shape(x["dtype"], tuple(x["shape"])) for x in manifest["leaves"]}

@@ -31,8 +31,8 @@ PARTS = 2
 class _Carry(NamedTuple):
     tokens: Array  #: [B, N]
     logp: Array  #: [B, N]
-    caches: Any  #: of each agent: stacked, or a tuple
-    seen: Array  #: [n, B] how many positions of the transcript the agent's cache holds
+    caches: Any  #: of each set of parameters: stacked, or a tuple. Sharers read the same text with the same network
+    seen: Array  #: [sets, B] how many positions of the transcript the cache holds
 
 
 def sample(team: LanguageTeam, params: Params, prompts: Int[Array, "B P"], key: Array, group: int = 1) -> Transcripts:
@@ -93,9 +93,9 @@ def _converse(
     if group > 1:  # a prompt is read once by each agent
         caches, read = _copied(_prompted(team, params, prompts), group), layout.prompt
     else:
-        each = [init_cache(config, batch, layout.prompt) for config in team.models]
+        each = [init_cache(config, batch, layout.prompt) for config in team.networks]
         caches, read = jax.tree.map(lambda *x: jnp.stack(x), *each) if team.alike else tuple(each), 0
-    carry = _Carry(tokens, logp, caches, jnp.full((team.agents, batch), read, jnp.int32))
+    carry = _Carry(tokens, logp, caches, jnp.full((team.who.sets, batch), read, jnp.int32))
     scheduled = layout.router.schedule
     planned = None if scheduled is None else jnp.array([scheduled(t) for t in range(layout.turns)], jnp.int32)
 
@@ -129,11 +129,11 @@ def _converse(
 
 
 def _prompted(team: LanguageTeam, params: Params, prompts: Array) -> Any:
-    """Every agent's cache of the prompts, as long as these."""
+    """The cache of the prompts of each set of parameters, as long as these."""
     layout, (number, length) = team.layout, prompts.shape
 
     def of(which: int, own: Params) -> Any:
-        config, readable, chunk = team.models[which], prompts != layout.vocabulary.pad, min(PROMPT_CHUNK, length)
+        config, readable, chunk = team.networks[which], prompts != layout.vocabulary.pad, min(PROMPT_CHUNK, length)
 
         def read(k: Array, cache: Any) -> Any:
             begin = jnp.minimum(k * chunk, length - chunk)
@@ -213,12 +213,13 @@ def _grown(caches: Any, keys: int) -> Any:
 def _speak(team: LanguageTeam, params: Params, carry: _Carry, speaker: _Speaker, turn: _Turn) -> _Carry:
     """One message."""
     agent, rows = speaker
+    place = team.place(agent)
     if team.alike:
-        cache = jax.tree.map(lambda x: _take(x[agent], rows), carry.caches)
+        cache = jax.tree.map(lambda x: _take(x[place], rows), carry.caches)
         own, cache = _write(team, 0, agent_params(team, params, agent), carry, cache, speaker, turn)
 
         def put(old: Array, new: Array) -> Array:
-            return old.at[agent].set(new) if rows is None else old.at[agent, rows].set(new, mode="drop")
+            return old.at[place].set(new) if rows is None else old.at[place, rows].set(new, mode="drop")
 
         return own._replace(caches=jax.tree.map(put, carry.caches, cache))
 
@@ -230,7 +231,7 @@ def _speak(team: LanguageTeam, params: Params, carry: _Carry, speaker: _Speaker,
         )
         return own._replace(caches=(*carry.caches[:k], whole, *carry.caches[k + 1 :]))
 
-    return lax.switch(agent, [partial(branch, k) for k in range(team.agents)], carry)
+    return lax.switch(place, [partial(branch, k) for k in range(team.who.sets)], carry)
 
 
 def _take(x: Array, rows: Array | None) -> Array:
@@ -241,10 +242,10 @@ def _write(
     team: LanguageTeam, which: int, own: Params, carry: _Carry, cache: Any, speaker: _Speaker, turn: _Turn
 ) -> tuple[_Carry, Any]:
     """Prefill up to the header, then write. The cache comes back as long as it was given."""
-    layout, config = team.layout, team.models[which]
+    layout, config = team.layout, team.networks[which]
     (agent, rows), (at, uniform, keys) = speaker, turn
-    pad = layout.vocabulary.pad
-    tokens, seen = _take(carry.tokens, rows), _take(carry.seen[agent], rows)
+    pad, place = layout.vocabulary.pad, team.place(agent)
+    tokens, seen = _take(carry.tokens, rows), _take(carry.seen[place], rows)
     idle = jnp.zeros(tokens.shape[0], bool) if rows is None else rows == carry.tokens.shape[0]
     uniform = uniform if rows is None else _take(uniform.swapaxes(0, 1), rows).swapaxes(0, 1)
     chunk = min(_chunk(layout), keys[0])
@@ -297,11 +298,11 @@ def _write(
     # The last id written has not been read, and where rows ended early neither have the PADs after it; nor will be, but for it.
     seen = jnp.broadcast_to((at + u).astype(jnp.int32), tokens.shape[:1])
     if rows is None:
-        return carry._replace(tokens=tokens, logp=logp, seen=carry.seen.at[agent].set(seen)), cache
+        return carry._replace(tokens=tokens, logp=logp, seen=carry.seen.at[place].set(seen)), cache
     return carry._replace(
         tokens=carry.tokens.at[rows].set(tokens, mode="drop"),
         logp=carry.logp.at[rows].set(logp, mode="drop"),
-        seen=carry.seen.at[agent, rows].set(seen, mode="drop"),
+        seen=carry.seen.at[place, rows].set(seen, mode="drop"),
     ), cache
 
 

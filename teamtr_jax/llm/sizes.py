@@ -48,20 +48,20 @@ def required(team: LanguageTeam, rows: int = 0, micro_batch: int = 0, epochs: in
       micro_batch: conversations whose gradient is taken at once; 0: nothing is trained.
       epochs: passes over the rows.
     """
-    layout, agents = team.layout, team.agents
+    layout, updates = team.layout, len(team.who.leaders)
     length, written = layout.length, layout.turns * layout.message
-    each = [parameters_of(config, layout) for config in team.models]
+    each = [parameters_of(config, layout) for config in team.networks]
     out = FLOAT * sum(total for total, _ in each)
     if (
         micro_batch
     ):  # a stage keeps the state before each of its updates; the state has two moments beside what is trained
-        out += FLOAT * sum(total * agents + 2 * trained * (agents + 1) for total, trained in each)
+        out += FLOAT * sum(total * updates + 2 * trained * (updates + 1) for total, trained in each)
         inside = max(
             config.layers * (4 * config.width + 3 * config.inner + config.heads * length) for config in team.models
         )
         out += FLOAT * min(micro_batch, max(rows, 1)) * length * inside
         out += FLOAT * rows * (written * layout.vocabulary.actions + epochs)
-    cache = sum(2 * config.layers * config.width * (2 if config.dtype == "bfloat16" else 4) for config in team.models)
+    cache = sum(2 * config.layers * config.width * (2 if config.dtype == "bfloat16" else 4) for config in team.networks)
     return out + rows * length * (2 * FLOAT + cache)
 
 
@@ -83,7 +83,7 @@ def require_room(
     least = required(team, 1, 1 if micro_batch else 0)
     have = f"{bytes_text(limit)} of memory"
     if alone > limit:
-        total = sum(parameters_of(config, team.layout)[0] for config in team.models)
+        total = sum(parameters_of(config, team.layout)[0] for config in team.networks)
         widest = max(config.width for config in team.models)
         found = f"{widest}, {total:,} parameters of {team.agents} agents: at least {bytes_text(alone)}"
         raise InputError("width", found, f"{_width_that_fits(team, limit, micro_batch > 0)}, for {have}")

@@ -54,7 +54,7 @@ class Reading:
     nodes: Array  #: [Q] nodes of the tree that members own
     row: Array  #: [Q] the row, counted over all blocks, in which the node's prefix stands
     position: Array  #: [Q] the last position of the prefix: its logits are about the node
-    members: tuple[int, ...] = static_field()
+    members: tuple[int, ...] = static_field()  #: sharers of parameters beside each other
 
 
 def _digits(outcomes: int, base: int) -> int:
@@ -186,7 +186,7 @@ def readings(team: LanguageTeam, levels: list[Level], first: NDArray[np.int64]) 
 
     out = []
     for config in dict.fromkeys(team.models):
-        members = tuple(a for a in range(team.agents) if team.models[a] == config)
+        members = tuple(a for a in np.argsort(team.who.sharers, kind="stable").tolist() if team.models[a] == config)
         deepest = [level.position for level in levels if np.isin(level.owner, members).any()]
         length = 1 + max(deepest, default=0)
         texts = [np.concatenate(rows[a])[:, :length] for a in members]

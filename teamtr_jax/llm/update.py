@@ -35,11 +35,11 @@ __all__ = ["TrainState", "UpdateData", "Outcome", "init_train_state", "update_ag
 
 
 class TrainState(NamedTuple):
-    """What training changes. A pytree of arrays: leading axis of agents if networks are alike, tuples otherwise."""
+    """What training changes. A pytree of arrays: leading axis of sets of parameters if networks are alike, tuples otherwise."""
 
     params: Params
     optimiser: Any  #: of the trained leaves, as one vector
-    beta: Float[Array, " n"]  #: coefficient of each agent's penalty
+    beta: Float[Array, " sets"]  #: coefficient of the penalty of each set of parameters
 
 
 class UpdateData(NamedTuple):
@@ -57,8 +57,10 @@ class Outcome(NamedTuple):
     """What an update did."""
 
     numbers: dict[str, Float[Array, ""]]
-    own: Bool[Array, "R turns L"]  #: the agent's tokens in the rows that were measured; zero elsewhere:
-    log_ratio: Float[Array, "R turns L"]  #: `log π'/π` at the agent's tokens, zero elsewhere
+    own: Bool[
+        Array, "R turns L"
+    ]  #: the tokens, in the rows that were measured, of the agents that moved; zero elsewhere:
+    log_ratio: Float[Array, "R turns L"]  #: `log π'/π` at these tokens
     kl: Float[Array, "R turns L"]
 
 
@@ -70,7 +72,7 @@ def _flat(params: Params) -> Array:
 def init_train_state(team: LanguageTeam, params: Params, settings: UpdateSettings) -> TrainState:
     """The state at the start of training."""
     start = optimiser_of(parts(settings)[1]).init
-    beta = jnp.full(team.agents, settings.beta, jnp.float32)
+    beta = jnp.full(team.who.sets, settings.beta, jnp.float32)
     if team.alike:
         return TrainState(params, jax.vmap(start)(jax.vmap(_flat)(params)), beta)
     return TrainState(params, tuple(start(_flat(own)) for own in params), beta)
@@ -84,27 +86,35 @@ class _Program(NamedTuple):
 
     config: ModelConfig
     layout: Layout
-    stacked: bool  #: parameters have a leading axis of agents
+    stacked: bool  #: parameters have a leading axis of sets
     mesh: Mesh | None
 
-    def own(self, tree: Any, agent: Array) -> Any:
-        """The agent's part of parameters or moments."""
-        return jax.tree.map(lambda x: x[agent], tree) if self.stacked else tree
+    def own(self, tree: Any, place: Array) -> Any:
+        """The part of parameters or moments that the agent plays with."""
+        return jax.tree.map(lambda x: x[place], tree) if self.stacked else tree
+
+
+class _Who(NamedTuple):
+    """Whom an update is about."""
+
+    place: Any  #: number of the parameters
+    moved: Any  #: [n], who plays with them
+    credited: Any  #: [n], whose messages the surrogate is made of
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _score(program: _Program, micro: int, params: Params, agent: Array, tokens: Array) -> Array:
+def _score(program: _Program, micro: int, params: Params, place: Array, tokens: Array) -> Array:
     layout, mesh = program.layout, program.mesh
 
-    def all_of(params: Params, agent: Array, tokens: Array) -> Array:
-        own = program.own(params, agent)
+    def all_of(params: Params, place: Array, tokens: Array) -> Array:
+        own = program.own(params, place)
 
         def chunk(tokens: Array) -> Array:
             return token_log_probs(written_log_probs(program.config, layout, own, tokens), by_turn(layout, tokens))
 
         return in_chunks(chunk, micro, mesh, tokens)
 
-    return on_all(mesh, all_of, params, agent, tokens)
+    return on_all(mesh, all_of, params, place, tokens)
 
 
 def score(
@@ -112,19 +122,20 @@ def score(
 ) -> Float[Array, "R turns L"]:
     """Log-probability under `agent` of what stands at every message position, whoever wrote it; meaningless at PAD."""
     whole_number("agent", agent, 0, team.agents - 1)
-    own = params if team.alike else params[agent]
+    place = team.place(agent)
+    own = params if team.alike else params[place]
     mesh = mesh_for(micro_batch, own, tokens)
-    arguments = everywhere(mesh, (own, np.int32(agent), tokens))
+    arguments = everywhere(mesh, (own, np.int32(place), tokens))
     program = _Program(team.models[agent], team.layout, team.alike, mesh)
     return onto_first(mesh, _score(program, micro_batch, *arguments))
 
 
 class _Changed(NamedTuple):
-    """What an update has changed: of all agents where parameters are stacked."""
+    """What an update has changed: of all sets of parameters where they are stacked."""
 
     trained: list[Array]
     moments: Any
-    beta: Array  #: of all agents
+    beta: Array  #: of all sets of parameters
     outcome: Outcome
 
 
@@ -137,19 +148,19 @@ def _one_update(
     program: _Program,
     compiled: CompiledSettings,
     state: TrainState,
-    agent: Array,
+    who: _Who,
     data: UpdateData,
     traced: TracedSettings,
     order: Array,
 ) -> _Changed:
     """Ascend, go back, adapt β, diagnose. Where agents are not alike `state` holds parameters and moments of this one only."""
-    policy = policy_of(program.config, program.layout, program.own(state.params, agent))
-    moments = program.own(state.optimiser, agent)
-    given = Given(policy, compiled, traced, state.beta[agent], program.mesh)
-    own = own_tokens(program.layout, data.tokens, data.speaker, agent)
-    rows = Rows(
-        data.tokens, by_turn(program.layout, data.tokens), own, data.advantage, data.centred, data.weight, data.counts
-    )
+    place = who.place
+    policy = policy_of(program.config, program.layout, program.own(state.params, place))
+    moments = program.own(state.optimiser, place)
+    given = Given(policy, compiled, traced, state.beta[place], program.mesh)
+    written = by_turn(program.layout, data.tokens)
+    own, credited = (own_tokens(program.layout, data.tokens, data.speaker, some) for some in (who.moved, who.credited))
+    rows = Rows(data.tokens, written, own, credited, data.advantage, data.centred, data.weight, data.counts)
 
     ascent, current = ascend(given, rows, moments, order)
 
@@ -176,14 +187,14 @@ def _one_update(
     trained = kept.trained
     if program.stacked:
         whole = split_trained(state.params)[0]
-        trained = [x.at[agent].set(y) for x, y in zip(whole, trained, strict=True)]
-        moments = jax.tree.map(lambda x, y: x.at[agent].set(y), state.optimiser, moments)
+        trained = [x.at[place].set(y) for x, y in zip(whole, trained, strict=True)]
+        moments = jax.tree.map(lambda x, y: x.at[place].set(y), state.optimiser, moments)
     tokens = (jnp.zeros(own.shape, x.dtype).at[measured].set(x) for x in (rows.own, *kept.moved))
-    return _Changed(trained, moments, state.beta.at[agent].set(beta), Outcome(found, *tokens))
+    return _Changed(trained, moments, state.beta.at[place].set(beta), Outcome(found, *tokens))
 
 
 def _adapted(given: Given, reached: Array, taken: Array) -> Array:
-    """`β` of the agent's next update."""
+    """`β` of the next update of these parameters."""
     following = adapted(given.beta, reached, given.traced.aim, taken, given.traced.beta)
     return jnp.where(jnp.asarray(given.traced.adaptive), following, given.beta).astype(given.beta.dtype)
 
@@ -196,10 +207,12 @@ def update_agent(
     data: UpdateData,
     order: Int[Array, "epochs training"],
 ) -> tuple[TrainState, Outcome]:
-    """Algorithm 1's update of one agent; the parameters, moments and β of the others are the same, bit for bit.
+    """Algorithm 1's update of one agent; parameters, moments and β that others play with are the same, bit for bit.
 
-    It ascends the mean over minibatches of `Σ ω [min(ρA, clip(ρ)A) − A − β KL]`, ρ the ratio to the agent as it was before this
-    update, ω by `settings.average`.
+    It ascends the mean over minibatches of `Σ ω [min(ρA, clip(ρ)A) − A] − β Σ ω KL`, ρ the ratio to the agent as it was before
+    this update, ω by `settings.average`. Of sharers (`team.sharing`) all move: the KL, in the penalty, the monitor and the
+    certificates, is that of the messages of all of them. The surrogate that is ascended is made of the agent's own messages, or
+    of a joint update of those of all sharers.
 
     Args:
       order: the order in which each epoch visits the rows that are trained on, which are the first ones.
@@ -213,14 +226,16 @@ def update_agent(
             permutation("order", rows, len(rows))
     compiled, traced = parts(settings)
     mesh = mesh_for(settings.micro_batch, state, data)
-    own = state if team.alike else TrainState(state.params[agent], state.optimiser[agent], state.beta)
-    arguments = everywhere(mesh, (own, np.int32(agent), data, traced, order))
+    place, agents = team.place(agent), np.arange(team.agents)
+    own = state if team.alike else TrainState(state.params[place], state.optimiser[place], state.beta)
+    moved, credited = (np.isin(agents, some(agent)) for some in (team.who.moved, team.who.credited))
+    arguments = everywhere(mesh, (own, _Who(np.int32(place), moved, credited), data, traced, order))
     program = _Program(team.models[agent], team.layout, team.alike, mesh)
     changed = onto_first(mesh, _update(program, compiled, *arguments))
     params, moments = split_trained(own.params)[1](changed.trained), changed.moments
     if not team.alike:
-        params = (*state.params[:agent], params, *state.params[agent + 1 :])
-        moments = (*state.optimiser[:agent], moments, *state.optimiser[agent + 1 :])
+        params = (*state.params[:place], params, *state.params[place + 1 :])
+        moments = (*state.optimiser[:place], moments, *state.optimiser[place + 1 :])
     return TrainState(params, moments, changed.beta), changed.outcome
 
 

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
 
 from teamtr_jax.llm.checked import FLOAT32, flags, real, whole
-from teamtr_jax.llm.losses import ESTIMATORS, PENALTIES, RATIOS, Advantage, Average, Estimator, Ratio
+from teamtr_jax.llm.losses import (
+    ESTIMATORS,
+    PENALTIES,
+    RATIOS,
+    SPENDING,
+    Advantage,
+    Average,
+    Estimator,
+    Ratio,
+    Spending,
+)
 from teamtr_jax.llm.step_rules import STEP_RULES, StepRule
 from teamtr_jax.validation import InputError, one_of, real_number
 
@@ -35,6 +45,10 @@ class UpdateSettings:
     average: Average = "rollout"
     clip_low: float = 0.2
     clip_high: float = 0.2  #: ratios are clipped to `[1 − clip_low, 1 + clip_high]`; infinite: not
+    spending: str = (
+        "none"  #: of `losses.SPENDING`: what counts against the budget; units after it is spent have no gain (S10)
+    )
+    budget: float = 0.1  #: `X` of one rollout and one update
     penalty: str = "exact"  #: estimator of the KL in the loss, of `losses.PENALTIES`
     beta: float = 1.0  #: first or fixed coefficient of the penalty
     adaptive: bool = True
@@ -55,7 +69,8 @@ class UpdateSettings:
 
     def __post_init__(self) -> None:
         for name, known in (("advantage", get_args(Advantage)), ("ratio", RATIOS), ("average", get_args(Average)),
-                            ("penalty", PENALTIES), ("monitor", ESTIMATORS), ("step_rule", STEP_RULES)):  # fmt: skip
+                            ("spending", SPENDING), ("penalty", PENALTIES), ("monitor", ESTIMATORS),
+                            ("step_rule", STEP_RULES)):  # fmt: skip
             one_of(name, getattr(self, name), tuple(known))
         whole(self, 1, "minibatch", "micro_batch", high=MOST_ROWS)
         if self.minibatch % self.micro_batch:
@@ -66,7 +81,7 @@ class UpdateSettings:
         flags(self, "drop_uniform", "adaptive", "early_stop")
         real(self, "learning_rate", "reward_range", **FLOAT32)
         real(self, "max_grad_norm", "delta", "advantage_clip", low=FLOAT32["low"], infinite=True)
-        real(self, "clip_low", "clip_high", low=0.0, infinite=True)
+        real(self, "clip_low", "clip_high", "budget", low=0.0, infinite=True)
         real(self, "beta", "weight_decay", low=0.0, high=FLOAT32["high"])
         real(self, "measured", high=1.0, above=0.0)
         if not isinstance(self.moments, tuple | list) or len(self.moments) != 2:
@@ -89,6 +104,7 @@ class CompiledSettings(NamedTuple):
     minibatch: int
     micro_batch: int
     ratio: Ratio
+    spending: Spending | None
     average: str
     penalty: Estimator
     monitor: Estimator
@@ -106,6 +122,7 @@ class TracedSettings(NamedTuple):
     moments: Any
     clip_low: Any
     clip_high: Any
+    budget: Any
     beta: Any
     adaptive: Any
     aim: Any
@@ -116,7 +133,13 @@ class TracedSettings(NamedTuple):
 
 def parts(settings: UpdateSettings) -> tuple[CompiledSettings, TracedSettings]:
     """What a program is compiled for, and what it is given."""
-    tables = {"ratio": RATIOS, "penalty": PENALTIES, "monitor": ESTIMATORS, "step_rule": STEP_RULES}
+    tables = {
+        "ratio": RATIOS,
+        "spending": SPENDING,
+        "penalty": PENALTIES,
+        "monitor": ESTIMATORS,
+        "step_rule": STEP_RULES,
+    }
 
     def of(name: str) -> Any:
         value = getattr(settings, name)

@@ -111,7 +111,7 @@ def warm_start(
     prompts = jnp.asarray(team.layout.encode_prompts([problem.prompt for problem in problems]))
     key = jax.random.key(seed)
     memory = _each(team, _optimiser(settings.learning_rate).init, params)
-    state = _Learned(params, memory, jnp.zeros(team.agents, jnp.float32))
+    state = _Learned(params, memory, jnp.zeros(team.who.sets, jnp.float32))
     done, stride = 0, settings.every
     batches = _Batches(team, task, seed, settings)
     measured: list[tuple[int, float]] = []
@@ -149,11 +149,11 @@ def warm_start(
 def _require_numbers(team: LanguageTeam, params: Params, loss: NDArray[np.float32], steps: int) -> None:
     finite = np.isfinite(loss)
     for leaf in jax.tree.leaves(params) if team.alike else ():
-        finite &= np.isfinite(np.asarray(leaf)).reshape(team.agents, -1).all(-1)
-    for agent in range(team.agents) if not team.alike else ():
-        finite[agent] &= all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(params[agent]))
+        finite &= np.isfinite(np.asarray(leaf)).reshape(team.who.sets, -1).all(-1)
+    for place in range(team.who.sets) if not team.alike else ():
+        finite[place] &= all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(params[place]))
     if not finite.all():
-        agent = int(finite.argmin())
+        agent = team.who.firsts[int(finite.argmin())]
         raise ArithmeticError(
             f"warm start: loss or parameters of agent {agent} are not numbers after step {steps}: a smaller learning rate"
         )
@@ -196,11 +196,13 @@ def demonstration_loss(
 ) -> Float[Array, ""]:
     """Cross-entropy of one agent on what it says itself, `−mean_t [(1−s) log π_i(a_t|·) + s/A Σ_a log π_i(a|·)]`, in nats.
 
+    Of sharers an agent is a set of parameters, and `speaker` says which of them speaks.
+
     Args:
       which: whose network; `params` are its own.
       agent: whose text; may be traced.
     """
-    logits = policy_logits(team.models[which], team.layout, params, tokens)[:, :-1]
+    logits = policy_logits(team.networks[which], team.layout, params, tokens)[:, :-1]
     own = (emitted(team.layout, tokens) & (author(team.layout, speaker) == agent))[:, 1:]
     target = jnp.where(own, tokens[:, 1:], 0)
     log_probs = jax.nn.log_softmax(logits)
@@ -250,7 +252,7 @@ def _optimiser(learning_rate: float) -> optax.GradientTransformation:
 
 
 def _each(team: LanguageTeam, function: Any, *trees: Any) -> Any:
-    """`function` of each agent's part: at once where agents are stacked."""
+    """`function` of the part of each set of parameters: at once where they are stacked."""
     return jax.vmap(function)(*trees) if team.alike else tuple(function(*own) for own in zip(*trees, strict=True))
 
 
@@ -259,7 +261,7 @@ class _Learned(NamedTuple):
 
     params: Params
     memory: Any  #: of the optimiser
-    loss: Array  #: [n] at the last step
+    loss: Array  #: [sets] at the last step
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -267,7 +269,7 @@ def _steps(
     team: LanguageTeam, learning_rate: float, state: _Learned, batch: _Batch, steps: Array, smoothing: Array
 ) -> _Learned:
     """The first `steps` of the given ones."""
-    optimiser, (tokens, speaker) = _optimiser(learning_rate), batch
+    optimiser, tokens, speaker = _optimiser(learning_rate), batch.tokens, team.place(batch.speaker)
 
     def one(which: int, own: Params, memory: Any, agent: Array | int, tokens: Array, speaker: Array) -> _Learned:
         def loss(own: Params) -> Array:
@@ -280,9 +282,9 @@ def _steps(
     def step(k: Array, state: _Learned) -> _Learned:
         params, memory, _ = state
         if team.alike:
-            agents = jnp.arange(team.agents)
+            agents = jnp.arange(team.who.sets)
             return jax.vmap(partial(one, 0), (0, 0, 0, None, None))(params, memory, agents, tokens[k], speaker[k])
-        each = [one(i, params[i], memory[i], i, tokens[k], speaker[k]) for i in range(team.agents)]
+        each = [one(i, params[i], memory[i], i, tokens[k], speaker[k]) for i in range(team.who.sets)]
         params, memory, values = zip(*each, strict=True)
         return _Learned(params, memory, jnp.stack(values))
 

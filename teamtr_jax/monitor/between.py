@@ -81,7 +81,9 @@ def shifts(
         for previous, i in itertools.pairwise(members):
             since = [j for j in members if base <= j < i]
             doubted = any(doubts[j].invalid for j in (*since, i))
-            booked = float(path_shift(sum(found[j].episode.value for j in since), None))
+            moved = [agent for j in since for agent in updates[j].agents]
+            again = len(set(moved)) < len(moved)  # their KLs do not add up
+            booked = float(path_shift(np.inf if again else sum(found[j].episode.value for j in since), None))
             direct = _path(log, updates, base, i, previous, settings)
             if doubted:
                 shift, upper, rung = 1.0, 1.0, "none: the rollouts are in doubt"

@@ -11,13 +11,14 @@ from teamtr_jax.monitor.between import Following, Shift
 from teamtr_jax.monitor.doubts import Doubts
 from teamtr_jax.monitor.estimates import plain
 from teamtr_jax.monitor.interaction import Interaction
-from teamtr_jax.monitor.limits import Limits
+from teamtr_jax.monitor.limits import DeployedLimits, Limits
 from teamtr_jax.monitor.own import Own
 from teamtr_jax.monitor.updates import Update
 from teamtr_jax.monitor_settings import Settings
+from teamtr_jax.sharing import set_of
 
 __all__ = ["MONITOR_SCHEMA", "INFORMATION", "RUNGS", "WEIGHTS", "Record", "Judged", "Column", "GROUPS", "COLUMNS", "record_of",
-           "number", "interval_text", "text", "who", "name"]  # fmt: skip
+           "number", "interval_text", "text", "who", "agents_text", "name"]  # fmt: skip
 
 MONITOR_SCHEMA = 1
 
@@ -67,6 +68,11 @@ def who(agents: list[int]) -> str:
     return "+".join(map(str, agents)) or "nobody"
 
 
+def agents_text(agents: list[int]) -> str:
+    """The same in a sentence."""
+    return f"agent{'s' * (len(agents) > 1)} {who(agents)}"
+
+
 def name(record: Record) -> str:
     """The update of a record: stage.update."""
     return f"{record['stage']}.{record['update']}"
@@ -96,11 +102,15 @@ class Column(NamedTuple):
 ESTIMABLE = "estimable"
 """It needs rollouts and carries a confidence. Nothing here needs a supremum over states (oracle); ranges are declared (prior)."""
 RANGE = "estimable, with ϱ declared (prior)"
+FINITE = "estimable, no asymptotics; reward range declared (prior)"
 
 RUNGS: Mapping[str, tuple[str, str]] = {
     "S7": (RANGE, "L − ϱ·K, by messages and by tokens; ϱ: width of the declared range"),
     "S7c": (RANGE, "L of reused rollouts − ϱ·ΣK"),
-    "S9": ("estimable, with the floor of the reward declared (prior)", "E (R − floor) log Λ"),
+    "S9": (
+        "estimable, with the range of the reward declared (prior)",
+        "E (R − floor) log Λ; mismatch (S12): E (R − floor) log Λ' + (ceiling − R) log Λ, over the behaviour",
+    ),
 }
 """By id: who can know it, and its mean."""
 
@@ -108,6 +118,13 @@ WEIGHTS: Mapping[str, str] = {
     "rollouts": "n", "ESS/B": "ess", "P95": "p95", "P99": "p99", "max": "largest", "Pr[w > 10]": "above_ten",
 }  # fmt: skip
 """Headings of the table of weights, and the field of each."""
+
+
+def _kind(j: Judged) -> str:
+    agents = j.update.agents
+    if not j.update.changed:
+        return "nothing changed"
+    return "single" if len(agents) < 2 else "joint" if set_of(j.settings.sharers, agents) is None else "sharers"
 
 
 def _outside(j: Judged) -> bool | None:
@@ -140,9 +157,9 @@ def _rung(record: Record) -> str:
     return "none" if found["label"].startswith("none") else found["rung"]
 
 
-def _finite_lower(record: Record) -> str:
-    found = record["certificate_finite_sample"]
-    return "–" if found is None else number(found["lower"])
+def _lower(key: str) -> Callable[[Record], str]:
+    """The limit of a certificate."""
+    return lambda record: "–" if record[key] is None else number(record[key]["lower"])
 
 
 def _rungs(j: Judged) -> list[dict[str, Any]]:
@@ -164,12 +181,19 @@ def _certificate(j: Judged) -> dict[str, Any]:
     }
 
 
-def _finite(j: Judged) -> dict[str, Any] | None:
-    if j.limits.finite is None:
+def _s8(j: Judged, found: Limits | DeployedLimits, estimator: str) -> dict[str, Any]:
+    return {
+        "lower": found.finite, "estimate": found.finite_value, "alpha": j.settings.alpha, "estimator": estimator,
+        "bound": "betting", "label": found.label,
+    }  # fmt: skip
+
+
+def _deployed(j: Judged) -> dict[str, Any] | None:
+    if (own := j.own.deployed) is None or (found := j.limits.deployed) is None:
         return None
     return {
-        "lower": j.limits.finite, "estimate": j.limits.finite_value, "alpha": j.settings.alpha, "estimator": "path",
-        "bound": "betting", "label": j.limits.label,
+        "rung": "S9, value-weighted", "certificate": plain(own.bound), "lower": found.lower, "alpha": j.settings.alpha,
+        "label": found.label,
     }  # fmt: skip
 
 
@@ -192,21 +216,32 @@ def _drift(j: Judged) -> dict[str, Any] | None:
     return None if j.matrix is None else plain(j.matrix.drift[j.matrix.updates.index(j.update.update)])
 
 
+def _of(found: Any, pick: Callable[[Any], Any]) -> Any:
+    """A number of what there is, or none."""
+    return None if found is None else pick(found)
+
+
 def _kl(j: Judged, pick: Callable[[Any], Any]) -> Any:
     """Of the monitor, where there is one."""
-    return None if j.own.kl is None else pick(j.own.kl)
+    return _of(j.own.kl, pick)
 
 
 HEAD = (
     Column("stage", "", "", "the stage", lambda j: j.update.stage),
     Column("update", {"update": name}, "", "the update within it; tables show stage.update", lambda j: j.update.update),
-    Column("agents", {"agent": lambda r: who(r["agents"])}, "", "whom it updates", lambda j: j.update.agents),
+    Column(
+        "agents",
+        {"agent": lambda r: who(r["agents"])},
+        "",
+        "whom it moves: of sharers all who play with the parameters",
+        lambda j: j.update.agents,
+    ),
 )
 """What every table begins with."""
 
 ROLLOUTS = (
-    Column("kind", "kind", "", "single, joint (several agents at once) or nothing changed",
-           lambda j: "nothing changed" if not j.update.changed else "joint" if len(j.update.agents) > 1 else "single"),
+    Column("kind", "kind", "", "single, sharers (of one set of parameters), joint (several agents at once) or nothing changed",
+           _kind),
     Column("changed_besides", "", "", "other agents whose scores changed",
            lambda j: sorted(set(j.update.changed) - set(j.update.agents))),
     Column("evidence", "evidence", "", "the rollouts it is judged by: fresh (of the current team), reused (older) or incomplete",
@@ -273,8 +308,9 @@ CERTIFICATES = (
     Column("certificate", {"rung": _rung, "lower": lambda r: number(r["certificate"]["lower"])}, RANGE,
            "the rung with the greatest lower limit, and this limit: above 0 the update is certified (S6); asymptotic",
            _certificate),
-    Column("certificate_finite_sample", {"S8 lower": _finite_lower}, "estimable, no asymptotics; reward range declared (prior)",
-           "the same by the betting bound on E R(Λ − 1) (S8)", _finite),
+    Column("certificate_finite_sample", {"S8 lower": _lower("certificate_finite_sample")}, FINITE,
+           "the same by the betting bound on E R(Λ − 1) (S8); reused: on E [R(Λ' − 1) + (1 − R)(Λ − 1)], Λ' new/behaviour, Λ "
+           "current/behaviour (S12)", lambda j: _s8(j, j.limits, "path" if j.own.fresh else "mismatch")),
     Column("limit_cut", "", "", "whether a limit exceeded high − mean reward: then none is printed",
            lambda j: j.limits.limit_cut),
     Column("improvement_next", "next rollouts say", ESTIMABLE,
@@ -294,6 +330,29 @@ RESAMPLING = (
            lambda j: j.shift.booked),
     Column("skippable", {"tolerance {tolerance:g}": _skippable}, ESTIMABLE,
            "whether new rollouts could have been skipped: the upper limit is within the tolerance", lambda j: j.shift.skippable),
+)  # fmt: skip
+
+SAMPLER = (
+    Column("kl_sampler_current", "K(sampler‖current)", ESTIMABLE,
+           "K(μ,π): Σ KL(behaviour‖current) over the whole rollout, all agents, by k3 (S12)",
+           lambda j: plain(j.own.sampler.current)),
+    Column("kl_sampler_new", "K(sampler‖new)", ESTIMABLE, "K(μ,π'): the same of behaviour and new",
+           lambda j: plain(j.own.sampler.new)),
+    Column("sampler_misses", "sampler misses", ESTIMABLE,
+           "1 − E Λ, Λ = current/behaviour of a rollout: what current plays and the sampler never writes (a top-p or top-k cut)",
+           lambda j: plain(j.own.sampler.misses)),
+    Column("sampler_cuts", "", "", "whether that is above 0 at 1e-6: then S7c, whose k3 misses it too, has no limit",
+           lambda j: j.own.sampler.cuts),
+    Column("kl_deployed", "K(sampler‖deployed)", ESTIMABLE,
+           "the same of behaviour and `logp_deployed`, the sampler after the update",
+           lambda j: _of(j.own.deployed, lambda x: plain(x.kl))),
+    Column("improvement_deployed", "deployed gains", ESTIMABLE,
+           "J(μ') − J(μ) of the sampler after and as it wrote the rollouts, by the importance weight of whole rollouts",
+           lambda j: _of(j.own.deployed, lambda x: plain(x.improvement))),
+    Column("certificate_deployed", {"S9 lower": _lower("certificate_deployed")}, RUNGS["S9"][0],
+           "a lower bound on it, E (R − floor) log Λ with Λ = deployed/behaviour (S9), and its limit; asymptotic", _deployed),
+    Column("certificate_deployed_finite_sample", {"S8 lower": _lower("certificate_deployed_finite_sample")}, FINITE,
+           "the same by the betting bound on E R(Λ − 1) (S8)", lambda j: _of(j.limits.deployed, lambda x: _s8(j, x, "path"))),
 )  # fmt: skip
 
 INTERACTION = (
@@ -322,6 +381,7 @@ GROUPS: Mapping[str, tuple[Column, ...]] = {
     "Importance weights of whole rollouts": TAILS,
     "Certificates": CERTIFICATES,
     "Resampling": RESAMPLING,
+    "Trainer and sampler": SAMPLER,
     "Interaction": INTERACTION,
     "Doubts": DOUBTS,
 }

@@ -53,6 +53,7 @@ def doubts_of(log: TokenLog, u: Update, settings: Settings) -> Doubts:
         for reason, found in (
             ("rollouts scored again are not all there", u.evidence == "incomplete"),
             ("tokens are masked", any(log.masked[x].any() for x in chosen)),
+            ("messages of sharers were not scored", bool(u.unscored)),
             ("the log contradicts itself", contradicted is not None),
             ("prompts whose rollouts have equal rewards were left out", one_sided_groups(log, u.chosen) > 0),
             ("groups of unequal size: rollouts may be missing", groups is not None and not settings.complete),

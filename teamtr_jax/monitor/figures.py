@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from teamtr_jax.monitor.columns import Record, name, who
+from teamtr_jax.monitor.columns import Record, agents_text, name
 from teamtr_jax.monitor.interaction import pool
 from teamtr_jax.monitor.log import optional_import
 from teamtr_jax.monitor.report import MonitorReport
+from teamtr_jax.sharing import members_of
 
 __all__ = ["FIGURES", "MATRIX", "colour_of", "is_long", "svg", "whom"]
 
@@ -37,7 +38,7 @@ def colour_of(agents: Sequence[int]) -> str:
 
 def whom(agents: list[int]) -> str:
     """The agents of an update, as the key of the colours has them."""
-    return f"agent{'s' * (len(agents) > 1)} {who(agents)}" if agents else "nobody"
+    return agents_text(agents) if agents else "nobody"
 
 
 def _values(records: list[Record], *path: str) -> np.ndarray:
@@ -179,8 +180,8 @@ def _shift(ax: Any, report: MonitorReport) -> None:
 
 
 def _matrix(ax: Any, report: MonitorReport) -> None:
-    pooled = pool(report.interactions, report.settings.alpha)
-    agents = pooled.agents
+    pooled = pool(report.interactions, report.settings.alpha, report.settings.sharers)
+    agents = [members_of(report.settings.sharers, k) for k in pooled.agents]
     means = np.array([[np.nan if x is None else x.value for x in row] for row in pooled.entries])
     seen = np.isfinite(means)
     size = max(float(np.nanmax(abs(means))) if seen.any() else 0.0, 1e-300)
@@ -190,11 +191,11 @@ def _matrix(ax: Any, report: MonitorReport) -> None:
                 color="white" if abs(means[k, i]) > 0.6 * size else "black")  # fmt: skip
     places = range(len(agents))
     ax.set(title="Interaction M[k,i], mean over stages", xlabel="i: whose surrogate", ylabel="k: whose update",
-           xticks=places, xticklabels=[f"agent {i}" for i in agents],
-           yticks=places, yticklabels=[f"after agent {k}" for k in agents])  # fmt: skip
+           xticks=places, xticklabels=[whom(i) for i in agents],
+           yticks=places, yticklabels=[f"after {whom(k)}" for k in agents])  # fmt: skip
     for axis in (ax.get_xticklabels(), ax.get_yticklabels()):
-        for agent, label in zip(agents, axis, strict=True):
-            label.set_color(colour_of([agent]))
+        for members, label in zip(agents, axis, strict=True):
+            label.set_color(colour_of(members))
     ax.figure.colorbar(image, ax=ax, location="bottom", shrink=0.8, ticks=(-size, 0, size), format="%.2g")
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from teamtr_jax.intervals import Interval, interval, mean
 from teamtr_jax.monitor.estimates import Floats, grow, growth
 from teamtr_jax.monitor.scored import Scored, per_prompt
+from teamtr_jax.sharing import set_of
 
 __all__ = ["Interaction", "Values", "interaction_values", "estimate_interaction", "gap_values", "Pooled", "pool"]
 
@@ -119,14 +120,14 @@ def estimate_interaction(
 
 
 class Pooled(NamedTuple):
-    """The mean of `M[k,i]` over the stages, agent by agent."""
+    """The mean of `M[k,i]` over the stages, agent by agent; of sharers one for all, under the first of them."""
 
     agents: list[int]
     stages: int  #: stages with a matrix
     entries: list[list[Interval | None]]  #: row: whose update, column: whose surrogate
 
 
-def pool(matrices: Sequence[Interaction], alpha: float) -> Pooled:
+def pool(matrices: Sequence[Interaction], alpha: float, sharers: Sequence[int] | None = None) -> Pooled:
     """Means over stages, whose rollouts are independent; t with the fewest prompts. Joint updates are left out.
 
     The error of N entries is `√Σ_stages (Σ SE)²/N`: those of one stage, of an agent that it updates twice, share their rollouts.
@@ -136,8 +137,9 @@ def pool(matrices: Sequence[Interaction], alpha: float) -> Pooled:
         here: dict[tuple[int, int], list[Interval]] = {}
         for k, row in zip(matrix.agents, matrix.entries, strict=True):
             for i, entry in zip(matrix.agents, row, strict=True):
-                if entry is not None and len(k) == len(i) == 1:
-                    here.setdefault((k[0], i[0]), []).append(entry)
+                first, second = set_of(sharers, k), set_of(sharers, i)
+                if entry is not None and first is not None and second is not None:
+                    here.setdefault((first, second), []).append(entry)
         for pair, entries in here.items():
             found.setdefault(pair, []).append(entries)
     agents = sorted({agent for pair in found for agent in pair})

@@ -13,10 +13,19 @@ from teamtr_jax.monitor.estimates import Floats
 from teamtr_jax.monitor.own import Own
 from teamtr_jax.monitor_settings import Settings
 
-__all__ = ["RARELY", "Limits", "limits", "label"]
+__all__ = ["RARELY", "DeployedLimits", "Limits", "limits", "label"]
 
 RARELY = 0.1
 """Mean weights are tested at this share of α: an honest log is found above 1 in at most that share of its updates."""
+
+
+class DeployedLimits(NamedTuple):
+    """Limits of level `1 − α` on what the sampler gains with the weights after the update; −∞ where `label` says why."""
+
+    lower: float  #: S9, asymptotic
+    finite: float  #: S8
+    finite_value: float
+    label: str
 
 
 class Limits(NamedTuple):
@@ -25,11 +34,12 @@ class Limits(NamedTuple):
     rung: str  #: the best of the rungs
     lower: float  #: its limit, asymptotic
     union: int  #: how many rungs it was chosen from
-    finite: float | None  #: S8, no asymptotics; fresh rollouts only
-    finite_value: float | None  #: what it is a limit of, estimated
+    finite: float  #: S8, no asymptotics
+    finite_value: float  #: what it is a limit of, estimated
     label: str
     mean_weight_high: bool
     limit_cut: bool
+    deployed: DeployedLimits | None
 
 
 def label(settings: Settings, invalid: Sequence[str]) -> str:
@@ -56,43 +66,74 @@ def _betting(values: Sequence[Floats | None], settings: Settings) -> list[tuple[
     return out
 
 
-def limits(
-    found: Sequence[Own], values: Sequence[Floats | None], doubts: Sequence[Doubts], settings: Settings
-) -> list[Limits]:
-    """The limits of every update.
+class _Kept(NamedTuple):
+    """Two limits, −∞ where they are withheld, and why they are."""
 
-    None of an update in doubt; none where one exceeds `high − mean reward`, the largest improvement that there can be, or where
-    the mean weight lies above 1. An honest log does that too, rarely.
+    lower: float  #: asymptotic
+    finite: float  #: S8
+    heavy: bool  #: the mean weight is above 1
+    cut: bool  #: a limit is larger than the improvement can be
+    label: str
+
+
+def _kept(
+    limits: tuple[float, float], heavy: bool, weights: str, room: float, settings: Settings, invalid: Sequence[str]
+) -> _Kept:
+    """The asymptotic limit and that of S8.
+
+    None where one exceeds `room`, the largest improvement that there can be, or where the mean weight lies above 1. An honest log
+    does that too, rarely.
+
+    Args:
+      weights: what they are of.
+    """
+    heavy = heavy and not invalid
+    cut = not invalid and max(limits) > room
+    withheld = [f"the mean weight {weights} lies above 1"] if heavy else []
+    withheld += ["a limit exceeds high − mean reward"] if cut else []
+    lower, finite = (-np.inf, -np.inf) if withheld or invalid else limits
+    return _Kept(lower, finite, heavy, cut, label(settings, withheld or invalid))
+
+
+def limits(
+    found: Sequence[Own],
+    values: Sequence[Floats],
+    engine: Sequence[Floats | None],
+    doubts: Sequence[Doubts],
+    settings: Settings,
+) -> list[Limits]:
+    """The limits of every update; none of an update in doubt.
+
+    Args:
+      values: of the S8 limit; `engine`: of that as deployed, where it is known.
     """
     low, high = settings.reward_range
+    width = high - low
     out = []
-    for own, s8, doubt in zip(found, _betting(values, settings), doubts, strict=True):
-        invalid = doubt.invalid
+    for own, s8, s8_deployed, doubt in zip(
+        found, _betting(values, settings), _betting(engine, settings), doubts, strict=True
+    ):
+        assert s8 is not None
         best = own.rungs[int(np.argmax([x.lower for x in own.rungs]))]
-        lower = -np.inf if invalid else best.lower
-        finite = None if s8 is None else -np.inf if invalid else s8[0] * (high - low)
-        heavy = s8 is not None and not invalid and s8[1]
-        cut = any(x is not None and x > high - own.rollouts.reward.value for x in (lower, finite))
-        withheld = [
-            text
-            for text, true in (
-                ("the mean weight new/current lies above 1", heavy),
-                ("a limit exceeds high − mean reward", cut),
-            )
-            if true
-        ]
-        if withheld:
-            lower, finite = -np.inf, None if finite is None else -np.inf
+        room = high - own.rollouts.reward.value
+        weights = "new/current" if own.fresh else "of new and current over behaviour"
+        kept = _kept((best.lower, s8[0] * width), s8[1], weights, room, settings, doubt.invalid)
+        deployed = None
+        if own.deployed is not None and s8_deployed is not None:
+            pair = own.deployed.lower, s8_deployed[0] * width
+            its = _kept(pair, s8_deployed[1], "deployed/behaviour", room, settings, doubt.invalid)
+            deployed = DeployedLimits(its.lower, its.finite, s8_deployed[2] * width, its.label)
         out.append(
             Limits(
                 rung=f"{best.id}, {best.name}",
-                lower=lower,
+                lower=kept.lower,
                 union=len(own.rungs),
-                finite=finite,
-                finite_value=None if s8 is None else s8[2] * (high - low),
-                label=label(settings, withheld or invalid),
-                mean_weight_high=heavy,
-                limit_cut=cut,
+                finite=kept.finite,
+                finite_value=s8[2] * width,
+                label=kept.label,
+                mean_weight_high=kept.heavy,
+                limit_cut=kept.cut,
+                deployed=deployed,
             )
         )
     return out

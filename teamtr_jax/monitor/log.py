@@ -18,7 +18,7 @@ from teamtr_jax.validation import InputError, real_number
 
 __all__ = ["TokenLog", "token_log", "Origin", "typed", "check_values", "log_of", "as_array", "optional_import"]
 
-LOG_PROBABILITIES = ("logp_behaviour", "logp_current", "logp_new")
+LOG_PROBABILITIES = ("logp_behaviour", "logp_current", "logp_new", "logp_deployed")
 NUMBERS = (*LOG_PROBABILITIES, "reward")
 KEYS = ("stage", "update", "prompt", "rollout", "turn", "t")
 ROUNDING = 1e-5
@@ -49,6 +49,7 @@ class TokenLog(NamedTuple):
     reward: Floats
     updated: Ints | None  #: who is updated, −1 for the whole team; `None`: to be found from the log-probabilities
     token: Ints | None  #: token ids
+    logp_deployed: Floats | None  #: under the sampler with the weights after the update (S12)
     transcripts: Ints  #: [N+1] first row of every scored transcript, and the number of rows
     messages: Ints  #: [M+1] first row of every message, and the number of rows
     source: Ints  #: [N] the update at which the transcript was sampled
@@ -64,7 +65,7 @@ class TokenLog(NamedTuple):
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """The columns that a file of this log has, `source` only where the log says it."""
-        out = {key: getattr(self, key) for key in (*TOKEN_LOG_COLUMNS, "updated", "token")}
+        out = {key: getattr(self, key) for key in (*TOKEN_LOG_COLUMNS, "updated", "token", "logp_deployed")}
         out["source"] = np.repeat(self.source, np.diff(self.transcripts)) if self.told else None
         return {key: column for key, column in out.items() if column is not None}
 
@@ -90,7 +91,8 @@ def token_log(columns: Mapping[str, ArrayLike], name: str = "log", unit: str = "
 
     Args:
       columns: `formats.TOKEN_LOG_COLUMNS`; optional `formats.TOKEN_LOG_OPTIONAL`: `source` (the update at which the transcript
-        was sampled), `token` (its id), `updated` (who is updated, −1 for all), `schema`; others are ignored.
+        was sampled), `token` (its id), `updated` (who is updated, −1 for all), `logp_deployed` (under the sampler with the
+        weights after the update), `schema`; others are ignored.
       name: what the messages call the log.
       unit: what they call a row.
       match: a transcript is the one of an earlier update if ids and tokens agree, and `logp_behaviour` within this per token.
@@ -168,7 +170,7 @@ def check_values(used: Columns, origin: Origin) -> None:
     absent = used["t"] == -1
     if "token" in used:
         refuse("token", ~absent & (used["token"] < 0), "a token id ≥ 0")
-    for key in NUMBERS:
+    for key in (key for key in NUMBERS if key in used):
         if key != "reward":
             refuse(key, used[key] < SMALLEST, IMPOSSIBLE)
             refuse(key, (used[key] > COARSE) & (used[key] < np.inf), "a log-probability, at most 0")
@@ -200,7 +202,7 @@ def log_of(used: Columns, origin: Origin, match: float) -> TokenLog:
     holes = used["t"][messages[1:] - 1] != np.diff(messages) - 1  # t are distinct, ≥ 0 and sorted, or one −1
     masked = np.logical_or.reduceat(holes, np.searchsorted(messages, transcripts[:-1]))
     source, usable, again = sources(Rows(transcripts, used), match)
-    fields: dict[str, Any] = {"updated": None, "token": None}
+    fields: dict[str, Any] = {"updated": None, "token": None, "logp_deployed": None}
     fields |= {key: array for key, array in used.items() if key not in ("schema", "source")}
     return TokenLog(
         **fields, transcripts=transcripts, messages=messages, source=source, told="source" in used, usable=usable,

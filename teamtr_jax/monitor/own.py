@@ -15,13 +15,16 @@ from teamtr_jax.monitor.scored import Scored, per_prompt, score
 from teamtr_jax.monitor.updates import Update
 from teamtr_jax.monitor_settings import Settings
 
-__all__ = ["Collected", "TokenKL", "Surrogates", "Tails", "Rung", "Own", "own"]
+__all__ = ["Collected", "TokenKL", "Surrogates", "Tails", "Rung", "Sampler", "Deployed", "Own", "own"]
 
 CUT = 300.0
 """Log weights are cut at this for S8: from above, so the limit holds, and their squares are finite."""
 
 MOVED_TWICE = "reused, agent moved twice"
 """Name of the rung where the updated agent's own tokens are those of an older policy of it."""
+
+MISMATCH = "mismatch"
+"""Name of the rung of rollouts of neither policy (S12): S9's floor for new and its ceiling for current."""
 
 
 class Collected(NamedTuple):
@@ -65,6 +68,24 @@ class Tails(NamedTuple):
     source: int | None  #: which rollouts these are
 
 
+class Sampler(NamedTuple):
+    """The policy that wrote the rollouts beside the trainer's two (S12)."""
+
+    current: Interval  #: `K(sampler‖current)` by k3, of every agent's tokens
+    new: Interval  #: `K(sampler‖new)`
+    misses: Interval  #: `1 − E Λ`, Λ = current/behaviour: what current plays and the sampler never writes
+    cuts: bool  #: whether that is above 0
+
+
+class Deployed(NamedTuple):
+    """The sampler with the weights after the update, against the sampler as it wrote the rollouts: two policies, no trainer."""
+
+    kl: Interval  #: `K(sampler‖deployed)` by k3
+    improvement: Interval  #: by the weights of whole rollouts
+    bound: Interval  #: S9
+    lower: float  #: its limit
+
+
 class Rung(NamedTuple):
     """A lower bound on `J(π̂ⁱ) − J(π̂ⁱ⁻¹)`, and its one-sided limit at α over the number of rungs."""
 
@@ -77,6 +98,7 @@ class Rung(NamedTuple):
 class Own(NamedTuple):
     """What an update's rollouts say of it."""
 
+    fresh: bool  #: whether they are of the current team
     rollouts: Collected
     kl: TokenKL | None
     episode: Interval  #: `K`
@@ -84,6 +106,8 @@ class Own(NamedTuple):
     surrogate: Surrogates
     tails: Tails
     rungs: list[Rung]
+    sampler: Sampler
+    deployed: Deployed | None  #: where the log has its log-probabilities
 
 
 def _by_prompt(s: Scored, values: Floats) -> Floats:
@@ -102,20 +126,57 @@ def _rungs(s: Scored, evidence: str, settings: Settings) -> list[tuple[str, str,
             ("S7", "token ratios", s.advantage * s.steps - penalty),
             ("S9", "value-weighted", (s.reward - low) * s.sums(s.new)),
         ]
-    elif (s.mine & (abs(s.current) > settings.match * s.tokens)).any():
-        surrogate = s.advantage * s.sums(gain(s.current, s.new))
-        rungs = [("S7c", MOVED_TWICE, surrogate - width * s.sums(s.k3_new + s.k3_current))]
     else:
-        surrogate = s.advantage * s.sums(growth(s.new))
-        rungs = [("S7c", "reused rollouts", surrogate - width * s.sums(s.k3_new))]
+        if (s.mine & (abs(s.current) > settings.match * s.tokens)).any():
+            surrogate = s.advantage * s.sums(gain(s.current, s.new))
+            rungs = [("S7c", MOVED_TWICE, surrogate - width * s.sums(s.k3_new + s.k3_current))]
+        else:
+            surrogate = s.advantage * s.sums(growth(s.new))
+            rungs = [("S7c", "reused rollouts", surrogate - width * s.sums(s.k3_new))]
+        both = (s.reward - low) * s.sums(s.current + s.new) + (high - s.reward) * s.sums(s.current)
+        rungs.append(("S9", MISMATCH, both))
     return [(id, name, mean(per_prompt(s, values), settings.alpha)) for id, name, values in rungs]
 
 
-def _finite_values(s: Scored, settings: Settings) -> Floats:
-    """[2, B] S8 (`path_sample`) `Z = mean_g R_g(Λ_g − 1)`, R rescaled to [0, 1], and `mean_g Λ_g − 1`."""
+def _finite_values(s: Scored, fresh: bool, settings: Settings) -> Floats:
+    """[2, B] S8 (`path_sample`) `Z = mean_g R_g(Λ_g − 1)`, R rescaled to [0, 1], and `mean_g Λ_g − 1`.
+
+    On other rollouts S12 (`mismatch_sample`) `Z = mean_g R_g(Λ'_g − 1) + (1 − R_g)(Λ_g − 1)`, Λ' = new/behaviour, Λ =
+    current/behaviour, and the mean of both weights less 1.
+    """
     low, high = settings.reward_range
-    gained = growth(np.minimum(s.sums(s.new), CUT))
-    return np.stack([per_prompt(s, (s.reward - low) / (high - low) * gained), per_prompt(s, gained)])
+    reward = (s.reward - low) / (high - low)
+    if fresh:
+        gained = growth(np.minimum(s.sums(s.new), CUT))
+        return np.stack([per_prompt(s, reward * gained), per_prompt(s, gained)])
+    new, current = (growth(np.minimum(s.sums(x), CUT)) for x in (s.current + s.new, s.current))
+    return np.stack([per_prompt(s, reward * new + (1 - reward) * current), per_prompt(s, (new + current) / 2)])
+
+
+def _sampler(s: Scored, alpha: float) -> Sampler:
+    misses = mean(per_prompt(s, -growth(s.sums(s.current))), alpha)
+    return Sampler(
+        current=mean(per_prompt(s, s.sums(s.k3_current)), alpha),
+        new=mean(per_prompt(s, s.sums(s.k3_new)), alpha),
+        misses=misses,
+        cuts=lower_limit(misses, FALSE_ALARM) > 0,
+    )
+
+
+def _deployed(log: TokenLog, u: Update, settings: Settings) -> tuple[Deployed, Floats] | tuple[None, None]:
+    """The sampler before and after, and the numbers per prompt of the S8 certificate."""
+    if log.logp_deployed is None:
+        return None, None
+    engine = log._replace(logp_current=log.logp_behaviour, logp_new=log.logp_deployed)
+    s, alpha = score(engine, u.chosen, np.unique(log.agent)), settings.alpha
+    bound = mean(per_prompt(s, (s.reward - settings.reward_range[0]) * s.sums(s.new)), alpha)
+    found = Deployed(
+        kl=mean(per_prompt(s, s.sums(s.k3)), alpha),
+        improvement=mean(per_prompt(s, s.advantage * growth(s.sums(s.new))), alpha),
+        bound=bound,
+        lower=lower_limit(bound, alpha),
+    )
+    return found, _finite_values(s, True, settings)
 
 
 def _rollouts(s: Scored, alpha: float) -> Collected:
@@ -157,16 +218,18 @@ def _surrogates(s: Scored, fresh: bool, alpha: float) -> Surrogates:
     )
 
 
-def own(log: TokenLog, u: Update, settings: Settings, rng: np.random.Generator) -> tuple[Own, Floats | None]:
-    """What an update's rollouts say of it, and the numbers per prompt of its S8 certificate (fresh rollouts only)."""
+def own(log: TokenLog, u: Update, settings: Settings, rng: np.random.Generator) -> tuple[Own, Floats, Floats | None]:
+    """What an update's rollouts say of it, and the numbers per prompt of the S8 certificates, of the update and as deployed."""
     agents, alpha, fresh = np.asarray(u.agents, np.int64), settings.alpha, u.evidence == "fresh"
     s = score(log, u.chosen, agents)
     old = [(source, chosen) for source, chosen in u.sets.items() if u.off[source] > settings.match]
     weighed = score(log, old[0][1], agents) if old else None
     mean_weight = mean(per_prompt(s, grow(s.sums(s.new))), alpha)
     episode = mean(per_prompt(s, s.sums(s.k3)), alpha)
-    rungs = _rungs(s, u.evidence, settings)
+    rungs, sampler = _rungs(s, u.evidence, settings), _sampler(s, alpha)
+    deployed, values = _deployed(log, u, settings)
     found = Own(
+        fresh=fresh,
         rollouts=_rollouts(s, alpha),
         kl=_token_kl(s, settings, rng),
         episode=episode,
@@ -179,6 +242,11 @@ def own(log: TokenLog, u: Update, settings: Settings, rng: np.random.Generator) 
             behaviour=None if weighed is None else weights(weighed.sums(weighed.current)),
             source=old[0][0] if old else None,
         ),
-        rungs=[Rung(id, name, x, lower_limit(x, alpha / len(rungs))) for id, name, x in rungs],
+        rungs=[
+            Rung(id, name, x, -np.inf if sampler.cuts and id == "S7c" else lower_limit(x, alpha / len(rungs)))
+            for id, name, x in rungs
+        ],
+        sampler=sampler,
+        deployed=deployed,
     )
-    return found, _finite_values(s, settings) if fresh else None
+    return found, _finite_values(s, fresh, settings), values

@@ -57,8 +57,10 @@ def _card(verdict: Verdict) -> str:
         f"<dt>{escape(x.question)} <b class={x.tone}>{escape(x.answer)}</b></dt><dd>{escape(x.because)}</dd>"
         for x in verdict.answers
     )
-    colour = colour_of([verdict.agent])
-    return f'<section class=card style="border-left-color:{colour}"><h3>Agent {verdict.agent}</h3><dl>{answers}</dl></section>'
+    colour = colour_of(verdict.members)
+    return (
+        f'<section class=card style="border-left-color:{colour}"><h3>{verdict.whose}</h3><dl>{answers}</dl></section>'
+    )
 
 
 def _verdicts(report: MonitorReport) -> str:
@@ -75,7 +77,10 @@ def _figures(report: MonitorReport) -> str:
     key = "".join(
         f'<span><i style="background:{colour_of(agents)}"></i>{escape(whom(list(agents)))}</span>' for agents in kinds
     )
-    figures = [*FIGURES, *([MATRIX] if pool(report.interactions, report.settings.alpha).agents else [])]
+    figures = [
+        *FIGURES,
+        *([MATRIX] if pool(report.interactions, report.settings.alpha, report.settings.sharers).agents else []),
+    ]
     drawn = "".join(
         f"<figure{' class=long' * is_long(draw, report)}><div class=wide>{svg(draw, report)}</div>"
         f"<figcaption>{_prose(caption)}</figcaption></figure>"

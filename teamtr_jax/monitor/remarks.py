@@ -79,12 +79,23 @@ def _weights(report: MonitorReport) -> list[str]:
             f"{names(cut)}: rollouts that the update made rarer were not drawn, or the scores are of another law than "
             "the rollouts."
         )
-    if heavy := _those(report, lambda r: r["mean_weight_high"]):
-        share = f"{100 * RARELY * report.settings.alpha:g} %"
+    share = f"{100 * RARELY * report.settings.alpha:g} %"
+    if heavy := _those(report, lambda r: r["mean_weight_high"] and r["evidence"] == "fresh"):
         out.append(
             f"The mean weight new/current of rollouts lies above 1 in {names(heavy)}, at {name(heavy[0])} "
             f"{interval_text(heavy[0]['mean_weight'])}, and no limit is printed: where tokens are drawn from current this is so "
             f"in at most {share} of updates. Otherwise the causes are those of a log that contradicts itself."
+        )
+    if heavy := _those(report, lambda r: r["mean_weight_high"] and r["evidence"] != "fresh"):
+        out.append(
+            f"The mean weight of new and current over behaviour lies above 1 in {names(heavy)}, and no limit is printed: where "
+            f"tokens are drawn from the behaviour this is so in at most {share} of updates."
+        )
+    if cuts := _those(report, lambda r: r["sampler_cuts"] and not r["invalid"]):
+        out.append(
+            f"The sampler never writes some of what the current policy plays at {names(cuts)}, at {name(cuts[0])} "
+            f"{interval_text(cuts[0]['sampler_misses'])} of its rollouts, as under a top-p or top-k cut: k3 is too small by "
+            "that, so S7c has no limit there; S9 (mismatch) and S8 hold."
         )
     if tails := _those(report, lambda r: r["mean_weight_low"] and not r["invalid"]):
         r = tails[0]
@@ -142,8 +153,8 @@ def remarks(report: MonitorReport) -> list[str]:
         out.append(f"{len(idle)} updates changed nothing: {', '.join(map(name, idle[:5]))}.")
     if reused := [r for r in report.records if r["evidence"] != "fresh"]:
         out.append(
-            f"{len(reused)} updates have no rollouts of the current team: KL and L are under older rollouts, certificate S7c, "
-            f"behaviour and current differ by up to {max(r['off_policy'] for r in reused):.2g} nats a token."
+            f"{len(reused)} updates have no rollouts of the current team: KL and L are under other rollouts, certificate S7c or "
+            f"S9 (mismatch), behaviour and current differ by up to {max(r['off_policy'] for r in reused):.2g} nats a token."
         )
     if all(len(r["share_tokens"]) == 1 for r in report.records):
         out.append("One agent only: whole-rollout weights and shares need the tokens of all agents.")

@@ -77,6 +77,11 @@ def _other(log: Any, settings: Any) -> InputError:
     return InputError("log, settings", found, "a TokenLog (token_log, read_token_log, read_stages) and Settings")
 
 
+def _told(log: TokenLog) -> tuple[int, ...]:
+    """The greatest number in the column `updated`, and none where it is not there."""
+    return (-1,) if log.updated is None else (int(log.updated.max()),)
+
+
 def _judged(log: TokenLog, settings: Settings, rng: np.random.Generator) -> tuple[list[Judged], list[Rewards]]:
     """Everything that some stages say about each of their updates, but for what the next update's rollouts say."""
     low, high = settings.reward_range
@@ -86,16 +91,20 @@ def _judged(log: TokenLog, settings: Settings, rng: np.random.Generator) -> tupl
             float(log.reward[bad][0]),
             f"rewards in [{low:g}, {high:g}]: declare the range (--reward-range)",
         )
+    if settings.sharers is not None and (last := max(log.agent.max(), *_told(log))) >= len(settings.sharers):
+        raise InputError(
+            "--sharers", f"{len(settings.sharers)} agents", f"{last + 1} at least: agent {last} is in the log"
+        )
     updates = updates_of(log, settings)
     doubts = [doubts_of(log, u, settings) for u in updates]
-    found, values = zip(*(own(log, u, settings, rng) for u in updates), strict=True)
+    found, values, engine = zip(*(own(log, u, settings, rng) for u in updates), strict=True)
     matrix = {x.stage: x for x in matrices(log, updates, doubts, settings)}
     judged = map(
         Judged,
         updates,
         doubts,
         found,
-        limits(found, values, doubts, settings),
+        limits(found, values, engine, doubts, settings),
         itertools.repeat(Following()),
         shifts(log, updates, found, doubts, settings),
         [matrix.get(u.stage) for u in updates],

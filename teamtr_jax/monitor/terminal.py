@@ -7,12 +7,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from teamtr_jax.intervals import Interval
-from teamtr_jax.monitor.columns import GROUPS, HEAD, INFORMATION, WEIGHTS, interval_text, name, number, who
+from teamtr_jax.monitor.columns import GROUPS, HEAD, INFORMATION, WEIGHTS, agents_text, interval_text, name, number, who
 from teamtr_jax.monitor.interaction import Interaction, pool
 from teamtr_jax.monitor.limits import label
 from teamtr_jax.monitor.remarks import remarks
 from teamtr_jax.monitor.report import MonitorReport
 from teamtr_jax.monitor.verdict import verdicts
+from teamtr_jax.sharing import members_of
 from teamtr_jax.validation import shown
 
 __all__ = ["show", "tables", "shortened"]
@@ -53,10 +54,12 @@ def _weights(report: MonitorReport) -> Grid:
 
 
 def _pooled(report: MonitorReport, level: str) -> Grid:
-    found = pool(report.interactions, report.settings.alpha)
-    rows = [[f"after agent {k}", *map(_entry, row)] for k, row in zip(found.agents, found.entries, strict=True)]
+    sharers = report.settings.sharers
+    found = pool(report.interactions, report.settings.alpha, sharers)
+    whose = [agents_text(members_of(sharers, k)) for k in found.agents]
+    rows = [[f"after {k}", *map(_entry, row)] for k, row in zip(whose, found.entries, strict=True)]
     title = f"Interaction M[k,i], mean over {found.stages} stages (R5, estimable)"
-    return title, ["", *(f"agent {i}" for i in found.agents)], rows, f"{level}; {SPOILED}"
+    return title, ["", *whose], rows, f"{level}; {SPOILED}"
 
 
 def _matrix(matrix: Interaction, level: str) -> Grid:
@@ -95,6 +98,11 @@ def tables(report: MonitorReport) -> list[Grid]:
             report, "Resampling", "estimable",
             "total variation between the team that wrote the rollouts and the team now; booked: √(½ΣK) of fresh K",
         ),
+        _grid(
+            report, "Trainer and sampler", "estimable; ranges declared: prior",
+            "nats a rollout, all agents, under the policy that wrote the rollouts (S12); deployed: the sampler with the weights "
+            f"after the update; {label(settings, [])}",
+        ),
         *several,
         *(_matrix(matrix, level) for matrix in report.interactions[-MATRICES:]),
     ]  # fmt: skip
@@ -116,7 +124,7 @@ def show(report: MonitorReport, name: str) -> None:
 
     line(f"{shown(name)}: {report.rows} tokens, {len(report.records)} updates")
     for verdict in verdicts(report):
-        line(f"Agent {verdict.agent}: {verdict.headline}")
+        line(f"{verdict.whose}: {verdict.headline}")
         for answer in verdict.answers:
             line(f"  {answer}")
     for title, heads, rows, caption in tables(report):

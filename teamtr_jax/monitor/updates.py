@@ -11,6 +11,7 @@ from teamtr_jax.monitor.estimates import Ints
 from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.sources import Again
 from teamtr_jax.monitor_settings import Settings
+from teamtr_jax.sharing import members_of
 
 __all__ = ["Update", "updates_of"]
 
@@ -20,8 +21,9 @@ class Update(NamedTuple):
 
     stage: int
     update: int
-    agents: list[int]
+    agents: list[int]  #: whom it moves: of sharers all who play with the parameters
     changed: list[int]
+    unscored: list[int]  #: of these, who wrote something while no score of theirs changed, though a sharer's did
     sets: dict[int, Ints]  #: by source, the transcripts of sets that may be used
     off: dict[int, float]  #: by source, max |logp_current − logp_behaviour|; also of sets that may not
     resampled: bool
@@ -48,7 +50,10 @@ def updates_of(log: TokenLog, settings: Settings) -> list[Update]:
         told = None if log.updated is None else int(log.updated[rows.start])
         every, here = np.arange(a, b), int(update[a])
         spoken = np.unique(log.agent[rows][log.t[rows] >= 0]).tolist()
-        agents = changed if told is None else spoken if told == -1 else [told]
+        begun = changed if told is None else spoken if told == -1 else [told]
+        agents = sorted({k for agent in begun for k in members_of(settings.sharers, agent)})
+        moved = {k for agent in changed for k in members_of(settings.sharers, agent)}
+        unscored = [k for k in agents if k in moved and k in spoken and k not in changed]
         there = {int(s): every[log.source[a:b] == s] for s in np.unique(log.source[a:b])}
         off = {s: float(distance[chosen].max()) for s, chosen in there.items()}
         sets = {s: chosen for s, chosen in there.items() if log.usable[chosen].all()}
@@ -58,7 +63,18 @@ def updates_of(log: TokenLog, settings: Settings) -> list[Update]:
         again = seen.get((int(stage[a]), here), [])
         out.append(
             Update(
-                int(stage[a]), here, agents, changed, sets, off, here in there, evidence, there[source], source, again
+                int(stage[a]),
+                here,
+                agents,
+                changed,
+                unscored,
+                sets,
+                off,
+                here in there,
+                evidence,
+                there[source],
+                source,
+                again,
             )
         )
     return out

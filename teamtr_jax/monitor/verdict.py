@@ -10,11 +10,12 @@ import math
 from typing import NamedTuple
 
 from teamtr_jax.intervals import Interval
-from teamtr_jax.monitor.columns import Record, interval_text, name, number
+from teamtr_jax.monitor.columns import Record, agents_text, interval_text, name, number
 from teamtr_jax.monitor.interaction import pool
 from teamtr_jax.monitor.own import MOVED_TWICE
 from teamtr_jax.monitor.report import MonitorReport
 from teamtr_jax.monitor_settings import Settings
+from teamtr_jax.sharing import members_of
 
 __all__ = ["FURTHEST", "Answer", "Verdict", "verdicts"]
 
@@ -37,12 +38,17 @@ class Answer(NamedTuple):
 class Verdict(NamedTuple):
     """What is said of an agent; of its last update where nothing else is said."""
 
-    agent: int
+    agent: int  #: of sharers the first
     answers: list[Answer]
+    members: list[int]  #: who plays with its parameters
 
     @property
     def headline(self) -> str:
         return ", ".join(x.answer for x in self.answers)
+
+    @property
+    def whose(self) -> str:
+        return agents_text(self.members).capitalize()
 
 
 def _of(hits: int, tries: int, what: str) -> str:
@@ -86,7 +92,7 @@ def _limit(r: Record) -> float:
 def _why_not(r: Record) -> str:
     """Why an update without doubt is not certified."""
     surrogate, bounds = r["surrogate"]["value"], [x["certificate"] for x in r["rungs"]]
-    best = max(r["rungs"], key=lambda x: x["certificate"]["value"])
+    best = max(r["rungs"], key=lambda x: (math.isfinite(x["lower"]), x["certificate"]["value"]))
     value, lower, prompts = best["certificate"]["value"], best["lower"], best["certificate"]["n"]
     if value > 0:
         found = f"{best['id']} is {number(value)}, but its lower limit {number(lower)} is not above 0"
@@ -123,26 +129,28 @@ def _certified(records: list[Record]) -> Answer:
     return Answer(question, "certified in-sample", why, "open")
 
 
-def _list(agents: list[int], me: int) -> str:
-    found = ["its own" if i == me else f"agent {i}'s" for i in agents]
+def _list(agents: list[int], me: int, sharers: tuple[int, ...] | None) -> str:
+    found = ["its own" if i == me else f"{agents_text(members_of(sharers, i))}'s" for i in agents]
     return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
 
 
-def _moved(agents: list[int], me: int, row: dict[int, Interval]) -> str:
-    return ", ".join(f"the surrogate of {_list([i], me)} update by {interval_text(row[i]._asdict())}" for i in agents)
+def _moved(agents: list[int], me: int, row: dict[int, Interval], sharers: tuple[int, ...] | None) -> str:
+    whose = ((_list([i], me, sharers), row[i]) for i in agents)
+    return ", ".join(f"the surrogate of {i} update by {interval_text(x._asdict())}" for i, x in whose)
 
 
 def _follows(k: int, i: int, report: MonitorReport) -> bool:
     """Whether some stage has an update of agent i after one of agent k, or i is k."""
     after = (pair for m in report.interactions for pair in itertools.combinations(m.agents, 2))
-    return k == i or ([k], [i]) in after
+    first, then = (members_of(report.settings.sharers, x) for x in (k, i))
+    return k == i or (first, then) in after
 
 
 def _spoils(agent: int, report: MonitorReport, alone: bool) -> Answer:
     """The row of the mean matrix, each entry at α over their number; spoilt is only what was updated after it."""
-    question, alpha = "Whose contexts does it spoil?", report.settings.alpha
-    entries = sum(x is not None for row in pool(report.interactions, alpha).entries for x in row)
-    found = pool(report.interactions, alpha / max(entries, 1))
+    question, alpha, sharers = "Whose contexts does it spoil?", report.settings.alpha, report.settings.sharers
+    entries = sum(x is not None for row in pool(report.interactions, alpha, sharers).entries for x in row)
+    found = pool(report.interactions, alpha / max(entries, 1), sharers)
     row = {}
     if agent in found.agents:
         cells = found.entries[found.agents.index(agent)]
@@ -158,17 +166,18 @@ def _spoils(agent: int, report: MonitorReport, alone: bool) -> Answer:
     met = [i for i in clear if _follows(agent, i, report)]
     spoiled, never = [i for i in met if row[i].high < 0], [i for i in clear if i not in met]
     rows = [
-        [x for k, r in zip(m.agents, m.entries, strict=True) if k == [agent] for x in r] for m in report.interactions
+        [x for k, r in zip(m.agents, m.entries, strict=True) if k == members_of(sharers, agent) for x in r]
+        for m in report.interactions
     ]
     stages = sum(any(x is not None for x in entries) for entries in rows)
     over = f"mean over {stages} stage{'s' * (stages != 1)}, α over {entries} entries"
-    said = [f"Its update moves {_moved(met, agent, row)}"] if met else []
+    said = [f"Its update moves {_moved(met, agent, row, sharers)}"] if met else []
     if never:
-        said.append(f"{'i' if said else 'I'}t would move {_moved(never, agent, row)}, had that come later")
+        said.append(f"{'i' if said else 'I'}t would move {_moved(never, agent, row, sharers)}, had that come later")
     why = f"{'; '.join(said) or 'No entry of its row is clearly apart from 0'} ({over})."
     if not spoiled:
         return Answer(question, "spoils nobody visibly", why, "open")
-    return Answer(question, f"spoils {_list(spoiled, agent)} contexts", why, "bad")
+    return Answer(question, f"spoils {_list(spoiled, agent, sharers)} contexts", why, "bad")
 
 
 def _rollouts(records: list[Record], settings: Settings) -> Answer:
@@ -230,10 +239,12 @@ def _radius(records: list[Record], settings: Settings) -> Answer:
 
 
 def verdicts(report: MonitorReport) -> list[Verdict]:
-    """One for each agent that was updated."""
-    agents = sorted({agent for r in report.records for agent in r["agents"]})
+    """One for each agent that was updated; of sharers one for all."""
+    sharers = report.settings.sharers
+    agents = sorted({members_of(sharers, agent)[0] for r in report.records for agent in r["agents"]})
     out = []
     for agent in agents:
+        members = members_of(sharers, agent)
         records = [r for r in report.records if agent in r["agents"]]
         out.append(
             Verdict(
@@ -241,10 +252,11 @@ def verdicts(report: MonitorReport) -> list[Verdict]:
                 [
                     _inside(records),
                     _certified(records),
-                    _spoils(agent, report, any(r["agents"] == [agent] for r in records)),
+                    _spoils(agent, report, any(r["agents"] == members for r in records)),
                     _rollouts(records, report.settings),
                     _radius(records, report.settings),
                 ],
+                members,
             )
         )
     return out

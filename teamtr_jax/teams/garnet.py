@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax.dynamics import Dense, Layered
 from teamtr_jax.types import Stage, Team
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, integers
 
-__all__ = ["random_stages"]
+__all__ = ["random_stages", "tied_rows"]
 
 
 def random_stages(
@@ -31,6 +31,7 @@ def random_stages(
     live_states: ArrayLike | None = None,
     live_agents: ArrayLike | None = None,
     sparse_reward: ArrayLike = False,
+    observations: ArrayLike | None = None,
 ) -> Stage:
     """A batch of random stages: every array has a leading axis, so that ``jax.vmap(stage_report)`` takes it.
 
@@ -44,9 +45,11 @@ def random_stages(
       discount: `γ` in [0,1); exactly one of `discount` and `horizon`.
       live_states: successors and starts are drawn among the first so many states (default all).
       live_agents: states are owned by the first so many agents (default all); the others own nothing.
+      observations: each agent sees one of so many labels at each state, drawn at random, and has one row for each (a random
+        Dec-POMDP, U4); default: all states are told apart.
 
     Raises:
-      InputError: both or neither of `discount` and `horizon`.
+      InputError: both or neither of `discount` and `horizon`; `observations` that are no integers from 1 to the number of rows.
 
     Example:
       >>> import jax, numpy as np
@@ -69,33 +72,42 @@ def random_stages(
     uniform = rng.random((batch, states, joint))
     reward = np.where(per_instance(sparse_reward, 0)[:, None, None], (uniform < 0.125) * 1.0, uniform)
     initial = _normalised(np.where(alive, rng.exponential(size=(batch, states)), 0.0))
-
     rows = states * (1 if horizon is None else horizon)
     alpha, size = per_instance(concentration, 1.0), per_instance(step, 0.1)[:, None, None]
 
-    def pair(width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        old = _rows(rng, alpha, rows, width)
-        return old, (1 - size) * old + size * _rows(rng, np.ones(batch), rows, width)
-
+    active = None
     if factors is None:
         owners = np.minimum(per_instance(live_agents, agents), agents)
         active = jnp.asarray(rng.integers(0, owners[:, None], (batch, rows)))
-        current, target = pair(joint)
-    else:
-        active = None
-        pads = [[(0, 0), (0, 0), (0, max(factors) - width)] for width in factors]
-        tables = [[np.pad(t, pad) for t in pair(width)] for width, pad in zip(factors, pads, strict=True)]
-        current, target = (np.stack(side, 1) for side in zip(*tables, strict=True))
+    current, target = _policies(rng, actions, rows, alpha, size)
     order = rng.permuted(np.tile(np.arange(agents), (batch, 1)), axis=1)
-
+    seen = None
+    if observations is not None:
+        most = integers("observations", np.broadcast_to(observations, batch), 1, rows + 1)
+        shape = (batch, rows) if factors is None else (batch, agents, rows)
+        seen = rng.integers(0, most.reshape(-1, *(1,) * (len(shape) - 1)), shape)
+        current, target = (tied_rows(table, seen, active) for table in (current, target))
     if horizon is None:
         dynamics = Dense(jnp.asarray(transition), jnp.asarray(per_instance(discount, 0.9), jnp.float64))
     else:
         dynamics = Layered(Dense(jnp.asarray(transition), None), horizon)
         reward = np.tile(reward, (1, horizon, 1))
         initial = np.concatenate([initial, np.zeros((batch, rows - states))], -1)
-    team = Team(dynamics, jnp.asarray(reward), jnp.asarray(initial), active, agents, factors)
+    seen = None if seen is None else jnp.asarray(seen)
+    team = Team(dynamics, jnp.asarray(reward), jnp.asarray(initial), active, agents, factors, seen)
     return Stage(team, jnp.asarray(current), jnp.asarray(target), jnp.asarray(order))
+
+
+def tied_rows(table: NDArray[np.float64], seen: NDArray[np.int64], active: Any) -> NDArray[np.float64]:
+    """`table` [..., S, A] with the row of the first state of an agent at which it sees the same (U4).
+
+    Args:
+      seen: labels [..., S], of a product team [..., n, S].
+      active: `None`, or the agent that acts at each state.
+    """
+    label = seen if active is None else np.asarray(active) * seen.shape[-1] + seen
+    first = (label[..., :, None] == label[..., None, :]).argmax(-1)
+    return np.take_along_axis(table, first[..., None], -2)
 
 
 def _transitions(
@@ -106,6 +118,23 @@ def _transitions(
     score = np.where(alive[:, None, None], rng.random((batch, states, actions, states)), 2.0)
     cut = np.take_along_axis(np.sort(score, -1), keep[:, None, None, None].astype(int) - 1, -1)
     return _normalised(np.where(score <= cut, rng.exponential(size=score.shape), 0.0))
+
+
+def _policies(
+    rng: np.random.Generator, actions: int | tuple[int, ...], rows: int, alpha: NDArray[Any], size: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Current and target [batch, rows, A], of a product team [batch, n, rows, max A_k]."""
+
+    def pair(width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        old = _rows(rng, alpha, rows, width)
+        return old, (1 - size) * old + size * _rows(rng, np.ones(len(alpha)), rows, width)
+
+    if not isinstance(actions, tuple):
+        return pair(actions)
+    pads = [[(0, 0), (0, 0), (0, max(actions) - width)] for width in actions]
+    tables = [[np.pad(t, pad) for t in pair(width)] for width, pad in zip(actions, pads, strict=True)]
+    current, target = (np.stack(side, 1) for side in zip(*tables, strict=True))
+    return current, target
 
 
 def _rows(rng: np.random.Generator, alpha: NDArray[Any], rows: int, width: int) -> NDArray[np.float64]:

@@ -39,7 +39,7 @@ __all__ = ["SCHEMA", "read_stage", "write_stage", "stage_from_tables", "stage_ta
 SCHEMA = 1
 KEYS = frozenset(
     "schema transition successor_index successor_prob reward initial discount horizon active factors current target "
-    "agents order".split()
+    "agents order observation".split()
 )
 ARCHIVE = "an .npz file (docs/stage-files.md)"
 
@@ -279,7 +279,9 @@ def stage_from_tables(tables: dict[str, NDArray[np.generic]]) -> Stage:
     current, target = (jax.device_put(_policy(tables, key, lead, shape, factors)) for key in ("current", "target"))
     order = permutation("order", tables["order"], agents) if "order" in tables else np.arange(agents)
     owners = None if active is None else jax.device_put(_flat(active, lead, 1))
-    team = Team(dynamics, jax.device_put(_flat(reward, lead, 2)), jax.device_put(start), owners, agents, factors)
+    seen = _observation(tables, lead, states, agents, factors)
+    label = None if seen is None else jax.device_put(seen)
+    team = Team(dynamics, jax.device_put(_flat(reward, lead, 2)), jax.device_put(start), owners, agents, factors, label)
     return Stage(team, current, target, jax.device_put(order))
 
 
@@ -323,6 +325,26 @@ def _protocol(
             "factors", f"{list(factors)} with product {product}", f"a product of {actions}, the actions of reward"
         )
     return None, factors, len(factors)
+
+
+def _observation(
+    tables: dict[str, NDArray[np.generic]],
+    lead: tuple[int, ...],
+    states: int,
+    agents: int,
+    factors: tuple[int, ...] | None,
+) -> NDArray[np.generic] | None:
+    """What is seen at all (time-indexed) states, [S], in a product team [n, S]; `None` where nothing says so."""
+    if "observation" not in tables:
+        return None
+    raw = np.asarray(tables["observation"])
+    _either(raw, "observation", lead, (states,) if factors is None else (agents, states))
+    seen = integers("observation", raw, 0, math.prod(lead) * states)
+    if factors is None:
+        return _flat(seen, lead, 1)
+    if seen.ndim == 3:
+        return np.moveaxis(seen, 0, 1).reshape(agents, -1)
+    return np.tile(seen, (1, *lead)) if lead else seen
 
 
 def _policy(
@@ -414,6 +436,7 @@ def stage_tables(stage: Stage) -> dict[str, NDArray[Any]]:
         **({"active": split(team.active)} if team.factors is None else {"factors": np.asarray(team.factors)}),
         "current": split(stage.current, axis), "target": split(stage.target, axis),
         "agents": np.asarray(team.agents), "order": np.asarray(stage.order),
+        **({} if team.observation is None else {"observation": split(team.observation, axis)}),
     }  # fmt: skip
     stage_from_tables(tables)
     return tables

@@ -134,7 +134,8 @@ def _multipliers(
 
     if direction == "current_to_new":
         ceiling = jnp.full_like(size, jnp.inf)
-        low = jnp.log(size) - DEEPEST
+        smallest = jnp.finfo(size.dtype).tiny  # below it a multiplier is 0 on CPUs
+        low = jnp.maximum(jnp.log(size) - DEEPEST, jnp.log(smallest))
 
         def evaluate(log_multiplier: Array) -> tuple[Array, Array]:
             ratio, change = harmonic(share, deficit, jnp.broadcast_to(jnp.exp(log_multiplier), useful.shape))

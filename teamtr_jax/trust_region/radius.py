@@ -17,11 +17,12 @@ from jaxtyping import Float
 from teamtr_jax.bounds import penalty_log_sum
 from teamtr_jax.dynamics import after
 from teamtr_jax.surrogates import hybrids_report
+from teamtr_jax.ties import pooled, pooled_error, summed, tied_table, with_tied_table
 from teamtr_jax.trust_region._info import require_setting, require_shape
 from teamtr_jax.trust_region.constrained import kl_constrained_step
-from teamtr_jax.types import Stage, StageReport, Team, require_agent, require_one, require_policy
+from teamtr_jax.types import Stage, StageReport, StepInfo, Team, require_agent, require_one, require_policy
 from teamtr_jax.validation import InputError, pair, require_float64, whole_number
-from teamtr_jax.values import advantage_error, advantages, evaluate_policy
+from teamtr_jax.values import advantage_error, advantages, evaluate_policy, visits_error
 from teamtr_jax.visits import hybrids, marginal_advantage, solo_steps, team_policy
 
 __all__ = ["CertifiedStep", "certified_step", "certificate_optimal_radius"]
@@ -61,7 +62,10 @@ def certified_step(
     error = advantage_error(team, joint, resolvent, v)
     weight = m if team.dynamics.horizon is not None else m / m.sum()
     a = advantages(team, v)
-    if team.factors is None:
+    if team.observation is not None:
+        off = visits_error(team, joint, resolvent, after(m, error)) * (weight.sum() / m.sum())
+        target, info = _tied_step(team, policy, agent, radius, (weight, off, a, error))
+    elif team.factors is None:
         assert team.active is not None
         own = jnp.where(team.active == agent, weight, 0.0)
         table, info = kl_constrained_step(policy, a, own, radius, error=error)
@@ -78,6 +82,22 @@ def certified_step(
     certificate = report.surrogate_intermediate - penalty(report)
     improvement = report.surrogate_intermediate + report.gap_fresh
     return CertifiedStep(radius, certificate[0], improvement[0], info.multiplier, target, report)
+
+
+def _tied_step(
+    team: Team, policy: Array, agent: Array, radius: Array, tables: tuple[Array, Array, Array, Array]
+) -> tuple[Array, StepInfo]:
+    """The step of an agent with tied rows: that of its pooled table. `tables`: weight, its error, advantage, its error."""
+    weight, off, a, error = tables
+    table = policy
+    if team.factors is not None:
+        table = policy[agent]
+        a, error = (marginal_advantage(team, policy, x, agent) for x in (a, error))
+    found = pooled(team, agent, weight, a), summed(team, agent, weight)
+    beyond = pooled_error(team, agent, weight, off, a, error)
+    rows, info = kl_constrained_step(tied_table(team, table, agent), *found, radius, error=beyond)
+    moved = with_tied_table(team, table, rows, agent)
+    return moved if team.factors is None else policy.at[agent].set(moved), info
 
 
 @partial(jax.jit, static_argnames="penalty")

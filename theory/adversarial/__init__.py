@@ -7,13 +7,23 @@ stage file.
 """
 
 from theory.adversarial.instances import INSTANCES, Exact, Record, load, read_index, recheck, run, tightest, write
-from theory.adversarial.search import GAMMAS, STAGE_SIZES, Found, StageSizes, judge_stages, search, search_all
+from theory.adversarial.search import (
+    GAMMAS,
+    LOW_GAMMAS,
+    STAGE_SIZES,
+    Found,
+    StageSizes,
+    judge_stages,
+    search,
+    search_all,
+)
 
 __all__ = [
     "Exact",
     "Found",
     "GAMMAS",
     "INSTANCES",
+    "LOW_GAMMAS",
     "Record",
     "STAGE_SIZES",
     "StageSizes",

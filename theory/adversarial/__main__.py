@@ -18,7 +18,7 @@ from teamtr_jax.command_line import parsed
 from teamtr_jax.files import output_file, output_folder
 from teamtr_jax.validation import InputError, whole_number
 from theory.adversarial.instances import INSTANCES, Record, read_index, run, write
-from theory.adversarial.search import STAGE_SIZES, StageSizes
+from theory.adversarial.search import GAMMAS, LOW_GAMMAS, STAGE_SIZES, StageSizes
 from theory.plugins import load
 
 Named = TypeVar("Named", Rung, StageSizes)
@@ -36,6 +36,8 @@ class SearchSettings:
     """Only this rung (its name, as `penalty_path`)."""
     shape: str | None = None
     """Only this shape: turn-taking, product, episodic, "episodic product"."""
+    low: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """γ = .01, .1, .25 instead of .5, .9, .99 (S13)."""
     save: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Write the tightest stage of each rung and γ to `--out`."""
     out: Path = INSTANCES
@@ -111,7 +113,8 @@ def _run(settings: SearchSettings) -> int:
                 bars[name] = bar.add_task(name, total=total)
             bar.update(bars[name], completed=done)
 
-        records = run(settings.quick, np.random.default_rng(settings.seed), rungs, sizes, progress)
+        rng = np.random.default_rng(settings.seed)
+        records = run(settings.quick, rng, rungs, sizes, progress, LOW_GAMMAS if settings.low else GAMMAS)
     console.print(table(records))
     for record in records:
         if record.violated:

@@ -95,16 +95,18 @@ def run(
     rungs: Sequence[Rung] = DEFAULT,
     stage_sizes: Sequence[StageSizes] | None = None,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    gammas: Sequence[float] = GAMMAS,
 ) -> list[Record]:
     """The tightest ratio found per rung, shape, n and γ; the tightest of each rung and γ decided exactly.
 
     Args:
       quick: one shape, one γ, fewer points and steps.
       progress: called with the shape, the steps done and the steps in all.
+      gammas: discounts; quick takes the second.
     """
     out: list[Record] = []
     effort: Any = {"restarts": 6 if quick else 8, "steps": 400 if quick else 600, "rounds": 4}
-    gammas = GAMMAS[1:2] if quick else GAMMAS
+    gammas = gammas[1:2] if quick else gammas
     for sizes in stage_sizes or (STAGE_SIZES[:1] if quick else STAGE_SIZES):
         chosen = tuple(rung for rung in rungs if sizes.form in rung.forms)
         if not chosen:

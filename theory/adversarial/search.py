@@ -29,7 +29,18 @@ from teamtr_jax.types import Stage, StageReport, Team
 from teamtr_jax.validation import InputError
 from theory.families import take
 
-__all__ = ["Found", "GAMMAS", "STAGE_SIZES", "StageSizes", "alike", "climb", "judge_stages", "search", "search_all"]
+__all__ = [
+    "Found",
+    "GAMMAS",
+    "LOW_GAMMAS",
+    "STAGE_SIZES",
+    "StageSizes",
+    "alike",
+    "climb",
+    "judge_stages",
+    "search",
+    "search_all",
+]
 
 LIMIT = 30.0
 """Logits stay within ±30; what is projected is ±∞."""
@@ -71,6 +82,8 @@ STAGE_SIZES: tuple[StageSizes, ...] = (
     StageSizes("episodic product", 2, (2, 2), 2, 3),
 )
 GAMMAS = (0.5, 0.9, 0.99)
+LOW_GAMMAS = (0.01, 0.1, 0.25)
+"""Where the constant of the discounted S7 is asked for (S13): stages are kept for `penalty_log_sum` alone."""
 
 
 class Logits(NamedTuple):

@@ -7,6 +7,7 @@ type: floats, rationals, polynomials in the step.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ __all__ = [
     "relay_doors_gaps",
     "rooms_stage",
     "rooms_gaps",
+    "sampled_doors_stage",
     "opening_kl",
     "first_opener",
 ]
@@ -201,3 +203,21 @@ def rooms_gaps(n: int, step: Any, discount: Any) -> ClosedGaps:
     fresh = [worth * step, *(worth * (1 - (1 - step) ** k) for k in range(1, n))]
     stale = [worth * step, *[zero] * (n - 1)]
     return ClosedGaps(fresh, stale, [worth * step * (1 - step) ** k for k in range(n)])
+
+
+def sampled_doors_stage(step: float, discount: float | None = None, gain: bool = True) -> Stage:
+    """S12: the sampler `μ = π̂¹` opens neither of two doors; `π = π̂⁰` opens agent 0's, `π' = π̂²` agent 1's.
+
+    With `gain` π earns nothing behind its door, where μ would, and π' earns behind its own, where μ would not; otherwise the
+    other way round. `L_μ` has both wrong: `J' − J − (L_μ(π') − L_μ(π))` is ±2ε (discounted ±γ/(1−γ)·ε), `K` of each is
+    `opening_kl(ε)` (half of it). `ϱ = 1`, discounted `1/(1−γ)`.
+    """
+    stage = relay_doors_stage(2, step) if discount is None else doors_stage(2, step, discount, "same")
+    assert stage.team.active is not None
+    opens = (stage.target[:, 1] > 0) & (stage.target[:, 1] < 1)
+    swapped = jnp.where(opens, stage.team.active == 0, not gain)[:, None]
+    return replace(
+        stage,
+        current=jnp.where(swapped, stage.target, stage.current),
+        target=jnp.where(swapped, stage.current, stage.target),
+    )

@@ -6,6 +6,7 @@ Everything is a polynomial in t with integer coefficients, truncated after t². 
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,13 @@ class Leading(NamedTuple):
     fresh: int
     stale: int
     cached: int
+    turns: int  #: of the episode
+    wins: int  #: of the probability of the reward under `π̂⁰`, hence of the variance of the return
+
+    @property
+    def squared_share(self) -> Fraction:
+        """S10: limit of `(Σ cached gap / bound)²`; the bound is `sd·X/√2` to leading order, `X = 2n·t` (2n turns of `χ² = t`)."""
+        return Fraction(2 * self.cached**2, self.wins * self.turns**2)
 
 
 def _times_t(x: np.ndarray) -> np.ndarray:
@@ -65,4 +73,5 @@ def leading_coefficients(n: int) -> Leading:
         gaps[0, i] = product(new - before, g).sum()
         gaps[1, i] = product(new - start, g).sum()
         gaps[2, i] = (product(new, g) - product(start, g_first)).sum()
-    return Leading(*(int(x) for x in abs(gaps).sum(-1)))
+    fresh, stale, cached = (int(x) for x in abs(gaps).sum(-1))
+    return Leading(fresh, stale, cached, turns, int(visits[-1, 0, 2, 2] + visits[-1, 0, 1, 1]))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from fractions import Fraction
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from teamtr_jax import programs
+from teamtr_jax.bounds import penalty_cached_log_sum, stage_chi_square
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.teams import relay_stage
 from theory.constructions.relay import Leading, leading_coefficients
@@ -28,19 +30,25 @@ class RelayCurves(NamedTuple):
     sizes: np.ndarray
     steps: np.ndarray
     gaps: dict[str, np.ndarray]
+    bounds: dict[str, np.ndarray]  #: ``signed``: `Σ cached gap`; ``S10``, ``S7c``: what bounds its absolute value
     leading: list[Leading]
     slopes: dict[str, Slope]
     wrong: int
 
 
 def _stage_sums(slots: int, sizes: jax.Array, steps: jax.Array) -> dict[str, jax.Array]:
-    """Stage sums of the absolute gaps of relays, one after the other."""
+    """Stage sums of the absolute gaps of relays, one after the other; the signed cached sum and two bounds on it."""
 
     def of(relay: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
         n, p = relay
         report = stage_report(relay_stage(n, p, p, slots))
         gaps = {"fresh": report.gap_fresh, "stale": report.gap_stale, "cached": report.gap_cached}
-        return {name: abs(gap).sum() for name, gap in gaps.items()}
+        bounds = {
+            "signed": report.gap_cached.sum(),
+            "S10": stage_chi_square(report),
+            "S7c": penalty_cached_log_sum(report)[-1],
+        }
+        return {name: abs(gap).sum() for name, gap in gaps.items()} | bounds
 
     return jax.lax.map(of, (sizes, steps))
 
@@ -51,12 +59,14 @@ def curves(sizes: tuple[int, ...] = SIZES, steps: tuple[float, ...] = STEPS) -> 
     counts, chances = np.array([n for n, _ in grid]), np.array([p for _, p in grid])
     found = programs.run(_stage_sums, counts, chances, static=(max(sizes),), quick=True)
     gaps = {name: np.asarray(gap).reshape(len(steps), len(sizes)) for name, gap in found.items()}
+    bounds = {name: gaps.pop(name) for name in ("signed", "S10", "S7c")}
     leading = [leading_coefficients(n) for n in sizes]
     wrong = sum(
-        (exact.fresh != n) + (2 * exact.stale != 3 * n * n - n) for n, exact in zip(sizes, leading, strict=True)
+        (exact.fresh != n) + (2 * exact.stale != 3 * n * n - n) + (exact.squared_share != 1 - Fraction(1, 2 * n))
+        for n, exact in zip(sizes, leading, strict=True)
     )
     slopes = {name: log_slope(sizes, gap[FITTED]) for name, gap in gaps.items()}
-    return RelayCurves(np.array(sizes), np.array(steps), gaps, leading, slopes, wrong)
+    return RelayCurves(np.array(sizes), np.array(steps), gaps, bounds, leading, slopes, wrong)
 
 
 def run(sizes: tuple[int, ...] = SIZES) -> tuple[Row, RelayCurves]:
@@ -70,15 +80,19 @@ def run(sizes: tuple[int, ...] = SIZES) -> tuple[Row, RelayCurves]:
     )
     slopes = ", ".join(f"{name} {s.slope:.3f} [{s.low:.3f}, {s.high:.3f}]" for name, s in found.slopes.items())
     stale = found.slopes["stale"]
+    share = found.bounds["signed"][FITTED] / found.bounds["S10"][FITTED]
+    far = found.bounds["S7c"][FITTED] / found.bounds["signed"][FITTED]
     row = Row(
-        "R1", "coherent relay, p = ε → 0: Σ|fresh gap|/ε² = n and Σ|stale gap|/ε² = (3n²−n)/2 exactly", "exact",
+        "R1", "coherent relay, p = ε → 0, exactly: Σ|fresh|/ε² = n, Σ|stale|/ε² = (3n²−n)/2, Σ cached/S10 = √(1−1/(2n))", "exact",
         len(sizes), found.wrong, 0, None, 1.0 / max(2 * x.stale for x in found.leading),
         exponent=stale.slope, interval=(stale.low, stale.high), seconds=time.perf_counter() - started,
-        checks=2 * len(sizes),
+        checks=3 * len(sizes),
         note=(
             f"coefficients exact (integers) for n = {sizes[0]}…{sizes[-1]}; slopes at p = ε = {STEPS[FITTED]:g} per message, "
             f"episode 2n turns, ϱ = 1, n = {sizes[0]}…{sizes[-1]}: {slopes}. Where the local stale slope bends "
-            f"(2n·p no longer small): {bent}. The paper quotes fresh 1.07, stale 1.94 at n ≤ 8"
+            f"(2n·p no longer small): {bent}. Signed cached sum over S10's bound "
+            f"{share[0]:.3f} at n = {sizes[0]}, {share[-1]:.4f} at n = {sizes[-1]} (limits √(1−1/(2n)), exact); S7c's is "
+            f"{far.min():.0f} to {far.max():.0f} times the sum. The paper quotes fresh 1.07, stale 1.94 at n ≤ 8"
         ),
     )  # fmt: skip
     return row, found

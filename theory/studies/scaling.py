@@ -75,6 +75,33 @@ def _relay_slopes(ax: Any, relay: RelayCurves) -> None:
     )  # fmt: skip
 
 
+def _relay_bounds(ax: Any, relay: RelayCurves) -> None:
+    """The signed cached sum of the relay between S10, which is sharp for it, and S7c, whose rate is another one."""
+    n, scale = relay.sizes, relay.steps[0] ** 2
+    labels = {"S7c": "S7c: ϱ·ΣK, linear", "S10": "S10: sd(R)·√(eˣ−1−X)", "signed": "Σ cached gap: 2n²−n"}
+    for name, colour in (("S7c", "#1b7837"), ("S10", "#2166ac"), ("signed", COLOURS["cached"])):
+        ax.loglog(n, relay.bounds[name][0] / scale, "o-", ms=4, color=colour, label=labels[name])
+    ax.set(
+        title=f"R1 coherent relay, p = ε = {relay.steps[0]:g}: the signed\nerror of a stage on one batch, and two bounds on it",
+        xlabel="agents n", ylabel="Σᵢ cached gapᵢ / ε², and bounds",
+    )  # fmt: skip
+
+
+def _relay_shares(ax: Any, relay: RelayCurves) -> None:
+    """What share of S10's bound the signed cached sum is, and its limit as p → 0."""
+    n = relay.sizes
+    for at, style in enumerate(("o-", "o--", "o:")):
+        share = relay.bounds["signed"][at] / relay.bounds["S10"][at]
+        ax.semilogx(n, share, style, ms=4, color="#2166ac", label=f"p = ε = {relay.steps[at]:g}")
+    limit = [float(x.squared_share) ** 0.5 for x in relay.leading]
+    ax.semilogx(n, limit, "kx", label="p = ε → 0, exact: √(1−1/(2n))")
+    ax.axhline(1, lw=0.7, color="grey")
+    ax.set(
+        title="R1 coherent relay: the signed error of a stage\nas a share of S10's bound (1: attained)",
+        xlabel="agents n", ylabel="Σᵢ cached gapᵢ / bound",
+    )  # fmt: skip
+
+
 def _random_sums(ax: Any, random: RandomCurves) -> None:
     for held, style in zip(HELD, ("--", "-"), strict=True):
         for name in NAMES:
@@ -90,15 +117,15 @@ def _random_sums(ax: Any, random: RandomCurves) -> None:
 
 def scaling_figure(relay: RelayCurves, random: RandomCurves, path: Path) -> Path:
     """Stage sums of |gap| against n, log-log: a coherent team, where quadratic is real, and random teams, where it is not."""
-    figure, axes = panels(2, 2, (10, 8.6))
-    beside = axes[1][1]
+    figure, axes = panels(3, 2, (10, 12.4))
+    beside = axes[2][1]
     beside.axis("off")
-    _relay_sums(axes[0][0], relay)
-    _relay_slopes(axes[0][1], relay)
-    _random_sums(axes[1][0], random)
-    for ax, sizes in zip(axes.ravel(), (relay.sizes, relay.sizes, random.sizes), strict=False):
-        agent_axis(ax, sizes)
-    for ax in axes[0]:
+    drawn = (_relay_sums, _relay_slopes, _relay_bounds, _relay_shares)
+    for draw, ax in zip(drawn, axes.ravel(), strict=False):
+        draw(ax, relay)
+        agent_axis(ax, relay.sizes)
         ax.legend(fontsize=LEGEND)
-    beside.legend(*axes[1][0].get_legend_handles_labels(), fontsize=LEGEND, loc="center left", title="R3, slope [95 %]")
+    _random_sums(axes[2][0], random)
+    agent_axis(axes[2][0], random.sizes)
+    beside.legend(*axes[2][0].get_legend_handles_labels(), fontsize=LEGEND, loc="center left", title="R3, slope [95 %]")
     return save(figure, path)

@@ -7,12 +7,14 @@ from pathlib import Path
 from experiments.tabular.settings import TabularSettings
 from experiments.tabular.studies import (
     ablation,
+    budget,
     cost,
     importance,
     order,
     regressions,
     replacement,
     scaling,
+    tied,
     tracking,
 )
 
@@ -29,8 +31,10 @@ STUDIES: dict[str, Study] = {
     "cost": cost.run,
     "order": order.run,
     "replacement": replacement.run,
+    "tied": tied.run,
+    "budget": budget.run,
 }
-"""In the order of the paper; `all` runs these."""
+"""In the order of the paper, then what it does not ask; `all` runs these."""
 
 LONGER: dict[str, Study] = {"scaling-wide": partial(scaling.run, wide=True)}
 """By name only."""
