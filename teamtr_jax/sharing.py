@@ -1,4 +1,4 @@
-"""Who plays with whose parameters, and which updates a stage has (theory/derivations/shared.md).
+"""Who plays with whose parameters, and which updates a stage has (theory/derivations/s7d.md).
 
 Agents with one set of parameters (one network, or one adapter with role headers) are *sharers*: an update of one moves all of
 them. Then the KL of the update is the sum over the messages of all of them. Everything that has to know asks here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
+from teamtr_jax.chi_square import root_excess
 from teamtr_jax.divergences import kl_terms
 from teamtr_jax.trust_region._info import require_setting, require_shape
 from teamtr_jax.types import Team, require_one, require_policy
@@ -141,9 +143,8 @@ def joint_scales(
 
 def _deviation_slope(x: Array) -> Array:
     """Derivative of `√(eˣ − 1 − x)`: `(eˣ − 1)/(2√(eˣ − 1 − x))`, `1/√2` at 0."""
-    small = x < 1e-4
-    safe = jnp.where(small, 1.0, x)
-    return jnp.where(small, (1 + x / 3) / jnp.sqrt(2.0), jnp.expm1(safe) / (2 * jnp.sqrt(jnp.expm1(safe) - safe)))
+    safe = jnp.where(x > 0, x, 1.0)
+    return jnp.where(x > 0, jnp.expm1(safe) / (2 * root_excess(safe)), math.sqrt(0.5))
 
 
 def budget_scales(
