@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from teamtr_jax.chain_audit import audit_records
 from teamtr_jax.finite_sample import finite_sample_certificate
 from teamtr_jax.rollouts import (
     Rollouts,
@@ -39,7 +40,6 @@ from teamtr_jax.tabular import (
     TeamState,
     agent_rows,
     as_pytree,
-    audit_records,
     batch_of,
     evaluate,
     own_table,

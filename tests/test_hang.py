@@ -5,11 +5,23 @@ programs run in a process of their own with a time limit, and print where they a
 """
 
 import os
+import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from jax import Array
+
+from teamtr_jax.claims import STAGE_CLAIMS, stage_verdicts
+from teamtr_jax.interaction import interaction_matrix
+from teamtr_jax.surrogates import stage_report
+from teamtr_jax.teams import random_stages
+from teamtr_jax.types import Stage
+from theory.audit import _stage_verdicts
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 120  # seconds; it takes about 15
@@ -84,3 +96,48 @@ def test_batched_solves_finish(worlds, programs):
         pytest.fail(f"hung for {LIMIT} s; the last line is where:\n{said}")
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("done") == programs, run.stdout
+
+
+# The same without waiting: in a compiled program every two LAPACK calls must be ordered by what they compute from each other.
+LAPACK = re.compile(r'custom_call_target="(lapack|blas)_| (?:triangular-solve|cholesky)\(')
+CALLED = re.compile(
+    r"(?:calls|to_apply|body|condition|branch_computations|(?:true|false)_computation)={?([^,}]*(?:, %[^,}]*)*)"
+)
+
+
+def unordered(text: str) -> list[tuple[str, str]]:
+    """Pairs of instructions of one computation of an HLO module that hold LAPACK calls, neither computed from the other."""
+    computations: dict[str, list[str]] = {}
+    for block in re.findall(r"^(?:ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S):
+        computations[block[0]] = re.findall(r"^\s+(?:ROOT )?(%?[\w.-]+ = .*)$", block[1], re.M)
+    found: list[tuple[str, str]] = []
+
+    @cache
+    def holds(computation: str) -> bool:
+        before: dict[str, frozenset[str]] = {}
+        calls: list[str] = []
+        for line in computations[computation]:
+            name, body = line.split(" = ", 1)
+            operands = set(re.findall(r"%?[\w.-]+", body.partition("metadata=")[0])) & before.keys()
+            before[name] = frozenset(operands).union(*(before[operand] for operand in operands))
+            inner = [one.strip().lstrip("%") for names in CALLED.findall(body) for one in names.split(",")]
+            if LAPACK.search(body) or any(holds(one) for one in inner):
+                found.extend((other, name) for other in calls if other not in before[name])
+                calls.append(name)
+        return bool(calls)
+
+    assert any(holds(name) for name in computations), "no LAPACK call in the program: nothing was tested"
+    return found
+
+
+def interaction(stage: Stage) -> Array:
+    return interaction_matrix(stage, stage_report(stage))
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["turn-taking", "product team"])
+@pytest.mark.parametrize("program", [stage_report, stage_verdicts, _stage_verdicts(STAGE_CLAIMS), interaction])
+def test_lapack_calls_form_one_chain(program, several):
+    """A batch of discounted stages: reports, every claim at once, what agents do to each other."""
+    actions = (3, 2) if several else 3
+    stages = random_stages(np.random.default_rng(0), 6, states=4, actions=actions, agents=2, discount=0.9)
+    assert unordered(jax.jit(jax.vmap(program)).lower(stages).compile().as_text()) == []

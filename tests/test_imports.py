@@ -41,7 +41,7 @@ LEVELS = [
     {"surrogates"},
     {"bounds", "cube", "interaction", "padded"},
     {"certificates", "finite_sample", "declared_budget", "trust_region", "schedules", "rollouts", "exact", "mismatch"},
-    {"stage"},
+    {"stage", "chain_audit"},
     {"tabular"},
     {"sampled"},
     {"records", "stage_page", "import_commands"},

@@ -14,6 +14,7 @@ from builders import as_stage, random_case
 
 from teamtr_jax import certificates
 from teamtr_jax.bounds import ladder, least
+from teamtr_jax.chain_audit import audit_chain
 from teamtr_jax.divergences import kl_current_to_new, total_variation
 from teamtr_jax.dynamics import Dense, Layered, Successors, Tree
 from teamtr_jax.interaction import skippable
@@ -43,7 +44,7 @@ from teamtr_jax.schedules import (
 )
 from teamtr_jax.stage import Backend, run_stage
 from teamtr_jax.surrogates import evaluate_stage, hybrid_evaluations, stage_report
-from teamtr_jax.tabular import audit_chain, evaluate, exact_backend, improvement_stage, team_state
+from teamtr_jax.tabular import evaluate, exact_backend, improvement_stage, team_state
 from teamtr_jax.trust_region import kl_constrained
 from teamtr_jax.types import Layers, Stage, StageReport, Team, verified
 from teamtr_jax.validation import ROW_TOLERANCE, InputError, unchecked

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from teamtr_jax import programs
-from teamtr_jax.claims import STAGE_CLAIMS, Claim, judge
+from teamtr_jax.claims import STAGE_CLAIMS, Claim, checks, judge
 from teamtr_jax.exact import EXACT_STATES, exact_checks, verdict
 from teamtr_jax.files import output_folder, read_json, replacing, seal
 from teamtr_jax.surrogates import stage_report
@@ -139,10 +139,8 @@ def _stage_verdicts(claims: Sequence[Claim]):
         form = "episodic" if report.episodic else "discounted"
         gamma = report.discount
         out = {}
-        for claim in claims:
-            if form not in claim.forms:
-                continue
-            for name, check in claim.check(stage, report).items():
+        for claim, found in checks(claims, stage, report).items():
+            for name, check in found.items():
                 v = judge(check)
                 slack = jnp.where(jnp.isnan(v.slack), jnp.inf, v.slack).min()  # what is no number would catch nothing
                 log_slack = -jnp.log1p(-jnp.minimum(slack, 1 - 1e-12))

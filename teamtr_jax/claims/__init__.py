@@ -31,7 +31,7 @@ from teamtr_jax.claims import (
     t1,
     t2,
 )
-from teamtr_jax.claims.base import Check, Claim, Judged, Verdicts, judge, judged, rung_claim
+from teamtr_jax.claims.base import Check, Claim, Judged, Verdicts, checks, judge, judged, rung_claim
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.types import Stage
 
@@ -46,13 +46,10 @@ STAGE_CLAIMS: tuple[Claim, ...] = tuple(
 
 def stage_verdicts(stage: Stage) -> dict[str, dict[str, Judged]]:
     """Every check of every claim that applies to a stage, judged, by the claim's id and the check's name: one program."""
-    report = stage_report(stage)
-    form = "episodic" if report.episodic else "discounted"
-    return {
-        claim.id: {name: judged(check) for name, check in claim.check(stage, report).items()}
-        for claim in STAGE_CLAIMS
-        if form in claim.forms
-    }
+    found = checks(STAGE_CLAIMS, stage, stage_report(stage))
+    return {claim.id: {name: judged(check) for name, check in named.items()} for claim, named in found.items()}
 
 
-__all__ = ["STAGE_CLAIMS", "Check", "Claim", "Judged", "Verdicts", "judge", "judged", "rung_claim", "stage_verdicts"]
+__all__ = [
+    "STAGE_CLAIMS", "Check", "Claim", "Judged", "Verdicts", "checks", "judge", "judged", "rung_claim", "stage_verdicts",
+]  # fmt: skip

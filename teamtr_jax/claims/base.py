@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -10,9 +11,10 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from teamtr_jax.bounds import BOTH, Form, Rung
+from teamtr_jax.dynamics import after
 from teamtr_jax.types import Stage, StageReport
 
-__all__ = ["Check", "Claim", "Verdicts", "Judged", "judge", "judged", "rung_claim"]
+__all__ = ["Check", "Claim", "Verdicts", "Judged", "checks", "judge", "judged", "rung_claim"]
 
 
 class Check(NamedTuple):
@@ -37,6 +39,27 @@ class Claim(NamedTuple):
     forms: tuple[Form, ...] = BOTH
     tight: str = ""  #: whether and where equality is reached
     words: str = ""  #: the statement as a sentence without symbols that need a page
+
+
+def checks(claims: Iterable[Claim], stage: Stage, report: StageReport) -> dict[Claim, dict[str, Check]]:
+    """The checks of every claim that applies to a stage, as one chain of LAPACK calls (see teamtr_jax/dynamics/_linear.py).
+
+    A claim may solve for visits of its own: it is given policies that are ready once the claims before it are checked.
+    """
+    form: Form = "episodic" if report.episodic else "discounted"
+    found: dict[Claim, dict[str, Check]] = {}
+    for claim in claims:
+        if form in claim.forms:
+            found[claim] = claim.check(stage, report)
+            done = sum((_finite(check.measured) for check in found[claim].values()), jnp.zeros(()))
+            stage = replace(stage, current=after(stage.current, done), target=after(stage.target, done))
+    return found
+
+
+def _finite(x: Array) -> Array:
+    """Something finite that is computed from `x`."""
+    first = jnp.asarray(x).ravel()[0]
+    return jnp.where(jnp.isfinite(first), first, 0.0)
 
 
 class Verdicts(NamedTuple):

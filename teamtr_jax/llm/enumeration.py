@@ -17,6 +17,7 @@ from jax import Array, lax
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 
+from teamtr_jax.chain_audit import OPTIONS, audit_records
 from teamtr_jax.divergences import message_probabilities
 from teamtr_jax.dynamics import Tree
 from teamtr_jax.llm.layout import Layout, Vocabulary, messages, round_robin
@@ -24,7 +25,7 @@ from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, agent_params
 from teamtr_jax.llm.transcript_tree import Reading, events, grow, readings
 from teamtr_jax.schedules import Schedule
 from teamtr_jax.surrogates import hybrids_report
-from teamtr_jax.tabular import OPTIONS, TeamState, audit_records
+from teamtr_jax.tabular import TeamState
 from teamtr_jax.types import Stage, StageReport, Team, UpdateRecord, static_field
 from teamtr_jax.validation import InputError, finite, probability_rows, require_float64, shaped
 from teamtr_jax.values import advantages, evaluate_policy, objective
@@ -297,7 +298,7 @@ def chain_report(team: Team, chain: Float[Array, "m S V"], agents: Array) -> Sta
 def network_audit(
     world: Enumeration,
 ) -> Callable[[list[Any], list[UpdateRecord], Schedule], dict[str, Any]]:
-    """The `audit` of a backend whose states have `params`: exact numbers of actual neural updates (`tabular.audit_records`).
+    """The `audit` of a backend whose states have `params`: exact numbers of actual neural updates (`chain_audit.audit_records`).
 
     The parts of `ζ` are there where the records hold the gain of the surrogate that the update maximised (`info["gain"]`).
     """

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax import intervals
+from teamtr_jax.chain_audit import OPTIONS, audit_chain
 from teamtr_jax.checkpoint import describe, read_manifest, restore, same_leaves
 from teamtr_jax.finite_sample import Certificate, finite_sample_certificate
 from teamtr_jax.intervals import Interval
@@ -29,7 +30,6 @@ from teamtr_jax.llm.model import (
     init_team,
     with_agent_params,
 )
-from teamtr_jax.tabular import OPTIONS, audit_chain
 from teamtr_jax.training import CHECKPOINTS
 from teamtr_jax.types import Team
 from teamtr_jax.validation import InputError, finite, real_number, shaped, whole_number

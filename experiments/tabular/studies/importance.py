@@ -22,6 +22,7 @@ from experiments.tabular.runs import ABOUT, Floats, Records, load, slug, train_r
 from experiments.tabular.settings import TabularSettings
 from experiments.tabular.studies.scaling import paragraphs, relays, short
 from experiments.tabular.summary import bootstrap, closed, regressions
+from teamtr_jax.chain_audit import audit_chain
 from teamtr_jax.intervals import Interval
 from teamtr_jax.rollouts import (
     broadcast_advantage,
@@ -33,7 +34,7 @@ from teamtr_jax.rollouts import (
     surrogate_parts,
 )
 from teamtr_jax.schedules import Schedule, fresh, importance_weighted, once
-from teamtr_jax.tabular import agent_rows, audit_chain, exact_backend, own_table, team_state
+from teamtr_jax.tabular import agent_rows, exact_backend, own_table, team_state
 from teamtr_jax.training import train
 from teamtr_jax.types import Team
 

@@ -22,9 +22,10 @@ from experiments.tabular.runs import ABOUT, Floats, Records, load, slug, train_r
 from experiments.tabular.settings import TabularSettings, teams_of
 from experiments.tabular.studies.scaling import paragraphs, short
 from experiments.tabular.summary import bootstrap, objective, regressions
+from teamtr_jax.chain_audit import audit_chain
 from teamtr_jax.checkpoint import restore
 from teamtr_jax.intervals import Interval
-from teamtr_jax.tabular import agent_rows, audit_chain, evaluate, own_table, team_state, with_own_table
+from teamtr_jax.tabular import agent_rows, evaluate, own_table, team_state, with_own_table
 from teamtr_jax.training import CHECKPOINTS, train
 from teamtr_jax.trust_region import align_to_ball
 from teamtr_jax.types import Team
