@@ -1,0 +1,298 @@
+(* Discounted, finite states: T0, S9, S7. V, V' are any solutions of their Bellman equations, m any solution of the flow equation. *)
+From mathcomp Require Import all_ssreflect.
+Require Import Reals Lra Psatz.
+From TeamTR Require Import Sums Episodic.
+Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
+Local Open Scope R_scope.
+
+Lemma vanish g x y C : 0 <= g < 1 -> 0 <= C -> (forall T : nat, x <= y + C * g ^ T) -> x <= y.
+Proof.
+move=> g01 C0 E; case: (Rle_lt_dec x y) => // lt.
+have d0 : 0 < (x - y) / (C + 1) by apply: Rdiv_lt_0_compat; lra.
+have [N hN] := @pow_lt_1_zero g ltac:(rewrite Rabs_pos_eq; lra) _ d0.
+have := hN N (Nat.le_refl N); rewrite Rabs_pos_eq => [h|]; last by apply: pow_le; lra.
+have := Rmult_lt_compat_l (C + 1) _ _ ltac:(lra) h.
+have -> : (C + 1) * ((x - y) / (C + 1)) = x - y by field; lra.
+have := E N; have := pow_le g N (proj1 g01); lra.
+Qed.
+
+Section Discounted.
+Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R).
+Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
+Implicit Types (p q : S -> A -> R) (r : S -> A -> R) (f m : S -> R).
+
+Definition ev s a f := \sum_(s' : S) (P s a s' * f s').                       (* E[f(s') | s, a] *)
+Definition step_p p f s := \sum_(a : A) (p s a * ev s a f).                    (* P_p f *)
+Definition Qd r v s a := r s a + g * ev s a v.
+Definition bellman r p v := forall s, v s = \sum_(a : A) (p s a * Qd r v s a).
+Definition flow p m := (forall s, 0 <= m s) /\ forall s', m s' = rho s' + g * \sum_(s : S) (m s * \sum_(a : A) (p s a * P s a s')).
+Definition at_rho f := \sum_(s : S) (rho s * f s).                            (* J = at_rho V *)
+Definition under m f := \sum_(s : S) (m s * f s).
+Definition gaind r p v q s := \sum_(a : A) (q s a * (Qd r v s a - v s)).      (* g(s) *)
+
+Lemma ev_le s a f h : (forall x, f x <= h x) -> ev s a f <= ev s a h.
+Proof. by move=> E; apply: sum_le => x; apply: Rmult_le_compat_l (proj1 (P_dist s a) x) (E x). Qed.
+Lemma evD s a f h : ev s a (fun x => f x + h x) = ev s a f + ev s a h.
+Proof. by rewrite /ev -sumD; apply: sumE => x; lra. Qed.
+Lemma evB s a f h : ev s a (fun x => f x - h x) = ev s a f - ev s a h.
+Proof. by rewrite /ev -sumB; apply: sumE => x; lra. Qed.
+Lemma evZ s a c f : ev s a (fun x => c * f x) = c * ev s a f.
+Proof. by rewrite /ev -sumZ; apply: sumE => x; lra. Qed.
+Lemma ev1 s a c : ev s a (fun _ => c) = c.
+Proof. exact: sum_const (proj2 (P_dist s a)). Qed.
+Lemma evE s a f h : (forall x, f x = h x) -> ev s a f = ev s a h.
+Proof. by move=> E; apply: sumE => x; rewrite E. Qed.
+
+Lemma dual p m f : flow p m -> at_rho f = under m (fun s => f s - g * step_p p f s).
+Proof.
+move=> [_ fl]; rewrite /under (sumE (G := fun s => m s * f s - g * (m s * step_p p f s))) => [|s]; last lra.
+rewrite sumB sumZ.
+suff -> : \sum_(s : S) (m s * step_p p f s) = \sum_(s' : S) ((\sum_(s : S) (m s * \sum_(a : A) (p s a * P s a s'))) * f s').
+  by rewrite -sumZ -sumB /at_rho; apply: sumE => s; rewrite {1}fl; lra.
+rewrite [RHS](sumE (G := fun s' => \sum_(s : S) ((m s * (\sum_(a : A) (p s a * P s a s'))) * f s'))) => [|s']; last by rewrite -sumZr.
+rewrite sum_swap; apply: sumE => s; rewrite (sumE (F := fun s' => _ * _ * f s')
+  (G := fun s' => m s * \sum_(a : A) (p s a * (P s a s' * f s')))) => [|s'].
+  by rewrite sumZ sum_swap /step_p; congr (_ * _); apply: sumE => a; rewrite sumZ.
+by rewrite Rmult_assoc -sumZr; congr (_ * _); apply: sumE => a; lra.
+Qed.
+
+Lemma gaindE r p v q s : dist (q s) -> gaind r p v q s = \sum_(a : A) (q s a * Qd r v s a) - v s.
+Proof.
+move=> [_ q1]; rewrite /gaind (sumE (G := fun a => q s a * Qd r v s a - q s a * v s)) => [|a]; last lra.
+by rewrite sumB sumZr q1; lra.
+Qed.
+
+(* ---- T0 *)
+Theorem T0_discounted r p q v v' m' : policy q -> bellman r p v -> bellman r q v' -> flow q m' ->
+  at_rho v' - at_rho v = under m' (gaind r p v q).
+Proof.
+move=> hq _ bq fl; rewrite /at_rho -sumB (sumE (G := fun s => rho s * (v' s - v s))) => [|s]; last lra.
+rewrite -/(at_rho _) (dual _ fl); apply: sumE => s; congr (_ * _).
+rewrite gaindE // {1}bq /step_p (sumE (F := fun a => _ * ev s a _)
+  (G := fun a => q s a * ev s a v' - q s a * ev s a v)) => [|a]; last by rewrite evB; lra.
+rewrite sumB /Qd (sumE (F := fun a => q s a * (r s a + g * ev s a v')) (G := fun a => q s a * r s a + g * (q s a * ev s a v'))) => [|a]; last lra.
+rewrite (sumE (F := fun a => q s a * (r s a + g * ev s a v)) (G := fun a => q s a * r s a + g * (q s a * ev s a v))) => [|a]; last lra.
+by rewrite !sumD !sumZ; lra.
+Qed.
+
+Variables (r : S -> A -> R) (p q : S -> A -> R) (v v' m : S -> R).
+Hypotheses (hp : policy p) (hq : policy q) (hk : forall s, keeps (p s) (q s)) (fl : flow p m).
+
+Definition floord r Phi := forall s a, Phi s <= r s a + g * ev s a Phi.
+Definition scored r v Phi s := \sum_(a : A) (p s a * (ln (q s a / p s a) * (Qd r v s a - Phi s))).
+
+Lemma le_sum f s : f s <= \sum_(x : S) Rabs (f x).
+Proof. exact: Rle_trans (Rle_abs _) (term_le_sum s (fun x => Rabs_pos (f x))). Qed.
+
+Lemma above pi f Phi : policy pi -> floord r Phi -> bellman r pi f -> forall s, Phi s <= f s.
+Proof.
+move=> hpi hf be s; set C := \sum_(x : S) Rabs (Phi x - f x).
+have C0 : 0 <= C by apply: sum_ge0 => x; exact: Rabs_pos.
+apply: (vanish (C := C) g01 C0) => T; elim: T s => [|T ih] s.
+  by have := le_sum (fun x => Phi x - f x) s; rewrite /= -/C; lra.
+suff : \sum_(a : A) (pi s a * Phi s) <= \sum_(a : A) (pi s a * (Qd r f s a + C * g ^ T.+1)).
+  rewrite (sum_const _ (proj2 (hpi s))) (sumE (G := fun a => pi s a * Qd r f s a + pi s a * (C * g ^ T.+1))) => [|a]; last lra.
+  by rewrite sumD -be (sum_const _ (proj2 (hpi s))).
+apply: sum_le => a; apply: Rmult_le_compat_l; first exact: (proj1 (hpi s)).
+apply: Rle_trans (hf s a) _; rewrite /Qd.
+have := ev_le s a (ih); rewrite evD ev1 => h.
+have := Rmult_le_compat_l _ _ _ (proj1 g01) h; rewrite /=; lra.
+Qed.
+
+Fixpoint W (f : S -> R) T s : R := if T is u.+1 then f s + g * step_p p (W f u) s else 0.
+
+Lemma step_p_abs f C s : (forall x, Rabs (f x) <= C) -> Rabs (step_p p f s) <= C.
+Proof.
+move=> h; have [p0 p1] := hp s.
+rewrite -(sum_const C p1); apply: Rle_trans (sum_abs _) _; apply: sum_le => a.
+rewrite Rabs_mult (Rabs_pos_eq _ (p0 a)); apply: Rmult_le_compat_l => //.
+rewrite -(ev1 s a C); apply: Rle_trans (sum_abs _) _; apply: sum_le => x.
+have [e0 _] := P_dist s a; rewrite Rabs_mult (Rabs_pos_eq _ (e0 x)); exact: Rmult_le_compat_l.
+Qed.
+Lemma step_pB f h s : step_p p (fun x => f x - h x) s = step_p p f s - step_p p h s.
+Proof. by rewrite /step_p -sumB; apply: sumE => a; rewrite evB; lra. Qed.
+
+(* the T-step sums tend to the sum under m *)
+Lemma W_under f : let M := \sum_(s : S) m s in let C := \sum_(s : S) Rabs (f s) in
+  forall T, under m f <= at_rho (W f T.+1) + M * C * g ^ T.
+Proof.
+move=> M C T; rewrite (dual _ fl).
+have C0 : 0 <= C by apply: sum_ge0 => x; exact: Rabs_pos.
+have inc U s : Rabs (W f U.+1 s - W f U s) <= C * g ^ U.
+  elim: U s => [|U ih] s.
+    rewrite /= /step_p sum0 => [|a]; last by rewrite /ev sum0 ?Rmult_0_r // => x; lra.
+    rewrite (_ : _ - _ = f s); last lra.
+    by have := le_sum (fun x => Rabs (f x)) s; rewrite (sumE (G := fun x => Rabs (f x))) => [|x]; rewrite ?Rabs_Rabsolu -/C; lra.
+  have -> : W f U.+2 s - W f U.+1 s = g * step_p p (fun x => W f U.+1 x - W f U x) s.
+    rewrite step_pB (_ : W f U.+2 s = f s + g * step_p p (W f U.+1) s) //.
+    by rewrite (_ : W f U.+1 s = f s + g * step_p p (W f U) s) //; lra.
+  rewrite Rabs_mult (Rabs_pos_eq _ (proj1 g01)) (_ : g ^ U.+1 = g * g ^ U) //.
+  have := Rmult_le_compat_l _ _ _ (proj1 g01) (step_p_abs s ih); lra.
+have key s : m s * f s <= m s * (W f T.+1 s - g * step_p p (W f T.+1) s) + m s * (C * g ^ T).
+  rewrite -Rmult_plus_distr_l; apply: Rmult_le_compat_l; first exact: (proj1 fl).
+  rewrite {1}(_ : W f T.+1 s = f s + g * step_p p (W f T) s) //.
+  have := step_p_abs s (inc T); rewrite step_pB => h.
+  have := Rmult_le_compat_l _ _ _ (proj1 g01) (Rle_trans _ _ _ (Rle_abs _) h).
+  have : g * (C * g ^ T) <= 1 * (C * g ^ T) by apply: Rmult_le_compat_r; [apply: Rmult_le_pos C0 (pow_le _ _ (proj1 g01)) | lra].
+  lra.
+have := sum_le key; rewrite sumD sumZr -/M /under; lra.
+Qed.
+
+Section Floor.
+Variable Phi : S -> R.
+Hypotheses (hf : floord r Phi) (bp : bellman r p v) (bq : bellman r q v').
+
+Lemma S9_ind_discounted : let C := \sum_(s : S) Rabs (v s - Phi s) in
+  forall T s lam, 0 < lam ->
+  (1 + ln lam) * (v s - Phi s) + W (scored r v Phi) T s - C * g ^ T * (lam + 1) <= lam * (v' s - Phi s).
+Proof.
+move=> C; have C0 : 0 <= C by apply: sum_ge0 => x; exact: Rabs_pos.
+have av := above hp hf bp; have av' := above hq hf bq.
+elim=> [|T ih] s lam l0.
+  have b := le_sum (fun x => v x - Phi x) s; rewrite -/C in b.
+  have := ln_le l0 => l1; have d0 : 0 <= v s - Phi s by have := av s; lra.
+  have : (1 + ln lam) * (v s - Phi s) <= lam * (v s - Phi s) by apply: Rmult_le_compat_r; lra.
+  have : lam * (v s - Phi s) <= lam * C by apply: Rmult_le_compat_l; lra.
+  have : 0 <= lam * (v' s - Phi s) by apply: Rmult_le_pos; have := av' s; lra.
+  rewrite /=; lra.
+set w := fun f a => Qd r f s a - Phi s.
+set z := fun a => g * ev s a (W (scored r v Phi) T).
+have E f a : w f a = (r s a + g * ev s a Phi - Phi s) + g * ev s a (fun x => f x - Phi x).
+  by rewrite /w /Qd evB; lra.
+have rt0 a : 0 <= r s a + g * ev s a Phi - Phi s by have := hf s a; lra.
+have w0 a : 0 < q s a -> 0 <= w v' a.
+  move=> _; rewrite E; apply: Rplus_le_le_0_compat => //; apply: Rmult_le_pos (proj1 g01) _.
+  by rewrite -(ev1 s a 0); apply: ev_le => x; have := av' x; lra.
+have one a mu : 0 < p s a -> 0 < mu -> (1 + ln mu) * w v a + z a - C * g ^ T.+1 * (mu + 1) <= mu * w v' a.
+  move=> _ mu0; have h := ev_le s a (fun x => ih x mu mu0).
+  have {}h : (1 + ln mu) * ev s a (fun x => v x - Phi x) + ev s a (W (scored r v Phi) T) - C * g ^ T * (mu + 1)
+     <= mu * ev s a (fun x => v' x - Phi x).
+    by move: h; rewrite evB evD !evZ ev1.
+  have := Rmult_le_compat_l _ _ _ (proj1 g01) h; have l1 := ln_le mu0.
+  have : (1 + ln mu) * (r s a + g * ev s a Phi - Phi s) <= mu * (r s a + g * ev s a Phi - Phi s) by apply: Rmult_le_compat_r; [exact: rt0 | lra].
+  rewrite !E /z /=; lra.
+have e0 : 0 <= C * g ^ T.+1 by apply: Rmult_le_pos C0 (pow_le _ _ (proj1 g01)).
+have := step (hp s) (hq s) (hk (s:=s)) l0 e0 w0 one.
+have X (pi : S -> A -> R) f : dist (pi s) -> \sum_(a : A) (pi s a * w f a) = \sum_(a : A) (pi s a * Qd r f s a) - Phi s.
+  move=> d; rewrite /w (sumE (G := fun a => pi s a * Qd r f s a - pi s a * Phi s)) => [|a]; last lra.
+  by rewrite sumB sum_const //; apply: (proj2 d).
+rewrite (X p) // (X q) // -bp -bq.
+rewrite (sumE (G := fun a => p s a * (ln (q s a / p s a) * w v a) + g * (p s a * ev s a (W (scored r v Phi) T))) (F := fun a => p s a * (_ + _)))
+  => [|a]; last by rewrite /z; lra.
+by rewrite sumD sumZ [W _ T.+1 s]/= /scored /step_p /w; lra.
+Qed.
+
+Theorem S9_discounted : under m (scored r v Phi) <= at_rho v' - at_rho v.
+Proof.
+set C := \sum_(s : S) Rabs (v s - Phi s); set M := \sum_(s : S) m s; set D := \sum_(s : S) Rabs (scored r v Phi s).
+have C0 : 0 <= C by apply: sum_ge0 => x; exact: Rabs_pos.
+have D0 : 0 <= D by apply: sum_ge0 => x; exact: Rabs_pos.
+have M0 : 0 <= M by apply: sum_ge0 => x; exact: (proj1 fl).
+have c0 : 0 <= 2 * C + M * D by have := Rmult_le_pos _ _ M0 D0; lra.
+apply: (vanish g01 c0) => T.
+have h s : W (scored r v Phi) T.+1 s - 2 * C * g ^ T <= v' s - v s.
+  have := S9_ind_discounted T.+1 s Rlt_0_1; rewrite ln_1 -/C /= => i.
+  have : g * g ^ T <= 1 * g ^ T by apply: Rmult_le_compat_r; [exact: pow_le (proj1 g01) | lra].
+  by move=> gg; have := Rmult_le_compat_l _ _ _ C0 gg; lra.
+have := W_under (scored r v Phi) T; rewrite -/M -/D => u.
+have : at_rho (W (scored r v Phi) T.+1) - 2 * C * g ^ T <= at_rho v' - at_rho v.
+  rewrite /at_rho -[X in _ - X](sum_const _ (proj2 rho_dist)) -!sumB; apply: sum_le => s.
+  have := Rmult_le_compat_l _ _ _ (proj1 rho_dist s) (h s); lra.
+lra.
+Qed.
+End Floor.
+
+Definition charged r v Phi s := \sum_(a : A) (kterm (p s) (q s) a * (Qd r v s a - Phi s)).
+Lemma scoredE Phi s : bellman r p v -> scored r v Phi s = gaind r p v q s - charged r v Phi s.
+Proof.
+move=> bp; rewrite gaindE // (bp s) /scored /charged; set w := fun a => Qd r v s a - Phi s.
+have -> : \sum_(a : A) (q s a * Qd r v s a) - \sum_(a : A) (p s a * Qd r v s a) = \sum_(a : A) ((q s a - p s a) * w a).
+  rewrite (sumE (F := fun a => (q s a - p s a) * w a)
+    (G := fun a => (q s a * Qd r v s a - p s a * Qd r v s a) - (q s a * Phi s - p s a * Phi s))) => [|a].
+    by rewrite sumB !sumB !sumZr (proj2 (hq s)) (proj2 (hp s)); lra.
+  by rewrite /w; lra.
+rewrite -sumB; apply: sumE => a; rewrite /kterm -/(w a).
+case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last lra.
+by rewrite (ln_swap pa (hk pa)); lra.
+Qed.
+End Discounted.
+
+(* ---- S7, discounted: |fresh gap| <= (hi-lo)/(1-g) * K, K = delta/(1-g) *)
+Section S7.
+Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R).
+Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
+Variables (r : S -> A -> R) (p q : S -> A -> R) (v v' m : S -> R) (lo hi : R).
+Hypotheses (hp : policy p) (hq : policy q) (hk : forall s, keeps (p s) (q s)) (fl : flow P g rho p m).
+Hypotheses (bp : bellman P g r p v) (bq : bellman P g r q v') (hr : forall s a, lo <= r s a <= hi).
+
+Lemma S9_charged rr f f' Phi : bellman P g rr p f -> bellman P g rr q f' -> floord P g rr Phi ->
+  - under m (charged P g p q rr f Phi) <= at_rho rho f' - at_rho rho f - under m (gaind P g rr p f q).
+Proof.
+move=> b b' hf; have := S9_discounted g01 P_dist rho_dist hp hq hk fl hf b b'.
+rewrite /under (sumE (F := fun s => _ * scored _ _ _ _ _ _ _ s) (G := fun s => m s * gaind P g rr p f q s - m s * charged P g p q rr f Phi s)) => [|s].
+  by rewrite sumB; lra.
+by rewrite (scoredE hp hq hk _ _ b); lra.
+Qed.
+
+Let K := under m (fun s => kl (p s) (q s)).
+Lemma charged_le rr f Phi c : (forall s a, Qd P g rr f s a - Phi s <= c) -> under m (charged P g p q rr f Phi) <= c * K.
+Proof.
+move=> h; rewrite /K /under -sumZ; apply: sum_le => s.
+have -> : c * (m s * kl (p s) (q s)) = m s * (c * kl (p s) (q s)) by lra.
+apply: Rmult_le_compat_l; first exact: (proj1 fl).
+rewrite -(kterm_sum (hp s) (hq s)) -sumZ; apply: sum_le => a; rewrite (Rmult_comm c).
+by apply: Rmult_le_compat_l (h s a); apply: kterm_ge0.
+Qed.
+
+Let negr s a := - r s a.
+Let nv s := - v s. Let nv' s := - v' s.
+Lemma Q_negr f s a : Qd P g negr (fun x => - f x) s a = - Qd P g r f s a.
+Proof. by rewrite /Qd /negr (evE P s a (h := fun x => -1 * f x)) => [|x]; rewrite ?evZ; lra. Qed.
+Lemma bellman_neg pi f : bellman P g r pi f -> bellman P g negr pi (fun x => - f x).
+Proof. by move=> b s; rewrite b -sumN; apply: sumE => a; rewrite Q_negr; lra. Qed.
+Lemma const_floor rr c : (forall s a, c <= rr s a) -> floord P g rr (fun _ => c / (1 - g)).
+Proof.
+move=> h s a; rewrite ev1 //; have := h s a.
+have : c / (1 - g) = c + g * (c / (1 - g)) by field; lra.
+lra.
+Qed.
+
+Theorem S7_discounted :
+  Rabs (at_rho rho v' - at_rho rho v - under m (gaind P g r p v q)) <= (hi - lo) / (1 - g) * K.
+Proof.
+have fr : floord P g r (fun _ => lo / (1 - g)) by apply: const_floor => s a; have := hr s a; lra.
+have fn : floord P g negr (fun _ => - hi / (1 - g)) by apply: const_floor => s a; have := hr s a; rewrite /negr; lra.
+have bpn := bellman_neg bp; have bqn := bellman_neg bq.
+have vlo := above g01 P_dist hp fr bp; have vhi := above g01 P_dist hp fn bpn.
+have q_hi s a : Qd P g r v s a <= hi / (1 - g).
+  have := ev_le P_dist s a vhi; rewrite ev1 // (evE P s a (h := fun x => -1 * v x)) => [|x]; last lra.
+  rewrite evZ => h; have := Rmult_le_compat_l _ _ _ (proj1 g01) h; have := hr s a; rewrite /Qd.
+  have -> : - hi / (1 - g) = - (hi / (1 - g)) by field; lra.
+  have : hi / (1 - g) = hi + g * (hi / (1 - g)) by field; lra.
+  lra.
+have q_lo s a : lo / (1 - g) <= Qd P g r v s a.
+  have := ev_le P_dist s a vlo; rewrite ev1 // => h.
+  have := Rmult_le_compat_l _ _ _ (proj1 g01) h; have := hr s a; rewrite /Qd.
+  have : lo / (1 - g) = lo + g * (lo / (1 - g)) by field; lra.
+  lra.
+have c1 := S9_charged bp bq fr; have c2 := S9_charged bpn bqn fn.
+have b1 : under m (charged P g p q r v (fun _ => lo / (1 - g))) <= (hi - lo) / (1 - g) * K.
+  by apply: charged_le => s a; have := q_hi s a; lra.
+have b2 : under m (charged P g p q negr (fun x => - v x) (fun _ => - hi / (1 - g))) <= (hi - lo) / (1 - g) * K.
+  by apply: charged_le => s a; rewrite Q_negr; have := q_lo s a; lra.
+have N f : at_rho rho (fun x => - f x) = - at_rho rho f.
+  by rewrite /at_rho -sumN; apply: sumE => s; lra.
+have G : under m (gaind P g negr p (fun x => - v x) q) = - under m (gaind P g r p v q).
+  rewrite /under -sumN; apply: sumE => s; rewrite -Ropp_mult_distr_r_reverse; congr (_ * _).
+  by rewrite /gaind -sumN; apply: sumE => a; rewrite Q_negr; lra.
+rewrite !N G in c2; apply: Rabs_le; lra.
+Qed.
+
+(* in the paper's units: delta = (1-g) sum_s m(s) KL(s) is the expected KL under the occupancy *)
+Corollary S7_delta : let delta := (1 - g) * under m (fun s => kl (p s) (q s)) in
+  Rabs (at_rho rho v' - at_rho rho v - under m (gaind P g r p v q)) <= (hi - lo) * delta / (1 - g) ^ 2.
+Proof.
+move=> d; have := S7_discounted.
+by have -> : (hi - lo) / (1 - g) * K = (hi - lo) * d / (1 - g) ^ 2 by rewrite /d /K; field; lra.
+Qed.
+End S7.
