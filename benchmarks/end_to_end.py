@@ -31,9 +31,9 @@ from jaxtyping import Bool, Float
 from benchmarks.stage import commit, machine
 from benchmarks.timing import quartiles
 from benchmarks.writer import writer
+from teamtr_jax.chain_audit import OPTIONS
 from teamtr_jax.divergences import kl_new_to_current
 from teamtr_jax.dynamics import after
-from teamtr_jax.tabular import OPTIONS
 from teamtr_jax.teams import random_stages
 from teamtr_jax.trust_region import value_weighted_step
 from teamtr_jax.types import Team

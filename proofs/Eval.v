@@ -104,10 +104,3 @@ rewrite (@eVL_f QArith_base.Q R (Qmake 0 1) addQ mulQ subQ 0%R Rplus Rmult Rminu
   (fun x y => etrans (Q2R_red _) (Q2R_minus x y))) /=.
 by rewrite -!(nth_f fz).
 Qed.
-
-Require Import Extraction ExtrOcamlBasic ExtrOcamlNatInt ExtrOcamlZBigInt.
-Set Extraction Output Directory ".".
-
-Extraction Language OCaml.
-Set Warnings "-extraction".
-Extraction "teamtr_eval.ml" evalQ.

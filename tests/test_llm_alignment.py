@@ -12,6 +12,7 @@ import optax
 import pytest
 from scipy import stats
 
+from teamtr_jax.chain_audit import OPTIONS
 from teamtr_jax.checkpoint import save
 from teamtr_jax.finite_sample import finite_sample_certificate
 from teamtr_jax.llm.alignment import AlignmentSettings, align, targets
@@ -22,7 +23,6 @@ from teamtr_jax.llm.model import LanguageTeam, ModelConfig, agent_params, init_p
 from teamtr_jax.llm.replacement import agent_from_checkpoint, replace_agent, sampled_swap, swap_report
 from teamtr_jax.llm.sampler import sample
 from teamtr_jax.llm.warm_start import demonstration_loss
-from teamtr_jax.tabular import OPTIONS
 from teamtr_jax.training import train
 from teamtr_jax.validation import InputError
 

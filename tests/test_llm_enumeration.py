@@ -13,6 +13,7 @@ import pytest
 from builders import flat
 
 from teamtr_jax.bounds import DEFAULT, ladder
+from teamtr_jax.chain_audit import OPTIONS
 from teamtr_jax.claims import STAGE_CLAIMS, judge
 from teamtr_jax.divergences import message_kl_current_to_new
 from teamtr_jax.llm import enumeration as en
@@ -21,7 +22,6 @@ from teamtr_jax.llm.model import LanguageTeam, ModelConfig, agent_params, init_t
 from teamtr_jax.schedules import fresh
 from teamtr_jax.stage import Backend, run_stage
 from teamtr_jax.surrogates import stage_report
-from teamtr_jax.tabular import OPTIONS
 from teamtr_jax.types import UpdateRecord
 from teamtr_jax.validation import InputError
 from theory import networks

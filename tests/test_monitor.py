@@ -11,6 +11,7 @@ from scipy.stats import binom, ttest_ind
 from scipy.stats import t as student
 
 from teamtr_jax import intervals
+from teamtr_jax.chain_audit import OPTIONS
 from teamtr_jax.finite_sample import finite_sample_certificate
 from teamtr_jax.interaction import interaction_matrix
 from teamtr_jax.monitor import Settings, monitor, token_log
@@ -21,7 +22,6 @@ from teamtr_jax.monitor.scored import per_prompt, score
 from teamtr_jax.rollouts import weight_diagnostics
 from teamtr_jax.schedules import path_shift
 from teamtr_jax.surrogates import evaluate_stage
-from teamtr_jax.tabular import OPTIONS
 from teamtr_jax.teams import relay_stage
 from teamtr_jax.visits import hybrids
 

@@ -62,6 +62,8 @@ class Row:
     searched: float | None = None  #: largest measured/bound of the saved instances of the adversarial search
     page: str = ""  #: derivation, from the root of the repository
     figure: str = ""  #: file name of the figure, beside the ledger
+    proof: str = ""  #: files and theorems in `proofs/`; empty if Coq has not checked it
+    unproved: str = ""  #: what of the statement these theorems do not cover
     note: str = ""  #: what was held fixed, over which range a slope was fitted, where the extreme was found
     words: str = ""  #: the statement as a sentence
 
@@ -132,6 +134,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "exponent": _slope,
     "also exactly": lambda row: f"{row.exact:,} {row.exact_kind}" if row.exact else "–",
     "evidence": lambda row: row.evidence,
+    "proved": lambda row: ("in part" if row.unproved else "Coq") if row.proof else "–",
     "s": lambda row: f"{row.seconds:.0f}",
     "statement": lambda row: row.statement,
 }
@@ -142,7 +145,8 @@ NARROW = 7
 
 EXPLAINED = (
     "*Tightest*: largest measured/bound; *searched*: the same, by adversarial search; *detects*: smallest relative error of a "
-    "constant that would have been caught; *also exactly*: random stages decided without rounding; *s*: seconds."
+    "constant that would have been caught; *also exactly*: random stages decided without rounding; *proved*: by Coq, in "
+    "`proofs/`, as a whole or in part; *s*: seconds."
 )
 
 
@@ -188,6 +192,13 @@ def verdict(rows: Sequence[Row], settings: dict[str, Any]) -> list[str]:
         f"Left open by rounding: {decided + left:,} comparisons; {decided:,} of them decided exactly, {left:,} inconclusive.",
     ]
     lines += [f"Decided by {how} ({len(ids)}): {', '.join(ids)}." for how, ids in kinds.items()]
+    proved = [row for row in rows if row.proof]
+    whole = [row.id for row in proved if not row.unproved]
+    if proved:
+        partly = ", ".join(row.id for row in proved if row.unproved)
+        lines.append(
+            f"Proved in Coq ({len(whole)}): {', '.join(whole) or 'none'}." + (f" In part: {partly}." if partly else "")
+        )
     return [
         *lines,
         f"With a derivation in theory/derivations: {sum(bool(row.page) for row in rows)} of {len(rows)} claims.",

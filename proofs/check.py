@@ -1,0 +1,167 @@
+"""`make proofs`: build the proofs, and compare what they say with what is committed.
+
+statements.txt: of every theorem that index.toml cites, the statement (`Check`) and the axioms (`Print Assumptions`).
+golden.json: what the evaluator that is extracted from Eval.v says about rational stages. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import golden
+
+HERE = Path(__file__).parent
+sys.dont_write_bytecode = True
+
+
+AXIOMS = {"sig_forall_dec", "sig_not_dec", "functional_extensionality_dep", "classic"}
+"""What Coq's own real numbers and Coquelicot assume, and nothing else may be."""
+FORBIDDEN = re.compile(r"\b(Admitted|admit|give_up|Axioms?|Parameters?|Conjecture|Unset Guard Checking|bypass_check)\b")
+AXIOMS_BEGIN = re.compile(r"^(Axioms:|Closed under the global context)$", re.M)
+PACKAGES = "coq libcoq-mathcomp-ssreflect libcoq-coquelicot libzarith-ocaml-dev ocaml-findlib"
+COQC = ["coqc", "-q", "-w", "none", "-Q", str(HERE), "TeamTR"]
+
+
+def missing() -> str:
+    """What has to be installed first, in one line; empty if nothing."""
+    if absent := [tool for tool in ("coqc", "coqdep", "make", "ocamlfind") if shutil.which(tool) is None]:
+        return f"not found: {', '.join(absent)}"
+    with tempfile.TemporaryDirectory() as folder:
+        for library in ("mathcomp.ssreflect.all_ssreflect", "Coquelicot.Coquelicot"):
+            source = Path(folder) / "probe.v"
+            source.write_text(f"Require {library}.\n")
+            if subprocess.run(["coqc", "-q", "-w", "none", source], capture_output=True, cwd=folder).returncode:
+                return f"not found: the Coq library {library.split('.')[0]}"
+    if subprocess.run(["ocamlfind", "query", "zarith"], capture_output=True).returncode:
+        return "not found: the OCaml library zarith"
+    return ""
+
+
+def code(text: str) -> str:
+    """A Coq source without its comments."""
+    out, depth, last = [], 0, 0
+    for match in re.finditer(r"\(\*|\*\)", text):
+        if not depth:
+            out.append(text[last : match.start()])
+        depth += 1 if match.group() == "(*" else -1
+        last = match.end()
+    return "".join([*out, text[last:]])
+
+
+def assumed() -> list[str]:
+    """Places that assume what should be proved."""
+    sources = {path.name: code(path.read_text()) for path in sorted(HERE.glob("**/*.v"))}
+    return [f"{name}: {match.group()}" for name, text in sources.items() for match in FORBIDDEN.finditer(text)]
+
+
+def index() -> dict[str, dict]:
+    """index.toml, by id."""
+    return tomllib.loads((HERE / "index.toml").read_text())
+
+
+def _asked(file: str, theorems: list[str]) -> dict[str, str]:
+    """What Coq prints of the theorems of one file."""
+    others = [path.stem for path in sorted(HERE.glob("*.v")) if path.stem != file]
+    lines = ["From mathcomp Require Import all_ssreflect.", "Require Import Reals."]
+    lines += [f"From TeamTR Require Import {' '.join([*others, file])}."]
+    lines += ["Local Open Scope R_scope.", "Set Printing Width 120.", "Unset Printing Implicit Defensive."]
+    for name in theorems:
+        lines += [
+            f'Goal True. idtac "=== {name}". Abort.',
+            f"Check {file}.{name}.",
+            f"Print Assumptions {file}.{name}.",
+        ]
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "asked.v"
+        source.write_text("\n".join(lines) + "\n")
+        run = subprocess.run([*COQC, source], capture_output=True, text=True, cwd=folder)
+    if run.returncode:
+        raise SystemExit(f"proofs: {file}.v: {run.stderr.strip()}")
+    return {part.partition("\n")[0]: part.partition("\n")[2] for part in run.stdout.split("=== ")[1:]}
+
+
+def statements(workers: int) -> tuple[str, list[str]]:
+    """The text of statements.txt, and axioms in it that are not Coq's own."""
+    entries = index()
+    wanted: dict[str, list[str]] = {}
+    for entry in entries.values():
+        for theorem in entry["theorems"]:
+            file, name = theorem.split(".")
+            names = wanted.setdefault(file, [])
+            if name not in names:
+                names.append(name)
+    with ThreadPoolExecutor(workers) as pool:
+        said = dict(zip(wanted, pool.map(_asked, wanted, wanted.values()), strict=True))
+    foreign, parts = [], []
+    for id_, entry in entries.items():
+        parts.append(f"######## {id_}\n")
+        for theorem in entry["theorems"]:
+            file, name = theorem.split(".")
+            statement, _, axioms = re.split(AXIOMS_BEGIN, said[file][name], maxsplit=1)
+            found = [part.rpartition(".")[2] for part in re.findall(r"^([\w.']+)(?= :|$)", axioms, re.M)]
+            foreign += [f"{theorem} assumes {axiom}" for axiom in found if axiom not in AXIOMS]
+            statement = statement.strip().partition("\n")[2]
+            parts.append(f"{theorem}\n{statement}\n  axioms: {', '.join(sorted(found)) or 'none'}\n")
+    return "\n".join(parts), foreign
+
+
+def compared(name: str, text: str, write: bool) -> bool:
+    """Whether a file holds this text; the differences are shown, or written."""
+    path = HERE / name
+    before = path.read_text() if path.exists() else ""
+    if before != text and write:
+        path.write_text(text)
+        print(f"proofs: {name} written")
+    elif before != text:
+        lines = difflib.unified_diff(
+            before.splitlines(), text.splitlines(), f"committed {name}", f"{name} now", lineterm="", n=1
+        )
+        print(*list(lines)[:60], sep="\n")
+        print(f"proofs: {name} differs from what Coq says now. If that is meant: make proofs WRITE=1")
+        return False
+    return True
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description="Build the proofs; compare statements.txt and golden.json with what they say."
+    )
+    parser.add_argument("--write", action="store_true", help="write both files instead of comparing")
+    write = parser.parse_args().write
+    if said := missing():
+        print(f"proofs: {said}. On Debian: apt-get install --no-install-recommends {PACKAGES}", file=sys.stderr)
+        return 3
+    if found := assumed():
+        print("proofs: something is assumed:", *found, sep="\n  ", file=sys.stderr)
+        return 1
+    workers = os.cpu_count() or 1
+    if subprocess.run(["make", "--silent", "-C", HERE, f"-j{workers}"]).returncode:
+        return 1
+    text, foreign = statements(workers)
+    if foreign:
+        print("proofs: axioms that are not Coq's own:", *foreign, sep="\n  ", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        values = golden.golden(golden.build(Path(folder)))
+    same = [compared("statements.txt", text, write), compared("golden.json", values, write)]
+    if not all(same):
+        return 1
+    count = sum(len(entry["theorems"]) for entry in index().values())
+    print(
+        f"proofs: {count} theorems of {len(index())} ids, nothing admitted, no axiom but Coq's own; the evaluator agrees too"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
