@@ -92,6 +92,10 @@ test: setup ## lint beside the documentation with its notebooks executed, then t
 	$(MAKE) -j2 lint docs
 	$(RUN) -m pytest -n $(WORKERS) --dist worksteal tests teamtr_jax
 
+.PHONY: proofs
+proofs: ## build the Coq proofs, compare them with proofs/statements.txt and golden.json (needs Debian's coq; WRITE=1 writes both)
+	@$(PYTHON) proofs/check.py $(if $(WRITE),--write)
+
 .PHONY: mutants
 mutants: setup .venv-mutants/installed ## small wrong changes to the code: how many do the tests notice? (GROUPS=… SAMPLE=40; hours)
 	.venv-mutants/bin/python tests/mutants/run.py $(GROUPS) --sample $(or $(SAMPLE),40) --workers $(WORKERS)
@@ -127,6 +131,7 @@ wheel: setup ## build sdist and wheel into dist/, try the wheel in a throw-away 
 .PHONY: clean
 clean: ## remove what was built, keep .venv
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis theory/notebooks/*.ipynb
+	cd proofs && rm -f *.vo *.vok *.vos *.glob .*.aux .depend
 	rm -rf docs/api docs/derivations docs/notebooks docs/project docs/reproduction/report.html
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 

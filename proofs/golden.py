@@ -34,12 +34,15 @@ def _row(rng: random.Random, entries: int, zeros: bool = False) -> list[Fraction
     return [Fraction(weight, 16) for weight in weights]
 
 
+SHAPES = [(3, 3, [2], 4), (2, 3, [2, 3], 3), (2, 2, [3], 5), (3, 2, [2, 2, 2], 4)]
+"""Agents, states, actions (of each agent in a product team), steps: few, because a program is compiled for each."""
+
+
 def _stage(number: int) -> dict[str, Any]:
-    """Odd numbers: product teams; every fourth opens actions that were never taken."""
+    """Odd numbers: product teams; the second half opens actions that were never taken."""
     rng = random.Random(number)
-    together, opened = number % 2 == 1, number % 4 >= 2
-    agents, states = rng.randint(2, 3), rng.randint(2, 4)
-    factors = [rng.randint(2, 3) for _ in range(agents)] if together else [rng.randint(2, 3)]
+    agents, states, factors, horizon = SHAPES[number % len(SHAPES)]
+    together, opened = number % 2 == 1, number >= STAGES // 2
     rows = [(k, s) for k in range(agents) for s in range(states)] if together else [(0, s) for s in range(states)]
     actions = prod(factors)
     current = [_row(rng, factors[k], zeros=opened) for k, _ in rows]
@@ -51,7 +54,7 @@ def _stage(number: int) -> dict[str, Any]:
     order = list(range(agents))
     rng.shuffle(order)
     return {
-        "states": states, "agents": agents, "horizon": rng.randint(2, 5), "factors": factors if together else None,
+        "states": states, "agents": agents, "horizon": horizon, "factors": factors if together else None,
         "active": None if together else [rng.randrange(agents) for _ in range(states)], "order": order,
         "initial": _row(rng, states, zeros=True),
         "transition": [[_row(rng, states, zeros=True) for _ in range(actions)] for _ in range(states)],

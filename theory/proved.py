@@ -27,6 +27,7 @@ class Proof(NamedTuple):
     id: str
     theorems: dict[str, tuple[str, ...]]  #: by file, without `.v`
     axioms: tuple[str, ...]  #: those of Coq's own library that some of the theorems rest on
+    tex: tuple[str, ...]  #: the statement, as formulas that stand on the claim's page
     covers: str
     not_covered: str  #: what of the statement is not proved; empty if nothing
     differs: str  #: hypotheses that the theorems and the code's checks do not share
@@ -51,15 +52,18 @@ def proofs(folder: Path = FOLDER) -> dict[str, Proof]:
     out = {}
     for id_, entry in tomllib.loads((folder / "index.toml").read_text()).items():
         theorems: dict[str, tuple[str, ...]] = {}
+        said = [entry[key] for key in ("covers", "not_covered", "differs")]
         for name in entry["theorems"]:
             file, _, theorem = name.partition(".")
             theorems[file] = (*theorems.get(file, ()), theorem)
         axioms = sorted({axiom for name in entry["theorems"] for axiom in printed[name]})
-        out[id_] = Proof(id_, theorems, tuple(axioms), entry["covers"], entry["not_covered"], entry["differs"])
+        out[id_] = Proof(id_, theorems, tuple(axioms), tuple(entry["tex"]), *said)
     return out
 
 
 def _line(proof: Proof) -> str:
+    if not proof.theorems:
+        return f"* **{proof.id}**: not proved in Coq. {proof.not_covered}."
     where = "; ".join(
         ", ".join(f"`{theorem}`" for theorem in theorems) + f" in [{file}.v](../../proofs/{file}.v)"
         for file, theorems in proof.theorems.items()

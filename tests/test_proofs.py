@@ -1,0 +1,190 @@
+"""The Coq proofs, without Coq: their index against the pages and the ledger, their values against the two cores."""
+
+import importlib.util
+import json
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from teamtr_jax.claims import STAGE_CLAIMS
+from teamtr_jax.dynamics import Dense, Layered
+from teamtr_jax.exact.solved import Solved
+from teamtr_jax.exact.stage import exact_stage
+from teamtr_jax.surrogates import evaluate_stage
+from teamtr_jax.types import Stage, Team
+from theory.ledger import page_of
+from theory.proved import FOLDER, proofs, with_section
+from theory.studies.every import STUDIES
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = json.loads((FOLDER / "golden.json").read_text())
+AXIOMS = {"sig_forall_dec", "sig_not_dec", "functional_extensionality_dep", "classic"}
+
+
+def floats(x) -> np.ndarray:
+    """Numbers that float64 holds as they are."""
+    out = np.vectorize(lambda text: float(Fraction(text)), otypes=[float])(x)
+    assert np.vectorize(lambda text, value: Fraction(text) == Fraction(value), otypes=[bool])(x, out).all()
+    return out
+
+
+def built(golden) -> Stage:
+    """A stage of golden.json: contexts at a time, T layers of the same world."""
+    T, n, states, factors = (golden[key] for key in ("horizon", "agents", "states", "factors"))
+    if factors is None:
+        tables = [np.tile(floats(golden[name]), (T, 1)) for name in ("current", "target")]
+    else:
+        tables = []
+        for name in ("current", "target"):
+            rows = [row + ["0/1"] * (max(factors) - len(row)) for row in golden[name]]
+            tables.append(np.tile(floats(rows).reshape(n, states, -1), (1, T, 1)))
+    active = None if factors is None else tuple(factors)
+    team = Team(
+        Layered(Dense(jnp.asarray(floats(golden["transition"])), None), T),
+        jnp.asarray(np.tile(floats(golden["reward"]), (T, 1))),
+        jnp.asarray(np.concatenate([floats(golden["initial"]), np.zeros((T - 1) * states)])),
+        jnp.asarray(np.tile(golden["active"], T)) if factors is None else None, n, active,
+    )  # fmt: skip
+    return Stage(team, *map(jnp.asarray, tables), jnp.asarray(golden["order"]))
+
+
+def known(golden) -> tuple[list[Fraction], list[Fraction], Fraction]:
+    return [Fraction(x) for x in golden["J"]], [Fraction(x) for x in golden["L_seq"]], Fraction(golden["L_joint"])
+
+
+def fraction(x) -> Fraction:
+    return Fraction(int(x.p), int(x.q))
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=map(str, range(len(GOLDEN))))
+def test_the_evaluator_proved_in_coq_and_our_exact_one_agree(golden):
+    """Returns of all hybrids, fresh surrogates, and the sum of the cached ones, which is the joint surrogate: equal rationals."""
+    returns, surrogates, joint = known(golden)
+    x = Solved(exact_stage(built(golden)))
+    initial = [fraction(p) for p in x.stage.initial]
+    values = ([fraction(v) for v in x.v(i)] for i in range(golden["agents"] + 1))
+    assert [sum(p * v for p, v in zip(initial, row, strict=True)) for row in values] == returns
+    assert [fraction(y) for y in x.seq] == surrogates
+    assert sum(map(fraction, x.cached)) == joint
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=map(str, range(len(GOLDEN))))
+def test_the_jax_core_reproduces_the_evaluator_within_its_budgets(golden):
+    returns, surrogates, joint = known(golden)
+    report = jax.device_get(evaluate_stage(built(golden)))
+    n, size = golden["agents"], golden["horizon"] * max(abs(Fraction(x)) for row in golden["reward"] for x in row)
+
+    def off(measured, exact):
+        return float(abs(Fraction(float(measured)) - exact))
+
+    for i in range(n):
+        gap = returns[i + 1] - returns[i] - surrogates[i]
+        assert off(report.surrogate_intermediate[i], surrogates[i]) <= report.rounding.surrogate[i]
+        assert off(report.gap_fresh[i], gap) <= report.rounding.fresh[i]
+    assert max(map(off, report.objective, returns)) <= report.rounding.relative * size
+    gap = returns[-1] - returns[0] - joint
+    assert off(report.gap_cached.sum(), gap) <= report.rounding.cached.sum() + 4 * n * np.finfo(float).eps * float(size)
+
+
+def test_golden_stages_differ_in_what_matters():
+    """Both protocols, opened actions, gaps far above rounding."""
+    assert {stage["factors"] is None for stage in GOLDEN} == {True, False}
+    assert any(
+        "0/1" in row and "0/1" not in new for x in GOLDEN for row, new in zip(x["current"], x["target"], strict=True)
+    )
+    gaps = [
+        x for stage in GOLDEN for x in np.diff([float(Fraction(x)) for x in stage["J"]]) - floats_of(stage["L_seq"])
+    ]
+    assert sum(abs(gap) > 1e-6 for gap in gaps) >= len(GOLDEN)
+
+
+def floats_of(xs) -> np.ndarray:
+    return np.array([float(Fraction(x)) for x in xs])
+
+
+def test_every_claim_is_in_the_index():
+    """Proved, or said not to be and why."""
+    ids = {claim.id for claim in STAGE_CLAIMS} | {id_ for study in STUDIES for id_ in study.says}
+    assert ids - proofs().keys() == set()
+    for proof in proofs().values():
+        assert proof.theorems or proof.not_covered, proof.id
+
+
+@pytest.mark.parametrize("id_", proofs())
+def test_theorems_are_printed_and_assume_what_coq_assumes(id_):
+    """statements.txt is what `make proofs` compares with Coq's own words; here it must hold every theorem that is cited."""
+    part = (FOLDER / "statements.txt").read_text().partition(f"######## {id_}\n")[2].partition("########")[0]
+    cited = [f"{file}.{theorem}" for file, theorems in proofs()[id_].theorems.items() for theorem in theorems]
+    assert re.findall(r"^(\w+\.\w+)$", part, re.M) == cited
+    for file, theorems in proofs()[id_].theorems.items():
+        source = (FOLDER / f"{file}.v").read_text()
+        for theorem in theorems:
+            assert re.search(rf"^\s*(Theorem|Corollary|Lemma|Fact|Example) {theorem}\b", source, re.M), (
+                f"{theorem} in {file}.v"
+            )
+    assert set(proofs()[id_].axioms) <= AXIOMS
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "theory/derivations").glob("*.md")), ids=lambda path: path.stem)
+def test_pages_say_what_is_machine_checked(path):
+    """`python -m theory.proved` writes this section; whoever changes the index runs it."""
+    assert with_section(path.read_text(), f"theory/derivations/{path.name}") == path.read_text()
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"\s+|\\[,;!]", "", text)
+
+
+@pytest.mark.parametrize("id_", [id_ for id_, proof in proofs().items() if proof.theorems])
+def test_the_formula_of_a_theorem_stands_on_its_page(id_):
+    """The index holds the formula beside the theorem: a constant that is changed on the page alone is found here."""
+    assert proofs()[id_].tex, id_
+    page = squeezed((ROOT / page_of(id_)).read_text())
+    for formula in proofs()[id_].tex:
+        assert squeezed(formula) in page, formula
+
+
+def test_the_ledger_says_what_is_proved():
+    rows = json.loads((ROOT / "docs/verify/ledger.json").read_text())["claims"]
+    for row in rows:
+        proof = proofs()[row["id"]]
+        assert (row["proof"], row["unproved"]) == (proof.where, proof.not_covered)
+
+
+def check_module():
+    spec = importlib.util.spec_from_file_location(
+        "proofs_check", FOLDER / "check.py", submodule_search_locations=[str(FOLDER)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_assumed_is_found(tmp_path, monkeypatch):
+    """In code, not in comments, nested or not; and in none of our files."""
+    monkeypatch.syspath_prepend(FOLDER)
+    check = check_module()
+    (tmp_path / "good.v").write_text("(* Admitted (* nested *) Axiom *)\nLemma x : True. Proof. by []. Qed.\n")
+    assert check.assumed(tmp_path) == []
+    (tmp_path / "bad.v").write_text("(* fine *) Lemma x : False. Proof. Admitted.\nAxiom y : False.\n")
+    assert check.assumed(tmp_path) == ["bad.v: Admitted", "bad.v: Axiom"]
+    assert check.assumed() == []
+
+
+def test_without_coq_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    check = check_module()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["check.py"])
+    assert check.main() == 3
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("proofs: not found: coqc")
+    assert "apt-get install" in said
