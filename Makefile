@@ -131,7 +131,7 @@ wheel: setup ## build sdist and wheel into dist/, try the wheel in a throw-away 
 .PHONY: clean
 clean: ## remove what was built, keep .venv
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis theory/notebooks/*.ipynb
-	cd proofs && rm -f *.vo *.vok *.vos *.glob .*.aux .depend
+	cd proofs && rm -f Laws.v *.vo *.vok *.vos *.glob .*.aux .depend
 	rm -rf docs/api docs/derivations docs/notebooks docs/project docs/reproduction/report.html
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 

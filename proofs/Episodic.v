@@ -335,7 +335,7 @@ Qed.
 
 (* ---- the law of the path: V is the expected return, K the KL of the path (P3.2, S3) *)
 Fixpoint path (t : nat) : finType :=
-  if t is u.+1 then prod_finType (prod_finType A B) (path u) else unit_finType.
+  if t is u.+1 then pairs (pairs A B) (path u) else one_point.
 Fixpoint law (pi : S -> A -> R) (t : nat) (s : S) : path t -> R :=
   match t return path t -> R with
   | O => fun _ => 1
@@ -348,7 +348,7 @@ Fixpoint ret (r : S -> A -> B -> R) (t : nat) (s : S) : path t -> R :=
   end.
 
 Lemma sum_pairs (X Y : finType) (F : X * Y -> R) :
-  \sum_(w : prod_finType X Y) F w = \sum_(x : X) \sum_(y : Y) F (x, y).
+  \sum_(w : pairs X Y) F w = \sum_(x : X) \sum_(y : Y) F (x, y).
 Proof. by rewrite pair_bigA; apply: eq_bigr => -[]. Qed.
 Lemma sum_path u (F : path u.+1 -> R) :
   \sum_(w : path u.+1) F w = \sum_(a : A) \sum_(b : B) \sum_(v : path u) F ((a, b), v).

@@ -1,0 +1,27 @@
+(* Sums and products of reals as mathcomp's big operators, and the finite types that have another name in mathcomp 2.
+   The Makefile copies the file for the installed version to Laws.v. *)
+From mathcomp Require Import all_ssreflect.
+Require Import Reals Lra.
+Local Open Scope R_scope.
+
+Fact RaddA : associative Rplus. Proof. by move=> x y z; lra. Qed.
+Fact RaddC : commutative Rplus. Proof. by move=> x y; lra. Qed.
+Fact Radd0 : left_id 0 Rplus. Proof. by move=> x; lra. Qed.
+Fact Radd0r : right_id 0 Rplus. Proof. by move=> x; lra. Qed.
+Fact RmulA : associative Rmult. Proof. by move=> x y z; lra. Qed.
+Fact RmulC : commutative Rmult. Proof. by move=> x y; lra. Qed.
+Fact Rmul1 : left_id 1 Rmult. Proof. by move=> x; lra. Qed.
+Fact Rmul1r : right_id 1 Rmult. Proof. by move=> x; lra. Qed.
+Fact Rmul0 : left_zero 0 Rmult. Proof. by move=> x; lra. Qed.
+Fact Rmul0r : right_zero 0 Rmult. Proof. by move=> x; lra. Qed.
+Fact RmulDl : left_distributive Rmult Rplus. Proof. by move=> x y z; lra. Qed.
+Fact RmulDr : right_distributive Rmult Rplus. Proof. by move=> x y z; lra. Qed.
+Canonical Radd_monoid := Monoid.Law RaddA Radd0 Radd0r.
+Canonical Radd_comoid := Monoid.ComLaw RaddC.
+Canonical Rmul_monoid := Monoid.Law RmulA Rmul1 Rmul1r.
+Canonical Rmul_comoid := Monoid.ComLaw RmulC.
+Canonical Rmul_muloid := Monoid.MulLaw Rmul0 Rmul0r.
+Canonical Radd_addoid := Monoid.AddLaw RmulDl RmulDr.
+
+Definition pairs (X Y : finType) : finType := prod_finType X Y.
+Definition one_point : finType := unit_finType.
