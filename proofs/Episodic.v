@@ -141,16 +141,6 @@ case: (Rle_lt_or_eq_dec _ _ (e0 b)) => [eb|<-]; last lra.
 by apply: Rmult_le_compat_l; [lra | apply: E; apply: hr eb].
 Qed.
 
-Lemma sum_pos_le (c : A -> R) (F G : A -> R) : (forall a, 0 <= c a) -> (forall a, 0 < c a -> F a <= G a) ->
-  \sum_(a : A) (c a * F a) <= \sum_(a : A) (c a * G a).
-Proof.
-move=> c0 E; apply: sum_le => a; case: (Rle_lt_or_eq_dec _ _ (c0 a)) => [ca|<-]; last lra.
-by apply: Rmult_le_compat_l; [lra | apply: E].
-Qed.
-
-Lemma sum_const (c : A -> R) k : \sum_(a : A) c a = 1 -> \sum_(a : A) (c a * k) = k.
-Proof. by move=> c1; rewrite sumZr c1; lra. Qed.
-
 Section Floor.
 Variables (r : S -> A -> B -> R) (ok : nat -> S -> Prop) (Phi : nat -> S -> R).
 Hypotheses (hr : reach ok) (hf : floor r ok Phi).
