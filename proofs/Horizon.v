@@ -51,6 +51,13 @@ move=> hq; rewrite /gain /Adv (sumE (G := fun a => q s a * Q r p u s a - q s a *
 by rewrite sumB sumZr (proj2 (hq s)); lra.
 Qed.
 
+Lemma gain_step r p q u s : policy p -> policy q -> gain r p q u s = \sum_(a : A) ((q s a - p s a) * Adv r p u s a).
+Proof.
+move=> hp hq; have z : gain r p p u s = 0 by rewrite gainE // VE; lra.
+rewrite (sumE (F := fun a => (q s a - p s a) * _) (G := fun a => q s a * Adv r p u s a - p s a * Adv r p u s a)) => [|a]; last lra.
+by rewrite sumB -/(gain r p q u s) -/(gain r p p u s) z; lra.
+Qed.
+
 (* T0: J(q) - J(p) = E_q of the sum of E_{a~q} A^p over the path. Nothing is asked of supports. *)
 Theorem T0 r p q t s : policy q -> V r q t s - V r p t s = path_sum q (gain r p q) t s.
 Proof.

@@ -76,13 +76,6 @@ Definition keepsS p q := forall s, keeps (p s) (q s).
 Lemma kl_ge0 p q s : policy p -> policy q -> keepsS p q -> 0 <= kl (p s) (q s).
 Proof. by move=> hp hq hk; rewrite -(kterm_sum (hp s) (hq s)); apply: sum_ge0 => a; apply: kterm_ge0. Qed.
 
-Lemma tv_triangle (p1 p2 p3 : A -> R) : tv p1 p3 <= tv p1 p2 + tv p2 p3.
-Proof.
-suff : \sum_(a : A) Rabs (p3 a - p1 a) <= \sum_(a : A) Rabs (p2 a - p1 a) + \sum_(a : A) Rabs (p3 a - p2 a) by rewrite /tv; lra.
-rewrite -sumD; apply: sum_le => a; have := Rabs_triang (p2 a - p1 a) (p3 a - p2 a).
-by have -> : p2 a - p1 a + (p3 a - p2 a) = p3 a - p1 a by lra.
-Qed.
-
 (* q keeps what p uses at the states that m visits: the KL under m is finite *)
 Definition keeps_on m p q := forall s, 0 < m s -> keeps (p s) (q s).
 Lemma keepsS_on m p q : keepsS p q -> keeps_on m p q.

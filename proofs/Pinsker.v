@@ -68,6 +68,13 @@ Definition tv p q := / 2 * \sum_(a : A) Rabs (q a - p a).
 Lemma tv_ge0 p q : 0 <= tv p q.
 Proof. by rewrite /tv; have := sum_ge0 (fun a => Rabs_pos (q a - p a)); lra. Qed.
 
+Lemma tv_triangle p1 p2 p3 : tv p1 p3 <= tv p1 p2 + tv p2 p3.
+Proof.
+suff : \sum_(a : A) Rabs (p3 a - p1 a) <= \sum_(a : A) Rabs (p2 a - p1 a) + \sum_(a : A) Rabs (p3 a - p2 a) by rewrite /tv; lra.
+rewrite -sumD; apply: sum_le => a; have := Rabs_triang (p2 a - p1 a) (p3 a - p2 a).
+by have -> : p2 a - p1 a + (p3 a - p2 a) = p3 a - p1 a by lra.
+Qed.
+
 Theorem pinsker p q : dist p -> dist q -> keeps p q -> tv p q ^ 2 <= kl p q / 2.
 Proof.
 move=> hp hq hk.
