@@ -282,7 +282,7 @@ Qed.
 
 (* ---- S5: L_i^seq <= sqrt 2 A_max,i sqrt delta_i / (1-g), so the paper's certificate
    L_i^seq - c_i sqrt delta_i <= sqrt 2 A_max,i sqrt delta_i (1-2g) / (1-g)^2 is never positive once g >= 1/2 *)
-Theorem S5 : keeps_fresh i -> L_seq i <= sqrt 2 * Amax * sqrt (d_ i) / (1 - g).
+Theorem S5_visited : keeps_fresh i -> L_seq i <= sqrt 2 * Amax * sqrt (d_ i) / (1 - g).
 Proof.
 move=> hk; have gl s : g_ i s <= 2 * Amax * tv (team i s) (team i.+1 s).
   rewrite /g_ gaindE; last exact: ht. rewrite (hv i s) -sumB.
@@ -306,7 +306,7 @@ have := Rmult_le_compat_l _ _ _ A0 t; have := Rmult_le_compat_l (1 - g) _ _ ltac
 Qed.
 Theorem S5_certificate : keeps_fresh i -> L_seq i - c * sqrt (d_ i) <= sqrt 2 * Amax * sqrt (d_ i) / (1 - g) ^ 2 * (1 - 2 * g).
 Proof.
-move=> /S5 s; have -> : sqrt 2 * Amax * sqrt (d_ i) / (1 - g) ^ 2 * (1 - 2 * g)
+move=> /S5_visited s; have -> : sqrt 2 * Amax * sqrt (d_ i) / (1 - g) ^ 2 * (1 - 2 * g)
   = sqrt 2 * Amax * sqrt (d_ i) / (1 - g) - c * sqrt (d_ i) by rewrite /c; field; lra.
 lra.
 Qed.
@@ -320,6 +320,11 @@ have := Rmult_le_compat_l _ _ _ X0 (_ : 1 - 2 * g <= 0); lra.
 Qed.
 End One.
 End Update.
+(* with one A_max, and everything kept *)
+Theorem S5 r Amax team (v m : nat -> S -> R) : 0 <= Amax -> (forall i, policy (team i)) -> (forall i, keepsS (team i) (team i.+1)) ->
+  (forall i, flow (team i) (m i)) -> (forall i, bellman P g r (team i) (v i)) -> (forall i, adv_le r Amax (team i) (v i)) ->
+  forall i, L_seq r team v m i <= sqrt 2 * Amax * sqrt (d_ team m i) / (1 - g).
+Proof. by move=> _ ht hk hm hv hA i; apply: (S5_visited ht hm hv (hA i)); apply: keepsS_on. Qed.
 
 (* ---- a stage: n updates, each with its own A_max, and estimates Lhat_i with errors zeta_i (all zero: exact surrogates) *)
 Section Stage.
