@@ -166,4 +166,15 @@ rewrite /c P1; have -> : \sum_(s : S) (w s x * Pt s) = \sum_(s : S) (one s x * P
   rewrite -sumZ -sumD; apply: sumE => s; rewrite {1}(proj1 (hw s) x); lra.
 by rewrite P2; lra.
 Qed.
+
+(* m(s') = at_rho f for the f that solves f = 1_{s'} + g P_p f *)
+Theorem visits_unique m m' : flow P g rho p m -> flow P g rho p m' -> forall s, m s = m' s.
+Proof.
+move=> fl fl' s'; have [f hf] := solve (fun s => if s == s' then 1 else 0).
+have h mm : flow P g rho p mm -> mm s' = at_rho rho f.
+  move=> fm; rewrite (dual f fm) /under (sumE (G := fun s => if s == s' then mm s else 0)) => [|s].
+    by rewrite -big_mkcond (big_pred1 s').
+  by rewrite {1}hf; case: eqP => _; lra.
+by rewrite (h m) // (h m').
+Qed.
 End Existence.
