@@ -1,7 +1,7 @@
 (* S7c: what a stage loses by reusing the rollouts of its start, in episodes, for turn-taking and product teams and every order.
-   team u is the team in which the agents in u are updated (Teams.v). Logarithms of ratios add up over agents, so that S7_family of
-   Episodic.v covers one update as well as the stage, and no measures on paths are needed. KLs are under team [::], and must be finite
-   only there: every path of the current team is one of the team that is updated. *)
+   team u is the team in which the agents in u are updated (Teams.v). Logarithms of ratios add up over agents, so that S7_family
+   of Episodic.v covers one update as well as the stage, and no measures on paths are needed. KLs are under team [::], and must
+   be finite only there: every path of the current team is one of the team that is updated. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic Pinsker Teams.
@@ -72,7 +72,8 @@ Lemma family (J : finType) q q' (one : J -> S -> A -> R) : policy q -> policy q'
   Rabs (V q' t s - V q t s - \sum_(k : J) L p (one k) t s) <= (hi - lo) * K p q' t s.
 Proof.
 move=> hq hq' h1 kq kq' k1 la; have c x a : 0 < all_actions x a by rewrite /all_actions; lra.
-exact: (S7_family_range e_dist (ht _) hq hq' h1 (fun x a _ => c x a) (fun x a _ => c x a) (fun x a _ => c x a) (fun _ x a _ => c x a)).
+exact: (S7_family_range e_dist (ht _) hq hq' h1 (fun x a _ => c x a) (fun x a _ => c x a) (fun x a _ => c x a) 
+  (fun _ x a _ => c x a)).
 Qed.
 
 (* S7c, one update, reused: |improvement - L^reused_i| <= rho D_i, both protocols *)
@@ -89,7 +90,8 @@ Qed.
 Theorem S7c_reused_stage :
   Rabs (\big[Rplus/0]_(i < n) (improvement i t s - reused i t s)) <= (hi - lo) * \big[Rplus/0]_(k <- order) K p (team [:: k]) t s.
 Proof.
-have -> : \big[Rplus/0]_(k <- order) K p (team [:: k]) t s = K p (team order) t s by have := K_hyb n; rewrite /hyb /D take_size => ->.
+have -> : \big[Rplus/0]_(k <- order) K p (team [:: k]) t s = K p (team order) t s by have := K_hyb n;
+  rewrite /hyb /D take_size => ->.
 have -> : \big[Rplus/0]_(i < n) (improvement i t s - reused i t s) = V (team order) t s - V p t s - \sum_(i : 'I_n) reused i t s.
   rewrite sumB -hyb0; have {1}<- : hyb n = team order by rewrite /hyb take_size.
   by congr (_ - _); elim: n => [|m ih]; [rewrite big_ord0; lra | rewrite big_ord_recr /= ih /improvement; lra].
@@ -116,7 +118,8 @@ Qed.
 End At.
 End Cached.
 
-(* ---- turn-taking: K_k is the expected KL of agent k's turns; cached and reused surrogates are the same, so one update has rho D_i *)
+(* ---- turn-taking: K_k is the expected KL of agent k's turns. Cached and reused surrogates are the same, so one update
+   has rho D_i. *)
 Section Turns.
 Variables (A B : finType) (S : Type) (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R).
 Hypothesis e_dist : forall s a, dist (e s a).
@@ -141,7 +144,8 @@ Theorem S7c_cached_turns lo hi t s i : return_in e next r (@all_actions A S) lo 
   keeps_path e next p (team order) t s -> (i < n)%nat ->
   Rabs (improvement e next r team order i t s - L_cached e next r (hyb team order) t s i) <= (hi - lo) *
     \big[Rplus/0]_(k <- take i.+1 order) path_sum e next p (fun _ x => if j x == k then kl (p x) (p' x) else 0) t s.
-Proof. by move=> hw hk ni; rewrite -D_turns cached_reused //; apply: S7c_reused (turns_factored _ _ _) ht ho _ _ _ _ hw hk _ ni. Qed.
+Proof. by move=> hw hk ni; rewrite -D_turns cached_reused //;
+  apply: S7c_reused (turns_factored _ _ _) ht ho _ _ _ _ hw hk _ ni. Qed.
 Theorem S7c_stage_turns lo hi t s : return_in e next r (@all_actions A S) lo hi t s -> keeps_path e next p (team order) t s ->
   Rabs (\big[Rplus/0]_(i < n) (improvement e next r team order i t s - L_cached e next r (hyb team order) t s i)) <= (hi - lo) *
     \big[Rplus/0]_(k <- order) path_sum e next p (fun _ x => if j x == k then kl (p x) (p' x) else 0) t s.

@@ -1,6 +1,6 @@
 (* Discounted, finite states: T0, S9, S7. v, v' are any solutions of their Bellman equations, m any solution of the flow equation
-   (Existence.v: there is exactly one of each). The induction is that of Episodic.v; after T steps an error C g^T (lam + 1) is left,
-   which vanishes. A state is visited if m s > 0; q must keep what p uses only there. *)
+   (Existence.v: there is exactly one of each). The induction is that of Episodic.v; after T steps an error C g^T (lam + 1) is
+   left, which vanishes. A state is visited if m s > 0; q must keep what p uses only there. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic.
@@ -27,7 +27,8 @@ Definition ev s a f := \sum_(s' : S) (P s a s' * f s').                       (*
 Definition step_p p f s := \sum_(a : A) (p s a * ev s a f).                    (* P_p f *)
 Definition Qd r v s a := r s a + g * ev s a v.
 Definition bellman r p v := forall s, v s = \sum_(a : A) (p s a * Qd r v s a).
-Definition flow p m := (forall s, 0 <= m s) /\ forall s', m s' = rho s' + g * \sum_(s : S) (m s * \sum_(a : A) (p s a * P s a s')).
+Definition flow p m := (forall s, 0 <= m s) /\
+  forall s', m s' = rho s' + g * \sum_(s : S) (m s * \sum_(a : A) (p s a * P s a s')).
 Definition at_rho f := \sum_(s : S) (rho s * f s).                            (* J = at_rho V *)
 Definition under m f := \sum_(s : S) (m s * f s).
 Definition gaind r p v q s := \sum_(a : A) (q s a * (Qd r v s a - v s)).      (* g(s) *)
@@ -51,7 +52,8 @@ move=> [_ fl]; rewrite /under (sumE (G := fun s => m s * f s - g * (m s * step_p
 rewrite sumB sumZ.
 suff -> : \sum_(s : S) (m s * step_p p f s) = \sum_(s' : S) ((\sum_(s : S) (m s * \sum_(a : A) (p s a * P s a s'))) * f s').
   by rewrite -sumZ -sumB /at_rho; apply: sumE => s; rewrite {1}fl; lra.
-rewrite [RHS](sumE (G := fun s' => \sum_(s : S) ((m s * (\sum_(a : A) (p s a * P s a s'))) * f s'))) => [|s']; last by rewrite -sumZr.
+rewrite [RHS](sumE (G := fun s' => \sum_(s : S) ((m s * (\sum_(a : A) (p s a * P s a s'))) * f s'))) => [|s'];
+  last by rewrite -sumZr.
 rewrite sum_swap; apply: sumE => s; rewrite (sumE (F := fun s' => _ * _ * f s')
   (G := fun s' => m s * \sum_(a : A) (p s a * (P s a s' * f s')))) => [|s'].
   by rewrite sumZ sum_swap /step_p; congr (_ * _); apply: sumE => a; rewrite sumZ.
@@ -72,8 +74,10 @@ move=> hq _ bq fl; rewrite /at_rho -sumB (sumE (G := fun s => rho s * (v' s - v 
 rewrite -/(at_rho _) (dual _ fl); apply: sumE => s; congr (_ * _).
 rewrite gaindE // {1}bq /step_p (sumE (F := fun a => _ * ev s a _)
   (G := fun a => q s a * ev s a v' - q s a * ev s a v)) => [|a]; last by rewrite evB; lra.
-rewrite sumB /Qd (sumE (F := fun a => q s a * (r s a + g * ev s a v')) (G := fun a => q s a * r s a + g * (q s a * ev s a v'))) => [|a]; last lra.
-rewrite (sumE (F := fun a => q s a * (r s a + g * ev s a v)) (G := fun a => q s a * r s a + g * (q s a * ev s a v))) => [|a]; last lra.
+rewrite sumB /Qd (sumE (F := fun a => q s a * (r s a + g * ev s a v'))
+  (G := fun a => q s a * r s a + g * (q s a * ev s a v'))) => [|a]; last lra.
+rewrite (sumE (F := fun a => q s a * (r s a + g * ev s a v))
+  (G := fun a => q s a * r s a + g * (q s a * ev s a v))) => [|a]; last lra.
 by rewrite !sumD !sumZ; lra.
 Qed.
 
@@ -148,7 +152,8 @@ Qed.
 (* p does not leave the visited states *)
 Lemma start_visited s : 0 < rho s -> 0 < m s.
 Proof.
-move=> rs; have [m0 ->] := fl; have := Rmult_le_pos _ _ (proj1 g01) (_ : 0 <= \sum_(x : S) (m x * \sum_(a : A) (p x a * P x a s))).
+move=> rs; have [m0 ->] := fl; have := Rmult_le_pos _ _ (proj1 g01) 
+  (_ : 0 <= \sum_(x : S) (m x * \sum_(a : A) (p x a * P x a s))).
 suff : 0 <= \sum_(x : S) (m x * \sum_(a : A) (p x a * P x a s)) by move=> h /(_ h); lra.
 apply: sum_ge0 => x; apply: Rmult_le_pos (m0 x) _; apply: sum_ge0 => a.
 exact: Rmult_le_pos (proj1 (hp x) a) (proj1 (P_dist x a) s).
@@ -206,7 +211,8 @@ have one a mu : 0 < p s a -> 0 < mu -> (1 + ln mu) * w v a + z a - C * g ^ T.+1 
      <= g * (mu * ev s a (fun x => v' x - Phi x)).
     by move: h; rewrite evB evD !evZ ev1.
   have l1 := ln_le mu0.
-  have : (1 + ln mu) * (r s a + g * ev s a Phi - Phi s) <= mu * (r s a + g * ev s a Phi - Phi s) by apply: Rmult_le_compat_r; [exact: rt0 | lra].
+  have : (1 + ln mu) * (r s a + g * ev s a Phi - Phi s) <= mu * (r s a + g * ev s a Phi - Phi s)
+    by apply: Rmult_le_compat_r; [exact: rt0 | lra].
   rewrite !E /z /=; lra.
 have e0 : 0 <= C * g ^ T.+1 by apply: Rmult_le_pos C0 (pow_le _ _ (proj1 g01)).
 have hd' a : 0 < p s a -> 0 < q s a \/ w v a = 0 by move=> pa; case: (hd ms pa) => [|Z]; [left | right; rewrite /w; lra].
@@ -215,7 +221,8 @@ have X (pi : S -> A -> R) f : dist (pi s) -> \sum_(a : A) (pi s a * w f a) = \su
   move=> d; rewrite /w (sumE (G := fun a => pi s a * Qd r f s a - pi s a * Phi s)) => [|a]; last lra.
   by rewrite sumB sum_const //; apply: (proj2 d).
 rewrite (X p) // (X q) // -bp -bq.
-rewrite (sumE (G := fun a => p s a * (ln (q s a / p s a) * w v a) + g * (p s a * ev s a (W (scored r v Phi) T))) (F := fun a => p s a * (_ + _)))
+rewrite (sumE (G := fun a => p s a * (ln (q s a / p s a) * w v a) + g * (p s a * ev s a (W (scored r v Phi) T)))
+  (F := fun a => p s a * (_ + _)))
   => [|a]; last by rewrite /z; lra.
 by rewrite sumD sumZ [W _ T.+1 s]/= /scored /step_p /w; lra.
 Qed.
@@ -294,7 +301,8 @@ lra.
 Qed.
 Definition ceilingd (r : S -> A -> R) (Psi : S -> R) := forall s a, r s a + g * ev P s a Psi <= Psi s.
 Lemma ceilingd_neg Psi : ceilingd r Psi -> floord P g (negd r) (nv Psi).
-Proof. by move=> h s a; have := h s a; rewrite /negd (evE P s a (f := nv Psi) (h := fun x => -1 * Psi x)) => [|x]; rewrite ?evZ; lra. Qed.
+Proof. by move=> h s a; have := h s a; rewrite /negd (evE P s a (f := nv Psi) (h := fun x => -1 * Psi x)) => [|x];
+  rewrite ?evZ; lra. Qed.
 
 (* (b): J(q) - J(p) - L <= the charge of a ceiling, sum_a k (Psi - Q) *)
 Theorem S9_ceiling_discounted p q v v' m Psi : policy p -> policy q -> flow P g rho p m -> ceilingd r Psi ->
@@ -331,7 +339,8 @@ Lemma one_side_discounted rr vp vq vq' Phi : bellman rr p vp -> bellman rr q vq 
   under m (scored p q' rr vp Phi) <= at_rho rho vq - at_rho rho vp + \sum_(k : I) under m (gaind rr p vp (one k)).
 Proof.
 move=> bp bq bq' hf.
-have hd (x : S -> A -> R) : (forall s, 0 < m s -> keeps (p s) (x s)) -> forall s a, 0 < m s -> 0 < p s a -> 0 < x s a \/ Qd P g rr vp s a = Phi s.
+have hd (x : S -> A -> R) : (forall s, 0 < m s -> keeps (p s) (x s)) -> forall s a, 0 < m s -> 0 < p s a ->
+  0 < x s a \/ Qd P g rr vp s a = Phi s.
   by move=> k s a ms pa; left; apply: k.
 split; first exact: (S9_discounted_visited g01 P_dist rho_dist hp hq' fl hf bp bq' (hd _ kq')).
 have := S9_discounted_visited g01 P_dist rho_dist hp hq fl hf bp bq (hd _ kq) => h.
@@ -361,7 +370,8 @@ have fr : floord P g r (fun _ => lo / (1 - g)) by apply: const_floor => // s a; 
 have fn : floord P g (negd r) (fun _ => - hi / (1 - g)) by apply: const_floor => // s a; have := hr s a; rewrite /negd; lra.
 have [b1 a1] := one_side_discounted bp bq bq' fr.
 have [b2 a2] := one_side_discounted (bellman_neg bp) (bellman_neg bq) (bellman_neg bq') fn.
-move: b2 a2; rewrite !at_rho_neg (sumE (F := fun k => under m (gaind (negd r) _ _ (one k))) (fun k => surrogate_neg P g r p (one k) vp m)) sumN.
+move: b2 a2; rewrite !at_rho_neg (sumE (F := fun k => under m (gaind (negd r) _ _ (one k)))
+  (fun k => surrogate_neg P g r p (one k) vp m)) sumN.
 set s1 := under m (scored p q' r vp _) in b1 a1 *; set s2 := under m _ => b2 a2.
 suff : s1 + s2 = - ((hi - lo) / (1 - g) * under m (fun s => kl (p s) (q' s))) by move=> E; apply: Rabs_le; lra.
 rewrite /s1 /s2 /under -sumD -sumZ -sumN; apply: sumE => s.

@@ -56,11 +56,12 @@ Lemma both p use ok vis : (forall s a, 0 < p s a -> 0 < use s a) -> reach use ok
   reach p (fun u x => vis u x /\ ok u x).
 Proof. by move=> cp hr hv u s a b [vs os] pa eb; split; [exact: hv eb | exact: hr os (cp _ _ pa) eb]. Qed.
 
-(* ---- S9, where p comes (vis: a set of states that p does not leave). use: a table that is positive where p or q is; ok: a set of
-   states that use does not leave. q may drop an action of p after which the floor is certain, Q = Phi. *)
+(* ---- S9, where p comes (vis: a set of states that p does not leave). use: a table that is positive where p or q is; ok: a set
+   of states that use does not leave. q may drop an action of p after which the floor is certain, Q = Phi. *)
 Section S9.
 Variables (p q use : S -> A -> R) (r : S -> A -> B -> R) (ok vis : nat -> S -> Prop).
-Hypotheses (hp : policy p) (hq : policy q) (cp : forall s a, 0 < p s a -> 0 < use s a) (cq : forall s a, 0 < q s a -> 0 < use s a).
+Hypotheses (hp : policy p) (hq : policy q) (cp : forall s a, 0 < p s a -> 0 < use s a)
+  (cq : forall s a, 0 < q s a -> 0 < use s a).
 Hypotheses (hr : reach use ok) (hv : reach p vis).
 Lemma scoreE_at Phi u s : (forall a, 0 < p s a -> 0 < q s a \/ Q r p u s a = Phi u.+1 s) ->
   score p q r Phi u s = gain r p q u s - charge p q r Phi u s.
@@ -109,7 +110,8 @@ have one a mu : 0 < p s a -> 0 < mu -> (1 + ln mu) * w p a + z a - 0 * (mu + 1) 
     by rewrite /after -sumZ; apply: sumE => b; lra.
   have h : after s a (fun x => (1 + ln mu) * (V r p t x - Phi t x) + path_sum p (score p q r Phi) t x)
            <= after s a (fun x => mu * (V r q t x - Phi t x)).
-    by apply: (after_le e_dist (q := p) (ok := fun u x => vis u x /\ ok u x) (both cp hr hv) (conj vs os) pa) => x [vx ox]; exact: ih.
+    by apply: (after_le e_dist (q := p) (ok := fun u x => vis u x /\ ok u x) (both cp hr hv) (conj vs os) pa) => x [vx ox];
+      exact: ih.
   rewrite afterD !Z in h; have l1 := ln_le mu0.
   have : (1 + ln mu) * rt <= mu * rt by apply: Rmult_le_compat_r; lra.
   by rewrite !E /z; lra.
@@ -120,7 +122,8 @@ have W (pi : S -> A -> R) pi' : dist (pi s) -> \sum_(a : A) (pi s a * w pi' a)
   move=> d; rewrite /w (sumE (G := fun a => pi s a * Q r pi' t s a - pi s a * Phi t.+1 s)) => [|a]; last lra.
   by rewrite sumB sum_const //; apply: (proj2 d).
 rewrite (W p) // (W q) // -!VE [path_sum _ _ t.+1 s]/= {1}/score.
-rewrite (sumE (G := fun a => p s a * (ln (q s a / p s a) * w p a) + p s a * z a) (F := fun a => p s a * (_ + _))) => [|a]; last lra.
+rewrite (sumE (G := fun a => p s a * (ln (q s a / p s a) * w p a) + p s a * z a) (F := fun a => p s a * (_ + _))) => [|a];
+  last lra.
 rewrite sumD {1}/w {1}/z => h; move: h; rewrite /w /z; lra.
 Qed.
 
@@ -139,11 +142,13 @@ Qed.
 End Floor.
 End S9.
 
-(* (b): J(q) - J(p) - L <= the charge of a ceiling, sum_a k (Psi - Q); with (a), |J(q) - J(p) - L| is at most the larger of the two *)
+(* (b): J(q) - J(p) - L <= the charge of a ceiling, sum_a k (Psi - Q); with (a), |J(q) - J(p) - L| is at most the larger of the
+   two *)
 Theorem S9_ceiling_visited p q use r ok vis Psi t s : policy p -> policy q ->
   (forall s a, 0 < p s a -> 0 < use s a) -> (forall s a, 0 < q s a -> 0 < use s a) -> reach use ok -> reach p vis ->
   ceiling use r ok Psi -> (forall u s a, vis u.+1 s -> 0 < p s a -> 0 < q s a \/ Q r p u s a = Psi u.+1 s) -> vis t s -> ok t s ->
-  V r q t s - V r p t s - L r p q t s <= path_sum p (fun u x => \sum_(a : A) (kterm (p x) (q x) a * (Psi u.+1 x - Q r p u x a))) t s.
+  V r q t s - V r p t s - L r p q t s <= path_sum p (fun u x =>
+    \sum_(a : A) (kterm (p x) (q x) a * (Psi u.+1 x - Q r p u x a))) t s.
 Proof.
 move=> hp hq cp cq hr hv hc hd vs os.
 have := @S9_charge_visited p q use (neg r) ok vis hp hq cp cq hr hv _ hc _ t s vs os; rewrite !V_neg L_neg.
@@ -154,9 +159,10 @@ suff : forall u x a, vis u.+1 x -> 0 < p x a -> 0 < q x a \/ Q (neg r) p u x a =
 by move=> u x a vx pa; case: (hd u x a vx pa) => [|E]; [left | right; rewrite Q_neg E].
 Qed.
 
-(* ---- S7. One statement for all: S7 itself (q = p, one = q'), and one update or all of a stage on the rollouts of its start (Cached.v).
-   q' is q with the changes one_k made too; each has its surrogate under p. By S9 and because logarithms add up, the error lies between
-   s and -s, s = sum over the path of p of sum_a p log(q'/p) (Psi - Phi) <= 0: -s is the KL of q' weighted with Psi - Phi. *)
+(* ---- S7. One statement for all: S7 itself (q = p, one = q'), and one update or all of a stage on the rollouts of its start
+   (Cached.v). q' is q with the changes one_k made too; each has its surrogate under p. By S9 and because logarithms add up, the
+   error lies between s and -s, s = sum over the path of p of sum_a p log(q'/p) (Psi - Phi) <= 0: -s is the KL of q' weighted
+   with Psi - Phi. *)
 Section S7.
 Variables (I : finType) (p q q' use : S -> A -> R) (one : I -> S -> A -> R) (ok vis : nat -> S -> Prop).
 Hypotheses (hp : policy p) (hq : policy q) (hq' : policy q') (h1 : forall k, policy (one k)).
@@ -265,8 +271,10 @@ Lemma S9_charge r ok Phi t s : reach q ok -> floor q r ok Phi -> ok t s ->
   - path_sum p (charge p q r Phi) t s <= V r q t s - V r p t s - L r p q t s.
 Proof. by move=> hr hf; apply: (@S9_charge_visited p q q r ok vis hp hq cp (fun _ _ h => h) hr hv Phi hf (@hd r Phi) t s I). Qed.
 Lemma S9_ceiling r ok Psi t s : reach q ok -> ceiling q r ok Psi -> ok t s ->
-  V r q t s - V r p t s - L r p q t s <= path_sum p (fun u x => \sum_(a : A) (kterm (p x) (q x) a * (Psi u.+1 x - Q r p u x a))) t s.
-Proof. by move=> hr hc; apply: (@S9_ceiling_visited p q q r ok vis Psi t s hp hq cp (fun _ _ h => h) hr hv hc) => // u x a; apply: hd. Qed.
+  V r q t s - V r p t s - L r p q t s <= path_sum p (fun u x =>
+    \sum_(a : A) (kterm (p x) (q x) a * (Psi u.+1 x - Q r p u x a))) t s.
+Proof. by move=> hr hc; apply: (@S9_ceiling_visited p q q r ok vis Psi t s hp hq cp (fun _ _ h => h) hr hv hc) => // u x a;
+  apply: hd. Qed.
 Theorem S7 r ok Phi Psi rho t s : reach q ok -> floor q r ok Phi -> ceiling q r ok Psi ->
   (forall u x, ok u x -> Psi u x - Phi u x <= rho) -> ok t s ->
   Rabs (V r q t s - V r p t s - L r p q t s) <= rho * K p q t s.
@@ -335,7 +343,8 @@ have LE x : L p x t s = Horizon.L ae an ar (up p) (up x) t (s, 0).
   by apply: sumE => b; rewrite V_up.
 have -> : K p q' t s = Horizon.K ae an (up p) (up q') t (s, 0) by symmetry; apply: path_sum_up.
 rewrite (sumE (fun k => LE (one k))) -[s in V q' t s]/(s, 0).1 -[s in V q t s]/(s, 0).1 -!V_up.
-apply: (@S7_family _ _ _ ae an ed I (up p) (up q) (up q') (up use) (fun k => up (one k)) ok vis (fun x => hp x.1) (fun x => hq x.1)
+apply: (@S7_family _ _ _ ae an ed I (up p) (up q) (up q') (up use) (fun k => up (one k)) ok vis (fun x => hp x.1)
+  (fun x => hq x.1)
   (fun x => hq' x.1) (fun k x => h1 k x.1) (fun x => cp x.1) (fun x => cq x.1) (fun x => cq' x.1) (fun k x => c1 k x.1) hr hv)
   hf hc _ _ _ => //.
 - by move=> u [x c] [v1 _]; apply: (keeps_step e_dist hp hq v1).
@@ -403,8 +412,11 @@ Variables (I : finType) (rho : I -> R) (start : I -> S).
 Hypothesis rho_dist : dist rho.
 Theorem S7_J lo hi T :
   (forall i (w : path A B T), 0 < rho i -> 0 < law q (start i) w -> lo <= ret (start i) w <= hi) ->
-  Rabs (from_rho rho start (V q T) - from_rho rho start (V p T) - from_rho rho start (L p q T)) <= (hi - lo) * from_rho rho start (K p q T).
-Proof. by move=> h; apply: (@S7_J_visited I rho start rho_dist p q q lo hi T) => // i ri; [apply: keeps_all | move=> w; apply: h]. Qed.
+  Rabs (from_rho rho start (V q T) - from_rho rho start (V p T) - from_rho rho start (L p q T)) <=
+    (hi - lo) * from_rho rho start (K p q T).
+Proof.
+move=> h; apply: (@S7_J_visited I rho start rho_dist p q q lo hi T) => // i ri; [exact: keeps_all | move=> w; exact: h].
+Qed.
 End Range.
 
 (* ---- S7c: linear in the number of agents *)

@@ -128,7 +128,8 @@ pose u x := (v x - one s' x).
 (* v_{s'}(x) = 1_{s'}(x) + g sum_s v_s(x) P_p(s, s'), at_rho of it is the flow equation *)
 suff [w hw] : exists w : S -> S -> R, (forall s, m s = at_rho rho (w s)) /\
    (forall x, v x = one s' x + g * \sum_(s : S) (w s x * Pt s)).
-  have [w1 w2] := hw; rewrite {1}/at_rho (sumE (G := fun x => rho x * one s' x + g * \sum_(s : S) (rho x * w s x * Pt s))) => [|x].
+  have [w1 w2] := hw; rewrite {1}/at_rho (sumE (G := fun x => rho x * one s' x + g * \sum_(s : S) (rho x * w s x * Pt s))) =>
+    [|x].
     rewrite sumD sumZ sum_swap; congr (_ + g * _).
       rewrite (sumE (G := fun x => if x == s' then rho x else 0)) => [|x]; last by rewrite /one; case: eqP => _; lra.
       by rewrite -big_mkcond (big_pred1 s').

@@ -54,7 +54,8 @@ Qed.
 Lemma gain_step r p q u s : policy p -> policy q -> gain r p q u s = \sum_(a : A) ((q s a - p s a) * Adv r p u s a).
 Proof.
 move=> hp hq; have z : gain r p p u s = 0 by rewrite gainE // VE; lra.
-rewrite (sumE (F := fun a => (q s a - p s a) * _) (G := fun a => q s a * Adv r p u s a - p s a * Adv r p u s a)) => [|a]; last lra.
+rewrite (sumE (F := fun a => (q s a - p s a) * _) (G := fun a => q s a * Adv r p u s a - p s a * Adv r p u s a)) => [|a];
+  last lra.
 by rewrite sumB -/(gain r p q u s) -/(gain r p p u s) z; lra.
 Qed.
 
@@ -172,7 +173,8 @@ rewrite big_ord_recr /= ih /L_cached.
 suff -> : path_sum (team 0) (fun u x => \sum_(a : A) ((team n.+1 x a - team n x a) * Adv r (team 0) u x a)) t s
   = L r (team 0) (team n.+1) t s - L r (team 0) (team n) t s by lra.
 rewrite /L; elim: t s {ih} => [|t ih] s; first by rewrite /=; lra.
-rewrite /= (sumE (G := fun a => team n.+1 s a * Adv r (team 0) t s a - team n s a * Adv r (team 0) t s a)) ?sumB => [|a]; last lra.
+rewrite /= (sumE (G := fun a => team n.+1 s a * Adv r (team 0) t s a - team n s a * Adv r (team 0) t s a)) ?sumB => [|a];
+  last lra.
 rewrite (sumE (F := fun a => _ * after s a _) (G := fun a =>
   team 0 s a * after s a (path_sum (team 0) (gain r (team 0) (team n.+1)) t)
   - team 0 s a * after s a (path_sum (team 0) (gain r (team 0) (team n)) t))) ?sumB; first by rewrite /gain; lra.

@@ -1,9 +1,9 @@
-(* The paper's first-order chain, discounted, finite states: T1, T2, P3.3, P3.4, P3.6, P3.7, and S5 (it certifies nothing once g >= 1/2).
-   T1 bounds the shift of the visits by the total variation of the rows; Pinsker and Jensen turn this into the square root of a KL
-   (T2); a surrogate or a gap changes by at most A_max times the shift (P3.3, P3.4, P3.7); a stage adds up (P3.6, P3.7).
-   A stage is any sequence of teams: no protocol is needed, and agents may share parameters. Only in the last form of P3.7 must the
-   KL of the stage be the sum of those of its updates (Teams.v: it is, in both protocols).
-   A KL must be finite only at visited states. *)
+(* The paper's first-order chain, discounted, finite states: T1, T2, P3.3, P3.4, P3.6, P3.7, and S5 (no certificate once g >=
+   1/2). T1 bounds the shift of the visits by the total variation of the rows; Pinsker and Jensen turn this into the square root
+   of a KL (T2); a surrogate or a gap changes by at most A_max times the shift (P3.3, P3.4, P3.7); a stage adds up (P3.6, P3.7).
+   A stage is any sequence of teams: no protocol is needed, and agents may share parameters. Only in the last form of P3.7 must
+   the KL of the stage be the sum of those of its updates (Teams.v: it is, in both protocols). A KL must be finite only at
+   visited states. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic Pinsker Discounted.
@@ -46,7 +46,8 @@ have Pi1 pi s : policy pi -> \sum_(s' : S) Pi pi s s' = 1.
   by rewrite sumZ (proj2 (P_dist s a)); lra.
 have one s' : Rabs (m' s' - m s') <=
     g * (\sum_(s : S) (Rabs (m' s - m s) * Pi q s s')) + g * \sum_(s : S) (m s * \sum_(a : A) (Rabs (q s a - p s a) * P s a s')).
-  have -> : m' s' - m s' = g * (\sum_(s : S) ((m' s - m s) * Pi q s s') + \sum_(s : S) (m s * \sum_(a : A) ((q s a - p s a) * P s a s'))).
+  have -> : m' s' - m s' = g * (\sum_(s : S) ((m' s - m s) * Pi q s s')
+      + \sum_(s : S) (m s * \sum_(a : A) ((q s a - p s a) * P s a s'))).
     rewrite fq fp -sumD (sumE (F := fun s => _ + _) (G := fun s => m' s * Pi q s s' - m s * Pi p s s')) => [|s].
       by rewrite sumB /Pi; lra.
     rewrite (sumE (F := fun a => (q s a - p s a) * _) (G := fun a => q s a * P s a s' - p s a * P s a s')) => [|a]; last lra.
@@ -60,13 +61,15 @@ have one s' : Rabs (m' s' - m s') <=
 have := sum_le one; rewrite sumD !sumZ -/(l1 m m') sum_swap => h.
 have E1 : \sum_(s : S) \sum_(s' : S) (Rabs (m' s - m s) * Pi q s s') = l1 m m'.
   by apply: sumE => s; rewrite sumZ Pi1 //; lra.
-have E2 : \sum_(s' : S) \sum_(s : S) (m s * \sum_(a : A) (Rabs (q s a - p s a) * P s a s')) = 2 * under m (fun s => tv (p s) (q s)).
+have E2 : \sum_(s' : S) \sum_(s : S) (m s * \sum_(a : A) (Rabs (q s a - p s a) * P s a s')) =
+  2 * under m (fun s => tv (p s) (q s)).
   rewrite sum_swap /under -sumZ; apply: sumE => s; rewrite sumZ sum_swap.
   rewrite (sumE (F := fun a => \sum_(s' : S) _) (G := fun a => Rabs (q s a - p s a))) => [|a].
     by rewrite /tv; lra.
   by rewrite sumZ (proj2 (P_dist s a)); lra.
 rewrite E1 E2 in h; apply: (Rmult_le_reg_l (1 - g)); first lra.
-have -> : (1 - g) * (2 * g / (1 - g) * under m (fun s => tv (p s) (q s))) = g * (2 * under m (fun s => tv (p s) (q s))) by field; lra.
+have -> : (1 - g) * (2 * g / (1 - g) * under m (fun s => tv (p s) (q s))) = g * (2 * under m (fun s => tv (p s) (q s)))
+  by field; lra.
 lra.
 Qed.
 
@@ -321,7 +324,8 @@ Qed.
 End One.
 End Update.
 (* with one A_max, and everything kept *)
-Theorem S5 r Amax team (v m : nat -> S -> R) : 0 <= Amax -> (forall i, policy (team i)) -> (forall i, keepsS (team i) (team i.+1)) ->
+Theorem S5 r Amax team (v m : nat -> S -> R) : 0 <= Amax -> (forall i, policy (team i)) ->
+  (forall i, keepsS (team i) (team i.+1)) ->
   (forall i, flow (team i) (m i)) -> (forall i, bellman P g r (team i) (v i)) -> (forall i, adv_le r Amax (team i) (v i)) ->
   forall i, L_seq r team v m i <= sqrt 2 * Amax * sqrt (d_ team m i) / (1 - g).
 Proof. by move=> _ ht hk hm hv hA i; apply: (S5_visited ht hm hv (hA i)); apply: keepsS_on. Qed.
@@ -385,8 +389,8 @@ Qed.
 End Stage.
 End Paper.
 
-(* What the formulas say. With C >= c_i and dbar the mean of the n KLs d_i: the penalty of P3.6 is at most C n sqrt dbar, that of P3.7
-   at most C n^2 sqrt dbar, that of its joint form at most C n^(3/2) sqrt dbar. n dbar is written as the sum of the d_i. *)
+(* What the formulas say. With C >= c_i and dbar the mean of the n KLs d_i: the penalty of P3.6 is at most C n sqrt dbar, that of
+   P3.7 at most C n^2 sqrt dbar, that of its joint form at most C n^(3/2) sqrt dbar. n dbar is written as the sum of the d_i. *)
 Section Rates.
 Variables (n : nat) (c d : nat -> R) (C : R).
 Hypotheses (d0 : forall i, 0 <= d i) (c0 : forall i, 0 <= c i) (hc : forall i, c i <= C).

@@ -1,5 +1,5 @@
-(* The law of a path of t steps: V is the expected return, K is the KL of the law of the path (P3.2, and the chain rule of S3), and
-   that KL is finite exactly if q keeps what p uses at every state that p visits. *)
+(* The law of a path of t steps: V is the expected return, K is the KL of the law of the path (P3.2, and the chain rule of S3),
+   and that KL is finite exactly if q keeps what p uses at every state that p visits. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Rows Horizon.
@@ -152,8 +152,8 @@ End Two.
 End Episodes.
 
 (* ---- P3.2: KL(pi || pi') of a message y of U tokens is E_{y ~ pi} of the sum over u of KL(pi(.|y_<u) || pi'(.|y_<u)).
-   A message is a path on which nothing happens but that tokens are written (outcomes: one), and the state is the prefix. If lengths
-   vary, both write padding after the end. *)
+   A message is a path on which nothing happens but that tokens are written (outcomes: one), and the state is the prefix. If
+   lengths vary, both write padding after the end. *)
 Section Message.
 Variable A : finType.
 Let silent (s : seq A) (a : A) (b : unit_finType) := 1.

@@ -52,11 +52,13 @@ move=> c0; set C := \sum_(a : A) c a; set Y := \sum_(a : A) (c a * y a); set Z :
 have C0 : 0 <= C by exact: sum_ge0.
 have q t : 0 <= Z - 2 * t * Y + t ^ 2 * C.
   have -> : Z - 2 * t * Y + t ^ 2 * C = \sum_(a : A) (c a * (y a - t) ^ 2).
-    rewrite (sumE (F := fun a => c a * (y a - t) ^ 2) (G := fun a => (c a * y a ^ 2 - (2 * t) * (c a * y a)) + t ^ 2 * c a)) => [|a]; last ring.
+    rewrite (sumE (F := fun a => c a * (y a - t) ^ 2) (G := fun a => (c a * y a ^ 2 - (2 * t) * (c a * y a)) + t ^ 2 * c a)) =>
+      [|a]; last ring.
     by rewrite sumD sumB !sumZ.
   by apply: sum_ge0 => a; apply: Rmult_le_pos (c0 a) (pow2_ge_0 _).
 case: (Rle_lt_or_eq_dec _ _ C0) => [Cp|C1].
-  have := Rmult_le_compat_l _ _ _ C0 (q (Y / C)); have -> : C * (Z - 2 * (Y / C) * Y + (Y / C) ^ 2 * C) = C * Z - Y ^ 2 by field; lra.
+  have := Rmult_le_compat_l _ _ _ C0 (q (Y / C)); have -> : C * (Z - 2 * (Y / C) * Y + (Y / C) ^ 2 * C) = C * Z - Y ^ 2
+    by field; lra.
   by lra.
 suff -> : Y = 0 by rewrite -C1; lra.
 rewrite /Y sum0 // => a; suff -> : c a = 0 by lra.

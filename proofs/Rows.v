@@ -1,5 +1,5 @@
-(* One decision: rows of probabilities, their KL and its terms, the step of the induction behind S7 and S9, and P3.1 for the KL of a
-   product team. *)
+(* One decision: rows of probabilities, their KL and its terms, the step of the induction behind S7 and S9, and P3.1 for the KL
+   of a product team. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums.

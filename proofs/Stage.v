@@ -1,5 +1,5 @@
-(* Discounted: S7 with nothing assumed about values and visits; and S7c, what a stage loses by reusing the rollouts of its start, for
-   turn-taking and product teams and every order (the episodic twin, with the idea: Cached.v). *)
+(* Discounted: S7 with nothing assumed about values and visits; and S7c, what a stage loses by reusing the rollouts of its start,
+   for turn-taking and product teams and every order (the episodic twin, with the idea: Cached.v). *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic Pinsker Teams Discounted Existence.
@@ -93,7 +93,8 @@ Theorem S7c_reused_stage_discounted :
   Rabs (\big[Rplus/0]_(i < n) (J_ i.+1 - J_ i - reused_ i)) <= (hi - lo) / (1 - g) * \big[Rplus/0]_(k <- order) K_ k.
 Proof.
 have := K_take n; rewrite /D_ take_size => <-.
-have -> : \big[Rplus/0]_(i < n) (J_ i.+1 - J_ i - reused_ i) = at_rho rho (v order) - at_rho rho (v [::]) - \sum_(i : 'I_n) reused_ i.
+have -> : \big[Rplus/0]_(i < n) (J_ i.+1 - J_ i - reused_ i) =
+  at_rho rho (v order) - at_rho rho (v [::]) - \sum_(i : 'I_n) reused_ i.
   rewrite sumB; have -> : at_rho rho (v order) = J_ n by rewrite /J_ take_size.
   have -> : at_rho rho (v [::]) = J_ 0 by rewrite /J_ take0.
   by congr (_ - _); elim: n => [|k ih]; [rewrite big_ord0; lra | rewrite big_ord_recr /= ih; lra].
@@ -119,7 +120,8 @@ rewrite big_ord_recr /=; move: a; set x := \big[Rplus/0]_(k < i) _; set y := J_ 
 Qed.
 End Factored.
 
-(* ---- turn-taking: K_k is the expected KL of agent k's turns; cached and reused surrogates are the same, so one update has rho D_i *)
+(* ---- turn-taking: K_k is the expected KL of agent k's turns. Cached and reused surrogates are the same, so one update
+   has rho D_i. *)
 Section Turns.
 Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R) (r : S -> A -> R) (lo hi : R).
 Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho) (hr : forall s a, lo <= r s a <= hi).
@@ -195,7 +197,8 @@ Theorem S7c_reused_product_discounted i : (i < n)%nat ->
   Rabs (J_ rho order v i.+1 - J_ rho order v i - reused_ P g r k0 team order v m i)
     <= (hi - lo) / (1 - g) * \big[Rplus/0]_(k <- take i.+1 order) K_factor k.
 Proof.
-by move=> ni; rewrite -D_factor; apply: (S7c_reused_discounted g01 P_dist rho_dist hr k0 (product_factored p p') ht ho hv fl hk ni).
+by move=> ni; rewrite -D_factor;
+  apply: (S7c_reused_discounted g01 P_dist rho_dist hr k0 (product_factored p p') ht ho hv fl hk ni).
 Qed.
 Theorem S7c_reused_stage_product_discounted :
   Rabs (\big[Rplus/0]_(i < n) (J_ rho order v i.+1 - J_ rho order v i - reused_ P g r k0 team order v m i))

@@ -1,5 +1,5 @@
-(* Teams in both protocols, with some agents updated: P3.1, and the one property of teams without shared parameters that S7c needs.
-   team u is the team in which the agents in u play their new rows and the others their current ones. *)
+(* Teams in both protocols, with some agents updated: P3.1, and the one property of teams without shared parameters that S7c
+   needs. team u is the team in which the agents in u play their new rows and the others their current ones. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Rows Horizon Pinsker.
@@ -18,7 +18,8 @@ Proof.
 move=> ku h; have pos a : 0 < p s a -> 0 < team u s a * team [:: k] s a.
   by move=> pa; rewrite -hf //; apply: Rmult_lt_0_compat => //; exact: h.
 have u0 a : 0 <= team u s a := proj1 (ht u s) a; have k0 a : 0 <= team [:: k] s a := proj1 (ht [:: k] s) a.
-by split=> a /pos pa; [case: (Rle_lt_or_eq_dec _ _ (u0 a)) | case: (Rle_lt_or_eq_dec _ _ (k0 a))] => // E; move: pa; rewrite -E; lra.
+by split=> a /pos pa; [case: (Rle_lt_or_eq_dec _ _ (u0 a)) | case: (Rle_lt_or_eq_dec _ _ (k0 a))] => // E; move: pa;
+  rewrite -E; lra.
 Qed.
 Lemma keeps_cat u v s : uniq (u ++ v) -> keeps (p s) (team (u ++ v) s) -> keeps (p s) (team u s).
 Proof.
@@ -92,11 +93,13 @@ Qed.
 Lemma prod_gt0 (F : I -> R) : (forall k, 0 < F k) -> 0 < \big[Rmult/1]_(k : I) F k.
 Proof. by move=> h; apply: (big_ind (Rlt 0)) => //; [lra | move=> *; apply: Rmult_lt_0_compat]. Qed.
 (* the joint row keeps what it uses exactly if every agent does *)
-Lemma keeps_joint p q : (forall k, dist (p k)) -> (forall k, dist (q k)) -> keeps (joint p) (joint q) -> forall k, keeps (p k) (q k).
+Lemma keeps_joint p q : (forall k, dist (p k)) -> (forall k, dist (q k)) -> keeps (joint p) (joint q) ->
+  forall k, keeps (p k) (q k).
 Proof.
 move=> hp hq h k m pm; have hm l : exists m, 0 < p l m := dist_pos (hp l).
 have [f fp] : exists f : {ffun I -> M}, forall l, 0 < p l (f l).
-  suff [f hf] : exists f : I -> M, forall l, l \in enum I -> 0 < p l (f l) by exists [ffun l => f l] => l; rewrite ffunE; apply: hf; rewrite mem_enum.
+  suff [f hf] : exists f : I -> M, forall l, l \in enum I -> 0 < p l (f l) by exists [ffun l => f l] => l; rewrite ffunE;
+    apply: hf; rewrite mem_enum.
   elim: (enum I) => [|l s [f hf]]; first by exists (fun _ => m).
   have [n pn] := hm l; exists (fun x => if x == l then n else f x) => x; rewrite in_cons.
   by case: eqP => [->|_] //=; exact: hf.
@@ -125,7 +128,8 @@ Proof. by move=> hp hp' k; rewrite /some; case: (k \in u); [exact: hp' | exact: 
 Theorem P3_1_tv p q : (forall k, dist (p k)) -> (forall k, dist (q k)) -> tv (joint p) (joint q) <= \sum_(k : I) tv (p k) (q k).
 Proof.
 move=> hp hq; suff h u : uniq u -> tv (joint (some p q [::])) (joint (some p q u)) <= \big[Rplus/0]_(k <- u) tv (p k) (q k).
-  have <- : tv (joint (some p q [::])) (joint (some p q (index_enum I))) = tv (joint p) (joint q); last exact: h (index_enum_uniq I).
+  have <- : tv (joint (some p q [::])) (joint (some p q (index_enum I))) = tv (joint p) (joint q);
+    last exact: h (index_enum_uniq I).
   rewrite /tv; congr (_ * _); apply: sumE => f; rewrite /joint.
   by congr (Rabs (_ - _)); apply: eq_bigr => k _; rewrite /some ?mem_index_enum.
 elim/last_ind: u => [|u k ih]; first by rewrite big_nil /tv sum0 => [|f]; rewrite ?Rminus_eq_0 ?Rabs_R0; lra.
@@ -147,7 +151,8 @@ move=> u k s f ku; rewrite /product /joint -!big_split /=; apply: eq_bigr => l _
 by rewrite /some mem_rcons !inE; case: eqP => [->|_] /=; [rewrite (negbTE ku) | case: (l \in u)]; lra.
 Qed.
 (* P3.1: with agent k alone updated, the KL of the team is that of its row *)
-Theorem P3_1_product k s : keeps (product [::] s) (product [:: k] s) -> kl (product [::] s) (product [:: k] s) = kl (p s k) (p' s k).
+Theorem P3_1_product k s : keeps (product [::] s) (product [:: k] s) ->
+  kl (product [::] s) (product [:: k] s) = kl (p s k) (p' s k).
 Proof.
 move=> h; have h1 := keeps_joint (some_dist _ (hp s) (hp' s)) (some_dist _ (hp s) (hp' s)) h.
 rewrite P3_1 //; try exact: some_dist. rewrite (bigD1 k) //= big1 => [|l /negbTE lk].
