@@ -6,7 +6,7 @@
    visited states. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
-From TeamTR Require Import Sums Episodic Pinsker Discounted.
+From TeamTR Require Import Sums Episodic Pinsker Teams Discounted.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Local Open Scope R_scope.
 
@@ -388,6 +388,52 @@ Qed.
 
 End Stage.
 End Paper.
+
+(* ---- P3.7 in its joint form for the two protocols, teams without shared parameters: |stale_i| <= c_i sqrt (sum_{k<=i} delta^0_k) *)
+Section Protocols.
+Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R) (r : S -> A -> R).
+Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
+Variables (I : eqType) (k0 : I) (team : seq I -> S -> A -> R) (order : seq I) (v m : nat -> S -> R) (Amax : R) (i : nat).
+Notation stage := (fun k => team (take k order)).
+Hypotheses (hf : factored team) (ht : forall u, policy (team u)) (ho : uniq order) (hi : (i < size order)%nat).
+Hypotheses (hm : forall k, flow P g rho (stage k) (m k)) (hv : forall k, bellman P g r (stage k) (v k)).
+Hypotheses (hA : adv_le P g r Amax (stage i) (v i)) (hk : forall s, 0 < m O s -> keeps (team [::] s) (team order s)).
+Lemma P3_7_factored :
+  (forall u k s, 0 < m O s -> k \notin u -> k \in order -> kl (team u s) (team (rcons u k) s) = kl (team [::] s) (team [:: k] s)) ->
+  Rabs (J rho v i.+1 - J rho v i - L_stale P g r stage v m i) <= c g Amax * sqrt (\big[Rplus/0]_(k < i.+1) d0_ g stage m k).
+Proof.
+move=> one; apply: (P3_7_gap_joint g01 P_dist rho_dist (fun k => ht _) hm hv hA) => s ms; rewrite take0.
+  by have := hk ms; rewrite -{1}(cat_take_drop i.+1 order); apply: keeps_cat; rewrite ?cat_take_drop.
+by apply: kl_along => // [|u k ku ko]; [exact: hk | exact: one].
+Qed.
+End Protocols.
+Theorem P3_7_turns (S A : finType) (P : S -> A -> S -> R) g rho r (I : eqType) (k0 : I) (j : S -> I) (p p' : S -> A -> R)
+    (order : seq I) (v m : nat -> S -> R) Amax i : let team := turns j p p' in let stage k := team (take k order) in
+  0 <= g < 1 -> (forall s a, dist (P s a)) -> dist rho -> policy p -> policy p' -> uniq order -> (i < size order)%nat ->
+  (forall k, flow P g rho (stage k) (m k)) -> (forall k, bellman P g r (stage k) (v k)) -> adv_le P g r Amax (stage i) (v i) ->
+  (forall s, 0 < m O s -> keeps (p s) (team order s)) ->
+  Rabs (J rho v i.+1 - J rho v i - L_stale P g r stage v m i) <= c g Amax * sqrt (\big[Rplus/0]_(k < i.+1) d0_ g stage m k).
+Proof.
+move=> team stage g01 hP hr hp hp' ho hi hm hv hA hk.
+have ht u : policy (team u) := turns_policy j u hp hp'.
+by apply: (P3_7_factored g01 hP hr k0 (turns_factored j p p') ht ho hi hm hv hA hk) => u k s _ ku _; apply: kl_turns.
+Qed.
+Theorem P3_7_product (S I M : finType) (P : S -> {ffun I -> M} -> S -> R) g rho r (k0 : I) (p p' : S -> I -> M -> R)
+    (order : seq I) (v m : nat -> S -> R) Amax i : let team := product p p' in let stage k := team (take k order) in
+  0 <= g < 1 -> (forall s a, dist (P s a)) -> dist rho -> (forall s k, dist (p s k)) -> (forall s k, dist (p' s k)) ->
+  uniq order -> (i < size order)%nat ->
+  (forall k, flow P g rho (stage k) (m k)) -> (forall k, bellman P g r (stage k) (v k)) -> adv_le P g r Amax (stage i) (v i) ->
+  (forall s, 0 < m O s -> keeps (team [::] s) (team order s)) ->
+  Rabs (J rho v i.+1 - J rho v i - L_stale P g r stage v m i) <= c g Amax * sqrt (\big[Rplus/0]_(k < i.+1) d0_ g stage m k).
+Proof.
+move=> team stage g01 hP hr hp hp' ho hi hm hv hA hk.
+have ht u : policy (team u) := product_policy hp hp' u.
+apply: (P3_7_factored g01 hP hr k0 (product_factored p p') ht ho hi hm hv hA hk) => u k s ms ku ko.
+have one := keeps_one (product_factored p p') ht ho ko (hk s ms).
+rewrite [RHS](P3_1_product hp hp' one); apply: (kl_product hp hp' ku) => x px.
+have := keeps_joint (some_dist _ (hp s) (hp' s)) (some_dist _ (hp s) (hp' s)) one (k := k) (a := x).
+by rewrite /some inE eqxx; apply.
+Qed.
 
 (* What the formulas say. With C >= c_i and dbar the mean of the n KLs d_i: the penalty of P3.6 is at most C n sqrt dbar, that of
    P3.7 at most C n^2 sqrt dbar, that of its joint form at most C n^(3/2) sqrt dbar. n dbar is written as the sum of the d_i. *)

@@ -59,6 +59,17 @@ elim/last_ind: u => [|u k ih]; first by rewrite big_nil kl_self.
 rewrite rcons_uniq -cats1 big_cat big_seq1 cats1 => /andP[ku uu] h; have [hu hk] := keeps_rcons ku h.
 by rewrite (kl_adds (proj1 (ht [::] s)) (@log_rcons u k s ku) hu h (fun _ => hk)) (big_pred1 tt) => [|[]] //; rewrite ih.
 Qed.
+(* the same along an order, if an update moves the KL of its agent alone, whoever went before (both protocols, below) *)
+Lemma kl_along (k0 : I) order i s : uniq order -> (i <= size order)%nat -> keeps (p s) (team order s) ->
+  (forall u k, k \notin u -> k \in order -> kl (team u s) (team (rcons u k) s) = kl (p s) (team [:: k] s)) ->
+  kl (p s) (team (take i order) s) = \big[Rplus/0]_(k < i) kl (team (take k order) s) (team (take k.+1 order) s).
+Proof.
+move=> uo io ko one; rewrite kl_seq ?take_uniq //; last first.
+  by move: ko; rewrite -{1}(cat_take_drop i order); apply: keeps_cat; rewrite cat_take_drop.
+elim: i io => [|i ih] io; first by rewrite take0 big_nil big_ord0.
+have E := take_nth k0 io; have := take_uniq i.+1 uo; rewrite E rcons_uniq => /andP[kn _].
+by rewrite -cats1 big_cat big_seq1 big_ord_recr /= -ih 1?ltnW // E one // mem_nth.
+Qed.
 End Factored.
 
 (* ---- turn-taking: j s is the one agent that acts at s (an agent that is never in u for chance) *)
@@ -79,6 +90,11 @@ Theorem P3_1_turns_tv u s : tv (turns [::] s) (turns u s) = if j s \in u then tv
 Proof.
 rewrite /turns /=; case: (j s \in u) => //; rewrite /tv sum0 => [|a]; first lra.
 by rewrite Rminus_eq_0 Rabs_R0.
+Qed.
+Lemma kl_turns u k s : k \notin u -> kl (turns u s) (turns (rcons u k) s) = kl (turns [::] s) (turns [:: k] s).
+Proof.
+move=> ku; rewrite /turns mem_rcons !inE; case: eqP => [->|_] /=; first by rewrite (negbTE ku).
+by rewrite !kl_self.
 Qed.
 End Turns.
 
@@ -151,12 +167,20 @@ move=> u k s f ku; rewrite /product /joint -!big_split /=; apply: eq_bigr => l _
 by rewrite /some mem_rcons !inE; case: eqP => [->|_] /=; [rewrite (negbTE ku) | case: (l \in u)]; lra.
 Qed.
 (* P3.1: with agent k alone updated, the KL of the team is that of its row *)
+Lemma kl_product u k s : k \notin u -> keeps (p s k) (p' s k) ->
+  kl (product u s) (product (rcons u k) s) = kl (p s k) (p' s k).
+Proof.
+move=> ku kk; rewrite P3_1; try exact: some_dist; last first.
+  by move=> l m; rewrite /some mem_rcons inE; case: eqP => [->|_] /=; [rewrite (negbTE ku); apply: kk | case: (l \in u)].
+rewrite (bigD1 k) //= big1 => [|l /negbTE lk].
+  by rewrite /some mem_rcons inE eqxx (negbTE ku) Rplus_0_r.
+by rewrite /some mem_rcons inE lk; exact: kl_self.
+Qed.
 Theorem P3_1_product k s : keeps (product [::] s) (product [:: k] s) ->
   kl (product [::] s) (product [:: k] s) = kl (p s k) (p' s k).
 Proof.
-move=> h; have h1 := keeps_joint (some_dist _ (hp s) (hp' s)) (some_dist _ (hp s) (hp' s)) h.
-rewrite P3_1 //; try exact: some_dist. rewrite (bigD1 k) //= big1 => [|l /negbTE lk].
-  by rewrite /some inE eqxx Rplus_0_r.
-by rewrite /some inE lk; exact: kl_self.
+move=> h; apply: (@kl_product [::]) => // m pm.
+have := keeps_joint (some_dist _ (hp s) (hp' s)) (some_dist _ (hp s) (hp' s)) h (k := k) (a := m).
+by rewrite /some inE eqxx; apply.
 Qed.
 End Product.
