@@ -389,7 +389,8 @@ Qed.
 End Stage.
 End Paper.
 
-(* ---- P3.7 in its joint form for the two protocols, teams without shared parameters: |stale_i| <= c_i sqrt (sum_{k<=i} delta^0_k) *)
+(* ---- P3.7 in its joint form for the two protocols, teams without shared parameters: |stale_i| <= c_i sqrt (sum_{k<=i}
+   delta^0_k) *)
 Section Protocols.
 Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R) (r : S -> A -> R).
 Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
@@ -399,7 +400,8 @@ Hypotheses (hf : factored team) (ht : forall u, policy (team u)) (ho : uniq orde
 Hypotheses (hm : forall k, flow P g rho (stage k) (m k)) (hv : forall k, bellman P g r (stage k) (v k)).
 Hypotheses (hA : adv_le P g r Amax (stage i) (v i)) (hk : forall s, 0 < m O s -> keeps (team [::] s) (team order s)).
 Lemma P3_7_factored :
-  (forall u k s, 0 < m O s -> k \notin u -> k \in order -> kl (team u s) (team (rcons u k) s) = kl (team [::] s) (team [:: k] s)) ->
+  (forall u k s, 0 < m O s -> k \notin u -> k \in order -> kl (team u s) (team (rcons u k) s) =
+    kl (team [::] s) (team [:: k] s)) ->
   Rabs (J rho v i.+1 - J rho v i - L_stale P g r stage v m i) <= c g Amax * sqrt (\big[Rplus/0]_(k < i.+1) d0_ g stage m k).
 Proof.
 move=> one; apply: (P3_7_gap_joint g01 P_dist rho_dist (fun k => ht _) hm hv hA) => s ms; rewrite take0.
