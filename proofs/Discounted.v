@@ -1,4 +1,6 @@
-(* Discounted, finite states: T0, S9, S7. V, V' are any solutions of their Bellman equations, m any solution of the flow equation. *)
+(* Discounted, finite states: T0, S9, S7. v, v' are any solutions of their Bellman equations, m any solution of the flow equation
+   (Existence.v: there is exactly one of each). The induction is that of Episodic.v; after T steps an error C g^T (lam + 1) is
+   left, which vanishes. A state is visited if m s > 0; q must keep what p uses only there. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic.
@@ -25,7 +27,8 @@ Definition ev s a f := \sum_(s' : S) (P s a s' * f s').                       (*
 Definition step_p p f s := \sum_(a : A) (p s a * ev s a f).                    (* P_p f *)
 Definition Qd r v s a := r s a + g * ev s a v.
 Definition bellman r p v := forall s, v s = \sum_(a : A) (p s a * Qd r v s a).
-Definition flow p m := (forall s, 0 <= m s) /\ forall s', m s' = rho s' + g * \sum_(s : S) (m s * \sum_(a : A) (p s a * P s a s')).
+Definition flow p m := (forall s, 0 <= m s) /\
+  forall s', m s' = rho s' + g * \sum_(s : S) (m s * \sum_(a : A) (p s a * P s a s')).
 Definition at_rho f := \sum_(s : S) (rho s * f s).                            (* J = at_rho V *)
 Definition under m f := \sum_(s : S) (m s * f s).
 Definition gaind r p v q s := \sum_(a : A) (q s a * (Qd r v s a - v s)).      (* g(s) *)
@@ -49,7 +52,8 @@ move=> [_ fl]; rewrite /under (sumE (G := fun s => m s * f s - g * (m s * step_p
 rewrite sumB sumZ.
 suff -> : \sum_(s : S) (m s * step_p p f s) = \sum_(s' : S) ((\sum_(s : S) (m s * \sum_(a : A) (p s a * P s a s'))) * f s').
   by rewrite -sumZ -sumB /at_rho; apply: sumE => s; rewrite {1}fl; lra.
-rewrite [RHS](sumE (G := fun s' => \sum_(s : S) ((m s * (\sum_(a : A) (p s a * P s a s'))) * f s'))) => [|s']; last by rewrite -sumZr.
+rewrite [RHS](sumE (G := fun s' => \sum_(s : S) ((m s * (\sum_(a : A) (p s a * P s a s'))) * f s'))) => [|s'];
+  last by rewrite -sumZr.
 rewrite sum_swap; apply: sumE => s; rewrite (sumE (F := fun s' => _ * _ * f s')
   (G := fun s' => m s * \sum_(a : A) (p s a * (P s a s' * f s')))) => [|s'].
   by rewrite sumZ sum_swap /step_p; congr (_ * _); apply: sumE => a; rewrite sumZ.
@@ -70,16 +74,22 @@ move=> hq _ bq fl; rewrite /at_rho -sumB (sumE (G := fun s => rho s * (v' s - v 
 rewrite -/(at_rho _) (dual _ fl); apply: sumE => s; congr (_ * _).
 rewrite gaindE // {1}bq /step_p (sumE (F := fun a => _ * ev s a _)
   (G := fun a => q s a * ev s a v' - q s a * ev s a v)) => [|a]; last by rewrite evB; lra.
-rewrite sumB /Qd (sumE (F := fun a => q s a * (r s a + g * ev s a v')) (G := fun a => q s a * r s a + g * (q s a * ev s a v'))) => [|a]; last lra.
-rewrite (sumE (F := fun a => q s a * (r s a + g * ev s a v)) (G := fun a => q s a * r s a + g * (q s a * ev s a v))) => [|a]; last lra.
+rewrite sumB /Qd (sumE (F := fun a => q s a * (r s a + g * ev s a v'))
+  (G := fun a => q s a * r s a + g * (q s a * ev s a v'))) => [|a]; last lra.
+rewrite (sumE (F := fun a => q s a * (r s a + g * ev s a v))
+  (G := fun a => q s a * r s a + g * (q s a * ev s a v))) => [|a]; last lra.
 by rewrite !sumD !sumZ; lra.
 Qed.
 
 Variables (r : S -> A -> R) (p q : S -> A -> R) (v v' m : S -> R).
-Hypotheses (hp : policy p) (hq : policy q) (hk : forall s, keeps (p s) (q s)) (fl : flow p m).
+Hypotheses (hp : policy p) (hq : policy q) (fl : flow p m).
 
+(* a floor of the value, for every action *)
 Definition floord r Phi := forall s a, Phi s <= r s a + g * ev s a Phi.
+(* sum_a p log(q/p) (Q - Phi); and the charge, sum_a k (Q - Phi) with the terms k of the KL *)
 Definition scored r v Phi s := \sum_(a : A) (p s a * (ln (q s a / p s a) * (Qd r v s a - Phi s))).
+
+Definition charged r v Phi s := \sum_(a : A) (kterm (p s) (q s) a * (Qd r v s a - Phi s)).
 
 Lemma le_sum f s : f s <= \sum_(x : S) Rabs (f x).
 Proof. exact: Rle_trans (Rle_abs _) (term_le_sum s (fun x => Rabs_pos (f x))). Qed.
@@ -99,6 +109,7 @@ have := ev_le s a (ih); rewrite evD ev1 => h.
 have := Rmult_le_compat_l _ _ _ (proj1 g01) h; rewrite /=; lra.
 Qed.
 
+(* the sum of f over the next T steps of p, discounted *)
 Fixpoint W (f : S -> R) T s : R := if T is u.+1 then f s + g * step_p p (W f u) s else 0.
 
 Lemma step_p_abs f C s : (forall x, Rabs (f x) <= C) -> Rabs (step_p p f s) <= C.
@@ -138,17 +149,48 @@ have key s : m s * f s <= m s * (W f T.+1 s - g * step_p p (W f T.+1) s) + m s *
 have := sum_le key; rewrite sumD sumZr -/M /under; lra.
 Qed.
 
+(* p does not leave the visited states *)
+Lemma start_visited s : 0 < rho s -> 0 < m s.
+Proof.
+move=> rs; have [m0 ->] := fl; have := Rmult_le_pos _ _ (proj1 g01) 
+  (_ : 0 <= \sum_(x : S) (m x * \sum_(a : A) (p x a * P x a s))).
+suff : 0 <= \sum_(x : S) (m x * \sum_(a : A) (p x a * P x a s)) by move=> h /(_ h); lra.
+apply: sum_ge0 => x; apply: Rmult_le_pos (m0 x) _; apply: sum_ge0 => a.
+exact: Rmult_le_pos (proj1 (hp x) a) (proj1 (P_dist x a) s).
+Qed.
+Lemma next_visited s a s' : 0 < m s -> 0 < p s a -> 0 < P s a s' -> 0 < g -> 0 < m s'.
+Proof.
+move=> ms pa Pa g0; have [m0 ->] := fl; have := proj1 rho_dist s'.
+have f0 x b : 0 <= p x b * P x b s' := Rmult_le_pos _ _ (proj1 (hp x) b) (proj1 (P_dist x b) s').
+have t1 := term_le_sum a (f0 s).
+have t2 := term_le_sum s (fun x => Rmult_le_pos _ _ (m0 x) (sum_ge0 (f0 x))).
+have t3 := Rmult_le_compat_l _ _ _ (m0 s) t1.
+have := Rmult_lt_0_compat _ _ ms (Rmult_lt_0_compat _ _ pa Pa) => t4.
+by have := Rmult_lt_0_compat _ _ g0 (Rlt_le_trans _ _ _ t4 (Rle_trans _ _ _ t3 t2)); lra.
+Qed.
 Section Floor.
 Variable Phi : S -> R.
 Hypotheses (hf : floord r Phi) (bp : bellman r p v) (bq : bellman r q v').
 
-Lemma S9_ind_discounted : let C := \sum_(s : S) Rabs (v s - Phi s) in
-  forall T s lam, 0 < lam ->
+(* vis: a set of states that p does not leave. What p uses there is kept, or dropped where the floor is certain after it *)
+Section Visited.
+Variable vis : S -> Prop.
+Hypothesis hv : forall s a s', vis s -> 0 < p s a -> 0 < P s a s' -> 0 < g -> vis s'.
+Hypothesis hd : forall s a, vis s -> 0 < p s a -> 0 < q s a \/ Qd r v s a = Phi s.
+Lemma ev_le_visited s a f h : vis s -> 0 < p s a -> (forall x, vis x -> f x <= h x) -> g * ev s a f <= g * ev s a h.
+Proof.
+move=> vs pa E; case: (Rle_lt_or_eq_dec _ _ (proj1 g01)) => [g0|<-]; last lra.
+apply: Rmult_le_compat_l (proj1 g01) _; apply: sum_pos_le => [|x Px]; first exact: (proj1 (P_dist s a)).
+by apply: E; apply: hv vs pa Px g0.
+Qed.
+
+Lemma S9_ind_discounted_visited : let C := \sum_(s : S) Rabs (v s - Phi s) in
+  forall T s lam, vis s -> 0 < lam ->
   (1 + ln lam) * (v s - Phi s) + W (scored r v Phi) T s - C * g ^ T * (lam + 1) <= lam * (v' s - Phi s).
 Proof.
 move=> C; have C0 : 0 <= C by apply: sum_ge0 => x; exact: Rabs_pos.
 have av := above hp hf bp; have av' := above hq hf bq.
-elim=> [|T ih] s lam l0.
+elim=> [|T ih] s lam ms l0.
   have b := le_sum (fun x => v x - Phi x) s; rewrite -/C in b.
   have := ln_le l0 => l1; have d0 : 0 <= v s - Phi s by have := av s; lra.
   have : (1 + ln lam) * (v s - Phi s) <= lam * (v s - Phi s) by apply: Rmult_le_compat_r; lra.
@@ -164,25 +206,31 @@ have w0 a : 0 < q s a -> 0 <= w v' a.
   move=> _; rewrite E; apply: Rplus_le_le_0_compat => //; apply: Rmult_le_pos (proj1 g01) _.
   by rewrite -(ev1 s a 0); apply: ev_le => x; have := av' x; lra.
 have one a mu : 0 < p s a -> 0 < mu -> (1 + ln mu) * w v a + z a - C * g ^ T.+1 * (mu + 1) <= mu * w v' a.
-  move=> _ mu0; have h := ev_le s a (fun x => ih x mu mu0).
-  have {}h : (1 + ln mu) * ev s a (fun x => v x - Phi x) + ev s a (W (scored r v Phi) T) - C * g ^ T * (mu + 1)
-     <= mu * ev s a (fun x => v' x - Phi x).
+  move=> pa mu0; have h := ev_le_visited ms pa (fun x mx => ih x mu mx mu0).
+  have {}h : g * ((1 + ln mu) * ev s a (fun x => v x - Phi x) + ev s a (W (scored r v Phi) T) - C * g ^ T * (mu + 1))
+     <= g * (mu * ev s a (fun x => v' x - Phi x)).
     by move: h; rewrite evB evD !evZ ev1.
-  have := Rmult_le_compat_l _ _ _ (proj1 g01) h; have l1 := ln_le mu0.
-  have : (1 + ln mu) * (r s a + g * ev s a Phi - Phi s) <= mu * (r s a + g * ev s a Phi - Phi s) by apply: Rmult_le_compat_r; [exact: rt0 | lra].
+  have l1 := ln_le mu0.
+  have : (1 + ln mu) * (r s a + g * ev s a Phi - Phi s) <= mu * (r s a + g * ev s a Phi - Phi s)
+    by apply: Rmult_le_compat_r; [exact: rt0 | lra].
   rewrite !E /z /=; lra.
 have e0 : 0 <= C * g ^ T.+1 by apply: Rmult_le_pos C0 (pow_le _ _ (proj1 g01)).
-have := step (hp s) (hq s) (hk (s:=s)) l0 e0 w0 one.
+have hd' a : 0 < p s a -> 0 < q s a \/ w v a = 0 by move=> pa; case: (hd ms pa) => [|Z]; [left | right; rewrite /w; lra].
+have := step_drop (hp s) (hq s) hd' l0 e0 w0 one.
 have X (pi : S -> A -> R) f : dist (pi s) -> \sum_(a : A) (pi s a * w f a) = \sum_(a : A) (pi s a * Qd r f s a) - Phi s.
   move=> d; rewrite /w (sumE (G := fun a => pi s a * Qd r f s a - pi s a * Phi s)) => [|a]; last lra.
   by rewrite sumB sum_const //; apply: (proj2 d).
 rewrite (X p) // (X q) // -bp -bq.
-rewrite (sumE (G := fun a => p s a * (ln (q s a / p s a) * w v a) + g * (p s a * ev s a (W (scored r v Phi) T))) (F := fun a => p s a * (_ + _)))
+rewrite (sumE (G := fun a => p s a * (ln (q s a / p s a) * w v a) + g * (p s a * ev s a (W (scored r v Phi) T)))
+  (F := fun a => p s a * (_ + _)))
   => [|a]; last by rewrite /z; lra.
 by rewrite sumD sumZ [W _ T.+1 s]/= /scored /step_p /w; lra.
 Qed.
+End Visited.
+Hypothesis hd : forall s a, 0 < m s -> 0 < p s a -> 0 < q s a \/ Qd r v s a = Phi s.
 
-Theorem S9_discounted : under m (scored r v Phi) <= at_rho v' - at_rho v.
+(* S9: J(q) - J(p) >= sum_s m(s) sum_a p log(q/p) (Q - Phi) *)
+Theorem S9_discounted_visited : under m (scored r v Phi) <= at_rho v' - at_rho v.
 Proof.
 set C := \sum_(s : S) Rabs (v s - Phi s); set M := \sum_(s : S) m s; set D := \sum_(s : S) Rabs (scored r v Phi s).
 have C0 : 0 <= C by apply: sum_ge0 => x; exact: Rabs_pos.
@@ -190,22 +238,21 @@ have D0 : 0 <= D by apply: sum_ge0 => x; exact: Rabs_pos.
 have M0 : 0 <= M by apply: sum_ge0 => x; exact: (proj1 fl).
 have c0 : 0 <= 2 * C + M * D by have := Rmult_le_pos _ _ M0 D0; lra.
 apply: (vanish g01 c0) => T.
-have h s : W (scored r v Phi) T.+1 s - 2 * C * g ^ T <= v' s - v s.
-  have := S9_ind_discounted T.+1 s Rlt_0_1; rewrite ln_1 -/C /= => i.
+have h s : 0 < m s -> W (scored r v Phi) T.+1 s - 2 * C * g ^ T <= v' s - v s.
+  move=> ms; have := S9_ind_discounted_visited next_visited hd T.+1 ms Rlt_0_1; rewrite ln_1 -/C /= => i.
   have : g * g ^ T <= 1 * g ^ T by apply: Rmult_le_compat_r; [exact: pow_le (proj1 g01) | lra].
   by move=> gg; have := Rmult_le_compat_l _ _ _ C0 gg; lra.
 have := W_under (scored r v Phi) T; rewrite -/M -/D => u.
 have : at_rho (W (scored r v Phi) T.+1) - 2 * C * g ^ T <= at_rho v' - at_rho v.
   rewrite /at_rho -[X in _ - X](sum_const _ (proj2 rho_dist)) -!sumB; apply: sum_le => s.
-  have := Rmult_le_compat_l _ _ _ (proj1 rho_dist s) (h s); lra.
+  case: (Rle_lt_or_eq_dec _ _ (proj1 rho_dist s)) => [rs|<-]; last lra.
+  have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ rs) (h s (start_visited rs)); lra.
 lra.
 Qed.
-End Floor.
 
-Definition charged r v Phi s := \sum_(a : A) (kterm (p s) (q s) a * (Qd r v s a - Phi s)).
-Lemma scoredE Phi s : bellman r p v -> scored r v Phi s = gaind r p v q s - charged r v Phi s.
+Lemma scoredE_at s : 0 < m s -> scored r v Phi s = gaind r p v q s - charged r v Phi s.
 Proof.
-move=> bp; rewrite gaindE // (bp s) /scored /charged; set w := fun a => Qd r v s a - Phi s.
+move=> ms; rewrite gaindE // (bp s) /scored /charged; set w := fun a => Qd r v s a - Phi s.
 have -> : \sum_(a : A) (q s a * Qd r v s a) - \sum_(a : A) (p s a * Qd r v s a) = \sum_(a : A) ((q s a - p s a) * w a).
   rewrite (sumE (F := fun a => (q s a - p s a) * w a)
     (G := fun a => (q s a * Qd r v s a - p s a * Qd r v s a) - (q s a * Phi s - p s a * Phi s))) => [|a].
@@ -213,86 +260,177 @@ have -> : \sum_(a : A) (q s a * Qd r v s a) - \sum_(a : A) (p s a * Qd r v s a) 
   by rewrite /w; lra.
 rewrite -sumB; apply: sumE => a; rewrite /kterm -/(w a).
 case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last lra.
-by rewrite (ln_swap pa (hk pa)); lra.
+case: (hd ms pa) => [qa|E]; first by rewrite (ln_swap pa qa); lra.
+by have -> : w a = 0 by [rewrite /w; lra]; lra.
 Qed.
+(* (a), (c): J(q) - J(p) - L >= - the charge *)
+Theorem S9_charge_discounted : - under m (charged r v Phi) <= at_rho v' - at_rho v - under m (gaind r p v q).
+Proof.
+have := S9_discounted_visited; rewrite /under.
+rewrite (sumE (F := fun s => _ * scored _ _ _ s) (G := fun s => m s * gaind r p v q s - m s * charged r v Phi s)) => [|s].
+  by rewrite sumB; lra.
+by case: (Rle_lt_or_eq_dec _ _ (proj1 fl s)) => [ms|<-]; [rewrite scoredE_at //; lra | lra].
+Qed.
+End Floor.
+
 End Discounted.
 
-(* ---- S7, discounted: |fresh gap| <= (hi-lo)/(1-g) * K, K = delta/(1-g) *)
-Section S7.
+(* ---- costs: a ceiling of r is a floor of -r *)
+Section Costs.
 Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R).
 Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
-Variables (r : S -> A -> R) (p q : S -> A -> R) (v v' m : S -> R) (lo hi : R).
-Hypotheses (hp : policy p) (hq : policy q) (hk : forall s, keeps (p s) (q s)) (fl : flow P g rho p m).
-Hypotheses (bp : bellman P g r p v) (bq : bellman P g r q v') (hr : forall s a, lo <= r s a <= hi).
-
-Lemma S9_charged rr f f' Phi : bellman P g rr p f -> bellman P g rr q f' -> floord P g rr Phi ->
-  - under m (charged P g p q rr f Phi) <= at_rho rho f' - at_rho rho f - under m (gaind P g rr p f q).
-Proof.
-move=> b b' hf; have := S9_discounted g01 P_dist rho_dist hp hq hk fl hf b b'.
-rewrite /under (sumE (F := fun s => _ * scored _ _ _ _ _ _ _ s) (G := fun s => m s * gaind P g rr p f q s - m s * charged P g p q rr f Phi s)) => [|s].
-  by rewrite sumB; lra.
-by rewrite (scoredE hp hq hk _ _ b); lra.
-Qed.
-
-Let K := under m (fun s => kl (p s) (q s)).
-Lemma charged_le rr f Phi c : (forall s a, Qd P g rr f s a - Phi s <= c) -> under m (charged P g p q rr f Phi) <= c * K.
-Proof.
-move=> h; rewrite /K /under -sumZ; apply: sum_le => s.
-have -> : c * (m s * kl (p s) (q s)) = m s * (c * kl (p s) (q s)) by lra.
-apply: Rmult_le_compat_l; first exact: (proj1 fl).
-rewrite -(kterm_sum (hp s) (hq s)) -sumZ; apply: sum_le => a; rewrite (Rmult_comm c).
-by apply: Rmult_le_compat_l (h s a); apply: kterm_ge0.
-Qed.
-
-Let negr s a := - r s a.
-Let nv s := - v s. Let nv' s := - v' s.
-Lemma Q_negr f s a : Qd P g negr (fun x => - f x) s a = - Qd P g r f s a.
-Proof. by rewrite /Qd /negr (evE P s a (h := fun x => -1 * f x)) => [|x]; rewrite ?evZ; lra. Qed.
-Lemma bellman_neg pi f : bellman P g r pi f -> bellman P g negr pi (fun x => - f x).
+Variable r : S -> A -> R.
+Definition negd (r : S -> A -> R) s a := - r s a.
+Notation nv f := (fun x => - f x).
+Lemma Q_negr f s a : Qd P g (negd r) (nv f) s a = - Qd P g r f s a.
+Proof. by rewrite /Qd /negd (evE P s a (h := fun x => -1 * f x)) => [|x]; rewrite ?evZ; lra. Qed.
+Lemma bellman_neg pi f : bellman P g r pi f -> bellman P g (negd r) pi (nv f).
 Proof. by move=> b s; rewrite b -sumN; apply: sumE => a; rewrite Q_negr; lra. Qed.
-Lemma const_floor rr c : (forall s a, c <= rr s a) -> floord P g rr (fun _ => c / (1 - g)).
+Lemma at_rho_neg f : at_rho rho (nv f) = - at_rho rho f.
+Proof. by rewrite /at_rho -sumN; apply: sumE => s; lra. Qed.
+Lemma surrogate_neg p q v m : under m (gaind P g (negd r) p (nv v) q) = - under m (gaind P g r p v q).
+Proof.
+rewrite /under -sumN; apply: sumE => s; rewrite -Ropp_mult_distr_r_reverse; congr (_ * _).
+by rewrite /gaind -sumN; apply: sumE => a; rewrite Q_negr; lra.
+Qed.
+Lemma const_floor (rr : S -> A -> R) c : (forall s a, c <= rr s a) -> floord P g rr (fun _ => c / (1 - g)).
 Proof.
 move=> h s a; rewrite ev1 //; have := h s a.
 have : c / (1 - g) = c + g * (c / (1 - g)) by field; lra.
 lra.
 Qed.
+Definition ceilingd (r : S -> A -> R) (Psi : S -> R) := forall s a, r s a + g * ev P s a Psi <= Psi s.
+Lemma ceilingd_neg Psi : ceilingd r Psi -> floord P g (negd r) (nv Psi).
+Proof. by move=> h s a; have := h s a; rewrite /negd (evE P s a (f := nv Psi) (h := fun x => -1 * Psi x)) => [|x];
+  rewrite ?evZ; lra. Qed.
 
-Theorem S7_discounted :
-  Rabs (at_rho rho v' - at_rho rho v - under m (gaind P g r p v q)) <= (hi - lo) / (1 - g) * K.
+(* (b): J(q) - J(p) - L <= the charge of a ceiling, sum_a k (Psi - Q) *)
+Theorem S9_ceiling_discounted p q v v' m Psi : policy p -> policy q -> flow P g rho p m -> ceilingd r Psi ->
+  bellman P g r p v -> bellman P g r q v' -> (forall s a, 0 < m s -> 0 < p s a -> 0 < q s a \/ Qd P g r v s a = Psi s) ->
+  at_rho rho v' - at_rho rho v - under m (gaind P g r p v q)
+    <= under m (fun s => \sum_(a : A) (kterm (p s) (q s) a * (Psi s - Qd P g r v s a))).
 Proof.
-have fr : floord P g r (fun _ => lo / (1 - g)) by apply: const_floor => s a; have := hr s a; lra.
-have fn : floord P g negr (fun _ => - hi / (1 - g)) by apply: const_floor => s a; have := hr s a; rewrite /negr; lra.
-have bpn := bellman_neg bp; have bqn := bellman_neg bq.
-have vlo := above g01 P_dist hp fr bp; have vhi := above g01 P_dist hp fn bpn.
-have q_hi s a : Qd P g r v s a <= hi / (1 - g).
-  have := ev_le P_dist s a vhi; rewrite ev1 // (evE P s a (h := fun x => -1 * v x)) => [|x]; last lra.
-  rewrite evZ => h; have := Rmult_le_compat_l _ _ _ (proj1 g01) h; have := hr s a; rewrite /Qd.
-  have -> : - hi / (1 - g) = - (hi / (1 - g)) by field; lra.
-  have : hi / (1 - g) = hi + g * (hi / (1 - g)) by field; lra.
-  lra.
-have q_lo s a : lo / (1 - g) <= Qd P g r v s a.
-  have := ev_le P_dist s a vlo; rewrite ev1 // => h.
-  have := Rmult_le_compat_l _ _ _ (proj1 g01) h; have := hr s a; rewrite /Qd.
-  have : lo / (1 - g) = lo + g * (lo / (1 - g)) by field; lra.
-  lra.
-have c1 := S9_charged bp bq fr; have c2 := S9_charged bpn bqn fn.
-have b1 : under m (charged P g p q r v (fun _ => lo / (1 - g))) <= (hi - lo) / (1 - g) * K.
-  by apply: charged_le => s a; have := q_hi s a; lra.
-have b2 : under m (charged P g p q negr (fun x => - v x) (fun _ => - hi / (1 - g))) <= (hi - lo) / (1 - g) * K.
-  by apply: charged_le => s a; rewrite Q_negr; have := q_lo s a; lra.
-have N f : at_rho rho (fun x => - f x) = - at_rho rho f.
-  by rewrite /at_rho -sumN; apply: sumE => s; lra.
-have G : under m (gaind P g negr p (fun x => - v x) q) = - under m (gaind P g r p v q).
-  rewrite /under -sumN; apply: sumE => s; rewrite -Ropp_mult_distr_r_reverse; congr (_ * _).
-  by rewrite /gaind -sumN; apply: sumE => a; rewrite Q_negr; lra.
-rewrite !N G in c2; apply: Rabs_le; lra.
+move=> hp hq fl hc bp bq hd.
+have hd' s a : 0 < m s -> 0 < p s a -> 0 < q s a \/ Qd P g (negd r) (nv v) s a = - Psi s.
+  by move=> ms pa; case: (hd s a ms pa) => [|E]; [left | right; rewrite Q_negr E].
+have := S9_charge_discounted g01 P_dist rho_dist hp hq fl (ceilingd_neg hc) (bellman_neg bp) (bellman_neg bq) hd'.
+rewrite !at_rho_neg surrogate_neg.
+have -> : under m (charged P g p q (negd r) (nv v) (nv Psi))
+  = under m (fun s => \sum_(a : A) (kterm (p s) (q s) a * (Psi s - Qd P g r v s a))); last lra.
+by apply: sumE => s; congr (_ * _); apply: sumE => a; rewrite Q_negr; congr (_ * _); lra.
+Qed.
+End Costs.
+
+(* ---- S7. As in Episodic.v: q' is q with the changes one_k made too, each with its surrogate under p. S7: q = p, one = q'. *)
+Section S7.
+Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R).
+Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
+Notation bellman := (bellman P g). Notation gaind := (gaind P g). Notation scored := (scored P g).
+
+Section Family.
+Variables (I : finType) (p q q' : S -> A -> R) (one : I -> S -> A -> R) (m : S -> R).
+Hypotheses (hp : policy p) (hq : policy q) (hq' : policy q') (h1 : forall k, policy (one k)) (fl : flow P g rho p m).
+Hypotheses (kq : forall s, 0 < m s -> keeps (p s) (q s)) (kq' : forall s, 0 < m s -> keeps (p s) (q' s)).
+Hypotheses (k1 : forall s k, 0 < m s -> keeps (p s) (one k s)).
+Hypothesis la : forall s, 0 < m s -> log_adds (p s) (q s) (q' s) (fun k => one k s).
+
+Lemma one_side_discounted rr vp vq vq' Phi : bellman rr p vp -> bellman rr q vq -> bellman rr q' vq' -> floord P g rr Phi ->
+  under m (scored p q' rr vp Phi) <= at_rho rho vq' - at_rho rho vp /\
+  under m (scored p q' rr vp Phi) <= at_rho rho vq - at_rho rho vp + \sum_(k : I) under m (gaind rr p vp (one k)).
+Proof.
+move=> bp bq bq' hf.
+have hd (x : S -> A -> R) : (forall s, 0 < m s -> keeps (p s) (x s)) -> forall s a, 0 < m s -> 0 < p s a ->
+  0 < x s a \/ Qd P g rr vp s a = Phi s.
+  by move=> k s a ms pa; left; apply: k.
+split; first exact: (S9_discounted_visited g01 P_dist rho_dist hp hq' fl hf bp bq' (hd _ kq')).
+have := S9_discounted_visited g01 P_dist rho_dist hp hq fl hf bp bq (hd _ kq) => h.
+suff : under m (scored p q' rr vp Phi) <= under m (scored p q rr vp Phi) + \sum_(k : I) under m (gaind rr p vp (one k)) by lra.
+rewrite /under sum_swap -sumD; apply: sum_le => s; rewrite sumZ.
+case: (Rle_lt_or_eq_dec _ _ (proj1 fl s)) => [ms|<-]; last lra.
+rewrite -Rmult_plus_distr_l; apply: Rmult_le_compat_l; first lra.
+have -> : scored p q' rr vp Phi s = scored p q rr vp Phi s + \sum_(k : I) scored p (one k) rr vp Phi s.
+  rewrite /Discounted.scored sum_swap -sumD; apply: sumE => a; rewrite sumZ.
+  case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last lra.
+  by rewrite sumZr (la ms pa (kq ms pa) (kq' ms pa)) => [|k]; [lra | exact: k1 ms _ pa].
+apply: Rplus_le_compat_l; apply: sum_le => k.
+rewrite (scoredE_at hp (h1 k) bp (hd _ (fun s => @k1 s k)) ms).
+suff : 0 <= charged P g p (one k) rr vp Phi s by lra.
+apply: sum_ge0 => a; apply: Rmult_le_pos; first exact: kterm_ge0 (hp s) (h1 k s) (k1 k ms).
+have := ev_le P_dist s a (above g01 P_dist hp hf bp) => e1; have := hf s a.
+by have := Rmult_le_compat_l _ _ _ (proj1 g01) e1; rewrite /Qd; lra.
 Qed.
 
+Theorem S7_family_discounted r vp vq vq' lo hi : bellman r p vp -> bellman r q vq -> bellman r q' vq' ->
+  (forall s a, lo <= r s a <= hi) ->
+  Rabs (at_rho rho vq' - at_rho rho vq - \sum_(k : I) under m (gaind r p vp (one k)))
+    <= (hi - lo) / (1 - g) * under m (fun s => kl (p s) (q' s)).
+Proof.
+move=> bp bq bq' hr.
+have fr : floord P g r (fun _ => lo / (1 - g)) by apply: const_floor => // s a; have := hr s a; lra.
+have fn : floord P g (negd r) (fun _ => - hi / (1 - g)) by apply: const_floor => // s a; have := hr s a; rewrite /negd; lra.
+have [b1 a1] := one_side_discounted bp bq bq' fr.
+have [b2 a2] := one_side_discounted (bellman_neg bp) (bellman_neg bq) (bellman_neg bq') fn.
+move: b2 a2; rewrite !at_rho_neg (sumE (F := fun k => under m (gaind (negd r) _ _ (one k)))
+  (fun k => surrogate_neg P g r p (one k) vp m)) sumN.
+set s1 := under m (scored p q' r vp _) in b1 a1 *; set s2 := under m _ => b2 a2.
+suff : s1 + s2 = - ((hi - lo) / (1 - g) * under m (fun s => kl (p s) (q' s))) by move=> E; apply: Rabs_le; lra.
+rewrite /s1 /s2 /under -sumD -sumZ -sumN; apply: sumE => s.
+case: (Rle_lt_or_eq_dec _ _ (proj1 fl s)) => [ms|<-]; last lra.
+rewrite -Rmult_plus_distr_l -Rmult_assoc (Rmult_comm _ (m s)) Rmult_assoc -Ropp_mult_distr_r_reverse; congr (_ * _).
+rewrite /Discounted.scored -sumD /kl -sumZ -sumN; apply: sumE => a; rewrite Q_negr.
+case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last lra.
+by rewrite (ln_swap pa (kq' ms pa)); field; lra.
+Qed.
+End Family.
+
+Variables (r : S -> A -> R) (p q : S -> A -> R) (v v' m : S -> R) (lo hi : R).
+Hypotheses (hp : policy p) (hq : policy q).
+(* S7: |fresh gap| <= (hi-lo)/(1-g) K, K = delta/(1-g), if q keeps what p uses at visited states *)
+Theorem S7_discounted_visited : (forall s, 0 < m s -> keeps (p s) (q s)) -> flow P g rho p m -> bellman r p v -> bellman r q v' ->
+  (forall s a, lo <= r s a <= hi) ->
+  Rabs (at_rho rho v' - at_rho rho v - under m (gaind r p v q)) <= (hi - lo) / (1 - g) * under m (fun s => kl (p s) (q s)).
+Proof.
+move=> hk fl bp bq hr.
+have <- : \sum_(k : one_point) under m (gaind r p v q) = under m (gaind r p v q) by rewrite (big_pred1 tt) => [|[]].
+apply: (@S7_family_discounted one_point p p q (fun _ => q) m hp hp hq (fun _ => hq) fl _ hk (fun s _ => hk s)) => // s ms.
+  by [].
+exact: log_adds_self.
+Qed.
 (* in the paper's units: delta = (1-g) sum_s m(s) KL(s) is the expected KL under the occupancy *)
-Corollary S7_delta : let delta := (1 - g) * under m (fun s => kl (p s) (q s)) in
-  Rabs (at_rho rho v' - at_rho rho v - under m (gaind P g r p v q)) <= (hi - lo) * delta / (1 - g) ^ 2.
+Corollary S7_delta_visited : (forall s, 0 < m s -> keeps (p s) (q s)) -> flow P g rho p m -> bellman r p v -> bellman r q v' ->
+  (forall s a, lo <= r s a <= hi) -> let delta := (1 - g) * under m (fun s => kl (p s) (q s)) in
+  Rabs (at_rho rho v' - at_rho rho v - under m (gaind r p v q)) <= (hi - lo) * delta / (1 - g) ^ 2.
 Proof.
-move=> d; have := S7_discounted.
-by have -> : (hi - lo) / (1 - g) * K = (hi - lo) * d / (1 - g) ^ 2 by rewrite /d /K; field; lra.
+move=> hk fl bp bq hr d; have := S7_discounted_visited hk fl bp bq hr.
+set K := under m (fun s => kl _ _).
+by have -> : (hi - lo) / (1 - g) * K = (hi - lo) * d / (1 - g) ^ 2 by rewrite /d -/K; field; lra.
 Qed.
+
+(* ---- the same with everything kept *)
+Hypothesis hk : forall s, keeps (p s) (q s).
+Lemma S9_ind_discounted rr f f' Phi : floord P g rr Phi -> bellman rr p f -> bellman rr q f' ->
+  let C := \sum_(s : S) Rabs (f s - Phi s) in forall T s lam, 0 < lam ->
+  (1 + ln lam) * (f s - Phi s) + W P g p (scored p q rr f Phi) T s - C * g ^ T * (lam + 1) <= lam * (f' s - Phi s).
+Proof.
+move=> hf b b' C T s lam.
+by apply: (S9_ind_discounted_visited g01 P_dist hp hq hf b b' (vis := fun _ => True)) => // x a _ pa; left; apply: hk.
+Qed.
+Lemma scoredE rr f Phi s : bellman rr p f -> scored p q rr f Phi s = gaind rr p f q s - charged P g p q rr f Phi s.
+Proof. by move=> b; apply: (scoredE_at hp hq b (m := fun _ => 1)) => [x a _ pa|]; [left; apply: hk | lra]. Qed.
+Hypothesis fl : flow P g rho p m.
+Let hd (Phi : S -> R) rr f s a : 0 < m s -> 0 < p s a -> 0 < q s a \/ Qd P g rr f s a = Phi s.
+Proof. by left; apply: hk. Qed.
+Theorem S9_discounted rr f f' Phi : floord P g rr Phi -> bellman rr p f -> bellman rr q f' ->
+  under m (scored p q rr f Phi) <= at_rho rho f' - at_rho rho f.
+Proof. by move=> hf b b'; apply: (S9_discounted_visited g01 P_dist rho_dist hp hq fl hf b b') => s a; apply: hd. Qed.
+Lemma S9_charged rr f f' Phi : bellman rr p f -> bellman rr q f' -> floord P g rr Phi ->
+  - under m (charged P g p q rr f Phi) <= at_rho rho f' - at_rho rho f - under m (gaind rr p f q).
+Proof. by move=> b b' hf; apply: (S9_charge_discounted g01 P_dist rho_dist hp hq fl hf b b') => s a; apply: hd. Qed.
+Hypotheses (bp : bellman r p v) (bq : bellman r q v') (hr : forall s a, lo <= r s a <= hi).
+Theorem S7_discounted :
+  Rabs (at_rho rho v' - at_rho rho v - under m (gaind r p v q)) <= (hi - lo) / (1 - g) * under m (fun s => kl (p s) (q s)).
+Proof. by apply: S7_discounted_visited. Qed.
+Corollary S7_delta : let delta := (1 - g) * under m (fun s => kl (p s) (q s)) in
+  Rabs (at_rho rho v' - at_rho rho v - under m (gaind r p v q)) <= (hi - lo) * delta / (1 - g) ^ 2.
+Proof. by apply: S7_delta_visited. Qed.
 End S7.

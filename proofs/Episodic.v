@@ -1,165 +1,42 @@
-(* Finite horizon: T0, S9, S7, S7c (turn-taking), P3.2/S3 (chain rule).
-   S: any type of states (histories, time-indexed contexts, ...). A: actions; B: outcomes of the environment, both finite.
-   t counts the steps that are left. *)
+(* Finite horizon: S9 and S7 (S7c: Cached.v).
+   One induction, for every weight lam > 0 that the path has collected so far, proves both:
+     (1 + ln lam) (V^p - Phi) + sum_a p log(q/p) (Q^p - Phi), summed over the path of p,  <=  lam (V^q - Phi).
+   A step multiplies lam by q/p and uses only ln x <= x - 1. S9 is lam = 1; S7 is S9 with a floor and with a ceiling.
+   Theorems whose name ends in _visited ask q to keep actions of p only where p comes; the short names ask it everywhere. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
+From TeamTR Require Export Rows Horizon Path.
 From TeamTR Require Import Sums.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Local Open Scope R_scope.
 
-(* ------------------------------------------------------------------ one decision *)
-Section Rows.
-Variable A : finType.
-Definition dist (p : A -> R) := (forall a, 0 <= p a) /\ \sum_(a : A) p a = 1.
-Definition kl (p q : A -> R) := \sum_(a : A) (p a * ln (p a / q a)).
-(* the KL is finite: the new row keeps what the current one uses *)
-Definition keeps (p q : A -> R) := forall a, 0 < p a -> 0 < q a.
-(* k of S9, a term for each action; they are >= 0 and add up to the KL *)
-Definition kterm (p q : A -> R) a := q a - p a + p a * ln (p a / q a).
-
-Lemma ln_swap x y : 0 < x -> 0 < y -> ln (x / y) = - ln (y / x).
-Proof.
-move=> x0 y0; have := ln_mult (x / y) (y / x) (Rdiv_lt_0_compat _ _ x0 y0) (Rdiv_lt_0_compat _ _ y0 x0).
-have -> : x / y * (y / x) = 1 by field; lra.
-by rewrite ln_1; lra.
-Qed.
-
-Lemma kterm_ge0 p q a : dist p -> dist q -> keeps p q -> 0 <= kterm p q a.
-Proof.
-move=> [p0 _] [q0 _] k; rewrite /kterm; case: (Rle_lt_or_eq_dec _ _ (p0 a)) => [pa|<-]; last by have := q0 a; lra.
-have qa := k a pa; rewrite (ln_swap pa qa).
-have := ln_le (Rdiv_lt_0_compat _ _ qa pa) => h.
-have : p a * ln (q a / p a) <= p a * (q a / p a - 1) by apply: Rmult_le_compat_l => //; lra.
-have -> : p a * (q a / p a - 1) = q a - p a by field; lra.
-lra.
-Qed.
-
-Lemma kterm_sum p q : dist p -> dist q -> \sum_(a : A) kterm p q a = kl p q.
-Proof. by move=> [_ p1] [_ q1]; rewrite /kterm sumD sumB p1 q1 /kl; lra. Qed.
-
-(* The step of the induction: if lam' w' >= (1 + ln lam') w + z for every lam' > 0 behind every action, then also before it.
-   w, w' >= 0: what is still to come above the floor under the current and the new policy. *)
-Lemma step (p q w w' z : A -> R) lam eps :
-  dist p -> dist q -> keeps p q -> 0 < lam -> 0 <= eps ->
-  (forall a, 0 < q a -> 0 <= w' a) ->
-  (forall a mu, 0 < p a -> 0 < mu -> (1 + ln mu) * w a + z a - eps * (mu + 1) <= mu * w' a) ->
-  (1 + ln lam) * (\sum_(a : A) (p a * w a))
-    + \sum_(a : A) (p a * (ln (q a / p a) * w a + z a)) - eps * (lam + 1) <= lam * \sum_(a : A) (q a * w' a).
-Proof.
-move=> [p0 p1] [q0 q1] k l0 e0 w0 ih.
-have h a : (1 + ln lam) * (p a * w a) + p a * (ln (q a / p a) * w a + z a) - eps * (lam * q a + p a)
-           <= lam * (q a * w' a).
-  case: (Rle_lt_or_eq_dec _ _ (p0 a)) => [pa|<-].
-    have qa := k a pa; have r0 := Rdiv_lt_0_compat _ _ qa pa.
-    have := ih a (lam * (q a / p a)) pa (Rmult_lt_0_compat _ _ l0 r0).
-    rewrite (ln_mult _ _ l0 r0) => h.
-    have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ pa) h.
-    have -> : p a * (lam * (q a / p a) * w' a) = lam * (q a * w' a) by field; lra.
-    have -> : p a * ((1 + (ln lam + ln (q a / p a))) * w a + z a - eps * (lam * (q a / p a) + 1))
-      = (1 + ln lam) * (p a * w a) + p a * (ln (q a / p a) * w a + z a) - eps * (lam * q a + p a) by field; lra.
-    by [].
-  case: (Rle_lt_or_eq_dec _ _ (q0 a)) => [qa|<-]; last lra.
-  have := w0 a qa => wa; have e1 := Rmult_le_pos _ _ e0 (Rlt_le _ _ (Rmult_lt_0_compat _ _ l0 qa)).
-  have := Rmult_le_pos _ _ (Rlt_le _ _ l0) (Rmult_le_pos _ _ (Rlt_le _ _ qa) wa); lra.
-have := sum_le h; rewrite sumB sumD !sumZ sumD sumZ p1 q1; lra.
-Qed.
-End Rows.
-
-(* ------------------------------------------------------------------ episodes *)
 Section Episodes.
 Variables (A B : finType) (S : Type).
 Variables (e : S -> A -> B -> R) (next : S -> A -> B -> S).
 Hypothesis e_dist : forall s a, dist (e s a).
 Implicit Types (p q : S -> A -> R) (r : S -> A -> B -> R) (f : nat -> S -> R).
+Notation after := (after e next). Notation path_sum := (path_sum e next). Notation V := (V e next). Notation Q := (Q e next).
+Notation gain := (gain e next). Notation L := (L e next). Notation K := (K e next). Notation reach := (reach e next).
+Arguments afterE {A B S} e next s a g h.
 
-Definition policy p := forall s, dist (p s).
-(* expectation over what the environment does after a *)
-Definition after s a (g : S -> R) := \sum_(b : B) (e s a b * g (next s a b)).
-(* E_p of the sum of f over the t steps that are left, from s *)
-Fixpoint path_sum p f t s : R :=
-  if t is u.+1 then f u s + \sum_(a : A) (p s a * after s a (path_sum p f u)) else 0.
-
-Section Values.
-Variable r : S -> A -> B -> R.
-Fixpoint V p t s : R :=
-  if t is u.+1 then \sum_(a : A) (p s a * \sum_(b : B) (e s a b * (r s a b + V p u (next s a b)))) else 0.
-Definition Q p u s a := \sum_(b : B) (e s a b * (r s a b + V p u (next s a b))).   (* u steps left after this one *)
-Definition Adv p u s a := Q p u s a - V p u.+1 s.
-End Values.
-
-Definition gain r p q u s := \sum_(a : A) (q s a * Adv r p u s a).
-(* L_p(q) = sum_t E_p E_{a~q} A^p *)
-Definition L r p q := path_sum p (gain r p q).
-(* expected KL of the path, step by step *)
-Definition K p q := path_sum p (fun _ s => kl (p s) (q s)).
-
-Lemma afterD s a g h : after s a (fun x => g x + h x) = after s a g + after s a h.
-Proof. by rewrite /after -sumD; apply: sumE => b; lra. Qed.
-Lemma afterB s a g h : after s a (fun x => g x - h x) = after s a g - after s a h.
-Proof. by rewrite /after -sumB; apply: sumE => b; lra. Qed.
-Lemma afterE s a g h : (forall x, g x = h x) -> after s a g = after s a h.
-Proof. by move=> E; apply: sumE => b; rewrite E. Qed.
-Arguments afterE : clear implicits.
-Lemma QE r p u s a : Q r p u s a = \sum_(b : B) (e s a b * r s a b) + after s a (V r p u).
-Proof. by rewrite /Q /after -sumD; apply: sumE => b; lra. Qed.
-Lemma VE r p u s : V r p u.+1 s = \sum_(a : A) (p s a * Q r p u s a).
-Proof. by []. Qed.
-Lemma gainE r p q u s : policy q -> gain r p q u s = \sum_(a : A) (q s a * Q r p u s a) - V r p u.+1 s.
-Proof.
-move=> hq; rewrite /gain /Adv (sumE (G := fun a => q s a * Q r p u s a - q s a * V r p u.+1 s)) => [|a]; last lra.
-by rewrite sumB sumZr (proj2 (hq s)); lra.
-Qed.
-
-(* ---- T0 *)
-Theorem T0 r p q t s : policy q -> V r q t s - V r p t s = path_sum q (gain r p q) t s.
-Proof.
-move=> hq; elim: t s => [|t ih] s; first by rewrite /=; lra.
-rewrite [path_sum _ _ _ _]/= gainE // !VE.
-rewrite (sumE (G := fun a => q s a * Q r q t s a - q s a * Q r p t s a)
-  (F := fun a => q s a * after s a (path_sum q (gain r p q) t))) ?sumB; first lra.
-by move=> a; rewrite !QE (afterE s a _ (fun x => V r q t x - V r p t x)) ?afterB => [|x]; rewrite ?ih; lra.
-Qed.
-
-(* ---- S9 *)
-(* Phi is a floor of the return to go on the states in ok; ok holds what either policy can reach. *)
-Variables (p q : S -> A -> R).
-Hypotheses (hp : policy p) (hq : policy q) (hk : forall s, keeps (p s) (q s)).
-Definition reach (ok : nat -> S -> Prop) :=
-  forall u s a b, ok u.+1 s -> 0 < q s a -> 0 < e s a b -> ok u (next s a b).
-Definition floor r (ok : nat -> S -> Prop) (Phi : nat -> S -> R) :=
+(* Phi is a floor of the return to go on the states in ok, for the actions that q can take *)
+Definition floor q r (ok : nat -> S -> Prop) (Phi : nat -> S -> R) :=
   (forall s, ok O s -> Phi O s <= 0) /\
   (forall u s a, ok u.+1 s -> 0 < q s a -> Phi u.+1 s <= \sum_(b : B) (e s a b * (r s a b + Phi u (next s a b)))).
-
-(* sum_a p log(q/p) (Q - Phi) *)
-Definition score r (Phi : nat -> S -> R) u s := \sum_(a : A) (p s a * (ln (q s a / p s a) * (Q r p u s a - Phi u.+1 s))).
-
-Lemma after_le ok u s a g h : reach ok -> ok u.+1 s -> 0 < q s a -> (forall x, ok u x -> g x <= h x) ->
-  after s a g <= after s a h.
-Proof.
-move=> hr os qa E; apply: sum_le => b; have [e0 _] := e_dist s a.
-case: (Rle_lt_or_eq_dec _ _ (e0 b)) => [eb|<-]; last lra.
-by apply: Rmult_le_compat_l; [lra | apply: E; apply: hr eb].
-Qed.
-
-Lemma sum_pos_le (c : A -> R) (F G : A -> R) : (forall a, 0 <= c a) -> (forall a, 0 < c a -> F a <= G a) ->
-  \sum_(a : A) (c a * F a) <= \sum_(a : A) (c a * G a).
-Proof.
-move=> c0 E; apply: sum_le => a; case: (Rle_lt_or_eq_dec _ _ (c0 a)) => [ca|<-]; last lra.
-by apply: Rmult_le_compat_l; [lra | apply: E].
-Qed.
-
-Lemma sum_const (c : A -> R) k : \sum_(a : A) c a = 1 -> \sum_(a : A) (c a * k) = k.
-Proof. by move=> c1; rewrite sumZr c1; lra. Qed.
+Definition ceiling q r ok (Psi : nat -> S -> R) := floor q (neg r) ok (fun u s => - Psi u s).
+(* sum_a p log(q/p) (Q - Phi); and the charge, sum_a k (Q - Phi) with the terms k of the KL *)
+Definition score p q r (Phi : nat -> S -> R) u s := \sum_(a : A) (p s a * (ln (q s a / p s a) * (Q r p u s a - Phi u.+1 s))).
+Definition charge p q r (Phi : nat -> S -> R) u s := \sum_(a : A) (kterm (p s) (q s) a * (Q r p u s a - Phi u.+1 s)).
 
 Section Floor.
-Variables (r : S -> A -> B -> R) (ok : nat -> S -> Prop) (Phi : nat -> S -> R).
-Hypotheses (hr : reach ok) (hf : floor r ok Phi).
+Variables (q : S -> A -> R) (r : S -> A -> B -> R) (ok : nat -> S -> Prop) (Phi : nat -> S -> R).
+Hypotheses (hr : reach q ok) (hf : floor q r ok Phi).
 
 Lemma above_floor_Q (pi : S -> A -> R) u s a : ok u.+1 s -> 0 < q s a ->
   (forall x, ok u x -> Phi u x <= V r pi u x) -> Phi u.+1 s <= Q r pi u s a.
 Proof.
 move=> os qa ih; apply: Rle_trans ((proj2 hf) u s a os qa) _; rewrite QE.
-have := after_le hr os qa ih.
+have := after_le e_dist hr os qa ih.
 rewrite (sumE (G := fun b => e s a b * r s a b + e s a b * Phi u (next s a b))) => [|b]; last lra.
 by rewrite sumD /after; lra.
 Qed.
@@ -173,85 +50,23 @@ apply: sum_pos_le => [a|a pa]; first exact: (proj1 (hpi s)).
 by apply: above_floor_Q => //; apply: sub.
 Qed.
 
-(* the induction, with the weight lam that the path has collected so far *)
-Lemma S9_ind t s lam : ok t s -> 0 < lam ->
-  (1 + ln lam) * (V r p t s - Phi t s) + path_sum p (score r Phi) t s <= lam * (V r q t s - Phi t s).
-Proof.
-elim: t s lam => [|t ih] s lam os l0.
-  have := (proj1 hf) s os => f0 /=; have := ln_le l0 => h.
-  have : (1 + ln lam) * - Phi O s <= lam * - Phi O s by apply: Rmult_le_compat_r; lra.
-  by lra.
-have hQ a : 0 < q s a -> Phi t.+1 s <= Q r q t s a.
-  by move=> qa; apply: above_floor_Q => // x ox; apply: above_floor.
-set w := fun pi a => Q r pi t s a - Phi t.+1 s.
-set z := fun a => after s a (path_sum p (score r Phi) t).
-have w0 a : 0 < q s a -> 0 <= w q a by move=> qa; have := hQ a qa; rewrite /w; lra.
-have one a mu : 0 < p s a -> 0 < mu -> (1 + ln mu) * w p a + z a - 0 * (mu + 1) <= mu * w q a.
-  move=> pa mu0; have qa := hk pa.
-  (* rt: the shaped reward of a, averaged over the outcomes *)
-  set rt := \sum_(b : B) (e s a b * r s a b) + after s a (Phi t) - Phi t.+1 s.
-  have rt0 : 0 <= rt.
-    have := (proj2 hf) t s a os qa.
-    rewrite (sumE (G := fun b => e s a b * r s a b + e s a b * Phi t (next s a b))) => [|b]; last lra.
-    by rewrite sumD /rt /after; lra.
-  have E pi : w pi a = rt + after s a (fun x => V r pi t x - Phi t x).
-    by rewrite /w afterB QE /rt; lra.
-  have Z c g : after s a (fun x => c * g x) = c * after s a g.
-    by rewrite /after -sumZ; apply: sumE => b; lra.
-  have h : after s a (fun x => (1 + ln mu) * (V r p t x - Phi t x) + path_sum p (score r Phi) t x)
-           <= after s a (fun x => mu * (V r q t x - Phi t x)).
-    by apply: (after_le hr os qa) => x ox; apply: ih.
-  rewrite afterD !Z in h; have l1 := ln_le mu0.
-  have : (1 + ln mu) * rt <= mu * rt by apply: Rmult_le_compat_r; lra.
-  by rewrite !E /z; lra.
-have := step (hp s) (hq s) (hk (s:=s)) l0 (Rle_refl 0) w0 one.
-have W (pi : S -> A -> R) pi' : dist (pi s) -> \sum_(a : A) (pi s a * w pi' a)
-    = \sum_(a : A) (pi s a * Q r pi' t s a) - Phi t.+1 s.
-  move=> d; rewrite /w (sumE (G := fun a => pi s a * Q r pi' t s a - pi s a * Phi t.+1 s)) => [|a]; last lra.
-  by rewrite sumB sum_const //; apply: (proj2 d).
-rewrite (W p) // (W q) // -!VE [path_sum _ _ t.+1 s]/= {1}/score.
-rewrite (sumE (G := fun a => p s a * (ln (q s a / p s a) * w p a) + p s a * z a) (F := fun a => p s a * (_ + _))) => [|a]; last lra.
-rewrite sumD {1}/w {1}/z => h; move: h; rewrite /w /z; lra.
-Qed.
-
-Theorem S9 t s : ok t s -> path_sum p (score r Phi) t s <= V r q t s - V r p t s.
-Proof. by move=> os; have := S9_ind os Rlt_0_1; rewrite ln_1; lra. Qed.
 End Floor.
-(* ---- S9, second form: surrogate minus charge *)
-Definition charge r (Phi : nat -> S -> R) u s := \sum_(a : A) (kterm (p s) (q s) a * (Q r p u s a - Phi u.+1 s)).
 
-Lemma path_sumE f g t s : (forall u x, f u x = g u x) -> path_sum p f t s = path_sum p g t s.
-Proof.
-move=> E; elim: t s => [//|t ih] s; rewrite /= E; congr (_ + _).
-by apply: sumE => a; rewrite (afterE s a _ (path_sum p g t)) // => x; rewrite ih.
-Qed.
-Lemma path_sumB f g t s : path_sum p (fun u x => f u x - g u x) t s = path_sum p f t s - path_sum p g t s.
-Proof.
-elim: t s => [|t ih] s; first by rewrite /=; lra.
-rewrite /= (sumE (G := fun a => p s a * after s a (path_sum p f t) - p s a * after s a (path_sum p g t)));
-  first by rewrite sumB; lra.
-by move=> a; rewrite (afterE s a _ (fun x => path_sum p f t x - path_sum p g t x)) ?afterB => [|x]; rewrite ?ih; lra.
-Qed.
-Lemma path_sumZ c f t s : path_sum p (fun u x => c * f u x) t s = c * path_sum p f t s.
-Proof.
-elim: t s => [|t ih] s; first by rewrite /=; lra.
-rewrite /= (sumE (G := fun a => c * (p s a * after s a (path_sum p f t)))); first by rewrite sumZ; lra.
-move=> a; rewrite (afterE s a _ (fun x => c * path_sum p f t x)) => [|x]; last by rewrite ih.
-rewrite /after (sumE (G := fun b => c * (e s a b * path_sum p f t (next s a b)))) => [|b]; last lra.
-by rewrite sumZ; lra.
-Qed.
-Lemma path_sum_le ok f g t s : reach ok -> ok t s -> (forall u x, ok u.+1 x -> f u x <= g u x) ->
-  path_sum p f t s <= path_sum p g t s.
-Proof.
-move=> hr os E; elim: t s os => [|t ih] s os; first by rewrite /=; lra.
-rewrite /=; apply: Rplus_le_compat; first exact: E.
-apply: sum_pos_le => [a|a pa]; first exact: (proj1 (hp s)).
-by apply: (after_le hr os (hk pa)) => x ox; apply: ih.
-Qed.
+Lemma both p use ok vis : (forall s a, 0 < p s a -> 0 < use s a) -> reach use ok -> reach p vis ->
+  reach p (fun u x => vis u x /\ ok u x).
+Proof. by move=> cp hr hv u s a b [vs os] pa eb; split; [exact: hv eb | exact: hr os (cp _ _ pa) eb]. Qed.
 
-Lemma scoreE r Phi u s : score r Phi u s = gain r p q u s - charge r Phi u s.
+(* ---- S9, where p comes (vis: a set of states that p does not leave). use: a table that is positive where p or q is; ok: a set
+   of states that use does not leave. q may drop an action of p after which the floor is certain, Q = Phi. *)
+Section S9.
+Variables (p q use : S -> A -> R) (r : S -> A -> B -> R) (ok vis : nat -> S -> Prop).
+Hypotheses (hp : policy p) (hq : policy q) (cp : forall s a, 0 < p s a -> 0 < use s a)
+  (cq : forall s a, 0 < q s a -> 0 < use s a).
+Hypotheses (hr : reach use ok) (hv : reach p vis).
+Lemma scoreE_at Phi u s : (forall a, 0 < p s a -> 0 < q s a \/ Q r p u s a = Phi u.+1 s) ->
+  score p q r Phi u s = gain r p q u s - charge p q r Phi u s.
 Proof.
-rewrite gainE // VE /score /charge.
+move=> hd; rewrite gainE // VE /score /charge.
 set w := fun a => Q r p u s a - Phi u.+1 s.
 have -> : \sum_(a : A) (q s a * Q r p u s a) - \sum_(a : A) (p s a * Q r p u s a) = \sum_(a : A) ((q s a - p s a) * w a).
   rewrite (sumE (F := fun a => (q s a - p s a) * w a)
@@ -260,207 +75,218 @@ have -> : \sum_(a : A) (q s a * Q r p u s a) - \sum_(a : A) (p s a * Q r p u s a
   by rewrite /w; lra.
 rewrite -sumB; apply: sumE => a; rewrite /kterm -/(w a).
 case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last lra.
-by rewrite (ln_swap pa (hk pa)); lra.
+case: (hd a pa) => [qa|E]; first by rewrite (ln_swap pa qa); lra.
+by have -> : w a = 0 by [rewrite /w; lra]; lra.
 Qed.
 
-Lemma S9_charge r ok Phi t s : reach ok -> floor r ok Phi -> ok t s ->
-  - path_sum p (charge r Phi) t s <= V r q t s - V r p t s - L r p q t s.
+Section Floor.
+Variable Phi : nat -> S -> R.
+Hypothesis hf : floor use r ok Phi.
+Hypothesis hd : forall u s a, vis u.+1 s -> 0 < p s a -> 0 < q s a \/ Q r p u s a = Phi u.+1 s.
+Lemma S9_ind_visited t s lam : vis t s -> ok t s -> 0 < lam ->
+  (1 + ln lam) * (V r p t s - Phi t s) + path_sum p (score p q r Phi) t s <= lam * (V r q t s - Phi t s).
 Proof.
-move=> hr hf os; have := S9 hr hf os.
-rewrite (path_sumE (g := fun u x => gain r p q u x - charge r Phi u x)) => [|u x]; last exact: scoreE.
-by rewrite path_sumB /L; lra.
+elim: t s lam => [|t ih] s lam vs os l0.
+  have := (proj1 hf) s os => f0 /=; have := ln_le l0 => h.
+  have : (1 + ln lam) * - Phi O s <= lam * - Phi O s by apply: Rmult_le_compat_r; lra.
+  by lra.
+have hQ a : 0 < q s a -> Phi t.+1 s <= Q r q t s a.
+  move=> qa; apply: (above_floor_Q hr hf) => // [|x ox]; first exact: cq.
+  by apply: (above_floor hr hf) => // y b; exact: cq.
+set w := fun pi a => Q r pi t s a - Phi t.+1 s.
+set z := fun a => after s a (path_sum p (score p q r Phi) t).
+have w0 a : 0 < q s a -> 0 <= w q a by move=> qa; have := hQ a qa; rewrite /w; lra.
+have one a mu : 0 < p s a -> 0 < mu -> (1 + ln mu) * w p a + z a - 0 * (mu + 1) <= mu * w q a.
+  move=> pa mu0; have ua : 0 < use s a by exact: cp.
+  (* rt: the shaped reward of a, averaged over the outcomes *)
+  set rt := \sum_(b : B) (e s a b * r s a b) + after s a (Phi t) - Phi t.+1 s.
+  have rt0 : 0 <= rt.
+    have := (proj2 hf) t s a os ua.
+    rewrite (sumE (G := fun b => e s a b * r s a b + e s a b * Phi t (next s a b))) => [|b]; last lra.
+    by rewrite sumD /rt /after; lra.
+  have E pi : w pi a = rt + after s a (fun x => V r pi t x - Phi t x).
+    by rewrite /w afterB QE /rt; lra.
+  have Z c g : after s a (fun x => c * g x) = c * after s a g.
+    by rewrite /after -sumZ; apply: sumE => b; lra.
+  have h : after s a (fun x => (1 + ln mu) * (V r p t x - Phi t x) + path_sum p (score p q r Phi) t x)
+           <= after s a (fun x => mu * (V r q t x - Phi t x)).
+    by apply: (after_le e_dist (q := p) (ok := fun u x => vis u x /\ ok u x) (both cp hr hv) (conj vs os) pa) => x [vx ox];
+      exact: ih.
+  rewrite afterD !Z in h; have l1 := ln_le mu0.
+  have : (1 + ln mu) * rt <= mu * rt by apply: Rmult_le_compat_r; lra.
+  by rewrite !E /z; lra.
+have hd' a : 0 < p s a -> 0 < q s a \/ w p a = 0 by move=> pa; case: (hd vs pa) => [|E]; [left | right; rewrite /w; lra].
+have := step_drop (hp s) (hq s) hd' l0 (Rle_refl 0) w0 one.
+have W (pi : S -> A -> R) pi' : dist (pi s) -> \sum_(a : A) (pi s a * w pi' a)
+    = \sum_(a : A) (pi s a * Q r pi' t s a) - Phi t.+1 s.
+  move=> d; rewrite /w (sumE (G := fun a => pi s a * Q r pi' t s a - pi s a * Phi t.+1 s)) => [|a]; last lra.
+  by rewrite sumB sum_const //; apply: (proj2 d).
+rewrite (W p) // (W q) // -!VE [path_sum _ _ t.+1 s]/= {1}/score.
+rewrite (sumE (G := fun a => p s a * (ln (q s a / p s a) * w p a) + p s a * z a) (F := fun a => p s a * (_ + _))) => [|a];
+  last lra.
+rewrite sumD {1}/w {1}/z => h; move: h; rewrite /w /z; lra.
 Qed.
 
-(* the same for costs: a ceiling of r is a floor of -r *)
-Definition neg (r : S -> A -> B -> R) := fun s a b => - r s a b.
-Lemma V_neg r pi t s : V (neg r) pi t s = - V r pi t s.
+(* S9: J(q) - J(p) >= sum over the path of p of sum_a p log(q/p) (Q - Phi) *)
+Theorem S9_visited t s : vis t s -> ok t s -> path_sum p (score p q r Phi) t s <= V r q t s - V r p t s.
+Proof. by move=> vs os; have := S9_ind_visited vs os Rlt_0_1; rewrite ln_1; lra. Qed.
+(* (a): J(q) - J(p) - L >= - the charge *)
+Theorem S9_charge_visited t s : vis t s -> ok t s ->
+  - path_sum p (charge p q r Phi) t s <= V r q t s - V r p t s - L r p q t s.
 Proof.
-elim: t s => [|t ih] s; first by rewrite /=; lra.
-rewrite /= -sumN; apply: sumE => a.
-rewrite (sumE (G := fun b => - (e s a b * (r s a b + V r pi t (next s a b))))) => [|b]; last by rewrite ih /neg; lra.
-by rewrite sumN; lra.
+move=> vs os; have := S9_visited vs os.
+rewrite (path_sum_eq_visited e_dist hp hv vs (g := fun u x => gain r p q u x - charge p q r Phi u x)) => [|u x vx].
+  by rewrite path_sumB /Horizon.L; lra.
+by apply: scoreE_at => a; apply: hd.
 Qed.
-Lemma Q_neg r pi u s a : Q (neg r) pi u s a = - Q r pi u s a.
-Proof. by rewrite /Q -sumN; apply: sumE => b; rewrite V_neg /neg; lra. Qed.
-Definition ceiling r ok (Psi : nat -> S -> R) := floor (neg r) ok (fun u s => - Psi u s).
+End Floor.
+End S9.
 
-Lemma S9_ceiling r ok Psi t s : reach ok -> ceiling r ok Psi -> ok t s ->
-  V r q t s - V r p t s - L r p q t s <= path_sum p (fun u x => \sum_(a : A) (kterm (p x) (q x) a * (Psi u.+1 x - Q r p u x a))) t s.
+(* (b): J(q) - J(p) - L <= the charge of a ceiling, sum_a k (Psi - Q); with (a), |J(q) - J(p) - L| is at most the larger of the
+   two *)
+Theorem S9_ceiling_visited p q use r ok vis Psi t s : policy p -> policy q ->
+  (forall s a, 0 < p s a -> 0 < use s a) -> (forall s a, 0 < q s a -> 0 < use s a) -> reach use ok -> reach p vis ->
+  ceiling use r ok Psi -> (forall u s a, vis u.+1 s -> 0 < p s a -> 0 < q s a \/ Q r p u s a = Psi u.+1 s) -> vis t s -> ok t s ->
+  V r q t s - V r p t s - L r p q t s <= path_sum p (fun u x =>
+    \sum_(a : A) (kterm (p x) (q x) a * (Psi u.+1 x - Q r p u x a))) t s.
 Proof.
-move=> hr hc os; have := S9_charge hr hc os; rewrite !V_neg.
-have -> : L (neg r) p q t s = - L r p q t s.
-  rewrite /L (path_sumE (g := fun u x => -1 * gain r p q u x)); first by rewrite path_sumZ; lra.
-  move=> u x; rewrite /gain -sumZ; apply: sumE => a; rewrite /Adv Q_neg V_neg; lra.
-rewrite (path_sumE (f := charge (neg r) _)
-  (g := fun u x => \sum_(a : A) (kterm (p x) (q x) a * (Psi u.+1 x - Q r p u x a)))); first lra.
-by move=> u x; apply: sumE => a; rewrite Q_neg; lra.
+move=> hp hq cp cq hr hv hc hd vs os.
+have := @S9_charge_visited p q use (neg r) ok vis hp hq cp cq hr hv _ hc _ t s vs os; rewrite !V_neg L_neg.
+rewrite (path_sumE e next p (f := charge p q (neg r) _)
+  (g := fun u x => \sum_(a : A) (kterm (p x) (q x) a * (Psi u.+1 x - Q r p u x a)))) => [h|u x]; last first.
+  by apply: sumE => a; rewrite Q_neg; lra.
+suff : forall u x a, vis u.+1 x -> 0 < p x a -> 0 < q x a \/ Q (neg r) p u x a = - Psi u.+1 x by move=> /h; lra.
+by move=> u x a vx pa; case: (hd u x a vx pa) => [|E]; [left | right; rewrite Q_neg E].
 Qed.
 
-(* ---- S7 *)
-Lemma charge_le r ok (F : nat -> S -> A -> R) rho t s : reach ok -> ok t s ->
-  (forall u x a, ok u.+1 x -> 0 < q x a -> F u x a <= rho) ->
-  path_sum p (fun u x => \sum_(a : A) (kterm (p x) (q x) a * F u x a)) t s <= rho * K p q t s.
+(* ---- S7. One statement for all: S7 itself (q = p, one = q'), and one update or all of a stage on the rollouts of its start
+   (Cached.v). q' is q with the changes one_k made too; each has its surrogate under p. By S9 and because logarithms add up, the
+   error lies between s and -s, s = sum over the path of p of sum_a p log(q'/p) (Psi - Phi) <= 0: -s is the KL of q' weighted
+   with Psi - Phi. *)
+Section S7.
+Variables (I : finType) (p q q' use : S -> A -> R) (one : I -> S -> A -> R) (ok vis : nat -> S -> Prop).
+Hypotheses (hp : policy p) (hq : policy q) (hq' : policy q') (h1 : forall k, policy (one k)).
+Hypotheses (cp : forall s a, 0 < p s a -> 0 < use s a) (cq : forall s a, 0 < q s a -> 0 < use s a).
+Hypotheses (cq' : forall s a, 0 < q' s a -> 0 < use s a) (c1 : forall k s a, 0 < one k s a -> 0 < use s a).
+Hypotheses (hr : reach use ok) (hv : reach p vis).
+Hypotheses (kq : forall u x, vis u.+1 x -> keeps (p x) (q x)) (kq' : forall u x, vis u.+1 x -> keeps (p x) (q' x)).
+Hypotheses (k1 : forall u x k, vis u.+1 x -> keeps (p x) (one k x)).
+Hypothesis la : forall u x, vis u.+1 x -> log_adds (p x) (q x) (q' x) (fun k => one k x).
+
+Let kept x r Phi : (forall u y, vis u.+1 y -> keeps (p y) (x y)) ->
+  forall u s a, vis u.+1 s -> 0 < p s a -> 0 < x s a \/ Q r p u s a = Phi u.+1 s.
+Proof. by move=> k u s a vs pa; left; apply: k vs _ pa. Qed.
+
+Lemma score_adds r Phi u x : vis u.+1 x -> score p q' r Phi u x = score p q r Phi u x + \sum_(k : I) score p (one k) r Phi u x.
 Proof.
-move=> hr os hF; rewrite -path_sumZ; apply: (path_sum_le hr os) => u x ox.
-rewrite -(kterm_sum (hp x) (hq x)) -sumZ; apply: sum_le => a.
-have k0 := kterm_ge0 a (hp x) (hq x) (hk (s := x)).
-case: (Rle_lt_or_eq_dec _ _ (proj1 (hq x) a)) => [qa|qa].
-  by rewrite (Rmult_comm rho); apply: Rmult_le_compat_l => //; apply: hF.
-suff -> : kterm (p x) (q x) a = 0 by lra.
-have p0 : p x a = 0.
-  by case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => // /(hk (s := x)); lra.
-by rewrite /kterm p0 -qa; lra.
+move=> vx; rewrite /score sum_swap -sumD; apply: sumE => a; rewrite sumZ.
+case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|<-]; last lra.
+by rewrite sumZr (la vx pa (kq vx pa) (kq' vx pa)) => [|k]; [lra | exact: k1 vx _ pa].
+Qed.
+Lemma charge_ge0 r Phi x u s : policy x -> (forall s a, 0 < x s a -> 0 < use s a) -> keeps (p s) (x s) ->
+  floor use r ok Phi -> ok u.+1 s -> 0 <= charge p x r Phi u s.
+Proof.
+move=> hx cx kx hf os; apply: sum_ge0 => a; have k0 := kterm_ge0 a (hp s) (hx s) kx.
+case: (Rle_lt_or_eq_dec _ _ (proj1 (hx s) a)) => [xa|xa].
+  apply: Rmult_le_pos k0 _; suff : Phi u.+1 s <= Q r p u s a by lra.
+  by apply: (above_floor_Q hr hf os (cx _ _ xa)) => y oy; apply: (above_floor hr hf).
+suff -> : kterm (p s) (x s) a = 0 by lra.
+have p0 : p s a = 0 by case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => // /kx; lra.
+by rewrite /kterm p0 -xa; lra.
+Qed.
+Lemma one_side r Phi t s : floor use r ok Phi -> vis t s -> ok t s ->
+  path_sum p (score p q' r Phi) t s <= V r q' t s - V r p t s /\
+  path_sum p (score p q' r Phi) t s <= V r q t s - V r p t s + \sum_(k : I) L r p (one k) t s.
+Proof.
+move=> hf vs os; split; first exact: (S9_visited hp hq' cp cq' hr hv hf (kept _ _ kq')).
+have := S9_visited hp hq cp cq hr hv hf (kept _ _ kq) vs os => h.
+rewrite (path_sum_eq_visited e_dist hp hv vs (fun u x vx => score_adds r Phi vx)) path_sumD path_sum_sum.
+apply: Rplus_le_compat => //; apply: sum_le => k; rewrite /Horizon.L.
+apply: (path_sum_le_visited e_dist hp (both cp hr hv) (conj vs os)) => u x [vx ox].
+rewrite (scoreE_at hp (h1 k) (Phi := Phi)) => [|a pa]; last by left; apply: k1 vx _ pa.
+by have := charge_ge0 (h1 k) (@c1 k) (k1 k vx) hf ox; lra.
 Qed.
 
-Theorem S7 r ok Phi Psi rho t s : reach ok -> floor r ok Phi -> ceiling r ok Psi ->
-  (forall u x, ok u x -> Psi u x - Phi u x <= rho) -> ok t s ->
+Theorem S7_family r Phi Psi rho t s : floor use r ok Phi -> ceiling use r ok Psi ->
+  (forall u x, ok u x -> Psi u x - Phi u x <= rho) -> vis t s -> ok t s ->
+  Rabs (V r q' t s - V r q t s - \sum_(k : I) L r p (one k) t s) <= rho * K p q' t s.
+Proof.
+move=> hf hc hb vs os; have [b1 a1] := one_side hf vs os; have [b2 a2] := one_side hc vs os.
+move: b2 a2; rewrite !V_neg (sumE (F := fun k => L (neg r) p (one k) t s) (fun k => L_neg e next r p (one k) t s)) sumN => b2 a2.
+suff : - (rho * K p q' t s) <= path_sum p (score p q' r Phi) t s + path_sum p (score p q' (neg r) (fun u x => - Psi u x)) t s.
+  by move=> h; apply: Rabs_le; lra.
+rewrite -path_sumD /Horizon.K -path_sumZ.
+have -> X : - X = -1 * X by lra. rewrite -path_sumZ.
+apply: (path_sum_le_visited e_dist hp (both cp hr hv) (conj vs os)) => u x [vx ox].
+have := hb _ _ ox; set D := Psi u.+1 x - Phi u.+1 x => hD.
+have -> : score p q' r Phi u x + score p q' (neg r) (fun u x => - Psi u x) u x = - (D * kl (p x) (q' x)).
+  rewrite /score -sumD -sumZ -sumN; apply: sumE => a; rewrite Q_neg /D.
+  case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|<-]; last lra.
+  by rewrite (ln_swap pa (kq' vx pa)); lra.
+by have := Rmult_le_compat_r _ _ _ (kl_pos (hp x) (hq' x) (kq' vx)) hD; lra.
+Qed.
+End S7.
+
+Lemma log_adds_self (p q : A -> R) : log_adds p p q (fun _ : one_point => q).
+Proof.
+move=> a pa _ qa _; rewrite (big_pred1 tt) => [|[]] //.
+by have -> : p a / p a = 1 by [field; lra]; rewrite ln_1; lra.
+Qed.
+Theorem S7_visited p q use r ok vis Phi Psi rho t s : policy p -> policy q ->
+  (forall s a, 0 < p s a -> 0 < use s a) -> (forall s a, 0 < q s a -> 0 < use s a) -> reach use ok -> reach p vis ->
+  (forall u x, vis u.+1 x -> keeps (p x) (q x)) -> floor use r ok Phi -> ceiling use r ok Psi ->
+  (forall u x, ok u x -> Psi u x - Phi u x <= rho) -> vis t s -> ok t s ->
   Rabs (V r q t s - V r p t s - L r p q t s) <= rho * K p q t s.
 Proof.
-move=> hr hf hc hb os.
-have up u x a : ok u.+1 x -> 0 < q x a -> Q r p u x a <= Psi u.+1 x.
-  move=> ox qa; have := above_floor_Q (pi := p) hr hc ox qa; rewrite Q_neg => h.
-  suff : - Psi u.+1 x <= - Q r p u x a by lra.
-  by apply: h => y oy; apply: (above_floor hr hc hp) => // z b; apply: hk.
-have lo u x a : ok u.+1 x -> 0 < q x a -> Phi u.+1 x <= Q r p u x a.
-  by move=> ox qa; apply: (above_floor_Q hr hf ox qa) => y oy; apply: (above_floor hr hf hp) => // z b; apply: hk.
-have c1 := S9_charge hr hf os; have c2 := S9_ceiling hr hc os.
-have b1 : path_sum p (charge r Phi) t s <= rho * K p q t s.
-  apply: (charge_le r (F := fun u x a => Q r p u x a - Phi u.+1 x) hr os) => u x a ox qa.
-  by have := hb _ _ ox; have := up _ _ _ ox qa; lra.
-have b2 := charge_le r (F := fun u x a => Psi u.+1 x - Q r p u x a) (rho := rho) hr os.
-have {}b2 : path_sum p (fun u x => \sum_(a : A) (kterm (p x) (q x) a * (Psi u.+1 x - Q r p u x a))) t s <= rho * K p q t s.
-  by apply: b2 => u x a ox qa; have := hb _ _ ox; have := lo _ _ _ ox qa; lra.
-by apply: Rabs_le; lra.
+move=> hp hq cp cq hr hv hk hf hc hb vs os.
+have <- : \sum_(k : one_point) L r p q t s = L r p q t s by rewrite (big_pred1 tt) => [|[]].
+apply: (@S7_family _ p p q use (fun _ => q) ok vis hp hp hq (fun _ => hq) cp cp cq (fun _ => cq) hr hv _ hk
+  (fun u x _ => hk u x) _ r Phi Psi) => // [u x _ a //|u x _]; exact: log_adds_self.
 Qed.
 
-(* ---- the law of the path: V is the expected return, K the KL of the path (P3.2, S3) *)
-Fixpoint path (t : nat) : finType :=
-  if t is u.+1 then pairs (pairs A B) (path u) else one_point.
-Fixpoint law (pi : S -> A -> R) (t : nat) (s : S) : path t -> R :=
-  match t return path t -> R with
-  | O => fun _ => 1
-  | u.+1 => fun w => pi s w.1.1 * e s w.1.1 w.1.2 * law pi (next s w.1.1 w.1.2) w.2
-  end.
-Fixpoint ret (r : S -> A -> B -> R) (t : nat) (s : S) : path t -> R :=
-  match t return path t -> R with
-  | O => fun _ => 0
-  | u.+1 => fun w => r s w.1.1 w.1.2 + ret r (next s w.1.1 w.1.2) w.2
-  end.
-
-Lemma sum_pairs (X Y : finType) (F : X * Y -> R) :
-  \sum_(w : pairs X Y) F w = \sum_(x : X) \sum_(y : Y) F (x, y).
-Proof. by rewrite pair_bigA; apply: eq_bigr => -[]. Qed.
-Lemma sum_path u (F : path u.+1 -> R) :
-  \sum_(w : path u.+1) F w = \sum_(a : A) \sum_(b : B) \sum_(v : path u) F ((a, b), v).
-Proof. by rewrite [LHS]sum_pairs sum_pairs. Qed.
-
-Lemma law_dist pi t s : policy pi -> dist (law pi (t:=t) s).
-Proof.
-move=> h; split.
-  elim: t s => [|t ih] s w; first by rewrite /=; lra.
-  rewrite /=; apply: Rmult_le_pos (ih _ _); apply: Rmult_le_pos; [exact: (proj1 (h _)) | exact: (proj1 (e_dist _ _))].
-elim: t s => [|t ih] s; first by rewrite /= (big_pred1 tt) // => -[].
-rewrite sum_path /= -[RHS](proj2 (h s)); apply: sumE => a.
-rewrite -[RHS]Rmult_1_r -(proj2 (e_dist s a)) -sumZ; apply: sumE => b.
-by rewrite sumZ ih; lra.
-Qed.
-
-Lemma V_law r pi t s : policy pi -> V r pi t s = \sum_(w : path t) (law pi s w * ret r s w).
-Proof.
-move=> h; elim: t s => [|t ih] s; first by rewrite /= (big_pred1 tt) ?Rmult_0_r // => -[].
-rewrite sum_path /=; apply: sumE => a; rewrite -sumZ; apply: sumE => b; rewrite ih.
-set s' := next s a b.
-rewrite (sumE (F := fun v : path t => _ * _ * _ * (_ + _))
-  (G := fun v => pi s a * e s a b * r s a b * law pi s' v + pi s a * e s a b * (law pi s' v * ret r s' v))) => [|v]; last lra.
-by rewrite sumD !sumZ (proj2 (law_dist t s' h)); lra.
-Qed.
-
-Lemma law_pos t s (v : path t) : 0 < law p s v -> 0 < law q s v.
-Proof.
-elim: t s v => [|t ih] s v; first by rewrite /=; lra.
-rewrite /=; set a := v.1.1; set b := v.1.2 => h.
-have [p0 _] := hp s; have [e0 _] := e_dist s a; have [l0 _] := law_dist t (next s a b) hp.
-have pa : 0 < p s a by case: (Rle_lt_or_eq_dec _ _ (p0 a)) => // E; move: h; rewrite -E; lra.
-have ea : 0 < e s a b by case: (Rle_lt_or_eq_dec _ _ (e0 b)) => // E; move: h; rewrite -E; lra.
-have la : 0 < law p (next s a b) v.2 by case: (Rle_lt_or_eq_dec _ _ (l0 v.2)) => // E; move: h; rewrite -E; lra.
-by apply: Rmult_lt_0_compat (ih _ _ la); apply: Rmult_lt_0_compat (hk pa) ea.
-Qed.
-
-Theorem K_law t s : K p q t s = kl (law p (t:=t) s) (law q (t:=t) s).
-Proof.
-elim: t s => [|t ih] s.
-  by rewrite /K /kl /= (big_pred1 tt) => [|[]] //; have -> : 1 / 1 = 1 by [field]; rewrite ln_1; lra.
-have -> : K p q t.+1 s = kl (p s) (q s) + \sum_(a : A) (p s a * after s a (K p q t)) by [].
-rewrite /kl sum_path -sumD; apply: sumE => a /=.
-case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last first.
-  rewrite sum0; first lra.
-  by move=> b; apply: sum0 => v; lra.
-have qa := hk pa.
-rewrite -{1}(Rmult_1_r (p s a)) -(proj2 (e_dist s a)) -sumZ -sumZr /after -sumZ -sumD; apply: sumE => b.
-set s' := next s a b; rewrite ih /kl.
-case: (Rle_lt_or_eq_dec _ _ (proj1 (e_dist s a) b)) => [eb|<-]; last first.
-  by rewrite [RHS]sum0 => [|v]; lra.
-rewrite (sumE (F := fun v : path t => _ * _ * _ * ln _)
- (G := fun v => p s a * e s a b * ln (p s a / q s a) * law p s' v
-   + p s a * e s a b * (law p s' v * ln (law p s' v / law q s' v)))).
-  by rewrite sumD !sumZ (proj2 (law_dist t s' hp)); lra.
-move=> v; case: (Rle_lt_or_eq_dec _ _ (proj1 (law_dist t s' hp) v)) => [lv|<-]; last lra.
-have kv := law_pos lv.
-have -> : p s a * e s a b * law p s' v / (q s a * e s a b * law q s' v) = p s a / q s a * (law p s' v / law q s' v).
-  by field; lra.
-rewrite ln_mult; [lra | exact: Rdiv_lt_0_compat | exact: Rdiv_lt_0_compat].
-Qed.
-
-(* ---- S7c: the signed error of a stage that reuses its first rollouts, for any sequence of teams (any protocol, any order) *)
-Section Stage.
-Variables (r : S -> A -> B -> R) (team : nat -> S -> A -> R).
-(* L_i^cached: occupancy and advantage of team 0, the step from team i to team i+1 *)
-Definition L_cached t s i :=
-  path_sum (team 0) (fun u x => \sum_(a : A) ((team i.+1 x a - team i x a) * Adv r (team 0) u x a)) t s.
-Lemma L_cached_telescope t s n : (forall i, policy (team i)) ->
-  \big[Rplus/0]_(i < n) (V r (team i.+1) t s - V r (team i) t s - L_cached t s i)
-  = V r (team n) t s - V r (team 0) t s - L r (team 0) (team n) t s.
-Proof.
-move=> h; elim: n => [|n ih].
-  rewrite big_ord0 /L -[path_sum _ _ t s]Rmult_1_l; suff -> : path_sum (team 0) (gain r (team 0) (team 0)) t s = 0 by lra.
-  by rewrite -(T0 r (team 0)); [lra | exact: h].
-rewrite big_ord_recr /= ih /L_cached.
-suff -> : path_sum (team 0) (fun u x => \sum_(a : A) ((team n.+1 x a - team n x a) * Adv r (team 0) u x a)) t s
-  = L r (team 0) (team n.+1) t s - L r (team 0) (team n) t s by lra.
-rewrite /L; elim: t s {ih} => [|t ih] s; first by rewrite /=; lra.
-rewrite /= (sumE (G := fun a => team n.+1 s a * Adv r (team 0) t s a - team n s a * Adv r (team 0) t s a)) ?sumB => [|a]; last lra.
-rewrite (sumE (F := fun a => _ * after s a _) (G := fun a =>
-  team 0 s a * after s a (path_sum (team 0) (gain r (team 0) (team n.+1)) t)
-  - team 0 s a * after s a (path_sum (team 0) (gain r (team 0) (team n)) t))) ?sumB; first by rewrite /gain; lra.
-move=> a; rewrite (afterE s a _ (fun x => path_sum (team 0) (gain r (team 0) (team n.+1)) t x
-   - path_sum (team 0) (gain r (team 0) (team n)) t x)) ?afterB => [|x]; rewrite ?ih; lra.
-Qed.
-End Stage.
-
-(* turn-taking: the path KL is the sum over the agents (S3) *)
-Lemma path_sum_sum (I : finType) (f : I -> nat -> S -> R) t s :
-  path_sum p (fun u x => \sum_(k : I) f k u x) t s = \sum_(k : I) path_sum p (f k) t s.
-Proof.
-elim: t s => [|t ih] s; first by rewrite /= sum0.
-rewrite /= sumD; congr (_ + _); rewrite sum_swap; apply: sumE => a.
-rewrite sumZ; congr (_ * _); rewrite /after sum_swap; apply: sumE => b.
-by rewrite ih sumZ.
-Qed.
-Lemma K_turns (I : finType) (j : S -> I) t s :
-  K p q t s = \sum_(k : I) path_sum p (fun _ x => if j x == k then kl (p x) (q x) else 0) t s.
-Proof.
-rewrite -path_sum_sum; apply: path_sumE => _ x.
-by rewrite -big_mkcond (big_pred1 (j x)) // => k /=; rewrite eq_sym.
-Qed.
+(* ---- the same with everything kept: then q is at its place everywhere, and the states that q can reach suffice *)
+Section Kept.
+Variables (p q : S -> A -> R).
+Hypotheses (hp : policy p) (hq : policy q) (hk : forall s, keeps (p s) (q s)).
+Let cp s a : 0 < p s a -> 0 < q s a := hk (s := s) (a := a).
+Let vis (u : nat) (s : S) := True.
+Let hv : reach p vis. Proof. by []. Qed.
+Let hd r Phi u s a : vis u.+1 s -> 0 < p s a -> 0 < q s a \/ Q r p u s a = Phi u.+1 s.
+Proof. by left; apply: hk. Qed.
+Lemma path_sum_le ok f g t s : reach q ok -> ok t s -> (forall u x, ok u.+1 x -> f u x <= g u x) ->
+  path_sum p f t s <= path_sum p g t s.
+Proof. by move=> hr os; apply: path_sum_le_visited hp _ os => // u x a b ox /cp qa; apply: hr qa. Qed.
+Lemma scoreE r Phi u s : score p q r Phi u s = gain r p q u s - charge p q r Phi u s.
+Proof. by apply: scoreE_at => // a pa; left; apply: hk. Qed.
+Section Floor.
+Variables (r : S -> A -> B -> R) (ok : nat -> S -> Prop) (Phi : nat -> S -> R).
+Hypotheses (hr : reach q ok) (hf : floor q r ok Phi).
+Lemma S9_ind t s lam : ok t s -> 0 < lam ->
+  (1 + ln lam) * (V r p t s - Phi t s) + path_sum p (score p q r Phi) t s <= lam * (V r q t s - Phi t s).
+Proof. exact: (@S9_ind_visited p q q r ok vis hp hq cp (fun _ _ h => h) hr hv Phi hf (@hd r Phi) t s lam I). Qed.
+Theorem S9 t s : ok t s -> path_sum p (score p q r Phi) t s <= V r q t s - V r p t s.
+Proof. exact: (@S9_visited p q q r ok vis hp hq cp (fun _ _ h => h) hr hv Phi hf (@hd r Phi) t s I). Qed.
+End Floor.
+Lemma S9_charge r ok Phi t s : reach q ok -> floor q r ok Phi -> ok t s ->
+  - path_sum p (charge p q r Phi) t s <= V r q t s - V r p t s - L r p q t s.
+Proof. by move=> hr hf; apply: (@S9_charge_visited p q q r ok vis hp hq cp (fun _ _ h => h) hr hv Phi hf (@hd r Phi) t s I). Qed.
+Lemma S9_ceiling r ok Psi t s : reach q ok -> ceiling q r ok Psi -> ok t s ->
+  V r q t s - V r p t s - L r p q t s <= path_sum p (fun u x =>
+    \sum_(a : A) (kterm (p x) (q x) a * (Psi u.+1 x - Q r p u x a))) t s.
+Proof. by move=> hr hc; apply: (@S9_ceiling_visited p q q r ok vis Psi t s hp hq cp (fun _ _ h => h) hr hv hc) => // u x a;
+  apply: hd. Qed.
+Theorem S7 r ok Phi Psi rho t s : reach q ok -> floor q r ok Phi -> ceiling q r ok Psi ->
+  (forall u x, ok u x -> Psi u x - Phi u x <= rho) -> ok t s ->
+  Rabs (V r q t s - V r p t s - L r p q t s) <= rho * K p q t s.
+Proof. by move=> hr hf hc hb; apply: (S7_visited hp hq cp (fun _ _ h => h) hr hv _ hf hc hb) => // u x _; apply: hk. Qed.
+End Kept.
 End Episodes.
 
 (* ------------------------------------------------------------------ S7 with the range of the return over whole episodes *)
 Section Range.
 Variables (A B : finType) (S : Type) (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R).
 Hypothesis e_dist : forall s a, dist (e s a).
-Variables (p q : S -> A -> R).
-Hypotheses (hp : policy p) (hq : policy q) (hk : forall s, keeps (p s) (q s)).
-
+Implicit Types p q : S -> A -> R.
 (* states that remember what has been earned *)
 Let ae (x : S * R) := e x.1.
 Let an (x : S * R) a b := (next x.1 a b, x.2 + r x.1 a b).
@@ -476,59 +302,120 @@ move=> E; elim: t x => [//|t ih] x; rewrite /= E; congr (_ + _).
 by apply: sumE => a; congr (_ * _); apply: sumE => b; rewrite ih.
 Qed.
 
-Theorem S7_range lo hi t s :
-  (forall w : path A B t, 0 < law e next q s w -> lo <= ret next r s w <= hi) ->
-  Rabs (V e next r q t s - V e next r p t s - L e next r p q t s) <= (hi - lo) * K e next p q t s.
+
+Notation law := (law e next). Notation ret := (ret next r). Notation V := (V e next r). Notation L := (L e next r).
+Notation K := (K e next). Notation keeps_path := (keeps_path e next).
+
+(* the return lies in [lo, hi] on every path that the actions in use can take, from s *)
+Definition return_in (use : S -> A -> R) lo hi t s := forall w : path A B t, 0 < law use s w -> lo <= ret s w <= hi.
+
+(* Phi = lo - earned, Psi = hi - earned *)
+Theorem S7_family_range (I : finType) p q q' (use : S -> A -> R) (one : I -> S -> A -> R) lo hi t s :
+  policy p -> policy q -> policy q' -> (forall k, policy (one k)) ->
+  (forall s a, 0 < p s a -> 0 < use s a) -> (forall s a, 0 < q s a -> 0 < use s a) ->
+  (forall s a, 0 < q' s a -> 0 < use s a) -> (forall k s a, 0 < one k s a -> 0 < use s a) ->
+  keeps_path p q t s -> keeps_path p q' t s -> (forall k, keeps_path p (one k) t s) ->
+  (forall x, log_adds (p x) (q x) (q' x) (fun k => one k x)) -> return_in use lo hi t s ->
+  Rabs (V q' t s - V q t s - \sum_(k : I) L p (one k) t s) <= (hi - lo) * K p q' t s.
 Proof.
-move=> hw.
-pose ok u (x : S * R) := forall w : path A B u, 0 < law e next q x.1 w -> lo <= x.2 + ret next r x.1 w <= hi.
-have hr : reach ae an (up q) ok.
+move=> hp hq hq' h1 cp cq cq' c1 kq kq' k1 la hw.
+have ed (x : S * R) a : dist (ae x a) := e_dist x.1 a.
+have e1 x a : \sum_(b : B) ae x a b = 1 := proj2 (ed x a).
+pose ok u (x : S * R) := forall w : path A B u, 0 < law use x.1 w -> lo <= x.2 + ret x.1 w <= hi.
+pose vis u (x : S * R) := keeps_path p q u x.1 /\ keeps_path p q' u x.1 /\ forall k, keeps_path p (one k) u x.1.
+have hr : reach ae an (up use) ok.
   move=> u [x c] a b ox qa eb w lw; have := ox ((a, b), w); rewrite /= => h.
   have := h (Rmult_lt_0_compat _ _ (Rmult_lt_0_compat _ _ qa eb) lw); rewrite /=; lra.
-have e1 x a : \sum_(b : B) ae x a b = 1 := proj2 (e_dist x.1 a).
-have hf : floor ae an (up q) ar ok (fun _ x => lo - x.2).
+have hv : reach ae an (up p) vis.
+  move=> u [x c] a b [v1 [v2 v3]] pa eb; do !split; [exact: (keeps_next e_dist hq v1) | exact: (keeps_next e_dist hq' v2) |].
+  by move=> k; apply: (keeps_next e_dist (h1 k) (v3 k)).
+have hf : floor ae an (up use) ar ok (fun _ x => lo - x.2).
   split=> [[x c] ox|u [x c] a ox qa]; first by have := ox tt; rewrite /=; lra.
   rewrite (sumE (G := fun b => ae (x, c) a b * (lo - c))) => [|b]; last by rewrite /ar /=; lra.
   by rewrite sum_const //= ; lra.
-have hc : ceiling ae an (up q) ar ok (fun _ x => hi - x.2).
+have hc : ceiling ae an (up use) ar ok (fun _ x => hi - x.2).
   split=> [[x c] ox|u [x c] a ox qa]; first by have := ox tt; rewrite /=; lra.
   rewrite (sumE (G := fun b => ae (x, c) a b * (- (hi - c)))) => [|b]; last by rewrite /ar /neg /=; lra.
   by rewrite sum_const //= ; lra.
-have ed (x : S * R) a : dist (ae x a) := e_dist x.1 a.
-have := @S7 A B (S * R)%type ae an ed (up p) (up q) (fun x => hp x.1) (fun x => hq x.1) (fun x => hk (s:=x.1)) ar ok _ _
-  (hi - lo) t (s, 0) hr hf hc.
-rewrite !V_up.
-have -> : L ae an ar (up p) (up q) t (s, 0) = L e next r p q t s.
-  apply: path_sum_up => u y; rewrite /gain; apply: sumE => a; congr (_ * _); rewrite /Adv V_up; congr (_ - _).
+have LE x : L p x t s = Horizon.L ae an ar (up p) (up x) t (s, 0).
+  rewrite /Horizon.L (path_sum_up (f := gain ae an ar (up p) (up x)) (g := gain e next r p x) p) // => u y.
+  rewrite /gain; apply: sumE => a; congr (_ * _); rewrite /Adv V_up; congr (_ - _).
   by apply: sumE => b; rewrite V_up.
-have -> : K ae an (up p) (up q) t (s, 0) = K e next p q t s by apply: path_sum_up.
-move=> h; apply: h => [u x ox|w lw]; first lra.
-by have := hw w lw; rewrite /=; lra.
+have -> : K p q' t s = Horizon.K ae an (up p) (up q') t (s, 0) by symmetry; apply: path_sum_up.
+rewrite (sumE (fun k => LE (one k))) -[s in V q' t s]/(s, 0).1 -[s in V q t s]/(s, 0).1 -!V_up.
+apply: (@S7_family _ _ _ ae an ed I (up p) (up q) (up q') (up use) (fun k => up (one k)) ok vis (fun x => hp x.1)
+  (fun x => hq x.1)
+  (fun x => hq' x.1) (fun k x => h1 k x.1) (fun x => cp x.1) (fun x => cq x.1) (fun x => cq' x.1) (fun k x => c1 k x.1) hr hv)
+  hf hc _ _ _ => //.
+- by move=> u [x c] [v1 _]; apply: (keeps_step e_dist hp hq v1).
+- by move=> u [x c] [_ [v2 _]]; apply: (keeps_step e_dist hp hq' v2).
+- by move=> u [x c] k [_ [_ v3]]; apply: (keeps_step e_dist hp (h1 k) (v3 k)).
+- by move=> u [x c] _; apply: la.
+- by move=> u x _; lra.
+by move=> w lw; have := hw w lw; rewrite /=; lra.
 Qed.
 
-(* the same, said with the law of the path alone *)
-Corollary S7_path lo hi T s :
-  let P := law e next p (t:=T) s in let P' := law e next q (t:=T) s in
-  (forall w, 0 < P' w -> lo <= ret next r s w <= hi) ->
-  Rabs (\sum_(w : path A B T) (P' w * ret next r s w) - \sum_(w : path A B T) (P w * ret next r s w) - L e next r p q T s)
-    <= (hi - lo) * kl P P'.
-Proof. by move=> P P' h; have := S7_range h; rewrite !V_law // K_law. Qed.
+(* S7: |J(q) - J(p) - L_p(q)| <= (hi - lo) K if every path of p is one of q *)
+Theorem S7_range_visited p q (use : S -> A -> R) lo hi t s : policy p -> policy q ->
+  (forall s a, 0 < p s a -> 0 < use s a) -> (forall s a, 0 < q s a -> 0 < use s a) ->
+  keeps_path p q t s -> return_in use lo hi t s -> Rabs (V q t s - V p t s - L p q t s) <= (hi - lo) * K p q t s.
+Proof.
+move=> hp hq cp cq k hw.
+have <- : \sum_(k : one_point) L p q t s = L p q t s by rewrite (big_pred1 tt) => [|[]].
+apply: (@S7_family_range one_point p p q use (fun _ => q)) => // x; exact: log_adds_self.
+Qed.
+(* the same, said with the laws of the path alone: |E' R - E R - L| <= (hi - lo) KL(P || P') if P' keeps the paths of P *)
+Corollary S7_path_visited p q (use : S -> A -> R) lo hi T s : policy p -> policy q ->
+  (forall s a, 0 < p s a -> 0 < use s a) -> (forall s a, 0 < q s a -> 0 < use s a) ->
+  let P := law p (t := T) s in let P' := law q (t := T) s in keeps P P' -> return_in use lo hi T s ->
+  Rabs (\sum_(w : path A B T) (P' w * ret s w) - \sum_(w : path A B T) (P w * ret s w) - L p q T s) <= (hi - lo) * kl P P'.
+Proof.
+move=> hp hq cp cq P P' k hw; have := S7_range_visited hp hq cp cq k hw.
+by rewrite (V_law next e_dist r T s hp) (V_law next e_dist r T s hq) (K_law_visited e_dist hp hq k).
+Qed.
 
-(* over an initial distribution *)
+(* from a random first state *)
+Section Start.
 Variables (I : finType) (rho : I -> R) (start : I -> S).
 Hypothesis rho_dist : dist rho.
 Definition from_rho (f : S -> R) := \sum_(i : I) (rho i * f (start i)).
-Theorem S7_J lo hi T :
-  (forall i (w : path A B T), 0 < rho i -> 0 < law e next q (start i) w -> lo <= ret next r (start i) w <= hi) ->
-  Rabs (from_rho (V e next r q T) - from_rho (V e next r p T) - from_rho (L e next r p q T))
-    <= (hi - lo) * from_rho (K e next p q T).
+Lemma from_rho_abs f h c : (forall i, 0 < rho i -> Rabs (f (start i)) <= c * h (start i)) -> Rabs (from_rho f) <= c * from_rho h.
 Proof.
-move=> h; rewrite /from_rho -!sumB -sumZ; apply: Rle_trans (sum_abs _) _; apply: sum_le => i.
-case: (Rle_lt_or_eq_dec _ _ (proj1 rho_dist i)) => [ri|<-]; last by rewrite (_ : _ - _ = 0) ?Rabs_R0; lra.
-have := S7_range (fun w => h i w ri) => b.
-rewrite (_ : _ - _ = rho i * (V e next r q T (start i) - V e next r p T (start i) - L e next r p q T (start i))); last lra.
-rewrite Rabs_mult Rabs_pos_eq; last lra.
-have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ ri) b; lra.
+move=> b; rewrite /from_rho -sumZ; apply: Rle_trans (sum_abs _) _; apply: sum_le => i.
+case: (Rle_lt_or_eq_dec _ _ (proj1 rho_dist i)) => [ri|<-]; last by rewrite Rmult_0_l Rabs_R0; lra.
+by rewrite Rabs_mult Rabs_pos_eq; [have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ ri) (b i ri); lra | lra].
+Qed.
+Lemma from_rhoB f h : from_rho (fun s => f s - h s) = from_rho f - from_rho h.
+Proof. by rewrite /from_rho -sumB; apply: sumE => i; lra. Qed.
+Theorem S7_J_visited p q (use : S -> A -> R) lo hi T : policy p -> policy q ->
+  (forall s a, 0 < p s a -> 0 < use s a) -> (forall s a, 0 < q s a -> 0 < use s a) ->
+  (forall i, 0 < rho i -> keeps_path p q T (start i)) -> (forall i, 0 < rho i -> return_in use lo hi T (start i)) ->
+  Rabs (from_rho (V q T) - from_rho (V p T) - from_rho (L p q T)) <= (hi - lo) * from_rho (K p q T).
+Proof.
+move=> hp hq cp cq k hw; rewrite -!from_rhoB; apply: from_rho_abs => i ri.
+by apply: S7_range_visited cp cq (k i ri) (hw i ri).
+Qed.
+End Start.
+
+(* everything is kept: the range over the paths of q *)
+Variables (p q : S -> A -> R).
+Hypotheses (hp : policy p) (hq : policy q) (hk : forall s, keeps (p s) (q s)).
+Theorem S7_range lo hi t s : (forall w : path A B t, 0 < law q s w -> lo <= ret s w <= hi) ->
+  Rabs (V q t s - V p t s - L p q t s) <= (hi - lo) * K p q t s.
+Proof. by apply: S7_range_visited => //; apply: keeps_all. Qed.
+Corollary S7_path lo hi T s :
+  let P := law p (t:=T) s in let P' := law q (t:=T) s in
+  (forall w, 0 < P' w -> lo <= ret s w <= hi) ->
+  Rabs (\sum_(w : path A B T) (P' w * ret s w) - \sum_(w : path A B T) (P w * ret s w) - L p q T s) <= (hi - lo) * kl P P'.
+Proof. by move=> P P'; apply: S7_path_visited => //; apply: keeps_all. Qed.
+Variables (I : finType) (rho : I -> R) (start : I -> S).
+Hypothesis rho_dist : dist rho.
+Theorem S7_J lo hi T :
+  (forall i (w : path A B T), 0 < rho i -> 0 < law q (start i) w -> lo <= ret (start i) w <= hi) ->
+  Rabs (from_rho rho start (V q T) - from_rho rho start (V p T) - from_rho rho start (L p q T)) <=
+    (hi - lo) * from_rho rho start (K p q T).
+Proof.
+move=> h; apply: (@S7_J_visited I rho start rho_dist p q q lo hi T) => // i ri; [exact: keeps_all | move=> w; exact: h].
 Qed.
 End Range.
 
@@ -547,44 +434,3 @@ Theorem S7c_turns (A B : finType) (S : Type) (e : S -> A -> B -> R) next r (team
   Rabs (\big[Rplus/0]_(i < n) (V e next r (team i.+1) T s - V e next r (team i) T s - L_cached e next r team T s i))
     <= (hi - lo) * \sum_(k : I) path_sum e next (team O) (fun _ x => if j x == k then kl (team O x) (team n x) else 0) T s.
 Proof. by move=> *; rewrite -K_turns; apply: S7c. Qed.
-
-(* ---- P3.1, product team *)
-Section Product.
-Variables (I M : finType).
-Definition joint (p : I -> M -> R) (f : {ffun I -> M}) := \big[Rmult/1]_(k : I) p k (f k).
-Lemma prod_ge0 (F : I -> R) : (forall k, 0 <= F k) -> 0 <= \big[Rmult/1]_(k : I) F k.
-Proof. by move=> h; apply: (big_ind (Rle 0)) => //; [lra | move=> *; apply: Rmult_le_pos]. Qed.
-Lemma joint_dist p : (forall k, dist (p k)) -> dist (joint p).
-Proof.
-move=> h; split=> [f|]; first by apply: prod_ge0 => k; apply: (proj1 (h k)).
-rewrite -(bigA_distr_bigA (fun k m => p k m)) big1 // => k _; exact: (proj2 (h k)).
-Qed.
-Lemma marginal p k g : (forall k, dist (p k)) -> \sum_(f : {ffun I -> M}) (joint p f * g (f k)) = \sum_(m : M) (p k m * g m).
-Proof.
-move=> h.
-have E (f : {ffun I -> M}) : joint p f * g (f k) = \big[Rmult/1]_(l : I) (p l (f l) * (if l == k then g (f l) else 1)).
-  by rewrite big_split /= -big_mkcond (big_pred1 k).
-rewrite (sumE E) -(bigA_distr_bigA (fun l m => p l m * (if l == k then g m else 1))) (bigD1 k) //= eqxx.
-rewrite [X in _ * X]big1 ?Rmult_1_r // => l /negbTE nl; rewrite nl -[RHS](proj2 (h l)).
-by apply: sumE => m; lra.
-Qed.
-Theorem P3_1 p q : (forall k, dist (p k)) -> (forall k, dist (q k)) -> (forall k, keeps (p k) (q k)) ->
-  kl (joint p) (joint q) = \sum_(k : I) kl (p k) (q k).
-Proof.
-move=> hp hq hk.
-rewrite (sumE (F := fun k => kl (p k) (q k)) (fun k => esym (marginal k (fun m => ln (p k m / q k m)) hp))).
-rewrite sum_swap /kl; apply: sumE => f; rewrite sumZ.
-case: (Rle_lt_or_eq_dec _ _ (proj1 (joint_dist hp) f)) => [jp|<-]; last lra.
-congr (_ * _).
-have pos k : 0 < p k (f k).
-  case: (Rle_lt_or_eq_dec _ _ (proj1 (hp k) (f k))) => // E; move: jp; rewrite /joint (bigD1 k) //= -E; lra.
-suff [_ [_ ->]] : 0 < joint p f /\ 0 < joint q f /\ ln (joint p f / joint q f) = \sum_(k : I) ln (p k (f k) / q k (f k)) by [].
-rewrite /joint; apply: (big_ind3 (fun x y z => 0 < x /\ 0 < y /\ ln (x / y) = z)) => //.
-- by split; [lra | split; [lra | rewrite (_ : 1 / 1 = 1) ?ln_1 //; field]].
-- move=> x1 x2 x3 y1 y2 y3 [a1 [a2 <-]] [b1 [b2 <-]]; split; first exact: Rmult_lt_0_compat.
-  split; first exact: Rmult_lt_0_compat.
-  rewrite (_ : x1 * y1 / (x2 * y2) = (x1 / x2) * (y1 / y2)); last by field; lra.
-  by rewrite ln_mult //; apply: Rdiv_lt_0_compat.
-by move=> k _; have := pos k; split=> //; split=> //; apply: hk.
-Qed.
-End Product.

@@ -128,7 +128,8 @@ pose u x := (v x - one s' x).
 (* v_{s'}(x) = 1_{s'}(x) + g sum_s v_s(x) P_p(s, s'), at_rho of it is the flow equation *)
 suff [w hw] : exists w : S -> S -> R, (forall s, m s = at_rho rho (w s)) /\
    (forall x, v x = one s' x + g * \sum_(s : S) (w s x * Pt s)).
-  have [w1 w2] := hw; rewrite {1}/at_rho (sumE (G := fun x => rho x * one s' x + g * \sum_(s : S) (rho x * w s x * Pt s))) => [|x].
+  have [w1 w2] := hw; rewrite {1}/at_rho (sumE (G := fun x => rho x * one s' x + g * \sum_(s : S) (rho x * w s x * Pt s))) =>
+    [|x].
     rewrite sumD sumZ sum_swap; congr (_ + g * _).
       rewrite (sumE (G := fun x => if x == s' then rho x else 0)) => [|x]; last by rewrite /one; case: eqP => _; lra.
       by rewrite -big_mkcond (big_pred1 s').
@@ -165,5 +166,16 @@ have P2 : \sum_(s : S) (one s x * Pt s) = Pt x.
 rewrite /c P1; have -> : \sum_(s : S) (w s x * Pt s) = \sum_(s : S) (one s x * Pt s) + g * \sum_(s : S) (Pp (w s) x * Pt s).
   rewrite -sumZ -sumD; apply: sumE => s; rewrite {1}(proj1 (hw s) x); lra.
 by rewrite P2; lra.
+Qed.
+
+(* m(s') = at_rho f for the f that solves f = 1_{s'} + g P_p f *)
+Theorem visits_unique m m' : flow P g rho p m -> flow P g rho p m' -> forall s, m s = m' s.
+Proof.
+move=> fl fl' s'; have [f hf] := solve (fun s => if s == s' then 1 else 0).
+have h mm : flow P g rho p mm -> mm s' = at_rho rho f.
+  move=> fm; rewrite (dual f fm) /under (sumE (G := fun s => if s == s' then mm s else 0)) => [|s].
+    by rewrite -big_mkcond (big_pred1 s').
+  by rewrite {1}hf; case: eqP => _; lra.
+by rewrite (h m) // (h m').
 Qed.
 End Existence.

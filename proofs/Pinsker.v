@@ -52,11 +52,13 @@ move=> c0; set C := \sum_(a : A) c a; set Y := \sum_(a : A) (c a * y a); set Z :
 have C0 : 0 <= C by exact: sum_ge0.
 have q t : 0 <= Z - 2 * t * Y + t ^ 2 * C.
   have -> : Z - 2 * t * Y + t ^ 2 * C = \sum_(a : A) (c a * (y a - t) ^ 2).
-    rewrite (sumE (F := fun a => c a * (y a - t) ^ 2) (G := fun a => (c a * y a ^ 2 - (2 * t) * (c a * y a)) + t ^ 2 * c a)) => [|a]; last ring.
+    rewrite (sumE (F := fun a => c a * (y a - t) ^ 2) (G := fun a => (c a * y a ^ 2 - (2 * t) * (c a * y a)) + t ^ 2 * c a)) =>
+      [|a]; last ring.
     by rewrite sumD sumB !sumZ.
   by apply: sum_ge0 => a; apply: Rmult_le_pos (c0 a) (pow2_ge_0 _).
 case: (Rle_lt_or_eq_dec _ _ C0) => [Cp|C1].
-  have := Rmult_le_compat_l _ _ _ C0 (q (Y / C)); have -> : C * (Z - 2 * (Y / C) * Y + (Y / C) ^ 2 * C) = C * Z - Y ^ 2 by field; lra.
+  have := Rmult_le_compat_l _ _ _ C0 (q (Y / C)); have -> : C * (Z - 2 * (Y / C) * Y + (Y / C) ^ 2 * C) = C * Z - Y ^ 2
+    by field; lra.
   by lra.
 suff -> : Y = 0 by rewrite -C1; lra.
 rewrite /Y sum0 // => a; suff -> : c a = 0 by lra.
@@ -67,6 +69,13 @@ Qed.
 Definition tv p q := / 2 * \sum_(a : A) Rabs (q a - p a).
 Lemma tv_ge0 p q : 0 <= tv p q.
 Proof. by rewrite /tv; have := sum_ge0 (fun a => Rabs_pos (q a - p a)); lra. Qed.
+
+Lemma tv_triangle p1 p2 p3 : tv p1 p3 <= tv p1 p2 + tv p2 p3.
+Proof.
+suff : \sum_(a : A) Rabs (p3 a - p1 a) <= \sum_(a : A) Rabs (p2 a - p1 a) + \sum_(a : A) Rabs (p3 a - p2 a) by rewrite /tv; lra.
+rewrite -sumD; apply: sum_le => a; have := Rabs_triang (p2 a - p1 a) (p3 a - p2 a).
+by have -> : p2 a - p1 a + (p3 a - p2 a) = p3 a - p1 a by lra.
+Qed.
 
 Theorem pinsker p q : dist p -> dist q -> keeps p q -> tv p q ^ 2 <= kl p q / 2.
 Proof.
