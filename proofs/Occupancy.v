@@ -1,0 +1,235 @@
+(* How far the occupancy moves. *)
+From mathcomp Require Import all_ssreflect.
+Require Import Reals Lra Psatz.
+From TeamTR Require Import Sums Episodic Pinsker Discounted Paper.
+Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
+Local Open Scope R_scope.
+
+Lemma pos_or_0 x : 0 <= x -> 0 < x \/ x = 0. Proof. lra. Qed.
+Lemma pos_factors x y : 0 <= x -> 0 <= y -> 0 < x * y -> 0 < x /\ 0 < y. Proof. by move=> *; nra. Qed.
+Lemma le_root x y : 0 <= x -> x ^ 2 <= y -> x <= sqrt y.
+Proof. by move=> x0 h; rewrite -(sqrt_pow2 x x0); apply: sqrt_le_1_alt. Qed.
+
+Section LogSum.
+Variable I : finType.
+Implicit Types a b : I -> R.
+Lemma all_0 a : (forall i, 0 <= a i) -> \sum_(i : I) a i = 0 -> forall i, a i = 0.
+Proof. by move=> h z i; have := term_le_sum i h; have := h i; lra. Qed.
+
+(* the inequality of log-sum: adding up loses KL *)
+Lemma log_sum a b : (forall i, 0 <= a i) -> (forall i, 0 <= b i) -> keeps a b ->
+  (\sum_(i : I) a i) * ln ((\sum_(i : I) a i) / \sum_(i : I) b i) <= kl a b.
+Proof.
+move=> a0 b0 k; set X := \sum_(i : I) a i; set Y := \sum_(i : I) b i.
+have Xp : 0 <= X := sum_ge0 a0; case: (pos_or_0 Xp) => [X0|Xz]; last first.
+  rewrite Xz /kl sum0 => [|i]; first by lra.
+  by rewrite (all_0 a0 Xz); lra.
+have Y0 : 0 < Y.
+  case: (pos_or_0 (sum_ge0 b0)) => // Yz; move: X0; rewrite /X sum0 => [|i]; first lra.
+  by case: (pos_or_0 (a0 i)) => // /k; rewrite (all_0 b0 Yz); lra.
+have one i : a i * ln (X / Y) <= a i * ln (a i / b i) + (b i * (X / Y) - a i).
+  have r0 := Rdiv_lt_0_compat _ _ X0 Y0.
+  case: (pos_or_0 (a0 i)) => [ai|->]; last first.
+    by have := Rmult_le_pos _ _ (b0 i) (Rlt_le _ _ r0); rewrite !Rmult_0_l; lra.
+  have bi := k i ai; have q0 := Rdiv_lt_0_compat _ _ bi ai.
+  have := ln_le (Rmult_lt_0_compat _ _ r0 q0); rewrite ln_mult // (ln_swap ai bi) => h.
+  have := Rmult_le_compat_l _ _ _ (a0 i) h.
+  have -> : a i * (X / Y * (b i / a i) - 1) = b i * (X / Y) - a i by field; lra.
+  lra.
+have := sum_le one; rewrite sumD sumB !sumZr -/X -/Y /kl.
+by have -> : Y * (X / Y) = X by [field; lra]; lra.
+Qed.
+End LogSum.
+
+Section Push.
+Variables (S A : finType) (P : S -> A -> S -> R).
+Hypothesis P_dist : forall s a, dist (P s a).
+Implicit Types (p q : S -> A -> R) (n : S -> R).
+
+(* one step of the world: n P_p *)
+Definition push p n s' := \sum_(s : S) (n s * \sum_(a : A) (p s a * P s a s')).
+(* where n counts, the new policy keeps what the current one uses *)
+Definition seen n p q := forall s, 0 < n s -> keeps (p s) (q s).
+
+Lemma pushE p n s' : push p n s' = \sum_(w : prod_finType S A) (n w.1 * p w.1 w.2 * P w.1 w.2 s').
+Proof. by rewrite sum_pairs; apply: sumE => s; rewrite -sumZ; apply: sumE => a /=; lra. Qed.
+Lemma push_ge0 p n s' : policy p -> (forall s, 0 <= n s) -> 0 <= push p n s'.
+Proof.
+move=> hp n0; apply: sum_ge0 => s; apply: Rmult_le_pos (n0 s) _; apply: sum_ge0 => a.
+by apply: Rmult_le_pos; [exact: (proj1 (hp s)) | exact: (proj1 (P_dist s a))].
+Qed.
+Lemma push_sum p n f : \sum_(s' : S) (push p n s' * f s') = \sum_(s : S) (n s * step_p P p f s).
+Proof.
+rewrite (sumE (G := fun s' => \sum_(s : S) (n s * \sum_(a : A) (p s a * P s a s' * f s')))) => [|s']; last first.
+  by rewrite -sumZr; apply: sumE => s; rewrite sumZr; lra.
+rewrite sum_swap; apply: sumE => s.
+rewrite sumZ sum_swap; congr (_ * _); apply: sumE => a; rewrite /ev -sumZ; apply: sumE => x; lra.
+Qed.
+Lemma push_mass p n : policy p -> \sum_(s' : S) push p n s' = \sum_(s : S) n s.
+Proof.
+move=> hp; have := push_sum p n (fun _ => 1); rewrite (sumE (G := push p n)) => [->|s]; last lra.
+apply: sumE => s; suff -> : step_p P p (fun _ => 1) s = 1 by lra.
+by rewrite /step_p -[RHS](proj2 (hp s)); apply: sumE => a; rewrite ev1 //; lra.
+Qed.
+
+Lemma push_keeps p q n n' : policy p -> policy q -> (forall s, 0 <= n s) -> (forall s, 0 <= n' s) ->
+  keeps n n' -> seen n p q -> keeps (push p n) (push q n').
+Proof.
+move=> hp hq n0 n0' k hs s'.
+have z' w : 0 <= n' w.1 * q w.1 w.2 * P w.1 w.2 s'.
+  by apply: Rmult_le_pos (proj1 (P_dist _ _) _); apply: Rmult_le_pos (n0' _) (proj1 (hq _) _).
+case: (pos_or_0 (sum_ge0 z')); rewrite -pushE => // z; rewrite pushE sum0 => [|w]; first lra.
+rewrite pushE in z; have := all_0 z' z w.
+case: (pos_or_0 (n0 w.1)) => [nw|->]; last lra.
+case: (pos_or_0 (proj1 (hp w.1) w.2)) => [pw|->]; last lra.
+case: (pos_or_0 (proj1 (P_dist w.1 w.2) s')) => [Pw|->]; last lra.
+by have := Rmult_lt_0_compat _ _ (Rmult_lt_0_compat _ _ (k _ nw) (hs _ nw _ pw)) Pw; lra.
+Qed.
+
+(* data processing: a step adds at most the KL of the rows *)
+Lemma push_kl p q n n' : policy p -> policy q -> (forall s, 0 <= n s) -> (forall s, 0 <= n' s) ->
+  keeps n n' -> seen n p q -> kl (push p n) (push q n') <= kl n n' + under n (fun s => kl (p s) (q s)).
+Proof.
+move=> hp hq n0 n0' k hs.
+have pos w s' : 0 < n w.1 * p w.1 w.2 * P w.1 w.2 s' -> 0 < n w.1 /\ 0 < p w.1 w.2 /\ 0 < P w.1 w.2 s'.
+  have p0 := proj1 (hp w.1) w.2; have P0 := proj1 (P_dist w.1 w.2) s'.
+  by case/(pos_factors (Rmult_le_pos _ _ (n0 _) p0) P0) => /(pos_factors (n0 _) p0) [? ?].
+have z w s' : 0 <= n w.1 * p w.1 w.2 * P w.1 w.2 s'.
+  by apply: Rmult_le_pos (proj1 (P_dist _ _) _); apply: Rmult_le_pos (n0 _) (proj1 (hp _) _).
+have z' w s' : 0 <= n' w.1 * q w.1 w.2 * P w.1 w.2 s'.
+  by apply: Rmult_le_pos (proj1 (P_dist _ _) _); apply: Rmult_le_pos (n0' _) (proj1 (hq _) _).
+have kp s' : keeps (fun w => n w.1 * p w.1 w.2 * P w.1 w.2 s') (fun w => n' w.1 * q w.1 w.2 * P w.1 w.2 s').
+  move=> w /pos [ns [ps Ps]]; apply: Rmult_lt_0_compat => //.
+  by apply: Rmult_lt_0_compat; [exact: k | exact: hs].
+have one s' := log_sum (fun w => z w s') (fun w => z' w s') (kp s').
+apply: Rle_trans (_ : \sum_(s' : S) kl (fun w : prod_finType S A => n w.1 * p w.1 w.2 * P w.1 w.2 s')
+  (fun w => n' w.1 * q w.1 w.2 * P w.1 w.2 s') <= _).
+  by apply: sum_le => s'; rewrite !pushE.
+apply: Req_le; rewrite /kl sum_swap sum_pairs /under -sumD; apply: sumE => s /=.
+rewrite (sumE (G := fun a => p s a * (n s * ln (n s / n' s)) + n s * (p s a * ln (p s a / q s a)))).
+  by rewrite sumD sumZr sumZ (proj2 (hp s)); lra.
+move=> a; rewrite -[RHS]Rmult_1_r -(proj2 (P_dist s a)) -sumZ; apply: sumE => s'.
+case: (pos_or_0 (z (s, a) s')) => [h|] /=; last first.
+  move=> h; rewrite h Rmult_0_l; suff : n s * p s a * P s a s' * (ln (n s / n' s) + ln (p s a / q s a)) = 0 by lra.
+  by rewrite h; lra.
+have [/= ns [ps Ps]] := pos _ _ h; have ns' := k s ns; have qs := hs s ns a ps.
+have -> : n s * p s a * P s a s' / (n' s * q s a * P s a s') = n s / n' s * (p s a / q s a) by field; lra.
+by rewrite ln_mult; [lra | exact: Rdiv_lt_0_compat | exact: Rdiv_lt_0_compat].
+Qed.
+End Push.
+
+(* ------------------------------------------------------------------ discounted *)
+Section Discounted.
+Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R).
+Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
+Implicit Types (p q : S -> A -> R) (m : S -> R).
+Notation flow := (flow P g rho).
+Notation push := (push P).
+Notation delta := (delta g).
+Let pos1 : 0 < 1 - g. Proof. lra. Qed.
+
+(* the occupancy *)
+Definition occ m s := (1 - g) * m s.
+Lemma occ_dist p m : policy p -> flow p m -> dist (occ m).
+Proof.
+move=> hp fl; split=> [s|]; first by apply: Rmult_le_pos; [lra | exact: (proj1 fl)].
+by rewrite sumZ (mass g01 P_dist rho_dist hp fl); field; lra.
+Qed.
+Lemma push_dist p m : policy p -> flow p m -> dist (occ (push p m)).
+Proof.
+move=> hp fl; split=> [s|]; first by apply: Rmult_le_pos; [lra | apply: push_ge0 (proj1 fl)].
+by rewrite sumZ push_mass // (mass g01 P_dist rho_dist hp fl); field; lra.
+Qed.
+Lemma flowE p m s : flow p m -> m s = rho s + g * push p m s. Proof. by move=> [_ h]; exact: h. Qed.
+(* both occupancies begin with rho: what differs is what comes after the first step *)
+Lemma tv_push p q m m' : flow p m -> flow q m' -> tv (occ m) (occ m') = g * tv (occ (push p m)) (occ (push q m')).
+Proof.
+move=> fp fq; rewrite /tv -Rmult_assoc (Rmult_comm g) Rmult_assoc; congr (_ * _); rewrite -sumZ; apply: sumE => s.
+have -> : occ m' s - occ m s = g * (occ (push q m') s - occ (push p m) s) by rewrite /occ (flowE s fp) (flowE s fq); lra.
+by rewrite Rabs_mult Rabs_pos_eq; lra.
+Qed.
+Lemma tv_l1 m m' : tv (occ m) (occ m') = (1 - g) / 2 * l1 m m'.
+Proof.
+rewrite /tv /l1 (sumE (G := fun s => (1 - g) * Rabs (m' s - m s))) => [|s]; first by rewrite sumZ; lra.
+by rewrite /occ -Rmult_minus_distr_l Rabs_mult Rabs_pos_eq; lra.
+Qed.
+
+(* what the current policy visits the new one visits too *)
+Lemma visits_keep p q m m' : policy p -> policy q -> flow p m -> flow q m' -> seen m p q -> keeps m m'.
+Proof.
+move=> hp hq fp fq hs; have [m0 _] := fp; have [m0' _] := fq.
+pose N s := if Req_EM_T (m' s) 0 then m s else 0.
+have N0 s : 0 <= N s by rewrite /N; case: (Req_EM_T _ _) => h /=; [exact: m0 | lra].
+have le s' : N s' <= g * push p N s'.
+  rewrite {1}/N; case: (Req_EM_T _ _) => [z|h] /=; last by apply: Rmult_le_pos; [lra | exact: push_ge0].
+  have t0 s a : 0 <= m' s * (q s a * P s a s').
+    by apply: Rmult_le_pos (m0' s) _; apply: Rmult_le_pos; [exact: (proj1 (hq s)) | exact: (proj1 (P_dist s a))].
+  have pq : push q m' s' = \sum_(s : S) \sum_(a : A) (m' s * (q s a * P s a s')) by apply: sumE => s; rewrite -sumZ.
+  have E n : g * push p n s' = \sum_(s : S) \sum_(a : A) (g * (n s * (p s a * P s a s'))).
+    by rewrite -sumZ; apply: sumE => s; rewrite sumZ; congr (_ * _); rewrite sumZ.
+  have gq : 0 <= g * push q m' s' by apply: Rmult_le_pos; [lra | exact: push_ge0].
+  have := flowE s' fq; rewrite z => f'; have r0 := proj1 rho_dist s'.
+  rewrite (flowE s' fp) (_ : rho s' = 0) ?Rplus_0_l; last lra.
+  rewrite !E; apply/Req_le/sumE => s; apply: sumE => a.
+  rewrite /N; case: (Req_EM_T _ _) => [h //|nz] /=.
+  case: (pos_or_0 (m0 s)) => [ms|->]; last lra.
+  case: (pos_or_0 (proj1 (hp s) a)) => [pa|->]; last lra.
+  case: (pos_or_0 (proj1 (P_dist s a) s')) => [Pa|->]; last lra.
+  have ms' : 0 < m' s by have := m0' s; lra.
+  have : 0 < m' s * (q s a * P s a s') by apply: Rmult_lt_0_compat ms' _; apply: Rmult_lt_0_compat (hs s ms a pa) Pa.
+  have := term_le_sum a (t0 s); have := term_le_sum s (fun s => sum_ge0 (t0 s)); rewrite -pq => h1 h2 h3.
+  have -> : g = 0 by nra.
+  lra.
+have := sum_le le; rewrite sumZ push_mass // => h.
+have Z : \sum_(s : S) N s = 0 by have := sum_ge0 N0; nra.
+move=> s ms; case: (pos_or_0 (m0' s)) => // z.
+by have := all_0 N0 Z s; rewrite /N; case: (Req_EM_T _ _) => e //=; lra.
+Qed.
+
+(* the KL of the occupancy: D <= g (D + K), by one step *)
+Lemma kl_visits p q m m' : policy p -> policy q -> flow p m -> flow q m' -> seen m p q ->
+  kl (push p m) (push q m') <= under m (fun s => kl (p s) (q s)) / (1 - g).
+Proof.
+move=> hp hq fl fl' hs; set K := under m _.
+have k := visits_keep hp hq fl fl' hs; have [m0 fp] := fl; have [m0' fq] := fl'.
+have st := push_kl P_dist hp hq m0 m0' k hs; rewrite -/K in st.
+have mix : kl m m' <= g * kl (push p m) (push q m').
+  have kp := push_keeps P_dist hp hq m0 m0' k hs.
+  rewrite /kl -sumZ; apply: sum_le => s.
+  pose a pi n (b : bool) := if b then rho s else g * push pi n s.
+  have a0 pi n : policy pi -> (forall x, 0 <= n x) -> forall b, 0 <= a pi n b.
+    by move=> h n0 [] /=; [exact: (proj1 rho_dist) | apply: Rmult_le_pos; [lra | exact: push_ge0]].
+  have ka : keeps (a p m) (a q m').
+    move=> [] //= h; have x0 := push_ge0 P_dist s hp m0.
+    by have [g0 x] := pos_factors (proj1 g01) x0 h; apply: Rmult_lt_0_compat (kp s x).
+  have := log_sum (a0 p m hp m0) (a0 q m' hq m0') ka; rewrite /kl !big_bool /= -!flowE //.
+  have -> : rho s * ln (rho s / rho s) = 0.
+    case: (pos_or_0 (proj1 rho_dist s)) => [r0|->]; last lra.
+    by rewrite (_ : rho s / rho s = 1) ?ln_1; [lra | field; lra].
+  case: (pos_or_0 (proj1 g01)) => [gp|->]; last by rewrite !Rmult_0_l; lra.
+  case: (pos_or_0 (push_ge0 P_dist s hp m0)) => [x|->]; last by rewrite Rmult_0_r !Rmult_0_l; lra.
+  by have := kp s x => y; rewrite (_ : g * _ / (g * _) = push p m s / push q m' s); [lra | field; lra].
+apply: (Rmult_le_reg_l (1 - g)); first lra.
+have -> : (1 - g) * (K / (1 - g)) = K by field; lra.
+lra.
+Qed.
+
+(* ---- S2: TV(d', d) <= g sqrt(delta / (2 (1 - g))) *)
+Theorem S2 p q m m' : policy p -> policy q -> flow p m -> flow q m' -> seen m p q ->
+  tv (occ m) (occ m') <= g * sqrt (delta p q m / (2 * (1 - g))).
+Proof.
+move=> hp hq fl fl' hs; rewrite (tv_push fl fl'); apply: Rmult_le_compat_l (proj1 g01) _.
+apply: le_root (tv_ge0 _ _) _; set X := push p m; set Y := push q m'.
+have X0 s : 0 <= X s := push_ge0 P_dist s hp (proj1 fl).
+have kp : keeps X Y := push_keeps P_dist hp hq (proj1 fl) (proj1 fl') (visits_keep hp hq fl fl' hs) hs.
+have ko : keeps (occ X) (occ Y) by move=> s /(pos_factors (Rlt_le _ _ pos1) (X0 s)) [_ /kp y]; apply: Rmult_lt_0_compat.
+apply: Rle_trans (pinsker (push_dist hp fl) (push_dist hq fl') ko) _.
+have -> : delta p q m / (2 * (1 - g)) = under m (fun s => kl (p s) (q s)) / 2 by rewrite /delta; field; lra.
+apply: Rmult_le_compat_r; first lra.
+have -> : kl (occ X) (occ Y) = (1 - g) * kl X Y.
+  rewrite /kl -sumZ; apply: sumE => s; case: (pos_or_0 (X0 s)) => [x|z]; last by rewrite /occ z; lra.
+  by have y := kp s x; rewrite /occ (_ : (1 - g) * X s / _ = X s / Y s); [lra | field; lra].
+have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ pos1) (kl_visits hp hq fl fl' hs).
+by rewrite (_ : (1 - g) * (_ / (1 - g)) = under m (fun s => kl (p s) (q s))); [| field; lra].
+Qed.
+End Discounted.
