@@ -232,4 +232,50 @@ have -> : kl (occ X) (occ Y) = (1 - g) * kl X Y.
 have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ pos1) (kl_visits hp hq fl fl' hs).
 by rewrite (_ : (1 - g) * (_ / (1 - g)) = under m (fun s => kl (p s) (q s))); [| field; lra].
 Qed.
+
+(* ---- gaps: measures of the same mass see only the span of g *)
+Lemma tv_le1 (x y : S -> R) : dist x -> dist y -> tv x y <= 1.
+Proof.
+move=> [x0 x1] [y0 y1]; have : \sum_(s : S) Rabs (y s - x s) <= \sum_(s : S) (y s + x s).
+  by apply: sum_le => s; have := x0 s; have := y0 s => h h0; apply: Rabs_le; lra.
+by rewrite sumD x1 y1 /tv; lra.
+Qed.
+Lemma equal_mass (x y : S -> R) f lo hi : \sum_(s : S) x s = \sum_(s : S) y s -> (forall s, lo <= f s <= hi) ->
+  Rabs (under y f - under x f) <= (hi - lo) * tv x y.
+Proof.
+move=> e h; pose c := (lo + hi) / 2.
+have -> : under y f - under x f = \sum_(s : S) ((y s - x s) * (f s - c)).
+  rewrite /under -sumB (sumE (F := fun s => (y s - x s) * _) (G := fun s => (y s * f s - x s * f s) - (y s * c - x s * c))) => [|s]; last lra.
+  by rewrite !sumB !sumZr e; lra.
+apply: Rle_trans (sum_abs _) _; rewrite /tv -Rmult_assoc -sumZ; apply: sum_le => s.
+rewrite Rabs_mult Rmult_comm; apply: Rmult_le_compat_r; first exact: Rabs_pos.
+by have := h s; rewrite /c => hs; apply: Rabs_le; lra.
+Qed.
+Lemma occ_under m f : under (occ m) f = (1 - g) * under m f.
+Proof. by rewrite /under -sumZ; apply: sumE => s; rewrite /occ; lra. Qed.
+
+(* fresh (n = visits of p) and stale (n = visits of any team) *)
+Lemma gap_tv r p q p0 v v' m' n lo hi : policy q -> policy p0 -> bellman P g r p v -> bellman P g r q v' ->
+  flow q m' -> flow p0 n -> (forall s, lo <= gaind P g r p v q s <= hi) ->
+  Rabs (at_rho rho v' - at_rho rho v - under n (gaind P g r p v q)) <= (hi - lo) / (1 - g) * tv (occ n) (occ m').
+Proof.
+move=> hq hp0 bp bq fl fn h; rewrite (T0_discounted hq bp bq fl).
+have := equal_mass (etrans (proj2 (occ_dist hp0 fn)) (esym (proj2 (occ_dist hq fl)))) h.
+rewrite !occ_under -Rmult_minus_distr_l Rabs_mult Rabs_pos_eq; last lra.
+move=> b; apply: (Rmult_le_reg_l (1 - g)) => //; apply: Rle_trans b _; apply: Req_le; field; lra.
+Qed.
+
+(* the bound of S2 on the fresh gap *)
+Theorem S2_gap r p q v v' m m' lo hi : policy p -> policy q -> bellman P g r p v -> bellman P g r q v' ->
+  flow p m -> flow q m' -> seen m p q -> (forall s, lo <= gaind P g r p v q s <= hi) ->
+  Rabs (at_rho rho v' - at_rho rho v - under m (gaind P g r p v q))
+    <= g / (1 - g) * sqrt (delta p q m / (2 * (1 - g))) * (hi - lo).
+Proof.
+move=> hp hq bp bq fl fl' hs h; apply: Rle_trans (gap_tv hq hp bp bq fl' fl h) _.
+have sp : 0 <= (hi - lo) / (1 - g).
+  case: (@pickP S predT) => [s _|no]; first by have := h s => h'; apply: Rmult_le_pos; [lra | apply/Rlt_le/Rinv_0_lt_compat].
+  by have := proj2 rho_dist; rewrite big_pred0 => //; lra.
+have := Rmult_le_compat_l _ _ _ sp (S2 hp hq fl fl' hs); rewrite (_ : _ * (g * _) = g / (1 - g) * sqrt (delta p q m / (2 * (1 - g))) * (hi - lo)) //.
+by field; lra.
+Qed.
 End Discounted.
