@@ -126,7 +126,7 @@ Implicit Types (p q : S -> A -> R) (m : S -> R).
 Notation flow := (flow P g rho).
 Notation push := (push P).
 Notation delta := (delta g).
-Let pos1 : 0 < 1 - g. Proof. lra. Qed.
+Let pos1 : 0 < 1 - g := Rlt_Rminus _ _ (proj2 g01).
 
 (* the occupancy *)
 Definition occ m s := (1 - g) * m s.
@@ -278,4 +278,69 @@ have sp : 0 <= (hi - lo) / (1 - g).
 have := Rmult_le_compat_l _ _ _ sp (S2 hp hq fl fl' hs); rewrite (_ : _ * (g * _) = g / (1 - g) * sqrt (delta p q m / (2 * (1 - g))) * (hi - lo)) //.
 by field; lra.
 Qed.
+
+(* two occupancies share the mass of the first step *)
+Lemma tv_le_g p q m m' : policy p -> policy q -> flow p m -> flow q m' -> tv (occ m) (occ m') <= g.
+Proof.
+move=> hp hq fl fl'; rewrite (tv_push fl fl') -[X in _ <= X]Rmult_1_r; apply: Rmult_le_compat_l (proj1 g01) _.
+by apply: tv_le1; apply: push_dist.
+Qed.
+Lemma span_ge0 (f : S -> R) lo hi : (forall s, lo <= f s <= hi) -> 0 <= hi - lo.
+Proof.
+move=> h; case: (@pickP S predT) => [s _|no]; first by have := h s; lra.
+by have := proj2 rho_dist; rewrite big_pred0 => //; lra.
+Qed.
+
+Section Stage.
+Variables (team : nat -> S -> A -> R) (m : nat -> S -> R).
+Hypotheses (ht : forall i, policy (team i)) (hm : forall i, flow (team i) (m i)).
+(* KL of update k, and its mean under the first team *)
+Definition klu k s := kl (team k s) (team k.+1 s).
+Definition delta0 k := (1 - g) * under (m O) (klu k).
+(* the KL of the team adds up over the updates, where the first team goes *)
+Definition additive i := forall s, 0 < m O s -> kl (team O s) (team i s) = \big[Rplus/0]_(k < i) klu k s.
+
+Lemma delta_sum i : additive i -> delta (team O) (team i) (m O) = \big[Rplus/0]_(k < i) delta0 k.
+Proof.
+move=> h; rewrite /delta /delta0 -(big_distrr (1 - g)) /=; congr (_ * _).
+rewrite /under exchange_big; apply: sumE => s.
+case: (pos_or_0 (proj1 (hm O) s)) => [ms|->]; last by rewrite big1 => [|k _]; lra.
+by rewrite h // (big_distrr (m O s)).
+Qed.
+Lemma S3_additive i : seen (m O) (team O) (team i) -> additive i ->
+  tv (occ (m O)) (occ (m i)) <= g * sqrt ((\big[Rplus/0]_(k < i) delta0 k) / (2 * (1 - g))).
+Proof. by move=> hs /delta_sum <-; apply: S2. Qed.
+End Stage.
+
+Lemma kl_self (I : finType) (x y : I -> R) : dist x -> (forall a, x a = y a) -> kl x y = 0.
+Proof.
+move=> [x0 _] e; apply: sum0 => a; rewrite -e; case: (pos_or_0 (x0 a)) => [h|->]; last lra.
+by rewrite (_ : x a / x a = 1) ?ln_1; [lra | field; lra].
+Qed.
+Lemma klE (I : finType) (x x' y y' : I -> R) : (forall a, x a = x' a) -> (forall a, y a = y' a) -> kl x y = kl x' y'.
+Proof. by move=> e e'; apply: sumE => a; rewrite e e'. Qed.
+
+(* turn-taking: update k changes the rows of agent k only (j s >= n: nobody speaks) *)
+Section Turns.
+Variables (team : nat -> S -> A -> R) (m : nat -> S -> R) (j : S -> nat).
+Hypotheses (ht : forall i, policy (team i)) (hm : forall i, flow (team i) (m i)).
+Hypothesis turns : forall k s a, j s <> k -> team k.+1 s a = team k s a.
+Lemma before i s a : (i <= j s)%nat -> team i s a = team O s a.
+Proof.
+elim: i => [//|i ih] h; rewrite turns ?ih //; first exact: ltnW.
+by move=> e; rewrite e ltnn in h.
+Qed.
+Lemma additive_turns i : additive team m i.
+Proof.
+move=> s _; elim: i => [|i ih]; first by rewrite big_ord0 (kl_self (ht O s)).
+rewrite big_ord_recr /= -ih; case: (eqVneq (j s) i) => [e|/eqP ne].
+  have b a : team i s a = team O s a by apply: before; rewrite e.
+  by rewrite (@kl_self _ _ (team i s) (ht O s)) => [|a]; rewrite ?Rplus_0_l ?b //; apply: klE.
+rewrite [klu team i s](kl_self (ht i s)) => [|a]; last by rewrite turns.
+by rewrite Rplus_0_r; apply: klE => // a; rewrite turns.
+Qed.
+Theorem S3 i : seen (m O) (team O) (team i) ->
+  tv (occ (m O)) (occ (m i)) <= g * sqrt ((\big[Rplus/0]_(k < i) delta0 team m k) / (2 * (1 - g))).
+Proof. by move=> hs; apply: S3_additive => //; apply: additive_turns. Qed.
+End Turns.
 End Discounted.
