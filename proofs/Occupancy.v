@@ -10,6 +10,34 @@ Lemma pos_factors x y : 0 <= x -> 0 <= y -> 0 < x * y -> 0 < x /\ 0 < y. Proof. 
 Lemma le_root x y : 0 <= x -> x ^ 2 <= y -> x <= sqrt y.
 Proof. by move=> x0 h; rewrite -(sqrt_pow2 x x0); apply: sqrt_le_1_alt. Qed.
 
+(* the sum of roots: sqrt x <= 2/3 ((x+1)^(3/2) - x^(3/2)) *)
+Lemma root_step x : 0 <= x -> 2 / 3 * (x * sqrt x) + sqrt x <= 2 / 3 * ((x + 1) * sqrt (x + 1)).
+Proof.
+move=> x0; have x1 : 0 <= x + 1 by lra.
+have ab : sqrt x <= sqrt (x + 1) by apply: sqrt_le_1_alt; lra.
+move: (sqrt_sqrt x x0) (sqrt_sqrt _ x1) (sqrt_pos x) ab; set a := sqrt x; set b := sqrt (x + 1) => a2 b2 a0 ab.
+have -> : x + 1 = b * b by []. have E : x = a * a by []. rewrite [in X in X <= _]E.
+have e : a = a * (b * b - a * a) by rewrite a2 b2; ring.
+have : 0 <= (b - a) * ((b - a) * (b + a / 2)) by apply: Rmult_le_pos; [lra | apply: Rmult_le_pos; lra].
+nra.
+Qed.
+
+Lemma sum_le_const (f : nat -> R) c n : (forall i, (i < n)%nat -> f i <= c) -> \big[Rplus/0]_(i < n) f i <= INR n * c.
+Proof.
+elim: n => [|n ih] h; first by rewrite big_ord0 /=; lra.
+have {}ih : \big[Rplus/0]_(i < n) f i <= INR n * c by apply: ih => i lt; apply/h/ltnW.
+by rewrite big_ord_recr S_INR; apply: Rle_trans (Rplus_le_compat _ _ _ _ ih (h n (ltnSn n))) _; lra.
+Qed.
+Lemma nat_sum_ge0 (f : nat -> R) n : (forall k, 0 <= f k) -> 0 <= \big[Rplus/0]_(k < n) f k.
+Proof. by move=> h; apply: (big_ind (Rle 0)) => [|? ? ? ?|k _]; [lra | lra | exact: h]. Qed.
+Lemma nat_sum_mono (f : nat -> R) i n : (forall k, 0 <= f k) -> (i <= n)%nat ->
+  \big[Rplus/0]_(k < i) f k <= \big[Rplus/0]_(k < n) f k.
+Proof.
+move=> h; elim: n => [|n ih]; first by rewrite leqn0 => /eqP ->; lra.
+rewrite leq_eqVlt => /orP [/eqP ->|/ih le]; first lra.
+rewrite big_ord_recr; apply: Rle_trans le _; rewrite -[X in X <= _]Rplus_0_r; exact: Rplus_le_compat_l.
+Qed.
+
 Section LogSum.
 Variable I : finType.
 Implicit Types a b : I -> R.
@@ -310,6 +338,57 @@ Qed.
 Lemma S3_additive i : seen (m O) (team O) (team i) -> additive i ->
   tv (occ (m O)) (occ (m i)) <= g * sqrt ((\big[Rplus/0]_(k < i) delta0 k) / (2 * (1 - g))).
 Proof. by move=> hs /delta_sum <-; apply: S2. Qed.
+
+(* as a bound on the stale gap of update i *)
+Theorem S3_gap r v i lo hi : (forall k, bellman P g r (team k) (v k)) -> seen (m O) (team O) (team i.+1) -> additive i.+1 ->
+  (forall s, lo <= gaind P g r (team i) (v i) (team i.+1) s <= hi) ->
+  Rabs (at_rho rho (v i.+1) - at_rho rho (v i) - under (m O) (gaind P g r (team i) (v i) (team i.+1)))
+    <= g / (1 - g) * sqrt ((\big[Rplus/0]_(k < i.+1) delta0 k) / (2 * (1 - g))) * (hi - lo).
+Proof.
+move=> hv hs ha h; apply: Rle_trans (gap_tv (ht _) (ht O) (hv _) (hv _) (hm _) (hm O) h) _.
+have sp : 0 <= (hi - lo) / (1 - g) by apply: Rmult_le_pos (span_ge0 h) _; apply/Rlt_le/Rinv_0_lt_compat.
+apply: Rle_trans (Rmult_le_compat_l _ _ _ sp (S3_additive hs ha)) _; apply: Req_le; field; lra.
+Qed.
+
+(* D_occ = sum of TV(d^i, d^0), i < n: a power n^(3/2), with the mean KL; with 2/3 for equal KLs *)
+Definition D_occ n := \big[Rplus/0]_(i < n) tv (occ (m O)) (occ (m i)).
+Hypotheses (hk : forall k, seen (m O) (team k) (team k.+1)) (ha : forall i, additive i).
+Lemma seen_stage i : seen (m O) (team O) (team i).
+Proof. by elim: i => [|i ih] s ms a // h; apply: hk => //; apply: ih. Qed.
+Lemma delta0_ge0 k : 0 <= delta0 k.
+Proof.
+apply: Rmult_le_pos; [lra | apply: sum_ge0 => s]; case: (pos_or_0 (proj1 (hm O) s)) => [ms|->]; last lra.
+apply: Rmult_le_pos; [lra | rewrite /klu -(kterm_sum (ht k s) (ht k.+1 s)); apply: sum_ge0 => a].
+by apply: kterm_ge0 => //; [exact: ht | exact: ht | exact: hk].
+Qed.
+Theorem S3_D_occ n : (0 < n)%nat -> let dbar := (\big[Rplus/0]_(k < n) delta0 k) / INR n in
+  D_occ n <= INR n * sqrt (INR n) * (g * sqrt (dbar / (2 * (1 - g)))).
+Proof.
+move=> n0 dbar; have N0 : 0 < INR n by apply/lt_0_INR/ltP.
+have d0 : 0 <= \big[Rplus/0]_(k < n) delta0 k by exact: nat_sum_ge0 delta0_ge0.
+have i0 : 0 <= / (2 * (1 - g)) by apply/Rlt_le/Rinv_0_lt_compat; lra.
+have one i : (i < n)%nat -> tv (occ (m O)) (occ (m i)) <= sqrt (INR n) * (g * sqrt (dbar / (2 * (1 - g)))).
+  move=> lt; apply: Rle_trans (S3_additive (@seen_stage i) (ha i)) _; rewrite -Rmult_assoc (Rmult_comm _ g) Rmult_assoc.
+  apply: Rmult_le_compat_l (proj1 g01) _; rewrite -sqrt_mult_alt; last exact: pos_INR.
+  apply: sqrt_le_1_alt; have -> : INR n * (dbar / (2 * (1 - g))) = (\big[Rplus/0]_(k < n) delta0 k) / (2 * (1 - g)).
+    by rewrite /dbar; field; lra.
+  by apply: Rmult_le_compat_r => //; apply: nat_sum_mono delta0_ge0 (ltnW lt).
+by apply: Rle_trans (sum_le_const one) _; lra.
+Qed.
+Theorem S3_D_occ_equal n d : 0 <= d -> (forall k, delta0 k <= d) ->
+  D_occ n <= 2 / 3 * (INR n * sqrt (INR n)) * (g * sqrt (d / (2 * (1 - g)))).
+Proof.
+move=> d0 hd; set c := g * _; have c0 : 0 <= c by apply: Rmult_le_pos (sqrt_pos _); lra.
+rewrite /D_occ; elim: n => [|n ih]; first by rewrite big_ord0 /=; lra.
+rewrite big_ord_recr S_INR /=.
+have one : tv (occ (m O)) (occ (m n)) <= sqrt (INR n) * c.
+  apply: Rle_trans (S3_additive (@seen_stage n) (ha n)) _; rewrite /c -Rmult_assoc (Rmult_comm _ g) Rmult_assoc.
+  apply: Rmult_le_compat_l (proj1 g01) _; rewrite -sqrt_mult_alt; last exact: pos_INR.
+  apply: sqrt_le_1_alt; rewrite /Rdiv -Rmult_assoc; apply: Rmult_le_compat_r; first by apply/Rlt_le/Rinv_0_lt_compat; lra.
+  exact: sum_le_const.
+apply: Rle_trans (Rplus_le_compat _ _ _ _ ih one) _; rewrite -Rmult_plus_distr_r; apply: Rmult_le_compat_r => //.
+by have := root_step (pos_INR n); lra.
+Qed.
 End Stage.
 
 Lemma kl_self (I : finType) (x y : I -> R) : dist x -> (forall a, x a = y a) -> kl x y = 0.
@@ -344,3 +423,56 @@ Theorem S3 i : seen (m O) (team O) (team i) ->
 Proof. by move=> hs; apply: S3_additive => //; apply: additive_turns. Qed.
 End Turns.
 End Discounted.
+
+(* ---- S3, product team *)
+Section Product.
+Variables (S M : finType) (n : nat).
+Let A := [finType of {ffun 'I_n -> M}].
+Variables (P : S -> A -> S -> R) (g : R) (rho : S -> R).
+Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
+Variables (old new : 'I_n -> S -> M -> R) (m : nat -> S -> R).
+Hypotheses (h_old : forall k, policy (old k)) (h_new : forall k, policy (new k)).
+Definition hybrid i s (k : 'I_n) := if (k < i)%nat then new k s else old k s.
+Definition team i s (a : A) := joint (hybrid i s) a.
+Hypothesis hm : forall i, flow P g rho (team i) (m i).
+Hypothesis hk : forall k s, 0 < m O s -> keeps (old k s) (new k s).
+Lemma hybrid_dist i s k : dist (hybrid i s k).
+Proof. by rewrite /hybrid; case: ifP => _; [exact: h_new | exact: h_old]. Qed.
+Lemma keeps_self (x : M -> R) : keeps x x. Proof. by []. Qed.
+Lemma kl_team i l s : 0 < m O s -> (i <= l)%nat -> kl (team i s) (team l s) = \sum_(k : 'I_n) kl (hybrid i s k) (hybrid l s k).
+Proof.
+move=> ms il; apply: P3_1 => [k|k|k]; try exact: hybrid_dist.
+rewrite /hybrid; case: (ltnP k l) => kl; first by case: (ltnP k i) => _ //; exact: hk.
+by rewrite ltnNge (leq_trans il kl).
+Qed.
+Lemma additive_product i : additive team m i.
+Proof.
+move=> s ms; elim: i => [|i ih].
+  by rewrite big_ord0 kl_team // sum0 // => k; apply: (kl_self (hybrid_dist 0 s k)).
+rewrite big_ord_recr /= -ih /klu !kl_team // -sumD; apply: sumE => k.
+have d x : kl (old k x) (old k x) = 0 := kl_self (h_old k x) (fun a => erefl).
+have d' x : kl (new k x) (new k x) = 0 := kl_self (h_new k x) (fun a => erefl).
+by rewrite /hybrid ltn0 ltnS; case: (ltngtP k i) => _; rewrite ?d ?d'; lra.
+Qed.
+Lemma keeps_joint i s : 0 < m O s -> keeps (team O s) (team i s).
+Proof.
+move=> ms f h; apply: (big_ind (Rlt 0)) => [|x y|k _]; [lra | exact: Rmult_lt_0_compat |].
+have o : 0 < old k s (f k).
+  case: (pos_or_0 (proj1 (h_old k s) (f k))) => // z; move: h; rewrite /team /joint (bigD1 k) //= /hybrid ltn0 z; lra.
+by rewrite /hybrid; case: ifP => // _; apply: hk.
+Qed.
+(* here KL of update k is that of agent k *)
+Lemma klu_product (k : 'I_n) s : 0 < m O s -> klu team k s = kl (old k s) (new k s).
+Proof.
+move=> ms; rewrite /klu kl_team // (bigD1 k) //= {1 2}/hybrid ltnn ltnSn big1 => [|l ne]; first lra.
+apply: kl_self => [|a]; first exact: hybrid_dist.
+by rewrite /hybrid ltnS [(l <= k)%nat]leq_eqVlt; have /negbTE -> : nat_of_ord l != k by exact: ne.
+Qed.
+Lemma team_dist i : policy (team i). Proof. by move=> s; apply: joint_dist => k; exact: hybrid_dist. Qed.
+Theorem S3_product i :
+  tv (occ g (m O)) (occ g (m i)) <= g * sqrt ((\big[Rplus/0]_(k < i) delta0 g team m k) / (2 * (1 - g))).
+Proof.
+apply: (S3_additive g01 P_dist rho_dist team_dist hm) (@additive_product i).
+by move=> s ms; exact: keeps_joint.
+Qed.
+End Product.
