@@ -422,6 +422,63 @@ Theorem S3 i : seen (m O) (team O) (team i) ->
   tv (occ (m O)) (occ (m i)) <= g * sqrt ((\big[Rplus/0]_(k < i) delta0 team m k) / (2 * (1 - g))).
 Proof. by move=> hs; apply: S3_additive => //; apply: additive_turns. Qed.
 End Turns.
+
+(* ---- S1 *)
+(* T: the turns of the agent that moves *)
+Definition share m (T : pred S) := (1 - g) * \sum_(s : S) (if T s then m s else 0).
+Lemma share_ge0 p m T : flow p m -> 0 <= share m T.
+Proof. by move=> [m0 _]; apply: Rmult_le_pos; [lra | apply: sum_ge0 => s; case: ifP => _; [exact: m0 | lra]]. Qed.
+Lemma share_le1 p m T : policy p -> flow p m -> share m T <= 1.
+Proof.
+move=> hp fl; rewrite -(Rinv_r (1 - g)) -?(mass g01 P_dist rho_dist hp fl); last lra.
+by apply: Rmult_le_compat_l; [lra | apply: sum_le => s; case: ifP => _; [lra | exact: (proj1 fl)]].
+Qed.
+(* only the rows of T are new *)
+Definition only (T : pred S) p q := forall s a, ~~ T s -> q s a = p s a.
+Lemma S1_mean p q m T : policy p -> policy q -> flow p m -> seen m p q -> only T p q ->
+  (1 - g) * under m (fun s => tv (p s) (q s)) <= sqrt (share m T * delta p q m / 2).
+Proof.
+move=> hp hq fl hs ho; have [m0 _] := fl.
+pose c s := if T s then m s else 0; have c0 s : 0 <= c s by rewrite /c; case: ifP => _; [exact: m0 | lra].
+have out s : ~~ T s -> tv (p s) (q s) = 0.
+  by move=> nt; rewrite /tv sum0 => [|a]; [lra | rewrite ho // Rminus_eq_0 Rabs_R0].
+have -> : under m (fun s => tv (p s) (q s)) = \sum_(s : S) (c s * tv (p s) (q s)).
+  by apply: sumE => s; rewrite /c; case: ifP => // /negbT /out ->; lra.
+apply: le_root; first by apply: Rmult_le_pos; [lra | apply: sum_ge0 => s; apply: Rmult_le_pos (c0 s) (tv_ge0 _ _)].
+have b : \sum_(s : S) (c s * tv (p s) (q s) ^ 2) <= under m (fun s => kl (p s) (q s)) / 2.
+  rewrite /Rdiv -sumZr; apply: sum_le => s; case: (pos_or_0 (m0 s)) => [ms|z]; last by rewrite /c z; case: ifP => _; lra.
+  have := pinsker (hp s) (hq s) (hs s ms); have := tv_ge0 (p s) (q s) => t0 pk.
+  have : c s * tv (p s) (q s) ^ 2 <= m s * tv (p s) (q s) ^ 2.
+    by apply: Rmult_le_compat_r; [exact: pow2_ge_0 | rewrite /c; case: ifP => _; lra].
+  by have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ ms) pk; lra.
+have := cauchy (fun s => tv (p s) (q s)) c0 => h.
+have := Rmult_le_compat_l _ _ _ (sum_ge0 c0) b => h'.
+have := Rmult_le_compat_l ((1 - g) ^ 2) _ _ (pow2_ge_0 _) (Rle_trans _ _ _ h h').
+by have -> : share m T = (1 - g) * \sum_(s : S) c s by []; rewrite /delta; lra.
+Qed.
+Lemma seen_kl_ge0 p q m s : policy p -> policy q -> seen m p q -> 0 <= m s -> 0 <= m s * kl (p s) (q s).
+Proof.
+move=> hp hq hs m0; case: (pos_or_0 m0) => [ms|->]; last lra.
+apply: Rmult_le_pos m0 _; rewrite -(kterm_sum (hp s) (hq s)); apply: sum_ge0 => a.
+by apply: kterm_ge0 => //; exact: hs.
+Qed.
+Lemma seen_delta_ge0 p q m : policy p -> policy q -> flow p m -> seen m p q -> 0 <= delta p q m.
+Proof.
+by move=> hp hq [m0 _] hs; apply: Rmult_le_pos; [lra | apply: sum_ge0 => s; apply: seen_kl_ge0].
+Qed.
+
+(* T2 with the share of the time in which the agent speaks *)
+Theorem S1 p q m m' T : policy p -> policy q -> flow p m -> flow q m' -> seen m p q -> only T p q ->
+  (1 - g) * l1 m m' <= sqrt 2 * g / (1 - g) * sqrt (share m T * delta p q m).
+Proof.
+move=> hp hq fl fl' hs ho; have t1 := T1 g01 P_dist hp hq fl fl'; have t := S1_mean hp hq fl hs ho.
+have x0 : 0 <= share m T * delta p q m by apply: Rmult_le_pos; [exact: share_ge0 fl | exact: seen_delta_ge0].
+have c0 : 0 <= g / (1 - g) by apply: Rmult_le_pos; [lra | apply/Rlt_le/Rinv_0_lt_compat; lra].
+have -> : sqrt 2 * g / (1 - g) * sqrt (share m T * delta p q m) = g / (1 - g) * (sqrt 2 * sqrt (share m T * delta p q m)).
+  by field; lra.
+rewrite -sqrt_half //; have := Rmult_le_compat_l _ _ _ c0 t.
+have := Rmult_le_compat_l (1 - g) _ _ ltac:(lra) t1; lra.
+Qed.
 End Discounted.
 
 (* ---- S3, product team *)
