@@ -38,6 +38,21 @@ rewrite leq_eqVlt => /orP [/eqP ->|/ih le]; first lra.
 rewrite big_ord_recr; apply: Rle_trans le _; rewrite -[X in X <= _]Rplus_0_r; exact: Rplus_le_compat_l.
 Qed.
 
+(* Cauchy-Schwarz over the agents *)
+Lemma roots_sum (w d : nat -> R) n : (forall k, 0 <= w k) -> (forall k, 0 <= d k) ->
+  \big[Rplus/0]_(k < n) sqrt (w k * d k) <= sqrt (\big[Rplus/0]_(k < n) w k) * sqrt (\big[Rplus/0]_(k < n) d k).
+Proof.
+move=> w0 d0; elim: n => [|n ih]; first by rewrite !big_ord0 sqrt_0; lra.
+rewrite !big_ord_recr; apply: Rle_trans (Rplus_le_compat_r _ _ _ ih) _.
+have W0 := nat_sum_ge0 n w0; have D0 := nat_sum_ge0 n d0.
+rewrite -[X in _ <= X]sqrt_mult_alt; last by apply: Rplus_le_le_0_compat.
+move: (sqrt_sqrt _ W0) (sqrt_sqrt _ D0) (sqrt_sqrt _ (w0 n)) (sqrt_sqrt _ (d0 n)); rewrite sqrt_mult_alt // /=.
+move: (sqrt_pos (\big[Rplus/0]_(k < n) w k)) (sqrt_pos (\big[Rplus/0]_(k < n) d k)) (sqrt_pos (w n)) (sqrt_pos (d n)).
+set a := sqrt _; set b := sqrt _; set x := sqrt (w n); set y := sqrt (d n) => a0 b0 x0 y0 <- <- <- <-.
+apply: le_root; first by have := Rmult_le_pos _ _ a0 b0; have := Rmult_le_pos _ _ x0 y0; lra.
+have := pow2_ge_0 (a * y - x * b); lra.
+Qed.
+
 Section LogSum.
 Variable I : finType.
 Implicit Types a b : I -> R.
@@ -479,6 +494,73 @@ have -> : sqrt 2 * g / (1 - g) * sqrt (share m T * delta p q m) = g / (1 - g) * 
 rewrite -sqrt_half //; have := Rmult_le_compat_l _ _ _ c0 t.
 have := Rmult_le_compat_l (1 - g) _ _ ltac:(lra) t1; lra.
 Qed.
+
+(* a stage of turns: P3.3, P3.4, P3.6, P3.7 with sqrt (w_k delta_k) *)
+Section Shares.
+Variables (r : S -> A -> R) (team : nat -> S -> A -> R) (v m : nat -> S -> R) (j : S -> nat) (Amax : nat -> R).
+Hypotheses (ht : forall i, policy (team i)) (hm : forall i, flow (team i) (m i)) (hv : forall i, bellman P g r (team i) (v i)).
+Hypothesis turns : forall k s a, j s <> k -> team k.+1 s a = team k s a.
+Hypothesis hs : forall i, seen (m i) (team i) (team i.+1).
+Hypothesis hA : forall i s a, Rabs (Qd P g r (v i) s a - v i s) <= Amax i.
+Definition w i := share (m i) (fun s => j s == i).
+Definition x i := sqrt (w i * delta (team i) (team i.+1) (m i)).
+Definition gn i := gaind P g r (team i) (v i) (team i.+1).
+Definition c i := sqrt 2 * g * Amax i / (1 - g) ^ 2.
+Notation J i := (at_rho rho (v i)).
+
+Lemma shift1 i : l1 (m i) (m i.+1) <= sqrt 2 * g / (1 - g) ^ 2 * x i.
+Proof.
+have o : only (fun s => j s == i) (team i) (team i.+1) by move=> s a /eqP; exact: turns.
+have := S1 (ht i) (ht i.+1) (hm i) (hm i.+1) (@hs i) o; rewrite -/(w i) -/(x i) => h.
+apply: (Rmult_le_reg_l (1 - g)); first lra.
+by apply: Rle_trans h _; apply: Req_le; field; lra.
+Qed.
+Lemma shift_to i : l1 (m O) (m i) <= sqrt 2 * g / (1 - g) ^ 2 * \big[Rplus/0]_(k < i) x k.
+Proof.
+elim: i => [|i ih]; first by rewrite big_ord0 /l1 sum0 => [|s]; rewrite ?Rminus_eq_0 ?Rabs_R0; lra.
+rewrite big_ord_recr Rmult_plus_distr_l; apply: Rle_trans (l1_triangle _ (m i) _) _.
+exact: Rplus_le_compat ih (shift1 i).
+Qed.
+Lemma moved n n' i y : l1 n n' <= sqrt 2 * g / (1 - g) ^ 2 * y -> Rabs (under n' (gn i) - under n (gn i)) <= c i * y.
+Proof.
+move=> h; have gl s : Rabs (gn i s) <= Amax i.
+  rewrite -(sum_const (Amax i) (proj2 (ht i.+1 s))); apply: Rle_trans (sum_abs _) _; apply: sum_le => a.
+  rewrite Rabs_mult Rabs_pos_eq; last exact: (proj1 (ht i.+1 s)).
+  by apply: Rmult_le_compat_l (hA i s a); exact: (proj1 (ht i.+1 s)).
+apply: Rle_trans (_ : Amax i * l1 n n' <= _).
+  rewrite /under -sumB -sumZ; apply: Rle_trans (sum_abs _) _; apply: sum_le => s.
+  rewrite -Rmult_minus_distr_r Rabs_mult Rmult_comm; apply: Rmult_le_compat_r (gl s); exact: Rabs_pos.
+rewrite (_ : c i * y = Amax i * (sqrt 2 * g / (1 - g) ^ 2 * y)); last by rewrite /c; field; lra.
+case: (@pickP S predT) => [s _|no]; first by apply: Rmult_le_compat_l h; apply: Rle_trans (gl s); exact: Rabs_pos.
+by have := proj2 rho_dist; rewrite big_pred0 => //; lra.
+Qed.
+
+Theorem S1_P3_3 i : Rabs (under (m i) (gn i) - under (m O) (gn i)) <= c i * \big[Rplus/0]_(k < i) x k.
+Proof. exact: moved (shift_to i). Qed.
+Theorem S1_fresh i : Rabs (J i.+1 - J i - under (m i) (gn i)) <= c i * x i.
+Proof. by rewrite (T0_discounted (ht i.+1) (hv i) (hv i.+1) (hm i.+1)); exact: moved (shift1 i). Qed.
+Theorem S1_P3_4 i zeta Lhat : (1 - g) * Rabs (Lhat - under (m i) (gn i)) <= zeta ->
+  J i.+1 - J i >= Lhat - c i * x i - zeta / (1 - g).
+Proof.
+move=> z; have z' : Rabs (Lhat - under (m i) (gn i)) <= zeta / (1 - g).
+  by apply: (Rmult_le_reg_l (1 - g)) => //; rewrite (_ : (1 - g) * (zeta / (1 - g)) = zeta); [| field; lra].
+by have := Rabs_def2_le (S1_fresh i); have := Rabs_def2_le z'; lra.
+Qed.
+Theorem S1_P3_7 i : Rabs (J i.+1 - J i - under (m O) (gn i)) <= c i * \big[Rplus/0]_(k < i.+1) x k.
+Proof. by rewrite (T0_discounted (ht i.+1) (hv i) (hv i.+1) (hm i.+1)); exact: moved (shift_to i.+1). Qed.
+Lemma stage_sum (L : nat -> R) (pen : nat -> R) n : (forall i, Rabs (J i.+1 - J i - L i) <= pen i) ->
+  J n - J O >= \big[Rplus/0]_(i < n) (L i - pen i).
+Proof.
+move=> h; apply: Rle_ge; elim: n => [|n ih]; first by rewrite big_ord0; lra.
+have e : J n.+1 - J O = (J n - J O) + (J n.+1 - J n) by lra.
+have t : L n - pen n <= J n.+1 - J n by have := Rabs_def2_le (h n); lra.
+by rewrite big_ord_recr e; exact: Rplus_le_compat ih t.
+Qed.
+Theorem S1_P3_6 n : J n - J O >= \big[Rplus/0]_(i < n) (under (m i) (gn i) - c i * x i).
+Proof. exact: (stage_sum (pen := fun i => c i * x i)) S1_fresh. Qed.
+Theorem S1_stale n : J n - J O >= \big[Rplus/0]_(i < n) (under (m O) (gn i) - c i * \big[Rplus/0]_(k < i.+1) x k).
+Proof. exact: (stage_sum (pen := fun i => c i * \big[Rplus/0]_(k < i.+1) x k)) S1_P3_7. Qed.
+End Shares.
 End Discounted.
 
 (* ---- S3, product team *)
