@@ -1,7 +1,7 @@
 (* How far the occupancy moves. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
-From TeamTR Require Import Sums Episodic Pinsker Discounted Paper.
+From TeamTR Require Import Sums Episodic Pinsker Discounted Paper Existence.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Local Open Scope R_scope.
 
@@ -36,6 +36,14 @@ Proof.
 move=> h; elim: n => [|n ih]; first by rewrite leqn0 => /eqP ->; lra.
 rewrite leq_eqVlt => /orP [/eqP ->|/ih le]; first lra.
 rewrite big_ord_recr; apply: Rle_trans le _; rewrite -[X in X <= _]Rplus_0_r; exact: Rplus_le_compat_l.
+Qed.
+
+(* of n agents at most one speaks *)
+Definition ind (b : bool) : R := if b then 1 else 0.
+Lemma ind_sum (a n : nat) : \big[Rplus/0]_(k < n) ind (a == k) = ind (a < n)%nat.
+Proof.
+elim: n => [|n ih]; first by rewrite big_ord0.
+rewrite big_ord_recr ih /= ltnS [(a <= n)%nat]leq_eqVlt; case: (eqVneq a n) => [->|_]; rewrite ?ltnn /ind /=; lra.
 Qed.
 
 (* Cauchy-Schwarz over the agents *)
@@ -560,7 +568,148 @@ Theorem S1_P3_6 n : J n - J O >= \big[Rplus/0]_(i < n) (under (m i) (gn i) - c i
 Proof. exact: (stage_sum (pen := fun i => c i * x i)) S1_fresh. Qed.
 Theorem S1_stale n : J n - J O >= \big[Rplus/0]_(i < n) (under (m O) (gn i) - c i * \big[Rplus/0]_(k < i.+1) x k).
 Proof. exact: (stage_sum (pen := fun i => c i * \big[Rplus/0]_(k < i.+1) x k)) S1_P3_7. Qed.
+
+(* what the sum of the shares buys: a root of n *)
+Corollary S1_rate n : \big[Rplus/0]_(k < n) x k
+  <= sqrt (\big[Rplus/0]_(k < n) w k) * sqrt (\big[Rplus/0]_(k < n) delta (team k) (team k.+1) (m k)).
+Proof.
+apply: (@roots_sum w (fun k => delta (team k) (team k.+1) (m k))) => k; first exact: share_ge0 (hm k).
+exact: seen_delta_ge0.
+Qed.
+(* a router that reads the messages *)
+Theorem S1_router n : \big[Rplus/0]_(k < n) w k <= 1 + D_occ m n.
+Proof.
+have [d0 d1] := occ_dist (ht O) (hm O).
+have shareE i : w i = under (occ (m i)) (fun s => ind (j s == i)).
+  by rewrite /w /share -sumZ; apply: sumE => s; rewrite /occ /ind; case: eqP => _; lra.
+have one (k : 'I_n) : w k <= under (occ (m O)) (fun s => ind (j s == k)) + tv (occ (m O)) (occ (m k)).
+  have b s : 0 <= ind (j s == k) <= 1 by rewrite /ind; case: eqP => _; lra.
+  have := equal_mass (etrans d1 (esym (proj2 (occ_dist (ht k) (hm k))))) b; rewrite -shareE => /Rabs_def2_le; lra.
+apply: Rle_trans (_ : \big[Rplus/0]_(k < n) (under (occ (m O)) (fun s => ind (j s == k)) + tv (occ (m O)) (occ (m k))) <= _).
+  by apply: (big_ind2 Rle) => [|? ? ? ?|k _]; [lra | lra | exact: one].
+rewrite big_split /=; apply: Rplus_le_compat_r; rewrite -{1}d1 /under exchange_big; apply: sum_le => s.
+rewrite -(big_distrr (occ (m O) s)) /= ind_sum; have := d0 s; rewrite /ind; case: ifP => _; lra.
+Qed.
 End Shares.
+
+(* Exogenous speakers: a chain z that no action moves says who speaks (round robin, i.i.d., Markov router), as long as the
+   episode is live; when it ends may depend on the actions. At the end nobody speaks. *)
+Section Exogenous.
+Variables (Z : finType) (z : S -> Z) (jz : Z -> nat) (Rz : Z -> Z -> R) (live : pred S).
+Variables (team : nat -> S -> A -> R) (m : nat -> S -> R) (j : S -> nat) (n : nat).
+Hypotheses (ht : forall i, policy (team i)) (hm : forall i, flow (team i) (m i)) (hR : forall x, dist (Rz x)).
+Hypothesis speaks : forall s, (j s < n)%nat -> live s /\ j s = jz (z s).
+Hypothesis router : forall s a y, live s -> \sum_(s' : S) (P s a s' * ind (live s' && (z s' == y))) <= Rz (z s) y.
+Hypothesis end_stays : forall s a s', ~~ live s -> live s' -> P s a s' = 0.
+
+Lemma pick (x : Z) (F : Z -> R) : \sum_(y : Z) (ind (x == y) * F y) = F x.
+Proof.
+rewrite (sumE (G := fun y => if y == x then F y else 0)) => [|y]; last by rewrite /ind eq_sym; case: eqP => _; lra.
+by rewrite -big_mkcond (big_pred1 x).
+Qed.
+Definition rho_z y := \sum_(s : S) (ind (z s == y) * rho s).
+Lemma rho_z_dist : dist rho_z.
+Proof.
+split=> [y|]; first by apply: sum_ge0 => s; apply: Rmult_le_pos (proj1 rho_dist s); rewrite /ind; case: ifP => _; lra.
+rewrite sum_swap -[RHS](proj2 rho_dist); apply: sumE => s.
+by rewrite (pick (z s) (fun _ => rho s)).
+Qed.
+Definition visits_z m y := \sum_(s : S) (m s * ind (live s && (z s == y))).
+Lemma visits_z_le p k y : policy p -> flow p k ->
+  visits_z k y <= rho_z y + g * \sum_(x : Z) (visits_z k x * Rz x y).
+Proof.
+move=> hp fl; have [k0 _] := fl.
+rewrite /visits_z (sumE (G := fun s => rho s * ind (live s && (z s == y)) + g * (push p k s * ind (live s && (z s == y)))))
+  => [|s]; last by rewrite {1}(flowE s fl); lra.
+rewrite sumD sumZ push_sum; apply: Rplus_le_compat.
+  apply: sum_le => s; have := proj1 rho_dist s; rewrite /ind; case: (live s) => /=; case: eqP => _; lra.
+apply: Rmult_le_compat_l (proj1 g01) _.
+rewrite [X in _ <= X](_ : _ = \sum_(s : S) (k s * (ind (live s) * Rz (z s) y))); last first.
+  rewrite (sumE (G := fun x => \sum_(s : S) (ind (z s == x) * (k s * ind (live s) * Rz x y)))) => [|x].
+    by rewrite sum_swap; apply: sumE => s; rewrite (pick (z s) (fun x => k s * ind (live s) * Rz x y)); lra.
+  by rewrite -sumZr; apply: sumE => s; rewrite /ind; case: (live s) => /=; case: eqP => _; lra.
+apply: sum_le => s; apply: Rmult_le_compat_l (k0 s) _.
+have [p0 p1] := hp s; rewrite -[X in _ <= X](sum_const _ p1); apply: sum_le => a; apply: Rmult_le_compat_l (p0 a) _.
+rewrite /ev; case l : (live s); first by rewrite [ind true]/ind Rmult_1_l; apply: router.
+rewrite sum0 => [|s']; first by rewrite /ind /=; lra.
+by case l' : (live s'); [rewrite end_stays ?l //; lra | rewrite /ind /=; lra].
+Qed.
+
+(* the visits of the router's own chain *)
+Lemma chain : exists u, dist u /\ forall p k, policy p -> flow p k -> forall y, (1 - g) * visits_z k y <= u y.
+Proof.
+have p1 : @policy unit_finType Z (fun _ _ => 1) by move=> _; split=> [_|]; [lra | rewrite (big_pred1 tt) // => -[]].
+have [u fu] := visits_exist g01 (fun x (_ : unit_finType) => hR x) rho_z_dist p1; have [u0 _] := fu.
+have um := mass g01 (fun x (_ : unit_finType) => hR x) rho_z_dist p1 fu.
+have ue y : u y = rho_z y + g * \sum_(x : Z) (u x * Rz x y).
+  rewrite {1}(proj2 fu y); congr (_ + g * _); apply: sumE => x; rewrite (big_pred1 tt) => [|[]] //; lra.
+exists (fun y => (1 - g) * u y); split; first split=> [y|].
+- by apply: Rmult_le_pos; [lra | exact: u0].
+- by rewrite sumZ um; field; lra.
+move=> p k hp fl y; apply: Rmult_le_compat_l; first lra.
+(* the excess e over u is at most g times what it was a step before *)
+pose e x := Rmax 0 (visits_z k x - u x).
+have e0 x : 0 <= e x := Rmax_l _ _.
+have le x : e x <= g * \sum_(x' : Z) (e x' * Rz x' x).
+  have r0 : 0 <= \sum_(x' : Z) (e x' * Rz x' x) by apply: sum_ge0 => x'; apply: Rmult_le_pos (e0 _) (proj1 (hR x') x).
+  apply: Rmax_lub; first by apply: Rmult_le_pos; lra.
+  have : \sum_(x' : Z) (visits_z k x' * Rz x' x) <= \sum_(x' : Z) (u x' * Rz x' x) + \sum_(x' : Z) (e x' * Rz x' x).
+    rewrite -sumD; apply: sum_le => x'; rewrite -Rmult_plus_distr_r; apply: Rmult_le_compat_r; first exact: (proj1 (hR x') x).
+    by have := Rmax_r 0 (visits_z k x' - u x'); rewrite -/(e x'); lra.
+  move=> h; have := Rmult_le_compat_l _ _ _ (proj1 g01) h; have := visits_z_le x hp fl; rewrite (ue x); lra.
+have := sum_le le; rewrite sumZ sum_swap (sumE (F := fun x => \sum_(_ : Z) _) (G := e)) => [h|x]; last first.
+  by rewrite sumZ (proj2 (hR x)); lra.
+have E : \sum_(x : Z) e x = 0 by have := sum_ge0 e0; nra.
+by have := Rmax_r 0 (visits_z k y - u y); rewrite -/(e y) (all_0 e0 E); lra.
+Qed.
+
+(* the share of agent k, seen in the chain *)
+Lemma share_z k i : share (m i) (fun s => j s == k) = \sum_(s : S) ((1 - g) * m i s * ind (j s == k)).
+Proof. by rewrite /share -sumZ; apply: sumE => s; rewrite /ind; case: eqP => _; lra. Qed.
+Lemma visits_z_sum k i : \sum_(y : Z) (ind (jz y == k) * ((1 - g) * visits_z (m i) y))
+  = \sum_(s : S) ((1 - g) * m i s * ind (live s && (jz (z s) == k))).
+Proof.
+rewrite (sumE (G := fun y => \sum_(s : S) (ind (z s == y) * (ind (jz y == k) * ((1 - g) * m i s * ind (live s)))))) => [|y].
+  rewrite sum_swap; apply: sumE => s; rewrite (pick (z s) (fun y => ind (jz y == k) * ((1 - g) * m i s * ind (live s)))).
+  by rewrite /ind; case: (live s) => /=; case: eqP => _; lra.
+rewrite -!sumZ; apply: sumE => s; rewrite /ind; case: (live s) => /=; case: (z s == y); lra.
+Qed.
+Lemma turns_once (u : Z -> R) : \big[Rplus/0]_(k < n) (\sum_(y : Z) (ind (jz y == k) * u y)) = \sum_(y : Z) (ind (jz y < n)%nat * u y).
+Proof. by rewrite exchange_big; apply: sumE => y; rewrite -(big_distrl (u y)) /= ind_sum. Qed.
+
+Theorem S1_exogenous : \big[Rplus/0]_(k < n) share (m k) (fun s => j s == k) <= 1.
+Proof.
+have [u [[u0 u1] h]] := chain.
+apply: Rle_trans (_ : \big[Rplus/0]_(k < n) (\sum_(y : Z) (ind (jz y == k) * u y)) <= _).
+  apply: (big_ind2 Rle) => [|? ? ? ?|k _]; [lra | lra |].
+  apply: Rle_trans (_ : \sum_(y : Z) (ind (jz y == k) * ((1 - g) * visits_z (m k) y)) <= _); last first.
+    by apply: sum_le => y; apply: Rmult_le_compat_l (h _ _ (ht k) (hm k) y); rewrite /ind; case: ifP => _; lra.
+  rewrite share_z visits_z_sum; apply: sum_le => s.
+  apply: Rmult_le_compat_l; first by apply: Rmult_le_pos; [lra | exact: (proj1 (hm k))].
+  rewrite /ind; case: eqP => [e|_]; last by case: ifP => _; lra.
+  by have [|-> <-] := @speaks s; rewrite e ?ltn_ord // eqxx /=; lra.
+rewrite turns_once -[X in _ <= X]u1; apply: sum_le => y; have := u0 y; rewrite /ind; case: ifP => _; lra.
+Qed.
+
+(* it is one if somebody always speaks *)
+Theorem S1_exogenous_eq : (forall s, (j s < n)%nat) -> (forall y, (jz y < n)%nat) ->
+  \big[Rplus/0]_(k < n) share (m k) (fun s => j s == k) = 1.
+Proof.
+move=> hj hz; have [u [[u0 u1] h]] := chain.
+have vu i y : (1 - g) * visits_z (m i) y = u y.
+  have dz x : 0 <= u x - (1 - g) * visits_z (m i) x by have := h _ _ (ht i) (hm i) x; lra.
+  suff /(all_0 dz) a : \sum_(x : Z) (u x - (1 - g) * visits_z (m i) x) = 0 by have := a y; lra.
+  rewrite sumB u1 sumZ /visits_z (sumE (G := fun x => \sum_(s : S) (ind (z s == x) * m i s))) => [|x].
+    rewrite sum_swap (sumE (G := m i)) => [|s]; last by rewrite (pick (z s) (fun _ => m i s)).
+    by rewrite (mass g01 P_dist rho_dist (ht i) (hm i)); field; lra.
+  by apply: sumE => s; have [-> _] := speaks (hj s); rewrite /=; lra.
+rewrite -u1 (sumE (G := fun y => ind (jz y < n)%nat * u y)) => [|y]; last by rewrite hz /ind; lra.
+rewrite -turns_once; apply: eq_bigr => k _.
+rewrite (sumE (G := fun y => ind (jz y == k) * ((1 - g) * visits_z (m k) y))) => [|y]; last by rewrite vu.
+rewrite share_z visits_z_sum; apply: sumE => s.
+by have [-> <-] := speaks (hj s).
+Qed.
+End Exogenous.
 End Discounted.
 
 (* ---- S3, product team *)
