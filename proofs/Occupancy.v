@@ -764,3 +764,97 @@ apply: (S3_additive g01 P_dist rho_dist team_dist hm) (@additive_product i).
 by move=> s ms; exact: keeps_joint.
 Qed.
 End Product.
+
+(* ------------------------------------------------------------------ episodes, by layers *)
+(* Finite states (which may carry the time, and the end as a state that is never left); layer p t: the law of the state after
+   t steps. V, gain of Episodic with the next state as the outcome. *)
+Section Layers.
+Variables (S A : finType) (P : S -> A -> S -> R) (rho : S -> R).
+Hypotheses (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
+Implicit Types (p q : S -> A -> R).
+Definition layer p t := ssrnat.iter t (push P p) rho.
+Let nx (s : S) (a : A) (s' : S) := s'.
+Notation path_sum := (path_sum P nx).
+
+Lemma layer_dist p t : policy p -> dist (layer p t).
+Proof.
+move=> hp; elim: t => [|t [d0 d1]] //; split=> [s|]; first exact: push_ge0.
+by rewrite -d1; exact: push_mass.
+Qed.
+Lemma path_sum_layer p f T : policy p ->
+  at_rho rho (path_sum p f T) = \big[Rplus/0]_(t < T) under (layer p t) (f (T - t.+1)%nat).
+Proof.
+move=> hp; rewrite /layer; elim: T (rho) => [|T ih] n; first by rewrite big_ord0 /at_rho sum0 => [|s] /=; lra.
+rewrite big_ord_recl subn1 /= (eq_bigr (fun t : 'I_T => under (ssrnat.iter t (push P p) (push P p n)) (f (T - t.+1)%nat))) => [|t _].
+  rewrite -ih /at_rho (sumE (F := fun s => n s * _) (G := fun s => n s * f T s + n s * step_p P p (path_sum p f T) s)) => [|s].
+    by rewrite sumD push_sum.
+  by rewrite /= Rmult_plus_distr_l.
+by rewrite -iterS iterSr subSS.
+Qed.
+
+Section Shift.
+Variables (p q : S -> A -> R).
+Hypotheses (hp : policy p) (hq : policy q).
+Definition kappa u := under (layer p u) (fun s => kl (p s) (q s)).
+Lemma layer_kl t : (forall u, (u < t)%nat -> seen (layer p u) p q) ->
+  keeps (layer p t) (layer q t) /\ kl (layer p t) (layer q t) <= \big[Rplus/0]_(u < t) kappa u.
+Proof.
+elim: t => [|t ih] hs; first by rewrite big_ord0 (kl_self rho_dist) //; split=> //; lra.
+have [k le] : keeps (layer p t) (layer q t) /\ kl (layer p t) (layer q t) <= \big[Rplus/0]_(u < t) kappa u.
+  by apply: ih => u lt; apply/hs/ltnW.
+have [p0 _] := layer_dist t hp; have [q0 _] := layer_dist t hq; have h := hs t (ltnSn t).
+split; first exact: push_keeps.
+by rewrite big_ord_recr; apply: Rle_trans (push_kl P_dist hp hq p0 q0 k h) _; apply: Rplus_le_compat_r.
+Qed.
+
+(* ---- S2, episodic *)
+Theorem S2_episodic t : (forall u, (u < t)%nat -> seen (layer p u) p q) ->
+  tv (layer p t) (layer q t) <= Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) kappa u) / 2)).
+Proof.
+move=> hs; have dp := layer_dist t hp; have dq := layer_dist t hq; have [k le] := layer_kl hs.
+apply: Rmin_glb; first exact: tv_le1.
+apply: le_root (tv_ge0 _ _) _; apply: Rle_trans (pinsker dp dq k) _; lra.
+Qed.
+
+(* ---- T1, episodic *)
+Lemma T1_layer t : tv (layer p t) (layer q t) <= \big[Rplus/0]_(u < t) under (layer p u) (fun s => tv (p s) (q s)).
+Proof.
+elim: t => [|t ih]; first by rewrite big_ord0 /tv sum0 => [|s]; rewrite ?Rminus_eq_0 ?Rabs_R0; lra.
+rewrite big_ord_recr; apply: Rle_trans (Rplus_le_compat_r _ _ _ ih) => /=.
+move: (proj1 (layer_dist t hp)); rewrite -!/(layer _ t); move: (layer p t) (layer q t) => n n' n0.
+have one s' : Rabs (push P q n' s' - push P p n s')
+   <= \sum_(s : S) \sum_(a : A) ((Rabs (n' s - n s) * q s a + n s * Rabs (q s a - p s a)) * P s a s').
+  rewrite /push -sumB; apply: Rle_trans (sum_abs _) _; apply: sum_le => s.
+  rewrite -!sumZ -sumB; apply: Rle_trans (sum_abs _) _; apply: sum_le => a.
+  have -> : n' s * (q s a * P s a s') - n s * (p s a * P s a s') = ((n' s - n s) * q s a + n s * (q s a - p s a)) * P s a s' by ring.
+  rewrite Rabs_mult (Rabs_pos_eq (P s a s')); last exact: (proj1 (P_dist s a)).
+  apply: Rmult_le_compat_r; first exact: (proj1 (P_dist s a)).
+  apply: Rle_trans (Rabs_triang _ _) _; rewrite !Rabs_mult (Rabs_pos_eq (q s a)) ?(Rabs_pos_eq (n s)) //; last exact: (proj1 (hq s)).
+  lra.
+have := sum_le one; rewrite sum_swap /tv (sumE (F := fun s => \sum_(s' : S) _)
+  (G := fun s => Rabs (n' s - n s) + n s * \sum_(a : A) Rabs (q s a - p s a))) => [h|s].
+  have -> : under n (fun s => / 2 * \sum_(a : A) Rabs (q s a - p s a)) = / 2 * \sum_(s : S) (n s * \sum_(a : A) Rabs (q s a - p s a)).
+    by rewrite /under -sumZ; apply: sumE => s; lra.
+  by rewrite sumD in h; lra.
+rewrite sum_swap (sumE (G := fun a => Rabs (n' s - n s) * q s a + n s * Rabs (q s a - p s a))) => [|a].
+  by rewrite sumD !sumZ (proj2 (hq s)); lra.
+by rewrite sumZ (proj2 (P_dist s a)); lra.
+Qed.
+
+(* ---- S1, episodic *)
+Variable T : pred S.
+Hypothesis ho : only T p q.
+Definition share_t u := under (layer p u) (fun s => ind (T s)).
+Lemma S1_layer u : seen (layer p u) p q -> under (layer p u) (fun s => tv (p s) (q s)) <= sqrt (share_t u * kappa u / 2).
+Proof.
+Admitted.
+Theorem S1_episodic t : (forall u, (u < t)%nat -> seen (layer p u) p q) ->
+  tv (layer p t) (layer q t) <= Rmin 1 (\big[Rplus/0]_(u < t) sqrt (share_t u * kappa u / 2)).
+Proof.
+move=> hs; apply: Rmin_glb; first by apply: tv_le1; exact: layer_dist.
+apply: Rle_trans (T1_layer t) _; elim: t hs => [|t ih] hs; first by rewrite !big_ord0; lra.
+rewrite !big_ord_recr; apply: Rplus_le_compat; first by apply: ih => u lt; apply/hs/ltnW.
+exact/S1_layer/hs.
+Qed.
+End Shift.
+End Layers.
