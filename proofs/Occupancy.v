@@ -169,6 +169,37 @@ by rewrite ln_mult; [lra | exact: Rdiv_lt_0_compat | exact: Rdiv_lt_0_compat].
 Qed.
 End Push.
 
+(* ------------------------------------------------------------------ the agent that moves speaks at the states of T only *)
+Section Share.
+Variables (S A : finType).
+Implicit Types (p q : S -> A -> R) (n : S -> R) (T : pred S).
+Definition only T p q := forall s a, ~~ T s -> q s a = p s a.
+Lemma ind01 b : 0 <= ind b <= 1. Proof. by rewrite /ind; case: b; lra. Qed.
+Lemma kl_mean_ge0 p q n : policy p -> policy q -> (forall s, 0 <= n s) -> seen n p q -> 0 <= under n (fun s => kl (p s) (q s)).
+Proof.
+move=> hp hq n0 hs; apply: sum_ge0 => s; case: (pos_or_0 (n0 s)) => [ns|->]; last lra.
+apply: Rmult_le_pos (n0 s) _; rewrite -(kterm_sum (hp s) (hq s)); apply: sum_ge0 => a.
+by apply: kterm_ge0 => //; exact: hs.
+Qed.
+(* Cauchy-Schwarz and Pinsker *)
+Lemma share_mean p q n T : policy p -> policy q -> (forall s, 0 <= n s) -> seen n p q -> only T p q ->
+  under n (fun s => tv (p s) (q s)) <= sqrt (under n (fun s => ind (T s)) * under n (fun s => kl (p s) (q s)) / 2).
+Proof.
+move=> hp hq n0 hs ho; pose c s := n s * ind (T s).
+have c0 s : 0 <= c s by apply: Rmult_le_pos (n0 s) _; have := ind01 (T s); lra.
+have -> : under n (fun s => tv (p s) (q s)) = \sum_(s : S) (c s * tv (p s) (q s)).
+  apply: sumE => s; rewrite /c /ind; case: ifP => [_|/negbT nt]; first lra.
+  by rewrite /tv sum0 => [|a]; [lra | rewrite ho // Rminus_eq_0 Rabs_R0].
+apply: le_root; first by apply: sum_ge0 => s; apply: Rmult_le_pos (c0 s) (tv_ge0 _ _).
+apply: Rle_trans (cauchy (fun s => tv (p s) (q s)) c0) _; rewrite /Rdiv Rmult_assoc.
+apply: Rmult_le_compat_l; first exact: sum_ge0.
+rewrite -sumZr; apply: sum_le => s; case: (pos_or_0 (n0 s)) => [ns|z]; last by rewrite /c z; lra.
+apply: Rle_trans (_ : n s * tv (p s) (q s) ^ 2 <= _).
+  by apply: Rmult_le_compat_r; [exact: pow2_ge_0 | rewrite /c; have := ind01 (T s); nra].
+by have := Rmult_le_compat_l _ _ _ (n0 s) (pinsker (hp s) (hq s) (hs s ns)); lra.
+Qed.
+End Share.
+
 (* ------------------------------------------------------------------ discounted *)
 Section Discounted.
 Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R).
@@ -379,11 +410,7 @@ Hypotheses (hk : forall k, seen (m O) (team k) (team k.+1)) (ha : forall i, addi
 Lemma seen_stage i : seen (m O) (team O) (team i).
 Proof. by elim: i => [|i ih] s ms a // h; apply: hk => //; apply: ih. Qed.
 Lemma delta0_ge0 k : 0 <= delta0 k.
-Proof.
-apply: Rmult_le_pos; [lra | apply: sum_ge0 => s]; case: (pos_or_0 (proj1 (hm O) s)) => [ms|->]; last lra.
-apply: Rmult_le_pos; [lra | rewrite /klu -(kterm_sum (ht k s) (ht k.+1 s)); apply: sum_ge0 => a].
-by apply: kterm_ge0 => //; [exact: ht | exact: ht | exact: hk].
-Qed.
+Proof. by apply: Rmult_le_pos; [lra | apply: kl_mean_ge0 => //; exact: (proj1 (hm O))]. Qed.
 Theorem S3_D_occ n : (0 < n)%nat -> let dbar := (\big[Rplus/0]_(k < n) delta0 k) / INR n in
   D_occ n <= INR n * sqrt (INR n) * (g * sqrt (dbar / (2 * (1 - g)))).
 Proof.
@@ -448,47 +475,26 @@ End Turns.
 
 (* ---- S1 *)
 (* T: the turns of the agent that moves *)
-Definition share m (T : pred S) := (1 - g) * \sum_(s : S) (if T s then m s else 0).
+Definition share m (T : pred S) := under (occ m) (fun s => ind (T s)).
+Lemma occ_ge0 p m s : flow p m -> 0 <= occ m s.
+Proof. by move=> [m0 _]; apply: Rmult_le_pos; [lra | exact: m0]. Qed.
 Lemma share_ge0 p m T : flow p m -> 0 <= share m T.
-Proof. by move=> [m0 _]; apply: Rmult_le_pos; [lra | apply: sum_ge0 => s; case: ifP => _; [exact: m0 | lra]]. Qed.
+Proof. by move=> fl; apply: sum_ge0 => s; apply: Rmult_le_pos (occ_ge0 s fl) _; have := ind01 (T s); lra. Qed.
 Lemma share_le1 p m T : policy p -> flow p m -> share m T <= 1.
 Proof.
-move=> hp fl; rewrite -(Rinv_r (1 - g)) -?(mass g01 P_dist rho_dist hp fl); last lra.
-by apply: Rmult_le_compat_l; [lra | apply: sum_le => s; case: ifP => _; [lra | exact: (proj1 fl)]].
+move=> hp fl; rewrite -(proj2 (occ_dist hp fl)); apply: sum_le => s.
+by have := Rmult_le_compat_l _ _ _ (occ_ge0 s fl) (proj2 (ind01 (T s))); lra.
 Qed.
-(* only the rows of T are new *)
-Definition only (T : pred S) p q := forall s a, ~~ T s -> q s a = p s a.
+Lemma seen_occ m p q : seen m p q -> seen (occ m) p q.
+Proof. by move=> h s; rewrite /occ => o; apply: h; nra. Qed.
 Lemma S1_mean p q m T : policy p -> policy q -> flow p m -> seen m p q -> only T p q ->
   (1 - g) * under m (fun s => tv (p s) (q s)) <= sqrt (share m T * delta p q m / 2).
 Proof.
-move=> hp hq fl hs ho; have [m0 _] := fl.
-pose c s := if T s then m s else 0; have c0 s : 0 <= c s by rewrite /c; case: ifP => _; [exact: m0 | lra].
-have out s : ~~ T s -> tv (p s) (q s) = 0.
-  by move=> nt; rewrite /tv sum0 => [|a]; [lra | rewrite ho // Rminus_eq_0 Rabs_R0].
-have -> : under m (fun s => tv (p s) (q s)) = \sum_(s : S) (c s * tv (p s) (q s)).
-  by apply: sumE => s; rewrite /c; case: ifP => // /negbT /out ->; lra.
-apply: le_root; first by apply: Rmult_le_pos; [lra | apply: sum_ge0 => s; apply: Rmult_le_pos (c0 s) (tv_ge0 _ _)].
-have b : \sum_(s : S) (c s * tv (p s) (q s) ^ 2) <= under m (fun s => kl (p s) (q s)) / 2.
-  rewrite /Rdiv -sumZr; apply: sum_le => s; case: (pos_or_0 (m0 s)) => [ms|z]; last by rewrite /c z; case: ifP => _; lra.
-  have := pinsker (hp s) (hq s) (hs s ms); have := tv_ge0 (p s) (q s) => t0 pk.
-  have : c s * tv (p s) (q s) ^ 2 <= m s * tv (p s) (q s) ^ 2.
-    by apply: Rmult_le_compat_r; [exact: pow2_ge_0 | rewrite /c; case: ifP => _; lra].
-  by have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ ms) pk; lra.
-have := cauchy (fun s => tv (p s) (q s)) c0 => h.
-have := Rmult_le_compat_l _ _ _ (sum_ge0 c0) b => h'.
-have := Rmult_le_compat_l ((1 - g) ^ 2) _ _ (pow2_ge_0 _) (Rle_trans _ _ _ h h').
-by have -> : share m T = (1 - g) * \sum_(s : S) c s by []; rewrite /delta; lra.
-Qed.
-Lemma seen_kl_ge0 p q m s : policy p -> policy q -> seen m p q -> 0 <= m s -> 0 <= m s * kl (p s) (q s).
-Proof.
-move=> hp hq hs m0; case: (pos_or_0 m0) => [ms|->]; last lra.
-apply: Rmult_le_pos m0 _; rewrite -(kterm_sum (hp s) (hq s)); apply: sum_ge0 => a.
-by apply: kterm_ge0 => //; exact: hs.
+move=> hp hq fl hs ho; rewrite -occ_under /delta -occ_under.
+by apply: share_mean => //; [move=> s; exact: occ_ge0 fl | exact: seen_occ].
 Qed.
 Lemma seen_delta_ge0 p q m : policy p -> policy q -> flow p m -> seen m p q -> 0 <= delta p q m.
-Proof.
-by move=> hp hq [m0 _] hs; apply: Rmult_le_pos; [lra | apply: sum_ge0 => s; apply: seen_kl_ge0].
-Qed.
+Proof. by move=> hp hq [m0 _] hs; apply: Rmult_le_pos; [lra | exact: kl_mean_ge0]. Qed.
 
 (* T2 with the share of the time in which the agent speaks *)
 Theorem S1 p q m m' T : policy p -> policy q -> flow p m -> flow q m' -> seen m p q -> only T p q ->
@@ -580,11 +586,9 @@ Qed.
 Theorem S1_router n : \big[Rplus/0]_(k < n) w k <= 1 + D_occ m n.
 Proof.
 have [d0 d1] := occ_dist (ht O) (hm O).
-have shareE i : w i = under (occ (m i)) (fun s => ind (j s == i)).
-  by rewrite /w /share -sumZ; apply: sumE => s; rewrite /occ /ind; case: eqP => _; lra.
 have one (k : 'I_n) : w k <= under (occ (m O)) (fun s => ind (j s == k)) + tv (occ (m O)) (occ (m k)).
   have b s : 0 <= ind (j s == k) <= 1 by rewrite /ind; case: eqP => _; lra.
-  have := equal_mass (etrans d1 (esym (proj2 (occ_dist (ht k) (hm k))))) b; rewrite -shareE => /Rabs_def2_le; lra.
+  have := equal_mass (etrans d1 (esym (proj2 (occ_dist (ht k) (hm k))))) b; rewrite -/(share _ _) -/(w k) => /Rabs_def2_le; rewrite -/(w k); lra.
 apply: Rle_trans (_ : \big[Rplus/0]_(k < n) (under (occ (m O)) (fun s => ind (j s == k)) + tv (occ (m O)) (occ (m k))) <= _).
   by apply: (big_ind2 Rle) => [|? ? ? ?|k _]; [lra | lra | exact: one].
 rewrite big_split /=; apply: Rplus_le_compat_r; rewrite -{1}d1 /under exchange_big; apply: sum_le => s.
@@ -665,7 +669,7 @@ Qed.
 
 (* the share of agent k, seen in the chain *)
 Lemma share_z k i : share (m i) (fun s => j s == k) = \sum_(s : S) ((1 - g) * m i s * ind (j s == k)).
-Proof. by rewrite /share -sumZ; apply: sumE => s; rewrite /ind; case: eqP => _; lra. Qed.
+Proof. by []. Qed.
 Lemma visits_z_sum k i : \sum_(y : Z) (ind (jz y == k) * ((1 - g) * visits_z (m i) y))
   = \sum_(s : S) ((1 - g) * m i s * ind (live s && (jz (z s) == k))).
 Proof.
@@ -846,8 +850,7 @@ Variable T : pred S.
 Hypothesis ho : only T p q.
 Definition share_t u := under (layer p u) (fun s => ind (T s)).
 Lemma S1_layer u : seen (layer p u) p q -> under (layer p u) (fun s => tv (p s) (q s)) <= sqrt (share_t u * kappa u / 2).
-Proof.
-Admitted.
+Proof. by move=> hs; apply: share_mean => //; exact: (proj1 (layer_dist u hp)). Qed.
 Theorem S1_episodic t : (forall u, (u < t)%nat -> seen (layer p u) p q) ->
   tv (layer p t) (layer q t) <= Rmin 1 (\big[Rplus/0]_(u < t) sqrt (share_t u * kappa u / 2)).
 Proof.
