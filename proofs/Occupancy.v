@@ -859,5 +859,97 @@ apply: Rle_trans (T1_layer t) _; elim: t hs => [|t ih] hs; first by rewrite !big
 rewrite !big_ord_recr; apply: Rplus_le_compat; first by apply: ih => u lt; apply/hs/ltnW.
 exact/S1_layer/hs.
 Qed.
+(* the root of the sum: share_t adds up to the expected number of turns *)
+Corollary S1_episodic_turns t : (forall u, seen (layer p u) p q) ->
+  tv (layer p t) (layer q t) <= sqrt (\big[Rplus/0]_(u < t) share_t u) * sqrt (\big[Rplus/0]_(u < t) (kappa u / 2)).
+Proof.
+move=> hs; have h := @S1_episodic t (fun u _ => hs u); apply: Rle_trans h _; apply: Rle_trans (Rmin_r _ _) _.
+rewrite (eq_bigr (fun u : 'I_t => sqrt (share_t u * (kappa u / 2)))) => [|u _]; last by rewrite /Rdiv Rmult_assoc.
+have p0 u := proj1 (layer_dist u hp).
+apply: (@roots_sum share_t (fun u => kappa u / 2)) => u.
+  by apply: sum_ge0 => s; apply: Rmult_le_pos (p0 u s) _; have := ind01 (T s); lra.
+by have := kl_mean_ge0 hp hq (p0 u) (hs u); rewrite /kappa; lra.
+Qed.
 End Shift.
+
+(* ---- S3, episodic, both protocols *)
+Section Stage.
+Variable team : nat -> S -> A -> R.
+Hypothesis ht : forall i, policy (team i).
+(* KL of update k at step u, under the first team *)
+Definition kappa0 k u := under (layer (team O) u) (klu team k).
+Theorem S3_episodic i t : (forall u, (u < t)%nat -> seen (layer (team O) u) (team O) (team i)) ->
+  (forall u, additive team (fun _ => layer (team O) u) i) ->
+  tv (layer (team O) t) (layer (team i) t) <= Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i) kappa0 k u)) / 2)).
+Proof.
+move=> hs ha; apply: Rle_trans (S2_episodic (ht O) (ht i) hs) _; apply: Req_le.
+congr (Rmin 1 (sqrt (_ / 2))); apply: eq_bigr => u _.
+rewrite /kappa /kappa0 /under exchange_big; apply: sumE => s.
+case: (pos_or_0 (proj1 (layer_dist u (ht O)) s)) => [ms|->]; last by rewrite big1 => [|k _]; lra.
+by rewrite (ha u s ms) (big_distrr (layer (team O) u s)).
+Qed.
+End Stage.
+
+(* ---- gaps, layer by layer: T steps, g_t = gain with T-1-t steps to go *)
+Section Gap.
+Variables (r : S -> A -> S -> R) (p q p0 : S -> A -> R) (T : nat).
+Hypotheses (hq : policy q) (hp0 : policy p0).
+Definition Jep pi := at_rho rho (V P nx r pi T).
+(* the surrogate on the visits of p0: fresh p0 = p, stale p0 = the first team *)
+Definition Lep := at_rho rho (path_sum p0 (gain P nx r p q) T).
+Definition g_at t := gain P nx r p q (T - t.+1)%nat.
+Lemma gap_layers (lo hi : nat -> R) : (forall t s, (t < T)%nat -> lo t <= g_at t s <= hi t) ->
+  Rabs (Jep q - Jep p - Lep) <= \big[Rplus/0]_(t < T) (tv (layer p0 t) (layer q t) * (hi t - lo t)).
+Proof.
+move=> h; have -> : Jep q - Jep p = at_rho rho (path_sum q (gain P nx r p q) T).
+  by rewrite /Jep /at_rho -sumB; apply: sumE => s; rewrite -(T0 P nx r p T s hq); lra.
+rewrite /Lep !path_sum_layer // -sumB; apply: Rle_trans (sum_abs _) _; apply: sum_le => t.
+rewrite Rmult_comm; apply: equal_mass => [|s]; last exact: h.
+by rewrite (proj2 (layer_dist t hp0)) (proj2 (layer_dist t hq)).
+Qed.
+End Gap.
+
+(* the bounds of S2, S1 and S3 on the gap; for S1 |A| <= Amax gives span(g) <= 2 Amax *)
+Lemma layered r p q p0 T (lo hi x : nat -> R) : policy q -> policy p0 ->
+  (forall t s, (t < T)%nat -> lo t <= g_at r p q T t s <= hi t) -> (forall t, (t < T)%nat -> tv (layer p0 t) (layer q t) <= x t) ->
+  Rabs (Jep r T q - Jep r T p - Lep r p q p0 T) <= \big[Rplus/0]_(t < T) (x t * (hi t - lo t)).
+Proof.
+move=> hq hp0 h hx; apply: Rle_trans (gap_layers hq hp0 h) _; apply: sum_le => t.
+apply: Rmult_le_compat_r; last exact: hx.
+case: (@pickP S predT) => [s _|no]; first by have := h t s (ltn_ord t); lra.
+by have := proj2 rho_dist; rewrite big_pred0 => //; lra.
+Qed.
+Theorem S2_episodic_gap r p q T (lo hi : nat -> R) : policy p -> policy q ->
+  (forall u, (u < T)%nat -> seen (layer p u) p q) -> (forall t s, (t < T)%nat -> lo t <= g_at r p q T t s <= hi t) ->
+  Rabs (Jep r T q - Jep r T p - Lep r p q p T)
+    <= \big[Rplus/0]_(t < T) (Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) kappa p q u) / 2)) * (hi t - lo t)).
+Proof.
+move=> hp hq hs h; apply: (layered (x := fun t => Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) kappa p q u) / 2))) hq hp h) => t lt.
+by apply: S2_episodic => // u ut; apply/hs/(ltn_trans ut).
+Qed.
+Theorem S1_episodic_gap r p q T (U : pred S) (Amax : nat -> R) : policy p -> policy q ->
+  (forall u, (u < T)%nat -> seen (layer p u) p q) -> only U p q ->
+  (forall t s a, (t < T)%nat -> Rabs (Adv P nx r p (T - t.+1)%nat s a) <= Amax t) ->
+  Rabs (Jep r T q - Jep r T p - Lep r p q p T)
+    <= \big[Rplus/0]_(t < T) (2 * Amax t * Rmin 1 (\big[Rplus/0]_(u < t) sqrt (share_t p U u * kappa p q u / 2))).
+Proof.
+move=> hp hq hs ho hA; pose x t := Rmin 1 (\big[Rplus/0]_(u < t) sqrt (share_t p U u * kappa p q u / 2)).
+have h t s : (t < T)%nat -> - Amax t <= g_at r p q T t s <= Amax t.
+  move=> lt; apply: Rabs_def2_le; rewrite -(sum_const (Amax t) (proj2 (hq s))); apply: Rle_trans (sum_abs _) _; apply: sum_le => a.
+  by rewrite Rabs_mult Rabs_pos_eq; [apply: Rmult_le_compat_l; [exact: (proj1 (hq s)) | exact: hA] | exact: (proj1 (hq s))].
+have := layered (x := x) hq hp h; rewrite (eq_bigr (fun t : 'I_T => 2 * Amax t * x t)) => [|t _]; last lra.
+by apply=> t lt; apply: S1_episodic => // u ut; apply/hs/(ltn_trans ut).
+Qed.
+Theorem S3_episodic_gap r (team : nat -> S -> A -> R) i T (lo hi : nat -> R) : (forall i, policy (team i)) ->
+  (forall u, (u < T)%nat -> seen (layer (team O) u) (team O) (team i.+1)) ->
+  (forall u, additive team (fun _ => layer (team O) u) i.+1) ->
+  (forall t s, (t < T)%nat -> lo t <= g_at r (team i) (team i.+1) T t s <= hi t) ->
+  Rabs (Jep r T (team i.+1) - Jep r T (team i) - Lep r (team i) (team i.+1) (team O) T)
+    <= \big[Rplus/0]_(t < T) (Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i.+1) kappa0 team k u)) / 2)) * (hi t - lo t)).
+Proof.
+move=> ht hs ha h.
+apply: (layered (x := fun t => Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i.+1) kappa0 team k u)) / 2)))
+  (ht i.+1) (ht O) h) => t lt.
+by apply: S3_episodic => // u ut; apply/hs/(ltn_trans ut).
+Qed.
 End Layers.
