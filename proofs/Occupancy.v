@@ -953,3 +953,23 @@ apply: (layered (x := fun t => Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/
 by apply: S3_episodic => // u ut; apply/hs/(ltn_trans ut).
 Qed.
 End Layers.
+
+(* the two protocols *)
+Corollary S3_episodic_turns (S A : finType) (P : S -> A -> S -> R) rho (team : nat -> S -> A -> R) (j : S -> nat) i t :
+  (forall s a, dist (P s a)) -> dist rho -> (forall i, policy (team i)) ->
+  (forall k s a, j s <> k -> team k.+1 s a = team k s a) ->
+  (forall u, (u < t)%nat -> seen (layer P rho (team O) u) (team O) (team i)) ->
+  tv (layer P rho (team O) t) (layer P rho (team i) t)
+    <= Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i) kappa0 P rho team k u)) / 2)).
+Proof. by move=> hP hr ht turns hs; apply: S3_episodic => // u; apply: additive_turns turns _. Qed.
+Corollary S3_episodic_product (S M : finType) n (A := [finType of {ffun 'I_n -> M}]) (P : S -> A -> S -> R) rho
+    (old new : 'I_n -> S -> M -> R) i t :
+  (forall s a, dist (P s a)) -> dist rho -> (forall k, policy (old k)) -> (forall k, policy (new k)) ->
+  (forall u k s, 0 < layer P rho (team old new O) u s -> keeps (old k s) (new k s)) ->
+  tv (layer P rho (team old new O) t) (layer P rho (team old new i) t)
+    <= Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i) kappa0 P rho (team old new) k u)) / 2)).
+Proof.
+move=> hP hr ho hn hk; apply: S3_episodic => // [j|u _ s ms|u s ms]; first exact: team_dist.
+  by apply: (keeps_joint (m := fun _ => layer P rho (team old new O) u)) => // k x; exact: hk.
+by apply: (additive_product (m := fun _ => layer P rho (team old new O) u)) => // k x; exact: hk.
+Qed.
