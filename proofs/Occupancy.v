@@ -898,12 +898,16 @@ Definition Jep pi := at_rho rho (V P nx r pi T).
 (* the surrogate on the visits of p0: fresh p0 = p, stale p0 = the first team *)
 Definition Lep := at_rho rho (path_sum p0 (gain P nx r p q) T).
 Definition g_at t := gain P nx r p q (T - t.+1)%nat.
+Lemma gap_sum : Jep q - Jep p - Lep = \big[Rplus/0]_(t < T) (under (layer q t) (g_at t) - under (layer p0 t) (g_at t)).
+Proof.
+have -> : Jep q - Jep p = at_rho rho (path_sum q (gain P nx r p q) T).
+  by rewrite /Jep /at_rho -sumB; apply: sumE => s; rewrite -(T0 P nx r p T s hq); lra.
+by rewrite /Lep !path_sum_layer // -sumB.
+Qed.
 Lemma gap_layers (lo hi : nat -> R) : (forall t s, (t < T)%nat -> lo t <= g_at t s <= hi t) ->
   Rabs (Jep q - Jep p - Lep) <= \big[Rplus/0]_(t < T) (tv (layer p0 t) (layer q t) * (hi t - lo t)).
 Proof.
-move=> h; have -> : Jep q - Jep p = at_rho rho (path_sum q (gain P nx r p q) T).
-  by rewrite /Jep /at_rho -sumB; apply: sumE => s; rewrite -(T0 P nx r p T s hq); lra.
-rewrite /Lep !path_sum_layer // -sumB; apply: Rle_trans (sum_abs _) _; apply: sum_le => t.
+move=> h; rewrite gap_sum; apply: Rle_trans (sum_abs _) _; apply: sum_le => t.
 rewrite Rmult_comm; apply: equal_mass => [|s]; last exact: h.
 by rewrite (proj2 (layer_dist t hp0)) (proj2 (layer_dist t hq)).
 Qed.
