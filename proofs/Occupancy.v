@@ -7,6 +7,8 @@ Local Open Scope R_scope.
 
 Lemma pos_or_0 x : 0 <= x -> 0 < x \/ x = 0. Proof. lra. Qed.
 Lemma pos_factors x y : 0 <= x -> 0 <= y -> 0 < x * y -> 0 < x /\ 0 < y. Proof. by move=> *; nra. Qed.
+Lemma self_log x : 0 <= x -> x * ln (x / x) = 0.
+Proof. by case/pos_or_0 => [h|->]; [rewrite (_ : x / x = 1) ?ln_1; [lra | field; lra] | lra]. Qed.
 Lemma le_root x y : 0 <= x -> x ^ 2 <= y -> x <= sqrt y.
 Proof. by move=> x0 h; rewrite -(sqrt_pow2 x x0); apply: sqrt_le_1_alt. Qed.
 
@@ -285,9 +287,7 @@ have mix : kl m m' <= g * kl (push p m) (push q m').
     move=> [] //= h; have x0 := push_ge0 P_dist s hp m0.
     by have [g0 x] := pos_factors (proj1 g01) x0 h; apply: Rmult_lt_0_compat (kp s x).
   have := log_sum (a0 p m hp m0) (a0 q m' hq m0') ka; rewrite /kl !big_bool /= -!flowE //.
-  have -> : rho s * ln (rho s / rho s) = 0.
-    case: (pos_or_0 (proj1 rho_dist s)) => [r0|->]; last lra.
-    by rewrite (_ : rho s / rho s = 1) ?ln_1; [lra | field; lra].
+  rewrite (self_log (proj1 rho_dist s)).
   case: (pos_or_0 (proj1 g01)) => [gp|->]; last by rewrite !Rmult_0_l; lra.
   case: (pos_or_0 (push_ge0 P_dist s hp m0)) => [x|->]; last by rewrite Rmult_0_r !Rmult_0_l; lra.
   by have := kp s x => y; rewrite (_ : g * _ / (g * _) = push p m s / push q m' s); [lra | field; lra].
@@ -443,8 +443,7 @@ End Stage.
 
 Lemma kl_self (I : finType) (x y : I -> R) : dist x -> (forall a, x a = y a) -> kl x y = 0.
 Proof.
-move=> [x0 _] e; apply: sum0 => a; rewrite -e; case: (pos_or_0 (x0 a)) => [h|->]; last lra.
-by rewrite (_ : x a / x a = 1) ?ln_1; [lra | field; lra].
+by move=> [x0 _] e; apply: sum0 => a; rewrite -e self_log.
 Qed.
 Lemma klE (I : finType) (x x' y y' : I -> R) : (forall a, x a = x' a) -> (forall a, y a = y' a) -> kl x y = kl x' y'.
 Proof. by move=> e e'; apply: sumE => a; rewrite e e'. Qed.
