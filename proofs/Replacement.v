@@ -175,3 +175,59 @@ apply: Rcomplements.ln_le; first lra.
 apply: (Rmult_le_reg_r (p a)) => //; rewrite (_ : mix lam p q a / p a * p a = mix lam p q a) //; field; lra.
 Qed.
 End Mixture.
+
+(* with c fixed the certificate of the update grows with L and falls with delta *)
+Theorem P3_9 c L L' d d' : 0 <= c -> L <= L' -> d' <= d -> L - c * sqrt d <= L' - c * sqrt d'.
+Proof. by move=> c0 hL hd; have := Rmult_le_compat_l _ _ _ c0 (sqrt_le_1_alt _ _ hd); lra. Qed.
+
+(* the mixture of old and new rows: those of the team, or (product team) those of the one agent *)
+Section Mixed.
+Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R).
+Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
+Variables (lam : R) (team : S -> A -> R) (m : S -> R).
+Hypotheses (ht : policy team) (fl : flow P g rho team m).
+Section Rows.
+Variables (B : finType) (p q : S -> B -> R).
+Hypotheses (hp : policy p) (hq : policy q).
+Definition pmix s := mix lam (p s) (q s).
+Notation d q := ((1 - g) * under m (fun s => kl (p s) (q s))).
+Theorem P3_9_delta : 0 <= lam <= 1 -> (forall s, 0 < m s -> keeps (p s) (q s)) -> d pmix <= lam * d q.
+Proof.
+move=> l hs; rewrite -Rmult_assoc (Rmult_comm lam) Rmult_assoc; apply: Rmult_le_compat_l; first lra.
+rewrite /under -sumZ; apply: sum_le => s; case: (pos_or_0 (proj1 fl s)) => [ms|->]; last lra.
+by have := Rmult_le_compat_l _ _ _ (proj1 fl s) (kl_mix l (hp s) (hq s) (hs s ms)); rewrite /pmix; lra.
+Qed.
+Corollary P3_9_penalty c : 0 <= c -> 0 <= lam <= 1 -> (forall s, 0 < m s -> keeps (p s) (q s)) ->
+  c * sqrt (d pmix) <= sqrt lam * (c * sqrt (d q)).
+Proof.
+move=> c0 l hs; rewrite -Rmult_assoc (Rmult_comm (sqrt lam)) Rmult_assoc -sqrt_mult_alt; last lra.
+by apply: Rmult_le_compat_l c0 _; apply: sqrt_le_1_alt; exact: P3_9_delta.
+Qed.
+(* the newcomer may drop actions: every mixture with lam < 1 is finite *)
+Theorem P3_9_drop : 0 <= lam < 1 -> d pmix <= - ln (1 - lam).
+Proof.
+move=> l; have le : under m (fun s => kl (p s) (pmix s)) <= (\sum_(s : S) m s) * - ln (1 - lam).
+  rewrite -sumZr; apply: sum_le => s; exact: Rmult_le_compat_l (proj1 fl s) (kl_mix_drop l (hp s) (hq s)).
+rewrite (mass g01 P_dist rho_dist ht fl) in le; have := Rmult_le_compat_l (1 - g) _ _ ltac:(lra) le.
+by rewrite (_ : (1 - g) * (/ (1 - g) * - ln (1 - lam)) = - ln (1 - lam)); [| field; lra].
+Qed.
+End Rows.
+(* the surrogate is linear *)
+Theorem P3_9_surrogate r q v : surrogate P g r team (pmix team q) v m = lam * surrogate P g r team q v m.
+Proof.
+rewrite /surrogate /under -sumZ; apply: sumE => s; rewrite -Rmult_assoc (Rmult_comm lam) Rmult_assoc; congr (_ * _).
+by rewrite -sumZ; apply: sumE => a; rewrite /pmix /mix; ring.
+Qed.
+End Mixed.
+(* in a product team the mixture of one agent's rows is the mixture of the team's *)
+Lemma joint_mix (I M : finType) (k : I) lam (old : I -> M -> R) (new : M -> R) f :
+  joint (fun l => if l == k then mix lam (old k) new else old l) f
+  = mix lam (joint old) (joint (fun l => if l == k then new else old l)) f.
+Proof.
+have E (x : M -> R) : joint (fun l => if l == k then x else old l) f = x (f k) * \big[Rmult/1]_(l | l != k) old l (f l).
+  rewrite /joint (bigD1 k) //= eqxx; congr (_ * _).
+  by apply: eq_bigr => l /negbTE ->.
+have O : joint old f = joint (fun l => if l == k then old k else old l) f.
+  by apply: eq_bigr => l _; case: eqP => [->|].
+by rewrite /mix O !E; ring.
+Qed.
