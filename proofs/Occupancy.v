@@ -1,4 +1,10 @@
-(* How far the occupancy moves. *)
+(* How far the occupancy moves: S2 (path Pinsker), S3 (joint path) and S1 (activity share), discounted and by layers of an episode.
+
+   S2 without paths. By log-sum one step of the world adds at most the KL of the rows, KL(nP_p, n'P_q) <= KL(n, n') + E_n KL(p, q),
+   and mixing with rho costs nothing. With d = (1-g) rho + g d_+, d_+ = d P_p, the two numbers D = KL(d, d') and D_+ = KL(d_+, d'_+)
+   obey D <= g D_+ and D_+ <= D + delta: hence D_+ <= delta/(1-g). Pinsker on d_+, and TV(d', d) = g TV(d'_+, d_+), is S2.
+   No clock, no path, no limit. All that is asked of the supports is that the new policy keeps what the current one uses at
+   the states that it visits (seen); that the new visits then cover the current ones is proved (visits_keep). *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic Pinsker Discounted Paper Existence.
@@ -270,30 +276,36 @@ move=> s ms; case: (pos_or_0 (m0' s)) => // z.
 by have := all_0 N0 Z s; rewrite /N; case: (Req_EM_T _ _) => e //=; lra.
 Qed.
 
-(* the KL of the occupancy: D <= g (D + K), by one step *)
-Lemma kl_visits p q m m' : policy p -> policy q -> flow p m -> flow q m' -> seen m p q ->
-  kl (push p m) (push q m') <= under m (fun s => kl (p s) (q s)) / (1 - g).
+(* mixing with rho costs no KL *)
+Lemma kl_mixed p q m m' : policy p -> policy q -> flow p m -> flow q m' -> seen m p q ->
+  kl m m' <= g * kl (push p m) (push q m').
 Proof.
-move=> hp hq fl fl' hs; set K := under m _.
-have k := visits_keep hp hq fl fl' hs; have [m0 fp] := fl; have [m0' fq] := fl'.
-have st := push_kl P_dist hp hq m0 m0' k hs; rewrite -/K in st.
-have mix : kl m m' <= g * kl (push p m) (push q m').
-  have kp := push_keeps P_dist hp hq m0 m0' k hs.
-  rewrite /kl -sumZ; apply: sum_le => s.
-  pose a pi n (b : bool) := if b then rho s else g * push pi n s.
-  have a0 pi n : policy pi -> (forall x, 0 <= n x) -> forall b, 0 <= a pi n b.
-    by move=> h n0 [] /=; [exact: (proj1 rho_dist) | apply: Rmult_le_pos; [lra | exact: push_ge0]].
-  have ka : keeps (a p m) (a q m').
-    move=> [] //= h; have x0 := push_ge0 P_dist s hp m0.
-    by have [g0 x] := pos_factors (proj1 g01) x0 h; apply: Rmult_lt_0_compat (kp s x).
-  have := log_sum (a0 p m hp m0) (a0 q m' hq m0') ka; rewrite /kl !big_bool /= -!flowE //.
-  rewrite (self_log (proj1 rho_dist s)).
-  case: (pos_or_0 (proj1 g01)) => [gp|->]; last by rewrite !Rmult_0_l; lra.
-  case: (pos_or_0 (push_ge0 P_dist s hp m0)) => [x|->]; last by rewrite Rmult_0_r !Rmult_0_l; lra.
-  by have := kp s x => y; rewrite (_ : g * _ / (g * _) = push p m s / push q m' s); [lra | field; lra].
-apply: (Rmult_le_reg_l (1 - g)); first lra.
-have -> : (1 - g) * (K / (1 - g)) = K by field; lra.
-lra.
+move=> hp hq fl fl' hs; have [m0 _] := fl; have [m0' _] := fl'.
+have kp := push_keeps P_dist hp hq m0 m0' (visits_keep hp hq fl fl' hs) hs.
+rewrite /kl -sumZ; apply: sum_le => s.
+pose a pi n (b : bool) := if b then rho s else g * push pi n s.
+have a0 pi n : policy pi -> (forall x, 0 <= n x) -> forall b, 0 <= a pi n b.
+  by move=> h n0 [] /=; [exact: (proj1 rho_dist) | apply: Rmult_le_pos; [lra | exact: push_ge0]].
+have ka : keeps (a p m) (a q m').
+  move=> [] //= h; have x0 := push_ge0 P_dist s hp m0.
+  by have [g0 x] := pos_factors (proj1 g01) x0 h; apply: Rmult_lt_0_compat (kp s x).
+have := log_sum (a0 p m hp m0) (a0 q m' hq m0') ka; rewrite /kl !big_bool /= -!flowE //.
+rewrite (self_log (proj1 rho_dist s)).
+case: (pos_or_0 (proj1 g01)) => [gp|->]; last by rewrite !Rmult_0_l; lra.
+case: (pos_or_0 (push_ge0 P_dist s hp m0)) => [x|->]; last by rewrite Rmult_0_r !Rmult_0_l; lra.
+by have := kp s x => y; rewrite (_ : g * _ / (g * _) = push p m s / push q m' s); [lra | field; lra].
+Qed.
+(* the KL of what comes after the first step: D_+ <= g D_+ + K *)
+Lemma kl_visits p q m m' : policy p -> policy q -> flow p m -> flow q m' -> seen m p q ->
+  (1 - g) * kl (push p m) (push q m') <= under m (fun s => kl (p s) (q s)).
+Proof.
+move=> hp hq fl fl' hs; have := kl_mixed hp hq fl fl' hs.
+by have := push_kl P_dist hp hq (proj1 fl) (proj1 fl') (visits_keep hp hq fl fl' hs) hs; lra.
+Qed.
+Lemma kl_occ X Y : (forall s, 0 <= X s) -> keeps X Y -> kl (occ X) (occ Y) = (1 - g) * kl X Y.
+Proof.
+move=> X0 k; rewrite /kl -sumZ; apply: sumE => s; case: (pos_or_0 (X0 s)) => [x|z]; last by rewrite /occ z; lra.
+by have y := k s x; rewrite /occ (_ : (1 - g) * X s / _ = X s / Y s); [lra | field; lra].
 Qed.
 
 (* ---- S2: TV(d', d) <= g sqrt(delta / (2 (1 - g))) *)
@@ -305,14 +317,32 @@ apply: le_root (tv_ge0 _ _) _; set X := push p m; set Y := push q m'.
 have X0 s : 0 <= X s := push_ge0 P_dist s hp (proj1 fl).
 have kp : keeps X Y := push_keeps P_dist hp hq (proj1 fl) (proj1 fl') (visits_keep hp hq fl fl' hs) hs.
 have ko : keeps (occ X) (occ Y) by move=> s /(pos_factors (Rlt_le _ _ pos1) (X0 s)) [_ /kp y]; apply: Rmult_lt_0_compat.
-apply: Rle_trans (pinsker (push_dist hp fl) (push_dist hq fl') ko) _.
+apply: Rle_trans (pinsker (push_dist hp fl) (push_dist hq fl') ko) _; rewrite (kl_occ X0 kp).
 have -> : delta p q m / (2 * (1 - g)) = under m (fun s => kl (p s) (q s)) / 2 by rewrite /delta; field; lra.
-apply: Rmult_le_compat_r; first lra.
-have -> : kl (occ X) (occ Y) = (1 - g) * kl X Y.
-  rewrite /kl -sumZ; apply: sumE => s; case: (pos_or_0 (X0 s)) => [x|z]; last by rewrite /occ z; lra.
-  by have y := kp s x; rewrite /occ (_ : (1 - g) * X s / _ = X s / Y s); [lra | field; lra].
-have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ pos1) (kl_visits hp hq fl fl' hs).
-by rewrite (_ : (1 - g) * (_ / (1 - g)) = under m (fun s => kl (p s) (q s))); [| field; lra].
+by have := kl_visits hp hq fl fl' hs; rewrite /X /Y; lra.
+Qed.
+(* the KL of the occupancies themselves *)
+Corollary S2_kl p q m m' : policy p -> policy q -> flow p m -> flow q m' -> seen m p q ->
+  kl (occ m) (occ m') <= g / (1 - g) * delta p q m.
+Proof.
+move=> hp hq fl fl' hs; rewrite (kl_occ (proj1 fl) (visits_keep hp hq fl fl' hs)).
+have -> : g / (1 - g) * delta p q m = g * under m (fun s => kl (p s) (q s)) by rewrite /delta; field; lra.
+apply: Rle_trans (Rmult_le_compat_l _ _ _ (Rlt_le _ _ pos1) (kl_mixed hp hq fl fl' hs)) _.
+by have := Rmult_le_compat_l _ _ _ (proj1 g01) (kl_visits hp hq fl fl' hs); lra.
+Qed.
+(* beside T2: better by the root of 1 - g, for every g and every pair *)
+Corollary S2_T2 p q m m' : policy p -> policy q -> flow p m -> flow q m' -> seen m p q ->
+  (1 - g) * l1 m m' <= sqrt (1 - g) * (sqrt 2 * g / (1 - g) * sqrt (delta p q m)).
+Proof.
+move=> hp hq fl fl' hs; have := S2 hp hq fl fl' hs; rewrite tv_l1 => h.
+have d0 : 0 <= delta p q m by apply: Rmult_le_pos; [lra | apply: kl_mean_ge0 => //; exact: (proj1 fl)].
+have i0 : 0 < / (1 - g) by exact: Rinv_0_lt_compat.
+have r := sqrt_sqrt (1 - g) (Rlt_le _ _ pos1); have r0 := sqrt_lt_R0 _ pos1.
+suff -> : sqrt (1 - g) * (sqrt 2 * g / (1 - g) * sqrt (delta p q m)) = 2 * (g * sqrt (delta p q m / (2 * (1 - g)))) by lra.
+have -> : delta p q m / (2 * (1 - g)) = delta p q m / 2 / (1 - g) by field; lra.
+rewrite [sqrt (_ / (1 - g))]sqrt_div; [| lra | lra].
+have -> : 2 * (g * (sqrt (delta p q m / 2) / sqrt (1 - g))) = g / sqrt (1 - g) * (2 * sqrt (delta p q m / 2)) by field; lra.
+by rewrite sqrt_half // -{2}r; field; lra.
 Qed.
 
 (* ---- gaps: measures of the same mass see only the span of g *)
