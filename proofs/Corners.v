@@ -168,3 +168,61 @@ have -> : exp (3 / 4) = exp (3 / 32) ^ 8 by rewrite /= Rmult_1_r -!exp_plus; con
 by move=> h; apply: Rlt_le_trans h; lra.
 Qed.
 End Fresh.
+
+(* ---- S1: the shares of two agents add up to 1 + D_occ, for every g. State 0 belongs to agent 0, who stays before the update and
+   passes to state 1, that of agent 1, after it. *)
+Section Router.
+Variable g : R.
+Hypothesis g01 : 0 <= g < 1.
+Let to (s : nat) (a : bool) := match s, a with 0, false => 0 | _, _ => 1 end%nat.
+Let P := @go 1 to.
+Let team i := @coin 1 (fun _ => if i is 0%nat then 0 else 1).
+Let m i (s : 'I_2) := if i is 0%nat then (if nat_of_ord s is 0%nat then / (1 - g) else 0)
+  else (if nat_of_ord s is 0%nat then 1 else g / (1 - g)).
+Let inside s a : (s < 2)%nat -> (to s a < 2)%nat. Proof. by case: s => [|[|]] //; case: a. Qed.
+Let fm i : flow P g (@at0 1) (team i) (m i).
+Proof.
+have i0 : 0 < / (1 - g) by apply: Rinv_0_lt_compat; lra.
+have x0 : 0 <= g / (1 - g) by apply: Rmult_le_pos; lra.
+case: i => [|i]; split=> [[[|[|s]] h]|[[|[|s]] h]] //; rewrite /m /=; try lra.
+all: by rewrite /at0 !big_ord_recl big_ord0 !big_bool /P /go /team /coin /ind /=; field; lra.
+Qed.
+Theorem S1_router_attained : exists (P : 'I_2 -> bool -> 'I_2 -> R) rho team m,
+  (forall s a, dist (P s a)) /\ dist rho /\ (forall i, policy (team i)) /\ (forall i, flow P g rho (team i) (m i)) /\
+  \big[Rplus/0]_(k < 2) w g m (@nat_of_ord 2) k = 1 + D_occ g m 2 /\ D_occ g m 2 = g.
+Proof.
+exists P, (@at0 1), team, m; split; first exact: (go_dist inside). split; first exact: at0_dist.
+split; first by move=> i; apply: coin_dist => _; case: i => [|i]; lra.
+split; first exact: fm.
+have tv0 : tv (occ g (m 0)) (occ g (m 0)) = 0 by rewrite /tv sum0 => [|s]; [lra | rewrite Rminus_eq_0 Rabs_R0].
+have tv1 : tv (occ g (m 0)) (occ g (m 1)) = g.
+  rewrite /tv !big_ord_recl big_ord0 /occ /m /=.
+  rewrite (_ : (1 - g) * 1 - (1 - g) * / (1 - g) = - g); last by field; lra.
+  rewrite (_ : (1 - g) * (g / (1 - g)) - (1 - g) * 0 = g); last by field; lra.
+  by rewrite Rabs_Ropp Rabs_pos_eq; lra.
+have D : D_occ g m 2 = g by rewrite /D_occ !big_ord_recl big_ord0 /= /bump /= ?addn0 tv0 tv1; lra.
+split=> //; rewrite D !big_ord_recl big_ord0 /w /share /under !big_ord_recl !big_ord0 /occ /m /ind /=; field; lra.
+Qed.
+End Router.
+
+(* ---- P3.9: a newcomer who is closer can have the larger A_max, hence the larger penalty, in the next update. At state 0 the agent
+   earns 1 by action true; state 1, of another agent, follows whatever it does. *)
+Section Later.
+Variable g : R.
+Hypothesis g01 : 0 <= g < 1.
+Let P := @go 1 (fun _ _ => 1%nat).
+Let r (s : 'I_2) (a : bool) := if nat_of_ord s is 0%nat then (if a then 1 else 0) else 0.
+Let v x (s : 'I_2) := if nat_of_ord s is 0%nat then x else 0.
+Let m (s : 'I_2) := if nat_of_ord s is 0%nat then 1 else g / (1 - g).
+Let agent x := @coin 1 (fun s => if s is 0%nat then x else / 2).
+Let inside (s : nat) (a : bool) : (s < 2)%nat -> (1 < 2)%nat. Proof. by []. Qed.
+Let Qv w s a : Qd P g r w s a = r s a + g * w (inord 1).
+Proof. by rewrite /Qd /ev (@go_sum 1 (fun _ _ => 1%nat) inside). Qed.
+Theorem P3_9_later (old := agent (9 / 10)) (near := agent (7 / 10)) (far := agent (5 / 10)) :
+  flow P g (@at0 1) near m /\ flow P g (@at0 1) far m /\                     (* the visits, hence delta of the next update, are the same *)
+  bellman P g r near (v (7 / 10)) /\ bellman P g r far (v (5 / 10)) /\
+  (1 - g) * under m (fun s => kl (old s) (near s)) < (1 - g) * under m (fun s => kl (old s) (far s)) /\
+  (exists s a, Rabs (adv P g r (v (7 / 10)) s a) = 7 / 10) /\ (forall s a, Rabs (adv P g r (v (5 / 10)) s a) <= 5 / 10).
+Proof.
+Admitted.
+End Later.
