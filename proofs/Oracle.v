@@ -203,4 +203,126 @@ apply: (S4R hp hq bp bq fl (own := fun s => w s == O) others hN z) => [s /eqP|s 
 have w0 : w s = O by apply/eqP; case: (boolP (w s == O)) => // /others h; case: pq; rewrite h.
 by rewrite next w0 gS (prednK n0); apply: Rle_refl.
 Qed.
+
+(* ---- S7b *)
+Lemma flow_ge q m s a x : policy q -> flow q m -> g * (m s * (q s a * P s a x)) <= m x.
+Proof.
+move=> hq [m0 fl]; have row y c : 0 <= q y c * P y c x by apply: Rmult_le_pos; [exact: (proj1 (hq y)) | exact: (proj1 (P_dist y c))].
+have col y : 0 <= m y * \sum_(c : A) (q y c * P y c x) by apply: Rmult_le_pos (m0 y) (sum_ge0 (row y)).
+rewrite (fl x); have := proj1 rho_dist x.
+have := Rmult_le_compat_l _ _ _ (m0 s) (term_le_sum a (row s)) => h1; have := Rle_trans _ _ _ h1 (term_le_sum s col) => h2.
+have := Rmult_le_compat_l _ _ _ (proj1 g01) h2; lra.
+Qed.
+
+(* what the current team visits the new one visits, if it keeps the actions there *)
+Lemma visits_keep p q m m' : policy p -> policy q -> flow p m -> flow q m' -> keeps_at m p q -> keeps m m'.
+Proof.
+move=> hp hq fl fl' hk; have [m0 _] := fl; have [m0' fq] := fl'.
+pose Z s := if Rle_lt_dec (m' s) 0 then 1 else 0.                                   (* not visited by the new team *)
+have Z0 s : 0 <= Z s <= 1 by rewrite /Z; case: (Rle_lt_dec (m' s) 0) => ? /=; lra.
+have rZ : at_rho rho Z = 0.
+  apply: sum0 => x; rewrite /Z; case: (Rle_lt_dec (m' x) 0) => [h|_] /=; last lra.
+  have in0 : 0 <= \sum_(s : S) (m' s * \sum_(a : A) (q s a * P s a x)).
+    apply: sum_ge0 => s; apply: Rmult_le_pos (m0' s) _; apply: sum_ge0 => a.
+    by apply: Rmult_le_pos; [exact: (proj1 (hq s)) | exact: (proj1 (P_dist s a))].
+  have -> : rho x = 0 by have := fq x; have := Rmult_le_pos _ _ (proj1 g01) in0; have := proj1 rho_dist x; lra.
+  lra.
+(* the current team enters Z from Z only *)
+have term s : (1 - g) * (m s * Z s) <= m s * (Z s - g * step_p P p Z s).
+  case: (Rle_lt_or_eq_dec _ _ (m0 s)) => [ms|<-]; last lra.
+  suff : g * step_p P p Z s <= g * Z s by move=> h; have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ ms) h; lra.
+  case: (Rle_lt_dec (m' s) 0) => ms'.
+    have -> : Z s = 1 by rewrite /Z; case: (Rle_lt_dec (m' s) 0) => ? /=; lra.
+    apply: Rmult_le_compat_l (proj1 g01) _; rewrite -[X in _ <= X](proj2 (hp s)); apply: sum_le => a.
+    rewrite -[X in _ <= X]Rmult_1_r; apply: Rmult_le_compat_l; first exact: (proj1 (hp s)).
+    by rewrite -(ev1 P_dist s a 1); apply: ev_le => // x; have := Z0 x; lra.
+  rewrite /step_p -sumZ sum0 => [|a]; first by have := Rmult_le_pos _ _ (proj1 g01) (proj1 (Z0 s)); lra.
+  case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [/(hk s ms) qa|<-]; last lra.
+  case: (Rle_lt_or_eq_dec _ _ (proj1 g01)) => [gp|<-]; last lra.
+  suff -> : ev P s a Z = 0 by lra.
+  apply: sum0 => x; case: (Rle_lt_or_eq_dec _ _ (proj1 (P_dist s a) x)) => [Px|<-]; last lra.
+  have := flow_ge s a x hq fl'; have := Rmult_lt_0_compat _ _ gp (Rmult_lt_0_compat _ _ ms' (Rmult_lt_0_compat _ _ qa Px)).
+  by rewrite /Z; case: (Rle_lt_dec (m' x) 0) => ? /=; lra.
+have := sum_le term; rewrite sumZ -[X in _ <= X](dual Z fl) rZ => h s ms.
+have b := term_le_sum (F := fun s => m s * Z s) s (fun x => Rmult_le_pos _ _ (m0 x) (proj1 (Z0 x))).
+have c : 0 < 1 - g by lra.
+have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ c) b => d.
+have : m s * Z s <= 0 by apply: (Rmult_le_reg_l _ _ _ c); lra.
+rewrite /Z; case: (Rle_lt_dec (m' s) 0) => ? /=; lra.
+Qed.
+
+(* KL(m || m') <= gamma/(1-gamma) K: the flow equation maps (m, m') to itself and adds at most gamma K on the way *)
+Theorem kl_visits p q m m' : policy p -> policy q -> flow p m -> flow q m' -> keeps_at m p q ->
+  kl m m' <= g / (1 - g) * under m (fun s => kl (p s) (q s)).
+Proof.
+move=> hp hq fl fl' hk; have km := visits_keep hp hq fl fl' hk; have [m0 fp] := fl; have [m0' fq] := fl'.
+set K := under m _; have c : 0 < 1 - g by lra.
+suff h : kl m m' <= g * (kl m m' + K).
+  apply: (Rmult_le_reg_l _ _ _ c); have -> : (1 - g) * (g / (1 - g) * K) = g * K by field; lra.
+  lra.
+have pos x : 0 <= g * push P p m x /\ 0 <= g * push P q m' x.
+  by split; apply: Rmult_le_pos (proj1 g01) _; [exact: (push_pos P_dist m0 hp) | exact: (push_pos P_dist m0' hq)].
+have kp := keeps_push P_dist m0 m0' hp hq km hk.
+have kg : keeps (fun x => g * push P p m x) (fun x => g * push P q m' x).
+  move=> x /(prod_pos (proj1 g01) (push_pos P_dist m0 hp x)) [gp px]; exact: Rmult_lt_0_compat gp (kp x px).
+rewrite {1}(kl_eq fp fq); apply: Rle_trans.
+  exact: (kl_add (proj1 rho_dist) (proj1 rho_dist) (fun x => proj1 (pos x)) (fun x => proj2 (pos x)) (fun _ h => h) kg).
+rewrite kl_self; last exact: (proj1 rho_dist).
+case: (Rle_lt_or_eq_dec _ _ (proj1 g01)) => [gp|E].
+  rewrite kl_scale //; last exact: push_pos.
+  by have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ gp) (kl_step P_dist m0 m0' hp hq km hk); rewrite -/(under m _) -/K; lra.
+by rewrite /kl sum0 => [|x]; rewrite -E; lra.
+Qed.
 End Discounted.
+
+(* one state: |d' - d| TV(x, y) is at most the terms of the two KLs *)
+Lemma two_changes (A : finType) (d d' : R) (x y : A -> R) : 0 <= d -> 0 <= d' -> (0 < d -> 0 < d') -> dist x -> dist y ->
+  (0 < d -> keeps x y) -> Rabs (d' - d) * tv x y <= d' - d + d * ln (d / d') + d * kl x y.
+Proof.
+move=> d0 d0' kd [x0 x1] [y0 y1] k.
+(* X: the two changes at once, from d x to d' y; Y: one at a time. Both are >= 0, and X - Y = (d' - d) (y - x) *)
+pose X a := d' * y a - d * x a + d * x a * ln (d * x a / (d' * y a)).
+pose Y a := x a * (d' - d + d * ln (d / d')) + d * (y a - x a + x a * ln (x a / y a)).
+have X0 a : 0 <= X a.
+  have k2 : 0 < d * x a -> 0 < d' * y a.
+    by move=> /(prod_pos d0 (x0 a)) [dp xp]; apply: Rmult_lt_0_compat; [exact: kd | exact: k].
+  have := log_tangent (Rmult_le_pos _ _ d0 (x0 a)) (Rmult_le_pos _ _ d0' (y0 a)) k2 Rlt_0_1; rewrite ln_1 /X; lra.
+have Y0 a : 0 <= Y a.
+  have h1 := log_tangent d0 d0' kd Rlt_0_1; rewrite ln_1 in h1.
+  have := Rmult_le_pos (x a) (d' - d + d * ln (d / d')) (x0 a) ltac:(lra).
+  case: (Rle_lt_or_eq_dec _ _ d0) => [dp|E]; last by rewrite /Y -E; lra.
+  have := log_tangent (x0 a) (y0 a) (k dp a) Rlt_0_1; rewrite ln_1 => h2.
+  by have := Rmult_le_pos d (y a - x a + x a * ln (x a / y a)) d0 ltac:(lra); rewrite /Y; lra.
+have XY a : X a - Y a = (d' - d) * (y a - x a).
+  rewrite /X /Y; case: (Rle_lt_or_eq_dec _ _ d0) => [dp|<-]; last lra.
+  case: (Rle_lt_or_eq_dec _ _ (x0 a)) => [xp|<-]; last lra.
+  have dp' := kd dp; have yp := k dp a xp.
+  have -> : d * x a / (d' * y a) = d / d' * (x a / y a) by field; lra.
+  by rewrite ln_mult; [lra | exact: Rdiv_lt_0_compat | exact: Rdiv_lt_0_compat].
+have SY : \sum_(a : A) Y a = d' - d + d * ln (d / d') + d * kl x y.
+  by rewrite /Y sumD sumZr x1 sumZ sumD sumB y1 x1 /kl; lra.
+have SX : \sum_(a : A) X a = \sum_(a : A) Y a.
+  suff : \sum_(a : A) X a - \sum_(a : A) Y a = 0 by lra.
+  by rewrite -sumB (sumE XY) sumZ sumB x1 y1; lra.
+have : \sum_(a : A) (Rabs (d' - d) * Rabs (y a - x a)) <= \sum_(a : A) (X a + Y a).
+  apply: sum_le => a; rewrite -Rabs_mult -XY; apply: Rabs_le; have := X0 a; have := Y0 a; lra.
+rewrite sumZ sumD SX SY /tv; lra.
+Qed.
+
+(* the sum over the states, for measures of one mass and f = g of an update from p to q *)
+Lemma second_order (S A : finType) (d d' : S -> R) (p q : S -> A -> R) (f : S -> R) B :
+  measure d -> measure d' -> \sum_(s : S) d s = \sum_(s : S) d' s -> keeps d d' ->
+  policy p -> policy q -> keeps_at d p q -> 0 <= B -> (forall s, 0 < d s \/ 0 < d' s -> Rabs (f s) <= tv (p s) (q s) * B) ->
+  Rabs (\sum_(s : S) ((d' s - d s) * f s)) <= B * (kl d d' + \sum_(s : S) (d s * kl (p s) (q s))).
+Proof.
+move=> d0 d0' M kd hp hq hk B0 hf.
+have -> : B * (kl d d' + \sum_(s : S) (d s * kl (p s) (q s)))
+    = \sum_(s : S) (B * (d' s - d s + d s * ln (d s / d' s) + d s * kl (p s) (q s))).
+  by rewrite sumZ 2!sumD sumB M /kl; lra.
+apply: Rle_trans (sum_abs _) _; apply: sum_le => s; rewrite Rabs_mult.
+have t := two_changes (d0 s) (d0' s) (kd s) (hp s) (hq s) (hk s); have := Rmult_le_compat_l _ _ _ B0 t.
+have [n|[E E']] : (0 < d s \/ 0 < d' s) \/ (d s = 0 /\ d' s = 0).
+  by have := d0 s; have := d0' s; move=> a b; case: (Req_dec (d s) 0) => [e|e]; case: (Req_dec (d' s) 0) => [e'|e']; by [right | left; lra].
+  by have := Rmult_le_compat_l _ _ _ (Rabs_pos (d' s - d s)) (hf s n); lra.
+by rewrite E E' Rminus_eq_0 Rabs_R0; lra.
+Qed.
