@@ -12,6 +12,58 @@ Local Open Scope R_scope.
 (* B is at least the span of f *)
 Definition span_le (I : Type) (f : I -> R) B := forall x y, f x - f y <= B.
 
+(* one state: |d' - d| TV(x, y) is at most the terms of the two KLs *)
+Lemma two_changes (A : finType) (d d' : R) (x y : A -> R) : 0 <= d -> 0 <= d' -> (0 < d -> 0 < d') -> dist x -> dist y ->
+  (0 < d -> keeps x y) -> Rabs (d' - d) * tv x y <= d' - d + d * ln (d / d') + d * kl x y.
+Proof.
+move=> d0 d0' kd [x0 x1] [y0 y1] k.
+(* X: the two changes at once, from d x to d' y; Y: one at a time. Both are >= 0, and X - Y = (d' - d) (y - x) *)
+pose X a := d' * y a - d * x a + d * x a * ln (d * x a / (d' * y a)).
+pose Y a := x a * (d' - d + d * ln (d / d')) + d * (y a - x a + x a * ln (x a / y a)).
+have X0 a : 0 <= X a.
+  have k2 : 0 < d * x a -> 0 < d' * y a.
+    by move=> /(prod_pos d0 (x0 a)) [dp xp]; apply: Rmult_lt_0_compat; [exact: kd | exact: k].
+  have := log_tangent (Rmult_le_pos _ _ d0 (x0 a)) (Rmult_le_pos _ _ d0' (y0 a)) k2 Rlt_0_1; rewrite ln_1 /X; lra.
+have Y0 a : 0 <= Y a.
+  have h1 := log_tangent d0 d0' kd Rlt_0_1; rewrite ln_1 in h1.
+  have := Rmult_le_pos (x a) (d' - d + d * ln (d / d')) (x0 a) ltac:(lra).
+  case: (Rle_lt_or_eq_dec _ _ d0) => [dp|E]; last by rewrite /Y -E; lra.
+  have := log_tangent (x0 a) (y0 a) (k dp a) Rlt_0_1; rewrite ln_1 => h2.
+  by have := Rmult_le_pos d (y a - x a + x a * ln (x a / y a)) d0 ltac:(lra); rewrite /Y; lra.
+have XY a : X a - Y a = (d' - d) * (y a - x a).
+  rewrite /X /Y; case: (Rle_lt_or_eq_dec _ _ d0) => [dp|<-]; last lra.
+  case: (Rle_lt_or_eq_dec _ _ (x0 a)) => [xp|<-]; last lra.
+  have dp' := kd dp; have yp := k dp a xp.
+  have -> : d * x a / (d' * y a) = d / d' * (x a / y a) by field; lra.
+  by rewrite ln_mult; [lra | exact: Rdiv_lt_0_compat | exact: Rdiv_lt_0_compat].
+have SY : \sum_(a : A) Y a = d' - d + d * ln (d / d') + d * kl x y.
+  by rewrite /Y sumD sumZr x1 sumZ sumD sumB y1 x1 /kl; lra.
+have SX : \sum_(a : A) X a = \sum_(a : A) Y a.
+  suff : \sum_(a : A) X a - \sum_(a : A) Y a = 0 by lra.
+  by rewrite -sumB (sumE XY) sumZ sumB x1 y1; lra.
+have : \sum_(a : A) (Rabs (d' - d) * Rabs (y a - x a)) <= \sum_(a : A) (X a + Y a).
+  apply: sum_le => a; rewrite -Rabs_mult -XY; apply: Rabs_le; have := X0 a; have := Y0 a; lra.
+rewrite sumZ sumD SX SY /tv; lra.
+Qed.
+
+(* the sum over the states, for measures of one mass and f = g of an update from p to q *)
+Lemma second_order (S A : finType) (d d' : S -> R) (p q : S -> A -> R) (f : S -> R) B :
+  measure d -> measure d' -> \sum_(s : S) d s = \sum_(s : S) d' s -> keeps d d' ->
+  policy p -> policy q -> keeps_at d p q -> 0 <= B -> (forall s, 0 < d s \/ 0 < d' s -> Rabs (f s) <= tv (p s) (q s) * B) ->
+  Rabs (\sum_(s : S) ((d' s - d s) * f s)) <= B * (kl d d' + \sum_(s : S) (d s * kl (p s) (q s))).
+Proof.
+move=> d0 d0' M kd hp hq hk B0 hf.
+have -> : B * (kl d d' + \sum_(s : S) (d s * kl (p s) (q s)))
+    = \sum_(s : S) (B * (d' s - d s + d s * ln (d s / d' s) + d s * kl (p s) (q s))).
+  by rewrite sumZ 2!sumD sumB M /kl; lra.
+apply: Rle_trans (sum_abs _) _; apply: sum_le => s; rewrite Rabs_mult.
+have t := two_changes (d0 s) (d0' s) (kd s) (hp s) (hq s) (hk s); have := Rmult_le_compat_l _ _ _ B0 t.
+have [n|[E E']] : (0 < d s \/ 0 < d' s) \/ (d s = 0 /\ d' s = 0).
+  by have := d0 s; have := d0' s; move=> a b; case: (Req_dec (d s) 0) => [e|e]; case: (Req_dec (d' s) 0) => [e'|e']; by [right | left; lra].
+  by have := Rmult_le_compat_l _ _ _ (Rabs_pos (d' s - d s)) (hf s n); lra.
+by rewrite E E' Rminus_eq_0 Rabs_R0; lra.
+Qed.
+
 Section Discounted.
 Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R) (r : S -> A -> R).
 Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
@@ -273,56 +325,150 @@ case: (Rle_lt_or_eq_dec _ _ (proj1 g01)) => [gp|E].
   by have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ gp) (kl_step P_dist m0 m0' hp hq km hk); rewrite -/(under m _) -/K; lra.
 by rewrite /kl sum0 => [|x]; rewrite -E; lra.
 Qed.
+
+(* rollouts of b, update from p to q *)
+Lemma S7b_base b p q v m m' B : policy b -> policy p -> policy q -> bellman P g r p v -> flow b m -> flow q m' ->
+  keeps_at m b q -> keeps_at m p q -> (forall s, 0 < m s \/ 0 < m' s -> span_le (adv v s) B) ->
+  Rabs (under m' (gain p v q) - under m (gain p v q))
+    <= B * (g / (1 - g) * under m (fun s => kl (b s) (q s)) + under m (fun s => kl (p s) (q s))).
+Proof.
+move=> hb hp hq bp fl fl' kb kp h; have [m0 _] := fl; have [m0' _] := fl'.
+have B0 : 0 <= B.
+  have [s ms] : exists s, 0 < m s.
+    by apply: sum_pos_ex; rewrite (mass g01 P_dist rho_dist hb fl); apply: Rinv_0_lt_compat; lra.
+  have [a _] : exists a, 0 < p s a by apply: sum_pos_ex; rewrite (proj2 (hp s)); lra.
+  by have := h s (or_introl ms) a a; lra.
+have -> : under m' (gain p v q) - under m (gain p v q) = \sum_(s : S) ((m' s - m s) * gain p v q s).
+  by rewrite /under -sumB; apply: sumE => s; lra.
+apply: Rle_trans (second_order m0 m0' _ (visits_keep hb hq fl fl' kb) hp hq kp B0 (fun s n => S4_state hp hq bp (h s n))) _.
+  by rewrite (mass g01 P_dist rho_dist hb fl) (mass g01 P_dist rho_dist hq fl').
+by apply: Rmult_le_compat_l B0 _; apply: Rplus_le_compat_r; exact: kl_visits hb hq fl fl' kb.
+Qed.
+
+(* |fresh| <= B delta / (1 - gamma)^2; B: the largest span_a A(s, .) at the states that are met *)
+Theorem S7b p q v v' m m' B : policy p -> policy q -> bellman P g r p v -> bellman P g r q v' -> flow p m -> flow q m' ->
+  keeps_at m p q -> (forall s, 0 < m s \/ 0 < m' s -> span_le (adv v s) B) ->
+  Rabs (J v' - J v - under m (gain p v q)) <= B * delta g p q m / (1 - g) ^ 2.
+Proof.
+move=> hp hq bp bq fl fl' hk h; rewrite (T0_discounted hq bp bq fl').
+apply: Rle_trans (S7b_base hp hp hq bp fl fl' hk hk h) _; apply: Req_le; rewrite /delta; field; lra.
+Qed.
+
+(* |stale_i| <= B_i (delta0_i + gamma/(1-gamma) sum_{k<=i} delta0_k) / (1-gamma), delta0 under the visits of the stage's start *)
+Theorem S7b_stale (team : nat -> S -> A -> R) (v m : nat -> S -> R) i B :
+  (forall k, policy (team k)) -> (forall k, bellman P g r (team k) (v k)) -> (forall k, flow (team k) (m k)) ->
+  (forall s, 0 < m O s -> adds team i.+1 s) -> keeps_at (m O) (team O) (team i.+1) -> keeps_at (m O) (team i) (team i.+1) ->
+  (forall s, 0 < m O s \/ 0 < m i.+1 s -> span_le (adv (v i) s) B) ->
+  let delta0 k := delta g (team k) (team k.+1) (m O) in
+  Rabs (stale team v m i) <= B * (delta0 i + g / (1 - g) * \big[Rplus/0]_(k < i.+1) delta0 k) / (1 - g).
+Proof.
+move=> ht hv hm ha k1 k2 h d0; rewrite (staleE i ht hv hm).
+apply: Rle_trans (S7b_base (ht O) (ht i) (ht i.+1) (hv i) (hm O) (hm i.+1) k1 k2 h) _.
+have -> : under (m O) (fun s => kl (team O s) (team i.+1 s)) = \big[Rplus/0]_(k < i.+1) under (m O) (fun s => kl (team k s) (team k.+1 s)).
+  rewrite sum_swap; apply: sumE => s; rewrite sumZ.
+  case: (Rle_lt_or_eq_dec _ _ (proj1 (hm O) s)) => [ms|<-]; last lra.
+  by rewrite (ha s ms).
+rewrite /d0 /delta sumZ; set X := \big[Rplus/0]_(k < _) _; set Y := under _ _.
+by apply: Req_le; field; lra.
+Qed.
+
+(* B may be the range of the return: span(r)/(1 - gamma) *)
+Lemma adv_range p v lo hi s : policy p -> bellman P g r p v -> (forall x a, lo <= r x a <= hi) -> span_le (adv v s) ((hi - lo) / (1 - g)).
+Proof.
+move=> hp bp hr a c.
+have flo : floord P g r (fun _ => lo / (1 - g)).
+  move=> x b; rewrite ev1 //; have := hr x b; have : lo / (1 - g) = lo + g * (lo / (1 - g)) by field; lra.
+  lra.
+have fhi : floord P g (fun x b => - r x b) (fun _ => - hi / (1 - g)).
+  move=> x b; rewrite ev1 //; have := hr x b; have : - hi / (1 - g) = - hi + g * (- hi / (1 - g)) by field; lra.
+  lra.
+have bn : bellman P g (fun x b => - r x b) p (fun x => - v x) := bellman_neg bp.
+have vlo := above g01 P_dist hp flo bp; have vhi := above g01 P_dist hp fhi bn.
+have {}vhi x : v x <= hi / (1 - g) by have := vhi x; have -> : - hi / (1 - g) = - (hi / (1 - g)) by [field; lra]; lra.
+have ehi : hi / (1 - g) = hi + g * (hi / (1 - g)) by field; lra.
+have elo : lo / (1 - g) = lo + g * (lo / (1 - g)) by field; lra.
+have up := Rmult_le_compat_l _ _ _ (proj1 g01) (ev_le P_dist s a vhi); rewrite ev1 // in up.
+have dn := Rmult_le_compat_l _ _ _ (proj1 g01) (ev_le P_dist s c vlo); rewrite ev1 // in dn.
+have -> : (hi - lo) / (1 - g) = hi / (1 - g) - lo / (1 - g) by field; lra.
+by rewrite /Qd; have := hr s a; have := hr s c; lra.
+Qed.
+Corollary S7b_stale_range (team : nat -> S -> A -> R) (v m : nat -> S -> R) i lo hi :
+  (forall k, policy (team k)) -> (forall k, bellman P g r (team k) (v k)) -> (forall k, flow (team k) (m k)) ->
+  (forall s, 0 < m O s -> adds team i.+1 s) -> keeps_at (m O) (team O) (team i.+1) -> keeps_at (m O) (team i) (team i.+1) ->
+  (forall s a, lo <= r s a <= hi) ->
+  let delta0 k := delta g (team k) (team k.+1) (m O) in
+  Rabs (stale team v m i) <= (hi - lo) / (1 - g) * (delta0 i + g / (1 - g) * \big[Rplus/0]_(k < i.+1) delta0 k) / (1 - g).
+Proof. by move=> ht hv hm ha k1 k2 hr; apply: S7b_stale => // s _; exact: adv_range. Qed.
 End Discounted.
 
-(* one state: |d' - d| TV(x, y) is at most the terms of the two KLs *)
-Lemma two_changes (A : finType) (d d' : R) (x y : A -> R) : 0 <= d -> 0 <= d' -> (0 < d -> 0 < d') -> dist x -> dist y ->
-  (0 < d -> keeps x y) -> Rabs (d' - d) * tv x y <= d' - d + d * ln (d / d') + d * kl x y.
-Proof.
-move=> d0 d0' kd [x0 x1] [y0 y1] k.
-(* X: the two changes at once, from d x to d' y; Y: one at a time. Both are >= 0, and X - Y = (d' - d) (y - x) *)
-pose X a := d' * y a - d * x a + d * x a * ln (d * x a / (d' * y a)).
-pose Y a := x a * (d' - d + d * ln (d / d')) + d * (y a - x a + x a * ln (x a / y a)).
-have X0 a : 0 <= X a.
-  have k2 : 0 < d * x a -> 0 < d' * y a.
-    by move=> /(prod_pos d0 (x0 a)) [dp xp]; apply: Rmult_lt_0_compat; [exact: kd | exact: k].
-  have := log_tangent (Rmult_le_pos _ _ d0 (x0 a)) (Rmult_le_pos _ _ d0' (y0 a)) k2 Rlt_0_1; rewrite ln_1 /X; lra.
-have Y0 a : 0 <= Y a.
-  have h1 := log_tangent d0 d0' kd Rlt_0_1; rewrite ln_1 in h1.
-  have := Rmult_le_pos (x a) (d' - d + d * ln (d / d')) (x0 a) ltac:(lra).
-  case: (Rle_lt_or_eq_dec _ _ d0) => [dp|E]; last by rewrite /Y -E; lra.
-  have := log_tangent (x0 a) (y0 a) (k dp a) Rlt_0_1; rewrite ln_1 => h2.
-  by have := Rmult_le_pos d (y a - x a + x a * ln (x a / y a)) d0 ltac:(lra); rewrite /Y; lra.
-have XY a : X a - Y a = (d' - d) * (y a - x a).
-  rewrite /X /Y; case: (Rle_lt_or_eq_dec _ _ d0) => [dp|<-]; last lra.
-  case: (Rle_lt_or_eq_dec _ _ (x0 a)) => [xp|<-]; last lra.
-  have dp' := kd dp; have yp := k dp a xp.
-  have -> : d * x a / (d' * y a) = d / d' * (x a / y a) by field; lra.
-  by rewrite ln_mult; [lra | exact: Rdiv_lt_0_compat | exact: Rdiv_lt_0_compat].
-have SY : \sum_(a : A) Y a = d' - d + d * ln (d / d') + d * kl x y.
-  by rewrite /Y sumD sumZr x1 sumZ sumD sumB y1 x1 /kl; lra.
-have SX : \sum_(a : A) X a = \sum_(a : A) Y a.
-  suff : \sum_(a : A) X a - \sum_(a : A) Y a = 0 by lra.
-  by rewrite -sumB (sumE XY) sumZ sumB x1 y1; lra.
-have : \sum_(a : A) (Rabs (d' - d) * Rabs (y a - x a)) <= \sum_(a : A) (X a + Y a).
-  apply: sum_le => a; rewrite -Rabs_mult -XY; apply: Rabs_le; have := X0 a; have := Y0 a; lra.
-rewrite sumZ sumD SX SY /tv; lra.
-Qed.
+(* ---- episodes *)
+Section Episodic.
+Variables (A B : finType).
 
-(* the sum over the states, for measures of one mass and f = g of an update from p to q *)
-Lemma second_order (S A : finType) (d d' : S -> R) (p q : S -> A -> R) (f : S -> R) B :
-  measure d -> measure d' -> \sum_(s : S) d s = \sum_(s : S) d' s -> keeps d d' ->
-  policy p -> policy q -> keeps_at d p q -> 0 <= B -> (forall s, 0 < d s \/ 0 < d' s -> Rabs (f s) <= tv (p s) (q s) * B) ->
-  Rabs (\sum_(s : S) ((d' s - d s) * f s)) <= B * (kl d d' + \sum_(s : S) (d s * kl (p s) (q s))).
+(* S4R: any type of states; vis: the visited pairs (steps left after this one, state), ok: what either team can reach *)
+Section Later.
+Variables (S : Type) (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R).
+Hypothesis e_dist : forall s a, dist (e s a).
+Variables (p q : S -> A -> R) (own : S -> bool) (lo hi Nplus : R) (vis ok : nat -> S -> Prop).
+Hypotheses (hp : policy p) (hq : policy q) (others : forall s, ~~ own s -> forall a, q s a = p s a).
+Hypotheses (vis_p : reach e next p vis) (ok_p : reach e next p ok) (ok_q : reach e next q ok).
+Notation gn := (gain e next r p q).
+Definition own_turns := path_sum e next q (fun _ x => if own x then 1 else 0).                (* N: turns that are left *)
+
+Lemma later_diff (f : nat -> S -> R) t s : path_sum e next q f t s - path_sum e next p f t s
+  = path_sum e next p (fun u x => \sum_(a : A) ((q x a - p x a) * after e next x a (path_sum e next q f u))) t s.
 Proof.
-move=> d0 d0' M kd hp hq hk B0 hf.
-have -> : B * (kl d d' + \sum_(s : S) (d s * kl (p s) (q s)))
-    = \sum_(s : S) (B * (d' s - d s + d s * ln (d s / d' s) + d s * kl (p s) (q s))).
-  by rewrite sumZ 2!sumD sumB M /kl; lra.
-apply: Rle_trans (sum_abs _) _; apply: sum_le => s; rewrite Rabs_mult.
-have t := two_changes (d0 s) (d0' s) (kd s) (hp s) (hq s) (hk s); have := Rmult_le_compat_l _ _ _ B0 t.
-have [n|[E E']] : (0 < d s \/ 0 < d' s) \/ (d s = 0 /\ d' s = 0).
-  by have := d0 s; have := d0' s; move=> a b; case: (Req_dec (d s) 0) => [e|e]; case: (Req_dec (d' s) 0) => [e'|e']; by [right | left; lra].
-  by have := Rmult_le_compat_l _ _ _ (Rabs_pos (d' s - d s)) (hf s n); lra.
-by rewrite E E' Rminus_eq_0 Rabs_R0; lra.
+elim: t s => [|t ih] s; first by rewrite /=; lra.
+rewrite [path_sum _ _ _ (fun u x => \sum_(a : A) _) _ _]/=.
+rewrite (sumE (F := fun a => p s a * _) (G := fun a => p s a * after e next s a (path_sum e next q f t)
+  - p s a * after e next s a (path_sum e next p f t))) => [|a].
+  rewrite sumB (sumE (F := fun a => (q s a - p s a) * _) (G := fun a => q s a * after e next s a (path_sum e next q f t)
+    - p s a * after e next s a (path_sum e next q f t))) => [|a]; last lra.
+  by rewrite sumB /=; lra.
+by rewrite -(afterE e next s a ih) afterB; lra.
 Qed.
+Lemma path_le (pi : S -> A -> R) k f h t s : policy pi -> reach e next pi k -> k t s -> (forall u x, k u.+1 x -> f u x <= h u x) ->
+  path_sum e next pi f t s <= path_sum e next pi h t s.
+Proof. by move=> hpi kr ks le; apply: (path_sum_le e_dist hpi (fun _ _ h => h) kr ks le). Qed.
+
+(* |fresh| <= Nplus span(g u {0}) sum_t E TV, from every first state; Nplus holds the number of own turns after an action whose
+   probability moves at a visited state *)
+Theorem S4R_episodic t s : vis t s -> ok t s -> lo <= 0 <= hi -> (forall u x, ok u.+1 x -> own x -> lo <= gn u x <= hi) ->
+  (forall u x a, vis u.+1 x -> p x a <> q x a -> after e next x a (own_turns u) <= Nplus) ->
+  Rabs (V e next r q t s - V e next r p t s - L e next r p q t s) <= Nplus * (hi - lo) * path_sum e next p (fun _ x => tv (p x) (q x)) t s.
+Proof.
+move=> vs os z hg h; rewrite (T0 e next r p t s hq) /L later_diff.
+have g0 u x : ~~ own x -> gn u x = 0.
+  by move=> o; rewrite gainE // VE -sumB; apply: sum0 => a; rewrite (others o); lra.
+have up u x : ok u x -> path_sum e next q gn u x <= hi * own_turns u x.
+  move=> ox; rewrite -path_sumZ; apply: (path_le hq ok_q ox) => w y oy.
+  by case: (boolP (own y)) => o; [have := hg w y oy o | have := g0 w y o]; lra.
+have dn u x : ok u x -> lo * own_turns u x <= path_sum e next q gn u x.
+  move=> ox; rewrite -path_sumZ; apply: (path_le hq ok_q ox) => w y oy.
+  by case: (boolP (own y)) => o; [have := hg w y oy o | have := g0 w y o]; lra.
+have both : reach e next p (fun u x => vis u x /\ ok u x).
+  by move=> u x a b [vx ox] pa eb; split; [exact: vis_p vx pa eb | exact: ok_p ox pa eb].
+pose W u x := \sum_(a : A) ((q x a - p x a) * after e next x a (path_sum e next q gn u)).
+have key u x : vis u.+1 x /\ ok u.+1 x -> Rabs (W u x) <= Nplus * (hi - lo) * tv (p x) (q x).
+  move=> [vx ox]; have -> : Nplus * (hi - lo) * tv (p x) (q x) = tv (p x) (q x) * (hi * Nplus - lo * Nplus) by lra.
+  apply: bounded_masses; first by rewrite (proj2 (hp x)) (proj2 (hq x)).
+  move=> a n; have k := h u x a vx n.
+  have nx b : 0 < e x a b -> ok u (next x a b).
+    case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|pz] eb; first exact: ok_p ox pa eb.
+    by case: (Rle_lt_or_eq_dec _ _ (proj1 (hq x) a)) => [qa|qz]; [exact: ok_q ox qa eb | case: n; rewrite -pz -qz].
+  have le f f' : (forall y, ok u y -> f y <= f' y) -> after e next x a f <= after e next x a f'.
+    move=> ff; apply: sum_le => b; case: (Rle_lt_or_eq_dec _ _ (proj1 (e_dist x a) b)) => [eb|<-]; last lra.
+    by apply: Rmult_le_compat_l (Rlt_le _ _ eb) (ff _ (nx b eb)).
+  have Z c f : after e next x a (fun y => c * f y) = c * after e next x a f.
+    by rewrite /after -sumZ; apply: sumE => b; lra.
+  have := le _ _ (up u); have := le _ _ (dn u); rewrite !Z.
+  have := Rmult_le_compat_l _ _ _ (proj2 z) k; have : - lo * after e next x a (own_turns u) <= - lo * Nplus by apply: Rmult_le_compat_l k; lra.
+  lra.
+apply: Rabs_le; rewrite -path_sumZ; split.
+  have -> : - path_sum e next p (fun u x => Nplus * (hi - lo) * tv (p x) (q x)) t s
+      = path_sum e next p (fun u x => -1 * (Nplus * (hi - lo) * tv (p x) (q x))) t s by rewrite (path_sumZ e next p (-1)); lra.
+  by apply: (path_le hp both (conj vs os)) => u x k; have := Rabs_def2_le (key u x k); rewrite /W; lra.
+by apply: (path_le hp both (conj vs os)) => u x k; have := Rabs_def2_le (key u x k); rewrite /W; lra.
+Qed.
+End Later.
+End Episodic.
