@@ -402,6 +402,13 @@ Proof. by move=> ht hv hm ha k1 k2 hr; apply: S7b_stale => // s _; exact: adv_ra
 End Discounted.
 
 (* ---- episodes *)
+Lemma partial_le (F : nat -> R) t n : (t <= n)%nat -> (forall u, (u < n)%nat -> 0 <= F u) ->
+  \big[Rplus/0]_(u < t) F u <= \big[Rplus/0]_(u < n) F u.
+Proof.
+elim: n => [|n ih]; first by rewrite leqn0 => /eqP-> _; lra.
+rewrite leq_eqVlt => /orP[/eqP-> _|tn h]; first lra.
+rewrite (sum_recr n F); have := h n (ltnSn n); have := ih tn (fun u un => h u (ltn_trans un (ltnSn n))); lra.
+Qed.
 Section Episodic.
 Variables (A B : finType).
 
@@ -470,5 +477,115 @@ apply: Rabs_le; rewrite -path_sumZ; split.
   by apply: (path_le hp both (conj vs os)) => u x k; have := Rabs_def2_le (key u x k); rewrite /W; lra.
 by apply: (path_le hp both (conj vs os)) => u x k; have := Rabs_def2_le (key u x k); rewrite /W; lra.
 Qed.
+
+(* the same over a law of first states *)
+Corollary S4R_episodic_J (I : finType) (rho : I -> R) (start : I -> S) t : dist rho -> (forall i, 0 < rho i -> vis t (start i) /\ ok t (start i)) ->
+  lo <= 0 <= hi -> (forall u x, ok u.+1 x -> own x -> lo <= gn u x <= hi) ->
+  (forall u x a, vis u.+1 x -> p x a <> q x a -> after e next x a (own_turns u) <= Nplus) ->
+  Rabs (from_rho rho start (V e next r q t) - from_rho rho start (V e next r p t) - from_rho rho start (L e next r p q t))
+    <= Nplus * (hi - lo) * from_rho rho start (path_sum e next p (fun _ x => tv (p x) (q x)) t).
+Proof.
+move=> [r0 _] hs z hg h; rewrite /from_rho -!sumB -sumZ; apply: Rle_trans (sum_abs _) _; apply: sum_le => i.
+case: (Rle_lt_or_eq_dec _ _ (r0 i)) => [ri|<-]; last by rewrite (_ : _ - _ = 0) ?Rabs_R0; lra.
+have [vs os] := hs i ri; have := S4R_episodic vs os z hg h; set X := _ - _ - _ => b.
+rewrite (_ : _ - _ - _ = rho i * X); last by rewrite /X; lra.
+by rewrite Rabs_mult Rabs_pos_eq; [have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ ri) b; lra | lra].
+Qed.
 End Later.
+
+(* S7b, layer by layer: rollouts of b, update from p to q (fresh: b = p) *)
+Section SevenB.
+Variables (S : finType) (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R) (rho : S -> R) (T : nat).
+Hypotheses (e_dist : forall s a, dist (e s a)) (hr : dist rho).
+Section Base.
+Variables (p q b : S -> A -> R) (can : nat -> bool) (spn : nat -> R).
+Hypotheses (hp : policy p) (hq : policy q).
+Hypothesis hb : policy b.
+Notation d := (layer e next b rho). Notation d' := (layer e next q rho).
+Notation seen := (seen e next rho b q).
+Hypothesis cannot : forall t x, (t < T)%nat -> ~~ can t -> seen t x -> forall a, q x a = p x a.
+Hypothesis hB : forall t x, (t < T)%nat -> can t -> seen t x -> span_le (Adv e next r p (T - t.+1)%nat x) (spn t).
+Hypotheses (kb : forall t, (t < T)%nat -> keeps_at (d t) b q) (kp : forall t, (t < T)%nat -> can t -> keeps_at (d t) p q).
+
+Lemma spn_ge0 t : (t < T)%nat -> can t -> 0 <= spn t.
+Proof.
+move=> tT ct; have [x dx] : exists x, 0 < d t x by apply: sum_pos_ex; rewrite (proj2 (layer_dist next e_dist t hb hr)); lra.
+have [a _] : exists a, 0 < p x a by apply: sum_pos_ex; rewrite (proj2 (hp x)); lra.
+by have := hB tT ct (or_introl dx) a a; lra.
+Qed.
+Theorem S7b_layers : Rabs (gap e next r rho b p q T) <=
+  \big[Rplus/0]_(t < T | can t) (spn t * (\sum_(x : S) (d t x * kl (p x) (q x)) + \big[Rplus/0]_(u < t) kappa e next rho b q u)).
+Proof.
+rewrite (gap_layers e_dist r hr hb hq cannot) big_mkcond [X in _ <= X]big_mkcond.
+apply: Rle_trans (sum_abs _) _; apply: sum_le => t; case: ifP => ct; last by rewrite Rabs_R0; lra.
+have tT := ltn_ord t; have [d0 d1] := layer_dist next e_dist t hb hr; have [d0' d1'] := layer_dist next e_dist t hq hr.
+have k' u : (u < t)%nat -> keeps_at (d u) b q by move=> ut; apply: kb; apply: ltn_trans ut tT.
+have f x : 0 < d t x \/ 0 < d' t x -> Rabs (at_layer e next r p q T t x) <= tv (p x) (q x) * spn t.
+  move=> n; have -> : at_layer e next r p q T t x = \sum_(a : A) ((q x a - p x a) * Adv e next r p (T - t.+1)%nat x a).
+    have z : \sum_(a : A) (p x a * Adv e next r p (T - t.+1)%nat x a) = 0.
+      rewrite (sumE (G := fun a => p x a * Q e next r p (T - t.+1)%nat x a - p x a * V e next r p (T - t.+1).+1 x)) => [|a].
+        by rewrite sumB sumZr (proj2 (hp x)) VE; lra.
+      by rewrite /Adv; lra.
+    rewrite /at_layer /gain [RHS](sumE (G := fun a => q x a * Adv e next r p (T - t.+1)%nat x a - p x a * Adv e next r p (T - t.+1)%nat x a)) => [|a]; last lra.
+    by rewrite sumB z; lra.
+  by apply: equal_masses => [|a c _ _]; [rewrite (proj2 (hp x)) (proj2 (hq x)) | exact: hB tT ct n a c].
+have M : \sum_(x : S) d t x = \sum_(x : S) d' t x by rewrite d1 d1'.
+apply: Rle_trans (second_order d0 d0' M (keeps_layer (next := next) e_dist hr hb hq k') hp hq (kp tT ct) (spn_ge0 tT ct) f) _.
+apply: Rmult_le_compat_l; first exact: spn_ge0.
+by have := kl_layer (next := next) e_dist hr hb hq k'; lra.
+Qed.
+End Base.
+
+(* fresh: |fresh| <= sum_t B_t sum_{u<=t} kappa_u, at most B tau delta_ep: tau the layers in which the agent can act *)
+Section Fresh.
+Variables (p q : S -> A -> R) (can : nat -> bool).
+Hypotheses (hp : policy p) (hq : policy q).
+Notation d := (layer e next p rho).
+Notation kappa := (kappa e next rho p q).
+Hypothesis cannot : forall t x, (t < T)%nat -> ~~ can t -> seen e next rho p q t x -> forall a, q x a = p x a.
+Hypothesis kp : forall t, (t < T)%nat -> keeps_at (d t) p q.
+Definition tau := \big[Rplus/0]_(t < T | can t) 1.
+Lemma delta_ep : at_rho rho (K e next p q T) = \big[Rplus/0]_(u < T) kappa u.
+Proof. exact: layers_sum. Qed.
+Lemma kappa_ge0 u : (u < T)%nat -> 0 <= kappa u.
+Proof.
+move=> uT; have [d0 _] := layer_dist next e_dist u hp hr; apply: sum_ge0 => x.
+case: (Rle_lt_or_eq_dec _ _ (d0 x)) => [dx|<-]; last lra.
+apply: Rmult_le_pos (d0 x) _; apply: kl_pos; [exact: proj1 (hp x) | exact: proj1 (hq x) | by rewrite (proj2 (hp x)) (proj2 (hq x)) |].
+exact: kp uT x dx.
+Qed.
+Theorem S7b_episodic spn : (forall t x, (t < T)%nat -> can t -> seen e next rho p q t x -> span_le (Adv e next r p (T - t.+1)%nat x) (spn t)) ->
+  Rabs (gap e next r rho p p q T) <= \big[Rplus/0]_(t < T | can t) (spn t * \big[Rplus/0]_(u < t.+1) kappa u).
+Proof.
+move=> hB; apply: Rle_trans (S7b_layers hp hq hp cannot hB kp (fun t tT _ => kp tT)) _; apply: Req_le; apply: eq_bigr => t _.
+by congr (_ * _); rewrite (sum_recr t kappa) Rplus_comm.
+Qed.
+Theorem S7b_turns Bmax : (forall t x, (t < T)%nat -> can t -> seen e next rho p q t x -> span_le (Adv e next r p (T - t.+1)%nat x) Bmax) ->
+  Rabs (gap e next r rho p p q T) <= Bmax * tau * at_rho rho (K e next p q T).
+Proof.
+move=> hB; apply: Rle_trans (S7b_episodic (spn := fun _ => Bmax) hB) _; rewrite delta_ep /tau.
+set D := \big[Rplus/0]_(u < T) kappa u; have -> : Bmax * \big[Rplus/0]_(t < T | can t) 1 * D = \big[Rplus/0]_(t < T | can t) (1 * (Bmax * D)).
+  by rewrite -(big_distrl (Bmax * D)) /=; lra.
+rewrite big_mkcond [X in _ <= X]big_mkcond; apply: sum_le => t; case: ifP => ct; last lra.
+rewrite Rmult_1_l; apply: Rmult_le_compat_l; first exact: (spn_ge0 hp hp (fun t x => @hB t x)) (ltn_ord t) ct.
+exact: partial_le (ltn_ord t) kappa_ge0.
+Qed.
+End Fresh.
+
+(* |stale_i| <= sum_t B_t (kappa0_{i,t} + sum_{u<t} sum_{k<=i} kappa0_{k,u}), all under the team at the start of the stage *)
+Theorem S7b_stale_episodic (team : nat -> S -> A -> R) i (can : nat -> bool) (spn : nat -> R) :
+  let d := layer e next (team O) rho in let kappa0 := kappa0 e next rho team in let met := seen e next rho (team O) (team i.+1) in
+  (forall k, policy (team k)) -> (forall t x, (t < T)%nat -> ~~ can t -> met t x -> forall a, team i.+1 x a = team i x a) ->
+  (forall t x, (t < T)%nat -> can t -> met t x -> span_le (Adv e next r (team i) (T - t.+1)%nat x) (spn t)) ->
+  (forall t x, (t < T)%nat -> 0 < d t x -> adds team i.+1 x) ->
+  (forall t, (t < T)%nat -> keeps_at (d t) (team O) (team i.+1)) ->
+  (forall t, (t < T)%nat -> can t -> keeps_at (d t) (team i) (team i.+1)) ->
+  Rabs (gap e next r rho (team O) (team i) (team i.+1) T) <=
+    \big[Rplus/0]_(t < T | can t) (spn t * (kappa0 i t + \big[Rplus/0]_(u < t) \big[Rplus/0]_(k < i.+1) kappa0 k u)).
+Proof.
+move=> d k0 met ht cannot hB ha k1 k2; apply: Rle_trans (S7b_layers (ht i) (ht i.+1) (ht O) cannot hB k1 k2) _.
+apply: Req_le; apply: eq_bigr => t _; congr (_ * (_ + _)); apply: eq_bigr => u _.
+by apply: (kappa0_sum e_dist hr ht) => x; apply: ha; apply: ltn_trans (ltn_ord u) (ltn_ord t).
+Qed.
+End SevenB.
 End Episodic.
