@@ -133,7 +133,9 @@ move=> hp; rewrite sum_swap; apply: sumE => s; rewrite sumZ sum_swap (sumE (G :=
 by rewrite sumZ (proj2 (P_dist s a)); lra.
 Qed.
 Lemma prod_pos x y : 0 <= x -> 0 <= y -> 0 < x * y -> 0 < x /\ 0 < y.
-Proof. by move=> x0 y0 h; split; apply: Rnot_le_lt => n; [have E : x = 0 by lra | have E : y = 0 by lra]; move: h; rewrite E; lra. Qed.
+Proof.
+move=> x0 y0 h; split; apply: Rnot_le_lt => n; [have E : x = 0 by lra | have E : y = 0 by lra]; move: h; rewrite E; lra.
+Qed.
 
 Section Two.
 Variables (m m' : S -> R) (p q : S -> A -> R).

@@ -1,6 +1,7 @@
 (* E1: episodic teams layer by layer. d_t is the law of the state after t steps; a gap is the sum over the layers of
-   (d'_t - d_t) g_t, and TV(d'_t, d_t) is bounded by the steps made before t. The KL of d_t grows in a step by at most the expected
-   KL of the step (LogSum.kl_step), so that no law of a path is needed.
+   (d'_t - d_t) g_t, and TV(d'_t, d_t) is bounded by the steps made before t. The KL of d_t grows in a step by at most the
+   expected KL of the step (LogSum.kl_step), so that no law of a path is needed. An episode that can end early has the end
+   among its states, as one at which nobody acts.
    Here also: the rule of equal masses, and for both protocols that the KL of a stage is the sum over its updates. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
@@ -71,7 +72,8 @@ by rewrite (sum_recr n (fun k => tv (m k) (m k.+1))); have := tv_triangle (m O) 
 Qed.
 Lemma tv_le1 m m' : dist m -> dist m' -> tv m m' <= 1.
 Proof.
-move=> [m0 m1] [m0' m1']; rewrite /tv; suff : \sum_(x : I) Rabs (m' x - m x) <= \sum_(x : I) (m' x + m x) by rewrite sumD m1 m1'; lra.
+move=> [m0 m1] [m0' m1']; rewrite /tv.
+suff : \sum_(x : I) Rabs (m' x - m x) <= \sum_(x : I) (m' x + m x) by rewrite sumD m1 m1'; lra.
 by apply: sum_le => x; apply: Rabs_le; have := m0 x; have := m0' x; lra.
 Qed.
 Lemma kl_pos m m' : measure m -> measure m' -> \sum_(x : I) m x = \sum_(x : I) m' x -> keeps m m' -> 0 <= kl m m'.
@@ -81,7 +83,7 @@ rewrite ln_1 sumB sumD sumZr sumZ M /kl; lra.
 Qed.
 End Masses.
 
-(* ---- a stage: row by row, its KL is the sum over its updates (P3.1 for both protocols; rk is the place of an agent in the order) *)
+(* ---- a stage: row by row, its KL is the sum over its updates (P3.1, both protocols); rk: the place of an agent in the order *)
 Section Protocols.
 Variables (S I A : finType) (rk : I -> nat).
 Definition adds (team : nat -> S -> A -> R) n x := kl (team O x) (team n x) = \big[Rplus/0]_(k < n) kl (team k x) (team k.+1 x).
@@ -157,8 +159,8 @@ Proof.
 elim: T m => [|T ih] m; first by rewrite big_ord0 sum0 // => x; rewrite /=; lra.
 rewrite big_ord_recl /= subSS subn0 (eq_bigr (fun t : 'I_T => \sum_(x : S) (layer p (push hit p m) t x * f (T - t.+1)%nat x))).
   rewrite -ih -sumD.
-  rewrite (sumE (F := fun x => m x * (_ + _)) (G := fun x => m x * f T x + m x * \sum_(a : A) (p x a * after e next x a (path_sum e next p f T))))
-    => [|x]; last lra.
+  rewrite (sumE (F := fun x => m x * (_ + _))
+    (G := fun x => m x * f T x + m x * \sum_(a : A) (p x a * after e next x a (path_sum e next p f T)))) => [|x]; last lra.
   rewrite !sumD; congr (_ + _).
   rewrite /push [RHS](sumE (G := fun y => \sum_(x : S) (m x * (\sum_(a : A) (p x a * hit x a y)) * path_sum e next p f T y)));
     last by move=> y; rewrite sumZr.
@@ -206,8 +208,8 @@ Qed.
 Theorem E1_shift t : (forall u, (u < t)%nat -> keeps_at (d u) b q) ->
   tv (d t) (d' t) <= Rmin 1 (Rmin (\big[Rplus/0]_(u < t) etv u) (sqrt (/ 2 * \big[Rplus/0]_(u < t) kappa u))).
 Proof.
-move=> hk; have := E1_shift_tv t => h; have := Rmin_l 1 (\big[Rplus/0]_(u < t) etv u); have := Rmin_r 1 (\big[Rplus/0]_(u < t) etv u).
-move=> h2 h1; do 2?apply: Rmin_glb; try lra.
+move=> hk; have h := E1_shift_tv t; set X := \big[Rplus/0]_(u < t) etv u in h *.
+have h1 := Rmin_l 1 X; have h2 := Rmin_r 1 X; do 2?apply: Rmin_glb; try lra.
 rewrite -(sqrt_Rsqr _ (tv_ge0 _ _)); apply: sqrt_le_1_alt; rewrite /Rsqr.
 have := pinsker (layer_dist t hb hr) (layer_dist t hq hr) (keeps_layer hk); have := kl_layer hk; lra.
 Qed.
@@ -229,7 +231,8 @@ Variables (r : S -> A -> B -> R) (rho : S -> R) (b p q : S -> A -> R) (T : nat).
 Hypotheses (hr : dist rho) (hb : policy b) (hp : policy p) (hq : policy q).
 Notation d := (layer b rho). Notation d' := (layer q rho).
 Definition at_layer t x := gain e next r p q (T - t.+1)%nat x.                                (* g_t *)
-Definition gap := at_rho rho (V e next r q T) - at_rho rho (V e next r p T) - at_rho rho (path_sum e next b (gain e next r p q) T).
+Definition gap := at_rho rho (V e next r q T) - at_rho rho (V e next r p T)
+  - at_rho rho (path_sum e next b (gain e next r p q) T).
 (* what the updated agent's layers are; elsewhere no row moves that is met *)
 Variable can : nat -> bool.
 Definition seen t x := 0 < d t x \/ 0 < d' t x.
@@ -237,7 +240,8 @@ Hypothesis cannot : forall t x, (t < T)%nat -> ~~ can t -> seen t x -> forall a,
 
 Lemma gap_layers : gap = \big[Rplus/0]_(t < T | can t) \sum_(x : S) ((d' t x - d t x) * at_layer t x).
 Proof.
-have -> : gap = \sum_(x : S) (rho x * path_sum e next q (gain e next r p q) T x) - \sum_(x : S) (rho x * path_sum e next b (gain e next r p q) T x).
+have -> : gap = \sum_(x : S) (rho x * path_sum e next q (gain e next r p q) T x)
+    - \sum_(x : S) (rho x * path_sum e next b (gain e next r p q) T x).
   rewrite /gap /at_rho -!sumB; apply: sumE => x.
   by rewrite -(T0 e next r p T x hq); lra.
 rewrite !layers_sum -sumB [RHS]big_mkcond; apply: eq_bigr => t _; rewrite -sumB.

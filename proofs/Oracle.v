@@ -1,8 +1,8 @@
 (* Second order with tables: S4 and S4R (total variations and spans), S7b (expected KL and the span of the advantage).
-   S4: equal masses, twice. S4R: G = V' - V is the discounted sum of g along the future under the new team, and the gap is what the
-   step pays of the G behind its actions; g is zero at the others' turns. S7b: at each state |m' - m| TV(p, q) is at most a term
-   of KL(m || m') plus m KL(p || q), and KL(m || m') <= gamma/(1-gamma) K, because the flow equation is a fixed point of a map that
-   KL goes through (LogSum.v); no path, no clock, no limit. *)
+   S4: equal masses, twice. S4R: G = V' - V is the discounted sum of g along the future under the new team, and the gap is
+   what the step pays of the G behind its actions; g is zero at the others' turns. S7b: at each state |m' - m| TV(p, q) is at
+   most a term of KL(m || m') plus m KL(p || q), and KL(m || m') <= gamma/(1-gamma) K, because (m, m') is a fixed point of the
+   flow equations, a map under which KL grows by gamma K at most (LogSum.v); no path, no clock, no limit. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic Pinsker Discounted Paper LogSum Marginals.
@@ -59,7 +59,7 @@ have -> : B * (kl d d' + \sum_(s : S) (d s * kl (p s) (q s)))
 apply: Rle_trans (sum_abs _) _; apply: sum_le => s; rewrite Rabs_mult.
 have t := two_changes (d0 s) (d0' s) (kd s) (hp s) (hq s) (hk s); have := Rmult_le_compat_l _ _ _ B0 t.
 have [n|[E E']] : (0 < d s \/ 0 < d' s) \/ (d s = 0 /\ d' s = 0).
-  by have := d0 s; have := d0' s; move=> a b; case: (Req_dec (d s) 0) => [e|e]; case: (Req_dec (d' s) 0) => [e'|e']; by [right | left; lra].
+  have := d0 s; have := d0' s; case: (Req_dec (d s) 0) => [e|e]; case: (Req_dec (d' s) 0) => [e'|e'] a b; by [right | left; lra].
   by have := Rmult_le_compat_l _ _ _ (Rabs_pos (d' s - d s)) (hf s n); lra.
 by rewrite E E' Rminus_eq_0 Rabs_R0; lra.
 Qed.
@@ -77,7 +77,8 @@ Lemma gain_step p v q s : policy p -> policy q -> bellman P g r p v ->
   gain p v q s = \sum_(a : A) ((q s a - p s a) * (Qd P g r v s a - v s)).
 Proof.
 move=> hp hq bp; rewrite gaindE // {1}(bp s).
-rewrite [RHS](sumE (G := fun a => (q s a * Qd P g r v s a - p s a * Qd P g r v s a) - (q s a * v s - p s a * v s))) => [|a]; last lra.
+rewrite [RHS](sumE (G := fun a => (q s a * Qd P g r v s a - p s a * Qd P g r v s a) - (q s a * v s - p s a * v s))); last first.
+  by move=> a; lra.
 by rewrite !sumB !sumZr (proj2 (hp s)) (proj2 (hq s)); lra.
 Qed.
 
@@ -182,7 +183,8 @@ Notation gn := (gain p v q).
 Lemma G_sums : sums q gn G.
 Proof.
 move=> s; rewrite {1}(bq s).
-have -> : \sum_(a : A) (q s a * Qd P g r v' s a) - v s = \sum_(a : A) (q s a * Qd P g r v' s a) - \sum_(a : A) (q s a * Qd P g r v s a) + gn s.
+have -> : \sum_(a : A) (q s a * Qd P g r v' s a) - v s
+    = \sum_(a : A) (q s a * Qd P g r v' s a) - \sum_(a : A) (q s a * Qd P g r v s a) + gn s.
   by rewrite gaindE; [lra | exact: hq].
 rewrite -[X in _ + X](sum_const (gn s) (proj2 (hq s))) -sumB -sumD; apply: sumE => a.
 by rewrite /Qd ev_sub; lra.
@@ -222,8 +224,8 @@ have := Rmult_le_compat_l _ _ _ (proj2 z) k; have : - lo * (g * ev P s a N) <= -
 lra.
 Qed.
 
-(* (S4R) is never larger than (S4): Nplus <= gamma/(1-gamma). (The spans agree: g = 0 at a state that is not the agent's; and if the
-   agent acts everywhere, N is constant, Nplus = gamma/(1-gamma), and S4 is S4R without the zero.) *)
+(* (S4R) is never larger than (S4): Nplus <= gamma/(1-gamma). (The spans agree: g = 0 at a state that is not the agent's; and
+   if the agent acts everywhere, N is constant, Nplus = gamma/(1-gamma), and S4 is S4R without the zero.) *)
 Theorem S4R_factor s a : g * ev P s a N <= g / (1 - g).
 Proof.
 have one : sums q (fun _ => 1) (fun _ => / (1 - g)).
@@ -259,7 +261,8 @@ Qed.
 (* ---- S7b *)
 Lemma flow_ge q m s a x : policy q -> flow q m -> g * (m s * (q s a * P s a x)) <= m x.
 Proof.
-move=> hq [m0 fl]; have row y c : 0 <= q y c * P y c x by apply: Rmult_le_pos; [exact: (proj1 (hq y)) | exact: (proj1 (P_dist y c))].
+move=> hq [m0 fl].
+have row y c : 0 <= q y c * P y c x by apply: Rmult_le_pos; [exact: (proj1 (hq y)) | exact: (proj1 (P_dist y c))].
 have col y : 0 <= m y * \sum_(c : A) (q y c * P y c x) by apply: Rmult_le_pos (m0 y) (sum_ge0 (row y)).
 rewrite (fl x); have := proj1 rho_dist x.
 have := Rmult_le_compat_l _ _ _ (m0 s) (term_le_sum a (row s)) => h1; have := Rle_trans _ _ _ h1 (term_le_sum s col) => h2.
@@ -364,7 +367,8 @@ Theorem S7b_stale (team : nat -> S -> A -> R) (v m : nat -> S -> R) i B :
 Proof.
 move=> ht hv hm ha k1 k2 h d0; rewrite (staleE i ht hv hm).
 apply: Rle_trans (S7b_base (ht O) (ht i) (ht i.+1) (hv i) (hm O) (hm i.+1) k1 k2 h) _.
-have -> : under (m O) (fun s => kl (team O s) (team i.+1 s)) = \big[Rplus/0]_(k < i.+1) under (m O) (fun s => kl (team k s) (team k.+1 s)).
+have -> : under (m O) (fun s => kl (team O s) (team i.+1 s))
+    = \big[Rplus/0]_(k < i.+1) under (m O) (fun s => kl (team k s) (team k.+1 s)).
   rewrite sum_swap; apply: sumE => s; rewrite sumZ.
   case: (Rle_lt_or_eq_dec _ _ (proj1 (hm O) s)) => [ms|<-]; last lra.
   by rewrite (ha s ms).
@@ -373,7 +377,8 @@ by apply: Req_le; field; lra.
 Qed.
 
 (* B may be the range of the return: span(r)/(1 - gamma) *)
-Lemma adv_range p v lo hi s : policy p -> bellman P g r p v -> (forall x a, lo <= r x a <= hi) -> span_le (adv v s) ((hi - lo) / (1 - g)).
+Lemma adv_range p v lo hi s : policy p -> bellman P g r p v -> (forall x a, lo <= r x a <= hi) ->
+  span_le (adv v s) ((hi - lo) / (1 - g)).
 Proof.
 move=> hp bp hr a c.
 have flo : floord P g r (fun _ => lo / (1 - g)).
@@ -434,7 +439,8 @@ rewrite (sumE (F := fun a => p s a * _) (G := fun a => p s a * after e next s a 
   by rewrite sumB /=; lra.
 by rewrite -(afterE e next s a ih) afterB; lra.
 Qed.
-Lemma path_le (pi : S -> A -> R) k f h t s : policy pi -> reach e next pi k -> k t s -> (forall u x, k u.+1 x -> f u x <= h u x) ->
+Lemma path_le (pi : S -> A -> R) k f h t s : policy pi -> reach e next pi k -> k t s ->
+  (forall u x, k u.+1 x -> f u x <= h u x) ->
   path_sum e next pi f t s <= path_sum e next pi h t s.
 Proof. by move=> hpi kr ks le; apply: (path_sum_le e_dist hpi (fun _ _ h => h) kr ks le). Qed.
 
@@ -442,7 +448,8 @@ Proof. by move=> hpi kr ks le; apply: (path_sum_le e_dist hpi (fun _ _ h => h) k
    probability moves at a visited state *)
 Theorem S4R_episodic t s : vis t s -> ok t s -> lo <= 0 <= hi -> (forall u x, ok u.+1 x -> own x -> lo <= gn u x <= hi) ->
   (forall u x a, vis u.+1 x -> p x a <> q x a -> after e next x a (own_turns u) <= Nplus) ->
-  Rabs (V e next r q t s - V e next r p t s - L e next r p q t s) <= Nplus * (hi - lo) * path_sum e next p (fun _ x => tv (p x) (q x)) t s.
+  Rabs (V e next r q t s - V e next r p t s - L e next r p q t s)
+    <= Nplus * (hi - lo) * path_sum e next p (fun _ x => tv (p x) (q x)) t s.
 Proof.
 move=> vs os z hg h; rewrite (T0 e next r p t s hq) /L later_diff.
 have g0 u x : ~~ own x -> gn u x = 0.
@@ -469,8 +476,8 @@ have key u x : vis u.+1 x /\ ok u.+1 x -> Rabs (W u x) <= Nplus * (hi - lo) * tv
   have Z c f : after e next x a (fun y => c * f y) = c * after e next x a f.
     by rewrite /after -sumZ; apply: sumE => b; lra.
   have := le _ _ (up u); have := le _ _ (dn u); rewrite !Z.
-  have := Rmult_le_compat_l _ _ _ (proj2 z) k; have : - lo * after e next x a (own_turns u) <= - lo * Nplus by apply: Rmult_le_compat_l k; lra.
-  lra.
+  have : - lo * after e next x a (own_turns u) <= - lo * Nplus by apply: Rmult_le_compat_l k; lra.
+  have := Rmult_le_compat_l _ _ _ (proj2 z) k; lra.
 apply: Rabs_le; rewrite -path_sumZ; split.
   have -> : - path_sum e next p (fun u x => Nplus * (hi - lo) * tv (p x) (q x)) t s
       = path_sum e next p (fun u x => -1 * (Nplus * (hi - lo) * tv (p x) (q x))) t s by rewrite (path_sumZ e next p (-1)); lra.
@@ -479,7 +486,8 @@ by apply: (path_le hp both (conj vs os)) => u x k; have := Rabs_def2_le (key u x
 Qed.
 
 (* the same over a law of first states *)
-Corollary S4R_episodic_J (I : finType) (rho : I -> R) (start : I -> S) t : dist rho -> (forall i, 0 < rho i -> vis t (start i) /\ ok t (start i)) ->
+Corollary S4R_episodic_J (I : finType) (rho : I -> R) (start : I -> S) t : dist rho ->
+  (forall i, 0 < rho i -> vis t (start i) /\ ok t (start i)) ->
   lo <= 0 <= hi -> (forall u x, ok u.+1 x -> own x -> lo <= gn u x <= hi) ->
   (forall u x a, vis u.+1 x -> p x a <> q x a -> after e next x a (own_turns u) <= Nplus) ->
   Rabs (from_rho rho start (V e next r q t) - from_rho rho start (V e next r p t) - from_rho rho start (L e next r p q t))
@@ -521,13 +529,14 @@ apply: Rle_trans (sum_abs _) _; apply: sum_le => t; case: ifP => ct; last by rew
 have tT := ltn_ord t; have [d0 d1] := layer_dist next e_dist t hb hr; have [d0' d1'] := layer_dist next e_dist t hq hr.
 have k' u : (u < t)%nat -> keeps_at (d u) b q by move=> ut; apply: kb; apply: ltn_trans ut tT.
 have f x : 0 < d t x \/ 0 < d' t x -> Rabs (at_layer e next r p q T t x) <= tv (p x) (q x) * spn t.
-  move=> n; have -> : at_layer e next r p q T t x = \sum_(a : A) ((q x a - p x a) * Adv e next r p (T - t.+1)%nat x a).
-    have z : \sum_(a : A) (p x a * Adv e next r p (T - t.+1)%nat x a) = 0.
+  move=> n; pose Ad := Adv e next r p (T - t.+1)%nat x.
+  have -> : at_layer e next r p q T t x = \sum_(a : A) ((q x a - p x a) * Ad a).
+    have z : \sum_(a : A) (p x a * Ad a) = 0.
       rewrite (sumE (G := fun a => p x a * Q e next r p (T - t.+1)%nat x a - p x a * V e next r p (T - t.+1).+1 x)) => [|a].
         by rewrite sumB sumZr (proj2 (hp x)) VE; lra.
-      by rewrite /Adv; lra.
-    rewrite /at_layer /gain [RHS](sumE (G := fun a => q x a * Adv e next r p (T - t.+1)%nat x a - p x a * Adv e next r p (T - t.+1)%nat x a)) => [|a]; last lra.
-    by rewrite sumB z; lra.
+      by rewrite /Ad /Adv; lra.
+    rewrite [RHS](sumE (G := fun a => q x a * Ad a - p x a * Ad a)) => [|a]; last lra.
+    by rewrite sumB z /Ad /at_layer /gain; lra.
   by apply: equal_masses => [|a c _ _]; [rewrite (proj2 (hp x)) (proj2 (hq x)) | exact: hB tT ct n a c].
 have M : \sum_(x : S) d t x = \sum_(x : S) d' t x by rewrite d1 d1'.
 apply: Rle_trans (second_order d0 d0' M (keeps_layer (next := next) e_dist hr hb hq k') hp hq (kp tT ct) (spn_ge0 tT ct) f) _.
@@ -551,20 +560,23 @@ Lemma kappa_ge0 u : (u < T)%nat -> 0 <= kappa u.
 Proof.
 move=> uT; have [d0 _] := layer_dist next e_dist u hp hr; apply: sum_ge0 => x.
 case: (Rle_lt_or_eq_dec _ _ (d0 x)) => [dx|<-]; last lra.
-apply: Rmult_le_pos (d0 x) _; apply: kl_pos; [exact: proj1 (hp x) | exact: proj1 (hq x) | by rewrite (proj2 (hp x)) (proj2 (hq x)) |].
-exact: kp uT x dx.
+have [[p0 p1] [q0 q1]] := (hp x, hq x); apply: Rmult_le_pos (d0 x) _.
+by apply: (kl_pos p0 q0); [rewrite p1 q1 | exact: kp uT x dx].
 Qed.
-Theorem S7b_episodic spn : (forall t x, (t < T)%nat -> can t -> seen e next rho p q t x -> span_le (Adv e next r p (T - t.+1)%nat x) (spn t)) ->
+Theorem S7b_episodic spn :
+  (forall t x, (t < T)%nat -> can t -> seen e next rho p q t x -> span_le (Adv e next r p (T - t.+1)%nat x) (spn t)) ->
   Rabs (gap e next r rho p p q T) <= \big[Rplus/0]_(t < T | can t) (spn t * \big[Rplus/0]_(u < t.+1) kappa u).
 Proof.
 move=> hB; apply: Rle_trans (S7b_layers hp hq hp cannot hB kp (fun t tT _ => kp tT)) _; apply: Req_le; apply: eq_bigr => t _.
 by congr (_ * _); rewrite (sum_recr t kappa) Rplus_comm.
 Qed.
-Theorem S7b_turns Bmax : (forall t x, (t < T)%nat -> can t -> seen e next rho p q t x -> span_le (Adv e next r p (T - t.+1)%nat x) Bmax) ->
+Theorem S7b_turns Bmax :
+  (forall t x, (t < T)%nat -> can t -> seen e next rho p q t x -> span_le (Adv e next r p (T - t.+1)%nat x) Bmax) ->
   Rabs (gap e next r rho p p q T) <= Bmax * tau * at_rho rho (K e next p q T).
 Proof.
 move=> hB; apply: Rle_trans (S7b_episodic (spn := fun _ => Bmax) hB) _; rewrite delta_ep /tau.
-set D := \big[Rplus/0]_(u < T) kappa u; have -> : Bmax * \big[Rplus/0]_(t < T | can t) 1 * D = \big[Rplus/0]_(t < T | can t) (1 * (Bmax * D)).
+set D := \big[Rplus/0]_(u < T) kappa u.
+have -> : Bmax * \big[Rplus/0]_(t < T | can t) 1 * D = \big[Rplus/0]_(t < T | can t) (1 * (Bmax * D)).
   by rewrite -(big_distrl (Bmax * D)) /=; lra.
 rewrite big_mkcond [X in _ <= X]big_mkcond; apply: sum_le => t; case: ifP => ct; last lra.
 rewrite Rmult_1_l; apply: Rmult_le_compat_l; first exact: (spn_ge0 hp hp (fun t x => @hB t x)) (ltn_ord t) ct.
