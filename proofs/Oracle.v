@@ -2,9 +2,11 @@
    S4: equal masses, twice. S4R: G = V' - V is the discounted sum of g along the future under the new team, and the gap is
    what the step pays of the G behind its actions; g is zero at the others' turns. S7b: at each state |m' - m| TV(p, q) is at
    most a term of KL(m || m') plus m KL(p || q), and KL(m || m') <= gamma/(1-gamma) K, because (m, m') is a fixed point of the
-   flow equations, a map under which KL grows by gamma K at most (LogSum.v); no path, no clock, no limit. *)
+   flow equations, a map under which KL grows by gamma K at most (LogSum.v); no path, no clock, no limit. At the end: the
+   counterexample to a shorter stale bound. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
+From Coquelicot Require Import Coquelicot.
 From TeamTR Require Import Sums Episodic Pinsker Discounted Paper LogSum Marginals.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Local Open Scope R_scope.
@@ -601,3 +603,199 @@ by apply: (kappa0_sum e_dist hr ht) => x; apply: ha; apply: ltn_trans (ltn_ord u
 Qed.
 End SevenB.
 End Episodic.
+
+(* ------------------------------------------------------------------ a shorter stale bound is false *)
+(* |stale_i| <= rho sum_{k<=i} delta0_k fails by a little: two agents, one episode, returns in [0, 1], values in closed form *)
+Section Shorter.
+(* Ask k.+1: agent 2 may open a branch; Ask 0: agent 1 goes on or ends; Turn: agent 2 may win *)
+Inductive place := Ask of nat | Branch | Turn | Over.
+Definition go s (a : bool) (_ : unit) := match s, a with
+  | Ask k.+1, false => Ask k | Ask _.+1, true => Branch | Ask 0, true => Turn | Turn, false => Turn | _, _ => Over end.
+Definition sure (s : place) (a : bool) (_ : unit) : R := 1.
+Definition win s (a : bool) (_ : unit) : R := match s, a with Branch, true => 1 | Turn, true => 1 | _, _ => 0 end.
+(* the probability of yes: to open, in the branch, to go on, to win *)
+Definition row (o b q p : R) s (a : bool) : R :=
+  let c := match s with Ask k.+1 => o | Branch => b | Ask 0 => q | Turn => p | Over => 1 end in if a then c else 1 - c.
+
+Lemma sumb (F : bool -> R) : \sum_(a : bool) F a = F true + F false.
+Proof. by rewrite big_bool. Qed.
+Lemma sumu (F : unit -> R) : \sum_(b : unit) F b = F tt.
+Proof. by rewrite (big_pred1 tt) // => -[]. Qed.
+Lemma sure_dist s a : dist (sure s a).
+Proof. by split=> [b|]; rewrite ?sumu /sure; lra. Qed.
+Lemma row_policy o b q p : 0 <= o <= 1 -> 0 <= b <= 1 -> 0 <= q <= 1 -> 0 <= p <= 1 -> policy (row o b q p).
+Proof. by move=> ho hb hq hp s; split=> [a|]; rewrite ?sumb /row; case: s => [[|k]|||]; try case: a; lra. Qed.
+Lemma ret01 t s w : 0 <= ret go win (A := bool_finType) (B := unit_finType) (t := t) s w <= 1.
+Proof.
+have over u v : ret go win (A := bool_finType) (B := unit_finType) (t := u) Over v = 0.
+  by elim: u v => [//|u ih] [[a c] v] /=; rewrite ih /win; lra.
+elim: t s w => [|t ih] s; first by move=> _ /=; lra.
+move=> [[a c] w] /=; have := ih (go s a c) w; case: s => [[|k]|||]; case: a => /=; rewrite ?over; lra.
+Qed.
+
+Notation Vp := (@V bool_finType unit_finType place sure go win).
+Notation PS := (@path_sum bool_finType unit_finType place sure go).
+Lemma V_step pi t s : Vp pi t.+1 s = pi s true * (win s true tt + Vp pi t (go s true tt))
+  + pi s false * (win s false tt + Vp pi t (go s false tt)).
+Proof. by rewrite /= sumb !sumu /sure; lra. Qed.
+Lemma PS_step pi f t s : PS pi f t.+1 s = f t s + (pi s true * PS pi f t (go s true tt) + pi s false * PS pi f t (go s false tt)).
+Proof. by rewrite /= sumb /after !sumu /sure; lra. Qed.
+
+Section Values.
+Variables (o b q p : R).
+Notation pi := (row o b q p).
+Lemma V_over t : Vp pi t Over = 0.
+Proof. by elim: t => [//|t ih]; rewrite V_step /row /= ih; lra. Qed.
+Lemma V_turn t : Vp pi t Turn = 1 - (1 - p) ^ t.
+Proof. by elim: t => [|t ih]; [rewrite /=; lra | rewrite V_step /row /= ih V_over; lra]. Qed.
+Lemma V_branch t : Vp pi t.+1 Branch = b.
+Proof. by rewrite V_step /row /= V_over; lra. Qed.
+(* k turns to open, the choice, m turns to win *)
+Lemma V_ask k m : Vp pi (k + m.+1)%nat (Ask k) = b + (1 - o) ^ k * (q * (1 - (1 - p) ^ m) - b).
+Proof.
+elim: k => [|k ih]; first by rewrite add0n V_step /row /= V_turn V_over; lra.
+rewrite addSn V_step /row /= ih addnS V_branch; lra.
+Qed.
+End Values.
+
+(* the current team, agent 1 updated, both updated *)
+Section Stage.
+Variables (eps q q' p p' : R).
+Hypotheses (e01 : 0 < eps < 1) (hq : 0 < q < 1) (hq' : 0 < q' < 1) (hp : 0 < p < 1) (hp' : 0 < p' < 1).
+Definition shorter i := match i with 0 => row 0 1 q p | 1 => row 0 1 q' p | _ => row eps 0 q' p' end.
+Notation team := shorter.
+Notation gn := (@gain bool_finType unit_finType place sure go win (team 1) (team 2)).
+Lemma gn_row u s : gn u s = (team 2 s true - team 1 s true) * (win s true tt + Vp (team 1) u (go s true tt))
+  + (team 2 s false - team 1 s false) * (win s false tt + Vp (team 1) u (go s false tt)).
+Proof.
+have h : policy (team 2) by apply: row_policy; lra.
+by rewrite gainE // VE !sumb /Q !sumu /sure; lra.
+Qed.
+Lemma gn_over u : gn u Over = 0. Proof. by rewrite gn_row /=; lra. Qed.
+Lemma gn_turn u : gn u Turn = (p' - p) * (1 - p) ^ u.
+Proof. by rewrite gn_row /= V_over V_turn; lra. Qed.
+Lemma gn_choice u : gn u (Ask 0) = 0. Proof. by rewrite gn_row /=; lra. Qed.
+Lemma gn_ask k m : gn (k + m.+1)%nat (Ask k.+1) = eps * (1 - q' * (1 - (1 - p) ^ m)).
+Proof. by rewrite gn_row /= V_ask addnS V_branch (_ : 1 - 0 = 1) ?pow1; lra. Qed.
+
+Lemma L_over t : PS (team 0) gn t Over = 0.
+Proof. by elim: t => [//|t ih]; rewrite PS_step gn_over /= ih; lra. Qed.
+Lemma L_turn t : PS (team 0) gn t.+1 Turn = INR t.+1 * ((p' - p) * (1 - p) ^ t).
+Proof.
+elim: t => [|t ih]; first by rewrite PS_step gn_turn /=; lra.
+by rewrite PS_step gn_turn -[go _ false _]/Turn -[go _ true _]/Over ih L_over (S_INR t.+1) /=; lra.
+Qed.
+Lemma L_ask k m : PS (team 0) gn (k + m.+2)%nat (Ask k)
+  = INR k * (eps * (1 - q' * (1 - (1 - p) ^ m.+1))) + q * (INR m.+1 * ((p' - p) * (1 - p) ^ m)).
+Proof.
+elim: k => [|k ih].
+  by rewrite add0n PS_step gn_choice -[go _ true _]/Turn -[go _ false _]/Over L_turn L_over /=; lra.
+by rewrite addSn PS_step gn_ask -[go _ false _]/(Ask k) ih (S_INR k) /=; lra.
+Qed.
+
+Definition step_kl i (_ : nat) x := kl (team i x) (team i.+1 x).
+Definition kl2 x y := x * ln (x / y) + (1 - x) * ln ((1 - x) / (1 - y)).
+Lemma kl2_self x : 0 < x < 1 -> kl2 x x = 0.
+Proof.
+move=> h; rewrite /kl2; have -> : x / x = 1 by [field; lra]; have -> : (1 - x) / (1 - x) = 1 by [field; lra].
+by rewrite ln_1; lra.
+Qed.
+Lemma ln11 : ln (1 / 1) = 0. Proof. by have -> : 1 / 1 = 1 by [field]; exact: ln_1. Qed.
+Lemma D1_over t : PS (team 0) (step_kl 0) t Over = 0.
+Proof. by elim: t => [//|t ih]; rewrite PS_step /step_kl /kl sumb /= ih ln11; lra. Qed.
+Lemma D1_turn t : PS (team 0) (step_kl 0) t Turn = 0.
+Proof.
+elim: t => [//|t ih]; rewrite PS_step /step_kl /kl sumb -[go _ false _]/Turn -[go _ true _]/Over ih D1_over /=.
+by have := kl2_self hp; rewrite /kl2; lra.
+Qed.
+Lemma D1_ask k m : PS (team 0) (step_kl 0) (k + m.+1)%nat (Ask k) = kl2 q q'.
+Proof.
+elim: k => [|k ih].
+  by rewrite add0n PS_step -[go _ true _]/Turn -[go _ false _]/Over D1_over D1_turn /step_kl /kl sumb /= /kl2; lra.
+rewrite addSn PS_step -[go _ false _]/(Ask k) ih /step_kl /kl sumb /= Rminus_0_r ln11; lra.
+Qed.
+Lemma D2_over t : PS (team 0) (step_kl 1) t Over = 0.
+Proof. by elim: t => [//|t ih]; rewrite PS_step /step_kl /kl sumb /= ih ln11; lra. Qed.
+Lemma D2_turn t : PS (team 0) (step_kl 1) t Turn = kl2 p p' * ((1 - (1 - p) ^ t) / p).
+Proof.
+elim: t => [|t ih]; first by rewrite /= Rminus_eq_0; lra.
+rewrite PS_step -[go _ false _]/Turn -[go _ true _]/Over ih D2_over /step_kl /kl sumb /= /kl2; field; lra.
+Qed.
+Lemma D2_ask k m : PS (team 0) (step_kl 1) (k + m.+1)%nat (Ask k)
+  = INR k * ln (1 / (1 - eps)) + q * (kl2 p p' * ((1 - (1 - p) ^ m) / p)).
+Proof.
+elim: k => [|k ih].
+  rewrite add0n PS_step -[go _ true _]/Turn -[go _ false _]/Over D2_over D2_turn /step_kl /kl sumb /=.
+  by have := kl2_self hq'; rewrite /kl2; lra.
+rewrite addSn PS_step -[go _ false _]/(Ask k) ih S_INR /step_kl /kl sumb /= Rminus_0_r; lra.
+Qed.
+End Stage.
+
+Lemma ln_up x : 1 <= x -> ln x <= (x - / x) / 2.
+Proof.
+move=> x1; case: (Rle_lt_or_eq_dec _ _ x1) => [lt|<-]; last by rewrite ln_1; lra.
+have := @mono (fun c => (c - / c) / 2 - ln c) (fun c => (c - 1) ^ 2 / (2 * c ^ 2)) 1 x Rlt_0_1 lt.
+rewrite ln_1 => h; suff : (1 - / 1) / 2 - 0 <= (x - / x) / 2 - ln x by lra.
+apply: h => c hc; first by auto_derive; [lra | field; lra].
+by apply: Rmult_le_pos (pow2_ge_0 _) _; apply/Rlt_le/Rinv_0_lt_compat; have := pow_lt c 2; lra.
+Qed.
+Lemma ln_dn x : 1 < x -> 2 * (x - 1) / (x + 1) <= ln x.
+Proof. by move=> x1; have := k_mono Rlt_0_1 x1; rewrite k1 /k; lra. Qed.
+
+(* the logarithms of D, each from the side that is needed *)
+Lemma log_open : ln (1 / (1 - / 256)) <= 391391 / 100000000.
+Proof. by have -> : 1 / (1 - / 256) = 256 / 255 by [field]; have := @ln_up (256 / 255) ltac:(lra); lra. Qed.
+Lemma log_choice : kl2 (2 / 5) (9 / 25) <= 35126 / 10000000.
+Proof.
+rewrite /kl2; have -> : 2 / 5 / (9 / 25) = 10 / 9 by field.
+have -> : (1 - 2 / 5) / (1 - 9 / 25) = 15 / 16 by field.
+have := @ln_up (10 / 9) ltac:(lra); have := @ln_dn (16 / 15) ltac:(lra); rewrite (@ln_swap 15 16); lra.
+Qed.
+Lemma ln2_dn : 69266 / 100000 <= ln 2.
+Proof.
+have E : ln 2 = ln (9 / 8) + ln (10 / 9) + ln (11 / 10) + ln (12 / 11)
+    + ln (13 / 12) + ln (14 / 13) + ln (15 / 14) + ln (16 / 15).
+  by rewrite -!ln_mult; try lra; congr ln; field.
+have := @ln_dn (9 / 8) ltac:(lra); have := @ln_dn (10 / 9) ltac:(lra); have := @ln_dn (11 / 10) ltac:(lra).
+have := @ln_dn (12 / 11) ltac:(lra); have := @ln_dn (13 / 12) ltac:(lra); have := @ln_dn (14 / 13) ltac:(lra).
+have := @ln_dn (15 / 14) ltac:(lra); have := @ln_dn (16 / 15) ltac:(lra); lra.
+Qed.
+Lemma log_turn : kl2 (/ 256) (/ 128) <= 12083 / 10000000.
+Proof.
+rewrite /kl2; have -> : / 256 / / 128 = 1 / 2 by field.
+have -> : (1 - / 256) / (1 - / 128) = 255 / 254 by field.
+have := @ln_swap 1 2 ltac:(lra) ltac:(lra); have -> : 2 / 1 = 2 by field.
+by have := ln2_dn; have := @ln_up (255 / 254) ltac:(lra); lra.
+Qed.
+
+(* |stale_2| > 1.002 rho (delta0_1 + delta0_2), rho = 1: returns are in [0, 1] on every path. N = 128 turns to open and to win *)
+Theorem S7b_shorter_fails : exists (team : nat -> place -> bool -> R) (T : nat) (s : place),
+  let J (i : nat) := Vp (team i) T s in
+  let L := PS (team O) (@gain bool_finType unit_finType place sure go win (team 1%nat) (team 2%nat)) T s in
+  let delta0 (k : nat) := PS (team O) (fun _ x => kl (team k x) (team k.+1 x)) T s in
+  (forall i, policy (team i)) /\
+  (forall w : path bool_finType unit_finType T, 0 <= ret go win s w <= 1) /\
+  Rabs (J 2%nat - J 1%nat - L) > 1002 / 1000 * (delta0 O + delta0 1%nat).
+Proof.
+have [N EN] : exists N, N = 128%nat by exists 128%nat.
+have [m Em] : exists m, m = 127%nat by exists 127%nat.
+pose team := shorter (/ 256) (2 / 5) (9 / 25) (/ 256) (/ 128).
+exists team, (N + m.+2)%nat, (Ask N) => J L delta0.
+split; first by case=> [|[|i]]; apply: row_policy; lra.
+split=> [w|]; first exact: ret01.
+have L1 : L = _ := @L_ask (/ 256) (2 / 5) (9 / 25) (/ 256) (/ 128) ltac:(lra) ltac:(lra) ltac:(lra) N m.
+have K1 : delta0 O = kl2 (2 / 5) (9 / 25).
+  have h : 0 < / 256 < 1 by lra.
+  exact: (@D1_ask (/ 256) (2 / 5) (9 / 25) (/ 256) (/ 128) h N m.+1).
+have K2 : delta0 1%nat = _ := @D2_ask (/ 256) (2 / 5) (9 / 25) (/ 256) (/ 128) ltac:(lra) ltac:(lra) N m.+1.
+have J1 : J 1%nat = 1 + (1 - 0) ^ N * (9 / 25 * (1 - (1 - / 256) ^ m.+1) - 1) := V_ask 0 1 (9 / 25) (/ 256) N m.+1.
+have J2 : J 2%nat = 0 + (1 - / 256) ^ N * (9 / 25 * (1 - (1 - / 128) ^ m.+1) - 0) := V_ask (/ 256) 0 (9 / 25) (/ 128) N m.+1.
+rewrite K1 K2 J1 J2 L1 {L1 K1 K2 J1 J2 J L delta0 team} EN Em !INR_IZR_INZ [Z.of_nat 128]/=.
+have a := log_open; have b := log_choice; have c := log_turn.
+set x := ln _ in a *; set y := kl2 _ _ in b *; set w := kl2 _ _ in c *.
+have X : 0 <= (1 - (1 - / 256) ^ 128) / / 256 by lra.
+have := Rmult_le_compat_r _ _ _ X c; clearbody x y w => d.
+rewrite Rabs_left1; first lra.
+lra.
+Qed.
+End Shorter.
