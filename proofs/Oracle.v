@@ -446,6 +446,33 @@ Lemma path_le (pi : S -> A -> R) k f h t s : policy pi -> reach e next pi k -> k
   path_sum e next pi f t s <= path_sum e next pi h t s.
 Proof. by move=> hpi kr ks le; apply: (path_sum_le e_dist hpi (fun _ _ h => h) kr ks le). Qed.
 
+Notation PS_q u := (path_sum e next q gn u).                                                 (* G: what is left of g *)
+Lemma later_bound W t s : vis t s -> ok t s ->
+  (forall u x, vis u.+1 x -> ok u.+1 x ->
+    Rabs (\sum_(a : A) ((q x a - p x a) * after e next x a (PS_q u))) <= W * tv (p x) (q x)) ->
+  Rabs (V e next r q t s - V e next r p t s - L e next r p q t s) <= W * path_sum e next p (fun _ x => tv (p x) (q x)) t s.
+Proof.
+move=> vs os key; rewrite (T0 e next r p t s hq) /L later_diff.
+have both : reach e next p (fun u x => vis u x /\ ok u x).
+  by move=> u x a b [vx ox] pa eb; split; [exact: vis_p vx pa eb | exact: ok_p ox pa eb].
+apply: Rabs_le; rewrite -path_sumZ; split; last first.
+  by apply: (path_le hp both (conj vs os)) => u x [vx ox]; have := Rabs_def2_le (key u x vx ox); lra.
+have -> : - path_sum e next p (fun u x => W * tv (p x) (q x)) t s = path_sum e next p (fun u x => -1 * (W * tv (p x) (q x))) t s.
+  by rewrite (path_sumZ e next p (-1)); lra.
+by apply: (path_le hp both (conj vs os)) => u x [vx ox]; have := Rabs_def2_le (key u x vx ox); lra.
+Qed.
+(* behind an action whose probability moves there are only states that either team can reach *)
+Lemma after_moved u x a f h : ok u.+1 x -> p x a <> q x a -> (forall y, ok u y -> f y <= h y) ->
+  after e next x a f <= after e next x a h.
+Proof.
+move=> ox n le; apply: sum_le => b; case: (Rle_lt_or_eq_dec _ _ (proj1 (e_dist x a) b)) => [eb|<-]; last lra.
+apply: Rmult_le_compat_l (Rlt_le _ _ eb) (le _ _).
+case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|pz]; first exact: ok_p ox pa eb.
+by case: (Rle_lt_or_eq_dec _ _ (proj1 (hq x) a)) => [qa|qz]; [exact: ok_q ox qa eb | case: n; rewrite -pz -qz].
+Qed.
+Lemma afterZ x a c f : after e next x a (fun y => c * f y) = c * after e next x a f.
+Proof. by rewrite /after -sumZ; apply: sumE => b; lra. Qed.
+
 (* |fresh| <= Nplus span(g u {0}) sum_t E TV, from every first state; Nplus holds the number of own turns after an action whose
    probability moves at a visited state *)
 Theorem S4R_episodic t s : vis t s -> ok t s -> lo <= 0 <= hi -> (forall u x, ok u.+1 x -> own x -> lo <= gn u x <= hi) ->
@@ -453,38 +480,47 @@ Theorem S4R_episodic t s : vis t s -> ok t s -> lo <= 0 <= hi -> (forall u x, ok
   Rabs (V e next r q t s - V e next r p t s - L e next r p q t s)
     <= Nplus * (hi - lo) * path_sum e next p (fun _ x => tv (p x) (q x)) t s.
 Proof.
-move=> vs os z hg h; rewrite (T0 e next r p t s hq) /L later_diff.
-have g0 u x : ~~ own x -> gn u x = 0.
+move=> vs os z hg h; have g0 u x : ~~ own x -> gn u x = 0.
   by move=> o; rewrite gainE // VE -sumB; apply: sum0 => a; rewrite (others o); lra.
-have up u x : ok u x -> path_sum e next q gn u x <= hi * own_turns u x.
+have up u x : ok u x -> PS_q u x <= hi * own_turns u x.
   move=> ox; rewrite -path_sumZ; apply: (path_le hq ok_q ox) => w y oy.
   by case: (boolP (own y)) => o; [have := hg w y oy o | have := g0 w y o]; lra.
-have dn u x : ok u x -> lo * own_turns u x <= path_sum e next q gn u x.
+have dn u x : ok u x -> lo * own_turns u x <= PS_q u x.
   move=> ox; rewrite -path_sumZ; apply: (path_le hq ok_q ox) => w y oy.
   by case: (boolP (own y)) => o; [have := hg w y oy o | have := g0 w y o]; lra.
-have both : reach e next p (fun u x => vis u x /\ ok u x).
-  by move=> u x a b [vx ox] pa eb; split; [exact: vis_p vx pa eb | exact: ok_p ox pa eb].
-pose W u x := \sum_(a : A) ((q x a - p x a) * after e next x a (path_sum e next q gn u)).
-have key u x : vis u.+1 x /\ ok u.+1 x -> Rabs (W u x) <= Nplus * (hi - lo) * tv (p x) (q x).
-  move=> [vx ox]; have -> : Nplus * (hi - lo) * tv (p x) (q x) = tv (p x) (q x) * (hi * Nplus - lo * Nplus) by lra.
-  apply: bounded_masses; first by rewrite (proj2 (hp x)) (proj2 (hq x)).
-  move=> a n; have k := h u x a vx n.
-  have nx b : 0 < e x a b -> ok u (next x a b).
-    case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|pz] eb; first exact: ok_p ox pa eb.
-    by case: (Rle_lt_or_eq_dec _ _ (proj1 (hq x) a)) => [qa|qz]; [exact: ok_q ox qa eb | case: n; rewrite -pz -qz].
-  have le f f' : (forall y, ok u y -> f y <= f' y) -> after e next x a f <= after e next x a f'.
-    move=> ff; apply: sum_le => b; case: (Rle_lt_or_eq_dec _ _ (proj1 (e_dist x a) b)) => [eb|<-]; last lra.
-    by apply: Rmult_le_compat_l (Rlt_le _ _ eb) (ff _ (nx b eb)).
-  have Z c f : after e next x a (fun y => c * f y) = c * after e next x a f.
-    by rewrite /after -sumZ; apply: sumE => b; lra.
-  have := le _ _ (up u); have := le _ _ (dn u); rewrite !Z.
-  have : - lo * after e next x a (own_turns u) <= - lo * Nplus by apply: Rmult_le_compat_l k; lra.
-  have := Rmult_le_compat_l _ _ _ (proj2 z) k; lra.
-apply: Rabs_le; rewrite -path_sumZ; split.
-  have -> : - path_sum e next p (fun u x => Nplus * (hi - lo) * tv (p x) (q x)) t s
-      = path_sum e next p (fun u x => -1 * (Nplus * (hi - lo) * tv (p x) (q x))) t s by rewrite (path_sumZ e next p (-1)); lra.
-  by apply: (path_le hp both (conj vs os)) => u x k; have := Rabs_def2_le (key u x k); rewrite /W; lra.
-by apply: (path_le hp both (conj vs os)) => u x k; have := Rabs_def2_le (key u x k); rewrite /W; lra.
+apply: (later_bound vs os) => u x vx ox.
+have -> : Nplus * (hi - lo) * tv (p x) (q x) = tv (p x) (q x) * (hi * Nplus - lo * Nplus) by lra.
+apply: bounded_masses; first by rewrite (proj2 (hp x)) (proj2 (hq x)).
+move=> a n; have k := h u x a vx n.
+have := after_moved ox n (up u); have := after_moved ox n (dn u); rewrite !afterZ.
+have : - lo * after e next x a (own_turns u) <= - lo * Nplus by apply: Rmult_le_compat_l k; lra.
+have := Rmult_le_compat_l _ _ _ (proj2 z) k; lra.
+Qed.
+(* if the agent acts everywhere: the span without the zero, and Nplus holds the number of layers after such an action *)
+Theorem S4R_everywhere t s : vis t s -> ok t s -> (forall u x, ok u.+1 x -> lo <= gn u x <= hi) ->
+  (forall u x a, vis u.+1 x -> p x a <> q x a -> INR u <= Nplus) ->
+  Rabs (V e next r q t s - V e next r p t s - L e next r p q t s)
+    <= Nplus * (hi - lo) * path_sum e next p (fun _ x => tv (p x) (q x)) t s.
+Proof.
+move=> vs os hg h; have count u x : path_sum e next q (fun _ _ => 1) u x = INR u.
+  elim: u x => [//|u ih] x; rewrite S_INR /= (sumE (G := fun a => q x a * INR u)) => [|a].
+    by rewrite sum_const; [lra | exact: (proj2 (hq x))].
+  by rewrite /after (sumE (fun b => f_equal (Rmult _) (ih (next x a b)))) sum_const //; exact: (proj2 (e_dist x a)).
+have up u x : ok u x -> PS_q u x <= hi * INR u.
+  by move=> ox; rewrite -(count u x) -path_sumZ; apply: (path_le hq ok_q ox) => w y oy; have := hg w y oy; lra.
+have dn u x : ok u x -> lo * INR u <= PS_q u x.
+  by move=> ox; rewrite -(count u x) -path_sumZ; apply: (path_le hq ok_q ox) => w y oy; have := hg w y oy; lra.
+have K x a c : after e next x a (fun _ => c) = c by exact: sum_const (proj2 (e_dist x a)).
+apply: (later_bound vs os) => u x vx ox; have b := hg u x ox.
+apply: Rle_trans (_ : _ <= tv (p x) (q x) * (hi * INR u - lo * INR u)) _.
+  apply: bounded_masses => [|a n]; first by rewrite (proj2 (hp x)) (proj2 (hq x)).
+  by have := after_moved ox n (up u); have := after_moved ox n (dn u); rewrite !K.
+case: (Req_dec (tv (p x) (q x)) 0) => [->|n]; first lra.
+have [a m] : exists a, p x a <> q x a.
+  have : 0 < \sum_(a : A) Rabs (q x a - p x a) by have := tv_ge0 (p x) (q x); move: n; rewrite /tv; lra.
+  by move=> /sum_pos_ex [a ha]; exists a => E; move: ha; rewrite E Rminus_eq_0 Rabs_R0; lra.
+have w : 0 <= (hi - lo) * tv (p x) (q x) by apply: Rmult_le_pos (tv_ge0 _ _); lra.
+by have := Rmult_le_compat_r _ _ _ w (h u x a vx m); lra.
 Qed.
 
 (* the same over a law of first states *)
@@ -600,6 +636,56 @@ Proof.
 move=> d k0 met ht cannot hB ha k1 k2; apply: Rle_trans (S7b_layers (ht i) (ht i.+1) (ht O) cannot hB k1 k2) _.
 apply: Req_le; apply: eq_bigr => t _; congr (_ * (_ + _)); apply: eq_bigr => u _.
 by apply: (kappa0_sum e_dist hr ht) => x; apply: ha; apply: ltn_trans (ltn_ord u) (ltn_ord t).
+Qed.
+
+(* B may be the range of the return. fits u x c: if c was earned before x and u steps are left, every return that is possible
+   under some policy lies in [lo, hi] *)
+Variables (lo hi : R).
+Fixpoint fits (u : nat) (x : S) (c : R) : Prop :=
+  if u is w.+1 then forall a b, 0 < e x a b -> fits w (next x a b) (c + r x a b) else lo <= c <= hi.
+Hypothesis returns : forall x, 0 < rho x -> fits T x 0.
+Lemma mean_in (I : finType) (w F : I -> R) : dist w -> (forall k, 0 < w k -> lo <= F k <= hi) ->
+  lo <= \sum_(k : I) (w k * F k) <= hi.
+Proof.
+move=> [w0 w1] h; have [-> ->] : lo = \sum_(k : I) (w k * lo) /\ hi = \sum_(k : I) (w k * hi) by rewrite !sumZr w1; lra.
+by split; apply: sum_pos_le => // k wk; have := h k wk; lra.
+Qed.
+Lemma fits_V (pi : S -> A -> R) u x c : policy pi -> fits u x c -> lo <= c + V e next r pi u x <= hi.
+Proof.
+move=> hpi; elim: u x c => [|u ih] x c /=; first by rewrite Rplus_0_r.
+move=> h; rewrite -[X in X + _](sum_const c (proj2 (hpi x))) -sumD.
+rewrite (sumE (G := fun a => pi x a * \sum_(b : B) (e x a b * (c + r x a b + V e next r pi u (next x a b))))) => [|a].
+  by apply: mean_in (hpi x) _ => a _; apply: mean_in (e_dist x a) _ => b eb; apply: ih; exact: h.
+rewrite -Rmult_plus_distr_l -{1}(sum_const c (proj2 (e_dist x a))) -sumD; congr (_ * _); apply: sumE => b; lra.
+Qed.
+Lemma fits_Q (pi : S -> A -> R) u x a c : policy pi -> fits u.+1 x c -> lo <= c + Q e next r pi u x a <= hi.
+Proof.
+move=> hpi h; rewrite /Q -[X in X + _](sum_const c (proj2 (e_dist x a))) -sumD.
+rewrite (sumE (G := fun b => e x a b * (c + r x a b + V e next r pi u (next x a b)))) => [|b]; last lra.
+by apply: mean_in (e_dist x a) _ => b eb; apply: fits_V => //; exact: h.
+Qed.
+Lemma layer_fits (pi : S -> A -> R) t x : policy pi -> (t <= T)%nat -> 0 < layer e next pi rho t x -> exists c, fits (T - t) x c.
+Proof.
+move=> hpi; elim: t x => [|t ih] x tT; first by rewrite subn0; exists 0; exact: returns.
+have [d0 _] := layer_dist next e_dist t hpi hr.
+rewrite [layer _ _ _ _ _]/= pushE => /sum_pos_ex [[y a]] /=.
+move=> /(prod_pos (Rmult_le_pos _ _ (d0 y) (proj1 (hpi y) a)) (proj1 (hit_dist next e_dist y a) x)) [].
+move=> /(prod_pos (d0 y) (proj1 (hpi y) a)) [dy _] /sum_pos_ex [b]; case: eqP => [<- eb|_]; last lra.
+have [c] := ih y (ltnW tT) dy; rewrite -(subnSK tT) => h.
+by exists (c + r y a b); exact: h.
+Qed.
+Corollary S7b_stale_episodic_range (team : nat -> S -> A -> R) i (can : nat -> bool) :
+  let d := layer e next (team O) rho in let kappa0 := kappa0 e next rho team in let met := seen e next rho (team O) (team i.+1) in
+  (forall k, policy (team k)) -> (forall t x, (t < T)%nat -> ~~ can t -> met t x -> forall a, team i.+1 x a = team i x a) ->
+  (forall t x, (t < T)%nat -> 0 < d t x -> adds team i.+1 x) ->
+  (forall t, (t < T)%nat -> keeps_at (d t) (team O) (team i.+1)) ->
+  (forall t, (t < T)%nat -> can t -> keeps_at (d t) (team i) (team i.+1)) ->
+  Rabs (gap e next r rho (team O) (team i) (team i.+1) T) <=
+    \big[Rplus/0]_(t < T | can t) ((hi - lo) * (kappa0 i t + \big[Rplus/0]_(u < t) \big[Rplus/0]_(k < i.+1) kappa0 k u)).
+Proof.
+move=> d k0 met ht cannot ha k1 k2; apply: (S7b_stale_episodic (spn := fun _ => hi - lo) ht cannot _ ha k1 k2) => t x tT _ mx a c.
+have [z] : exists z, fits (T - t) x z by case: mx; apply: layer_fits => //; exact: ltnW.
+rewrite -(subnSK tT) => h; have := fits_Q a (ht i) h; have := fits_Q c (ht i) h; rewrite /Adv; lra.
 Qed.
 End SevenB.
 End Episodic.
