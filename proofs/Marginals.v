@@ -127,6 +127,20 @@ rewrite /adds P // (sumE (G := fun l => \big[Rplus/0]_(k < n) (if rk l == k then
   by rewrite ltnS eqn_leq andbC.
 by rewrite leq0n /= moved_sum.
 Qed.
+(* the total variation of the team is that of the one agent that moved *)
+Lemma tv_together (y z : I -> M -> R) l : (forall k, dist (y k)) -> (forall k, k != l -> forall m, z k m = y k m) ->
+  tv (joint y) (joint z) = tv (y l) (z l).
+Proof.
+move=> hy E; pose w k m := if k == l then Rabs (z l m - y l m) else y k m.
+have W (f : {ffun I -> M}) : Rabs (joint z f - joint y f) = joint w f.
+  have pos : 0 <= \big[Rmult/1]_(k | k != l) y k (f k).
+    by apply: (big_ind (Rle 0)) => [||k _]; [lra | exact: Rmult_le_pos | exact: (proj1 (hy k))].
+  rewrite /joint !(bigD1 l) //= /w eqxx (eq_bigr (fun k => y k (f k))) => [|k kl]; last by rewrite E.
+  rewrite [in RHS](eq_bigr (fun k => y k (f k))) => [|k /negbTE->] //.
+  by rewrite -Rmult_minus_distr_r Rabs_mult (Rabs_pos_eq _ pos).
+rewrite /tv; congr (_ * _); rewrite (sumE W) -(bigA_distr_bigA (fun k m => w k m)) (bigD1 l) //= /w eqxx.
+by rewrite big1 ?Rmult_1_r // => k /negbTE->; exact: (proj2 (hy k)).
+Qed.
 End ProductTeam.
 
 (* ---- the laws of the layers *)
