@@ -39,6 +39,34 @@ elim: bs => [//|[] bs ih]; rewrite /= ?add1n ?add0n ?subSS; first by rewrite !la
 by rewrite subSn ?count_size //= law2_mid !law2_cons ih.
 Qed.
 
+Lemma P1_swap x y l1 l2 : P1 (x :: l1 ++ l2) - P1 (l1 ++ y :: l2) = (x - y) * (P0 (l1 ++ l2) - P1 (l1 ++ l2)).
+Proof. by rewrite P1_mid !P1_cons; lra. Qed.
+
+(* rates between 0 and x *)
+Definition rates x (l : seq R) : Prop := foldr (fun y h => 0 <= y <= x /\ h) True l.
+Lemma rates_cat x l1 l2 : rates x l1 -> rates x l2 -> rates x (l1 ++ l2).
+Proof. by move=> + h2; elim: l1 => [//|y l ih] /= [hy /ih]. Qed.
+Lemma rates_nseq x y k : 0 <= y <= x -> rates x (nseq k y).
+Proof. by move=> hy; elim: k => [//|k ih]; split. Qed.
+(* (a) at most one of the two is large, (b) none is likelier than one while the rates are small *)
+Lemma law2_rates x l : x <= 1 -> rates x l ->
+  [/\ 0 <= P0 l <= 1, 0 <= P1 l, 1 - 2 * (INR (size l) * x) <= P0 l - P1 l <= 1 & (1 - x) * P1 l <= INR (size l) * x * P0 l].
+Proof.
+move=> x1; elim: l => [_|y l ih]; first by rewrite P0_nil P1_nil /=; split; lra.
+rewrite /rates /= -/(rates x l) -/(INR (size l).+1) S_INR => -[hy /ih [a b d f]].
+have N0 := pos_INR (size l); rewrite P0_cons P1_cons; set N := INR _ in N0 d f *.
+have a1 : 0 <= (1 - y) * P0 l <= 1 by nra.
+have a2 : 0 <= y * P0 l by nra.
+have a3 : 0 <= (1 - y) * P1 l by nra.
+have a4 : 0 <= y * P1 l by nra.
+split; [lra | lra | split; nra | ].
+have f1 := Rmult_le_compat_l (1 - y) _ _ ltac:(lra) f.
+have : (1 - x) * (y * P0 l) <= x * ((1 - y) * P0 l).
+  have : (1 - x) * y <= x * (1 - y) by lra.
+  by move=> h; have := Rmult_le_compat_r _ _ _ (proj1 a) h; lra.
+lra.
+Qed.
+
 (* ------------------------------------------------------------------ the relay *)
 (* contexts 0, 1, 2; 2 is absorbing *)
 Definition up (x : nat) : nat := if x is O then 1%nat else 2%nat.
@@ -234,4 +262,153 @@ rewrite /fresh /stale /cached dJ -!sumZ; split.
     by rewrite sum_bool /Adv !Q_relay // /team /relay /=; lra.
   by rewrite -sumB; apply: sumE => s; rewrite !muln0; lra.
 Qed.
+
+(* ---- signs and leading coefficients *)
+Hypotheses (p0 : 0 <= p) (e0 : 0 <= e) (pe1 : p + e <= 1).
+Notation kap := (2 * (INR (T - 2) * (p + e))).
+Lemma w_step j : (j.+1 < T)%nat -> (1 - kap) * e <= w j.+1 - w j <= e /\ (INR T.-1 * (p + e) <= 1 -> 0 <= w j.+1 - w j).
+Proof.
+move=> h; set o := nseq j (p + e) ++ nseq (T - 2 - j) p.
+have -> : w j.+1 - w j = e * (P0 o - P1 o).
+  have E1 : (T.-1 - j.+1 = T - 2 - j)%nat by rewrite -subn1 -!subnDA addnC !addnS !addn0 add1n.
+  have E2 : (T.-1 - j = (T - 2 - j).+1)%nat by rewrite -E1 subnSK // -ltnS (ltn_predK h).
+  by rewrite /w E1 E2 /= P1_swap -/o; lra.
+have ho : rates (p + e) o by apply: rates_cat; apply: rates_nseq; lra.
+have so : size o = (T - 2)%nat by rewrite size_cat !size_nseq subnKC // leq_subRL // addnC.
+have [a b d f] := law2_rates pe1 ho; rewrite so in d f.
+split=> [|hT].
+  have := Rmult_le_compat_l _ _ _ e0 (proj1 d); have := Rmult_le_compat_l _ _ _ e0 (proj2 d); lra.
+apply: Rmult_le_pos => //.
+have ET : INR T.-1 = INR (T - 2) + 1.
+  by rewrite -S_INR; congr INR; rewrite -subnSK ?subn1 //; apply: leq_ltn_trans h.
+rewrite ET in hT; case: (Rle_lt_or_eq_dec _ _ pe1) => [lt|eq]; last first.
+  have : INR (T - 2) = 0 by have := pos_INR (T - 2); rewrite eq in hT; lra.
+  by move=> z; rewrite z in d; lra.
+have f1 : INR (T - 2) * (p + e) * P0 o <= (1 - (p + e)) * P0 o by apply: Rmult_le_compat_r; lra.
+have : (1 - (p + e)) * P1 o <= (1 - (p + e)) * P0 o by lra.
+by move=> g; have := Rmult_le_reg_l (1 - (p + e)) _ _ ltac:(lra) g; lra.
+Qed.
+Lemma w_diff j k : (j + k < T)%nat ->
+  (1 - kap) * e * INR k <= w (j + k) - w j <= e * INR k /\ (INR T.-1 * (p + e) <= 1 -> 0 <= w (j + k) - w j).
+Proof.
+elim: k => [|k ih] h; first by rewrite addn0 /=; split; lra.
+have h' : (j + k < T)%nat by apply: leq_ltn_trans h; rewrite leq_add2l.
+rewrite addnS in h *; have [a1 a2] := w_step h; have [b1 b2] := ih h'.
+by rewrite S_INR; split=> [|s]; [lra | have := a2 s; have := b2 s; lra].
+Qed.
+(* a gap with counts k s: turns of new rate more in w than in the surrogate *)
+Lemma gap_bounds (hi lo : nat -> nat) (C : R) : (forall s, (s < c)%nat -> (lo s <= hi s < T)%nat) ->
+  \big[Rplus/0]_(s < c) INR (hi s - lo s) = C ->
+  let G := e * \big[Rplus/0]_(s < c) (w (hi s) - w (lo s)) in
+  (1 - kap) * (C * e ^ 2) <= G <= C * e ^ 2 /\ (INR T.-1 * (p + e) <= 1 -> 0 <= G).
+Proof.
+move=> h <- G; rewrite /G.
+have one (s : 'I_c) : (1 - kap) * e * INR (hi s - lo s) <= w (hi s) - w (lo s) <= e * INR (hi s - lo s) /\
+    (INR T.-1 * (p + e) <= 1 -> 0 <= w (hi s) - w (lo s)).
+  by have /andP[l u] := h s (ltn_ord s); have := @w_diff (lo s) (hi s - lo s); rewrite subnKC //; apply.
+have a := sum_le (fun s => proj1 (proj1 (one s))); have b := sum_le (fun s => proj2 (proj1 (one s))).
+rewrite !sumZ in a b; split; last by move=> t; apply: Rmult_le_pos => //; apply: sum_ge0 => s; apply: (proj2 (one s)).
+by split; [have := Rmult_le_compat_l _ _ _ e0 a | have := Rmult_le_compat_l _ _ _ e0 b]; lra.
+Qed.
+
+Lemma sum_INR k : \big[Rplus/0]_(s < k) INR s = INR k * (INR k - 1) / 2.
+Proof. by elim: k => [|k ih]; rewrite ?big_ord0 ?big_ord_recr ?ih ?S_INR /=; lra. Qed.
+Lemma sum_lin k x y : \big[Rplus/0]_(s < k) (x + INR s * y) = INR k * x + INR k * (INR k - 1) / 2 * y.
+Proof.
+by elim: k => [|k ih]; rewrite ?big_ord0 ?big_ord_recr ?ih ?S_INR /=; lra.
+Qed.
+
+(* every gap has its leading coefficient times e^2 from above, and from below up to the factor 1 - 2(T-2)(p+e) *)
+Definition near (C G : R) := (1 - kap) * (C * e ^ 2) <= G <= C * e ^ 2 /\ (INR T.-1 * (p + e) <= 1 -> 0 <= G).
+Theorem R1_update i : (0 < c)%nat -> (i < n)%nat ->
+  let x := INR c in let own := x * (x - 1) / 2 in
+  [/\ near own (fresh i), near (own + INR i * (x * (x + 1) / 2)) (stale i) & near (own + INR i * x ^ 2) (cached i)].
+Proof.
+move=> c0 hi x own; have [-> -> ->] := R1_exact c0 hi.
+have lt s : (s < c)%nat -> (c * i + s < T)%nat.
+  by move=> hs; apply: leq_trans (leq_mul (leqnn c) hi); rewrite mulnS addnC ltn_add2r.
+split.
+- apply: (gap_bounds (hi := fun s => c * i + s)%nat (lo := fun _ => c * i)%nat) => [s hs|]; first by rewrite leq_addr lt.
+  by rewrite -sum_INR; apply: eq_bigr => s _; rewrite addKn.
+- apply: (gap_bounds (hi := fun s => c * i + s)%nat (lo := fun s => (c.-1 - s) * i)%nat) => [s hs|].
+    rewrite lt // andbT; apply: leq_trans (leq_addr _ _); rewrite leq_mul2r; apply/orP; right.
+    exact: leq_trans (leq_subr _ _) (leq_pred c).
+  rewrite (eq_bigr (fun s : 'I_c => INR i + INR s * (1 + INR i))) => [|s _]; first by rewrite sum_lin /own /x; lra.
+  have E : (c * i + s - (c.-1 - s) * i = i + (s + s * i))%nat.
+    have {1}-> : (c * i = (c.-1 - s) * i + (s.+1 * i))%nat by rewrite -mulnDl addnS subnK ?prednK // -ltnS prednK.
+    by rewrite -addnA addKn mulSn addnAC -addnA.
+  by rewrite E !plus_INR mult_INR; lra.
+- apply: (gap_bounds (hi := fun s => c * i + s)%nat (lo := fun _ => O)) => [s hs|]; first by rewrite lt.
+  rewrite (eq_bigr (fun s : 'I_c => x * INR i + INR s * 1)) => [|s _]; first by rewrite sum_lin /own /x; lra.
+  by rewrite subn0 plus_INR mult_INR /x; lra.
+Qed.
+
+(* the sums of absolute gaps over a stage, c rounds *)
+Lemma near_sum (G : nat -> R) x y : INR T.-1 * (p + e) <= 1 -> (forall i, (i < n)%nat -> near (x + INR i * y) (G i)) ->
+  let C := INR n * x + INR n * (INR n - 1) / 2 * y in
+  (1 - kap) * (C * e ^ 2) <= \big[Rplus/0]_(i < n) Rabs (G i) <= C * e ^ 2.
+Proof.
+move=> hT h C; rewrite /C -sum_lin.
+have one (i : 'I_n) : (1 - kap) * e ^ 2 * (x + INR i * y) <= Rabs (G i) <= e ^ 2 * (x + INR i * y).
+  by have [a b] := h i (ltn_ord i); rewrite Rabs_pos_eq; [lra | exact: b].
+have a := sum_le (fun i => proj1 (one i)); have b := sum_le (fun i => proj2 (one i)).
+by rewrite !sumZ in a b; lra.
+Qed.
+Theorem R1_rounds : (0 < c)%nat -> INR T.-1 * (p + e) <= 1 ->
+  let x := INR c in let own := INR n * (x * (x - 1) / 2) in let pairs := INR n * (INR n - 1) / 2 in
+  let within C G := (1 - kap) * (C * e ^ 2) <= \big[Rplus/0]_(i < n) Rabs (G i) <= C * e ^ 2 in
+  [/\ within own fresh, within (own + pairs * (x * (x + 1) / 2)) stale & within (own + pairs * x ^ 2) cached].
+Proof.
+move=> c0 hT x own pairs within; split; last 2 first.
+- by apply: near_sum => // i hi; have [_ h _] := R1_update c0 hi.
+- by apply: near_sum => // i hi; have [_ _ h] := R1_update c0 hi.
+have := @near_sum fresh (x * (x - 1) / 2) 0 hT => h; rewrite /within /own.
+by move: h; rewrite Rmult_0_r Rplus_0_r; apply=> i hi; rewrite Rmult_0_r Rplus_0_r; have [h _ _] := R1_update c0 hi.
+Qed.
 End Team.
+
+(* ---- R1: two rounds. At every finite step with (2n-1)(p+e) <= 1 all gaps are >= 0, and their sums over the stage are
+   n, (3n^2-n)/2 and 2n^2-n times e^2 up to the factor 1 - 4(n-1)(p+e). *)
+Theorem R1 n p e : (0 < n)%nat -> 0 <= p -> 0 <= e -> (2 * INR n - 1) * (p + e) <= 1 ->
+  let N := INR n in
+  let within C G := (1 - 4 * (N - 1) * (p + e)) * (C * e ^ 2) <= \big[Rplus/0]_(i < n) Rabs (G i) <= C * e ^ 2 in
+  [/\ within N (fresh n 2 p e), within ((3 * N ^ 2 - N) / 2) (stale n 2 p e) & within (2 * N ^ 2 - N) (cached n 2 p e)].
+Proof.
+move=> n0 p0 e0 hT N within; have N1 : 1 <= N by rewrite /N -(prednK n0) S_INR; have := pos_INR n.-1; lra.
+have E k : (k <= 2 * n)%nat -> INR (2 * n - k) = 2 * N - INR k by move=> h; rewrite minus_INR ?mult_INR //; apply/leP.
+have pe : p + e <= 1 by nra.
+have n2 : (2 <= 2 * n)%nat by rewrite leq_pmulr.
+have := @R1_rounds n 2 p e p0 e0 pe isT; rewrite -subn1 !E ?(ltnW n2) //= => h; have [a b c] := h hT.
+have k : 2 * ((2 * N - (1 + 1)) * (p + e)) = 4 * (N - 1) * (p + e) by lra.
+rewrite k -/N in a b c; rewrite /within; split; [move: a | move: b | move: c].
+- by rewrite (_ : N * ((1 + 1) * (1 + 1 - 1) / 2) = N); lra.
+- by rewrite (_ : N * _ + _ = (3 * N ^ 2 - N) / 2); lra.
+by rewrite (_ : N * _ + _ = 2 * N ^ 2 - N); lra.
+Qed.
+
+(* ... so the coefficients are limits, as p and e go to 0 in any way (no bound on p/e is needed) *)
+Corollary R1_limit n eta : (0 < n)%nat -> 0 < eta -> exists2 d, 0 < d & forall p e, 0 <= p -> 0 < e -> p + e < d ->
+  let N := INR n in let close C G := Rabs (\big[Rplus/0]_(i < n) Rabs (G i) / e ^ 2 - C) < eta in
+  [/\ close N (fresh n 2 p e), close ((3 * N ^ 2 - N) / 2) (stale n 2 p e) & close (2 * N ^ 2 - N) (cached n 2 p e)].
+Proof.
+move=> n0 eta0; set N := INR n.
+have N1 : 1 <= N by rewrite /N -(prednK n0) S_INR; have := pos_INR n.-1; lra.
+pose M := 4 * N * (2 * N ^ 2); have M0 : 0 < M by rewrite /M; nra.
+exists (Rmin (/ (2 * N)) (eta / M)); first by apply: Rmin_pos; [apply: Rinv_0_lt_compat; lra | exact: Rdiv_lt_0_compat].
+move=> p e p0 e0 lt; have lt1 := Rlt_le_trans _ _ _ lt (Rmin_l _ _); have lt2 := Rlt_le_trans _ _ _ lt (Rmin_r _ _).
+have h1 : (p + e) * (2 * N) < 1.
+  by have := Rmult_lt_compat_r (2 * N) _ _ ltac:(lra) lt1; rewrite Rinv_l; lra.
+have h2 : (p + e) * M < eta.
+  by have := Rmult_lt_compat_r M _ _ M0 lt2; rewrite /Rdiv Rmult_assoc Rinv_l; lra.
+have close C G : 0 <= C <= 2 * N ^ 2 -> (1 - 4 * (N - 1) * (p + e)) * (C * e ^ 2) <= G <= C * e ^ 2 -> Rabs (G / e ^ 2 - C) < eta.
+  move=> hC [lo hi]; have e2 : 0 < e ^ 2 by apply: pow_lt.
+  set X := G / e ^ 2; have EX : G = X * e ^ 2 by rewrite /X; field; lra.
+  rewrite EX in lo hi; have hi' : X <= C by apply: (Rmult_le_reg_r (e ^ 2)).
+  have lo' : (1 - 4 * (N - 1) * (p + e)) * C <= X by apply: (Rmult_le_reg_r (e ^ 2)) => //; lra.
+  have : 4 * (N - 1) * (p + e) * C <= (p + e) * M.
+    have := Rmult_le_compat (4 * (N - 1) * (p + e)) (4 * N * (p + e)) C (2 * N ^ 2).
+    by rewrite /M => h; apply: Rle_trans (h _ _ _ _) _; [nra | lra | nra | lra | lra].
+  by move=> k; apply: Rabs_def1; lra.
+have := @R1 n p e n0 p0 (Rlt_le _ _ e0); rewrite -/N => h.
+by have [||a b c] := h; [nra | ] ; split; apply: close => //; nra.
+Qed.
