@@ -256,11 +256,12 @@ have gl u v x : (v.+1 + u)%nat = T -> gain env nxt (rew T) (team i) (team i.+1) 
 rewrite /fresh /stale /cached dJ -!sumZ; split.
 - rewrite /L (surrogate (leqnn i) (leqnn i) hi gl) -sumB; apply: sumE => s.
   suff -> : (s.+1 * i + (c.-1 - s) * i = c * i)%nat by lra.
-  by rewrite -mulnDl addSn subnKC -?ltnS ?prednK.
+  have sc : (s <= c.-1)%nat by rewrite -ltnS prednK.
+  by rewrite -mulnDl addSn subnKC // prednK.
 - by rewrite (surrogate (leq0n i) (leqnn i) hi gl) -sumB; apply: sumE => s; rewrite muln0 add0n; lra.
 - rewrite /L_cached (surrogate (i0 := O) (i1 := O) (i := i)) // => [|u v x h]; last first.
     by rewrite sum_bool /Adv !Q_relay // /team /relay /=; lra.
-  by rewrite -sumB; apply: sumE => s; rewrite !muln0; lra.
+  by rewrite -sumB; apply: sumE => s; rewrite !muln0 addn0; lra.
 Qed.
 
 (* ---- signs and leading coefficients *)
@@ -270,17 +271,17 @@ Lemma w_step j : (j.+1 < T)%nat -> (1 - kap) * e <= w j.+1 - w j <= e /\ (INR T.
 Proof.
 move=> h; set o := nseq j (p + e) ++ nseq (T - 2 - j) p.
 have -> : w j.+1 - w j = e * (P0 o - P1 o).
-  have E1 : (T.-1 - j.+1 = T - 2 - j)%nat by rewrite -subn1 -!subnDA addnC !addnS !addn0 add1n.
+  have E1 : (T.-1 - j.+1 = T - 2 - j)%nat by rewrite -subn1 -!subnDA.
   have E2 : (T.-1 - j = (T - 2 - j).+1)%nat by rewrite -E1 subnSK // -ltnS (ltn_predK h).
   by rewrite /w E1 E2 /= P1_swap -/o; lra.
 have ho : rates (p + e) o by apply: rates_cat; apply: rates_nseq; lra.
-have so : size o = (T - 2)%nat by rewrite size_cat !size_nseq subnKC // leq_subRL // addnC.
+have so : size o = (T - 2)%nat by rewrite size_cat !size_nseq subnKC // leq_subRL //; exact: leq_trans h.
 have [a b d f] := law2_rates pe1 ho; rewrite so in d f.
 split=> [|hT].
   have := Rmult_le_compat_l _ _ _ e0 (proj1 d); have := Rmult_le_compat_l _ _ _ e0 (proj2 d); lra.
 apply: Rmult_le_pos => //.
 have ET : INR T.-1 = INR (T - 2) + 1.
-  by rewrite -S_INR; congr INR; rewrite -subnSK ?subn1 //; apply: leq_ltn_trans h.
+  by rewrite -S_INR; congr INR; rewrite subnSK ?subn1 //; apply: leq_trans h.
 rewrite ET in hT; case: (Rle_lt_or_eq_dec _ _ pe1) => [lt|eq]; last first.
   have : INR (T - 2) = 0 by have := pos_INR (T - 2); rewrite eq in hT; lra.
   by move=> z; rewrite z in d; lra.
@@ -308,6 +309,7 @@ have one (s : 'I_c) : (1 - kap) * e * INR (hi s - lo s) <= w (hi s) - w (lo s) <
   by have /andP[l u] := h s (ltn_ord s); have := @w_diff (lo s) (hi s - lo s); rewrite subnKC //; apply.
 have a := sum_le (fun s => proj1 (proj1 (one s))); have b := sum_le (fun s => proj2 (proj1 (one s))).
 rewrite !sumZ in a b; split; last by move=> t; apply: Rmult_le_pos => //; apply: sum_ge0 => s; apply: (proj2 (one s)).
+set D := \big[Rplus/0]_(s < c) (_ - _) in a b *; set Z := \big[Rplus/0]_(s < c) _ in a b *.
 by split; [have := Rmult_le_compat_l _ _ _ e0 a | have := Rmult_le_compat_l _ _ _ e0 b]; lra.
 Qed.
 
@@ -328,9 +330,9 @@ move=> c0 hi x own; have [-> -> ->] := R1_exact c0 hi.
 have lt s : (s < c)%nat -> (c * i + s < T)%nat.
   by move=> hs; apply: leq_trans (leq_mul (leqnn c) hi); rewrite mulnS addnC ltn_add2r.
 split.
-- apply: (gap_bounds (hi := fun s => c * i + s)%nat (lo := fun _ => c * i)%nat) => [s hs|]; first by rewrite leq_addr lt.
-  by rewrite -sum_INR; apply: eq_bigr => s _; rewrite addKn.
-- apply: (gap_bounds (hi := fun s => c * i + s)%nat (lo := fun s => (c.-1 - s) * i)%nat) => [s hs|].
+- apply: (@gap_bounds (fun s => c * i + s)%nat (fun _ => c * i)%nat _) => [s hs|]; first by rewrite leq_addr lt.
+  by rewrite /own /x -sum_INR; apply: eq_bigr => s _; rewrite addKn.
+- apply: (@gap_bounds (fun s => c * i + s)%nat (fun s => (c.-1 - s) * i)%nat _) => [s hs|].
     rewrite lt // andbT; apply: leq_trans (leq_addr _ _); rewrite leq_mul2r; apply/orP; right.
     exact: leq_trans (leq_subr _ _) (leq_pred c).
   rewrite (eq_bigr (fun s : 'I_c => INR i + INR s * (1 + INR i))) => [|s _]; first by rewrite sum_lin /own /x; lra.
@@ -338,7 +340,7 @@ split.
     have {1}-> : (c * i = (c.-1 - s) * i + (s.+1 * i))%nat by rewrite -mulnDl addnS subnK ?prednK // -ltnS prednK.
     by rewrite -addnA addKn mulSn addnAC -addnA.
   by rewrite E !plus_INR mult_INR; lra.
-- apply: (gap_bounds (hi := fun s => c * i + s)%nat (lo := fun _ => O)) => [s hs|]; first by rewrite lt.
+- apply: (@gap_bounds (fun s => c * i + s)%nat (fun _ => O) _) => [s hs|]; first by rewrite lt.
   rewrite (eq_bigr (fun s : 'I_c => x * INR i + INR s * 1)) => [|s _]; first by rewrite sum_lin /own /x; lra.
   by rewrite subn0 plus_INR mult_INR /x; lra.
 Qed.
@@ -352,7 +354,8 @@ move=> hT h C; rewrite /C -sum_lin.
 have one (i : 'I_n) : (1 - kap) * e ^ 2 * (x + INR i * y) <= Rabs (G i) <= e ^ 2 * (x + INR i * y).
   by have [a b] := h i (ltn_ord i); rewrite Rabs_pos_eq; [lra | exact: b].
 have a := sum_le (fun i => proj1 (one i)); have b := sum_le (fun i => proj2 (one i)).
-by rewrite !sumZ in a b; lra.
+rewrite !sumZ in a b; set X := \big[Rplus/0]_(s < n) (x + _) in a b *.
+by set Y := \big[Rplus/0]_(i < n) _ in a b *; lra.
 Qed.
 Theorem R1_rounds : (0 < c)%nat -> INR T.-1 * (p + e) <= 1 ->
   let x := INR c in let own := INR n * (x * (x - 1) / 2) in let pairs := INR n * (INR n - 1) / 2 in
@@ -376,14 +379,14 @@ Theorem R1 n p e : (0 < n)%nat -> 0 <= p -> 0 <= e -> (2 * INR n - 1) * (p + e) 
 Proof.
 move=> n0 p0 e0 hT N within; have N1 : 1 <= N by rewrite /N -(prednK n0) S_INR; have := pos_INR n.-1; lra.
 have E k : (k <= 2 * n)%nat -> INR (2 * n - k) = 2 * N - INR k by move=> h; rewrite minus_INR ?mult_INR //; apply/leP.
-have pe : p + e <= 1 by nra.
+have pe : p + e <= 1 by have := Rmult_le_compat_r (p + e) 1 (2 * N - 1) ltac:(lra) ltac:(lra); rewrite /N; lra.
 have n2 : (2 <= 2 * n)%nat by rewrite leq_pmulr.
 have := @R1_rounds n 2 p e p0 e0 pe isT; rewrite -subn1 !E ?(ltnW n2) //= => h; have [a b c] := h hT.
 have k : 2 * ((2 * N - (1 + 1)) * (p + e)) = 4 * (N - 1) * (p + e) by lra.
 rewrite k -/N in a b c; rewrite /within; split; [move: a | move: b | move: c].
-- by rewrite (_ : N * ((1 + 1) * (1 + 1 - 1) / 2) = N); lra.
-- by rewrite (_ : N * _ + _ = (3 * N ^ 2 - N) / 2); lra.
-by rewrite (_ : N * _ + _ = 2 * N ^ 2 - N); lra.
+- by rewrite (_ : N * ((1 + 1) * (1 + 1 - 1) / 2) = N) //; lra.
+- by rewrite (_ : N * _ + _ = (3 * N ^ 2 - N) / 2) //; lra.
+by rewrite (_ : N * _ + _ = 2 * N ^ 2 - N) //; lra.
 Qed.
 
 (* ... so the coefficients are limits, as p and e go to 0 in any way (no bound on p/e is needed) *)
@@ -410,5 +413,5 @@ have close C G : 0 <= C <= 2 * N ^ 2 -> (1 - 4 * (N - 1) * (p + e)) * (C * e ^ 2
     by rewrite /M => h; apply: Rle_trans (h _ _ _ _) _; [nra | lra | nra | lra | lra].
   by move=> k; apply: Rabs_def1; lra.
 have := @R1 n p e n0 p0 (Rlt_le _ _ e0); rewrite -/N => h.
-by have [||a b c] := h; [nra | ] ; split; apply: close => //; nra.
+by have [a b c] := h ltac:(nra); split; apply: close => //; nra.
 Qed.
