@@ -68,4 +68,87 @@ have : at_rho rho (first r Phi) + at_rho rho (W P g p f T.+1) - 2 * C * g ^ T <=
   have := Rmult_le_compat_l _ _ _ (proj1 rho_dist s) gg; rewrite /=; lra.
 lra.
 Qed.
+
+Let K := under m (fun s => kl (p s) (q s)).
+Let kappa0 := at_rho rho (fun s => kl (p s) (q s)).
+Lemma m_rho s : 0 <= m s - rho s.
+Proof.
+rewrite (proj2 fl s) (_ : _ - _ = g * \sum_(x : S) (m x * \sum_(a : A) (p x a * P x a s))); last lra.
+apply: Rmult_le_pos (proj1 g01) _; apply: sum_ge0 => x; apply: Rmult_le_pos (proj1 fl x) _.
+by apply: sum_ge0 => a; apply: Rmult_le_pos; [exact: (proj1 (hp x)) | exact: (proj1 (P_dist x a))].
+Qed.
+
+Lemma kappa_side r v v' lo hi : bellman P g r p v -> bellman P g r q v' -> (forall s a, lo <= r s a <= hi) ->
+  - ((hi - lo) / (1 - g) * (K - (1 - g) * kappa0)) <= at_rho rho v' - at_rho rho v - under m (gaind P g r p v q).
+Proof.
+move=> bp bq hr; set R := (hi - lo) / (1 - g); pose Phi (_ : S) := lo / (1 - g).
+have hf : floord P g r Phi by apply: const_floor => // s a; have := hr s a; lra.
+have hn : floord P g (fun s a => - r s a) (fun _ => - hi / (1 - g)) by apply: const_floor => // s a; have := hr s a; lra.
+have v1 s : v s - Phi s <= R.
+  have := above g01 P_dist hp hn (bellman_neg bp) s; rewrite /R /Phi.
+  have -> : (hi - lo) / (1 - g) = hi / (1 - g) - lo / (1 - g) by field; lra.
+  have -> : - hi / (1 - g) = - (hi / (1 - g)) by field; lra.
+  lra.
+have w1 s a : ev P s a (fun x => v x - Phi x) <= R by rewrite -(ev1 P_dist s a R); apply: ev_le.
+have ER : R = hi - lo + g * R by rewrite /R; field; lra.
+have sh s a : 0 <= shaped r Phi s a <= hi - lo.
+  rewrite /shaped ev1 // /Phi; have := hr s a.
+  have : lo / (1 - g) = lo + g * (lo / (1 - g)) by field; lra.
+  lra.
+have := S9_first hf bp bq; rewrite /under (sumE (G := fun s => m s * gaind P g r p v q s - m s * charged P g p q r v Phi s)) => [|s].
+  2: by rewrite (scoredE hp hq hk _ _ bp); lra.
+rewrite sumB -/(under m _) -/(under m _) => h.
+suff : under m (charged P g p q r v Phi) - at_rho rho (first r Phi) <= R * (K - (1 - g) * kappa0) by lra.
+have -> : R * (K - (1 - g) * kappa0) = \sum_(s : S) (((m s - rho s) * R + rho s * (g * R)) * kl (p s) (q s)).
+  rewrite (sumE (G := fun s => R * (m s * kl (p s) (q s)) - R * (1 - g) * (rho s * kl (p s) (q s)))) => [|s]; last lra.
+  by rewrite sumB !sumZ /K /kappa0 /under /at_rho; lra.
+rewrite /under /at_rho -sumB; apply: sum_le => s; rewrite -(kterm_sum (hp s) (hq s)) -sumZ /charged /first -!sumZ -sumB.
+apply: sum_le => a; have k0 := kterm_ge0 a (hp s) (hq s) (hk (s := s)); rewrite (QdE _ _ Phi).
+have rg := Rmult_le_compat_l _ _ _ (proj1 g01) (w1 s a); have [r0 _] := rho_dist; have [s0 s1] := sh s a.
+set c := kterm _ _ _ in k0 *; set x := shaped _ _ _ _ in s0 s1 *; set y := g * ev _ _ _ _ in rg *.
+have a1 := Rmult_le_compat_l _ _ _ (Rmult_le_pos _ _ (m_rho s) k0) (Rplus_le_compat _ _ _ _ s1 rg).
+have a2 := Rmult_le_compat_l _ _ _ (Rmult_le_pos _ _ (r0 s) k0) rg.
+rewrite -ER in a1; lra.
+Qed.
+
+(* ---- S7, the sharper discounted form: K may be replaced by K - (1-g) kappa_0, kappa_0 the expected KL of the first step *)
+Theorem S7_kappa r v v' lo hi : bellman P g r p v -> bellman P g r q v' -> (forall s a, lo <= r s a <= hi) ->
+  Rabs (at_rho rho v' - at_rho rho v - under m (gaind P g r p v q)) <= (hi - lo) / (1 - g) * (K - (1 - g) * kappa0).
+Proof.
+move=> bp bq hr; have c1 := kappa_side bp bq hr.
+have := kappa_side (bellman_neg bp) (bellman_neg bq) (lo := - hi) (hi := - lo) => c2.
+have {}c2 := c2 (fun s a => conj (Ropp_le_contravar _ _ (proj2 (hr s a))) (Ropp_le_contravar _ _ (proj1 (hr s a)))).
+have N f : at_rho rho (fun x => - f x) = - at_rho rho f by rewrite /at_rho -sumN; apply: sumE => s; lra.
+have G : under m (gaind P g (fun s a => - r s a) p (fun x => - v x) q) = - under m (gaind P g r p v q).
+  rewrite /under -sumN; apply: sumE => s; rewrite -Ropp_mult_distr_r_reverse; congr (_ * _).
+  by rewrite /gaind -sumN; apply: sumE => a; rewrite Q_negr; lra.
+rewrite !N G (_ : - lo - - hi = hi - lo) in c2; last lra.
+by apply: Rabs_le; lra.
+Qed.
 End Kappa.
+
+(* ------------------------------------------------------------------ S7 is sharp: the branch *)
+Lemma log_branch x : 0 < x < 1 -> 0 < - ln (1 - x) /\ - ln (1 - x) * (1 - x) <= x.
+Proof.
+move=> x1; have l := @ln_lt_0 (1 - x) ltac:(lra).
+split; first lra.
+have i0 : 0 < / (1 - x) by apply: Rinv_0_lt_compat; lra.
+have := ln_le i0; rewrite ln_Rinv => [h|]; last lra.
+have := Rmult_le_compat_r (1 - x) _ _ ltac:(lra) h; rewrite Rmult_minus_distr_r Rinv_l; lra.
+Qed.
+Lemma near_one x : 0 <= x < 1 -> exists y, 0 < y < 1 /\ x * (- ln (1 - y)) < y * (1 - y) /\ 0 < - ln (1 - y).
+Proof.
+move=> x1; exists ((1 - x) / 2); set y := (1 - x) / 2; have y1 : 0 < y < 1 by rewrite /y; lra.
+have [l0 l1] := log_branch y1; do 2!split=> //; try lra.
+have l2 : - ln (1 - y) * (1 - y) ^ 2 <= y * (1 - y) by have := Rmult_le_compat_r (1 - y) _ _ ltac:(lra) l1; lra.
+have x2 : x < (1 - y) ^ 2 by rewrite /y; nra.
+have := Rmult_lt_compat_r _ _ _ l0 x2; lra.
+Qed.
+
+(* State 0 is left at once: action true opens the branch 2, action false leads to 1. Only action true in the branch earns. *)
+Definition goes (s : nat) (a : bool) : nat := if s is O then (if a then 2%nat else 1%nat) else s.
+Definition pays (s : nat) (a : bool) : R := if (s == 2)%nat && a then 1 else 0.
+Definition stays (s : nat) (a : bool) : R := if a then 0 else 1.
+(* the new policy opens it with probability x and earns in it with probability 1-x (not 1, so that no action is dropped) *)
+Definition opens x (s : nat) (a : bool) : R :=
+  if s is O then (if a then x else 1 - x) else if (s == 2)%nat then (if a then 1 - x else x) else stays s a.
