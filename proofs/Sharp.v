@@ -130,7 +130,7 @@ End Kappa.
 (* ------------------------------------------------------------------ S7 is sharp: the branch *)
 Lemma log_branch x : 0 < x < 1 -> 0 < - ln (1 - x) /\ - ln (1 - x) * (1 - x) <= x.
 Proof.
-move=> x1; have l := @ln_lt_0 (1 - x) ltac:(lra).
+move=> x1; have := @ln_increasing (1 - x) 1 ltac:(lra) ltac:(lra); rewrite ln_1 => l.
 split; first lra.
 have i0 : 0 < / (1 - x) by apply: Rinv_0_lt_compat; lra.
 have := ln_le i0; rewrite ln_Rinv => [h|]; last lra.
@@ -152,3 +152,74 @@ Definition stays (s : nat) (a : bool) : R := if a then 0 else 1.
 (* the new policy opens it with probability x and earns in it with probability 1-x (not 1, so that no action is dropped) *)
 Definition opens x (s : nat) (a : bool) : R :=
   if s is O then (if a then x else 1 - x) else if (s == 2)%nat then (if a then 1 - x else x) else stays s a.
+Lemma sum_bool (F : bool -> R) : \sum_(a : bool) F a = F true + F false.
+Proof. by rewrite big_bool. Qed.
+Lemma sum_unit (F : unit -> R) : \sum_(b : unit) F b = F tt.
+Proof. by rewrite (big_pred1 tt) // => -[]. Qed.
+Lemma stays_dist s : dist (stays s).
+Proof. by split=> [[]|]; rewrite ?sum_bool /stays; lra. Qed.
+Lemma opens_dist x s : 0 < x < 1 -> dist (opens x s).
+Proof.
+by move=> hx; case: s => [|[|[|s]]]; split=> [[]|]; rewrite ?sum_bool /opens /stays /=; lra.
+Qed.
+Lemma opens_keeps x s : 0 < x < 1 -> keeps (stays s) (opens x s).
+Proof. by move=> hx; case: s => [|[|[|s]]] [] /=; rewrite /stays /=; lra. Qed.
+Lemma kl_branch x s : 0 < x < 1 -> (s < 2)%nat -> kl (stays s) (opens x s) = if s is O then - ln (1 - x) else 0.
+Proof.
+move=> hx; have E : ln (1 / (1 - x)) = - ln (1 - x) by rewrite /Rdiv Rmult_1_l ln_Rinv //; lra.
+have E1 : 1 / 1 = 1 by field.
+by case: s => [|[|s]] // _; rewrite /kl sum_bool /opens /stays /= ?E ?E1 ?ln_1; lra.
+Qed.
+
+Section Branch.
+Variable x : R.
+Hypothesis hx : 0 < x < 1.
+Let envi (s : nat) (a : bool) (b : unit) := 1.
+Let nxti (s : nat) (a : bool) (b : unit) := goes s a.
+Let rewi (s : nat) (a : bool) (b : unit) := pays s a.
+(* no rollout shows anything *)
+Lemma branch : [/\ V envi nxti rewi (opens x) 2 0%nat = x * (1 - x), V envi nxti rewi stays 2 0%nat = 0,
+  L envi nxti rewi stays (opens x) 2 0%nat = 0 & K envi nxti stays (opens x) 2 0%nat = - ln (1 - x)].
+Proof.
+split.
+- by rewrite /= !sum_bool !sum_unit ?sum_bool ?sum_unit /envi /rewi /pays /=; lra.
+- by rewrite /= !sum_bool !sum_unit ?sum_bool ?sum_unit /envi /rewi /pays /stays /=; lra.
+- by rewrite /L /gain /Adv /Q /= ?sum_bool /after ?sum_unit /= ?sum_bool ?sum_unit /= ?sum_bool ?sum_unit
+    /envi /rewi /pays /stays /=; lra.
+- rewrite /K /= kl_branch // !sum_bool /after !sum_unit /nxti /= (@kl_branch x 1) //.
+  by rewrite [\big[Rplus/0]_a (stays 1 a * _)]sum0 /envi => [|a]; rewrite ?sum_unit; lra.
+Qed.
+
+(* ---- S7 is sharp, episodic: in the return range [0, 1] no constant below one does *)
+Lemma branch_ret (w : path bool_finType unit_finType 2) : 0 <= ret nxti rewi 0%nat w <= 1.
+Proof. by case: w => [[a b] [[a' b'] u]]; rewrite /ret /rewi /pays /=; case: a; case: a' => /=; lra. Qed.
+End Branch.
+
+Theorem S7_sharp k : 0 <= k < 1 ->
+  let e (_ : nat) (_ : bool) (_ : unit) := 1 in let next s a (_ : unit) := goes s a in let r s a (_ : unit) := pays s a in
+  exists p q : nat -> bool -> R, [/\ policy p, policy q, forall s, keeps (p s) (q s) &
+    (forall w : path bool_finType unit_finType 2, 0 <= ret next r 0%nat w <= 1) /\ 0 < K e next p q 2 0%nat /\
+    k * K e next p q 2 0%nat < V e next r q 2 0%nat - V e next r p 2 0%nat - L e next r p q 2 0%nat].
+Proof.
+move=> hk e next r; have [x [hx [lt pos]]] := near_one hk; have [v1 v0 l0 k0] := branch hx.
+exists stays, (opens x); split; [exact: stays_dist | by move=> s; exact: opens_dist | by move=> s; exact: opens_keeps |].
+by rewrite /e /next /r v1 v0 l0 k0; split; [exact: branch_ret | split=> //; lra].
+Qed.
+
+(* ---- discounted: states 0, 1, 2; 1 and 2 are absorbing *)
+Section BranchDiscounted.
+Variables (g x : R).
+Hypotheses (g01 : 0 <= g < 1) (hx : 0 < x < 1).
+Let S := ordinal_finType 3.
+Definition Pd (s : S) (a : bool) (s' : S) : R := if (s' == goes s a :> nat)%nat then 1 else 0.
+Definition rd (s : S) (a : bool) : R := pays s a.
+Definition rhod (s : S) : R := if (s : nat) is O then 1 else 0.
+Definition pd (s : S) (a : bool) : R := stays s a.
+Definition qd (s : S) (a : bool) : R := opens x s a.
+Definition md (s : S) : R := if (s : nat) is O then 1 else if (s == 1 :> nat)%nat then g / (1 - g) else 0.
+Definition vd (s : S) : R := if (s : nat) is O then g * (x * ((1 - x) / (1 - g))) else if (s == 2 :> nat)%nat then (1 - x) / (1 - g) else 0.
+Lemma sum3 (F : S -> R) (f : nat -> R) : (forall s : S, F s = f s) -> \sum_(s : S) F s = f 0%nat + f 1%nat + f 2%nat.
+Proof. by move=> E; rewrite (sumE E) !big_ord_recr big_ord0 /=; lra. Qed.
+Lemma all3 (Q : S -> Prop) : (forall i (h : (i < 3)%nat), i = 0%nat \/ i = 1%nat \/ i = 2%nat -> Q (Ordinal h)) -> forall s, Q s.
+Proof. by move=> H [[|[|[|i]]] h] //; apply: H; auto. Qed.
+End BranchDiscounted.
