@@ -218,8 +218,69 @@ Definition pd (s : S) (a : bool) : R := stays s a.
 Definition qd (s : S) (a : bool) : R := opens x s a.
 Definition md (s : S) : R := if (s : nat) is O then 1 else if (s == 1 :> nat)%nat then g / (1 - g) else 0.
 Definition vd (s : S) : R := if (s : nat) is O then g * (x * ((1 - x) / (1 - g))) else if (s == 2 :> nat)%nat then (1 - x) / (1 - g) else 0.
-Lemma sum3 (F : S -> R) (f : nat -> R) : (forall s : S, F s = f s) -> \sum_(s : S) F s = f 0%nat + f 1%nat + f 2%nat.
-Proof. by move=> E; rewrite (sumE E) !big_ord_recr big_ord0 /=; lra. Qed.
-Lemma all3 (Q : S -> Prop) : (forall i (h : (i < 3)%nat), i = 0%nat \/ i = 1%nat \/ i = 2%nat -> Q (Ordinal h)) -> forall s, Q s.
-Proof. by move=> H [[|[|[|i]]] h] //; apply: H; auto. Qed.
+Definition o0 : S := @Ordinal 3 0 isT.
+Definition o1 : S := @Ordinal 3 1 isT.
+Definition o2 : S := @Ordinal 3 2 isT.
+Lemma sum3 (F : S -> R) : \sum_(s : S) F s = F o0 + F o1 + F o2.
+Proof.
+rewrite !big_ord_recr big_ord0 /= Rplus_0_l.
+by congr (F _ + F _ + F _); apply: val_inj.
+Qed.
+Lemma Pd_dist s a : dist (Pd s a).
+Proof.
+split=> [s'|]; first by rewrite /Pd; case: ifP; lra.
+by rewrite sum3 /Pd /=; case: s => [[|[|[|i]]] h] //=; case: a; rewrite /=; lra.
+Qed.
+Lemma rhod_dist : dist rhod.
+Proof. by split=> [[[|i] h]|]; rewrite ?sum3 /rhod /=; lra. Qed.
+Lemma pd_policy : policy pd. Proof. by move=> s; exact: (stays_dist s). Qed.
+Lemma qd_policy : policy qd. Proof. by move=> s; exact: (opens_dist s hx). Qed.
+Lemma pq_keeps s : keeps (pd s) (qd s). Proof. exact: (@opens_keeps x s hx). Qed.
+Lemma md_flow : flow Pd g rhod pd md.
+Proof.
+have g0 : 0 <= g / (1 - g) by apply: Rmult_le_pos; [lra | apply/Rlt_le/Rinv_0_lt_compat; lra].
+split=> [[[|[|i]] h]|[[|[|[|i]]] h]] //; rewrite /md /rhod /=; try lra;
+  rewrite sum3 !sum_bool /md /pd /Pd /stays /=; [lra | field; lra | lra].
+Qed.
+Lemma ev_Pd f s a : ev Pd s a f = f (match goes s a with 0%nat => o0 | 1%nat => o1 | _ => o2 end).
+Proof. by rewrite /ev sum3 /Pd; case: s => [[|[|[|i]]] h] //=; case: a; rewrite /=; lra. Qed.
+Lemma bp : bellman Pd g rd pd (fun _ => 0).
+Proof. by move=> s; rewrite sum_bool /Qd !ev_Pd /pd /rd /stays /pays; case: s => [[|[|[|i]]] h] //=; lra. Qed.
+Lemma bq : bellman Pd g rd qd vd.
+Proof.
+move=> s; rewrite sum_bool /Qd !ev_Pd /qd /rd /opens /stays /pays /vd; case: s => [[|[|[|i]]] h] //=; [lra | lra | field; lra].
+Qed.
+Lemma branch_d : [/\ at_rho rhod vd = g * (x * ((1 - x) / (1 - g))), under md (gaind Pd g rd pd (fun _ => 0) qd) = 0,
+  under md (fun s => kl (pd s) (qd s)) = - ln (1 - x) & at_rho rhod (fun s => kl (pd s) (qd s)) = - ln (1 - x)].
+Proof.
+have k0 : kl (pd o0) (qd o0) = - ln (1 - x) by exact: (@kl_branch x 0).
+have k1 : kl (pd o1) (qd o1) = 0 by exact: (@kl_branch x 1).
+split.
+- by rewrite /at_rho sum3 /rhod /vd /=; lra.
+- by rewrite /under sum3 /md /gaind !sum_bool /Qd !ev_Pd /rd /pays /=; lra.
+- by rewrite /under sum3 k0 k1 /md /=; lra.
+by rewrite /at_rho sum3 k0 k1 /rhod /=; lra.
+Qed.
 End BranchDiscounted.
+
+(* ---- S7 is sharp, discounted: rewards in [0, 1]; the ratio tends to g, and to one if kappa_0 is subtracted *)
+Theorem S7_discounted_sharp g k : 0 < g < 1 -> 0 <= k < 1 ->
+  exists (p q : 'I_3 -> bool -> R) (v v' m : 'I_3 -> R), [/\ policy p, policy q, (forall s, keeps (p s) (q s)) &
+    [/\ bellman Pd g rd p v, bellman Pd g rd q v', flow Pd g rhod p m &
+    let gap := at_rho rhod v' - at_rho rhod v - under m (gaind Pd g rd p v q) in
+    let K := under m (fun s => kl (p s) (q s)) in let kappa0 := at_rho rhod (fun s => kl (p s) (q s)) in
+    [/\ 0 < K, k * g * (K / (1 - g)) < gap & k * ((K - (1 - g) * kappa0) / (1 - g)) < gap]]].
+Proof.
+move=> hg hk; have g01 : 0 <= g < 1 by lra.
+have [x [hx [lt pos]]] := near_one hk; have [j0 l0 k0 kap] := branch_d g hx.
+exists pd, (qd x), (fun _ => 0), (vd g x), (md g).
+split; [exact: pd_policy | exact: qd_policy | exact: pq_keeps | split; [exact: bp | exact: bq | exact: md_flow |]].
+have z : at_rho rhod (fun _ : ordinal_finType 3 => 0) = 0 by rewrite /at_rho sum0 // => s; lra.
+rewrite /= j0 l0 k0 kap z.
+have c : 0 < g / (1 - g) by apply: Rdiv_lt_0_compat; lra.
+have := Rmult_lt_compat_l _ _ _ c lt => h.
+have E1 : k * g * (- ln (1 - x) / (1 - g)) = g / (1 - g) * (k * - ln (1 - x)) by field; lra.
+have E2 : k * ((- ln (1 - x) - (1 - g) * - ln (1 - x)) / (1 - g)) = g / (1 - g) * (k * - ln (1 - x)) by field; lra.
+have E3 : g * (x * ((1 - x) / (1 - g))) - 0 - 0 = g / (1 - g) * (x * (1 - x)) by field; lra.
+by rewrite E1 E2 E3.
+Qed.
