@@ -284,3 +284,125 @@ have E2 : k * ((- ln (1 - x) - (1 - g) * - ln (1 - x)) / (1 - g)) = g / (1 - g) 
 have E3 : g * (x * ((1 - x) / (1 - g))) - 0 - 0 = g / (1 - g) * (x * (1 - x)) by field; lra.
 by rewrite E1 E2 E3.
 Qed.
+
+(* ------------------------------------------------------------------ S5: the thresholds are exact *)
+Section Bandit.
+Variables (g x : R).
+Hypotheses (g01 : 0 <= g < 1) (hx : 0 < x < / 2).
+(* one state, two actions with rewards 1 and -1, moved by x towards the better one *)
+Definition Pb (s : unit) (a : bool) (s' : unit) : R := 1.
+Definition rb (s : unit) (a : bool) : R := if a then 1 else -1.
+Definition fair (s : unit) (a : bool) : R := / 2.
+Definition lean (s : unit) (a : bool) : R := if a then / 2 + x else / 2 - x.
+Definition mb (s : unit) : R := / (1 - g).
+Lemma bandit : [/\ policy fair, policy lean, forall s, keeps (fair s) (lean s) &
+  [/\ flow Pb g (fun _ => 1) fair mb, bellman Pb g rb fair (fun _ => 0), adv_le Pb g rb 1 fair (fun _ => 0) &
+      under mb (gaind Pb g rb fair (fun _ => 0) lean) = 2 * x / (1 - g)]].
+Proof.
+have i0 : 0 < / (1 - g) by apply: Rinv_0_lt_compat; lra.
+have evb s a f : ev Pb s a f = f tt by rewrite /ev sum_unit /Pb; lra.
+split; [by split=> [a|]; rewrite ?sum_bool /fair; lra | by split=> [[]|]; rewrite ?sum_bool /lean; lra
+  | by move=> s [] _; rewrite /lean; lra | split].
+- split=> [s|[]]; first by rewrite /mb; lra.
+  by rewrite sum_unit sum_bool /mb /fair /Pb; field; lra.
+- by move=> s; rewrite sum_bool /Qd !evb /fair /rb; lra.
+- by move=> s []; rewrite /Qd evb /rb; apply: Rabs_le; lra.
+by rewrite /under sum_unit /gaind sum_bool /Qd !evb /rb /lean /mb; field; lra.
+Qed.
+Lemma bandit_delta : 2 * delta g fair lean mb * (1 - 4 * x ^ 2) <= 4 * x ^ 2.
+Proof.
+have y0 : 0 < 1 - 4 * x ^ 2 by nra.
+have -> : delta g fair lean mb = / 2 * ln (/ (1 - 4 * x ^ 2)).
+  rewrite /delta /under sum_unit /kl sum_bool /mb /fair /lean -Rmult_plus_distr_l -ln_mult; [| apply: Rdiv_lt_0_compat; lra..].
+  have -> : / 2 / (/ 2 + x) * (/ 2 / (/ 2 - x)) = / (1 - 4 * x ^ 2) by field; nra.
+  by field; lra.
+have i0 : 0 < / (1 - 4 * x ^ 2) by apply: Rinv_0_lt_compat.
+have := Rmult_le_compat_r _ _ _ (Rlt_le _ _ y0) (ln_le i0); rewrite Rmult_minus_distr_r Rinv_l; lra.
+Qed.
+End Bandit.
+
+(* a first-order penalty sqrt 2 h A_max sqrt delta with h (1-g) < 1 does not always win *)
+Lemma first_order_exact g h : 0 <= g < 1 -> 0 <= h -> h * (1 - g) < 1 -> exists2 x, 0 < x < / 2 &
+  0 < under (mb g) (gaind Pb g rb fair (fun _ => 0) (lean x)) - sqrt 2 * h * sqrt (delta g fair (lean x) (mb g)).
+Proof.
+move=> g01 h0 h1; set y := h * (1 - g) in h1; have y0 : 0 <= y by apply: Rmult_le_pos; lra.
+exists ((1 - y) / 4); first lra.
+set x := (1 - y) / 4; have hx : 0 < x < / 2 by rewrite /x; lra.
+have [hp hq hk [fl _ _ ->]] := bandit g01 hx.
+have d1 := bandit_delta g01 hx.
+have d0 : 0 <= delta g fair (lean x) (mb g).
+  apply: (delta_ge0 g01 (P := Pb) (rho := fun _ => 1)) fl => //.
+set d := delta _ _ _ _ in d0 d1 *.
+have x1 : y ^ 2 < 1 - 4 * x ^ 2 by rewrite /x; nra.
+have r2 : (sqrt 2 * sqrt d) ^ 2 = 2 * d by have := sqrt_sqrt 2 ltac:(lra); have := sqrt_sqrt d d0; nra.
+set z := sqrt 2 * sqrt d in r2; have z0 : 0 <= z by apply: Rmult_le_pos; exact: sqrt_pos.
+have yz : y * z < 2 * x.
+  apply: Rnot_le_lt => le; have y2 : 0 < 1 - 4 * x ^ 2 by nra.
+  have a1 : (2 * x) ^ 2 <= y ^ 2 * (2 * d) by rewrite -r2 -Rpow_mult_distr; apply: pow_incr; lra.
+  have d2 : 0 < d by nra.
+  have a2 : y ^ 2 * (2 * d) < (1 - 4 * x ^ 2) * (2 * d) by apply: Rmult_lt_compat_r; lra.
+  lra.
+have i0 : 0 < / (1 - g) by apply: Rinv_0_lt_compat; lra.
+have := Rmult_lt_compat_r _ _ _ i0 yz; have -> : sqrt 2 * h * sqrt d = y * z * / (1 - g) by rewrite /y /z; field; lra.
+rewrite /Rdiv; lra.
+Qed.
+
+(* ---- S5: below 1/2 the paper's certificate L - c sqrt delta is positive for some team (c: P3_4, A_max = 1) *)
+Theorem S5_exact g : 0 <= g < / 2 ->
+  exists p q : unit -> bool -> R, exists v m, [/\ policy p, policy q, forall s, keeps (p s) (q s) &
+    [/\ flow Pb g (fun _ => 1) p m, bellman Pb g rb p v, adv_le Pb g rb 1 p v &
+      0 < under m (gaind Pb g rb p v q) - c g 1 * sqrt (delta g p q m)]].
+Proof.
+move=> hg; have g01 : 0 <= g < 1 by lra.
+have i0 : 0 < / (1 - g) ^ 2 by apply: Rinv_0_lt_compat; apply: pow_lt; lra.
+have h0 : 0 <= g / (1 - g) ^ 2 by apply: Rmult_le_pos; lra.
+have h1 : g / (1 - g) ^ 2 * (1 - g) < 1.
+  apply: (Rmult_lt_reg_r (1 - g)); first lra.
+  by rewrite (_ : g / (1 - g) ^ 2 * (1 - g) * (1 - g) = g); [lra | field; lra].
+have [x hx pos] := first_order_exact g01 h0 h1; have [hp hq hk [fl be ad _]] := bandit g01 hx.
+exists fair, (lean x), (fun _ => 0), (mb g); split=> //; split=> //.
+have -> : c g 1 = sqrt 2 * (g / (1 - g) ^ 2) by rewrite /c; field; lra.
+exact: pos.
+Qed.
+
+(* ---- S5 with the shift bound of S2: the penalty is sqrt 2 A_max sqrt delta g/(1-g)^(3/2), the threshold (sqrt 5 - 1)/2 *)
+Definition c_path g Amax := sqrt 2 * g * Amax / ((1 - g) * sqrt (1 - g)).
+Lemma golden g : 0 <= g < 1 -> (sqrt 5 - 1) / 2 <= g <-> sqrt (1 - g) <= g.
+Proof.
+move=> g01; have s5 := sqrt_sqrt 5 ltac:(lra); have p5 := sqrt_pos 5.
+have s := sqrt_sqrt (1 - g) ltac:(lra); have p0 := sqrt_pos (1 - g); split=> h; apply: Rnot_lt_le => lt; nra.
+Qed.
+Theorem S5_path (S A : finType) (P : S -> A -> S -> R) g rho (r : S -> A -> R) Amax (team : nat -> S -> A -> R) (v m : nat -> S -> R) i :
+  0 <= g < 1 -> (forall s a, dist (P s a)) -> dist rho -> 0 <= Amax -> (forall i, policy (team i)) ->
+  (forall i, keepsS (team i) (team i.+1)) -> (forall i, flow P g rho (team i) (m i)) ->
+  (forall i, bellman P g r (team i) (v i)) -> (forall i, adv_le P g r Amax (team i) (v i)) ->
+  (sqrt 5 - 1) / 2 <= g -> L_seq P g r team v m i - c_path g Amax * sqrt (d_ g team m i) <= 0.
+Proof.
+move=> g01 hP hr A0 ht hk hm hv hA /(golden g01) gold.
+have := S5 g01 hP hr A0 ht hk hm hv hA i; set X := sqrt 2 * Amax * sqrt _ => s5.
+have X0 : 0 <= X by apply: Rmult_le_pos (sqrt_pos _); apply: Rmult_le_pos (sqrt_pos _) A0.
+have q0 : 0 < sqrt (1 - g) by apply: sqrt_lt_R0; lra.
+have -> : c_path g Amax * sqrt (d_ g team m i) = X / (1 - g) * (g * / sqrt (1 - g)) by rewrite /X /c_path; field; lra.
+have Y0 : 0 <= X / (1 - g) by apply: Rmult_le_pos => //; apply/Rlt_le/Rinv_0_lt_compat; lra.
+have one : 1 <= g * / sqrt (1 - g).
+  by have := Rmult_le_compat_r _ _ _ (Rlt_le _ _ (Rinv_0_lt_compat _ q0)) gold; rewrite Rinv_r; lra.
+have := Rmult_le_compat_l _ _ _ Y0 one; lra.
+Qed.
+Theorem S5_path_exact g : 0 <= g < (sqrt 5 - 1) / 2 ->
+  exists p q : unit -> bool -> R, exists v m, [/\ policy p, policy q, forall s, keeps (p s) (q s) &
+    [/\ flow Pb g (fun _ => 1) p m, bellman Pb g rb p v, adv_le Pb g rb 1 p v &
+      0 < under m (gaind Pb g rb p v q) - c_path g 1 * sqrt (delta g p q m)]].
+Proof.
+move=> hg; have s5 := sqrt_sqrt 5 ltac:(lra); have p5 := sqrt_pos 5.
+have g01 : 0 <= g < 1 by split; [lra | apply: Rlt_trans (proj2 hg) _; nra].
+have q0 : 0 < sqrt (1 - g) by apply: sqrt_lt_R0; lra.
+have gold : g < sqrt (1 - g) by apply: Rnot_le_lt => /(golden g01); lra.
+have i0 := Rinv_0_lt_compat _ q0; have i1 : 0 < / (1 - g) by apply: Rinv_0_lt_compat; lra.
+have h0 : 0 <= g * / sqrt (1 - g) * / (1 - g) by apply: Rmult_le_pos; [apply: Rmult_le_pos|]; lra.
+have h1 : g * / sqrt (1 - g) * / (1 - g) * (1 - g) < 1.
+  by rewrite Rmult_assoc Rinv_l ?Rmult_1_r; [have := Rmult_lt_compat_r _ _ _ i0 gold; rewrite Rinv_r; lra | lra].
+have [x hx pos] := first_order_exact g01 h0 h1; have [hp hq hk [fl be ad _]] := bandit g01 hx.
+exists fair, (lean x), (fun _ => 0), (mb g); split=> //; split=> //.
+have -> : c_path g 1 = sqrt 2 * (g * / sqrt (1 - g) * / (1 - g)) by rewrite /c_path; field; lra.
+exact: pos.
+Qed.
