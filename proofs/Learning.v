@@ -1,0 +1,115 @@
+(* S9 (d), (e), (g), and the step of U1. The induction of S9 holds for every weight lam > 0 at once. Its best lam is the form (g),
+   so Jensen's inequality is not needed; lam -> 0 allows an action to be dropped where Q = Phi. *)
+From mathcomp Require Import all_ssreflect.
+Require Import Reals Lra Psatz.
+From TeamTR Require Import Sums Episodic.
+Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
+Local Open Scope R_scope.
+
+Lemma small x y : (forall lam, 0 < lam -> x <= lam * y) -> x <= 0.
+Proof.
+move=> h; case: (Rle_lt_dec x 0) => // x0; case: (Rle_lt_dec y 0) => y0; first by have := h 1 Rlt_0_1; lra.
+have y2 : 0 < 2 * y by lra.
+have := h (x / (2 * y)) (Rdiv_lt_0_compat _ _ x0 y2); have -> : x / (2 * y) * y = x / 2 by field; lra.
+lra.
+Qed.
+
+(* ------------------------------------------------------------------ S9, with actions dropped at the floor *)
+Section General.
+Variables (A B : finType) (S : Type).
+Variables (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R).
+Hypothesis e_dist : forall s a, dist (e s a).
+Variables (p q : S -> A -> R) (ok : nat -> S -> Prop) (Phi : nat -> S -> R).
+Hypotheses (hp : policy p) (hq : policy q).
+Notation VV := (V e next r).
+Notation QQ := (Q e next r p).
+Notation aft := (after e next).
+(* ok holds what either policy visits; Phi satisfies (F) there for every action that either can take *)
+Definition uses s a := 0 < p s a \/ 0 < q s a.
+Hypothesis ok_next : forall u s a b, ok u.+1 s -> uses s a -> 0 < e s a b -> ok u (next s a b).
+Hypothesis F_end : forall s, ok O s -> Phi O s <= 0.
+Hypothesis F_step : forall u s a, ok u.+1 s -> uses s a -> Phi u.+1 s <= \sum_(b : B) (e s a b * (r s a b + Phi u (next s a b))).
+(* an action may be dropped where the least possible return is certain *)
+Hypothesis drops : forall u s a, ok u.+1 s -> 0 < p s a -> 0 < q s a \/ QQ u s a <= Phi u.+1 s.
+
+Lemma aft_le u s a g h : ok u.+1 s -> uses s a -> (forall x, ok u x -> g x <= h x) -> aft s a g <= aft s a h.
+Proof.
+move=> os us E; apply: sum_le => b; have [e0 _] := e_dist s a.
+case: (Rle_lt_or_eq_dec _ _ (e0 b)) => [eb|<-]; last lra.
+by apply: Rmult_le_compat_l; [lra | apply: E; apply: ok_next eb].
+Qed.
+Lemma aftZ s a c g : aft s a (fun x => c * g x) = c * aft s a g.
+Proof. by rewrite /after -sumZ; apply: sumE => b; lra. Qed.
+(* the shaped reward *)
+Definition rt u s a := \sum_(b : B) (e s a b * r s a b) + aft s a (Phi u) - Phi u.+1 s.
+Lemma rt_ge0 u s a : ok u.+1 s -> uses s a -> 0 <= rt u s a.
+Proof.
+move=> os us; have := F_step os us.
+rewrite (sumE (G := fun b => e s a b * r s a b + e s a b * Phi u (next s a b))) => [|b]; last lra.
+by rewrite sumD /rt /after; lra.
+Qed.
+Lemma Q_rt pi u s a : Q e next r pi u s a - Phi u.+1 s = rt u s a + aft s a (fun x => VV pi u x - Phi u x).
+Proof. by rewrite afterB QE /rt; lra. Qed.
+
+Lemma above_Q pi u s a : ok u.+1 s -> uses s a -> (forall x, ok u x -> Phi u x <= VV pi u x) ->
+  0 <= aft s a (fun x => VV pi u x - Phi u x) /\ 0 <= Q e next r pi u s a - Phi u.+1 s.
+Proof.
+move=> os us ih; rewrite Q_rt; have r0 := rt_ge0 os us.
+have := aft_le (g := fun x => 0 * 0) (h := fun x => VV pi u x - Phi u x) os us (fun x ox => ltac:(have := ih x ox; lra)).
+by rewrite aftZ; lra.
+Qed.
+Lemma above_V pi t s : policy pi -> (forall x a, 0 < pi x a -> uses x a) -> ok t s -> Phi t s <= VV pi t s.
+Proof.
+move=> hpi sub; elim: t s => [|t ih] s os; first exact: F_end.
+rewrite VE -(sum_const (Phi t.+1 s) (proj2 (hpi s))).
+apply: sum_pos_le => [a|a pa]; first exact: (proj1 (hpi s)).
+by have [_] := above_Q os (sub _ _ pa) ih; lra.
+Qed.
+Lemma above_p t s : ok t s -> Phi t s <= VV p t s. Proof. by apply: above_V => // x a; left. Qed.
+Lemma above_q t s : ok t s -> Phi t s <= VV q t s. Proof. by apply: above_V => // x a; right. Qed.
+Lemma adv_ge0 u s a : ok u.+1 s -> 0 < p s a -> 0 <= QQ u s a - Phi u.+1 s.
+Proof. by move=> os pa; have [] := above_Q os (or_introl pa) (@above_p u). Qed.
+
+Notation D := (path_sum e next p (score e next p q r Phi)).
+(* (I) of the page *)
+Theorem S9_every_weight t s lam : ok t s -> 0 < lam -> (1 + ln lam) * (VV p t s - Phi t s) + D t s <= lam * (VV q t s - Phi t s).
+Proof.
+elim: t s lam => [|t ih] s lam os l0.
+  have f0 := F_end os; have l1 := ln_le l0.
+  have : (1 + ln lam) * - Phi O s <= lam * - Phi O s by apply: Rmult_le_compat_r; lra.
+  by rewrite /=; lra.
+pose w a := QQ t s a - Phi t.+1 s; pose w' a := Q e next r q t s a - Phi t.+1 s; pose z a := aft s a (D t).
+have behind a mu : uses s a -> 0 < mu ->
+    (1 + ln mu) * aft s a (fun x => VV p t x - Phi t x) + z a <= mu * aft s a (fun x => VV q t x - Phi t x).
+  move=> us m0; have := aft_le (g := fun x => (1 + ln mu) * (VV p t x - Phi t x) + D t x)
+    (h := fun x => mu * (VV q t x - Phi t x)) os us (fun x ox => ih x mu ox m0).
+  by rewrite afterD !aftZ.
+have one a : (1 + ln lam) * (p s a * w a) + p s a * (ln (q s a / p s a) * w a + z a) <= lam * (q s a * w' a).
+  have q0 := proj1 (hq s) a; case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last first.
+    case: (Rle_lt_or_eq_dec _ _ q0) => [qa|<-]; last lra.
+    have [_ w0] := above_Q os (or_intror qa) (@above_q t); rewrite -/(w' a) in w0.
+    have := Rmult_le_pos _ _ (Rlt_le _ _ l0) (Rmult_le_pos _ _ (Rlt_le _ _ qa) w0); lra.
+  have us : uses s a by left.
+  have rt0 := rt_ge0 os us; have [d0 _] := above_Q os us (@above_p t).
+  case: (Rle_lt_or_eq_dec _ _ q0) => [qa|qa].
+    have x0 := Rdiv_lt_0_compat _ _ qa pa; set x := q s a / p s a in x0 *; have m0 := Rmult_lt_0_compat _ _ l0 x0.
+    have := behind a _ us m0; have := ln_le m0; rewrite (ln_mult _ _ l0 x0) => l1 h.
+    have h1 := Rmult_le_compat_r _ _ _ rt0 l1.
+    have h2 : (1 + (ln lam + ln x)) * w a + z a <= lam * x * w' a by rewrite /w /w' !Q_rt; lra.
+    have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ pa) h2; have -> : q s a = x * p s a by rewrite /x; field; lra.
+    lra.
+  have wa : w a = 0.
+    by case: (drops os pa) => [|le]; [lra | have := adv_ge0 os pa; rewrite /w; lra].
+  have dz : aft s a (fun x => VV p t x - Phi t x) = 0 by move: wa; rewrite /w Q_rt; lra.
+  have z0 : z a <= 0.
+    by apply: (@small _ (aft s a (fun x => VV q t x - Phi t x))) => mu m0; have := behind a mu us m0; rewrite dz; lra.
+  have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ pa) z0; rewrite wa -qa; lra.
+have W (pi pi' : S -> A -> R) : dist (pi s) -> \sum_(a : A) (pi s a * (Q e next r pi' t s a - Phi t.+1 s))
+    = \sum_(a : A) (pi s a * Q e next r pi' t s a) - Phi t.+1 s.
+  move=> d; rewrite (sumE (G := fun a => pi s a * Q e next r pi' t s a - pi s a * Phi t.+1 s)) => [|a]; last lra.
+  by rewrite sumB sum_const //; apply: (proj2 d).
+have E : \sum_(a : A) (p s a * (ln (q s a / p s a) * w a + z a)) = D t.+1 s.
+  by rewrite [D t.+1 s]/= {1}/score -sumD; apply: sumE => a; rewrite /w /z; lra.
+by have := sum_le one; rewrite sumD !sumZ E /w' /w !W // -!VE.
+Qed.
+End General.
