@@ -112,4 +112,119 @@ have E : \sum_(a : A) (p s a * (ln (q s a / p s a) * w a + z a)) = D t.+1 s.
   by rewrite [D t.+1 s]/= {1}/score -sumD; apply: sumE => a; rewrite /w /z; lra.
 by have := sum_le one; rewrite sumD !sumZ E /w' /w !W // -!VE.
 Qed.
+
+(* ---- S9, first form. Asked of dropped actions: Q = Phi; nothing is asked of actions that are taken up *)
+Theorem S9_drop t s : ok t s -> D t s <= VV q t s - VV p t s.
+Proof. by move=> os; have := S9_every_weight os Rlt_0_1; rewrite ln_1; lra. Qed.
+
+(* over a law of first states *)
+Variables (I : finType) (rho : I -> R) (start : I -> S) (T : nat).
+Hypotheses (rho0 : forall i, 0 <= rho i) (ok_start : forall i, 0 < rho i -> ok T (start i)).
+Notation mean := (from_rho rho start).
+Lemma meanE f h : (forall s, f s = h s) -> mean f = mean h.
+Proof. by move=> E; apply: sumE => i; rewrite E. Qed.
+Lemma meanD f h : mean (fun s => f s + h s) = mean f + mean h.
+Proof. by rewrite /from_rho -sumD; apply: sumE => i; lra. Qed.
+Lemma meanZ c f : mean (fun s => c * f s) = c * mean f.
+Proof. by rewrite /from_rho -sumZ; apply: sumE => i; lra. Qed.
+Let excess pi := mean (fun s => VV pi T s - Phi T s).
+Let b := mean (D T).
+Lemma S9_every_weight_rho lam : 0 < lam -> (1 + ln lam) * excess p + b <= lam * excess q.
+Proof.
+move=> l0; rewrite /excess /b -!meanZ -meanD; apply: sum_le => i.
+case: (Rle_lt_or_eq_dec _ _ (rho0 i)) => [ri|<-]; last lra.
+by apply: Rmult_le_compat_l; [lra | apply: S9_every_weight => //; apply: ok_start].
+Qed.
+
+(* ---- S9 (g): Jt = J - sum rho Phi > 0 and b the bound of S9: the improvement is at least Jt (exp(b/Jt) - 1) >= max(b, -Jt) *)
+Theorem S9_g : 0 < excess p -> let Jt := excess p in let gain := mean (VV q T) - mean (VV p T) in
+  Jt * (exp (b / Jt) - 1) <= gain /\ Rmax b (- Jt) <= Jt * (exp (b / Jt) - 1).
+Proof.
+move=> J0 Jt gain; rewrite -/Jt in J0; have := S9_every_weight_rho (exp_pos (- (b / Jt))); rewrite ln_exp exp_Ropp -/Jt => h.
+have E0 := exp_pos (b / Jt); set E := exp (b / Jt) in E0 h *.
+have gE : gain = excess q - Jt.
+  by rewrite /gain /Jt /excess /from_rho -!sumB; apply: sumE => i; lra.
+split.
+  have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ E0) h.
+  have -> : E * ((1 + - (b / Jt)) * Jt + b) = E * Jt by field; lra.
+  have -> : E * (/ E * excess q) = excess q by field; lra.
+  by rewrite gE; lra.
+have l1 := exp_ineq1_le (b / Jt); rewrite -/E in l1.
+have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ J0) l1; have -> : Jt * (1 + b / Jt) = Jt + b by field; lra.
+have := Rmult_lt_0_compat _ _ J0 E0 => a1 a2.
+by apply: Rmax_lub; lra.
+Qed.
 End General.
+(* ... and it increases with b, so that the step of (d) maximises it too *)
+Lemma S9_g_increases Jt b b' : 0 < Jt -> b <= b' -> Jt * (exp (b / Jt) - 1) <= Jt * (exp (b' / Jt) - 1).
+Proof.
+move=> J0 bb; apply: Rmult_le_compat_l; first lra.
+suff : exp (b / Jt) <= exp (b' / Jt) by lra.
+have i0 := Rinv_0_lt_compat _ J0; have : b / Jt <= b' / Jt by apply: Rmult_le_compat_r; lra.
+by case=> [lt|->]; [have := exp_increasing _ _ lt; lra | lra].
+Qed.
+
+(* ------------------------------------------------------------------ one row: the best step for weights w >= 0 *)
+Section Row.
+Variables (A : finType) (p w : A -> R).
+Hypotheses (hp : dist p) (w0 : forall a, 0 <= w a).
+Definition tot := \sum_(a : A) (p a * w a).
+(* p w / tot; if tot = 0: stay *)
+Definition best a := if Rlt_dec 0 tot then p a * w a / tot else p a.
+Lemma pw_ge0 a : 0 <= p a * w a. Proof. exact: Rmult_le_pos (proj1 hp a) (w0 a). Qed.
+Lemma tot_ge0 : 0 <= tot. Proof. by apply: sum_ge0 => a; exact: pw_ge0. Qed.
+Lemma best_tot a : tot * best a = p a * w a.
+Proof.
+rewrite /best; case: Rlt_dec => [t0|t0] /=; first by rewrite /Rdiv -Rmult_assoc (Rmult_comm tot) Rmult_assoc Rinv_r; lra.
+have t1 := tot_ge0; have x0 := pw_ge0 a; have := @term_le_sum _ (fun a => p a * w a) a pw_ge0; rewrite -/tot => x1.
+have -> : tot = 0 by lra.
+lra.
+Qed.
+Lemma best_dist : dist best.
+Proof.
+rewrite /best; case: Rlt_dec => [t0|_] //; split=> [a|].
+  by apply: Rmult_le_pos; [exact: pw_ge0 | apply/Rlt_le/Rinv_0_lt_compat].
+by rewrite /Rdiv sumZr -/tot Rinv_r //; lra.
+Qed.
+Lemma best_uses a : 0 < best a -> 0 < p a.
+Proof.
+case: (Rle_lt_or_eq_dec _ _ (proj1 hp a)) => // E; rewrite /best -E.
+by case: (Rlt_dec 0 tot) => t /=; rewrite /Rdiv ?Rmult_0_l; lra.
+Qed.
+Lemma best_drops a : 0 < p a -> 0 < best a \/ w a = 0.
+Proof.
+move=> pa; case: (Rle_lt_or_eq_dec _ _ (proj1 best_dist a)) => [|E]; first by left.
+right; have := best_tot a; rewrite -E => h; have : p a * w a = 0 by lra.
+by case/Rmult_integral; lra.
+Qed.
+(* its value, (4) of the page *)
+Lemma best_value : \sum_(a : A) (p a * (ln (best a / p a) * w a)) = tot * kl best p.
+Proof.
+rewrite /kl -sumZ; apply: sumE => a.
+have -> : p a * (ln (best a / p a) * w a) = ln (best a / p a) * (p a * w a) by lra.
+by rewrite -best_tot; lra.
+Qed.
+Lemma best_kl_ge0 : 0 <= kl best p.
+Proof. by rewrite -(kterm_sum best_dist hp); apply: sum_ge0 => a; apply: kterm_ge0 best_dist hp _; exact: best_uses. Qed.
+(* Gibbs: no other row has a greater score *)
+Lemma best_is_best q : dist q -> (forall a, 0 < p a * w a -> 0 < q a) ->
+  \sum_(a : A) (p a * (ln (q a / p a) * w a)) <= \sum_(a : A) (p a * (ln (best a / p a) * w a)).
+Proof.
+move=> [q0 q1] hk.
+suff : \sum_(a : A) (p a * (ln (q a / p a) * w a)) <= \sum_(a : A) (p a * (ln (best a / p a) * w a) + tot * (q a - best a)).
+  by rewrite sumD sumZ sumB q1 (proj2 best_dist); lra.
+apply: sum_le => a; case: (Rle_lt_or_eq_dec _ _ (pw_ge0 a)) => [x0|E]; last first.
+  have -> : p a * (ln (q a / p a) * w a) = ln (q a / p a) * (p a * w a) by lra.
+  have -> : p a * (ln (best a / p a) * w a) = ln (best a / p a) * (p a * w a) by lra.
+  have := Rmult_le_pos _ _ tot_ge0 (q0 a); have := best_tot a; rewrite -E; lra.
+have qa := hk a x0; have pa : 0 < p a.
+  by case: (Rle_lt_or_eq_dec _ _ (proj1 hp a)) => // E; move: x0; rewrite -E; lra.
+have ba : 0 < best a by case: (best_drops pa) => // wa; move: x0; rewrite wa; lra.
+have l1 := ln_le (Rdiv_lt_0_compat _ _ qa ba).
+have lE : ln (q a / p a) = ln (q a / best a) + ln (best a / p a).
+  rewrite -ln_mult; [congr ln; field; lra | exact: Rdiv_lt_0_compat | exact: Rdiv_lt_0_compat].
+rewrite lE; have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ x0) l1.
+have -> : p a * w a * (q a / best a - 1) = tot * (q a - best a) by rewrite -best_tot; field; lra.
+lra.
+Qed.
+End Row.
