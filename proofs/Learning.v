@@ -228,3 +228,122 @@ have -> : p a * w a * (q a / best a - 1) = tot * (q a - best a) by rewrite -best
 lra.
 Qed.
 End Row.
+
+(* ------------------------------------------------------------------ (e): one term for each agent, from one evaluation *)
+Section Stage.
+Variables (A B I : finType) (S : Type).
+Variables (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R).
+Hypothesis e_dist : forall s a, dist (e s a).
+Variables (p q : S -> A -> R) (only : I -> S -> A -> R) (ok : nat -> S -> Prop) (Phi : nat -> S -> R).
+Hypotheses (hp : policy p) (hq : policy q) (ho : forall k, policy (only k)).
+Hypotheses (hk : forall s, keeps (p s) (q s)) (hko : forall k s, keeps (p s) (only k s)).
+(* (5) of the page: the ratio of the team is the product of the ratios of the teams in which one agent is new *)
+Hypothesis fac : forall s a, 0 < p s a -> ln (q s a / p s a) = \sum_(k : I) ln (only k s a / p s a).
+Theorem S9_e t s : reach e next q ok -> floor e next q r ok Phi -> ok t s ->
+  \sum_(k : I) (L e next r p (only k) t s - path_sum e next p (charge e next p (only k) r Phi) t s) <= V e next r q t s - V e next r p t s.
+Proof.
+move=> hr hf os; apply: Rle_trans (S9 e_dist hp hq hk hr hf os); apply: Req_le; symmetry.
+transitivity (path_sum e next p (fun u x => \sum_(k : I) score e next p (only k) r Phi u x) t s).
+  apply: path_sumE => u x; rewrite /score sum_swap; apply: sumE => a; rewrite sumZ.
+  case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|<-]; last lra.
+  by congr (_ * _); rewrite fac // sumZr.
+rewrite path_sum_sum; apply: sumE => k; rewrite /L -path_sumB; apply: path_sumE => u x; exact: scoreE.
+Qed.
+End Stage.
+(* turn-taking: agent j s acts at s *)
+Lemma fac_turns (A I : finType) (S : Type) (j : S -> I) (p q : S -> A -> R) s a :
+  0 < p s a -> ln (q s a / p s a) = \sum_(k : I) ln ((if j s == k then q s else p s) a / p s a).
+Proof.
+move=> pa; rewrite (sumE (G := fun k => if j s == k then ln (q s a / p s a) else 0)) => [|k]; last first.
+  by case: eqP => // _; rewrite /Rdiv Rinv_r ?ln_1; lra.
+by rewrite -big_mkcond (big_pred1 (j s)) // => k /=; rewrite eq_sym.
+Qed.
+(* product team: all act at once *)
+Section Product.
+Variables (I M : finType).
+Implicit Types (p q : I -> M -> R) (f : {ffun I -> M}).
+Definition swap p q k l := if l == k then q l else p l.
+Definition others p k f := \big[Rmult/1]_(l : I | l != k) p l (f l).
+Lemma joint_split p k f : joint p f = p k (f k) * others p k f.
+Proof. by rewrite /joint (bigD1 k). Qed.
+Lemma joint_swap p q k f : joint (swap p q k) f = q k (f k) * others p k f.
+Proof.
+rewrite (joint_split _ k) {1}/swap eqxx; congr (_ * _); apply: eq_bigr => l /negbTE nl; by rewrite /swap nl.
+Qed.
+Lemma joint_pos p f : (forall k, dist (p k)) -> 0 < joint p f -> forall k, 0 < p k (f k) /\ 0 < others p k f.
+Proof.
+move=> h jp k; rewrite (joint_split _ k) in jp.
+have o0 : 0 <= others p k f by apply: (big_ind (Rle 0)) => [|*|l _]; [lra | exact: Rmult_le_pos | exact: (proj1 (h l))].
+have p0 := proj1 (h k) (f k).
+by split; [case: (Rle_lt_or_eq_dec _ _ p0) => // E; move: jp; rewrite -E | case: (Rle_lt_or_eq_dec _ _ o0) => // E; move: jp; rewrite -E]; lra.
+Qed.
+Lemma ln_joint p q f : (forall k, 0 < p k (f k)) -> (forall k, 0 < q k (f k)) ->
+  ln (joint q f / joint p f) = \sum_(k : I) ln (q k (f k) / p k (f k)).
+Proof.
+move=> hp hq; suff [_ [_ ->]] : 0 < joint q f /\ 0 < joint p f /\ ln (joint q f / joint p f) = \sum_(k : I) ln (q k (f k) / p k (f k)) by [].
+rewrite /joint; apply: (big_ind3 (fun x y z => 0 < x /\ 0 < y /\ ln (x / y) = z)) => //.
+- by split; [lra | split; [lra | rewrite /Rdiv Rinv_r ?ln_1; lra]].
+- move=> x1 x2 x3 y1 y2 y3 [a1 [a2 <-]] [b1 [b2 <-]]; split; first exact: Rmult_lt_0_compat.
+  split; first exact: Rmult_lt_0_compat.
+  have -> : x1 * y1 / (x2 * y2) = (x1 / x2) * (y1 / y2) by field; lra.
+  by rewrite ln_mult //; apply: Rdiv_lt_0_compat.
+Qed.
+Lemma fac_product p q f : (forall k, dist (p k)) -> (forall k, 0 < p k (f k) -> 0 < q k (f k)) -> 0 < joint p f ->
+  ln (joint q f / joint p f) = \sum_(k : I) ln (joint (swap p q k) f / joint p f).
+Proof.
+move=> hp hk jp; have pos := joint_pos hp jp.
+rewrite ln_joint => [|k|k]; [|exact: (proj1 (pos k)) | exact: hk (proj1 (pos k))].
+apply: sumE => k; have [p0 o0] := pos k; rewrite joint_swap (joint_split _ k); congr ln; field; lra.
+Qed.
+(* the mean of w over the others' actions, given one's own *)
+Definition bar p (w : {ffun I -> M} -> R) k m := \sum_(f : {ffun I -> M}) (if f k == m then others p k f * w f else 0).
+Lemma bar_mean p w k h : \sum_(f : {ffun I -> M}) (joint p f * (h (f k) * w f)) = \sum_(m : M) (p k m * (h m * bar p w k m)).
+Proof.
+rewrite [RHS](sumE (G := fun m => \sum_(f : {ffun I -> M}) (if f k == m then p k m * (h m * (others p k f * w f)) else 0))) => [|m].
+  rewrite sum_swap; apply: sumE => f; rewrite -big_mkcond (big_pred1 (f k)) => [|m /=]; last by rewrite eq_sym.
+  by rewrite (joint_split _ k); lra.
+by rewrite /bar -!sumZ; apply: sumE => f; case: eqP => _; lra.
+Qed.
+Lemma bar_ge0 p w k m : (forall l, dist (p l)) -> (forall f, 0 <= w f) -> 0 <= bar p w k m.
+Proof.
+move=> hp w0; apply: sum_ge0 => f; case: eqP => _; last lra.
+by apply: Rmult_le_pos => //; apply: (big_ind (Rle 0)) => [|*|l _]; [lra | exact: Rmult_le_pos | exact: (proj1 (hp l))].
+Qed.
+(* every agent takes its best row at once: the scores add up, and what is dropped has weight zero *)
+Section Best.
+Variables (p : I -> M -> R) (w : {ffun I -> M} -> R).
+Hypotheses (hp : forall k, dist (p k)) (w0 : forall f, 0 <= w f).
+Definition bests k := best (p k) (bar p w k).
+Let b0 k m := bar_ge0 k m hp w0.
+Lemma bests_dist k : dist (bests k). Proof. exact: best_dist. Qed.
+Lemma bests_drops f : 0 < joint p f -> 0 < joint bests f \/ w f = 0.
+Proof.
+move=> jp; have pos := joint_pos hp jp; case: (Rle_lt_or_eq_dec _ _ (proj1 (joint_dist bests_dist) f)) => [|E]; [by left | right].
+have [k bk] : exists k, bar p w k (f k) = 0.
+  case: (pickP (fun k => if Rlt_dec 0 (bests k (f k)) then false else true)) => [k hk|no].
+    by exists k; move: hk; case: Rlt_dec => // nb _; have [p0 _] := pos k; case: (best_drops (hp k) (b0 k) p0).
+  suff : 0 < joint bests f by lra.
+  by apply: (big_ind (Rlt 0)) => [|*|k _]; [lra | exact: Rmult_lt_0_compat | have := no k; case: Rlt_dec].
+have [_ o0] := pos k.
+have := @term_le_sum _ (fun g : {ffun I -> M} => if g k == f k then others p k g * w g else 0) f => h; rewrite -/(bar p w k (f k)) bk eqxx in h.
+have {}h : others p k f * w f <= 0.
+  apply: h => g; case: eqP => _; last lra.
+  by apply: Rmult_le_pos => //; apply: (big_ind (Rle 0)) => [|*|l _]; [lra | exact: Rmult_le_pos | exact: (proj1 (hp l))].
+by have := w0 f; nra.
+Qed.
+Theorem bests_value : \sum_(f : {ffun I -> M}) (joint p f * (ln (joint bests f / joint p f) * w f))
+  = \sum_(k : I) ((\sum_(f : {ffun I -> M}) (joint p f * w f)) * kl (bests k) (p k)).
+Proof.
+have E k : (\sum_(f : {ffun I -> M}) (joint p f * w f)) * kl (bests k) (p k)
+    = \sum_(f : {ffun I -> M}) (joint p f * (ln (bests k (f k) / p k (f k)) * w f)).
+  rewrite (bar_mean p w k (fun m => ln (bests k m / p k m))) (best_value (hp k) (b0 k)).
+  congr (_ * _); rewrite (sumE (G := fun f => joint p f * (1 * w f))) => [|f]; last lra.
+  by rewrite (bar_mean p w k (fun _ => 1)); apply: sumE => m; lra.
+rewrite (sumE E) sum_swap; apply: sumE => f; rewrite sumZ.
+case: (Rle_lt_or_eq_dec _ _ (proj1 (joint_dist hp) f)) => [jp|<-]; last lra.
+congr (_ * _); rewrite sumZr; case: (bests_drops jp) => [jb|->]; last lra.
+have pos := joint_pos hp jp; have pob := joint_pos bests_dist jb.
+by rewrite ln_joint // => k; [exact: (proj1 (pos k)) | exact: (proj1 (pob k))].
+Qed.
+End Best.
+End Product.
