@@ -311,17 +311,23 @@ by apply: Rmult_le_pos => //; apply: (big_ind (Rle 0)) => [|*|l _]; [lra | exact
 Qed.
 (* every agent takes its best row at once: the scores add up, and what is dropped has weight zero *)
 Section Best.
-Variables (p : I -> M -> R) (w : {ffun I -> M} -> R).
+Variables (p : I -> M -> R) (w : {ffun I -> M} -> R) (moves : pred I).
 Hypotheses (hp : forall k, dist (p k)) (w0 : forall f, 0 <= w f).
-Definition bests k := best (p k) (bar p w k).
+Definition bests k := if moves k then best (p k) (bar p w k) else p k.
 Let b0 k m := bar_ge0 k m hp w0.
-Lemma bests_dist k : dist (bests k). Proof. exact: best_dist. Qed.
+Lemma bests_dist k : dist (bests k). Proof. by rewrite /bests; case: (moves k) => //; exact: best_dist. Qed.
+Lemma bests_uses f : 0 < joint bests f -> 0 < joint p f.
+Proof.
+move=> jb; apply: (big_ind (Rlt 0)) => [|*|k _]; [lra | exact: Rmult_lt_0_compat |].
+have [+ _] := joint_pos bests_dist jb k; rewrite /bests; case: (moves k) => //; exact: best_uses.
+Qed.
 Lemma bests_drops f : 0 < joint p f -> 0 < joint bests f \/ w f = 0.
 Proof.
 move=> jp; have pos := joint_pos hp jp; case: (Rle_lt_or_eq_dec _ _ (proj1 (joint_dist bests_dist) f)) => [|E]; [by left | right].
 have [k bk] : exists k, bar p w k (f k) = 0.
   case: (pickP (fun k => if Rlt_dec 0 (bests k (f k)) then false else true)) => [k hk|no].
-    by exists k; move: hk; case: Rlt_dec => // nb _; have [p0 _] := pos k; case: (best_drops (hp k) (b0 k) p0).
+    exists k; move: hk; case: Rlt_dec => // nb _; have [p0 _] := pos k; move: nb; rewrite /bests.
+    by case: (moves k) => nb //; case: (best_drops (hp k) (b0 k) p0).
   suff : 0 < joint bests f by lra.
   by apply: (big_ind (Rlt 0)) => [|*|k _]; [lra | exact: Rmult_lt_0_compat | have := no k; case: Rlt_dec].
 have [_ o0] := pos k.
@@ -336,7 +342,13 @@ Theorem bests_value : \sum_(f : {ffun I -> M}) (joint p f * (ln (joint bests f /
 Proof.
 have E k : (\sum_(f : {ffun I -> M}) (joint p f * w f)) * kl (bests k) (p k)
     = \sum_(f : {ffun I -> M}) (joint p f * (ln (bests k (f k) / p k (f k)) * w f)).
-  rewrite (bar_mean p w k (fun m => ln (bests k m / p k m))) (best_value (hp k) (b0 k)).
+  rewrite (bar_mean p w k (fun m => ln (bests k m / p k m))) /bests; case: (moves k); last first.
+    have z m : p k m * ln (p k m / p k m) = 0.
+      case: (Rle_lt_or_eq_dec _ _ (proj1 (hp k) m)) => [pm|<-]; last lra.
+      by rewrite /Rdiv Rinv_r ?ln_1; lra.
+    rewrite /kl (sum0 z) sum0 => [|m]; first lra.
+    by rewrite -Rmult_assoc z; lra.
+  rewrite (best_value (hp k) (b0 k)).
   congr (_ * _); rewrite (sumE (G := fun f => joint p f * (1 * w f))) => [|f]; last lra.
   by rewrite (bar_mean p w k (fun _ => 1)); apply: sumE => m; lra.
 rewrite (sumE E) sum_swap; apply: sumE => f; rewrite sumZ.
@@ -347,3 +359,55 @@ by rewrite ln_joint // => k; [exact: (proj1 (pos k)) | exact: (proj1 (pob k))].
 Qed.
 End Best.
 End Product.
+
+(* ------------------------------------------------------------------ (d): the closed step, episodic *)
+Section Learn.
+Variables (A B : finType) (S : Type).
+Variables (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R).
+Hypothesis e_dist : forall s a, dist (e s a).
+(* the number of steps left is part of the state, as in every episodic team; ok holds what the current policy visits *)
+Variables (p : S -> A -> R) (ok : nat -> S -> Prop) (left_ : S -> nat) (Phi : nat -> S -> R).
+Hypotheses (hp : policy p) (clock : forall u s, ok u s -> left_ s = u).
+Hypothesis ok_next : forall u s a b, ok u.+1 s -> 0 < p s a -> 0 < e s a b -> ok u (next s a b).
+Hypothesis F_end : forall s, ok O s -> Phi O s <= 0.
+Hypothesis F_step : forall u s a, ok u.+1 s -> 0 < p s a -> Phi u.+1 s <= \sum_(b : B) (e s a b * (r s a b + Phi u (next s a b))).
+
+Lemma path_sum_ok f g t s : ok t s -> (forall u x, ok u.+1 x -> f u x <= g u x) -> path_sum e next p f t s <= path_sum e next p g t s.
+Proof.
+move=> + E; elim: t s => [|t ih] s os; first by rewrite /=; lra.
+rewrite /=; apply: Rplus_le_compat; first exact: E.
+apply: sum_pos_le => [a|a pa]; first exact: (proj1 (hp s)).
+apply: sum_le => b; have [e0 _] := e_dist s a; case: (Rle_lt_or_eq_dec _ _ (e0 b)) => [eb|<-]; last lra.
+by apply: Rmult_le_compat_l; [lra | apply: ih; apply: ok_next eb].
+Qed.
+(* Q - Phi, which is >= 0 at what is visited (elsewhere it is cut) *)
+Definition worth s a := Rmax 0 (Q e next r p (left_ s).-1 s a - Phi (left_ s) s).
+Lemma worth_ge0 s a : 0 <= worth s a. Proof. exact: Rmax_l. Qed.
+
+Section Update.
+Variables (q : S -> A -> R) (bound : S -> R).
+Hypotheses (hq : policy q) (q_uses : forall s a, 0 < q s a -> 0 < p s a).
+Hypothesis q_drops : forall s a, 0 < p s a -> 0 < q s a \/ worth s a = 0.
+Hypothesis value : forall s, \sum_(a : A) (p s a * (ln (q s a / p s a) * worth s a)) = bound s.
+Let us s a : uses p q s a -> 0 < p s a. Proof. by case=> // /q_uses. Qed.
+Lemma worthE u s a : ok u.+1 s -> 0 < p s a -> worth s a = Q e next r p u s a - Phi u.+1 s.
+Proof.
+move=> os pa; rewrite /worth (clock os) /= Rmax_right //.
+apply: (adv_ge0 (q := q) e_dist hp _ F_end _ os pa) => [v x c b ox ux|v x c ox ux]; [exact: ok_next (us ux) | exact: F_step (us ux)].
+Qed.
+Lemma update_improves t s : ok t s -> path_sum e next p (fun _ x => bound x) t s <= V e next r q t s - V e next r p t s.
+Proof.
+move=> os.
+have next_u u x a b : ok u.+1 x -> uses p q x a -> 0 < e x a b -> ok u (next x a b) by move=> ox ux; exact: ok_next (us ux).
+have F_u u x a : ok u.+1 x -> uses p q x a -> Phi u.+1 x <= \sum_(b : B) (e x a b * (r x a b + Phi u (next x a b))).
+  by move=> ox ux; exact: F_step (us ux).
+have drops_u u x a : ok u.+1 x -> 0 < p x a -> 0 < q x a \/ Q e next r p u x a <= Phi u.+1 x.
+  move=> ox pa; case: (q_drops pa) => [|z]; [by left | right].
+  by have := worthE ox pa; lra.
+apply: Rle_trans (S9_drop e_dist hp hq next_u F_end F_u drops_u os).
+apply: (path_sum_ok os) => u x ox; rewrite -value; apply: Req_le; apply: sumE => a.
+case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|<-]; last lra.
+by rewrite (worthE ox pa).
+Qed.
+End Update.
+End Learn.
