@@ -360,6 +360,13 @@ Qed.
 End Best.
 End Product.
 
+Lemma path_sum_zero (A B : finType) (S : Type) (e : S -> A -> B -> R) (next : S -> A -> B -> S) p t s :
+  path_sum e next p (fun _ _ => 0) t s = 0.
+Proof.
+elim: t s => [//|t ih] s; rewrite /= sum0 => [|a]; first lra.
+by rewrite /after sum0 => [|b]; rewrite ?ih; lra.
+Qed.
+
 (* ------------------------------------------------------------------ (d): the closed step, episodic *)
 Section Learn.
 Variables (A B : finType) (S : Type).
@@ -410,4 +417,84 @@ case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|<-]; last lra.
 by rewrite (worthE ox pa).
 Qed.
 End Update.
+
+(* ---- turn-taking: own s says that an agent that updates acts at s (one agent, or all of them at once) *)
+Variable own : S -> bool.
+Definition learn s := if own s then best (p s) (worth s) else p s.
+Definition learn_bound s := if own s then tot (p s) (worth s) * kl (learn s) (p s) else 0.
+Lemma stay_value s : \sum_(a : A) (p s a * (ln (p s a / p s a) * worth s a)) = 0.
+Proof.
+apply: sum0 => a; case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last lra.
+by rewrite /Rdiv Rinv_r ?ln_1; lra.
+Qed.
+Lemma learn_policy : policy learn.
+Proof. by move=> s; rewrite /learn; case: (own s) => //; apply: best_dist => // a; exact: worth_ge0. Qed.
+Lemma learn_value s : \sum_(a : A) (p s a * (ln (learn s a / p s a) * worth s a)) = learn_bound s.
+Proof.
+rewrite /learn_bound /learn; case: (own s); last exact: stay_value.
+by rewrite (best_value (hp s) (worth_ge0 s)).
+Qed.
+(* S9 (d): after the step pi' ~ pi (Q - Phi) the value is larger by at least sum_s m Vt KL(pi'||pi) >= 0, Vt = sum_a pi (Q - Phi),
+   whoever moves: one agent, some, or all at once, from the rollouts of the current team *)
+Theorem S9_d t s : ok t s ->
+  0 <= path_sum e next p (fun _ x => learn_bound x) t s <= V e next r learn t s - V e next r p t s.
+Proof.
+move=> os; split; last first.
+  apply: (update_improves (q := learn) (bound := learn_bound)) os => [|x a|x a pa|x].
+  - exact: learn_policy.
+  - by rewrite /learn; case: (own x) => //; apply: best_uses.
+  - by rewrite /learn; case: (own x); [apply: best_drops => // c; exact: worth_ge0 | left].
+  exact: learn_value.
+rewrite -(path_sum_zero e next p t s).
+apply: (path_sum_ok os) => u x _; rewrite /learn_bound /learn; case: (own x); last lra.
+apply: Rmult_le_pos; first by apply: tot_ge0 => // a; exact: worth_ge0.
+by apply: best_kl_ge0 => // a; exact: worth_ge0.
+Qed.
+(* ... and no other rows of the same agents have a greater bound in S9. (A row that drops an action with Q > Phi has bound -oo.) *)
+Theorem S9_d_best q t s : policy q -> (forall x a, ~~ own x -> q x a = p x a) ->
+  (forall u x a, ok u.+1 x -> 0 < p x a -> Phi u.+1 x < Q e next r p u x a -> 0 < q x a) -> ok t s ->
+  path_sum e next p (score e next p q r Phi) t s <= path_sum e next p (fun _ x => learn_bound x) t s.
+Proof.
+move=> hq same hk os; apply: (path_sum_ok os) => u x ox; rewrite -learn_value.
+have wE a : 0 < p x a -> worth x a = Q e next r p u x a - Phi u.+1 x.
+  by move=> pa; apply: (worthE (q := p)) => // y c [].
+rewrite /score (sumE (G := fun a => p x a * (ln (q x a / p x a) * worth x a))) => [|a]; last first.
+  by case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|<-]; [rewrite (wE _ pa) | lra].
+rewrite /learn; case ho : (own x); last by apply: Req_le; apply: sumE => a; rewrite same ?ho.
+apply: best_is_best => // [a|a pw]; first exact: worth_ge0.
+have pa : 0 < p x a by case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => // E; move: pw; rewrite -E; lra.
+apply: (hk u) => //; rewrite (wE _ pa) in pw; nra.
+Qed.
 End Learn.
+
+(* ---- product team: all agents (or those in moves) take pi_k' ~ pi_k mean(Q - Phi over the others) at once *)
+Section LearnProduct.
+Variables (I M B : finType) (S : Type).
+Variables (e : S -> {ffun I -> M} -> B -> R) (next : S -> {ffun I -> M} -> B -> S) (r : S -> {ffun I -> M} -> B -> R).
+Hypothesis e_dist : forall s a, dist (e s a).
+Variables (row : S -> I -> M -> R) (ok : nat -> S -> Prop) (left_ : S -> nat) (Phi : nat -> S -> R) (moves : pred I).
+Hypotheses (hrow : forall s k, dist (row s k)) (clock : forall u s, ok u s -> left_ s = u).
+Let p s := joint (row s).
+Hypothesis ok_next : forall u s a b, ok u.+1 s -> 0 < p s a -> 0 < e s a b -> ok u (next s a b).
+Hypothesis F_end : forall s, ok O s -> Phi O s <= 0.
+Hypothesis F_step : forall u s a, ok u.+1 s -> 0 < p s a -> Phi u.+1 s <= \sum_(b : B) (e s a b * (r s a b + Phi u (next s a b))).
+Let w := worth e next r p left_ Phi.
+Definition new s := bests (row s) (w s) moves.
+Theorem S9_d_product t s : ok t s ->
+  let bound x := \sum_(k : I) (tot (p x) (w x) * kl (new x k) (row x k)) in
+  0 <= path_sum e next p (fun _ x => bound x) t s <= V e next r (fun x => joint (new x)) t s - V e next r p t s.
+Proof.
+move=> os bound; have hp : policy p by move=> x; exact: joint_dist.
+have w0 x f : 0 <= w x f by exact: worth_ge0.
+split; last first.
+  apply: (update_improves e_dist hp clock ok_next F_end F_step) os => [x|x f|x f|x].
+  - by apply: joint_dist => k; exact: bests_dist.
+  - exact: bests_uses.
+  - exact: bests_drops.
+  exact: bests_value.
+rewrite -(path_sum_zero e next p t s).
+apply: (path_sum_ok e_dist hp ok_next) os _ => u x _; apply: sum_ge0 => k; apply: Rmult_le_pos; first exact: tot_ge0.
+rewrite /new /bests; case: (moves k); first by apply: best_kl_ge0 => // m; exact: bar_ge0.
+by rewrite -(kterm_sum (hrow x k) (hrow x k)); apply: sum_ge0 => m; apply: kterm_ge0.
+Qed.
+End LearnProduct.
