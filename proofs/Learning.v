@@ -1,4 +1,4 @@
-(* S9 (d), (e), (g), and the step of U1. The induction of S9 holds for every weight lam > 0 at once. Its best lam is the form (g),
+(* S9 (d)-(g), and the step of U1. The induction of S9 holds for every weight lam > 0 at once. Its best lam is the form (g),
    so Jensen's inequality is not needed; lam -> 0 allows an action to be dropped where Q = Phi. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
@@ -498,3 +498,233 @@ rewrite /new /bests; case: (moves k); first by apply: best_kl_ge0 => // m; exact
 by rewrite -(kterm_sum (hrow x k) (hrow x k)); apply: sum_ge0 => m; apply: kterm_ge0.
 Qed.
 End LearnProduct.
+
+(* ------------------------------------------------------------------ (f): the range over which one agent can move the value
+   What the agent faces is a world of its own, in which the others' actions belong to the environment; V, L and the KL are the same
+   there, so that S9 applies with floors of that world. *)
+Section Agent.
+Variables (A B M : finType) (S : Type).
+Variables (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R).
+Hypothesis e_dist : forall s a, dist (e s a).
+(* own action m leads to the joint action a with probability c s m a *)
+Variables (c : S -> M -> A -> R) (mu nu : S -> M -> R) (p q : S -> A -> R).
+Hypotheses (c_dist : forall s m, dist (c s m)) (hmu : policy mu) (hnu : policy nu).
+Hypotheses (pE : forall s a, p s a = \sum_(m : M) (mu s m * c s m a)) (qE : forall s a, q s a = \sum_(m : M) (nu s m * c s m a)).
+
+(* the agent's world: an outcome is what the others do, and what the environment does then *)
+Definition e1 (s : S) (m : M) (o : A * B) := c s m o.1 * e s o.1 o.2.
+Definition next1 (s : S) (m : M) (o : A * B) := next s o.1 o.2.
+Definition r1 (s : S) (m : M) (o : A * B) := r s o.1 o.2.
+Lemma sum_pair (F : A * B -> R) : \sum_(o : A * B) F o = \sum_(a : A) \sum_(b : B) F (a, b).
+Proof. by rewrite pair_bigA; apply: eq_bigr => -[]. Qed.
+Lemma e1_dist s m : dist (e1 s m).
+Proof.
+split=> [o|]; first exact: Rmult_le_pos (proj1 (c_dist s m) _) (proj1 (e_dist s _) _).
+rewrite sum_pair -[RHS](proj2 (c_dist s m)); apply: sumE => a.
+by rewrite /e1 /= sumZ (proj2 (e_dist s a)); lra.
+Qed.
+Lemma team_sum (kap : S -> M -> R) (t : S -> A -> R) s (F : A -> R) : (forall a, t s a = \sum_(m : M) (kap s m * c s m a)) ->
+  \sum_(m : M) (kap s m * \sum_(a : A) (c s m a * F a)) = \sum_(a : A) (t s a * F a).
+Proof.
+move=> tE; rewrite (sumE (G := fun m => \sum_(a : A) (kap s m * c s m a * F a))) => [|m].
+  by rewrite sum_swap; apply: sumE => a; rewrite sumZr -tE.
+by rewrite -sumZ; apply: sumE => a; lra.
+Qed.
+Lemma after1 s m g : after e1 next1 s m g = \sum_(a : A) (c s m a * after e next s a g).
+Proof. by rewrite /after sum_pair; apply: sumE => a; rewrite -sumZ; apply: sumE => b; rewrite /e1 /next1 /=; lra. Qed.
+Lemma V1_Q1 kap t : (forall s a, t s a = \sum_(m : M) (kap s m * c s m a)) -> forall u s,
+  V e1 next1 r1 kap u s = V e next r t u s /\
+  forall m, Q e1 next1 r1 kap u s m = \sum_(a : A) (c s m a * Q e next r t u s a).
+Proof.
+move=> tE; have Q1 u s m : (forall x, V e1 next1 r1 kap u x = V e next r t u x) ->
+    Q e1 next1 r1 kap u s m = \sum_(a : A) (c s m a * Q e next r t u s a).
+  move=> h; rewrite /Q sum_pair; apply: sumE => a; rewrite -sumZ; apply: sumE => b.
+  by rewrite /e1 /r1 /next1 /= h; lra.
+have V1 u s : V e1 next1 r1 kap u s = V e next r t u s.
+  elim: u s => [//|u ih] s; rewrite !VE -(team_sum (kap := kap) (fun a => Q e next r t u s a)) //.
+  by apply: sumE => m; rewrite Q1.
+by move=> u s; split=> // m; apply: Q1.
+Qed.
+Lemma path_sum1 f t s : path_sum e1 next1 mu f t s = path_sum e next p f t s.
+Proof.
+elim: t s => [//|t ih] s; rewrite /= -(team_sum (kap := mu) (fun a => after e next s a (path_sum e next p f t))) //.
+congr (_ + _); apply: sumE => m; rewrite after1; congr (_ * _); apply: sumE => a; congr (_ * _).
+by apply: sumE => b; rewrite ih.
+Qed.
+Lemma L1 t s : L e1 next1 r1 mu nu t s = L e next r p q t s.
+Proof.
+rewrite /L path_sum1; apply: path_sumE => u x; rewrite /gain -(team_sum (kap := nu) (fun a => Adv e next r p u x a)) //.
+apply: sumE => m; congr (_ * _); have [_ Qm] := V1_Q1 pE u x; have [Vm _] := V1_Q1 pE u.+1 x.
+rewrite /Adv Qm Vm (sumE (F := fun a => c x m a * (_ - _))
+  (G := fun a => c x m a * Q e next r p u x a - c x m a * V e next r p u.+1 x)) => [|a]; last lra.
+by rewrite sumB sumZr (proj2 (c_dist x m)); lra.
+Qed.
+
+(* rows differ at the agent's own states only; nothing is dropped *)
+Variables (own : S -> bool) (ok : nat -> S -> Prop) (Phi Psi : nat -> S -> R) (rho : R).
+Hypotheses (same : forall s m, ~~ own s -> nu s m = mu s m) (hk : forall s, keeps (mu s) (nu s)).
+Hypothesis hr : reach e1 next1 nu ok.
+Hypotheses (hf : floor e1 next1 nu r1 ok Phi) (hc : ceiling e1 next1 nu r1 ok Psi).
+Hypothesis hrho : forall u s, ok u.+1 s -> own s -> Psi u.+1 s - Phi u.+1 s <= rho.
+
+Lemma charge_own F t s : ok t s -> (forall u x m, ok u.+1 x -> 0 < nu x m -> F u x m <= Psi u.+1 x - Phi u.+1 x) ->
+  path_sum e1 next1 mu (fun u x => \sum_(m : M) (kterm (mu x) (nu x) m * F u x m)) t s
+    <= rho * path_sum e1 next1 mu (fun _ x => kl (mu x) (nu x)) t s.
+Proof.
+move=> os hF; rewrite -path_sumZ; apply: (path_sum_le e1_dist hmu hk hr os) => u x ox.
+rewrite -(kterm_sum (hmu x) (hnu x)) -sumZ; apply: sum_le => m.
+case: (Rle_lt_or_eq_dec _ _ (proj1 (hmu x) m)) => pm; last first.
+  case: (Rle_lt_or_eq_dec _ _ (proj1 (hnu x) m)) => qm; last by rewrite /kterm -pm -qm; lra.
+  case ho : (own x); last by have := same m (negbT ho); rewrite -pm; lra.
+  have := hF _ _ _ ox qm; have := hrho ox ho; have := kterm_ge0 m (hmu x) (hnu x) (hk (s := x)) => k0 a1 a2.
+  by rewrite (Rmult_comm rho); apply: Rmult_le_compat_l; lra.
+have qm := hk pm; have k0 := kterm_ge0 m (hmu x) (hnu x) (hk (s := x)).
+case ho : (own x); last first.
+  by rewrite /kterm (same m (negbT ho)) /Rdiv Rinv_r ?ln_1; lra.
+have := hF _ _ _ ox qm; have := hrho ox ho => a1 a2.
+by rewrite (Rmult_comm rho); apply: Rmult_le_compat_l; lra.
+Qed.
+
+(* ---- S9 (f): the gap of one agent's update is at most rho_i K_i, rho_i the largest range (Psi - Phi)(s) at its own visited
+   states over which it alone can move the value *)
+Theorem S9_f t s : ok t s ->
+  Rabs (V e next r q t s - V e next r p t s - L e next r p q t s) <= rho * path_sum e next p (fun _ x => kl (mu x) (nu x)) t s.
+Proof.
+move=> os; have [<- _] := V1_Q1 qE t s; have [<- _] := V1_Q1 pE t s; rewrite -L1 -path_sum1.
+have up_ u x m : ok u.+1 x -> 0 < nu x m -> Q e1 next1 r1 mu u x m <= Psi u.+1 x.
+  move=> ox qm; have := above_floor_Q e1_dist (pi := mu) hr hc ox qm; rewrite Q_neg => h.
+  suff : - Psi u.+1 x <= - Q e1 next1 r1 mu u x m by lra.
+  by apply: h => y oy; apply: (above_floor e1_dist hr hc hmu) => // z b; apply: hk.
+have lo u x m : ok u.+1 x -> 0 < nu x m -> Phi u.+1 x <= Q e1 next1 r1 mu u x m.
+  by move=> ox qm; apply: (above_floor_Q e1_dist hr hf ox qm) => y oy; apply: (above_floor e1_dist hr hf hmu) => // z b; apply: hk.
+have c1 := S9_charge e1_dist hmu hnu hk hr hf os; have c2 := S9_ceiling e1_dist hmu hnu hk hr hc os.
+have b1 : path_sum e1 next1 mu (charge e1 next1 mu nu r1 Phi) t s <= rho * path_sum e1 next1 mu (fun _ x => kl (mu x) (nu x)) t s.
+  by apply: (charge_own (F := fun u x m => Q e1 next1 r1 mu u x m - Phi u.+1 x) os) => u x m ox qm; have := up_ _ _ _ ox qm; lra.
+have b2 := charge_own (F := fun u x m => Psi u.+1 x - Q e1 next1 r1 mu u x m) os.
+have {}b2 := b2 (fun u x m ox qm => ltac:(have := lo _ _ _ ox qm; lra)).
+by apply: Rabs_le; lra.
+Qed.
+End Agent.
+
+(* ---- the floor and the ceiling of (f): the least and the greatest value of the agent's world, by backward induction *)
+Section Least.
+Variables (A B : finType) (S : Type) (e : S -> A -> B -> R) (next : S -> A -> B -> S) (a0 : A).
+Hypothesis e_dist : forall s a, dist (e s a).
+Definition least (F : A -> R) := \big[Rmin/F a0]_(a : A) F a.
+Lemma least_le F a : least F <= F a.
+Proof.
+rewrite /least; have : a \in index_enum A by rewrite mem_index_enum.
+elim: (index_enum A) => [//|b l ih]; rewrite in_cons big_cons.
+by case/orP => [/eqP <-|/ih]; [exact: Rmin_l | apply: Rle_trans (Rmin_r _ _)].
+Qed.
+Lemma least_is F : exists a, least F = F a.
+Proof.
+apply: (big_ind (fun x => exists a, x = F a)) => [|x y [a ->] [b ->]|a _]; [by exists a0 | | by exists a].
+by rewrite /Rmin; case: Rle_dec => _; [exists a | exists b].
+Qed.
+Fixpoint Vmin (r : S -> A -> B -> R) t s : R :=
+  if t is u.+1 then least (fun a => \sum_(b : B) (e s a b * (r s a b + Vmin r u (next s a b)))) else 0.
+Definition Vmax r t s := - Vmin (neg r) t s.
+Lemma Vmin_floor q r ok : floor e next q r ok (Vmin r).
+Proof. by split=> [s _|u s a _ _]; [exact: Rle_refl | exact: least_le]. Qed.
+Lemma Vmax_ceiling q r ok : ceiling e next q r ok (Vmax r).
+Proof.
+have [f0 f1] := Vmin_floor q (neg r) ok; split=> [s os|u s a os qa]; rewrite /Vmax Ropp_involutive; first exact: f0.
+apply: Rle_trans (f1 u s a os qa) _; apply: Req_le; apply: sumE => b; lra.
+Qed.
+Lemma Vmin_le r pi t s : policy pi -> Vmin r t s <= V e next r pi t s.
+Proof.
+move=> hpi; apply: (above_floor e_dist (q := pi) (r := r) (ok := fun _ _ => True)) => //; exact: Vmin_floor.
+Qed.
+Lemma Vmax_ge r pi t s : policy pi -> V e next r pi t s <= Vmax r t s.
+Proof. by move=> hpi; have := Vmin_le (neg r) t s hpi; rewrite V_neg /Vmax; lra. Qed.
+(* attained: greedy rows, with the steps left as part of the state *)
+Lemma Vmin_attained r (left_ : S -> nat) : (forall s a b, left_ (next s a b) = (left_ s).-1) ->
+  exists2 pi, policy pi & forall t s, left_ s = t -> V e next r pi t s = Vmin r t s.
+Proof.
+move=> clock; pose F s a := \sum_(b : B) (e s a b * (r s a b + Vmin r (left_ s).-1 (next s a b))).
+pose arg s := odflt a0 [pick a | (if Req_EM_T (F s a) (least (F s)) then true else false)].
+have argE s : F s (arg s) = least (F s).
+  rewrite /arg; case: pickP => [a|no] /=; first by case: Req_EM_T.
+  by have [a E] := least_is (F s); have := no a; case: Req_EM_T => // ne; case: ne.
+exists (fun s a => if a == arg s then 1 else 0) => [s|].
+  by split=> [a|]; [case: eqP; lra | rewrite -big_mkcond (big_pred1 (arg s))].
+elim=> [//|t ih] s hs; rewrite VE (sumE (G := fun a => if a == arg s then Q e next r (fun s a => if a == arg s then 1 else 0) t s a else 0)) => [|a].
+  rewrite -big_mkcond (big_pred1 (arg s)) // /Q.
+  have -> : Vmin r t.+1 s = F s (arg s) by rewrite argE /F hs.
+  by apply: sumE => b; rewrite ih ?clock hs.
+by case: (a == arg s); rewrite /=; lra.
+Qed.
+End Least.
+
+(* ---- S9 (f) in both protocols, with rho_i >= max (Vmax - Vmin) over the agent's own visited states *)
+Section Protocols.
+Variables (B : finType) (S : Type).
+(* turn-taking: own s says that the agent acts at s. At the other states the team's row is part of the environment *)
+Theorem S9_f_turns (A : finType) (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R) (p q : S -> A -> R)
+    (own : S -> bool) (ok : nat -> S -> Prop) (a0 : A) rho t s :
+  let c x m a := if own x then (if a == m then 1 else 0) else p x a in
+  let Vlo := Vmin (e1 e c) (next1 next) a0 (r1 r) in let Vhi := Vmax (e1 e c) (next1 next) a0 (r1 r) in
+  (forall x a, dist (e x a)) -> policy p -> policy q -> (forall x, keeps (p x) (q x)) -> (forall x a, ~~ own x -> q x a = p x a) ->
+  reach e next q ok -> (forall u x, ok u.+1 x -> own x -> Vhi u.+1 x - Vlo u.+1 x <= rho) -> ok t s ->
+  Rabs (V e next r q t s - V e next r p t s - L e next r p q t s) <= rho * K e next p q t s.
+Proof.
+move=> c Vlo Vhi he hp hq hk same hr hrho os.
+have cd x m : dist (c x m).
+  rewrite /c; case: (own x) => //; split=> [a|]; first by case: eqP; lra.
+  by rewrite -big_mkcond (big_pred1 m).
+have cE (pi : S -> A -> R) : policy pi -> (forall x a, ~~ own x -> pi x a = p x a) -> forall x a, pi x a = \sum_(m : A) (pi x m * c x m a).
+  move=> hpi sm x a; rewrite /c; case ho : (own x); last by rewrite sum_const ?sm ?ho //; exact: (proj2 (hpi x)).
+  rewrite (sumE (G := fun m => if m == a then pi x m else 0)) => [|m]; last by rewrite eq_sym; case: eqP => _; lra.
+  by rewrite -big_mkcond (big_pred1 a).
+have hr1 : reach (e1 e c) (next1 next) q ok.
+  move=> u x m [a b] ox qm; rewrite /e1 /= => eo; apply: hr ox _ _.
+    rewrite /c in eo; case ho : (own x) eo => eo; last first.
+      rewrite same ?ho //; have p0 := proj1 (hp x) a.
+      by case: (Rle_lt_or_eq_dec _ _ p0) => // E; move: eo; rewrite -E; lra.
+    by case: eqP eo => [-> //|_]; lra.
+  have [c0 _] := cd x m; have [e0 _] := he x a; have := c0 a; have := e0 b.
+  by case: (Rle_lt_or_eq_dec _ _ (e0 b)) => // E; move: eo; rewrite -E; lra.
+apply: (S9_f (c := c) he cd hp hq (cE p hp (fun _ _ _ => erefl)) (cE q hq same) same hk hr1 _ _ hrho os).
+  exact: Vmin_floor.
+exact: Vmax_ceiling.
+Qed.
+
+(* product team: agent k moves, the others' actions are drawn by the environment *)
+Theorem S9_f_product (I M : finType) (e : S -> {ffun I -> M} -> B -> R) (next : S -> {ffun I -> M} -> B -> S)
+    (r : S -> {ffun I -> M} -> B -> R) (row new : S -> I -> M -> R) (k : I) (ok : nat -> S -> Prop) (m0 : M) rho t s :
+  let p x := joint (row x) in let q x := joint (swap (row x) (new x) k) in
+  let c x m (f : {ffun I -> M}) := if f k == m then others (row x) k f else 0 in
+  let Vlo := Vmin (e1 e c) (next1 next) m0 (r1 r) in let Vhi := Vmax (e1 e c) (next1 next) m0 (r1 r) in
+  (forall x a, dist (e x a)) -> (forall x l, dist (row x l)) -> (forall x, dist (new x k)) ->
+  (forall x, keeps (row x k) (new x k)) ->
+  reach e next q ok -> (forall u x, ok u.+1 x -> Vhi u.+1 x - Vlo u.+1 x <= rho) -> ok t s ->
+  Rabs (V e next r q t s - V e next r p t s - L e next r p q t s) <= rho * path_sum e next p (fun _ x => kl (row x k) (new x k)) t s.
+Proof.
+move=> p q c Vlo Vhi he hrow hnew hk hr hrho os.
+have cd x m : dist (c x m).
+  have d := @joint_dist I M (swap (row x) (fun _ m' => if m' == m then 1 else 0) k).
+  have E f : c x m f = joint (swap (row x) (fun _ m' => if m' == m then 1 else 0) k) f.
+    by rewrite joint_swap /c; case: eqP => _; lra.
+  have [l|d0 d1] := d.
+    rewrite /swap; case: (l == k) => //; split=> [m'|]; first by case: eqP; lra.
+    by rewrite -big_mkcond (big_pred1 m).
+  by split=> [f|]; [rewrite E | rewrite (sumE E)].
+have cE (g : M -> R) x f : \sum_(m : M) (g m * c x m f) = g (f k) * others (row x) k f.
+  rewrite /c (sumE (G := fun m => if m == f k then g m * others (row x) k f else 0)) => [|m].
+    by rewrite -big_mkcond (big_pred1 (f k)).
+  by rewrite eq_sym; case: eqP => _; lra.
+have hr1 : reach (e1 e c) (next1 next) (fun x => new x k) ok.
+  move=> u x m [f b] ox qm; rewrite /e1 /= => eo; have [c0 _] := cd x m; have [e0 _] := he x f.
+  have eb : 0 < e x f b by case: (Rle_lt_or_eq_dec _ _ (e0 b)) => // E; move: eo; rewrite -E; lra.
+  have cf : 0 < c x m f by case: (Rle_lt_or_eq_dec _ _ (c0 f)) => // E; move: eo; rewrite -E; lra.
+  apply: hr ox _ eb; rewrite /q joint_swap; move: cf; rewrite /c; case: eqP => [->|_] o0; last lra.
+  exact: Rmult_lt_0_compat.
+have pE x f : p x f = \sum_(m : M) (row x k m * c x m f) by rewrite cE /p (joint_split _ k).
+have qE x f : q x f = \sum_(m : M) (new x k m * c x m f) by rewrite cE /q joint_swap.
+apply: (S9_f (own := fun _ => true) (mu := fun x => row x k) (nu := fun x => new x k) (c := c) he cd _ _ pE qE _ hk hr1 _ _ _ os) => //.
+- exact: Vmin_floor.
+- exact: Vmax_ceiling.
+by move=> u x ox _; exact: hrho.
+Qed.
+End Protocols.
