@@ -2,7 +2,7 @@
    so Jensen's inequality is not needed; lam -> 0 allows an action to be dropped where Q = Phi. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
-From TeamTR Require Import Sums Episodic.
+From TeamTR Require Import Sums Episodic Discounted.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Local Open Scope R_scope.
 
@@ -728,3 +728,167 @@ apply: (S9_f (own := fun _ => true) (mu := fun x => row x k) (nu := fun x => new
 by move=> u x ox _; exact: hrho.
 Qed.
 End Protocols.
+
+(* ------------------------------------------------------------------ U1: the exact step, by weak duality *)
+Section Step.
+Variables (A : finType) (p x adv : A -> R) (lam nu : R).
+Hypotheses (hp : dist p) (l0 : 0 < lam) (above : forall a, 0 < p a -> adv a < nu).
+(* (1) of the page *)
+Hypotheses (xE : forall a, x a = lam * p a / (nu - adv a)) (x1 : \sum_(a : A) x a = 1).
+Lemma step_pos a : 0 < p a -> 0 < x a.
+Proof. by move=> pa; rewrite xE; apply: Rdiv_lt_0_compat; [exact: Rmult_lt_0_compat | have := above pa; lra]. Qed.
+Lemma step_dist : dist x.
+Proof.
+split=> // a; case: (Rle_lt_or_eq_dec _ _ (proj1 hp a)) => [pa|E]; first exact: Rlt_le (step_pos pa).
+by rewrite xE -E /Rdiv Rmult_0_r Rmult_0_l; lra.
+Qed.
+(* at the price lam of a nat no row is better. An action that is not used may be taken up only if its advantage is at most nu *)
+Lemma step_best q : dist q -> keeps p q -> (forall a, p a = 0 -> 0 < q a -> adv a <= nu) ->
+  \sum_(a : A) (q a * adv a) - lam * kl p q <= \sum_(a : A) (x a * adv a) - lam * kl p x.
+Proof.
+move=> [q0 q1] hk hz.
+have one a : q a * (adv a - nu) - lam * (p a * ln (p a / q a)) <= x a * (adv a - nu) - lam * (p a * ln (p a / x a)).
+  case: (Rle_lt_or_eq_dec _ _ (proj1 hp a)) => [pa|E]; last first.
+    rewrite xE -E /Rdiv !Rmult_0_r !Rmult_0_l Rmult_0_r.
+    case: (Rle_lt_or_eq_dec _ _ (q0 a)) => [qa|<-]; last lra.
+    by have := hz a (esym E) qa => h; have := Rmult_le_compat_l _ _ _ (q0 a) h; lra.
+  have qa := hk a pa; have xa := step_pos pa; have n0 : 0 < nu - adv a by have := above pa; lra.
+  have h1 : x a * (nu - adv a) = lam * p a by rewrite xE; field; lra.
+  have h2 : q a * (nu - adv a) = lam * p a * (q a / x a) by rewrite -h1; field; lra.
+  have l1 := ln_le (Rdiv_lt_0_compat _ _ qa xa).
+  have lE : ln (p a / x a) = ln (p a / q a) + ln (q a / x a).
+    by rewrite -ln_mult; [congr ln; field; lra | exact: Rdiv_lt_0_compat | exact: Rdiv_lt_0_compat].
+  have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ (Rmult_lt_0_compat _ _ l0 pa)) l1; rewrite lE; lra.
+have := sum_le one; rewrite !sumB !sumZ -!/(kl _ _).
+have E (y : A -> R) : \sum_(a : A) y a = 1 -> \sum_(a : A) (y a * (adv a - nu)) = \sum_(a : A) (y a * adv a) - nu.
+  move=> y1; rewrite (sumE (G := fun a => y a * adv a - y a * nu)) => [|a]; last lra.
+  by rewrite sumB sum_const.
+rewrite !E //; lra.
+Qed.
+End Step.
+
+(* all states: d any weights >= 0. With the radius of the step as constraint no rows gain more; at the price lam none certify more *)
+Section U1.
+Variables (S A : finType) (d : S -> R) (p x adv : S -> A -> R) (lam : R) (nu : S -> R).
+Hypotheses (d0 : forall s, 0 <= d s) (hp : policy p) (l0 : 0 < lam).
+Hypothesis above : forall s a, 0 < p s a -> adv s a < nu s.
+Hypotheses (xE : forall s a, x s a = lam * p s a / (nu s - adv s a)) (x1 : forall s, \sum_(a : A) x s a = 1).
+Notation value q := (\sum_(s : S) (d s * \sum_(a : A) (q s a * adv s a))).
+Notation radius q := (\sum_(s : S) (d s * kl (p s) (q s))).
+Section Other.
+Variable q : S -> A -> R.
+Hypotheses (hq : policy q) (hk : forall s, 0 < d s -> keeps (p s) (q s)).
+Hypothesis hz : forall s a, 0 < d s -> p s a = 0 -> 0 < q s a -> adv s a <= nu s.
+(* lam is a slope of the greatest gain in the radius, and the certificate L - rho K of S7 is greatest at lam = rho *)
+Theorem U1_price : value q - lam * radius q <= value x - lam * radius x.
+Proof.
+rewrite -!sumZ -!sumB; apply: sum_le => s; case: (Rle_lt_or_eq_dec _ _ (d0 s)) => [ds|<-]; last lra.
+have := step_best (hp s) l0 (above (s:=s)) (xE s) (x1 s) (hq s) (hk ds) (fun a => hz ds (a := a)) => h.
+by have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ ds) h; lra.
+Qed.
+(* U1: (1) solves the problem with radius delta *)
+Theorem U1 : radius q <= radius x -> value q <= value x.
+Proof. by move=> h; have := U1_price; have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ l0) h; lra. Qed.
+End Other.
+End U1.
+
+(* ------------------------------------------------------------------ discounted: (g), and (d) for any set of states *)
+Section Discounted.
+Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R) (r : S -> A -> R).
+Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
+Variables (p q : S -> A -> R) (v v' m : S -> R) (Phi : S -> R).
+Hypotheses (hp : policy p) (hq : policy q) (fl : flow P g rho p m) (hf : floord P g r Phi).
+Hypotheses (bp : bellman P g r p v) (bq : bellman P g r q v').
+Hypothesis drops : forall s a, 0 < p s a -> 0 < q s a \/ Qd P g r v s a <= Phi s.
+Let C := \sum_(s : S) Rabs (v s - Phi s).
+Let C0 : 0 <= C. Proof. by apply: sum_ge0 => x; exact: Rabs_pos. Qed.
+Notation sc := (scored P g p q r v Phi).
+
+Lemma every_weight_T T s lam : 0 < lam ->
+  (1 + ln lam) * (v s - Phi s) + W P g p sc T s - C * g ^ T * (lam + 1) <= lam * (v' s - Phi s).
+Proof.
+have av := above g01 P_dist hp hf bp; have av' := above g01 P_dist hq hf bq.
+elim: T s lam => [|T ih] s lam l0.
+  have b := le_sum (fun x => v x - Phi x) s; rewrite -/C in b.
+  have := ln_le l0 => l1; have d0 : 0 <= v s - Phi s by have := av s; lra.
+  have : (1 + ln lam) * (v s - Phi s) <= lam * (v s - Phi s) by apply: Rmult_le_compat_r; lra.
+  have : lam * (v s - Phi s) <= lam * C by apply: Rmult_le_compat_l; lra.
+  have : 0 <= lam * (v' s - Phi s) by apply: Rmult_le_pos; have := av' s; lra.
+  by rewrite /=; lra.
+pose rt a := r s a + g * ev P s a Phi - Phi s; pose eps := C * g ^ T.+1.
+pose y f a := g * ev P s a (fun x => f x - Phi x); pose z a := g * ev P s a (W P g p sc T).
+have rt0 a : 0 <= rt a by have := hf s a; rewrite /rt; lra.
+have y0 f a : (forall x, Phi x <= f x) -> 0 <= y f a.
+  by move=> h; apply: Rmult_le_pos (proj1 g01) _; rewrite -(ev1 P_dist s a 0); apply: ev_le => // x; have := h x; lra.
+have QE f a : Qd P g r f s a - Phi s = rt a + y f a by rewrite /Qd /rt /y evB; lra.
+have e0 : 0 <= eps by apply: Rmult_le_pos C0 (pow_le _ _ (proj1 g01)).
+have behind a mu : 0 < mu -> (1 + ln mu) * y v a + z a - eps * (mu + 1) <= mu * y v' a.
+  move=> m0; have := ev_le P_dist s a (fun x => ih x mu m0); rewrite evB evD !evZ ev1 // => h.
+  by have := Rmult_le_compat_l _ _ _ (proj1 g01) h; rewrite /y /z /eps /=; lra.
+have one a : (1 + ln lam) * (p s a * (rt a + y v a)) + p s a * (ln (q s a / p s a) * (rt a + y v a) + z a) - eps * (lam * q s a + p s a)
+    <= lam * (q s a * (rt a + y v' a)).
+  have q0 := proj1 (hq s) a; have r0 := rt0 a; have yv := y0 v a av; have yv' := y0 v' a av'.
+  case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last first.
+    have x1 := Rmult_le_pos _ _ e0 (Rmult_le_pos _ _ (Rlt_le _ _ l0) q0).
+    have x2 := Rmult_le_pos _ _ (Rlt_le _ _ l0) (Rmult_le_pos _ _ q0 (Rplus_le_le_0_compat _ _ r0 yv')); lra.
+  case: (Rle_lt_or_eq_dec _ _ q0) => [qa|qa].
+    have x0 := Rdiv_lt_0_compat _ _ qa pa; set x := q s a / p s a in x0 *; have m0 := Rmult_lt_0_compat _ _ l0 x0.
+    have := behind a _ m0; have := ln_le m0; rewrite (ln_mult _ _ l0 x0) => l1 h.
+    have h1 := Rmult_le_compat_r _ _ _ r0 l1.
+    have h2 : (1 + (ln lam + ln x)) * (rt a + y v a) + z a - eps * (lam * x + 1) <= lam * x * (rt a + y v' a) by lra.
+    have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ pa) h2; have -> : q s a = x * p s a by rewrite /x; field; lra.
+    lra.
+  have w0 : Qd P g r v s a - Phi s <= 0 by case: (drops pa); lra.
+  rewrite QE in w0; have z0 : z a - eps <= 0.
+    by apply: (@small _ (y v' a + eps)) => mu m0; have := behind a mu m0; rewrite (_ : y v a = 0); lra.
+  have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ pa) z0; rewrite (_ : rt a + y v a = 0); last lra.
+  rewrite -qa; lra.
+have X (pi : S -> A -> R) f : dist (pi s) -> \sum_(a : A) (pi s a * (rt a + y f a)) = \sum_(a : A) (pi s a * Qd P g r f s a) - Phi s.
+  move=> d; rewrite (sumE (G := fun a => pi s a * Qd P g r f s a - pi s a * Phi s)) => [|a]; last by have := QE f a; nra.
+  by rewrite sumB sum_const //; apply: (proj2 d).
+have E : \sum_(a : A) (p s a * (ln (q s a / p s a) * (rt a + y v a) + z a)) = W P g p sc T.+1 s.
+  rewrite [W _ _ _ _ T.+1 s]/= {1}/scored /step_p -sumZ -sumD; apply: sumE => a; rewrite -QE /z; lra.
+have := sum_le one; rewrite sumB sumD !sumZ sumD sumZ E !X // -bp -bq (proj2 (hp s)) (proj2 (hq s)) /eps; lra.
+Qed.
+
+(* (I), summed over the first states *)
+Theorem every_weight_discounted lam : 0 < lam ->
+  (1 + ln lam) * at_rho rho (fun s => v s - Phi s) + under m sc <= lam * at_rho rho (fun s => v' s - Phi s).
+Proof.
+move=> l0; set M := \sum_(s : S) m s; set D := \sum_(s : S) Rabs (sc s).
+have D0 : 0 <= D by apply: sum_ge0 => x; exact: Rabs_pos.
+have M0 : 0 <= M by apply: sum_ge0 => x; exact: (proj1 fl).
+have c0 : 0 <= C * (lam + 1) + M * D by apply: Rplus_le_le_0_compat; apply: Rmult_le_pos => //; lra.
+apply: (vanish g01 c0) => T; have := W_under g01 P_dist hp fl sc T; rewrite -/M -/D => u.
+have h : (1 + ln lam) * at_rho rho (fun s => v s - Phi s) + at_rho rho (W P g p sc T.+1) - C * g ^ T.+1 * (lam + 1)
+    <= lam * at_rho rho (fun s => v' s - Phi s).
+  rewrite /at_rho -!sumZ -[X in _ - X](sum_const _ (proj2 rho_dist)) -sumD -sumB; apply: sum_le => s.
+  have := Rmult_le_compat_l _ _ _ (proj1 rho_dist s) (every_weight_T T.+1 s l0); rewrite /=; lra.
+have e0 : 0 <= C * g ^ T * (lam + 1) by apply: Rmult_le_pos; [apply: Rmult_le_pos C0 (pow_le _ _ (proj1 g01)) | lra].
+rewrite (_ : g ^ T.+1 = g * g ^ T) // in h; have := Rmult_le_compat_r _ _ _ e0 (Rlt_le _ _ (proj2 g01)); lra.
+Qed.
+Theorem S9_drop_discounted : under m sc <= at_rho rho v' - at_rho rho v.
+Proof.
+have := every_weight_discounted Rlt_0_1; rewrite ln_1 /at_rho.
+rewrite (sumE (F := fun s => rho s * (v s - Phi s)) (G := fun s => rho s * v s - rho s * Phi s)) => [|s]; last lra.
+rewrite (sumE (F := fun s => rho s * (v' s - Phi s)) (G := fun s => rho s * v' s - rho s * Phi s)) => [|s]; last lra.
+by rewrite !sumB; lra.
+Qed.
+Theorem S9_g_discounted : let Jt := at_rho rho (fun s => v s - Phi s) in let b := under m sc in 0 < Jt ->
+  Jt * (exp (b / Jt) - 1) <= at_rho rho v' - at_rho rho v /\ Rmax b (- Jt) <= Jt * (exp (b / Jt) - 1).
+Proof.
+move=> Jt b J0; have := every_weight_discounted (exp_pos (- (b / Jt))); rewrite ln_exp exp_Ropp -/Jt -/b => h.
+have E0 := exp_pos (b / Jt); set E := exp (b / Jt) in E0 h *.
+have gE : at_rho rho v' - at_rho rho v = at_rho rho (fun s => v' s - Phi s) - Jt.
+  by rewrite /Jt /at_rho -!sumB; apply: sumE => i; lra.
+split.
+  have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ E0) h.
+  have -> : E * ((1 + - (b / Jt)) * Jt + b) = E * Jt by field; lra.
+  set X := at_rho rho (fun s => v' s - Phi s) in gE *; have -> : E * (/ E * X) = X by field; lra.
+  by rewrite gE; lra.
+have l1 := exp_ineq1_le (b / Jt); rewrite -/E in l1.
+have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ J0) l1; have -> : Jt * (1 + b / Jt) = Jt + b by field; lra.
+have := Rmult_lt_0_compat _ _ J0 E0 => a1 a2.
+by apply: Rmax_lub; lra.
+Qed.
+End Discounted.
