@@ -892,3 +892,63 @@ have := Rmult_lt_0_compat _ _ J0 E0 => a1 a2.
 by apply: Rmax_lub; lra.
 Qed.
 End Discounted.
+
+(* (d), discounted *)
+Section LearnDiscounted.
+Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R) (r : S -> A -> R).
+Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
+Variables (p : S -> A -> R) (v m : S -> R) (Phi : S -> R).
+Hypotheses (hp : policy p) (fl : flow P g rho p m) (hf : floord P g r Phi) (bp : bellman P g r p v).
+Definition worthd s a := Qd P g r v s a - Phi s.
+Lemma worthd_ge0 s a : 0 <= worthd s a.
+Proof.
+have := ev_le P_dist s a (above g01 P_dist hp hf bp); have := hf s a; rewrite /worthd /Qd => h1 h2.
+by have := Rmult_le_compat_l _ _ _ (proj1 g01) h2; lra.
+Qed.
+Lemma update_improves_discounted q v' bound : policy q -> (forall s a, 0 < p s a -> 0 < q s a \/ worthd s a = 0) ->
+  (forall s, \sum_(a : A) (p s a * (ln (q s a / p s a) * worthd s a)) = bound s) -> bellman P g r q v' ->
+  under m bound <= at_rho rho v' - at_rho rho v.
+Proof.
+move=> hq hd value bq; rewrite (_ : under m bound = under m (scored P g p q r v Phi)).
+  apply: (S9_drop_discounted g01 P_dist rho_dist hp hq fl hf bp bq) => s a pa.
+  by case: (hd s a pa) => [|z]; [left | right; move: z; rewrite /worthd; lra].
+by apply: sumE => s; rewrite -value.
+Qed.
+Variable own : S -> bool.
+Definition learnd s := if own s then best (p s) (worthd s) else p s.
+Definition learnd_bound s := if own s then tot (p s) (worthd s) * kl (learnd s) (p s) else 0.
+Lemma learnd_policy : policy learnd.
+Proof. by move=> s; rewrite /learnd; case: (own s) => //; apply: best_dist => // a; exact: worthd_ge0. Qed.
+(* turn-taking; own = all states: all agents at once *)
+Theorem S9_d_discounted v' : bellman P g r learnd v' -> 0 <= under m learnd_bound <= at_rho rho v' - at_rho rho v.
+Proof.
+move=> bq; split; last first.
+  apply: (update_improves_discounted learnd_policy) bq => [s a pa|s]; rewrite /learnd_bound /learnd; case: (own s).
+  - by apply: best_drops => // b; exact: worthd_ge0.
+  - by left.
+  - by rewrite (best_value (hp s) (worthd_ge0 s)).
+  apply: sum0 => a; case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last lra.
+  by rewrite /Rdiv Rinv_r ?ln_1; lra.
+apply: sum_ge0 => s; apply: Rmult_le_pos; first exact: (proj1 fl).
+rewrite /learnd_bound /learnd; case: (own s); last lra.
+apply: Rmult_le_pos; first by apply: tot_ge0 => // a; exact: worthd_ge0.
+by apply: best_kl_ge0 => // a; exact: worthd_ge0.
+Qed.
+End LearnDiscounted.
+Theorem S9_d_product_discounted (S I M : finType) (P : S -> {ffun I -> M} -> S -> R) g rho r (row : S -> I -> M -> R) v v' m Phi moves :
+  let p s := joint (row s) in let w := worthd P g r v Phi in let new s := bests (row s) (w s) moves in
+  0 <= g < 1 -> (forall s a, dist (P s a)) -> dist rho -> (forall s k, dist (row s k)) -> flow P g rho p m -> floord P g r Phi ->
+  bellman P g r p v -> bellman P g r (fun s => joint (new s)) v' ->
+  0 <= under m (fun s => \sum_(k : I) (tot (p s) (w s) * kl (new s k) (row s k))) <= at_rho rho v' - at_rho rho v.
+Proof.
+move=> p w new g01 hP hr hrow fl hf bp bq; have hp : policy p by move=> x; exact: joint_dist.
+have w0 := worthd_ge0 g01 hP hp hf bp; split; last first.
+  apply: (update_improves_discounted g01 hP hr hp fl hf bp _ _ _ bq) => [s|s f|s].
+  - by apply: joint_dist => k; exact: bests_dist.
+  - exact: bests_drops.
+  exact: bests_value.
+apply: sum_ge0 => s; apply: Rmult_le_pos; first exact: (proj1 fl).
+apply: sum_ge0 => k; apply: Rmult_le_pos; first exact: tot_ge0.
+rewrite /new /bests; case: (moves k); first by apply: best_kl_ge0 => // f; exact: bar_ge0.
+by rewrite -(kterm_sum (hrow s k) (hrow s k)); apply: sum_ge0 => f; apply: kterm_ge0.
+Qed.
