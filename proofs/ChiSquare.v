@@ -1,0 +1,345 @@
+(* S10: a chi-square budget for every path. The error of the surrogate is at most sd(return) * sqrt(e^X - 1 - X).
+
+   The proof is one induction over the steps that are left, without a space of paths and without a martingale. It carries the ratios
+   l and m that two updates have collected so far, the budgets a and b that they may still spend, and says: for EVERY real number k
+
+     2 k (m (V'' - V) - l (V' - V) - L) <= k^2 noise + F(l, m, a, b)
+
+   where V, V', V'' are the values of three policies, L what the second update was credited with, noise the part of the variance of
+   the return that is due to actions. A step is 2xy <= x^2 + y^2 and one inequality between polynomials in l, m (F is a
+   supersolution). In the end the discriminant in k is Cauchy-Schwarz, both signs at once. Fresh, reused and cached gaps, single or
+   summed up, in turn-taking and product teams, are instances that differ in the ratios and in the credit. *)
+From mathcomp Require Import all_ssreflect.
+Require Import Reals Lra Psatz.
+From TeamTR Require Import Sums Episodic.
+Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
+Local Open Scope R_scope.
+
+(* ------------------------------------------------------------------ numbers *)
+(* a quadratic form that is never negative *)
+Lemma discriminant x y z : 0 <= x -> (forall k, 2 * k * z <= k ^ 2 * x + y) -> Rabs z <= sqrt x * sqrt y.
+Proof.
+move=> x0 h; have y0 : 0 <= y by have := h 0; lra.
+have E : z ^ 2 <= x * y.
+  case: (Rle_lt_or_eq_dec _ _ x0) => [xp|x1].
+    have := Rmult_le_compat_l _ _ _ x0 (h (z / x)).
+    have -> : x * (2 * (z / x) * z) = 2 * z ^ 2 by field; lra.
+    have -> : x * ((z / x) ^ 2 * x + y) = z ^ 2 + x * y by field; lra.
+    by lra.
+  case: (Req_dec z 0) => [->|z0]; first by rewrite -x1; lra.
+  have := h ((y + 1) / z); rewrite -x1; have -> : 2 * ((y + 1) / z) * z = 2 * (y + 1) by field.
+  by lra.
+rewrite -sqrt_mult // -(sqrt_Rsqr_abs z); apply: sqrt_le_1_alt.
+by rewrite /Rsqr; lra.
+Qed.
+
+(* ------------------------------------------------------------------ rows *)
+Section Rows.
+Variable A : finType.
+Implicit Types p q : A -> R.
+(* the new row plays nothing that the current one never plays *)
+Definition dominated p q := forall a, p a = 0 -> q a = 0.
+Definition chi p q := \sum_(a : A) ((q a - p a) ^ 2 / p a).
+Lemma term_ge0 p (x : R) a : dist p -> 0 <= x -> 0 <= x / p a.
+Proof.
+move=> [p0 _] x0; case: (Rle_lt_or_eq_dec _ _ (p0 a)) => [pa|<-].
+  by apply: Rmult_le_pos x0 _; apply/Rlt_le/Rinv_0_lt_compat.
+by rewrite /Rdiv Rinv_0; lra.
+Qed.
+Lemma chi_ge0 p q : dist p -> 0 <= chi p q.
+Proof. by move=> hp; apply: sum_ge0 => a; apply: term_ge0 => //; apply: pow2_ge_0. Qed.
+Lemma some_action p : dist p -> exists a, 0 < p a.
+Proof.
+move=> [p0 p1]; apply: Classical_Prop.NNPP => h.
+suff : \sum_(a : A) p a = 0 by lra.
+by apply: sum0 => a; case: (Rle_lt_or_eq_dec _ _ (p0 a)) => [pa|//]; case: h; exists a.
+Qed.
+End Rows.
+
+(* ------------------------------------------------------------------ paths *)
+Section Paths.
+Variables (A B : finType) (S : Type) (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R).
+Hypothesis e_dist : forall s a, dist (e s a).
+Implicit Types p q : S -> A -> R.
+Notation after := (after e next).
+Notation V := (V e next r).
+Notation Q := (Q e next r).
+Notation Adv := (Adv e next r).
+Notation path_sum := (path_sum e next).
+
+(* C holds at every state that p visits in the t steps from s *)
+Fixpoint everywhere p (C : S -> Prop) t s : Prop :=
+  if t is u.+1 then C s /\ forall a b, 0 < p s a -> 0 < e s a b -> everywhere p C u (next s a b) else True.
+(* no path of p of positive probability spends more than x *)
+Definition budget p (f : S -> R) t s x :=
+  forall w : path A B t, 0 < law e next p s w -> ret next (fun y _ _ => f y) s w <= x.
+
+Lemma everywhere_all p (C : S -> Prop) t s : (forall x, C x) -> everywhere p C t s.
+Proof. by move=> h; elim: t s => [//|t ih] s; split. Qed.
+Lemma everywhere_imp p (C D : S -> Prop) t s : (forall x, C x -> D x) -> everywhere p C t s -> everywhere p D t s.
+Proof. by move=> h; elim: t s => [//|t ih] s [c n]; split=> [|a b pa eb]; [exact: h | exact: ih (n a b pa eb)]. Qed.
+Lemma everywhere_and p (C D : S -> Prop) t s : everywhere p C t s -> everywhere p D t s -> everywhere p (fun x => C x /\ D x) t s.
+Proof. by elim: t s => [//|t ih] s [c n] [d m]; split=> // a b pa eb; apply: ih; [exact: n | exact: m]. Qed.
+
+Lemma budget_next p f t s x a b : budget p f t.+1 s x -> 0 < p s a -> 0 < e s a b -> budget p f t (next s a b) (x - f s).
+Proof.
+move=> h pa eb w lw; have := h ((a, b), w) => /=; suff l0 : 0 < p s a * e s a b * law e next p (next s a b) w by move=> /(_ l0); lra.
+by apply: Rmult_lt_0_compat lw; apply: Rmult_lt_0_compat.
+Qed.
+Lemma budget_ge0 p f t s x : policy p -> everywhere p (fun y => 0 <= f y) t s -> budget p f t s x -> 0 <= x.
+Proof.
+move=> hp; elim: t s x => [|t ih] s x; first by move=> _ /(_ tt); rewrite /=; lra.
+move=> [f0 n] h; have [a pa] := some_action (hp s); have [b eb] := some_action (e_dist s a).
+by have := ih _ _ (n a b pa eb) (budget_next h pa eb); lra.
+Qed.
+
+Lemma after_lin s a (f1 f2 f3 : S -> R) k1 k2 k3 k4 :
+  after s a (fun x => k1 * f1 x + k2 * f2 x + k3 * f3 x + k4)
+  = k1 * after s a f1 + k2 * after s a f2 + k3 * after s a f3 + k4.
+Proof.
+rewrite /Episodic.after (sumE (G := fun b => k1 * (e s a b * f1 (next s a b)) + k2 * (e s a b * f2 (next s a b))
+  + k3 * (e s a b * f3 (next s a b)) + e s a b * k4)) => [|b]; last lra.
+by rewrite !sumD !sumZ sum_const // (proj2 (e_dist s a)).
+Qed.
+Lemma after_mono s a f h : (forall b, 0 < e s a b -> f (next s a b) <= h (next s a b)) -> after s a f <= after s a h.
+Proof. by move=> E; apply: sum_pos_le => //; exact: (proj1 (e_dist s a)). Qed.
+
+(* ---- the variance of the return, and the part of it that is due to actions *)
+Definition variance p t s := \sum_(w : path A B t) (law e next p s w * (ret next r s w - V p t s) ^ 2).
+(* turn: the states at which something is updated; the advantages of the other states do not count *)
+Definition noise p (turn : S -> bool) :=
+  path_sum p (fun u x => if turn x then \sum_(a : A) (p x a * Adv p u x a ^ 2) else 0).
+
+Lemma variance_next p t s : policy p -> variance p t.+1 s
+  = \sum_(a : A) (p s a * \sum_(b : B) (e s a b * ((r s a b + V p t (next s a b) - V p t.+1 s) ^ 2 + variance p t (next s a b)))).
+Proof.
+move=> hp; rewrite /variance sum_path; apply: sumE => a; rewrite -sumZ; apply: sumE => b.
+set s' := next s a b; set d := r s a b + V p t s' - V p t.+1 s.
+have := V_law next e_dist r t s' hp; have := proj2 (law_dist next e_dist t s' hp) => l1 vl.
+rewrite (sumE (G := fun w : path A B t => p s a * e s a b * (d ^ 2 * law e next p s' w
+  + 2 * d * (law e next p s' w * ret next r s' w - V p t s' * law e next p s' w)
+  + law e next p s' w * (ret next r s' w - V p t s') ^ 2))) => [|w]; last first.
+  by rewrite /d [law _ _ _ _ _]/= [ret _ _ _ _]/= -/s'; ring.
+by rewrite sumZ !sumD !sumZ sumB sumZ l1 -vl; ring.
+Qed.
+(* the square of a mean is at most the mean of the square *)
+Lemma jensen (c y : B -> R) : dist c -> (\sum_(b : B) (c b * y b)) ^ 2 <= \sum_(b : B) (c b * y b ^ 2).
+Proof.
+move=> [c0 c1]; set m := \sum_(b : B) (c b * y b).
+have : 0 <= \sum_(b : B) (c b * (y b - m) ^ 2) by apply: sum_ge0 => b; apply: Rmult_le_pos (c0 b) (pow2_ge_0 _).
+rewrite (sumE (G := fun b => c b * y b ^ 2 - 2 * m * (c b * y b) + m ^ 2 * c b)) => [|b]; last ring.
+by rewrite sumD sumB !sumZ -/m c1; lra.
+Qed.
+Lemma noise_next p turn t s : noise p turn t.+1 s
+  = (if turn s then \sum_(a : A) (p s a * Adv p t s a ^ 2) else 0) + \sum_(a : A) (p s a * after s a (noise p turn t)).
+Proof. by []. Qed.
+Lemma noise_ge0 p turn t s : policy p -> 0 <= noise p turn t s.
+Proof.
+move=> hp; rewrite /noise; elim: t s => [|t ih] s; first by rewrite /=; lra.
+apply: Rplus_le_le_0_compat.
+  by case: ifP => _; [apply: sum_ge0 => a; apply: Rmult_le_pos (proj1 (hp s) a) (pow2_ge_0 _) | lra].
+apply: sum_ge0 => a; apply: Rmult_le_pos (proj1 (hp s) a) _.
+by apply: sum_ge0 => b; apply: Rmult_le_pos (proj1 (e_dist s a) b) (ih _).
+Qed.
+(* the environment's part is left out, and so are the turns of those who are not updated *)
+Lemma noise_le_variance p turn t s : policy p -> noise p turn t s <= variance p t s.
+Proof.
+move=> hp; elim: t s => [|t ih] s.
+  by rewrite /noise /=; apply: sum_ge0 => w; apply: Rmult_le_pos (pow2_ge_0 _); rewrite /=; lra.
+rewrite variance_next // /noise [path_sum _ _ _ _]/=.
+rewrite (_ : (if turn s then _ else 0) + _ = \sum_(a : A) (p s a * ((if turn s then Adv p t s a ^ 2 else 0) + after s a (noise p turn t)))).
+  apply: sum_le => a; apply: Rmult_le_compat_l; first exact: (proj1 (hp s)).
+  rewrite (sumE (F := fun b => e s a b * _) (G := fun b => e s a b * (r s a b + V p t (next s a b) - V p t.+1 s) ^ 2
+    + e s a b * variance p t (next s a b))) => [|b]; last lra.
+  rewrite sumD; apply: Rplus_le_compat; last by apply: after_mono => b _; exact: ih.
+  apply: Rle_trans (jensen _ (e_dist s a)).
+  have -> : \sum_(b : B) (e s a b * (r s a b + V p t (next s a b) - V p t.+1 s)) = Adv p t s a.
+    rewrite (sumE (G := fun b => e s a b * (r s a b + V p t (next s a b)) - e s a b * V p t.+1 s)) => [|b]; last lra.
+    by rewrite sumB sum_const // (proj2 (e_dist s a)).
+  by case: ifP => _; [lra | exact: pow2_ge_0].
+rewrite (sumE (F := fun a => p s a * (_ + _)) (G := fun a => p s a * (if turn s then Adv p t s a ^ 2 else 0)
+  + p s a * after s a (noise p turn t))) => [|a]; last lra.
+by rewrite sumD; congr (_ + _); case: ifP => _ //; rewrite sum0 // => a; lra.
+Qed.
+
+(* ------------------------------------------------------------------ the induction *)
+Section Three.
+Variables (p p' p'' : S -> A -> R) (y z c : S -> A -> R) (alpha beta : S -> R) (F : R -> R -> R -> R -> R) (turn : S -> bool).
+Hypotheses (hp : policy p) (F0 : forall l m a b, 0 <= a -> 0 <= b -> 0 <= F l m a b).
+(* increment of the martingale when the ratios are l and m: y, z are the ratios of p', p'' to p, c the credit *)
+Definition incr l m x a := m * (z x a - 1) - l * (y x a - 1) - c x a.
+(* what is asked of a visited state *)
+Record fair x : Prop := Fair {
+  fair1 : forall a, p' x a = p x a * y x a;
+  fair2 : forall a, p'' x a = p x a * z x a;
+  fair_y : \sum_(a : A) (p x a * y x a) = 1;
+  fair_z : \sum_(a : A) (p x a * z x a) = 1;
+  fair_c : \sum_(a : A) (p x a * c x a) = 0;
+  fair_a : 0 <= alpha x;
+  fair_b : 0 <= beta x;
+  fair_still : turn x = false -> forall a l m, p x a * incr l m x a = 0;
+  fair_step : forall l m a b, alpha x <= a -> beta x <= b ->
+    \sum_(i : A) (p x i * (incr l m x i ^ 2 + F (l * y x i) (m * z x i) (a - alpha x) (b - beta x))) <= F l m a b }.
+(* what the update was credited with *)
+Definition credit := path_sum p (fun u x => \sum_(a : A) (p x a * (c x a * Q p u x a))).
+
+Lemma induction t s a b k l m : everywhere p fair t s -> budget p alpha t s a -> budget p beta t s b ->
+  2 * k * (m * (V p'' t s - V p t s) - l * (V p' t s - V p t s) - credit t s) <= k ^ 2 * noise p turn t s + F l m a b.
+Proof.
+elim: t s a b l m => [|t ih] s a b l m ev ba bb.
+  have := F0 l m (ba tt Rlt_0_1) (bb tt Rlt_0_1).
+  by rewrite /credit /noise /=; lra.
+have [fs en] := ev; have [f1 f2 fy fz fc fa fb still step] := fs.
+have [ca cb] : alpha s <= a /\ beta s <= b.
+  have [i pi] := some_action (hp s); have [j ej] := some_action (e_dist s i); have n := en i j pi ej.
+  have := budget_ge0 hp (everywhere_imp (fun x => @fair_a x) n) (budget_next ba pi ej).
+  by have := budget_ge0 hp (everywhere_imp (fun x => @fair_b x) n) (budget_next bb pi ej); lra.
+(* the next state, under the ratios after action i *)
+pose rest i x := m * z s i * (V p'' t x - V p t x) - l * y s i * (V p' t x - V p t x) - credit t x.
+have next_le i : 0 < p s i -> 2 * k * after s i (rest i)
+    <= k ^ 2 * after s i (noise p turn t) + F (l * y s i) (m * z s i) (a - alpha s) (b - beta s).
+  move=> pi; set f := F _ _ _ _.
+  have h : after s i (fun x => 2 * k * rest i x + 0 * rest i x + 0 * rest i x + 0)
+      <= after s i (fun x => k ^ 2 * noise p turn t x + 0 * rest i x + 0 * rest i x + f).
+    apply: after_mono => j ej.
+    by have := ih _ _ _ (l * y s i) (m * z s i) (en i j pi ej) (budget_next ba pi ej) (budget_next bb pi ej); rewrite /rest /f; lra.
+  by move: h; rewrite !after_lin; lra.
+(* what one step adds *)
+pose own i := 2 * k * (incr l m s i * Adv p t s i).
+have own_le : \sum_(i : A) (p s i * own i) <= k ^ 2 * (if turn s then \sum_(i : A) (p s i * Adv p t s i ^ 2) else 0)
+    + \sum_(i : A) (p s i * incr l m s i ^ 2).
+  case E : (turn s); last first.
+    have st i x : p s i * (incr l m s i * x) = 0 by rewrite -Rmult_assoc still //; lra.
+    rewrite sum0 => [|i]; last by rewrite /own Rmult_comm Rmult_assoc (Rmult_comm _ (p s i)) st; lra.
+    by rewrite sum0 => [|i]; rewrite /= ?st; lra.
+  rewrite -sumZ -sumD; apply: sum_le => i; rewrite /own; have [p0 _] := hp s.
+  have sq : 2 * k * (incr l m s i * Adv p t s i) <= k ^ 2 * Adv p t s i ^ 2 + incr l m s i ^ 2.
+    by have := pow2_ge_0 (k * Adv p t s i - incr l m s i); lra.
+  by have := Rmult_le_compat_l _ _ _ (p0 i) sq; lra.
+have one : m * (V p'' t.+1 s - V p t.+1 s) - l * (V p' t.+1 s - V p t.+1 s) - credit t.+1 s
+    = \sum_(i : A) (p s i * (after s i (rest i) + incr l m s i * Adv p t s i)).
+  have E i : p s i * (after s i (rest i) + incr l m s i * Adv p t s i)
+    = m * (p'' s i * Q p'' t s i) - l * (p' s i * Q p' t s i) - (m - l) * (p s i * Q p t s i)
+      - (p s i * (c s i * Q p t s i) + p s i * after s i (credit t))
+      - V p t.+1 s * (m * (p s i * z s i - p s i) - l * (p s i * y s i - p s i) - p s i * c s i).
+    have -> : after s i (rest i) = m * z s i * (after s i (V p'' t) - after s i (V p t))
+        - l * y s i * (after s i (V p' t) - after s i (V p t)) - after s i (credit t).
+      rewrite -!afterB (_ : after s i (rest i) = after s i (fun x => m * z s i * (V p'' t x - V p t x)
+        + (- (l * y s i)) * (V p' t x - V p t x) + -1 * credit t x + 0)); last by apply: afterE => x; rewrite /rest; lra.
+      by rewrite after_lin; lra.
+    by rewrite f1 f2 /Episodic.Adv !QE /incr; ring.
+  rewrite (sumE E) !sumB !sumD !sumZ !sumB !sumZ !sumB fy fz fc (proj2 (hp s)).
+  by rewrite /credit [path_sum _ _ t.+1 s]/= !VE; lra.
+rewrite one; apply: Rle_trans (_ : \sum_(i : A) (p s i * own i + p s i * (k ^ 2 * after s i (noise p turn t)
+    + F (l * y s i) (m * z s i) (a - alpha s) (b - beta s))) <= _).
+  rewrite -sumZ; apply: sum_le => i; rewrite /own.
+  case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) i)) => [pi|<-]; last lra.
+  by have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ pi) (next_le i pi); lra.
+have := step l m a b ca cb.
+rewrite (sumE (G := fun i => p s i * incr l m s i ^ 2 + p s i * F (l * y s i) (m * z s i) (a - alpha s) (b - beta s))) => [|i]; last lra.
+rewrite sumD => st.
+rewrite (sumE (G := fun i => p s i * own i + (k ^ 2 * (p s i * after s i (noise p turn t))
+  + p s i * F (l * y s i) (m * z s i) (a - alpha s) (b - beta s)))) => [|i]; last lra.
+by rewrite !sumD sumZ noise_next; lra.
+Qed.
+End Three.
+End Paths.
+
+(* ------------------------------------------------------------------ the supersolution *)
+(* V(l,m,a,b) of s10.md (d); with l = m = 1 it is G(a+b) - G(a), with a = 0 the V of the statement *)
+Definition F l m a b := m ^ 2 * (exp (a + b) - 1) + (l ^ 2 - 2 * m * l) * (exp a - 1) - 2 * m * b + b.
+Definition G x := exp x - 1 - x.
+
+Lemma F11 a b : F 1 1 a b = G (a + b) - G a.
+Proof. by rewrite /F /G; lra. Qed.
+Lemma F_ge0 l m a b : 0 <= a -> 0 <= b -> 0 <= F l m a b.
+Proof.
+move=> a0 b0; have ea := exp_ineq1_le a; have eb := exp_ineq1_le b; rewrite /F exp_plus.
+have -> : m ^ 2 * (exp a * exp b - 1) + (l ^ 2 - 2 * m * l) * (exp a - 1) - 2 * m * b + b
+  = (exp a - 1) * (m - l) ^ 2 + m ^ 2 * (exp a * (exp b - 1) - b) + b * (m - 1) ^ 2 by ring.
+have h1 := Rmult_le_pos _ _ (_ : 0 <= exp a - 1) (pow2_ge_0 (m - l)).
+have h2 : 0 <= exp a * (exp b - 1) - b by have := Rmult_le_compat_r (exp b - 1) 1 (exp a); lra.
+by have := Rmult_le_pos _ _ (pow2_ge_0 m) h2; have := Rmult_le_pos _ _ b0 (pow2_ge_0 (m - 1)); have := h1 ltac:(lra); lra.
+Qed.
+
+Section Moments.
+Variable A : finType.
+(* second moments of one row: y ratio of the updates before, z ratio with this one, c its credit *)
+Record moments (p y z c : A -> R) al be M N : Prop := Moments {
+  mo_1 : \sum_(i : A) p i = 1;
+  mo_y : \sum_(i : A) (p i * y i) = 1;
+  mo_z : \sum_(i : A) (p i * z i) = 1;
+  mo_c : \sum_(i : A) (p i * c i) = 0;
+  mo_yy : \sum_(i : A) (p i * (y i * y i)) = M;
+  mo_yz : \sum_(i : A) (p i * (y i * z i)) = M;
+  mo_zz : \sum_(i : A) (p i * (z i * z i)) = N;
+  mo_cy : \sum_(i : A) (p i * (c i * y i)) = 0;
+  mo_cz : \sum_(i : A) (p i * (c i * z i)) = be;
+  mo_cc : \sum_(i : A) (p i * (c i * c i)) = be;
+  mo_M : M <= exp al;
+  mo_N : N <= M * exp be }.
+
+Lemma supersolution p y z c al be M N l m a b : moments p y z c al be M N -> 0 <= b ->
+  \sum_(i : A) (p i * ((m * (z i - 1) - l * (y i - 1) - c i) ^ 2 + F (l * y i) (m * z i) (a - al) (b - be))) <= F l m a b.
+Proof.
+move=> [m1 my mz mc myy myz mzz mcy mcz mcc hM hN] b0.
+set E1 := exp (a - al); set E2 := exp (a - al + (b - be)).
+have -> : \sum_(i : A) (p i * ((m * (z i - 1) - l * (y i - 1) - c i) ^ 2 + F (l * y i) (m * z i) (a - al) (b - be)))
+  = m ^ 2 * N * E2 + (l ^ 2 - 2 * m * l) * M * E1 - (m - l) ^ 2 - 2 * m * b + b.
+  rewrite (sumE (G := fun i => m ^ 2 * E2 * (p i * (z i * z i)) + l ^ 2 * E1 * (p i * (y i * y i))
+    + (- (2 * m * l * E1)) * (p i * (y i * z i)) + 1 * (p i * (c i * c i)) + (- (2 * m)) * (p i * (c i * z i))
+    + 2 * l * (p i * (c i * y i)) + (- (2 * m * (m - l) + 2 * m * (b - be))) * (p i * z i)
+    + 2 * l * (m - l) * (p i * y i) + 2 * (m - l) * (p i * c i) + ((m - l) ^ 2 + (b - be)) * p i)) => [|i].
+    by rewrite !sumD !sumZ m1 my mz mc myy myz mzz mcy mcz mcc; ring.
+  by rewrite /F -/E1 -/E2; ring.
+have ea : M * E1 <= exp a.
+  have -> : exp a = exp al * E1 by rewrite /E1 -exp_plus; congr exp; ring.
+  by apply: Rmult_le_compat_r hM; apply/Rlt_le/exp_pos.
+have eb := exp_ineq1_le b.
+have e2 : N * E2 <= M * E1 * exp b.
+  have -> : M * E1 * exp b = M * exp be * E2.
+    rewrite /E1 /E2 !Rmult_assoc -!exp_plus; congr (_ * exp _); ring.
+  by apply: Rmult_le_compat_r hN; apply/Rlt_le/exp_pos.
+have d1 : 0 <= (exp a - M * E1) * (m - l) ^ 2 by apply: Rmult_le_pos (pow2_ge_0 _); lra.
+have d2 : exp a - M * E1 <= exp (a + b) - N * E2.
+  by rewrite exp_plus; have := Rmult_le_compat_l (exp a - M * E1) 1 (exp b); lra.
+have := Rmult_le_compat_l _ _ _ (pow2_ge_0 m) d2; rewrite /F; lra.
+Qed.
+
+(* a step from q1 to q2, credited on rollouts of p: orthogonal to what was done before. Turn-taking: one of q1 = p, q2 = q1 holds at
+   every state. Product team: the updated agent's action is independent of the others'. *)
+Definition orthogonal (p q1 q2 : A -> R) := \sum_(i : A) (q1 i * (q2 i - q1 i) / p i) = 0.
+Definition step2 (p q1 q2 : A -> R) := \sum_(i : A) ((q2 i - q1 i) ^ 2 / p i).
+Lemma orthogonal_moments p q1 q2 : dist p -> dist q1 -> dist q2 -> dominated p q1 -> dominated p q2 -> orthogonal p q1 q2 ->
+  moments p (fun i => q1 i / p i) (fun i => q2 i / p i) (fun i => (q2 i - q1 i) / p i)
+    (chi p q1) (step2 p q1 q2) (1 + chi p q1) (1 + chi p q1 + step2 p q1 q2).
+Proof.
+move=> hp [q10 q11] [q20 q21] d1 d2 o; have [p0 p1] := hp.
+have c0 := chi_ge0 q1 hp; have s0 : 0 <= step2 p q1 q2 by apply: sum_ge0 => i; apply: term_ge0 => //; apply: pow2_ge_0.
+have sp f h : (forall i, 0 < p i -> f i = h i) -> (forall i, p i = 0 -> f i = h i) -> \sum_(i : A) f i = \sum_(i : A) h i.
+  by move=> e1 e2; apply: sumE => i; case: (Rle_lt_or_eq_dec _ _ (p0 i)) => [/e1 //|/esym/e2].
+have yy : \sum_(i : A) (p i * (q1 i / p i * (q1 i / p i))) = 1 + chi p q1.
+  rewrite (sp _ (fun i => (2 * q1 i - p i) + (q1 i - p i) ^ 2 / p i)) => [|i pi|i pi]; last by rewrite pi d1 // /Rdiv; ring.
+    by rewrite sumD sumB sumZ q11 p1 /chi; lra.
+  by field; lra.
+have cy : \sum_(i : A) (p i * ((q2 i - q1 i) / p i * (q1 i / p i))) = 0.
+  by rewrite -[RHS]o; apply: sp => i pi; [field; lra | rewrite pi d1 // d2 // /Rdiv; ring].
+have cc : \sum_(i : A) (p i * ((q2 i - q1 i) / p i * ((q2 i - q1 i) / p i))) = step2 p q1 q2.
+  by apply: sp => i pi; [field; lra | rewrite pi d1 // d2 // /Rdiv; ring].
+split=> //.
+- by rewrite -[RHS]q11; apply: sp => i pi; [field; lra | rewrite pi d1 //; ring].
+- by rewrite -[RHS]q21; apply: sp => i pi; [field; lra | rewrite pi d2 //; ring].
+- rewrite (sp _ (fun i => q2 i - q1 i)) ?sumB ?q21 ?q11 => [|i pi|i pi]; [lra | field; lra | rewrite pi d1 // d2 //; ring].
+- rewrite (sumE (G := fun i => p i * (q1 i / p i * (q1 i / p i)) + p i * ((q2 i - q1 i) / p i * (q1 i / p i)))) ?sumD ?yy ?cy => [|i]; first lra.
+  by rewrite /Rdiv; ring.
+- rewrite (sumE (G := fun i => p i * (q1 i / p i * (q1 i / p i)) + 2 * (p i * ((q2 i - q1 i) / p i * (q1 i / p i)))
+    + p i * ((q2 i - q1 i) / p i * ((q2 i - q1 i) / p i)))) ?sumD ?sumZ ?yy ?cy ?cc => [|i]; first lra.
+  by rewrite /Rdiv; ring.
+- rewrite (sumE (G := fun i => p i * ((q2 i - q1 i) / p i * (q1 i / p i))
+    + p i * ((q2 i - q1 i) / p i * ((q2 i - q1 i) / p i)))) ?sumD ?cy ?cc => [|i]; first lra.
+  by rewrite /Rdiv; ring.
+- exact: exp_ineq1_le.
+- have := exp_ineq1_le (step2 p q1 q2) => h; have := Rmult_le_compat_l (1 + chi p q1) _ _ ltac:(lra) h.
+  by have := Rmult_le_pos _ _ c0 s0; lra.
+Qed.
+End Moments.
