@@ -343,3 +343,131 @@ split=> //.
   by have := Rmult_le_pos _ _ c0 s0; lra.
 Qed.
 End Moments.
+
+(* ------------------------------------------------------------------ S10 *)
+Section Bounds.
+Variables (A B : finType) (S : Type) (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R).
+Hypothesis e_dist : forall s a, dist (e s a).
+Implicit Types p q : S -> A -> R.
+Notation V := (V e next r).
+Notation L := (L e next r).
+Notation everywhere := (everywhere e next).
+Notation budget := (budget e next).
+Notation variance := (variance e next r).
+Notation noise := (noise e next r).
+Notation credit := (credit e next r).
+Notation path_sum := (path_sum e next).
+
+Lemma credit_ext p (c d : S -> A -> R) t s : (forall x a, p x a * c x a = p x a * d x a) -> credit p c t s = credit p d t s.
+Proof. by move=> E; apply: path_sumE => u x; apply: sumE => a; rewrite -!Rmult_assoc E. Qed.
+
+(* from a row with its moments to a visited state of the induction *)
+Lemma fair_state p p' p'' (y z c : S -> A -> R) alpha beta turn M N x :
+  moments (p x) (y x) (z x) (c x) (alpha x) (beta x) M N ->
+  (forall a, p' x a = p x a * y x a) -> (forall a, p'' x a = p x a * z x a) -> 0 <= alpha x -> 0 <= beta x ->
+  (turn x = false -> forall a, p x a * (y x a - 1) = 0 /\ p x a * (z x a - 1) = 0 /\ p x a * c x a = 0) ->
+  fair p p' p'' y z c alpha beta F turn x.
+Proof.
+move=> mo f1 f2 a0 b0 st; split=> //; [exact: mo_y mo | exact: mo_z mo | exact: mo_c mo | | ].
+  move=> tx a l m; have [h1 [h2 h3]] := st tx a; rewrite /incr.
+  rewrite (_ : p x a * _ = m * (p x a * (z x a - 1)) - l * (p x a * (y x a - 1)) - p x a * c x a); last ring.
+  by rewrite h1 h2 h3; lra.
+by move=> l m a b ca cb; apply: (supersolution l m a mo); lra.
+Qed.
+
+(* every form of S10 is this one with its ratios *)
+Lemma S10_form p p' p'' (y z c : S -> A -> R) alpha beta turn a b t s : policy p ->
+  everywhere p (fair p p' p'' y z c alpha beta F turn) t s -> budget p alpha t s a -> budget p beta t s b ->
+  Rabs (V p'' t s - V p' t s - credit p c t s) <= sqrt (noise p turn t s) * sqrt (G (a + b) - G a).
+Proof.
+move=> hp ev ba bb; apply: discriminant; first exact: noise_ge0.
+move=> k; have := @induction _ _ _ e next r e_dist _ _ _ _ _ _ _ _ _ _ hp F_ge0 _ _ _ _ k 1 1 ev ba bb.
+by rewrite F11; lra.
+Qed.
+
+(* Two policies q1, q2 and the rollouts of a third, p. *)
+Section Two.
+Variables p q1 q2 : S -> A -> R.
+Hypotheses (hp : policy p) (h1 : policy q1) (h2 : policy q2).
+Definition ratio q x a : R := q x a / p x a.
+Definition L_between t s := path_sum p (fun u x => \sum_(a : A) ((q2 x a - q1 x a) * Adv e next r p u x a)) t s.
+Variable turn : S -> bool.
+Definition visited_ok x := dominated (p x) (q1 x) /\ dominated (p x) (q2 x) /\ orthogonal (p x) (q1 x) (q2 x) /\
+  (turn x = false -> forall a, q1 x a = p x a /\ q2 x a = p x a).
+
+Lemma L_between_credit t s : everywhere p visited_ok t s ->
+  L_between t s = credit p (fun x a => (q2 x a - q1 x a) / p x a) t s.
+Proof.
+rewrite /L_between /credit; elim: t s => [//|t ih] s [[d1 [d2 _]] n]; rewrite /=; congr (_ + _).
+  rewrite /Adv (sumE (G := fun a => (q2 s a - q1 s a) * Q e next r p t s a - V p t.+1 s * (q2 s a - q1 s a))) => [|a]; last lra.
+  rewrite sumB sumZ sumB (proj2 (h1 s)) (proj2 (h2 s)) Rminus_eq_0 Rmult_0_r Rminus_0_r; apply: sumE => a.
+  case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|/esym pa]; first by field; lra.
+  by rewrite d1 // d2 // pa /Rdiv; ring.
+apply: sumE => a; case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last lra.
+congr (_ * _); apply: sumE => b; case: (Rle_lt_or_eq_dec _ _ (proj1 (e_dist s a) b)) => [eb|<-]; last lra.
+by rewrite ih //; apply: n.
+Qed.
+
+Lemma S10_between a b t s : everywhere p visited_ok t s ->
+  budget p (fun x => chi (p x) (q1 x)) t s a -> budget p (fun x => step2 (p x) (q1 x) (q2 x)) t s b ->
+  Rabs (V q2 t s - V q1 t s - L_between t s) <= sqrt (noise p turn t s) * sqrt (G (a + b) - G a).
+Proof.
+move=> ev ba bb; rewrite (L_between_credit ev); apply: (S10_form (p' := q1) (p'' := q2) (y := ratio q1) (z := ratio q2) hp) ba bb.
+apply: everywhere_imp ev => x [d1 [d2 [o st]]].
+have back q : dominated (p x) (q x) -> forall i, q x i = p x i * ratio q x i.
+  move=> d i; rewrite /ratio; case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) i)) => [pi|/esym pi]; first by field; lra.
+  by rewrite d // pi; lra.
+apply: (fair_state (orthogonal_moments (hp x) (h1 x) (h2 x) d1 d2 o)) => //.
+- exact: back.
+- exact: back.
+- exact: chi_ge0.
+- by apply: sum_ge0 => i; apply: term_ge0 => //; apply: pow2_ge_0.
+move=> tx i; have [e1 e2] := st tx i.
+by rewrite !Rmult_minus_distr_l -!back // e1 e2 /Rdiv; split; [lra | split; [lra | ring]].
+Qed.
+End Two.
+
+(* L_p(q) is what the step from p to q is credited with on p's own rollouts *)
+Lemma L_between_L p q t s : policy p -> L_between p p q t s = L p q t s.
+Proof.
+move=> hp; apply: path_sumE => u x; rewrite /gain.
+rewrite (sumE (G := fun a => q x a * Adv e next r p u x a - p x a * Adv e next r p u x a)) ?sumB => [|a]; last lra.
+by have := gainE e next r p u x hp; rewrite VE /gain => ->; lra.
+Qed.
+
+Lemma own_ok p q turn x : dist (p x) -> dist (q x) -> dominated (p x) (q x) /\ (turn x = false -> forall a, q x a = p x a) ->
+  visited_ok p p q turn x.
+Proof.
+move=> hp hq [d st]; split=> //; split=> //; split; last by move=> tx a; split=> //; exact: st.
+rewrite /orthogonal -[RHS](Rminus_eq_0 1) -{1}(proj2 hq) -(proj2 hp) -sumB; apply: sumE => a.
+case: (Rle_lt_or_eq_dec _ _ (proj1 hp a)) => [pa|/esym pa]; first by field; lra.
+by rewrite d // pa /Rdiv; ring.
+Qed.
+
+(* S10, with less than the variance: only the advantages of the turns that are updated count, not the start, not the environment,
+   not the other agents' turns *)
+Theorem S10_turns p q turn t s X : policy p -> policy q ->
+  everywhere p (fun x => dominated (p x) (q x) /\ (turn x = false -> forall a, q x a = p x a)) t s ->
+  budget p (fun x => chi (p x) (q x)) t s X ->
+  Rabs (V q t s - V p t s - L p q t s) <= sqrt (noise p turn t s) * sqrt (exp X - 1 - X).
+Proof.
+move=> hp hq ev bx; have := @S10_between p p q hp hp hq turn 0 X t s.
+rewrite L_between_L // Rplus_0_l (_ : G X - G 0 = exp X - 1 - X); last by rewrite /G exp_0; lra.
+apply=> //; first by apply: everywhere_imp ev => x; apply: own_ok.
+move=> w lw; suff -> : ret next (fun y _ _ => chi (p y) (p y)) s w = 0 by lra.
+elim: t s w {ev bx lw} => [//|t ih] s w; rewrite /= ih /chi sum0 => [|a]; first lra.
+by rewrite Rminus_eq_0 /Rdiv; ring.
+Qed.
+
+(* S10. |J(q) - J(p) - L_p(q)| <= sd_p(R) * sqrt(e^X - 1 - X), if the chi-square of the steps adds up to at most X on every path of
+   p of positive probability, and q plays nothing at visited states that p never plays there *)
+Theorem S10 p q t s X : policy p -> policy q -> everywhere p (fun x => dominated (p x) (q x)) t s ->
+  budget p (fun x => chi (p x) (q x)) t s X ->
+  Rabs (V q t s - V p t s - L p q t s) <= sqrt (variance p t s) * sqrt (exp X - 1 - X).
+Proof.
+move=> hp hq ev bx; apply: Rle_trans (S10_turns (turn := fun _ => true) hp hq _ bx) _.
+  by apply: everywhere_imp ev => x d; split.
+apply: Rmult_le_compat_r; first exact: sqrt_pos.
+by apply: sqrt_le_1_alt; apply: noise_le_variance.
+Qed.
+End Bounds.
