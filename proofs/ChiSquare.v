@@ -33,6 +33,14 @@ rewrite -sqrt_mult // -(sqrt_Rsqr_abs z); apply: sqrt_le_1_alt.
 by rewrite /Rsqr; lra.
 Qed.
 
+Lemma form_of_bound k z x y : 0 <= x -> 0 <= y -> Rabs z <= sqrt x * sqrt y -> 2 * k * z <= k ^ 2 * x + y.
+Proof.
+move=> x0 y0 /Rabs_def2_le [h1 h2]; rewrite -[X in _ * X + _](sqrt_sqrt _ x0) -[X in _ + X](sqrt_sqrt _ y0).
+have s1 := pow2_ge_0 (k * sqrt x - sqrt y); have s2 := pow2_ge_0 (k * sqrt x + sqrt y).
+case: (Rle_dec 0 k) => k0; first by have := Rmult_le_compat_l _ _ _ k0 h2; lra.
+by have := Rmult_le_compat_l (- k) (- z) (sqrt x * sqrt y) ltac:(lra) ltac:(lra); lra.
+Qed.
+
 (* ------------------------------------------------------------------ rows *)
 Section Rows.
 Variable A : finType.
@@ -470,4 +478,86 @@ move=> hp hq ev bx; apply: Rle_trans (S10_turns (turn := fun _ => true) hp hq _ 
 apply: Rmult_le_compat_r; first exact: sqrt_pos.
 by apply: sqrt_le_1_alt; apply: noise_le_variance.
 Qed.
+
+(* ---- over an initial distribution *)
+Section Start.
+Variables (I : finType) (rho : I -> R) (start : I -> S).
+Hypothesis rho_dist : dist rho.
+Notation from := (from_rho rho start).
+(* the variance of the return of the whole episode, the start included *)
+Definition variance_J p t := \sum_(i : I) (rho i * \sum_(w : path A B t)
+  (law e next p (start i) w * (ret next r (start i) w - from (V p t)) ^ 2)).
+Lemma variance_J_ge p t : policy p -> from (variance p t) <= variance_J p t.
+Proof.
+move=> hp; apply: sum_le => i; apply: Rmult_le_compat_l; first exact: (proj1 rho_dist i).
+set s := start i; set J := from _; have l1 := proj2 (law_dist next e_dist t s hp); have vl := V_law next e_dist r t s hp.
+rewrite [X in _ <= X](sumE (G := fun w : path A B t => law e next p s w * (ret next r s w - V p t s) ^ 2
+  + 2 * (V p t s - J) * (law e next p s w * ret next r s w - V p t s * law e next p s w)
+  + (V p t s - J) ^ 2 * law e next p s w)) => [|w]; last ring.
+by rewrite !sumD !sumZ sumB sumZ l1 -vl; have := pow2_ge_0 (V p t s - J); rewrite /variance; lra.
+Qed.
+
+Theorem S10_J p q t X : policy p -> policy q ->
+  (forall i, 0 < rho i -> everywhere p (fun x => dominated (p x) (q x)) t (start i)) ->
+  (forall i, 0 < rho i -> budget p (fun x => chi (p x) (q x)) t (start i) X) ->
+  Rabs (from (V q t) - from (V p t) - from (L p q t)) <= sqrt (variance_J p t) * sqrt (exp X - 1 - X).
+Proof.
+move=> hp hq ev bx; have G0 : 0 <= exp X - 1 - X by have := exp_ineq1_le X; lra.
+have v0 s : 0 <= variance p t s.
+  by apply: sum_ge0 => w; apply: Rmult_le_pos (pow2_ge_0 _); exact: (proj1 (law_dist next e_dist t s hp)).
+have f0 : 0 <= from (variance p t) by apply: sum_ge0 => i; apply: Rmult_le_pos (proj1 rho_dist i) (v0 _).
+apply: Rle_trans (_ : sqrt (from (variance p t)) * sqrt (exp X - 1 - X) <= _); last first.
+  by apply: Rmult_le_compat_r; [exact: sqrt_pos | apply: sqrt_le_1_alt; exact: variance_J_ge].
+apply: discriminant => // k.
+rewrite /from_rho -!sumB -!sumZ -[X in _ + X](sum_const _ (proj2 rho_dist)) -sumD; apply: sum_le => i; set s := start i.
+case: (Rle_lt_or_eq_dec _ _ (proj1 rho_dist i)) => [ri|<-]; last lra.
+have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ ri) (form_of_bound k (v0 s) G0 (S10 hp hq (ev i ri) (bx i ri))); rewrite -/s; lra.
+Qed.
+End Start.
+
+(* ---- a stage: team 0, team 1, ..., rollouts of team 0 *)
+Section Team.
+Variable team : nat -> S -> A -> R.
+Hypothesis ht : forall i, policy (team i).
+Notation cached_gap t s i := (V (team i.+1) t s - V (team i) t s - L_cached e next r team t s i).
+
+(* S10 (a): fresh, rollouts of team i; only the turns of the updated agent count *)
+Theorem S10_fresh i turn t s X :
+  everywhere (team i) (fun x => dominated (team i x) (team i.+1 x) /\ (turn x = false -> forall a, team i.+1 x a = team i x a)) t s ->
+  budget (team i) (fun x => chi (team i x) (team i.+1 x)) t s X ->
+  Rabs (V (team i.+1) t s - V (team i) t s - L (team i) (team i.+1) t s)
+    <= sqrt (noise (team i) turn t s) * sqrt (exp X - 1 - X).
+Proof. exact: S10_turns. Qed.
+
+(* S10 (c): the signed cached sum of n updates, any protocol, any order, with the joint chi-square of team 0 and team n *)
+Theorem S10_cached n t s X : everywhere (team O) (fun x => dominated (team O x) (team n x)) t s ->
+  budget (team O) (fun x => chi (team O x) (team n x)) t s X ->
+  Rabs (\big[Rplus/0]_(i < n) cached_gap t s i) <= sqrt (variance (team O) t s) * sqrt (exp X - 1 - X).
+Proof. by move=> ev bx; rewrite L_cached_telescope //; apply: S10. Qed.
+
+(* S10 (d), cached: one update of a stage; what the updates before it spend is chi-square(team 0, team i), what it spends itself
+   sum (team (i+1) - team i)^2 / team 0: two budgets, each the most over all paths *)
+Theorem S10_cached_update i a b t s :
+  everywhere (team O) (fun x => dominated (team O x) (team i x) /\ dominated (team O x) (team i.+1 x) /\
+    orthogonal (team O x) (team i x) (team i.+1 x)) t s ->
+  budget (team O) (fun x => chi (team O x) (team i x)) t s a ->
+  budget (team O) (fun x => step2 (team O x) (team i x) (team i.+1 x)) t s b ->
+  Rabs (cached_gap t s i) <= sqrt (variance (team O) t s) * sqrt (G (a + b) - G a).
+Proof.
+move=> ev ba bb; apply: Rle_trans (S10_between (turn := fun _ => true) (ht O) (ht i) (ht i.+1) _ ba bb) _.
+  by apply: everywhere_imp ev => x [d1 [d2 o]].
+apply: Rmult_le_compat_r; first exact: sqrt_pos.
+by apply: sqrt_le_1_alt; apply: noise_le_variance.
+Qed.
+
+(* turn-taking: the update leaves the row alone, or nobody has moved it before *)
+Lemma orthogonal_turns x i : (forall a, team i.+1 x a = team i x a) \/ (forall a, team i x a = team O x a) ->
+  dominated (team O x) (team i.+1 x) -> orthogonal (team O x) (team i x) (team i.+1 x).
+Proof.
+move=> [E|E] d; rewrite /orthogonal; first by apply: sum0 => a; rewrite E /Rdiv; ring.
+rewrite -[RHS](Rminus_eq_0 1) -{1}(proj2 (ht i.+1 x)) -(proj2 (ht O x)) -sumB; apply: sumE => a; rewrite E.
+case: (Rle_lt_or_eq_dec _ _ (proj1 (ht O x) a)) => [pa|/esym pa]; first by field; lra.
+by rewrite d // pa /Rdiv; ring.
+Qed.
+End Team.
 End Bounds.
