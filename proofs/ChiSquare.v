@@ -561,3 +561,177 @@ by rewrite d // pa /Rdiv; ring.
 Qed.
 End Team.
 End Bounds.
+
+(* ------------------------------------------------------------------ product teams: the agents' own chi-square *)
+Section ProductRows.
+Variables (I M : finType) (p q : I -> M -> R).
+Hypotheses (hp : forall k, dist (p k)) (hq : forall k, dist (q k)) (hd : forall k, dominated (p k) (q k)).
+Implicit Types (D E : pred I) (h : I -> M -> R).
+Definition own k m := q k m / p k m.
+(* ratio of the agents in D *)
+Definition part D k m := if D k then own k m else 1.
+Definition ratio_of D (f : {ffun I -> M}) := \big[Rmult/1]_(k : I) part D k (f k).
+Definition rows_of D k := if D k then q k else p k.
+Definition spend k := chi (p k) (q k).
+
+(* independence *)
+Lemma mean_prod h : \sum_(f : {ffun I -> M}) (joint p f * \big[Rmult/1]_(k : I) h k (f k))
+  = \big[Rmult/1]_(k : I) \sum_(m : M) (p k m * h k m).
+Proof.
+rewrite (sumE (G := fun f : {ffun I -> M} => \big[Rmult/1]_(k : I) (p k (f k) * h k (f k)))) => [|f].
+  by rewrite -(bigA_distr_bigA (fun k m => p k m * h k m)).
+by rewrite big_split.
+Qed.
+Lemma mean_off h k : \sum_(m : M) (p k m * h k m) = 0 -> \sum_(f : {ffun I -> M}) (joint p f * \big[Rmult/1]_(l : I) h l (f l)) = 0.
+Proof. by move=> z; rewrite mean_prod (bigD1 k) //= z Rmult_0_l. Qed.
+Lemma mean_one h k : (forall l, l != k -> \sum_(m : M) (p l m * h l m) = 1) ->
+  \sum_(f : {ffun I -> M}) (joint p f * \big[Rmult/1]_(l : I) h l (f l)) = \sum_(m : M) (p k m * h k m).
+Proof. by move=> o; rewrite mean_prod (bigD1 k) //= [X in _ * X]big1 ?Rmult_1_r // => l; exact: o. Qed.
+
+Lemma ownE k m : p k m * own k m = q k m.
+Proof.
+rewrite /own; case: (Rle_lt_or_eq_dec _ _ (proj1 (hp k) m)) => [pm|/esym pm]; first by field; lra.
+by rewrite hd // pm; lra.
+Qed.
+Lemma own1 k : \sum_(m : M) (p k m * own k m) = 1.
+Proof. by rewrite (sumE (ownE k)); exact: (proj2 (hq k)). Qed.
+Lemma own0 k : \sum_(m : M) (p k m * (own k m - 1)) = 0.
+Proof.
+rewrite (sumE (G := fun m => p k m * own k m - p k m)) ?sumB ?own1 ?(proj2 (hp k)) => [|m]; lra.
+Qed.
+Lemma own_cc k : \sum_(m : M) (p k m * ((own k m - 1) * (own k m - 1))) = spend k.
+Proof.
+apply: sumE => m; rewrite /own; case: (Rle_lt_or_eq_dec _ _ (proj1 (hp k) m)) => [pm|/esym pm]; first by field; lra.
+by rewrite hd // pm /Rdiv; ring.
+Qed.
+Lemma own_cz k : \sum_(m : M) (p k m * ((own k m - 1) * own k m)) = spend k.
+Proof.
+rewrite (sumE (G := fun m => p k m * ((own k m - 1) * (own k m - 1)) + p k m * (own k m - 1))) => [|m]; last ring.
+by rewrite sumD own_cc own0; lra.
+Qed.
+Lemma own_zz k : \sum_(m : M) (p k m * (own k m * own k m)) = 1 + spend k.
+Proof.
+rewrite (sumE (G := fun m => p k m * own k m + p k m * ((own k m - 1) * own k m))) => [|m]; last ring.
+by rewrite sumD own1 own_cz.
+Qed.
+Lemma part1 D k : \sum_(m : M) (p k m * part D k m) = 1.
+Proof.
+rewrite /part; case: (D k); first exact: own1.
+by rewrite (sumE (G := p k)) ?(proj2 (hp k)) => [|m]; lra.
+Qed.
+
+Lemma joint_rows D f : joint (rows_of D) f = joint p f * ratio_of D f.
+Proof.
+rewrite /joint /ratio_of -big_split /=; apply: eq_bigr => k _; rewrite /rows_of /part.
+by case: (D k); rewrite ?ownE //; lra.
+Qed.
+Lemma ratio_mean D : \sum_(f : {ffun I -> M}) (joint p f * ratio_of D f) = 1.
+Proof. by rewrite mean_prod big1 // => k _; exact: part1. Qed.
+Lemma ratio_mul D E f : ratio_of D f * ratio_of E f = \big[Rmult/1]_(k : I) (part D k (f k) * part E k (f k)).
+Proof. by rewrite -big_split. Qed.
+(* second moment: the product of the agents', when the one is part of the other *)
+Definition second D := \big[Rmult/1]_(k : I) (if D k then 1 + spend k else 1).
+Lemma ratio_second D E : (forall k, D k -> E k) ->
+  \sum_(f : {ffun I -> M}) (joint p f * (ratio_of D f * ratio_of E f)) = second D.
+Proof.
+move=> sub; rewrite (sumE (fun f => congr1 (Rmult (joint p f)) (ratio_mul D E f))).
+rewrite (mean_prod (fun k m => part D k m * part E k m)); apply: eq_bigr => k _.
+case dk : (D k); first by rewrite -own_zz; apply: sumE => m; rewrite /part dk sub.
+by rewrite -(part1 E k); apply: sumE => m; rewrite /part dk; lra.
+Qed.
+Lemma spend_ge0 k : 0 <= spend k. Proof. exact: chi_ge0. Qed.
+Lemma second_le D : second D <= exp (\sum_(k : I) (if D k then spend k else 0)).
+Proof.
+suff h : 0 <= second D <= exp (\sum_(k : I) (if D k then spend k else 0)) by lra.
+rewrite /second; apply: (big_ind2 (fun x y => 0 <= x <= exp y)) => [|x1 x2 y1 y2 h1 h2|k _]; first by rewrite exp_0; lra.
+  rewrite exp_plus; split; first by apply: Rmult_le_pos; lra.
+  by apply: Rmult_le_compat; lra.
+by have := spend_ge0 k; have := exp_ineq1_le (spend k); case: (D k); rewrite ?exp_0; lra.
+Qed.
+Lemma second_ge0 D : 0 <= second D.
+Proof. by apply: prod_ge0 => k; have := spend_ge0 k; case: (D k); lra. Qed.
+
+(* the credit of agent j in the reused surrogate *)
+Definition gain_of j (f : {ffun I -> M}) := own j (f j) - 1.
+Lemma gain_prod j D f : gain_of j f * ratio_of D f
+  = \big[Rmult/1]_(k : I) ((if k == j then own k (f k) - 1 else 1) * part D k (f k)).
+Proof. by rewrite big_split /= -big_mkcond (big_pred1 j). Qed.
+Lemma gain_ratio j D : \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * ratio_of D f)) = if D j then spend j else 0.
+Proof.
+rewrite (sumE (fun f => congr1 (Rmult (joint p f)) (gain_prod j D f))).
+rewrite (mean_one (h := fun k m => (if k == j then own k m - 1 else 1) * part D k m) (k := j)) => [|l /negbTE lj].
+  rewrite eqxx /part; case: (D j); first exact: own_cz.
+  by rewrite -[RHS](own0 j); apply: sumE => m; lra.
+by rewrite lj -[RHS](part1 D l); apply: sumE => m; lra.
+Qed.
+Lemma gain_gain j l : \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * gain_of l f)) = if l == j then spend j else 0.
+Proof.
+have -> : \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * gain_of l f))
+  = \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * ratio_of (pred1 l) f)) - \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * ratio_of pred0 f)).
+  rewrite -sumB; apply: sumE => f; rewrite /ratio_of (bigD1 l) //= {1}/part /= eqxx.
+  rewrite [X in _ * (_ * (_ * X))]big1 => [|k /negbTE kl]; last by rewrite /part /= kl.
+  by rewrite big1 => [|k _]; rewrite /gain_of //; ring.
+by rewrite !gain_ratio /= eq_sym; case: eqP => _; lra.
+Qed.
+
+(* one reused update of agent j after those in D *)
+Lemma reused_moments D j : ~~ D j -> moments (joint p) (ratio_of D) (ratio_of (predU1 j D)) (gain_of j)
+  (\sum_(k : I) (if D k then spend k else 0)) (spend j) (second D) (second (predU1 j D)).
+Proof.
+move=> /negbTE dj; have sub k : D k -> predU1 j D k by move=> dk; rewrite /= dk orbT.
+have g0 := gain_ratio j pred0; have one f : ratio_of pred0 f = 1 by rewrite /ratio_of big1.
+split.
+- exact: (proj2 (joint_dist hp)).
+- exact: ratio_mean.
+- exact: ratio_mean.
+- by rewrite -[RHS]g0; apply: sumE => f; rewrite one; lra.
+- exact: ratio_second.
+- exact: ratio_second.
+- exact: ratio_second.
+- by rewrite gain_ratio dj.
+- by rewrite gain_ratio /= eqxx.
+- by rewrite gain_gain eqxx.
+- exact: second_le.
+have -> : second (predU1 j D) = second D * (1 + spend j).
+  rewrite /second (bigD1 j) //= eqxx /= [in RHS](bigD1 j) //= dj.
+  rewrite (eq_bigr (fun k => if D k then 1 + spend k else 1)) => [|k /negbTE kj]; last by rewrite kj.
+  by ring.
+by apply: Rmult_le_compat_l (exp_ineq1_le _); exact: second_ge0.
+Qed.
+
+(* all agents at once *)
+Lemma joint_moments : moments (joint p) (fun _ => 1) (ratio_of predT) (fun f => \sum_(j : I) gain_of j f)
+  0 (\sum_(k : I) spend k) 1 (second predT).
+Proof.
+have one f : ratio_of pred0 f = 1 by rewrite /ratio_of big1.
+have p1 := proj2 (joint_dist hp).
+have lin (h : {ffun I -> M} -> R) : \sum_(f : {ffun I -> M}) (joint p f * ((\sum_(j : I) gain_of j f) * h f))
+   = \sum_(j : I) \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * h f)).
+  by rewrite sum_swap; apply: sumE => f; rewrite -sumZr -sumZ.
+have c0 : \sum_(f : {ffun I -> M}) (joint p f * ((\sum_(j : I) gain_of j f) * ratio_of pred0 f)) = 0.
+  by rewrite lin sum0 // => j; rewrite gain_ratio.
+split=> //.
+- by rewrite (sumE (G := joint p)) // => f; lra.
+- exact: ratio_mean.
+- by rewrite -[RHS]c0; apply: sumE => f; rewrite one; lra.
+- by rewrite (sumE (G := joint p)) // => f; lra.
+- by rewrite -[RHS](ratio_mean predT); apply: sumE => f; ring.
+- exact: ratio_second.
+- by rewrite -[RHS]c0; apply: sumE => f; rewrite one; lra.
+- by rewrite lin; apply: sumE => j; rewrite gain_ratio.
+- rewrite lin; apply: sumE => j; rewrite (sumE (G := fun f => \sum_(l : I) (joint p f * (gain_of j f * gain_of l f)))) => [|f].
+    rewrite sum_swap (sumE (gain_gain j)) -big_mkcond (big_pred1 j) //.
+  by rewrite -sumZ -sumZ.
+- by rewrite exp_0; lra.
+by rewrite Rmult_1_l; exact: second_le.
+Qed.
+
+(* cached: the updated agent's action is independent of the others' *)
+Lemma orthogonal_product D j : ~~ D j -> orthogonal (joint p) (joint (rows_of D)) (joint (rows_of (predU1 j D))).
+Proof.
+move=> dj; have mo := reused_moments dj; rewrite /orthogonal.
+rewrite -[RHS](Rminus_eq_0 (second D)) -{1}(mo_yz mo) -(mo_yy mo) -sumB; apply: sumE => f; rewrite !joint_rows.
+case: (Rle_lt_or_eq_dec _ _ (proj1 (joint_dist hp) f)) => [jp|<-]; first by field; lra.
+by rewrite /Rdiv; ring.
+Qed.
+End ProductRows.
