@@ -101,6 +101,12 @@ move=> [f0 n] h; have [a pa] := some_action (hp s); have [b eb] := some_action (
 by have := ih _ _ (n a b pa eb) (budget_next h pa eb); lra.
 Qed.
 
+Lemma budget0 p f t s : (forall x, f x = 0) -> budget p f t s 0.
+Proof.
+move=> f0 w _; suff -> : ret next (fun y _ _ => f y) s w = 0 by lra.
+by elim: t s w => [//|t ih] s w; rewrite /= ih f0; lra.
+Qed.
+
 Lemma after_lin s a (f1 f2 f3 : S -> R) k1 k2 k3 k4 :
   after s a (fun x => k1 * f1 x + k2 * f2 x + k3 * f3 x + k4)
   = k1 * after s a f1 + k2 * after s a f2 + k3 * after s a f3 + k4.
@@ -366,8 +372,15 @@ Notation noise := (noise e next r).
 Notation credit := (credit e next r).
 Notation path_sum := (path_sum e next).
 
-Lemma credit_ext p (c d : S -> A -> R) t s : (forall x a, p x a * c x a = p x a * d x a) -> credit p c t s = credit p d t s.
-Proof. by move=> E; apply: path_sumE => u x; apply: sumE => a; rewrite -!Rmult_assoc E. Qed.
+(* only visited states count *)
+Lemma path_sum_visited p (f g : nat -> S -> R) t s : policy p -> everywhere p (fun x => forall u, f u x = g u x) t s ->
+  path_sum p f t s = path_sum p g t s.
+Proof.
+move=> hp; elim: t s => [//|t ih] s [E n]; rewrite /= E; congr (_ + _); apply: sumE => a.
+case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last lra.
+congr (_ * _); apply: sumE => b; case: (Rle_lt_or_eq_dec _ _ (proj1 (e_dist s a) b)) => [eb|<-]; last lra.
+by rewrite ih //; apply: n.
+Qed.
 
 (* from a row with its moments to a visited state of the induction *)
 Lemma fair_state p p' p'' (y z c : S -> A -> R) alpha beta turn M N x :
@@ -406,14 +419,11 @@ Definition visited_ok x := dominated (p x) (q1 x) /\ dominated (p x) (q2 x) /\ o
 Lemma L_between_credit t s : everywhere p visited_ok t s ->
   L_between t s = credit p (fun x a => (q2 x a - q1 x a) / p x a) t s.
 Proof.
-rewrite /L_between /credit; elim: t s => [//|t ih] s [[d1 [d2 _]] n]; rewrite /=; congr (_ + _).
-  rewrite /Adv (sumE (G := fun a => (q2 s a - q1 s a) * Q e next r p t s a - V p t.+1 s * (q2 s a - q1 s a))) => [|a]; last lra.
-  rewrite sumB sumZ sumB (proj2 (h1 s)) (proj2 (h2 s)) Rminus_eq_0 Rmult_0_r Rminus_0_r; apply: sumE => a.
-  case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|/esym pa]; first by field; lra.
-  by rewrite d1 // d2 // pa /Rdiv; ring.
-apply: sumE => a; case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last lra.
-congr (_ * _); apply: sumE => b; case: (Rle_lt_or_eq_dec _ _ (proj1 (e_dist s a) b)) => [eb|<-]; last lra.
-by rewrite ih //; apply: n.
+move=> ev; apply: path_sum_visited => //; apply: everywhere_imp ev => x [d1 [d2 _]] u.
+rewrite /Adv (sumE (G := fun a => (q2 x a - q1 x a) * Q e next r p u x a - V p u.+1 x * (q2 x a - q1 x a))) => [|a]; last lra.
+rewrite sumB sumZ sumB (proj2 (h1 x)) (proj2 (h2 x)) Rminus_eq_0 Rmult_0_r Rminus_0_r; apply: sumE => a.
+case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|/esym pa]; first by field; lra.
+by rewrite d1 // d2 // pa /Rdiv; ring.
 Qed.
 
 Lemma S10_between a b t s : everywhere p visited_ok t s ->
@@ -462,8 +472,7 @@ Proof.
 move=> hp hq ev bx; have := @S10_between p p q hp hp hq turn 0 X t s.
 rewrite L_between_L // Rplus_0_l (_ : G X - G 0 = exp X - 1 - X); last by rewrite /G exp_0; lra.
 apply=> //; first by apply: everywhere_imp ev => x; apply: own_ok.
-move=> w lw; suff -> : ret next (fun y _ _ => chi (p y) (p y)) s w = 0 by lra.
-elim: t s w {ev bx lw} => [//|t ih] s w; rewrite /= ih /chi sum0 => [|a]; first lra.
+apply: budget0 => x; rewrite /chi sum0 // => a.
 by rewrite Rminus_eq_0 /Rdiv; ring.
 Qed.
 
@@ -653,6 +662,10 @@ Proof. by apply: prod_ge0 => k; have := spend_ge0 k; case: (D k); lra. Qed.
 
 (* the credit of agent j in the reused surrogate *)
 Definition gain_of j (f : {ffun I -> M}) := own j (f j) - 1.
+Lemma ratio_one j f : ratio_of (pred1 j) f = own j (f j).
+Proof. by rewrite /ratio_of (bigD1 j) //= /part /= eqxx big1 ?Rmult_1_r // => k /negbTE ->. Qed.
+Lemma ratio_none f : ratio_of pred0 f = 1.
+Proof. by rewrite /ratio_of big1. Qed.
 Lemma gain_prod j D f : gain_of j f * ratio_of D f
   = \big[Rmult/1]_(k : I) ((if k == j then own k (f k) - 1 else 1) * part D k (f k)).
 Proof. by rewrite big_split /= -big_mkcond (big_pred1 j). Qed.
@@ -668,9 +681,7 @@ Lemma gain_gain j l : \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * gain_
 Proof.
 have -> : \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * gain_of l f))
   = \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * ratio_of (pred1 l) f)) - \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * ratio_of pred0 f)).
-  rewrite -sumB; apply: sumE => f; rewrite /ratio_of (bigD1 l) //= {1}/part /= eqxx.
-  rewrite [X in _ * (_ * (_ * X))]big1 => [|k /negbTE kl]; last by rewrite /part /= kl.
-  by rewrite big1 => [|k _]; rewrite /gain_of //; ring.
+  by rewrite -sumB; apply: sumE => f; rewrite ratio_one ratio_none /gain_of; ring.
 by rewrite !gain_ratio /= eq_sym; case: eqP => _; lra.
 Qed.
 
@@ -679,12 +690,12 @@ Lemma reused_moments D j : ~~ D j -> moments (joint p) (ratio_of D) (ratio_of (p
   (\sum_(k : I) (if D k then spend k else 0)) (spend j) (second D) (second (predU1 j D)).
 Proof.
 move=> /negbTE dj; have sub k : D k -> predU1 j D k by move=> dk; rewrite /= dk orbT.
-have g0 := gain_ratio j pred0; have one f : ratio_of pred0 f = 1 by rewrite /ratio_of big1.
+have g0 := gain_ratio j pred0.
 split.
 - exact: (proj2 (joint_dist hp)).
 - exact: ratio_mean.
 - exact: ratio_mean.
-- by rewrite -[RHS]g0; apply: sumE => f; rewrite one; lra.
+- by rewrite -[RHS]g0; apply: sumE => f; rewrite ratio_none; lra.
 - exact: ratio_second.
 - exact: ratio_second.
 - exact: ratio_second.
@@ -700,30 +711,29 @@ by apply: Rmult_le_compat_l (exp_ineq1_le _); exact: second_ge0.
 Qed.
 
 (* all agents at once *)
-Lemma joint_moments : moments (joint p) (fun _ => 1) (ratio_of predT) (fun f => \sum_(j : I) gain_of j f)
-  0 (\sum_(k : I) spend k) 1 (second predT).
+Lemma joint_moments : moments (joint p) (ratio_of pred0) (ratio_of predT) (fun f => \sum_(j : I) gain_of j f)
+  0 (\sum_(k : I) spend k) (second pred0) (second predT).
 Proof.
-have one f : ratio_of pred0 f = 1 by rewrite /ratio_of big1.
-have p1 := proj2 (joint_dist hp).
+have s0 : second pred0 = 1 by rewrite /second big1.
 have lin (h : {ffun I -> M} -> R) : \sum_(f : {ffun I -> M}) (joint p f * ((\sum_(j : I) gain_of j f) * h f))
    = \sum_(j : I) \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * h f)).
   by rewrite sum_swap; apply: sumE => f; rewrite -sumZr -sumZ.
 have c0 : \sum_(f : {ffun I -> M}) (joint p f * ((\sum_(j : I) gain_of j f) * ratio_of pred0 f)) = 0.
   by rewrite lin sum0 // => j; rewrite gain_ratio.
 split=> //.
-- by rewrite (sumE (G := joint p)) // => f; lra.
+- exact: (proj2 (joint_dist hp)).
 - exact: ratio_mean.
-- by rewrite -[RHS]c0; apply: sumE => f; rewrite one; lra.
-- by rewrite (sumE (G := joint p)) // => f; lra.
-- by rewrite -[RHS](ratio_mean predT); apply: sumE => f; ring.
+- exact: ratio_mean.
+- by rewrite -[RHS]c0; apply: sumE => f; rewrite ratio_none; lra.
 - exact: ratio_second.
-- by rewrite -[RHS]c0; apply: sumE => f; rewrite one; lra.
+- exact: ratio_second.
+- exact: ratio_second.
 - by rewrite lin; apply: sumE => j; rewrite gain_ratio.
 - rewrite lin; apply: sumE => j; rewrite (sumE (G := fun f => \sum_(l : I) (joint p f * (gain_of j f * gain_of l f)))) => [|f].
-    rewrite sum_swap (sumE (gain_gain j)) -big_mkcond (big_pred1 j) //.
+    by rewrite sum_swap (sumE (gain_gain j)) -big_mkcond (big_pred1 j).
   by rewrite -sumZ -sumZ.
-- by rewrite exp_0; lra.
-by rewrite Rmult_1_l; exact: second_le.
+- by rewrite s0 exp_0; lra.
+by rewrite s0 Rmult_1_l; exact: second_le.
 Qed.
 
 (* cached: the updated agent's action is independent of the others' *)
@@ -735,3 +745,102 @@ case: (Rle_lt_or_eq_dec _ _ (proj1 (joint_dist hp) f)) => [jp|<-]; first by fiel
 by rewrite /Rdiv; ring.
 Qed.
 End ProductRows.
+
+Section ProductTeam.
+Variables (I M B : finType) (S : Type).
+Notation A := {ffun I -> M}.
+Variables (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R).
+Hypothesis e_dist : forall s a, dist (e s a).
+(* the agents' rows before and after the stage *)
+Variables cur new : S -> I -> M -> R.
+Hypotheses (hc : forall x k, dist (cur x k)) (hn : forall x k, dist (new x k)).
+Notation V := (V e next r).
+(* the team in which the agents of D are updated *)
+Definition team_of (D : pred I) x : A -> R := joint (rows_of (cur x) (new x) D).
+Notation pi0 := (team_of pred0).
+Definition opens_nothing x := forall k, dominated (cur x k) (new x k).
+Notation own_chi k := (fun x => spend (cur x) (new x) k).
+Definition reused j t s := L e next r pi0 (team_of (pred1 j)) t s.
+
+Lemma team_dist D : policy (team_of D).
+Proof. by move=> x; apply: joint_dist => k; rewrite /rows_of; case: (D k). Qed.
+Lemma team_ratio D x : opens_nothing x -> forall a, team_of D x a = pi0 x a * ratio_of (cur x) (new x) D a.
+Proof. by move=> d a; rewrite /team_of (joint_rows (hc x) d). Qed.
+Lemma team_dominated D x : opens_nothing x -> dominated (pi0 x) (team_of D x).
+Proof. by move=> d a z; rewrite team_ratio // z; lra. Qed.
+Lemma reused_credit j t s : everywhere e next pi0 opens_nothing t s ->
+  reused j t s = credit e next r pi0 (fun x => gain_of (cur x) (new x) j) t s.
+Proof.
+move=> ev; rewrite /reused -(L_between_L _ _ _ _ _ _ (team_dist pred0)).
+rewrite (@L_between_credit _ _ _ e next r e_dist _ _ _ (team_dist pred0) (team_dist pred0) (team_dist (pred1 j)) (fun _ => true)).
+  apply: path_sum_visited (team_dist _) _ => //; apply: everywhere_imp ev => x d u; apply: sumE => a.
+  case: (Rle_lt_or_eq_dec _ _ (proj1 (team_dist pred0 x) a)) => [pa|<-]; last lra.
+  by rewrite (team_ratio (pred1 j)) // ratio_one /gain_of; field; lra.
+apply: everywhere_imp ev => x d; apply: own_ok; [exact: team_dist | exact: team_dist |].
+by split=> //; apply: team_dominated.
+Qed.
+
+(* both forms: the updates of D, then those of E, with a credit that has its moments *)
+Lemma S10_product D E (c : S -> A -> R) (alpha beta : S -> R) (MN : S -> R * R) a b t s :
+  (forall x, opens_nothing x -> moments (pi0 x) (ratio_of (cur x) (new x) D) (ratio_of (cur x) (new x) E) (c x)
+    (alpha x) (beta x) (MN x).1 (MN x).2) -> (forall x, 0 <= alpha x) -> (forall x, 0 <= beta x) ->
+  everywhere e next pi0 opens_nothing t s -> budget e next pi0 alpha t s a -> budget e next pi0 beta t s b ->
+  Rabs (V (team_of E) t s - V (team_of D) t s - credit e next r pi0 c t s)
+    <= sqrt (variance e next r pi0 t s) * sqrt (G (a + b) - G a).
+Proof.
+move=> mo a0 b0 ev ba bb; apply: Rle_trans (S10_form (turn := fun _ => true) (p' := team_of D) (p'' := team_of E)
+  (y := fun x => ratio_of (cur x) (new x) D) (z := fun x => ratio_of (cur x) (new x) E) r e_dist (team_dist pred0) _ ba bb) _.
+  apply: everywhere_imp ev => x d; apply: (fair_state (mo x d)) => //; exact: team_ratio.
+apply: Rmult_le_compat_r; first exact: sqrt_pos.
+by apply: sqrt_le_1_alt; apply: noise_le_variance => //; exact: team_dist.
+Qed.
+
+(* S10 (b): the signed reused sum of a stage of a product team. J(all updated) - J(none) - sum_j L_j^reused (the stage sum telescopes to
+   it in every order), with X of the sum of the agents' own chi-squares along one and the same path *)
+Theorem S10_reused t s X : everywhere e next pi0 opens_nothing t s ->
+  budget e next pi0 (fun x => \sum_(k : I) own_chi k x) t s X ->
+  Rabs (V (team_of predT) t s - V pi0 t s - \sum_(j : I) reused j t s)
+    <= sqrt (variance e next r pi0 t s) * sqrt (exp X - 1 - X).
+Proof.
+move=> ev bx; rewrite (sumE (fun j => reused_credit j ev)).
+have -> : \sum_(j : I) credit e next r pi0 (fun x => gain_of (cur x) (new x) j) t s
+    = credit e next r pi0 (fun x f => \sum_(j : I) gain_of (cur x) (new x) j f) t s.
+  rewrite /credit -path_sum_sum; apply: path_sumE => u x; rewrite sum_swap; apply: sumE => f.
+  by rewrite -sumZr -sumZ.
+have := @S10_product pred0 predT (fun x f => \sum_(j : I) gain_of (cur x) (new x) j f) (fun _ => 0)
+  (fun x => \sum_(k : I) own_chi k x) (fun x => (second (cur x) (new x) pred0, second (cur x) (new x) predT)) 0 X t s.
+rewrite Rplus_0_l (_ : G X - G 0 = exp X - 1 - X); last by rewrite /G exp_0; lra.
+apply=> //.
+- by move=> x d; exact: (joint_moments (hc x) (hn x) d).
+- by move=> x; lra.
+- by move=> x; apply: sum_ge0 => k; apply: spend_ge0.
+exact: budget0.
+Qed.
+
+(* S10 (d), reused, product team: agent j after those of D *)
+Theorem S10_reused_update (D : pred I) j a b t s : ~~ D j -> everywhere e next pi0 opens_nothing t s ->
+  budget e next pi0 (fun x => \sum_(k : I) (if D k then own_chi k x else 0)) t s a -> budget e next pi0 (own_chi j) t s b ->
+  Rabs (V (team_of (predU1 j D)) t s - V (team_of D) t s - reused j t s)
+    <= sqrt (variance e next r pi0 t s) * sqrt (G (a + b) - G a).
+Proof.
+move=> dj ev ba bb; rewrite reused_credit //.
+apply: (S10_product (MN := fun x => (second (cur x) (new x) D, second (cur x) (new x) (predU1 j D))) _ _ _ ev ba bb).
+- by move=> x d; apply: (reused_moments (hc x) (hn x) d).
+- by move=> x; apply: sum_ge0 => k; have := spend_ge0 (new x) (hc x) k; case: (D k); lra.
+by move=> x; apply: spend_ge0.
+Qed.
+
+(* S10 (d), cached, product team *)
+Theorem S10_cached_product (D : pred I) j a b t s : ~~ D j -> everywhere e next pi0 opens_nothing t s ->
+  budget e next pi0 (fun x => chi (pi0 x) (team_of D x)) t s a ->
+  budget e next pi0 (fun x => step2 (pi0 x) (team_of D x) (team_of (predU1 j D) x)) t s b ->
+  Rabs (V (team_of (predU1 j D)) t s - V (team_of D) t s - L_between e next r pi0 (team_of D) (team_of (predU1 j D)) t s)
+    <= sqrt (variance e next r pi0 t s) * sqrt (G (a + b) - G a).
+Proof.
+move=> dj ev ba bb; apply: Rle_trans (S10_between (turn := fun _ => true) r e_dist (team_dist _) (team_dist _) (team_dist _) _ ba bb) _.
+  apply: everywhere_imp ev => x d; split; first exact: team_dominated.
+  by split; [exact: team_dominated | split=> //; exact: (orthogonal_product (hc x) (hn x) d)].
+apply: Rmult_le_compat_r; first exact: sqrt_pos.
+by apply: sqrt_le_1_alt; apply: noise_le_variance => //; exact: team_dist.
+Qed.
+End ProductTeam.
