@@ -59,4 +59,190 @@ case: (Rle_lt_or_eq_dec _ _ (p0 a)) => [pa|<-]; last lra.
 case: (Rle_lt_or_eq_dec _ _ (p0 b)) => [pb|<-]; last lra.
 by apply: Rmult_le_pos (h a b pa pb); apply: Rmult_le_pos; lra.
 Qed.
+
+(* One row for all contexts with the same observation. Two contexts agree if their advantages order the actions alike. What the step
+   was given, alpha, is any pooling that respects an order on which all contexts of the row agree (pooled_order: sums with weights
+   of any occupancy); the step is one for which the ratio q/p is a nondecreasing function of it. *)
+Section Agree.
+Variables (O : Type) (obs : S -> O) (mine : S -> bool) (p q : S -> A -> R) (alpha : O -> A -> R).
+Hypotheses (hp : policy p) (hq : policy q).
+Hypothesis others : forall x, mine x = false -> forall a, q x a = p x a.
+Hypothesis stays : forall x, mine x -> forall a, p x a = 0 -> q x a = 0.
+Hypothesis agree : forall u u' x x' a b, mine x -> mine x' -> obs x = obs x' -> 0 < p x a -> 0 < p x b ->
+  0 <= (Adv p u x a - Adv p u x b) * (Adv p u' x' a - Adv p u' x' b).
+Hypothesis pooling : forall x a b, mine x ->
+  (forall u x', mine x' -> obs x' = obs x -> Adv p u x' b <= Adv p u x' a) -> alpha (obs x) b <= alpha (obs x) a.
+Hypothesis rising : forall x a b, mine x -> 0 < p x a -> 0 < p x b -> alpha (obs x) b <= alpha (obs x) a ->
+  q x b / p x b <= q x a / p x a.
+
+Lemma mean_adv u x : \sum_(a : A) (p x a * Adv p u x a) = 0.
+Proof. by have := gainE e next r p u x hp; rewrite VE /Episodic.gain => ->; lra. Qed.
+
+Lemma U4_gain u x : 0 <= gain p q u x.
+Proof.
+rewrite /Episodic.gain; case mx : (mine x); last first.
+  by rewrite (sumE (G := fun a => p x a * Adv p u x a)) ?mean_adv => [|a]; rewrite ?others //; lra.
+have back a : p x a * (q x a / p x a) = q x a.
+  case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|/esym pa]; first by field; lra.
+  by rewrite stays // pa; lra.
+have up a b : 0 < p x a -> 0 < p x b -> Adv p u x b < Adv p u x a -> q x b / p x b <= q x a / p x a.
+  move=> pa pb lt; apply: rising => //; apply: pooling => // u' x' mx' ox.
+  have h := agree u u' mx mx' (esym ox) pa pb.
+  by apply: Rnot_lt_le => lt'; have := Rmult_lt_0_compat (Adv p u x a - Adv p u x b) (Adv p u' x' b - Adv p u' x' a); lra.
+have := @chebyshev (p x) (fun a => q x a / p x a) (Adv p u x) (hp x).
+rewrite mean_adv Rmult_0_r (sumE (F := fun a => p x a * _) (G := fun a => q x a * Adv p u x a)) => [|a]; last by rewrite -Rmult_assoc back.
+apply=> a b pa pb; case: (Rtotal_order (Adv p u x a) (Adv p u x b)) => [lt|[->|lt]]; last 2 first.
+- by lra.
+- by have := up _ _ pa pb lt => h; apply: Rmult_le_pos; lra.
+have := up _ _ pb pa lt => h; rewrite -[_ * _](Rmult_opp_opp); apply: Rmult_le_pos; lra.
+Qed.
+
+(* U4 (c): contexts that agree never lose, on any occupancy, at any radius *)
+Theorem U4_agree t s : V p t s <= V q t s.
+Proof. by apply: U2 => // u x; exact: U4_gain. Qed.
+End Agree.
+
+(* sums over contexts with weights of any occupancy are a pooling *)
+Lemma pooled_order (X : finType) (w : X -> R) (F : X -> A -> R) a b : (forall x, 0 <= w x) -> (forall x, 0 < w x -> F x b <= F x a) ->
+  \sum_(x : X) (w x * F x b) <= \sum_(x : X) (w x * F x a).
+Proof. by move=> w0 h; apply: sum_pos_le. Qed.
+(* the steps of U1 and S9 (d) are rising in what they were given *)
+Section Steps.
+Variables (p q al : A -> R) (a b : A).
+Hypotheses (pa : 0 < p a) (pb : 0 < p b) (le : al b <= al a).
+Lemma rising_exp lam Z : 0 < lam -> 0 < Z -> (forall i, q i = p i * exp (al i / lam) / Z) -> q b / p b <= q a / p a.
+Proof.
+move=> l0 z0 E; have l1 := Rinv_0_lt_compat _ l0; have z1 := Rinv_0_lt_compat _ z0.
+have E' i : 0 < p i -> q i / p i = exp (al i / lam) * / Z by move=> pi; rewrite E; field; lra.
+rewrite !E' //; apply: Rmult_le_compat_r; first lra.
+case: (Rle_lt_or_eq_dec _ _ le) => [lt|->]; last lra.
+by apply/Rlt_le/exp_increasing; apply: Rmult_lt_compat_r.
+Qed.
+Lemma rising_root lam nu : 0 < lam -> al a < nu -> (forall i, 0 < p i -> q i = lam * p i / (nu - al i)) -> q b / p b <= q a / p a.
+Proof.
+move=> l0 h E; have E' i : 0 < p i -> al i < nu -> q i / p i = lam * / (nu - al i) by move=> pi ai; rewrite E //; field; lra.
+rewrite !E'; try lra.
+by apply: Rmult_le_compat_l; [lra | apply: Rinv_le_contravar; lra].
+Qed.
+Lemma rising_weighted Z : 0 < Z -> (forall i, q i = p i * al i / Z) -> q b / p b <= q a / p a.
+Proof.
+move=> z0 E; have z1 := Rinv_0_lt_compat _ z0.
+have E' i : 0 < p i -> q i / p i = al i * / Z by move=> pi; rewrite E; field; lra.
+by rewrite !E' //; apply: Rmult_le_compat_r; lra.
+Qed.
+End Steps.
 End Episodic.
+
+(* ------------------------------------------------------------------ U4 (b): the closed-form step pools *)
+Section Pool.
+Variables (O A : finType) (w P : O -> A -> R).
+Hypotheses (w0 : forall o a, 0 <= w o a) (wP : forall o a, P o a = 0 -> w o a = 0) (hP : forall o, dist (P o)).
+Definition W o := \sum_(a : A) w o a.
+(* the row that is greatest: in proportion to the pooled weights; stay where nothing is weighed *)
+Definition pooled o a := if Rlt_dec 0 (W o) then w o a / W o else P o a.
+
+Lemma W_ge0 o : 0 <= W o. Proof. exact: sum_ge0. Qed.
+Lemma pooledE o a : W o * pooled o a = w o a.
+Proof.
+rewrite /pooled; case: Rlt_dec => /= h; first by field; lra.
+have z : W o = 0 by have := W_ge0 o; lra.
+by have := term_le_sum a (w0 o); rewrite -/(W o) z; have := w0 o a; lra.
+Qed.
+Lemma pooled_dist o : dist (pooled o).
+Proof.
+split=> [a|]; rewrite /pooled; case: Rlt_dec => /= h.
+- by apply: Rmult_le_pos (w0 o a) _; apply/Rlt_le/Rinv_0_lt_compat.
+- exact: (proj1 (hP o)).
+- by rewrite sumZr -/(W o); field; lra.
+exact: (proj2 (hP o)).
+Qed.
+Lemma pooled_keeps o : keeps (pooled o) (P o).
+Proof.
+move=> a; rewrite /pooled; case: Rlt_dec => //= h pa.
+case: (Rle_lt_or_eq_dec _ _ (proj1 (hP o) a)) => // /esym /wP z.
+by move: pa; rewrite z /Rdiv; lra.
+Qed.
+Definition pooled_score (N : O -> A -> R) := \sum_(o : O) \sum_(a : A) (w o a * ln (N o a / P o a)).
+(* its value *)
+Lemma pooled_value : pooled_score pooled = \sum_(o : O) (W o * kl (pooled o) (P o)).
+Proof. by apply: sumE => o; rewrite /kl -sumZ; apply: sumE => a; rewrite -pooledE; ring. Qed.
+Lemma pooled_ge0 : 0 <= pooled_score pooled.
+Proof.
+rewrite pooled_value; apply: sum_ge0 => o; apply: Rmult_le_pos (W_ge0 o) _.
+rewrite -(kterm_sum (pooled_dist o) (hP o)); apply: sum_ge0 => a; apply: kterm_ge0 => //; [exact: pooled_dist | exact: pooled_keeps].
+Qed.
+(* Gibbs: no other tied rows have a greater score *)
+Lemma pooled_greatest (N : O -> A -> R) : (forall o, dist (N o)) -> (forall o, keeps (P o) (N o)) -> pooled_score N <= pooled_score pooled.
+Proof.
+move=> hN hk; apply: sum_le => o.
+have kN : keeps (pooled o) (N o) by move=> a /pooled_keeps /hk.
+have k0 : 0 <= W o * kl (pooled o) (N o).
+  apply: Rmult_le_pos (W_ge0 o) _; rewrite -(kterm_sum (pooled_dist o) (hN o)).
+  by apply: sum_ge0 => a; apply: kterm_ge0 => //; exact: pooled_dist.
+suff -> : \sum_(a : A) (w o a * ln (N o a / P o a)) = \sum_(a : A) (w o a * ln (pooled o a / P o a)) - W o * kl (pooled o) (N o) by lra.
+rewrite /kl -sumZ -sumB; apply: sumE => a; rewrite -pooledE.
+case: (Rle_lt_or_eq_dec _ _ (proj1 (pooled_dist o) a)) => [pa|<-]; last lra.
+have Pa := pooled_keeps pa; have na := kN a pa.
+rewrite (_ : pooled o a / P o a = pooled o a / N o a * (N o a / P o a)); last by field; lra.
+by rewrite ln_mult; [lra | apply: Rdiv_lt_0_compat | apply: Rdiv_lt_0_compat].
+Qed.
+End Pool.
+
+Section PooledStep.
+Variables (A B : finType) (S : Type) (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R).
+Hypothesis e_dist : forall s a, dist (e s a).
+Variables (O : finType) (obs : S -> O) (P : O -> A -> R) (Phi : nat -> S -> R) (t : nat) (s : S).
+Hypothesis hP : forall o, dist (P o).
+Let p x := P (obs x).
+(* pi(a|o) times what is expected above the floor after a, summed over the visits to the contexts of o *)
+Definition pooled_weight o a :=
+  path_sum e next p (fun u x => if obs x == o then p x a * (Q e next r p u x a - Phi u.+1 x) else 0) t s.
+Notation w := pooled_weight.
+(* the step of all agents at once: obs says who acts and what he sees *)
+Definition pooled_step x := pooled w P (obs x).
+Variable ok : nat -> S -> Prop.
+Hypotheses (hk : forall o, keeps (P o) (pooled w P o)) (hr : reach e next pooled_step ok)
+  (hf : floor e next pooled_step r ok Phi) (os : ok t s).
+
+Lemma score_pooled (N : O -> A -> R) :
+  path_sum e next p (score e next p (fun x => N (obs x)) r Phi) t s = pooled_score w P N.
+Proof.
+rewrite (path_sumE e next p (g := fun u x => \sum_(o : O) \sum_(a : A)
+  (ln (N o a / P o a) * (if obs x == o then p x a * (Q e next r p u x a - Phi u.+1 x) else 0)))) => [|u x].
+  rewrite path_sum_sum; apply: sumE => o; rewrite path_sum_sum; apply: sumE => a.
+  by rewrite path_sumZ Rmult_comm.
+rewrite (bigD1 (obs x)) //= [X in _ + X]big1 => [|o /negbTE no]; last by apply: sum0 => a; rewrite eq_sym no; lra.
+by rewrite Rplus_0_r; apply: sumE => a; rewrite eqxx /p; lra.
+Qed.
+
+Let hp : policy p. Proof. by move=> x; exact: hP. Qed.
+Let hkp x : keeps (p x) (pooled_step x). Proof. exact: hk. Qed.
+Lemma pooled_weight_ge0 o a : 0 <= w o a.
+Proof.
+rewrite -[X in X <= _](Rmult_0_l (path_sum e next p (fun _ _ => 0) t s)) -path_sumZ.
+apply: (path_sum_le e_dist hp hkp hr os) => u x ox; rewrite Rmult_0_l; case: eqP => _; last lra.
+case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|<-]; last lra.
+apply: Rmult_le_pos; first lra.
+have qa := hkp pa; suff : Phi u.+1 x <= Q e next r p u x a by lra.
+apply: (above_floor_Q e_dist hr hf ox qa) => y oy.
+by apply: (above_floor e_dist hr hf hp _ oy) => z b; exact: hkp.
+Qed.
+Lemma pooled_weight_P o a : P o a = 0 -> w o a = 0.
+Proof.
+move=> z; rewrite -[RHS](Rmult_0_l (path_sum e next p (fun _ _ => 0) t s)) -path_sumZ; apply: path_sumE => u x.
+by rewrite Rmult_0_l; case: eqP => // E; rewrite /p E z; lra.
+Qed.
+
+(* U4 (b): all agents at once, each by the pooled step, on one set of rollouts: what it is sure to bring is sum_o W(o) KL(pi'||pi)(o),
+   not negative, and no other tied rows score more *)
+Theorem U4_pooled : let gained := \sum_(o : O) (W w o * kl (pooled w P o) (P o)) in
+  0 <= gained /\ gained <= V e next r pooled_step t s - V e next r p t s /\
+  forall N, (forall o, dist (N o)) -> (forall o, keeps (P o) (N o)) ->
+    path_sum e next p (score e next p (fun x => N (obs x)) r Phi) t s <= gained.
+Proof.
+have w0 := pooled_weight_ge0; have wP := pooled_weight_P; rewrite /= -(pooled_value _ w0).
+split; first exact: (pooled_ge0 w0 wP hP).
+split; last by move=> N hN kN; rewrite score_pooled; exact: (pooled_greatest w0 wP hP).
+rewrite -score_pooled; apply: (S9 e_dist hp _ hkp hr hf os) => x; exact: (pooled_dist w0 hP).
+Qed.
+End PooledStep.
