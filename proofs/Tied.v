@@ -246,3 +246,113 @@ split; last by move=> N hN kN; rewrite score_pooled; exact: (pooled_greatest w0 
 rewrite -score_pooled; apply: (S9 e_dist hp _ hkp hr hf os) => x; exact: (pooled_dist w0 hP).
 Qed.
 End PooledStep.
+
+(* ------------------------------------------------------------------ discounted *)
+Section DiscountedForm.
+Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R) (r : S -> A -> R).
+Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
+Implicit Types p q : S -> A -> R.
+
+(* U2 (b); asked where the new policy comes *)
+Theorem U2_discounted p q v v' m' : policy q -> bellman P g r p v -> bellman P g r q v' -> flow P g rho q m' ->
+  (forall s, 0 < m' s -> 0 <= gaind P g r p v q s) -> at_rho rho v <= at_rho rho v'.
+Proof.
+move=> hq bp bq fl h; have := T0_discounted hq bp bq fl.
+suff : 0 <= under m' (gaind P g r p v q) by lra.
+apply: sum_ge0 => s; case: (Rle_lt_or_eq_dec _ _ (proj1 fl s)) => [ms|<-]; last lra.
+by apply: Rmult_le_pos (h s ms); lra.
+Qed.
+(* U2 (c) *)
+Theorem U2_one_batch_discounted (I : finType) (j : S -> I) (team : nat -> S -> A -> R) (at_ : I -> nat) n v v' m' :
+  (forall i, policy (team i)) -> bellman P g r (team O) v -> bellman P g r (team n) v' -> flow P g rho (team n) m' ->
+  (forall s a, team n s a = team (at_ (j s)).+1 s a) ->
+  (forall s, 0 <= \sum_(a : A) (team (at_ (j s)).+1 s a * (Qd P g r v s a - v s))) -> at_rho rho v <= at_rho rho v'.
+Proof.
+move=> ht b b' fl last h; apply: (U2_discounted (ht n) b b' fl) => s _; rewrite /gaind.
+by rewrite (sumE (G := fun a => team (at_ (j s)).+1 s a * (Qd P g r v s a - v s))) => [|a]; rewrite ?last.
+Qed.
+
+(* U4 (b) *)
+Section Pooled.
+Variables (O : finType) (obs : S -> O) (Pi : O -> A -> R) (Phi v m : S -> R).
+Hypothesis hP : forall o, dist (Pi o).
+Let p s := Pi (obs s).
+Hypotheses (bp : bellman P g r p v) (fl : flow P g rho p m) (hf : floord P g r Phi).
+Definition weightd o a := \sum_(s : S) (m s * (if obs s == o then p s a * (Qd P g r v s a - Phi s) else 0)).
+Notation w := weightd.
+Definition pooled_stepd s := pooled w Pi (obs s).
+Hypothesis hk : forall o, keeps (Pi o) (pooled w Pi o).
+Let hp : policy p. Proof. by move=> s; exact: hP. Qed.
+
+Lemma scored_pooled (N : O -> A -> R) : under m (scored P g p (fun s => N (obs s)) r v Phi) = pooled_score w Pi N.
+Proof.
+rewrite /pooled_score (sumE (F := fun o => \sum_(a : A) _) (G := fun o => \sum_(s : S) (m s *
+  \sum_(a : A) (if obs s == o then ln (N o a / Pi o a) * (p s a * (Qd P g r v s a - Phi s)) else 0)))) => [|o].
+  rewrite sum_swap; apply: sumE => s; rewrite sumZ; congr (_ * _); rewrite (bigD1 (obs s)) //= [X in _ + X]big1 => [|o /negbTE no].
+    by rewrite Rplus_0_r; apply: sumE => a; rewrite eqxx /p; lra.
+  by apply: sum0 => a; rewrite eq_sym no.
+rewrite (sumE (F := fun s => m s * _) (G := fun s => \sum_(a : A) (m s *
+  (if obs s == o then ln (N o a / Pi o a) * (p s a * (Qd P g r v s a - Phi s)) else 0)))) => [|s]; last by rewrite sumZ.
+rewrite sum_swap; apply: sumE => a; rewrite Rmult_comm -sumZ; apply: sumE => s.
+by case: eqP => _; lra.
+Qed.
+Lemma weightd_ge0 o a : 0 <= w o a.
+Proof.
+apply: sum_ge0 => s; apply: Rmult_le_pos (proj1 fl s) _; case: eqP => _; last lra.
+apply: Rmult_le_pos (proj1 (hp s) a) _; have := hf s a.
+have := ev_le P_dist s a (above g01 P_dist hp hf bp) => h; have := Rmult_le_compat_l _ _ _ (proj1 g01) h.
+by rewrite /Qd; lra.
+Qed.
+Lemma weightd_P o a : Pi o a = 0 -> w o a = 0.
+Proof. by move=> z; apply: sum0 => s; case: eqP => [E|_]; rewrite ?/p ?E ?z; lra. Qed.
+
+Theorem U4_pooled_discounted v' : bellman P g r pooled_stepd v' ->
+  let gained := \sum_(o : O) (W w o * kl (pooled w Pi o) (Pi o)) in
+  0 <= gained /\ gained <= at_rho rho v' - at_rho rho v /\
+  forall N, (forall o, dist (N o)) -> (forall o, keeps (Pi o) (N o)) ->
+    under m (scored P g p (fun s => N (obs s)) r v Phi) <= gained.
+Proof.
+move=> bq; have w0 := weightd_ge0; have wP := weightd_P; rewrite /= -(pooled_value _ w0).
+split; first exact: (pooled_ge0 w0 wP hP).
+split; last by move=> N hN kN; rewrite scored_pooled; exact: (pooled_greatest w0 wP hP).
+rewrite -scored_pooled; apply: (S9_discounted g01 P_dist rho_dist hp _ _ fl hf bp bq) => s; first exact: (pooled_dist w0 hP).
+exact: hk.
+Qed.
+End Pooled.
+End DiscountedForm.
+
+(* ------------------------------------------------------------------ U4 (e), (f): a tied row is promised a gain and loses it *)
+Lemma sum_bool (F : bool -> R) : \sum_(b : bool) F b = F true + F false.
+Proof. by rewrite (bigD1 true) //= (bigD1 false) //= big_pred0 ?Rplus_0_r // => -[]. Qed.
+Lemma sum_unit (F : unit -> R) : \sum_(b : unit) F b = F tt.
+Proof. by rewrite (big_pred1 tt) // => -[]. Qed.
+
+Section Crossing.
+(* The first agent acts at None: true leads to x = Some true, false to y = Some false. The second has one row for x and y. *)
+Variables lead tilt : R.
+Definition x_e (_ : option bool) (_ : bool) (_ : unit) := 1.
+Definition x_next (s : option bool) (a : bool) (_ : unit) := if s is Some b then Some b else Some a.
+Definition x_r (s : option bool) (a : bool) (_ : unit) :=
+  if s is Some b then (if b then (if a then 1 else 0) else (if a then 0 else 1 - tilt)) else (if a then 0 else lead + tilt / 2).
+Definition x_row u v (s : option bool) (a : bool) := let d := if s is Some _ then v else u in if a then / 2 + d else / 2 - d.
+Definition x_obs (s : option bool) := if s is Some _ then true else false.
+Notation V := (V x_e x_next x_r).
+(* the value, and what a step of the second agent from 0 to v is promised *)
+Definition J u v := V (x_row u v) 2 None.
+Definition promised_first u := L x_e x_next x_r (x_row 0 0) (x_row u 0) 2 None.
+Definition promised_stale u0 u v := path_sum x_e x_next (x_row u0 0) (gain x_e x_next x_r (x_row u 0) (x_row u v)) 2 None.
+Definition promised_cached u0 u v := path_sum x_e x_next (x_row u0 0) (fun k s =>
+  \sum_(a : bool) ((x_row u v s a - x_row u 0 s a) * Adv x_e x_next x_r (x_row u0 0) k s a)) 2 None.
+
+Lemma x_policy u v : - / 2 <= u <= / 2 -> - / 2 <= v <= / 2 -> policy (x_row u v).
+Proof.
+move=> hu hv s; split; last by rewrite sum_bool /x_row; field.
+by case; case: s => [b|]; rewrite /x_row; lra.
+Qed.
+Lemma x_tied u v s s' : x_obs s = x_obs s' -> x_row u v s = x_row u v s'.
+Proof. by case: s => [b|]; case: s' => [b'|]. Qed.
+Lemma JE u v : J u v = (/ 2 - u) * (lead + tilt / 2) + (/ 2 + u) * (/ 2 + v) + (/ 2 - u) * (/ 2 - v) * (1 - tilt).
+Proof. by rewrite /J /= !(sum_bool, sum_unit) /= /x_e /x_row; field. Qed.
+Lemma staleE u0 u v : promised_stale u0 u v = v * (/ 2 + u0 - (/ 2 - u0) * (1 - tilt)).
+Proof. by rewrite /promised_stale /gain /Adv /Q /= /after !(sum_bool, sum_unit) /= /x_e /x_row; field. Qed.
+End Crossing.
