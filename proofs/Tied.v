@@ -355,4 +355,110 @@ Lemma JE u v : J u v = (/ 2 - u) * (lead + tilt / 2) + (/ 2 + u) * (/ 2 + v) + (
 Proof. by rewrite /J /= !(sum_bool, sum_unit) /= /x_e /x_row; field. Qed.
 Lemma staleE u0 u v : promised_stale u0 u v = v * (/ 2 + u0 - (/ 2 - u0) * (1 - tilt)).
 Proof. by rewrite /promised_stale /gain /Adv /Q /= /after !(sum_bool, sum_unit) /= /x_e /x_row; field. Qed.
+Lemma cachedE u0 u v : promised_cached u0 u v = v * (/ 2 + u0 - (/ 2 - u0) * (1 - tilt)).
+Proof. by rewrite /promised_cached /Adv /Q /= /after !(sum_bool, sum_unit) /= /x_e /x_row; field. Qed.
+Lemma firstE u : promised_first u = u * (- lead).
+Proof. by rewrite /promised_first /L /gain /Adv /Q /= /after !(sum_bool, sum_unit) /= /x_e /x_row; field. Qed.
 End Crossing.
+
+(* The exact step at the radius KL(half || half + e), from a row (1/2, 1/2): no row within the radius is promised more. *)
+Definition half d (a : bool) := if a then / 2 + d else / 2 - d.
+Definition radius d := kl (half 0) (half d).
+Definition exact (promise : R -> R) e v :=
+  radius v <= radius e /\ forall d, - / 2 < d < / 2 -> radius d <= radius e -> promise d <= promise v.
+
+Lemma radiusE d : - / 2 < d < / 2 -> radius d = / 2 * ln (/ 4) - / 2 * ln (/ 4 - d ^ 2).
+Proof.
+move=> h; rewrite /radius /kl sum_bool /half Rplus_0_r Rminus_0_r.
+have E x y : 0 < x -> 0 < y -> ln (x / y) = ln x - ln y.
+  by move=> x0 y0; have := Rinv_0_lt_compat y y0 => y1; rewrite /Rdiv ln_mult // ln_Rinv //; lra.
+rewrite !E; try lra.
+have -> : / 4 - d ^ 2 = (/ 2 + d) * (/ 2 - d) by field.
+have -> : / 4 = / 2 * / 2 by field.
+by rewrite !ln_mult; lra.
+Qed.
+Lemma radius_le d e : - / 2 < d < / 2 -> 0 <= e < / 2 -> radius d <= radius e -> - e <= d <= e.
+Proof.
+move=> hd he; rewrite !radiusE; try lra. move=> h.
+have sq : d ^ 2 <= e ^ 2.
+  apply: Rnot_lt_le => lt; have : ln (/ 4 - d ^ 2) < ln (/ 4 - e ^ 2) by apply: ln_increasing; nra.
+  by lra.
+by split; nra.
+Qed.
+Lemma radius_opp e : 0 <= e < / 2 -> radius (- e) = radius e.
+Proof. by move=> h; rewrite !radiusE; try lra; congr (_ - _ * ln (_ - _)); ring. Qed.
+Lemma exact_up f c e : 0 <= e < / 2 -> (forall d, f d = d * c) -> 0 <= c -> exact f e e.
+Proof.
+move=> he E c0; split=> [|d hd r]; first lra.
+by rewrite !E; have := radius_le hd he r => h; apply: Rmult_le_compat_r; lra.
+Qed.
+Lemma exact_down f c e : 0 <= e < / 2 -> (forall d, f d = d * c) -> c <= 0 -> exact f e (- e).
+Proof.
+move=> he E c0; split=> [|d hd r]; first by rewrite radius_opp //; lra.
+by rewrite !E; have := radius_le hd he r => h; have := Rmult_le_compat_l (- c) (- e) d ltac:(lra) ltac:(lra); lra.
+Qed.
+
+(* U4 (e): one agent, one row for two contexts, exact current advantages on a stale occupancy. It is promised 2 eta eps and loses
+   2 eta eps; its step is the exact one, at every radius. (U2 (b) is false here: the rows are tied.) *)
+Theorem U4_loses eta eps : 0 < eta < / 2 -> 0 < eps < / 2 ->
+  exact (promised_stale 0 0 eta (- eta)) eps eps /\
+  promised_stale 0 0 eta (- eta) eps = 2 * eta * eps /\ J 0 0 (- eta) eps - J 0 0 (- eta) 0 = - (2 * eta * eps).
+Proof.
+move=> h1 h2; split; first by apply: (exact_up (c := 2 * eta)) => [|d|]; rewrite ?staleE; lra.
+by rewrite staleE !JE; split; field.
+Qed.
+(* in numbers: promised + 2/10^6, brought - 2/10^6 *)
+Corollary U4_loses_millionths : let eta := / 1000 in let eps := / 1000 in
+  promised_stale 0 0 eta (- eta) eps = 2 / 1000000 /\ J 0 0 (- eta) eps - J 0 0 (- eta) 0 = - 2 / 1000000.
+Proof. by move=> eta eps; have [|| _ [-> ->]] := @U4_loses eta eps; rewrite /eta /eps; try lra; split; field. Qed.
+
+(* U4 (f): two agents, two rows, all rows (1/2, 1/2); every update is the exact step at the radius of eps. D: what the second agent's
+   step on new rollouts brings, and what it costs on old ones. *)
+Definition D tilt eps := 2 * eps - tilt * (/ 2 + eps).
+Definition exact_steps lead tilt eps :=
+  exact (promised_first lead tilt) eps (- eps) /\                        (* the first agent *)
+  exact (promised_stale lead tilt (- eps) (- eps)) eps (- eps) /\         (* the second, fresh rollouts *)
+  exact (promised_stale lead tilt 0 (- eps)) eps eps /\                   (* stale occupancy *)
+  exact (promised_cached lead tilt 0 (- eps)) eps eps.                    (* cached *)
+Section Stage.
+Variables lead tilt eps : R.
+Hypotheses (l0 : 0 < lead) (t0 : 0 < tilt) (e0 : 0 < eps < / 2).
+Hypothesis D0 : 0 < D tilt eps.
+Notation J := (J lead tilt).
+Lemma U4_steps : exact_steps lead tilt eps.
+Proof.
+have he : 0 <= eps < / 2 by lra. have d := D0; rewrite /D in d.
+split; first by apply: (exact_down he (firstE _ _)); lra.
+split; first by apply: (exact_down he (staleE _ _ _ _)); lra.
+by split; [apply: (exact_up he (staleE _ _ _ _)) | apply: (exact_up he (cachedE _ _ _ _))]; lra.
+Qed.
+Lemma U4_stage_fresh : J (- eps) (- eps) - J 0 0 = eps * (lead + D tilt eps).
+Proof. by rewrite !JE /D; field. Qed.
+Lemma U4_stage_stale : J (- eps) eps - J 0 0 = eps * (lead - D tilt eps).
+Proof. by rewrite !JE /D; field. Qed.
+End Stage.
+
+(* for every factor and every radius there is a team whose fresh stage gains exactly that factor times what its stale and its cached
+   stage gain *)
+Theorem U4_factor Fac eps : 1 < Fac -> 0 < eps < / 2 -> exists lead tilt, exact_steps lead tilt eps /\
+  J lead tilt (- eps) (- eps) - J lead tilt 0 0 = Fac * (J lead tilt (- eps) eps - J lead tilt 0 0) /\
+  0 < J lead tilt (- eps) eps - J lead tilt 0 0.
+Proof.
+move=> f1 he; have d0 : 0 < D eps eps by rewrite /D; nra.
+have fi : 0 < / (Fac - 1) by apply: Rinv_0_lt_compat; lra.
+exists (D eps eps * (Fac + 1) / (Fac - 1)), eps; rewrite U4_stage_fresh U4_stage_stale.
+have E : D eps eps * (Fac + 1) / (Fac - 1) - D eps eps = 2 * (D eps eps * / (Fac - 1)) by field; lra.
+have df := Rmult_lt_0_compat _ _ d0 fi.
+split; first by apply: U4_steps => //; lra.
+split; first by field; lra.
+by rewrite E; apply: Rmult_lt_0_compat; lra.
+Qed.
+(* and one whose fresh stage gains while those two lose *)
+Theorem U4_reversed eps : 0 < eps < / 2 -> exists lead tilt, exact_steps lead tilt eps /\
+  0 < J lead tilt (- eps) (- eps) - J lead tilt 0 0 /\ J lead tilt (- eps) eps - J lead tilt 0 0 < 0.
+Proof.
+move=> he; have d0 : 0 < D eps eps by rewrite /D; nra.
+exists (D eps eps / 2), eps; rewrite U4_stage_fresh U4_stage_stale.
+have h := Rmult_lt_0_compat _ _ (proj1 he) d0.
+by split; [apply: U4_steps => //; lra | split; lra].
+Qed.
