@@ -320,6 +320,43 @@ have d2 : exp a - M * E1 <= exp (a + b) - N * E2.
 have := Rmult_le_compat_l _ _ _ (pow2_ge_0 m) d2; rewrite /F; lra.
 Qed.
 
+(* the same for a product team's own chi-squares: d is what the agents spend, their joint chi-square C may be as large as e^d - 1 *)
+Definition W (l m a b : R) := m ^ 2 * (b * exp b) - 2 * m * (exp b - 1) + (exp b - 1).
+Lemma W_ge0 l m a b : 0 <= a -> 0 <= b -> 0 <= W l m a b.
+Proof.
+move=> _ b0; have eb := exp_ineq1_le b.
+have h : 0 <= (b - 1) * exp b + 1.
+  have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ (exp_pos b)) (exp_ineq1_le (- b)).
+  by rewrite -exp_plus Rplus_opp_r exp_0; lra.
+have h1 := Rmult_le_pos _ _ (pow2_ge_0 m) h; have h2 := Rmult_le_pos (exp b - 1) _ ltac:(lra) (pow2_ge_0 (m - 1)).
+by rewrite /W; lra.
+Qed.
+Lemma W_step p y z c C d l m a b : moments p y z c 0 C 1 (1 + C) -> 0 <= d -> d <= b -> C <= exp d - 1 ->
+  \sum_(i : A) (p i * ((m * (z i - 1) - l * (y i - 1) - c i) ^ 2 + W (l * y i) (m * z i) a (b - d))) <= W l m a b.
+Proof.
+move=> [m1 my mz mc myy myz mzz mcy mcz mcc _ _] d0 db hC.
+set E := exp (b - d).
+have -> : \sum_(i : A) (p i * ((m * (z i - 1) - l * (y i - 1) - c i) ^ 2 + W (l * y i) (m * z i) a (b - d)))
+  = C * (m - 1) ^ 2 + (1 + C) * m ^ 2 * ((b - d) * E) - 2 * m * (E - 1) + (E - 1).
+  rewrite (sumE (G := fun i => m ^ 2 * (1 + (b - d) * E) * (p i * (z i * z i)) + l ^ 2 * (p i * (y i * y i))
+    + (- (2 * m * l)) * (p i * (y i * z i)) + 1 * (p i * (c i * c i)) + (- (2 * m)) * (p i * (c i * z i))
+    + 2 * l * (p i * (c i * y i)) + (- (2 * m * (m - l) + 2 * m * (E - 1))) * (p i * z i)
+    + 2 * l * (m - l) * (p i * y i) + 2 * (m - l) * (p i * c i) + ((m - l) ^ 2 + (E - 1)) * p i)) => [|i].
+    by rewrite !sumD !sumZ m1 my mz mc myy myz mzz mcy mcz mcc; ring.
+  by rewrite /W -/E; ring.
+have Eb : exp b = exp d * E by rewrite /E -exp_plus; congr exp; ring.
+have E1 : 1 <= E by have := exp_ineq1_le (b - d); rewrite -/E; lra.
+have e1 : 0 <= E * (exp d - 1) - C.
+  by have := Rmult_le_compat_r (exp d - 1) 1 E; have := exp_ineq1_le d; lra.
+have f1 : 0 <= (b - 1) * exp b + E - (1 + C) * (b - d) * E.
+  have h := Rmult_le_compat_r ((b - d) * E) _ _ (Rmult_le_pos _ _ (_ : 0 <= b - d) (_ : 0 <= E)) hC.
+  have {}h := h ltac:(lra) ltac:(lra).
+  have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ (exp_pos d)) (exp_ineq1_le (- d)); rewrite -exp_plus Rplus_opp_r exp_0 => g.
+  by have := Rmult_le_pos E (exp d * d - exp d + 1) ltac:(lra) ltac:(lra); rewrite Eb; lra.
+have := Rmult_le_pos _ _ (pow2_ge_0 m) f1; have := Rmult_le_pos _ _ e1 (pow2_ge_0 (m - 1)).
+by rewrite /W Eb; lra.
+Qed.
+
 (* a step from q1 to q2, credited on rollouts of p: orthogonal to what was done before. Turn-taking: one of q1 = p, q2 = q1 holds at
    every state. Product team: the updated agent's action is independent of the others'. *)
 Definition orthogonal (p q1 q2 : A -> R) := \sum_(i : A) (q1 i * (q2 i - q1 i) / p i) = 0.
@@ -486,6 +523,31 @@ move=> hp hq ev bx; apply: Rle_trans (S10_turns (turn := fun _ => true) hp hq _ 
   by apply: everywhere_imp ev => x d; split.
 apply: Rmult_le_compat_r; first exact: sqrt_pos.
 by apply: sqrt_le_1_alt; apply: noise_le_variance.
+Qed.
+
+(* S10 with a budget beta of which the joint chi-square may be as large as e^beta - 1 *)
+Theorem S10_loose p q beta t s X : policy p -> policy q ->
+  everywhere p (fun x => dominated (p x) (q x) /\ 0 <= beta x /\ chi (p x) (q x) <= exp (beta x) - 1) t s -> budget p beta t s X ->
+  Rabs (V q t s - V p t s - L p q t s) <= sqrt (variance p t s) * sqrt ((X - 1) * exp X + 1).
+Proof.
+move=> hp hq ev bx.
+have same x : chi (p x) (p x) = 0 by rewrite /chi sum0 // => a; rewrite Rminus_eq_0 /Rdiv; ring.
+have one : everywhere p (visited_ok p p q (fun _ => true)) t s.
+  by apply: everywhere_imp ev => x [d _]; apply: own_ok.
+rewrite -(L_between_L q t s hp) (L_between_credit hp hp hq one).
+apply: Rle_trans (_ : sqrt (noise p (fun _ => true) t s) * sqrt ((X - 1) * exp X + 1) <= _); last first.
+  by apply: Rmult_le_compat_r; [exact: sqrt_pos | apply: sqrt_le_1_alt; exact: noise_le_variance].
+apply: discriminant; first exact: noise_ge0.
+move=> k; suff fw : everywhere p (fair p p q (ratio p p) (ratio p q) (fun x a => (q x a - p x a) / p x a) (fun _ => 0) beta W (fun _ => true)) t s.
+  have z : budget p (fun _ => 0) t s 0 by apply: budget0.
+  by have := @induction _ _ _ e next r e_dist _ _ _ _ _ _ _ _ _ _ hp W_ge0 t s 0 X k 1 1 fw z bx; rewrite /W; lra.
+apply: everywhere_imp ev => x [d [b0 hC]]; have [_ [_ [o _]]] := own_ok (turn := fun _ => true) (hp x) (hq x) (conj d (fun h => False_ind _ (notF (esym h)))).
+have := orthogonal_moments (hp x) (hp x) (hq x) (fun _ h => h) d o; rewrite same Rplus_0_r => mo.
+have back f : dominated (p x) (f x) -> forall i, f x i = p x i * ratio p f x i.
+  move=> df i; rewrite /ratio; case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) i)) => [pi|/esym pi]; first by field; lra.
+  by rewrite df // pi; lra.
+split=> //; [exact: back | exact: back | exact: mo_y mo | exact: mo_z mo | exact: mo_c mo | lra | ].
+by move=> l m a b _ cb; rewrite Rminus_0_r; apply: (W_step l m a mo).
 Qed.
 
 (* ---- over an initial distribution *)
@@ -842,5 +904,29 @@ move=> dj ev ba bb; apply: Rle_trans (S10_between (turn := fun _ => true) r e_di
   by split; [exact: team_dominated | split=> //; exact: (orthogonal_product (hc x) (hn x) d)].
 apply: Rmult_le_compat_r; first exact: sqrt_pos.
 by apply: sqrt_le_1_alt; apply: noise_le_variance => //; exact: team_dist.
+Qed.
+
+(* S10 (c) in the agents' own chi-squares alone: |signed cached sum| <= sd(R) sqrt((X - 1) e^X + 1) *)
+Lemma chi_joint x : opens_nothing x -> 1 + chi (pi0 x) (team_of predT x) = second (cur x) (new x) predT.
+Proof.
+move=> d; rewrite -(ratio_second (hc x) (hn x) d (D := predT) (E := predT)) // -(proj2 (team_dist pred0 x)).
+have dp := team_dist pred0 x; have q1 := proj2 (team_dist predT x).
+rewrite (sumE (F := fun f => joint (cur x) f * _) (G := fun f => (2 * team_of predT x f - pi0 x f)
+  + (team_of predT x f - pi0 x f) ^ 2 / pi0 x f)) => [|f].
+  by rewrite sumD sumB sumZ q1 (proj2 dp) /chi; lra.
+rewrite (team_ratio predT) //; have -> : joint (cur x) f = pi0 x f by [].
+case: (Rle_lt_or_eq_dec _ _ (proj1 dp f)) => [pf|<-]; first by field; lra.
+by rewrite /Rdiv; ring.
+Qed.
+Theorem S10_cached_own t s X : everywhere e next pi0 opens_nothing t s ->
+  budget e next pi0 (fun x => \sum_(k : I) own_chi k x) t s X ->
+  Rabs (V (team_of predT) t s - V pi0 t s - L e next r pi0 (team_of predT) t s)
+    <= sqrt (variance e next r pi0 t s) * sqrt ((X - 1) * exp X + 1).
+Proof.
+move=> ev; apply: (S10_loose r e_dist (team_dist _) (team_dist _)); apply: everywhere_imp ev => x d.
+split; first exact: team_dominated.
+split; first by apply: sum_ge0 => k; exact: spend_ge0.
+have := second_le (new x) (hc x) (predT : pred I); rewrite -chi_joint //.
+by have -> : \sum_(k : I) (if predT k then own_chi k x else 0) = \sum_(k : I) own_chi k x by []; lra.
 Qed.
 End ProductTeam.
