@@ -171,6 +171,11 @@ rewrite sqrt_mult; [|exact: Rmult_le_pos|exact: Rmult_le_pos].
 by rewrite (sqrt_mult (p s a * q s a)) // sqrt_square.
 Qed.
 
+Lemma path_sum_pi w w' f t s : (forall x a, w x a = w' x a) -> path_sum e next w f t s = path_sum e next w' f t s.
+Proof.
+move=> E; elim: t s => [//|t ih] s; rewrite /=; congr (_ + _).
+by apply: sumE => a; rewrite E; congr (_ * _); apply: sumE => b; rewrite ih.
+Qed.
 (* sums over contexts are log-convex in the policy *)
 Lemma path_cs w1 w2 w (f1 f2 f : S -> R) t s : (forall x a, cs (w1 x a) (w2 x a) (w x a)) -> (forall x, cs (f1 x) (f2 x) (f x)) ->
   cs (path_sum e next w1 (fun _ => f1) t s) (path_sum e next w2 (fun _ => f2) t s) (path_sum e next w (fun _ => f) t s).
@@ -375,6 +380,11 @@ lra.
 Qed.
 End Cube.
 
+Lemma telescope (y : nat -> R) n : y O - y n = \sum_(i : 'I_n) (y i - y i.+1).
+Proof. by elim: n => [|m ih]; [rewrite big_ord0; lra | rewrite big_ord_recr /= -ih; lra]. Qed.
+Lemma sum_ones n : \sum_(i : 'I_n) 1 = INR n.
+Proof. by elim: n => [|m ih]; [rewrite big_ord0 | rewrite big_ord_recr ih S_INR]. Qed.
+
 Section Order.
 (* agents are numbered in the order of the stage *)
 Variables (A B : finType) (n : nat) (S : Type) (e : S -> A -> B -> R) (next : S -> A -> B -> S).
@@ -403,4 +413,244 @@ Proof.
 have [z h [F0 [B0 zz]]] := order_cs; case: (Rle_dec z forward) => [|nf]; first by left; lra.
 by right; apply: Rle_trans h _; apply: Rnot_lt_le => nb; nra.
 Qed.
+
+(* H^2(P^{i-1}, P^i) <= K_i / 2 with K_i the fresh KL of the step *)
+Theorem S11_fresh i : (forall s, keeps (team (first i) s) (team (first i.+1) s)) ->
+  H2 (P (first i)) (P (first i.+1))
+    <= (\sum_(w : W) (rho w * K e next (team (first i)) (team (first i.+1)) T (start w))) / 2.
+Proof.
+have hp := team_policy ft; move=> k; rewrite H2_contexts // /contexts /Rdiv -sumZr; apply: sum_le => w; rewrite Rmult_assoc.
+apply: Rmult_le_compat_l; first exact: (proj1 rho_dist).
+rewrite -(H2_law next e_dist) // (K_law next e_dist) //; apply: H2_kl; try exact: law_dist.
+by move=> v; apply: law_pos.
+Qed.
+
+(* One order alone: H^2(P^0, P^n) <= n F. *)
+Theorem S11_one_order : H2 (P set0) (P setT) <= INR n * forward.
+Proof.
+have pd X := P_dist next start T e_dist rho_dist ft X.
+pose x i w := sqrt (P (first i) w).
+have E0 : first 0 = set0 by apply/setP => k; rewrite !inE.
+have En : first n = setT by apply/setP => k; rewrite !inE ltn_ord.
+suff : 2 * H2 (P set0) (P setT) <= INR n * (2 * forward) by lra.
+rewrite H2_half // -{1}E0 -{1}En /forward -sumZ (sumE (F := fun i : 'I_n => 2 * _)
+  (G := fun i : 'I_n => \sum_(w : prod_finType W (path A B T)) (x i w - x i.+1 w) ^ 2)) => [|i]; last exact: H2_half.
+rewrite sum_swap -sumZ; apply: sum_le => w; rewrite -!/(x _ w).
+have := @cs_sum _ (fun=> 1) (fun i : 'I_n => (x i w - x i.+1 w) ^ 2) (fun i : 'I_n => x i w - x i.+1 w) => h.
+have [|_ [_]] := h; last by rewrite sum_ones -(telescope (fun i => x i w)).
+by move=> i; split; first lra; split; [exact: pow2_ge_0 | lra].
+Qed.
 End Order.
+
+(* ------------------------------------------------------------------ one order alone: trees read in order *)
+(* The state (d, o) is the root of a complete tree of depth d whose agents are o, ..., o + size d - 1, read from left to right.
+   The last contexts have d = 0. Action true: turn left, or stay. *)
+Section Trees.
+Fixpoint size d : nat := if d is c.+1 then (size c + (size c).+1)%nat else 1%nat.
+Lemma size_pow d : (size d).+1 = expn 2 d.+1.
+Proof. by elim: d => [//|d ih]; rewrite expnS -ih /= mul2n -addnn addSn. Qed.
+(* D is the sum of the fresh steps, epsilon the best turn *)
+Fixpoint D d : R := if d is c.+1 then 1 + D c - sqrt (1 + D c ^ 2) else 1.
+Lemma D_le d : 0 <= D d <= 2 / (INR d + 2).
+Proof.
+elim: d => [|d [D0 D1]]; first by rewrite /=; lra.
+have d0 := pos_INR d; set y := 2 / (INR d + 2) in D1; have y1 : y * (INR d + 2) = 2 by rewrite /y; field; lra.
+have y0 : 0 < y by apply: Rdiv_lt_0_compat; lra.
+have r0 z := sqrt_pos (1 + z ^ 2); have rr z : sqrt (1 + z ^ 2) * sqrt (1 + z ^ 2) = 1 + z ^ 2.
+  by apply: sqrt_sqrt; have := pow2_ge_0 z; lra.
+have -> : INR d.+1 + 2 = INR d + 2 + 1 by rewrite S_INR; lra.
+rewrite [D d.+1]/=; set z := D d in D0 D1 *; set N := INR d + 2 in y1 *; have N0 : 2 <= N by rewrite /N; lra.
+move: (r0 z) (rr z) (r0 y) (rr y); have -> : z * (z * 1) = z ^ 2 by ring.
+set rz := sqrt (1 + z ^ 2); set ry := sqrt (1 + y ^ 2) => a1 a2 b1 b2.
+have z1 : rz <= 1 + z by apply: Rnot_lt_le => lt; nra.
+split; first lra.
+(* x |-> 1 + x - sqrt(1 + x^2) increases, and is 2/(d+3) or less at x = y *)
+have mono : ry - rz <= y - z.
+  apply: Rnot_lt_le => lt; have : (y - z) * (ry + rz) < (ry - rz) * (ry + rz) by apply: Rmult_lt_compat_r; nra.
+  have : (ry - rz) * (ry + rz) = (y - z) * (y + z) by nra.
+  have : y <= ry by apply: Rnot_lt_le => ?; nra.
+  have : z <= rz by apply: Rnot_lt_le => ?; nra.
+  by nra.
+have ry1 : ry <= 1 + y by apply: Rnot_lt_le => ?; nra.
+have ry2 : 1 + y - ry <= y - y ^ 2 / (2 + y).
+  have r1 : 1 <= ry by apply: Rnot_lt_le => ?; nra.
+  have : (ry - 1) * (ry + 1) = y ^ 2 by nra.
+  have h1 : (ry - 1) * (ry + 1) <= (ry - 1) * (2 + y) by apply: Rmult_le_compat_l; lra.
+  move=> h; have y2 : y ^ 2 / (2 + y) * (2 + y) = y ^ 2 by field; lra.
+  by apply: (Rmult_le_reg_r (2 + y)); [lra | nra].
+have -> : 2 / (N + 1) = y - y ^ 2 / (2 + y).
+  have -> : y = 2 / N by apply: (Rmult_eq_reg_r N); [rewrite y1; field; lra | lra].
+  by field; lra.
+lra.
+Qed.
+Definition eps d := D d / sqrt (1 + D d ^ 2).
+Lemma eps01 d : 0 <= eps d <= 1 /\ sqrt (1 - eps d ^ 2) = / sqrt (1 + D d ^ 2) /\ eps d * sqrt (1 + D d ^ 2) = D d.
+Proof.
+have [D0 _] := D_le d; rewrite /eps; have d2 := pow2_ge_0 (D d); set z := D d in D0 d2 *.
+have r0 : 0 < sqrt (1 + z ^ 2) by apply: sqrt_lt_R0; lra.
+have rr : sqrt (1 + z ^ 2) * sqrt (1 + z ^ 2) = 1 + z ^ 2 by apply: sqrt_sqrt; lra.
+set r := sqrt (1 + z ^ 2) in r0 rr *; split; [split | split].
+- by apply: Rmult_le_pos D0 _; apply/Rlt_le/Rinv_0_lt_compat.
+- by apply: (Rmult_le_reg_r r) => //; have -> : z / r * r = z; [field; lra | apply: Rnot_lt_le => ?; nra].
+- have -> : 1 - (z / r) ^ 2 = / r * / r.
+    have n0 : r * r - z ^ 2 = 1 by lra.
+    have -> : 1 - (z / r) ^ 2 = (r * r - z ^ 2) / (r * r) by field; lra.
+    by rewrite n0; field; lra.
+  by apply: sqrt_square; apply/Rlt_le/Rinv_0_lt_compat.
+by field; lra.
+Qed.
+
+Variable n : nat.
+Notation state := (nat * nat)%type.
+Definition tree_e (s : state) (a : bool) (b : unit) : R := 1.
+Definition tree_next (s : state) (a : bool) (b : unit) : state :=
+  if s.1 is c.+1 then (c, if a then s.2 else (s.2 + (size c).+1)%nat) else s.
+Definition owner (s : state) : nat := if s.1 is c.+1 then (s.2 + size c)%nat else s.2.
+Definition agent (s : state) : 'I_n.+1 := inord (owner s).
+Definition tree_cur (s : state) (a : bool) : R :=
+  if s.1 is c.+1 then (if a then (1 - eps c) / 2 else (1 + eps c) / 2) else (if a then 1 else 0).
+Definition tree_new (s : state) (a : bool) : R :=
+  if s.1 is c.+1 then (if a then (1 + eps c) / 2 else (1 - eps c) / 2) else (if a then 0 else 1).
+Lemma sum_bool (F : bool -> R) : \sum_(a : bool) F a = F true + F false.
+Proof. by rewrite big_bool. Qed.
+Lemma tree_e_dist s a : dist (tree_e s a).
+Proof. by split=> [b|]; rewrite /tree_e; [lra | rewrite (big_pred1 tt) // => -[]]. Qed.
+Lemma cur_policy : policy tree_cur.
+Proof. by move=> [[|c] o]; (split=> [a|]; [case: a | rewrite sum_bool]); rewrite /tree_cur /=; have := eps01; try have [? _] := eps01 c; lra. Qed.
+Lemma new_policy : policy tree_new.
+Proof. by move=> [[|c] o]; (split=> [a|]; [case: a | rewrite sum_bool]); rewrite /tree_new /=; have := eps01; try have [? _] := eps01 c; lra. Qed.
+Lemma tree_sum w f c o : path_sum tree_e tree_next w (fun _ => f) c.+2 (c.+1, o)
+  = f (c.+1, o) + (w (c.+1, o) true * path_sum tree_e tree_next w (fun _ => f) c.+1 (c, o)
+    + w (c.+1, o) false * path_sum tree_e tree_next w (fun _ => f) c.+1 (c, (o + (size c).+1)%nat)).
+Proof.
+have E s (a : bool) g : after tree_e tree_next s a g = g (tree_next s a tt).
+  by rewrite /after (big_pred1 tt) => [|[]] //; rewrite /tree_e; lra.
+have -> : path_sum tree_e tree_next w (fun _ => f) c.+2 (c.+1, o) = f (c.+1, o) + \sum_(a : bool) (w (c.+1, o) a
+  * after tree_e tree_next (c.+1, o) a (path_sum tree_e tree_next w (fun _ => f) c.+1)) by [].
+by rewrite sum_bool !E.
+Qed.
+Lemma tree_last w f o : path_sum tree_e tree_next w (fun _ => f) 1 (0%nat, o) = f (0%nat, o).
+Proof. by rewrite /= sum0 => [|a]; [lra | rewrite /after sum0 => [|b]; lra]. Qed.
+
+(* the whole stage: all transcripts of the old team stay, all of the new team leave *)
+Lemma inner_loss c o : loss tree_cur tree_new (c.+1, o) = 1 - / sqrt (1 + D c ^ 2).
+Proof.
+have [_ [E _]] := eps01 c; rewrite /loss /H2 /affinity sum_bool /tree_cur /tree_new /= -{}E.
+have -> : (1 - eps c) / 2 * ((1 + eps c) / 2) = (1 - eps c ^ 2) * (/ 2 * / 2) by field.
+have -> : (1 + eps c) / 2 * ((1 - eps c) / 2) = (1 - eps c ^ 2) * (/ 2 * / 2) by field.
+have [[? ?] _] := eps01 c; rewrite sqrt_mult ?sqrt_square; nra.
+Qed.
+Lemma leaf_loss o : loss tree_cur tree_new (0%nat, o) = 1.
+Proof. by rewrite /loss /H2 /affinity sum_bool /tree_cur /tree_new /= Rmult_0_r Rmult_0_l sqrt_0; lra. Qed.
+Lemma whole d o : path_sum tree_e tree_next (root tree_cur tree_new) (fun _ => loss tree_cur tree_new) d.+1 (d, o) = 1.
+Proof.
+elim: d o => [|c ih] o; first by rewrite tree_last leaf_loss.
+by rewrite tree_sum !ih /loss /H2 /affinity sum_bool /root; lra.
+Qed.
+
+(* the step of agent i along the order *)
+Notation team i := (turns agent tree_cur tree_new (first n.+1 i)).
+Definition stepH i d o := path_sum tree_e tree_next (root (team i) (team i.+1)) (fun _ => loss (team i) (team i.+1)) d.+1 (d, o).
+Lemma team_row i s a : (owner s <= n)%nat -> team i s a = (if (owner s < i)%nat then tree_new s a else tree_cur s a).
+Proof. by move=> h; rewrite /turns inE /agent inordK ?ltnS. Qed.
+Lemma step_out i s : (owner s <= n)%nat -> i <> owner s ->
+  loss (team i) (team i.+1) s = 0 /\ forall a, root (team i) (team i.+1) s a = team i s a.
+Proof.
+move=> h /eqP io; have E a : team i.+1 s a = team i s a.
+  by rewrite !team_row // ltnS leq_eqVlt eq_sym (negbTE io).
+have dT : dist (team i s) by case: (turns_factored agent cur_policy new_policy) => hp _ _ _; exact: hp.
+split=> [|a]; last by rewrite /root E sqrt_square //; exact: (proj1 dT).
+have := affinity_refl dT; rewrite /loss /H2 /affinity => a1.
+by rewrite (sumE (G := fun a => sqrt (team i s a * team i s a))) => [|a]; [rewrite a1; lra | rewrite E].
+Qed.
+Lemma step_in s : (owner s <= n)%nat -> loss (team (owner s)) (team (owner s).+1) s = loss tree_cur tree_new s.
+Proof.
+move=> h; rewrite /loss /H2 /affinity; congr (_ - _); apply: sumE => a.
+by rewrite !team_row // ltnn ltnSn.
+Qed.
+
+(* lia for the arithmetic of mathcomp *)
+Ltac nat_lia := repeat (match goal with H : is_true (leq _ _) |- _ => apply (elimT leP) in H end);
+  try apply/leP; unfold addn, addn_rec in *; Lia.lia.
+Lemma step_zero i d o : (o + size d <= n.+1)%nat -> (i < o \/ o + size d <= i)%nat -> stepH i d o = 0.
+Proof.
+elim: d o => [|c ih] o /= b h; rewrite /stepH.
+  by rewrite tree_last; apply: (proj1 (step_out _ _)); rewrite /owner /=; [nat_lia | case: h => h; nat_lia].
+have [] : (owner (c.+1, o) <= n)%nat /\ i <> owner (c.+1, o) by rewrite /owner /=; split; case: h => h; nat_lia.
+move=> w io; rewrite tree_sum (proj1 (step_out w io)) -!/(stepH _ _ _) !ih; first lra.
+all: by case: h => h; try (left; nat_lia); try (right; nat_lia); nat_lia.
+Qed.
+(* on the left through the old turn, on the right through the new one: the rare one on both sides *)
+Lemma step_tree i c o : (o + size c.+1 <= n.+1)%nat -> stepH i c.+1 o
+  = (if i == (o + size c)%nat then 1 - / sqrt (1 + D c ^ 2) else 0)
+    + (1 - eps c) / 2 * (stepH i c o + stepH i c (o + (size c).+1)%nat).
+Proof.
+move=> b; rewrite [size c.+1]/= in b; have w : (owner (c.+1, o) <= n)%nat by rewrite /owner /=; nat_lia.
+have bl : (o + size c <= n.+1)%nat by nat_lia.
+have br : (o + (size c).+1 + size c <= n.+1)%nat by nat_lia.
+rewrite {1}/stepH tree_sum -!/(stepH _ _ _); case: eqP => [->|io].
+  rewrite (step_in w) inner_loss !step_zero //; try lra; by [left; nat_lia | right; nat_lia].
+have [-> E] := step_out w io; rewrite !E !team_row // /owner /=.
+case: ltnP => h.
+  by rewrite (step_zero bl); [rewrite /tree_new /=; lra | right; nat_lia].
+by rewrite (step_zero br); [rewrite /tree_cur /=; lra | left; nat_lia].
+Qed.
+Lemma step_sum d o : (o + size d <= n.+1)%nat -> \sum_(i : 'I_n.+1) stepH i d o = D d.
+Proof.
+elim: d o => [|c ih] o b.
+  have on : (o < n.+1)%nat by rewrite /= in b; nat_lia.
+  rewrite (bigD1 (Ordinal on)) //= big1 => [|i io]; last first.
+    by apply: step_zero => //; rewrite /=; move: io; rewrite -val_eqE /= neq_ltn => /orP [] h; [left | right; nat_lia].
+  by rewrite /stepH tree_last (step_in (s := (0%nat, o))) ?leaf_loss //; lra.
+rewrite (sumE (fun i : 'I_n.+1 => step_tree i b)) sumD sumZ sumD !ih; try (rewrite /= in b; nat_lia).
+have on : (o + size c < n.+1)%nat by rewrite /= in b; nat_lia.
+rewrite -big_mkcond (big_pred1 (Ordinal on)) => [|i]; last by rewrite /= -val_eqE.
+have -> : D c.+1 = 1 + D c - sqrt (1 + D c ^ 2) by [].
+have r0 : 0 < sqrt (1 + D c ^ 2) by apply: sqrt_lt_R0; have := pow2_ge_0 (D c); lra.
+have rr : sqrt (1 + D c ^ 2) * sqrt (1 + D c ^ 2) = 1 + D c ^ 2 by apply: sqrt_sqrt; have := pow2_ge_0 (D c); lra.
+set r := sqrt (1 + D c ^ 2) in r0 rr *; rewrite /eps -/r.
+apply: (Rmult_eq_reg_r r); last lra.
+have -> : (1 - / r + (1 - D c / r) / 2 * (D c + D c)) * r = r - 1 + (r - D c) * D c by field; lra.
+have -> : (1 + D c - r) * r = r + D c * r - r * r by ring.
+by rewrite rr; ring.
+Qed.
+End Trees.
+
+(* For every m there is a turn-taking team of n = 2^(m+1) - 1 agents with H^2(P^0, P^n) = 1 and F <= 2/(m+2):
+   no constant will do in the place of the n of S11_one_order, the ratio is at least (log2(n+1) + 1)/2. *)
+Theorem S11_trees m : let n := (size m).-1 in let T := m.+1 in let team := turns (agent n) tree_cur tree_new in
+  let P X := law tree_e tree_next (team X) (t:=T) (m, 0%nat) in
+  [/\ n.+1 = (expn 2 m.+1 - 1)%nat, factored team, H2 (P set0) (P setT) = 1
+    & \sum_(i : 'I_n.+1) H2 (P (first n.+1 i)) (P (first n.+1 i.+1)) <= 2 / (INR m + 2)].
+Proof.
+move=> n T team P; have s0 : n.+1 = size m by rewrite /n; case: (m) => [|c] //=; rewrite addnS.
+have ft := turns_factored (agent n) cur_policy new_policy; have hp X := team_policy ft X.
+have b : (0 + size m <= n.+1)%nat by rewrite s0.
+split=> //; first by rewrite s0 -size_pow subSS subn0.
+  rewrite /P (H2_law tree_next tree_e_dist) // -[RHS](whole m 0).
+  rewrite (path_sumE _ _ _ (g := fun _ => loss tree_cur tree_new)) => [|_ x]; last first.
+    by rewrite /loss /H2 /affinity; congr (_ - _); apply: sumE => a; rewrite /team /turns !inE.
+  apply: path_sum_pi => x a; by rewrite /root /team /turns !inE.
+rewrite (sumE (G := fun i : 'I_n.+1 => stepH n i m 0)) => [|i]; last by rewrite /P (H2_law tree_next tree_e_dist).
+by rewrite step_sum //; have [] := D_le m.
+Qed.
+(* so no absolute constant bounds H^2 by the fresh steps of one order *)
+Corollary S11_no_constant C : exists m, let n := (size m).-1 in
+  let P X := law tree_e tree_next (turns (agent n) tree_cur tree_new X) (t:=m.+1) (m, 0%nat) in
+  C * (\sum_(i : 'I_n.+1) H2 (P (first n.+1 i)) (P (first n.+1 i.+1))) < H2 (P set0) (P setT).
+Proof.
+have [u _] := archimed (2 * Rabs C); have u0 : (0 <= up (2 * Rabs C))%Z by apply: le_IZR; have := Rabs_pos C; lra.
+pose m := Z.to_nat (up (2 * Rabs C)); have hm : 2 * Rabs C < INR m by rewrite INR_IZR_INZ Z2Nat.id.
+exists m => n P.
+have [_ _ -> hF] := S11_trees m; rewrite -/n in hF.
+have m0 := pos_INR m; have c0 := Rabs_pos C; have := Rle_abs C => cC.
+set F := \sum_(i : 'I_n.+1) _ in hF *.
+have hp X := team_policy (turns_factored (agent n) cur_policy new_policy) X.
+have F0 : 0 <= F by apply: sum_ge0 => i; apply: H2_ge0; exact: (law_dist tree_next tree_e_dist).
+have : F * (INR m + 2) <= 2.
+  have E : 2 / (INR m + 2) * (INR m + 2) = 2 by field; lra.
+  by rewrite -[X in _ <= X]E; apply: Rmult_le_compat_r; lra.
+move=> h; have := Rmult_le_compat_r _ _ _ F0 cC.
+have := Rmult_le_compat_r _ _ _ F0 (Rlt_le _ _ hm).
+by case: (Rle_lt_or_eq_dec _ _ F0) => [Fp|<-]; lra.
+Qed.
