@@ -147,4 +147,73 @@ have -> : under m f = - (c * range * under m (fun s => kl (p s) (q s))) - under 
 lra.
 Qed.
 End OneSide.
+
+Variables (r : S -> A -> R) (v v' : S -> R) (lo hi : R).
+Hypotheses (hr : forall s a, lo <= r s a <= hi) (bp : bellman P g r p v) (bq : bellman P g r q v').
+(* c(g) <= c wherever (c, alpha) is valid: |J(pi') - J(pi) - L| <= c rho K with rho = span(r)/(1 - g), K = delta/(1 - g). *)
+Theorem S13_valid : Rabs (at_rho rho v' - at_rho rho v - under m (gaind P g r p v q))
+  <= c * ((hi - lo) / (1 - g)) * under m (fun s => kl (p s) (q s)).
+Proof.
+set K := under m (fun s => kl (p s) (q s)); set G := _ - _ - _; set X := c * K / (1 - g).
+have lh : lo <= hi.
+  apply: Rnot_lt_le => lt; have no (s : S) : False.
+    by have := proj2 (hp s); rewrite sum0 => [|a]; [lra | have := hr s a; lra].
+  by have := proj2 rho_dist; rewrite sum0 => [|s]; [lra | case: (no s)].
+(* the reward may have range zero: any larger range will do *)
+have up h : hi < h -> Rabs G <= (hi - lo) * X + (h - hi) * X.
+  move=> hh; have -> : (hi - lo) * X + (h - hi) * X = c * ((h - lo) / (1 - g)) * K by rewrite /X; field; lra.
+  have hr' s a : lo <= r s a <= h by have := hr s a; lra.
+  have hn s a : - h <= - r s a <= - lo by have := hr' s a; lra.
+  apply: Rabs_le; split; last by apply: (valid_upper _ hr' bp bq); lra.
+  have nl : - h < - lo by lra.
+  have := valid_upper nl hn (bellman_neg bp) (bellman_neg bq).
+  have -> : at_rho rho (fun x => - v' x) = - at_rho rho v' by rewrite /at_rho -sumN; apply: sumE => s; ring.
+  have -> : at_rho rho (fun x => - v x) = - at_rho rho v by rewrite /at_rho -sumN; apply: sumE => s; ring.
+  have -> : under m (gaind P g (fun s a => - r s a) p (fun x => - v x) q) = - under m (gaind P g r p v q).
+    rewrite /under -sumN; apply: sumE => s; rewrite /gaind Ropp_mult_distr_r -sumN; congr (_ * _); apply: sumE => a.
+    by rewrite Q_negr; ring.
+  have -> : (- lo - - h) / (1 - g) = (h - lo) / (1 - g) by congr (_ / _); ring.
+  by rewrite -/K /G; lra.
+have -> : c * ((hi - lo) / (1 - g)) * K = (hi - lo) * X by rewrite /X; field; lra.
+case: (Rle_lt_dec X 0) => X0; first by have := up (hi + 1) ltac:(lra); lra.
+apply: Rnot_lt_le => lt; set z := Rabs G - (hi - lo) * X; have z0 : 0 < z by rewrite /z; lra.
+have := up (hi + z / (2 * X)) ltac:(have := Rdiv_lt_0_compat z (2 * X) z0 ltac:(lra); lra).
+have -> : (hi + z / (2 * X) - hi) * X = z / 2 by field; lra.
+by rewrite /z; lra.
+Qed.
 End Above.
+
+(* ------------------------------------------------------------------ ratios at most M: the small steps of the page, without a limit *)
+(* x - 1 - ln x >= (x - 1)^2 / (2 M) for 0 < x <= M, M >= 1 *)
+Lemma ln_quad M x : 1 <= M -> 0 < x <= M -> (x - 1) ^ 2 / (2 * M) <= x - 1 - ln x.
+Proof.
+move=> M1 [x0 xM]; pose f y := y - 1 - ln y - (y - 1) ^ 2 / (2 * M); pose f' y := (y - 1) * (/ y - / M).
+have d y : 0 < y -> is_derive f y (f' y).
+  by move=> y0; rewrite /f /f'; auto_derive; [lra | field; lra].
+have inv y : 0 < y <= M -> 0 <= / y - / M by move=> [a b]; have := Rinv_le_contravar _ _ a b; lra.
+have f1 : f 1 = 0 by rewrite /f ln_1; field; lra.
+suff : 0 <= f x by rewrite /f; lra.
+rewrite -f1; case: (Rtotal_order x 1) => [lt|[->|gt]]; [|lra|].
+  suff : - f x <= - f 1 by lra.
+  apply: (@mono (fun y => - f y) (fun y => - f' y)) => // y hy.
+    by apply: (@is_derive_opp R_AbsRing R_NormedModule f); apply: d; lra.
+  by have := Rmult_le_pos (1 - y) (/ y - / M) ltac:(lra) (inv y ltac:(lra)); rewrite /f'; lra.
+by apply: (@mono f f') => [||y hy|y hy]; [lra | lra | apply: d; lra | apply: Rmult_le_pos; [lra | apply: inv; lra]].
+Qed.
+
+Section Small.
+Variables (A : finType) (g M : R) (p q : A -> R).
+Hypotheses (g01 : 0 <= g < 1) (M1 : 1 <= M) (hp : dist p) (hq : dist q) (hk : keeps p q) (cap : forall a, q a <= M * p a).
+Definition c_small := M * sqrt (g / (1 - g)).
+Definition alpha_small := sqrt (g * (1 - g)).
+Lemma kterm_quad a : 0 < p a -> (q a - p a) ^ 2 <= 2 * M * p a * kterm p q a.
+Proof.
+move=> pa; have qa := hk pa; have x0 := Rdiv_lt_0_compat _ _ qa pa.
+have xM : q a / p a <= M.
+  by apply: (Rmult_le_reg_r (p a)) => //; have -> : q a / p a * p a = q a; [field; lra | exact: cap].
+have := ln_quad M1 (conj x0 xM); rewrite /kterm (ln_swap pa qa); set l := ln (q a / p a) => h.
+have h2 := Rmult_le_compat_l (2 * M * p a * p a) _ _ ltac:(nra) h; move: h2.
+have -> : 2 * M * p a * p a * ((q a / p a - 1) ^ 2 / (2 * M)) = (q a - p a) ^ 2 by field; lra.
+by have -> : 2 * M * p a * p a * (q a / p a - 1 - l) = 2 * M * p a * (q a - p a + p a * - l) by field; lra.
+Qed.
+End Small.
