@@ -216,4 +216,72 @@ have h2 := Rmult_le_compat_l (2 * M * p a * p a) _ _ ltac:(nra) h; move: h2.
 have -> : 2 * M * p a * p a * ((q a / p a - 1) ^ 2 / (2 * M)) = (q a - p a) ^ 2 by field; lra.
 by have -> : 2 * M * p a * p a * (q a / p a - 1 - l) = 2 * M * p a * (q a - p a + p a * - l) by field; lra.
 Qed.
+Lemma small_constants : 0 < g -> 0 < alpha_small /\ alpha_small * alpha_small = g * (1 - g)
+  /\ c_small = M * (alpha_small / (1 - g)).
+Proof.
+move=> g0; have gg : 0 < g * (1 - g) by apply: Rmult_lt_0_compat; lra.
+split; first exact: sqrt_lt_R0; split; first by apply: sqrt_sqrt; lra.
+have i0 : 0 < / (1 - g) by apply: Rinv_0_lt_compat; lra.
+rewrite /c_small /alpha_small; congr (_ * _).
+have -> : g / (1 - g) = g * (1 - g) * (/ (1 - g) * / (1 - g)) by field; lra.
+by rewrite sqrt_mult ?sqrt_square //; [lra | lra | apply: Rmult_le_pos; lra].
+Qed.
+(* completed squares: with w = q - p, D = p d, B = p b, z = 1 - 2y *)
+Lemma squares al c1 w D B z : 0 < al -> al * al = g * (1 - g) -> c1 * al = g -> -1 <= z <= 1 ->
+  0 <= c1 / 2 * w ^ 2 - g * w * D + g * al * D ^ 2 + al * B * w * z - 2 * al * g * B * D + al * B ^ 2 + g * B * w.
+Proof.
+move=> al0 aa ca hz; apply: (Rmult_le_reg_l (4 * al)); first lra.
+have -> : 4 * al * (c1 / 2 * w ^ 2 - g * w * D + g * al * D ^ 2 + al * B * w * z - 2 * al * g * B * D + al * B ^ 2 + g * B * w)
+  = 2 * (c1 * al) * w ^ 2 + 4 * (al * (- g * w * D + g * B * w)
+    + al * al * (g * D ^ 2 + B * w * z - 2 * g * B * D + B ^ 2)) by field.
+have -> : 2 * (c1 * al) * w ^ 2 + 4 * (al * (- g * w * D + g * B * w) + al * al * (g * D ^ 2 + B * w * z - 2 * g * B * D + B ^ 2))
+  = g * (2 * al * D - w - 2 * al * B) ^ 2 + g * (w + 2 * (1 - g) * z * B) ^ 2
+    + 4 * (al * al) * ((1 - g) * ((1 - z) * (1 + z))) * B ^ 2.
+  have -> : (2 * al * D - w - 2 * al * B) ^ 2 = 4 * (al * al) * (D - B) ^ 2 - 4 * al * w * (D - B) + w ^ 2 by ring.
+  by rewrite ca !aa; ring.
+have s1 := pow2_ge_0 (2 * al * D - w - 2 * al * B); have s2 := pow2_ge_0 (w + 2 * (1 - g) * z * B); have s3 := pow2_ge_0 B.
+have z2 : 0 <= (1 - g) * ((1 - z) * (1 + z)) by apply: Rmult_le_pos; [lra | apply: Rmult_le_pos; lra].
+have a2 : 0 <= al * al by nra.
+have := Rmult_le_pos _ _ (proj1 g01) s1; have := Rmult_le_pos _ _ (proj1 g01) s2.
+by have := Rmult_le_pos _ _ (Rmult_le_pos _ _ a2 z2) s3; lra.
+Qed.
+Lemma small_valid : valid g c_small alpha_small p q.
+Proof.
+move=> d y hd hy; case: (Rle_lt_or_eq_dec _ _ (proj1 g01)) => [g0|gz]; last first.
+  by rewrite /c_small /alpha_small -gz /Rdiv !Rmult_0_l sqrt_0; lra.
+have [al0 [aa ->]] := small_constants g0; set al := alpha_small in al0 aa *; set c1 := al / (1 - g).
+have ca : c1 * al = g by rewrite /c1; have -> : al / (1 - g) * al = al * al / (1 - g) by [field; lra]; rewrite aa; field; lra.
+set b := _ + g * _.
+pose t a := M * c1 * kterm p q a - g * ((q a - p a) * d a) + g * al * (p a * d a ^ 2)
+  - 2 * al * b * ((q a - p a) * y a) - 2 * al * b * g * (p a * d a) + (al * b + g * b) * (q a - p a) + al * b ^ 2 * p a.
+have t0 a : 0 <= t a.
+  rewrite /t; case: (Rle_lt_or_eq_dec _ _ (proj1 hp a)) => [pa|pz]; last first.
+    have q0 : q a = 0 by have := cap a; have := proj1 hq a; rewrite -pz; lra.
+    by rewrite /kterm q0 -pz; lra.
+  have c0 : 0 < c1 by apply: Rdiv_lt_0_compat; lra.
+  have hz : -1 <= 1 - 2 * y a <= 1 by have := hy a; lra.
+  have := squares (q a - p a) (p a * d a) (p a * b) al0 aa ca hz.
+  have := Rmult_le_compat_l (c1 / 2) _ _ ltac:(lra) (kterm_quad pa) => k1 k2.
+  by apply: (Rmult_le_reg_l (p a)) => //; nra.
+have := sum_ge0 t0; rewrite /t sumD sumD sumB sumB sumD sumB !sumZ kterm_sum //.
+rewrite [\sum_(a : A) (q a - p a)]sumB (proj2 hp) (proj2 hq) => h.
+have bE : b = \sum_(a : A) ((q a - p a) * y a) + g * (\sum_(a : A) (p a * d a)) by [].
+set Y := \sum_(a : A) ((q a - p a) * y a) in bE h; set E := \sum_(a : A) (p a * d a) in bE h.
+have : 2 * al * b * Y + 2 * al * b * g * E = 2 * al * b * b by rewrite {4}bE; ring.
+lra.
+Qed.
 End Small.
+
+(* Small steps inside the support never exceed sqrt(g/(1-g)): with all ratios new/current at most M, at every step size,
+   |J(pi') - J(pi) - L| <= M sqrt(g/(1-g)) rho K. *)
+Theorem S13_small (S A : finType) (P : S -> A -> S -> R) g rho (r : S -> A -> R) (p q : S -> A -> R) v v' m lo hi M :
+  0 <= g < 1 -> (forall s a, dist (P s a)) -> dist rho -> policy p -> policy q -> flow P g rho p m ->
+  (forall s a, lo <= r s a <= hi) -> bellman P g r p v -> bellman P g r q v' ->
+  1 <= M -> (forall s, keeps (p s) (q s)) -> (forall s a, q s a <= M * p s a) ->
+  Rabs (at_rho rho v' - at_rho rho v - under m (gaind P g r p v q))
+    <= M * sqrt (g / (1 - g)) * ((hi - lo) / (1 - g)) * under m (fun s => kl (p s) (q s)).
+Proof.
+move=> g01 Pd rd hp hq fl hr bp bq M1 hk cap; apply: (S13_valid g01 Pd rd hp hq fl (alpha := alpha_small g)) => //.
+  exact: sqrt_pos.
+by move=> s; apply: small_valid.
+Qed.
