@@ -285,3 +285,80 @@ move=> g01 Pd rd hp hq fl hr bp bq M1 hk cap; apply: (S13_valid g01 Pd rd hp hq 
   exact: sqrt_pos.
 by move=> s; apply: small_valid.
 Qed.
+
+(* ------------------------------------------------------------------ from below: a paid door *)
+(* true: the hall, false: behind the door. The current policy plays true: it stays and earns 1, behind the door it would earn 0.
+   The new one opens the door with probability x at each step, which earns nothing, and earns 1 behind it. *)
+Section Door.
+Variables (g x : R).
+Hypotheses (g01 : 0 <= g < 1) (x01 : 0 < x < 1).
+Definition door_P (s a t : bool) : R := if t == s && a then 1 else 0.
+Definition door_r (s a : bool) : R := if s == a then 1 else 0.
+Definition stays (s a : bool) : R := if a then 1 else 0.
+Definition opens (s a : bool) : R := if s then (if a then 1 - x else x) else (if a then 0 else 1).
+Definition door_rho (s : bool) : R := if s then 1 else 0.
+Definition door_m (s : bool) : R := if s then / (1 - g) else 0.
+Definition door_v (s : bool) : R := if s then / (1 - g) else 0.
+Definition door_v' (s : bool) : R := if s then (1 - x + x * g / (1 - g)) / (1 - g + g * x) else / (1 - g).
+Definition door_ratio := x * (1 - (1 - g) ^ 2 / (1 - g + g * x)) / (- ln (1 - x)).
+Lemma bsum (F : bool -> R) : \sum_(a : bool) F a = F true + F false. Proof. by rewrite big_bool. Qed.
+Lemma ln0 : 0 < - ln (1 - x).
+Proof. by have := ln_increasing (1 - x) 1 ltac:(lra) ltac:(lra); rewrite ln_1; lra. Qed.
+
+(* The paid door: the gap is door_ratio times rho K, rho = 1/(1-g). *)
+Theorem S13_door :
+  [/\ forall s a, dist (door_P s a), dist door_rho, policy stays, policy opens & forall s a, 0 <= door_r s a <= 1] /\
+  [/\ bellman door_P g door_r stays door_v, bellman door_P g door_r opens door_v', flow door_P g door_rho stays door_m,
+      forall s, 0 < door_m s -> keeps (stays s) (opens s)
+    & at_rho door_rho door_v' - at_rho door_rho door_v - under door_m (gaind door_P g door_r stays door_v opens)
+      = door_ratio * (1 / (1 - g)) * under door_m (fun s => kl (stays s) (opens s))
+      /\ 0 < under door_m (fun s => kl (stays s) (opens s))].
+Proof.
+have i0 : 0 < / (1 - g) by apply: Rinv_0_lt_compat; lra.
+have d0 : 0 < 1 - g + g * x by have := Rmult_le_pos g x; lra.
+have K : under door_m (fun s => kl (stays s) (opens s)) = / (1 - g) * - ln (1 - x).
+  rewrite /under /kl !bsum /door_m /stays /opens /= -(ln_Rinv (1 - x)); last lra.
+  by rewrite (_ : 1 / (1 - x) = / (1 - x)); [ring | rewrite /Rdiv; ring].
+have ln0 := ln0; split; split.
+- move=> s a; split=> [t|]; first by rewrite /door_P; case: ifP; lra.
+  by rewrite bsum /door_P; case: s; case: a => /=; lra.
+- by split=> [s|]; [rewrite /door_rho; case: s; lra | rewrite bsum /door_rho; lra].
+- by move=> s; split=> [a|]; [rewrite /stays; case: a; lra | rewrite bsum /stays; lra].
+- by move=> s; split=> [a|]; [rewrite /opens; case: s; case: a; lra | rewrite bsum /opens; case: s; lra].
+- by move=> s a; rewrite /door_r; case: ifP; lra.
+- by move=> s; rewrite bsum /Qd /ev !bsum /door_P /door_r /stays /door_v; case: s => /=; field; lra.
+- by move=> s; rewrite bsum /Qd /ev !bsum /door_P /door_r /opens /door_v'; case: s => /=; field; lra.
+- split=> [s|s]; first by rewrite /door_m; case: s; lra.
+  by rewrite bsum !bsum /door_P /door_rho /stays /door_m; case: s => /=; field; lra.
+- by move=> [|] h [|]; rewrite /stays /opens /=; move: h; rewrite /door_m; lra.
+rewrite K; split; last exact: Rmult_lt_0_compat.
+rewrite /at_rho /under /gaind /Qd /ev !bsum /door_rho /door_m /door_r /door_P /opens /door_v /door_v' /door_ratio /=.
+by field; lra.
+Qed.
+End Door.
+
+(* above g at every g: S7 with g in the place of 1 is false *)
+Theorem S13_above g : 0 < g < 1 -> exists x, 0 < x < 1 /\ g < door_ratio g x.
+Proof.
+move=> g01; pose h := (1 - g) / 8; pose y := 1 - h; pose x := 1 - y * y; exists x.
+have h0 : 0 < h < / 8 by rewrite /h; lra.
+have x01 : 0 < x < 1 by rewrite /x /y; nra.
+split=> //.
+have d0 : 0 < 1 - g + g * x by have := Rmult_le_pos g x; lra.
+have l0 := ln0 x01; set l := - ln (1 - x) in l0.
+have lE : l <= 2 * (/ y - 1).
+  rewrite /l (_ : 1 - x = y * y); last by rewrite /x; ring.
+  have y0 : 0 < y by rewrite /y; lra.
+  rewrite ln_mult // -(Rinv_inv y) ln_Rinv; last exact: Rinv_0_lt_compat.
+  by rewrite Rinv_inv; have := ln_le (Rinv_0_lt_compat _ y0); lra.
+rewrite /door_ratio -/l; apply: (Rmult_lt_reg_r (l * (1 - g + g * x))); first exact: Rmult_lt_0_compat.
+have -> : x * (1 - (1 - g) ^ 2 / (1 - g + g * x)) / l * (l * (1 - g + g * x)) = g * (x * (1 - g + x)) by field; lra.
+have y0 : 0 < y by rewrite /y; lra.
+suff : l * (1 - g + g * x) < x * (1 - g + x) by move=> s; have := Rmult_lt_compat_l g _ _ ltac:(lra) s; lra.
+apply: Rle_lt_trans (Rmult_le_compat_r _ _ _ (Rlt_le _ _ d0) lE) _.
+apply: (Rmult_lt_reg_l y) => //; have -> : y * (2 * (/ y - 1) * (1 - g + g * x)) = 2 * (1 - y) * (1 - g + g * x) by field; lra.
+have -> : x = h * (2 - h) by rewrite /x /y; ring.
+have -> : g = 1 - 8 * h by rewrite /h; field.
+rewrite /y; have : 0 < h ^ 2 * (2 * h - 3 * h ^ 2 - h ^ 3) by apply: Rmult_lt_0_compat; nra.
+lra.
+Qed.
