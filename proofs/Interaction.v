@@ -81,9 +81,9 @@ rewrite Rabs_mult (Rabs_pos_eq _ (proj1 g01)); apply: Rmult_le_compat_l (proj1 g
 exact: diff_small hn (sums_small hq hu' hf).
 Qed.
 
-(* two steps under the same visits, each weighed by the sums under its policy of after *)
-Lemma steps_small p q p0 q0 m u u0 f F eta kappa : policy p0 -> flow P g rho p0 m -> policy q -> policy q0 ->
-  sums q f u -> sums q0 f u0 -> near eta p q -> near eta q0 q ->
+(* two steps under the same visits, each weighed by sums under a policy of after *)
+Lemma steps_small p q w p0 q0 m u u0 f F eta kappa : policy p0 -> flow P g rho p0 m -> policy w -> policy q0 ->
+  sums w f u -> sums q0 f u0 -> near eta p q -> near eta q0 w ->
   (forall s, \sum_(a : A) Rabs ((q s a - p s a) - (q0 s a - p0 s a)) <= kappa) -> small F f ->
   Rabs (under m (diff p q u) - under m (diff p0 q0 u0)) <= g * eta ^ 2 * F / (1 - g) ^ 3 + kappa * F / (1 - g) ^ 2.
 Proof.
@@ -112,7 +112,7 @@ move=> hp hq hp0 hq0 fl fl' fl0 fl0' n1 n2 n3 nk hf.
 have [u hu] := solve g01 P_dist hq f; have [u0 hu0] := solve g01 P_dist hq0 f.
 rewrite (shiftE fl fl' hu) (shiftE fl0 fl0' hu0).
 have a := shift_small hp0 hp fl0 fl n2 (fun s => diff_small s n1 (sums_small hq hu hf)).
-have b := @steps_small p q p0 q0 m0 u u0 f F eta kappa hp0 fl0 hq hq0 hu hu0 n1 n3 nk hf.
+have b := @steps_small p q q p0 q0 m0 u u0 f F eta kappa hp0 fl0 hq hq0 hu hu0 n1 n3 nk hf.
 have [a1 a2] := Rabs_def2_le a; have [b1 b2] := Rabs_def2_le b.
 have -> : (2 * g ^ 2 * eta ^ 2 / (1 - g) ^ 3 + g * kappa / (1 - g) ^ 2) * F
   = g * (g * eta * (eta * (F / (1 - g))) / (1 - g) ^ 2) + g * (g * eta ^ 2 * F / (1 - g) ^ 3 + kappa * F / (1 - g) ^ 2) by field; lra.
@@ -121,3 +121,126 @@ have := Rmult_le_compat_l _ _ _ (proj1 g01) b1; have := Rmult_le_compat_l _ _ _ 
 by move=> *; apply: Rabs_le; lra.
 Qed.
 End Shifts.
+
+(* ------------------------------------------------------------------ R5 *)
+(* team i: the first i agents of the order are updated; alone k: only the agent of position k, counted from 0, is *)
+Section R5.
+Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R) (r : S -> A -> R).
+Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
+Variables (team alone : nat -> S -> A -> R) (v : nat -> S -> R) (m n : nat -> S -> R).
+Hypotheses (ht : forall i, policy (team i)) (ha : forall k, policy (alone k)) (hv : forall i, bellman P g r (team i) (v i)).
+Hypotheses (hm : forall i, flow P g rho (team i) (m i)) (hn : forall k, flow P g rho (alone k) (n k)).
+Notation under := (@under S).
+Definition J i := at_rho rho (v i).
+Definition gi i s := gaind P g r (team i) (v i) (team i.+1) s.
+Definition L_seq i := under (m i) (gi i).
+Definition L_stale i := under (m O) (gi i).
+Definition L_cached i := under (m O) (fun s => \sum_(a : A) ((team i.+1 s a - team i s a) * (Qd P g r (v O) s a - v O s))).
+Definition fresh i := J i.+1 - J i - L_seq i.
+Definition stale i := J i.+1 - J i - L_stale i.
+Definition cached i := J i.+1 - J i - L_cached i.
+Definition M k i := under (n k) (gi i) - under (m O) (gi i).
+
+(* stale_i - fresh_i = L_i^seq - L_i^stale, exactly *)
+Theorem R5_drift i : stale i - fresh i = L_seq i - L_stale i.
+Proof. by rewrite /stale /fresh; ring. Qed.
+(* the gaps are shifts of visits, weighed by g_i *)
+Theorem R5_gaps i : fresh i = under (m i.+1) (gi i) - under (m i) (gi i) /\ stale i = under (m i.+1) (gi i) - under (m O) (gi i).
+Proof. by rewrite /fresh /stale /J /L_seq /L_stale (T0_discounted (ht i.+1) (hv i) (hv i.+1) (hm i.+1)). Qed.
+Lemma drift_sum i : stale i - fresh i = \big[Rplus/0]_(k < i) (under (m k.+1) (gi i) - under (m k) (gi i)).
+Proof.
+rewrite R5_drift /L_seq /L_stale; move: (gi i) => f.
+by elim: i => [|i ih]; [rewrite big_ord0; ring | rewrite big_ord_recr /= -ih; ring].
+Qed.
+
+(* fresh_1 = M[1,1] and stale_2 - fresh_2 = M[1,2], exactly *)
+Theorem R5_first : (forall s a, alone O s a = team 1 s a) -> fresh O = M O O /\ stale 1 - fresh 1 = M O 1%nat.
+Proof.
+move=> E; have fl : flow P g rho (team 1) (n O).
+  have [n0 fn] := hn O; split=> // s'; rewrite fn; congr (_ + g * _); apply: sumE => s; congr (_ * _).
+  by apply: sumE => a; rewrite E.
+have u f : under (n O) f = under (m 1) f := visits_unique g01 P_dist f (ht 1) fl (hm 1).
+split; first by rewrite /M u (proj1 (R5_gaps O)).
+by rewrite R5_drift /M u /L_seq /L_stale.
+Qed.
+
+(* third order. eta: rows of the stage differ by at most that much; kappa: so do the step of an update and the step of its agent
+   alone (0 when turn-taking); F bounds the g_i *)
+Variables (eta kappa F : R).
+Hypotheses (near_teams : forall i j, near eta (team i) (team j)) (near_alone : forall k i, near eta (alone k) (team i)).
+Hypothesis own_step : forall k s, \sum_(a : A) Rabs ((team k.+1 s a - team k s a) - (alone k s a - team O s a)) <= kappa.
+Hypothesis hF : forall i, small F (gi i).
+Definition remainder := (2 * g ^ 2 * eta ^ 2 / (1 - g) ^ 3 + g * kappa / (1 - g) ^ 2) * F.
+Lemma shift_M k i : Rabs ((under (m k.+1) (gi i) - under (m k) (gi i)) - M k i) <= remainder.
+Proof. exact: (two_shifts g01 P_dist rho_dist (ht k) (ht k.+1) (ht O) (ha k) (hm k) (hm k.+1) (hm O) (hn k)). Qed.
+Theorem R5_fresh i : Rabs (fresh i - M i i) <= remainder.
+Proof. by rewrite (proj1 (R5_gaps i)); exact: shift_M. Qed.
+
+Lemma sum_remainder i (X Y : nat -> R) (c : R) : (forall k, (k < i)%nat -> Rabs (X k - Y k) <= c) ->
+  Rabs (\big[Rplus/0]_(k < i) X k - \big[Rplus/0]_(k < i) Y k) <= INR i * c.
+Proof.
+elim: i => [|i ih] h; first by rewrite !big_ord0 Rminus_eq_0 Rabs_R0 /=; lra.
+rewrite !big_ord_recr S_INR; have := ih (fun k ki => h k (leqW ki)); have := h i (ltnSn i) => /Rabs_def2_le h1 /Rabs_def2_le h2.
+by apply: Rabs_le; move: h1 h2 => /=; lra.
+Qed.
+Theorem R5_stale i : Rabs ((stale i - fresh i) - \big[Rplus/0]_(k < i) M k i) <= INR i * remainder.
+Proof.
+rewrite drift_sum; apply: (sum_remainder (X := fun k => under (m k.+1) (gi i) - under (m k) (gi i)) (Y := fun k => M k i)) => k _.
+exact: shift_M.
+Qed.
+
+(* what cached advantages cost: A_i - A_0 is a sum over the earlier updates of what they gain behind the step of i *)
+Lemma value_sums k : sums P g (team k.+1) (gi k) (fun s => v k.+1 s - v k s).
+Proof.
+move=> s; rewrite {1}(hv k.+1 s) /gi gaindE; last exact: ht.
+suff : \sum_(a : A) (team k.+1 s a * Qd P g r (v k.+1) s a)
+  = \sum_(a : A) (team k.+1 s a * Qd P g r (v k) s a) + g * step_p P (team k.+1) (fun x => v k.+1 x - v k x) s by lra.
+by rewrite /step_p -sumZ -sumD; apply: sumE => a; rewrite /Qd evB; ring.
+Qed.
+Lemma cached_sum i : cached i - stale i
+  = \big[Rplus/0]_(k < i) (g * under (m O) (diff P (team i) (team i.+1) (fun s => v k.+1 s - v k s))).
+Proof.
+have -> : cached i - stale i = g * under (m O) (diff P (team i) (team i.+1) (fun s => v i s - v O s)).
+  rewrite /cached /stale /L_stale /L_cached /under -sumZ.
+  have e x y z : x - y - z - (x - y - (\sum_(s : S) (m O s * gi i s))) = \sum_(s : S) (m O s * gi i s) - z by ring.
+  rewrite {}e -sumB; apply: sumE => s; rewrite /gi gaindE; last exact: ht.
+  have -> : v i s = \sum_(a : A) (team i s a * Qd P g r (v i) s a) by exact: hv.
+  rewrite -sumB -Rmult_minus_distr_l (_ : g * (_ * _) = m O s * (g * diff P (team i) (team i.+1) (fun s => v i s - v O s) s)); last ring.
+  congr (_ * _); rewrite /diff -sumZ.
+  have -> : \sum_(a : A) ((team i.+1 s a - team i s a) * (Qd P g r (v O) s a - v O s))
+    = \sum_(a : A) ((team i.+1 s a - team i s a) * Qd P g r (v O) s a).
+    rewrite (sumE (G := fun a => (team i.+1 s a - team i s a) * Qd P g r (v O) s a - (team i.+1 s a - team i s a) * v O s)) => [|a]; last ring.
+    by rewrite sumB sumZr sumB (proj2 (ht i.+1 s)) (proj2 (ht i s)); ring.
+  by rewrite -sumB; apply: sumE => a; rewrite /Qd evB; ring.
+move: (team i) (team i.+1) => p q; elim: i => [|k ih]; last rewrite big_ord_recr /= -ih.
+  rewrite big_ord0 (_ : under _ _ = 0) ?Rmult_0_r // /under sum0 // => s; rewrite /diff sum0; first ring.
+  by move=> a; rewrite evB; ring.
+rewrite -Rmult_plus_distr_l; congr (_ * _); rewrite /under -sumD; apply: sumE => s; rewrite -Rmult_plus_distr_l; congr (_ * _).
+by rewrite /diff -sumD; apply: sumE => a; rewrite !evB; ring.
+Qed.
+Theorem R5_cached i :
+  Rabs ((cached i - fresh i) - \big[Rplus/0]_(k < i) (M k i + M i k)) <= 2 * INR i * remainder.
+Proof.
+rewrite big_split; have := R5_stale i; set X := \big[Rplus/0]_(k < i) M k i => /Rabs_def2_le h1.
+have : Rabs ((cached i - stale i) - \big[Rplus/0]_(k < i) M i k) <= INR i * remainder.
+  rewrite cached_sum; apply: (sum_remainder (Y := fun k => M i k)
+    (X := fun k => g * under (m O) (diff P (team i) (team i.+1) (fun s => v k.+1 s - v k s)))) => k _.
+  have [u0 hu0] := solve g01 P_dist (ha i) (gi k); rewrite /M (shiftE (hm O) (hn i) hu0) -Rmult_minus_distr_l.
+  rewrite Rabs_mult (Rabs_pos_eq _ (proj1 g01)).
+  have := steps_small g01 P_dist rho_dist (ht O) (hm O) (ht k.+1) (ha i) (value_sums k) hu0
+    (near_teams i i.+1) (near_alone i k.+1) (own_step i) (hF k) => b; have {}b := Rmult_le_compat_l _ _ _ (proj1 g01) b.
+  apply: Rle_trans b _; rewrite /remainder.
+  have F0 : 0 <= F.
+    apply: Rnot_lt_le => lt; have := proj2 rho_dist; rewrite sum0 => [|s]; first lra.
+    by have := hF O s; have := Rabs_pos (gi O s); lra.
+  have pos : 0 <= g ^ 2 * eta ^ 2 * F / (1 - g) ^ 3.
+    apply: Rmult_le_pos; last by apply/Rlt_le/Rinv_0_lt_compat/pow_lt; lra.
+    by apply: Rmult_le_pos F0; apply: Rmult_le_pos; exact: pow2_ge_0.
+  have -> : g * (g * eta ^ 2 * F / (1 - g) ^ 3 + kappa * F / (1 - g) ^ 2)
+    = g ^ 2 * eta ^ 2 * F / (1 - g) ^ 3 + g * kappa * F / (1 - g) ^ 2 by field; lra.
+  have -> : (2 * g ^ 2 * eta ^ 2 / (1 - g) ^ 3 + g * kappa / (1 - g) ^ 2) * F
+    = 2 * (g ^ 2 * eta ^ 2 * F / (1 - g) ^ 3) + g * kappa * F / (1 - g) ^ 2 by field; lra.
+  lra.
+move=> /Rabs_def2_le h2; apply: Rabs_le; move: h1 h2 => /=; lra.
+Qed.
+End R5.
