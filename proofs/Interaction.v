@@ -244,3 +244,109 @@ have : Rabs ((cached i - stale i) - \big[Rplus/0]_(k < i) M i k) <= INR i * rema
 move=> /Rabs_def2_le h2; apply: Rabs_le; move: h1 h2 => /=; lra.
 Qed.
 End R5.
+
+(* g_i is of first order: with |A_{i-1}| <= A the bound F of R5 may be eta A *)
+Lemma gain_small (S A : finType) (P : S -> A -> S -> R) g r (p q : S -> A -> R) v eta Amax :
+  policy p -> policy q -> bellman P g r p v -> near eta p q -> (forall s a, Rabs (Qd P g r v s a - v s) <= Amax) -> 0 <= Amax ->
+  small (eta * Amax) (gaind P g r p v q).
+Proof.
+move=> hp hq bp hn hA A0 s.
+have -> : gaind P g r p v q s = \sum_(a : A) ((q s a - p s a) * (Qd P g r v s a - v s)).
+  rewrite [RHS](sumE (G := fun a => q s a * (Qd P g r v s a - v s) - (p s a * Qd P g r v s a - p s a * v s))) => [|a]; last ring.
+  by rewrite !sumB -bp sumZr (proj2 (hp s)) /gaind; ring.
+apply: Rle_trans (sum_abs _) _; apply: Rle_trans (Rmult_le_compat_r _ _ _ A0 (hn s)); rewrite -sumZr; apply: sum_le => a.
+by rewrite Rabs_mult; apply: Rmult_le_compat_l (Rabs_pos _) (hA s a).
+Qed.
+
+Lemma Rabs0 x : x = 0 -> Rabs x = 0. Proof. by move=> ->; exact: Rabs_R0. Qed.
+(* turn-taking: kappa = 0, eta the largest l1 step of a row *)
+Section TurnsR5.
+Variables (S A : finType) (j : S -> nat) (cur new : S -> A -> R) (eta : R).
+Hypotheses (hc : policy cur) (hn : policy new) (step : forall s, \sum_(a : A) Rabs (new s a - cur s a) <= eta).
+Definition turn_team i s a := if (j s < i)%nat then new s a else cur s a.
+Definition turn_alone k s a := if j s == k then new s a else cur s a.
+Lemma turn_policies : (forall i, policy (turn_team i)) /\ (forall k, policy (turn_alone k)).
+Proof. by split=> k s; rewrite /turn_team /turn_alone; [case: (j s < k)%nat | case: (j s == k)]. Qed.
+Lemma two_rows (b c : bool) s : \sum_(a : A) Rabs ((if b then new s a else cur s a) - (if c then new s a else cur s a)) <= eta.
+Proof.
+have e0 : 0 <= eta by apply: Rle_trans (sum_ge0 (fun a => Rabs_pos (new s a - cur s a))) (step s).
+case: b; case: c => //; first by rewrite sum0 // => a; apply: Rabs0; ring.
+  by rewrite (sumE (G := fun a => Rabs (new s a - cur s a))) => [|a]; [exact: step | exact: Rabs_minus_sym].
+by rewrite sum0 // => a; apply: Rabs0; ring.
+Qed.
+Lemma turn_near : (forall i k, near eta (turn_team i) (turn_team k)) /\ (forall k i, near eta (turn_alone k) (turn_team i)).
+Proof. by split=> i k s; exact: two_rows. Qed.
+Lemma turn_own k s :
+  \sum_(a : A) Rabs ((turn_team k.+1 s a - turn_team k s a) - (turn_alone k s a - turn_team O s a)) <= 0.
+Proof.
+rewrite sum0 => [|a]; first lra.
+rewrite /turn_team /turn_alone ltnS leq_eqVlt; case: eqP => [->|_] /=; first by rewrite ltnn; apply: Rabs0; ring.
+by apply: Rabs0; case: (j s < k)%nat; ring.
+Qed.
+End TurnsR5.
+
+(* ------------------------------------------------------------------ R4, the cases exact at every step size: one turn each *)
+Section OneTurn.
+Variables (A B : finType) (S : Type) (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R) (time : S -> nat).
+Hypotheses (e_dist : forall s a, dist (e s a)) (clock : forall s a b, time (next s a b) = (time s).+1).
+Implicit Types p q : S -> A -> R.
+Notation path_sum := (path_sum e next).
+Definition before k p q := forall s, (time s < k)%nat -> forall a, p s a = q s a.
+Definition from k p q := forall s, (k <= time s)%nat -> forall a, p s a = q s a.
+(* f lives at time k: then it matters only what was done before *)
+Lemma sum_after p (f : nat -> S -> R) k t s : (forall u x, time x <> k -> f u x = 0) -> (k < time s)%nat -> path_sum p f t s = 0.
+Proof.
+move=> h; elim: t s => [//|t ih] s ks; rewrite /= h => [|E]; last by rewrite E ltnn in ks.
+rewrite sum0 => [|a]; first lra.
+by rewrite /after sum0 => [|b]; [lra | rewrite ih; [lra | rewrite clock; exact: leqW]].
+Qed.
+Lemma sum_before p q (f : nat -> S -> R) k t s : (forall u x, time x <> k -> f u x = 0) -> before k p q -> (time s <= k)%nat ->
+  path_sum p f t s = path_sum q f t s.
+Proof.
+move=> h pq; elim: t s => [//|t ih] s ks; rewrite /=; congr (_ + _); apply: sumE => a.
+move: ks; rewrite leq_eqVlt => /orP [/eqP E|lt].
+  have z p' : after e next s a (path_sum p' f t) = 0.
+    by rewrite /after sum0 // => b; rewrite (sum_after _ _ h); [lra | rewrite clock E].
+  by rewrite !z; ring.
+by rewrite pq //; congr (_ * _); apply: sumE => b; rewrite ih // clock.
+Qed.
+Lemma gain_zero p q k : policy q -> (forall s, time s <> k -> forall a, q s a = p s a) -> forall u x, time x <> k -> gain e next r p q u x = 0.
+Proof.
+move=> hq h u x xk; rewrite gainE // VE (sumE (F := fun a => q x a * _) (G := fun a => p x a * Q e next r p u x a)) => [|a]; first ring.
+by rewrite h.
+Qed.
+
+(* Who speaks at one time only has fresh = 0, in every order ... *)
+Theorem R4_fresh p q k t s : policy q -> (forall s, time s <> k -> forall a, q s a = p s a) -> (time s <= k)%nat ->
+  V e next r q t s - V e next r p t s - L e next r p q t s = 0.
+Proof.
+move=> hq h ks; rewrite T0 // /L (sum_before (p := q) (q := p) _ (gain_zero hq h)) //; first ring.
+by move=> x lt a; apply: h => E; rewrite E ltnn in lt.
+Qed.
+(* ... and stale = 0 where those updated before it speak after it *)
+Theorem R4_stale p0 p q k t s : policy q -> (forall s, time s <> k -> forall a, q s a = p s a) -> before k p0 p -> (time s <= k)%nat ->
+  V e next r q t s - V e next r p t s - path_sum p0 (gain e next r p q) t s = 0.
+Proof.
+move=> hq h h0 ks; rewrite T0 // (sum_before (p := q) (q := p0) _ (gain_zero hq h)) //; first ring.
+by move=> x lt a; rewrite h0 // h // => E; rewrite E ltnn in lt.
+Qed.
+(* Those who spoke before do not change the advantage: in the order of speaking cached = stale. *)
+Lemma V_from p q k t s : from k p q -> (k <= time s)%nat -> V e next r p t s = V e next r q t s.
+Proof.
+move=> h; elim: t s => [//|t ih] s ks; rewrite /=; apply: sumE => a; rewrite h //; congr (_ * _).
+by apply: sumE => b; rewrite ih // clock; exact: leqW.
+Qed.
+Theorem R4_cached p0 p q k t s : policy p -> policy q -> (forall s, time s <> k -> forall a, q s a = p s a) -> from k p0 p ->
+  path_sum p0 (fun u x => \sum_(a : A) ((q x a - p x a) * Adv e next r p0 u x a)) t s = path_sum p0 (gain e next r p q) t s.
+Proof.
+move=> hp hq h h0; apply: path_sumE => u x.
+have z : \sum_(a : A) (p x a * Adv e next r p u x a) = 0.
+  rewrite /Adv (sumE (G := fun a => p x a * Q e next r p u x a - p x a * V e next r p u.+1 x)) => [|a]; last ring.
+  by rewrite sumB sumZr (proj2 (hp x)) -VE; ring.
+rewrite /gain -[RHS]Rminus_0_r -[X in _ = _ - X]z -sumB; apply: sumE => a.
+case: (eqVneq (time x) k) => [E|/eqP ne]; last by rewrite h //; ring.
+have -> : Adv e next r p0 u x a = Adv e next r p u x a; last ring.
+rewrite /Adv (V_from (p := p0) (q := p) _ h0) ?E //; congr (_ - _); apply: sumE => b.
+by rewrite (V_from (p := p0) (q := p) _ h0) // clock E.
+Qed.
+End OneTurn.
