@@ -283,6 +283,25 @@ rewrite sum0 => [|a]; first lra.
 rewrite /turn_team /turn_alone ltnS leq_eqVlt; case: eqP => [->|_] /=; first by rewrite ltnn; apply: Rabs0; ring.
 by apply: Rabs0; case: (j s < k)%nat; ring.
 Qed.
+
+(* In a team that takes turns: eta the largest l1 step of a row, |A_i| <= Amax. Then, at every step size,
+   |fresh_i - M[i,i]| <= 2 g^2 eta^3 Amax/(1-g)^3, and i and 2i times that for the other two. *)
+Theorem R5_turns (P : S -> A -> S -> R) g rho r (v m n : nat -> S -> R) Amax i :
+  0 <= g < 1 -> (forall s a, dist (P s a)) -> dist rho ->
+  (forall k, bellman P g r (turn_team k) (v k)) -> (forall k, flow P g rho (turn_team k) (m k)) ->
+  (forall k, flow P g rho (turn_alone k) (n k)) -> (forall k s a, Rabs (Qd P g r (v k) s a - v k s) <= Amax) -> 0 <= Amax ->
+  let fresh := fresh P g rho r turn_team v m in let stale := stale P g rho r turn_team v m in
+  let cached := cached P g rho r turn_team v m in let M := M P g r turn_team v m n in
+  let rest := 2 * g ^ 2 * eta ^ 3 * Amax / (1 - g) ^ 3 in
+  [/\ Rabs (fresh i - M i i) <= rest,
+      Rabs ((stale i - fresh i) - \big[Rplus/0]_(k < i) M k i) <= INR i * rest
+    & Rabs ((cached i - fresh i) - \big[Rplus/0]_(k < i) (M k i + M i k)) <= 2 * INR i * rest].
+Proof.
+move=> g01 Pd rd hv hm hal hA A0 fr st ca MM rest; have [ht ha] := turn_policies; have [nt na] := turn_near.
+have hF k : small (eta * Amax) (gi P g r turn_team v k) := gain_small (ht k) (ht k.+1) (hv k) (nt k k.+1) (hA k) A0.
+have -> : rest = remainder g eta 0 (eta * Amax) by rewrite /rest /remainder; field; lra.
+split; [exact: R5_fresh turn_own hF _ | exact: R5_stale turn_own hF _ | exact: R5_cached turn_own hF _].
+Qed.
 End TurnsR5.
 
 (* ------------------------------------------------------------------ R4, the cases exact at every step size: one turn each *)
