@@ -445,6 +445,9 @@ End Order.
 (* ------------------------------------------------------------------ one order alone: trees read in order *)
 (* The state (d, o) is the root of a complete tree of depth d whose agents are o, ..., o + size d - 1, read from left to right.
    The last contexts have d = 0. Action true: turn left, or stay. *)
+(* lia for the arithmetic of mathcomp *)
+Ltac nat_lia := repeat (match goal with H : is_true (leq _ _) |- _ => apply (elimT leP) in H end);
+  try apply/leP; unfold addn, addn_rec in *; Lia.lia.
 Section Trees.
 Fixpoint size d : nat := if d is c.+1 then (size c + (size c).+1)%nat else 1%nat.
 Lemma size_pow d : (size d).+1 = expn 2 d.+1.
@@ -569,9 +572,6 @@ move=> h; rewrite /loss /H2 /affinity; congr (_ - _); apply: sumE => a.
 by rewrite !team_row // ltnn ltnSn.
 Qed.
 
-(* lia for the arithmetic of mathcomp *)
-Ltac nat_lia := repeat (match goal with H : is_true (leq _ _) |- _ => apply (elimT leP) in H end);
-  try apply/leP; unfold addn, addn_rec in *; Lia.lia.
 Lemma step_zero i d o : (o + size d <= n.+1)%nat -> (i < o \/ o + size d <= i)%nat -> stepH i d o = 0.
 Proof.
 elim: d o => [|c ih] o /= b h; rewrite /stepH.

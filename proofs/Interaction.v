@@ -5,7 +5,7 @@
    two such shifts are compared factor by factor. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
-From TeamTR Require Import Sums Episodic Discounted Existence Constant.
+From TeamTR Require Import Sums Episodic Discounted Existence Constant Cube.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Local Open Scope R_scope.
 
@@ -369,3 +369,132 @@ rewrite /Adv (V_from (p := p0) (q := p) _ h0) ?E //; congr (_ - _); apply: sumE 
 by rewrite (V_from (p := p0) (q := p) _ h0) // clock E.
 Qed.
 End OneTurn.
+
+(* and this is where the order decides: a chain. At time k agent k goes on with probability x k; the return is 1 if all n did. *)
+Section Chain.
+Variables (n : nat) (c eps : R).
+Hypotheses (c01 : 0 <= c) (e0 : 0 <= eps) (ce : c + eps <= 1).
+Notation state := (bool * nat)%type.
+Definition ch_e (s : state) (a : bool) (b : unit) : R := 1.
+Definition ch_next (s : state) (a : bool) (b : unit) : state := (s.1 && a, s.2.+1).
+Definition ch_r (s : state) (a : bool) (b : unit) : R := if [&& s.1, a & s.2.+1 == n] then 1 else 0.
+Definition pol (x : nat -> R) (s : state) (a : bool) : R := if a then x s.2 else 1 - x s.2.
+Definition now (b : bool) : R := if b then c + eps else c.
+(* forward: the first i speakers are updated; backward: the last i *)
+Definition fw i := pol (fun k => now (k < i)%nat).
+Definition bw i := pol (fun k => now ((n - i <= k) && (k < n))%nat).
+Lemma ch_e_dist s a : dist (ch_e s a).
+Proof. by split=> [b|]; rewrite /ch_e; [lra | rewrite (big_pred1 tt) // => -[]]. Qed.
+Lemma pol_policy b : policy (pol (fun k => now (b k))).
+Proof. by move=> s; split=> [a|]; [rewrite /pol /now; case: a; case: (b s.2); lra | rewrite big_bool /pol /=; ring]. Qed.
+Notation CV := (V ch_e ch_next ch_r).
+Lemma ch_Q x u s a : Q ch_e ch_next ch_r (pol x) u s a = ch_r s a tt + CV (pol x) u (s.1 && a, s.2.+1).
+Proof. by rewrite /Q (big_pred1 tt) => [|[]] //; rewrite /ch_e /ch_next; ring. Qed.
+Lemma ch_V x t s : CV (pol x) t.+1 s = x s.2 * (ch_r s true tt + CV (pol x) t (s.1, s.2.+1)) + (1 - x s.2) * CV (pol x) t (false, s.2.+1).
+Proof. by rewrite VE big_bool !ch_Q /pol /= andbT andbF /ch_r andbF; ring. Qed.
+Lemma ch_dead x t k : CV (pol x) t (false, k) = 0.
+Proof. by elim: t k => [//|t ih] k; rewrite ch_V /= !ih /ch_r /=; ring. Qed.
+Lemma ch_step x t k : CV (pol x) t.+1 (true, k) = x k * ((if k.+1 == n then 1 else 0) + CV (pol x) t (true, k.+1)).
+Proof. by rewrite ch_V ch_dead /ch_r /=; ring. Qed.
+Lemma ch_alive x t k : (k + t.+1 = n)%nat -> CV (pol x) t.+1 (true, k) = \big[Rmult/1]_(i < t.+1) x (k + i)%nat.
+Proof.
+elim: t k => [|t ih] k h; rewrite ch_step.
+  by rewrite big_ord_recl big_ord0 addn0 -h addn1 eqxx /=; ring.
+rewrite ih; last by rewrite addSnnS.
+rewrite [RHS]big_ord_recl /= addn0 (_ : (k.+1 == n) = false); last by apply/eqP; nat_lia.
+by rewrite Rplus_0_l; congr (_ * _); apply: eq_bigr => i _; congr x; rewrite /bump /= addSnnS.
+Qed.
+Lemma prod_const z t : \big[Rmult/1]_(i < t) z = z ^ t.
+Proof. by elim: t => [|t ih]; [rewrite big_ord0 | rewrite big_ord_recl ih]. Qed.
+Hypothesis n0 : (0 < n)%nat.
+Notation start := (true, 0%nat).
+Lemma J_all x z : (forall k, (k < n)%nat -> x k = z) -> CV (pol x) n start = z ^ n.
+Proof.
+move: n0 (@ch_alive x n.-1 0); case: (n) => // t _ h hx.
+rewrite h // -prod_const; apply: eq_bigr => i _; apply: hx; rewrite add0n; exact: ltn_ord.
+Qed.
+(* the joint surrogate: each agent in turn, the others at the old probability *)
+Lemma ch_gain x y t s : gain ch_e ch_next ch_r (pol x) (pol y) t s
+  = (y s.2 - x s.2) * (ch_r s true tt + CV (pol x) t (s.1, s.2.+1)).
+Proof.
+have rf : ch_r s false tt = 0 by rewrite /ch_r andbF.
+have pT z : pol z s true = z s.2 by []; have pF z : pol z s false = 1 - z s.2 by [].
+by rewrite /gain /Adv VE !big_bool !ch_Q andbT andbF ch_dead rf !pT !pF /=; ring.
+Qed.
+Lemma L_all t k : (k + t = n)%nat -> L ch_e ch_next ch_r (fw 0) (fw n) t (true, k) = INR t * (eps * c ^ t.-1).
+Proof.
+have E s a (f : state -> R) : after ch_e ch_next s a f = f (ch_next s a tt).
+  by rewrite /after (big_pred1 tt) => [|[]] //; rewrite /ch_e; ring.
+have dead u i : L ch_e ch_next ch_r (fw 0) (fw n) u (false, i) = 0.
+  elim: u i => [//|u ih] i; rewrite /L [path_sum _ _ _ _ _ _]/= !big_bool !E /ch_next /=.
+  by move: (ih i.+1); rewrite /L ch_gain /ch_r /= ch_dead => ->; ring.
+have V0 t' k' : (k' + t' = n)%nat -> ((if k' == n then 1 else 0) + CV (fw 0) t' (true, k')) = c ^ t'.
+  case: t' => [|t'] h; first by rewrite -h addn0 eqxx /=; ring.
+  rewrite (_ : (k' == n) = false); last by apply/eqP; nat_lia.
+  by rewrite ch_alive // Rplus_0_l -(prod_const c t'.+1); apply: eq_bigr.
+elim: t k => [|t ih] k h; first by rewrite /L /=; ring.
+have kn : (k < n)%nat by nat_lia.
+have G : gain ch_e ch_next ch_r (fw 0) (fw n) t (true, k) = eps * c ^ t.
+  by rewrite ch_gain /= /now kn /ch_r /= V0 ?addSnnS //; ring.
+rewrite /L [path_sum _ _ _ _ _ _]/= G !big_bool !E; have := dead t k.+1; rewrite /L => ->.
+have := ih k.+1; rewrite /L addSnnS => -> //; rewrite S_INR /fw /pol /=.
+by case: t {h ih G} => [|t] /=; ring.
+Qed.
+Notation time := (fun s : state => s.2).
+Notation gap p q := (CV q n start - CV p n start).
+Definition chain_gap := (c + eps) ^ n - c ^ n - INR n * (eps * c ^ n.-1).
+Lemma pol_ext (x y : nat -> bool) : (forall k, x k = y k) -> pol (fun k => now (x k)) = pol (fun k => now (y k)).
+Proof.
+move=> h; apply: FunctionalExtensionality.functional_extensionality => s.
+by apply: FunctionalExtensionality.functional_extensionality => a; rewrite /pol h.
+Qed.
+Lemma cached_total (team : nat -> state -> bool -> R) : (forall i, policy (team i)) -> team O = fw 0 -> team n = fw n ->
+  \big[Rplus/0]_(i < n) (gap (team i) (team i.+1) - Episodic.L_cached ch_e ch_next ch_r team n start i) = chain_gap.
+Proof.
+move=> hp h0 hn; rewrite L_cached_telescope // h0 hn L_all // (J_all (z := c + eps)) => [|k ->//].
+by rewrite (J_all (z := c)).
+Qed.
+Lemma fw_step i s : s.2 <> i -> forall a, fw i.+1 s a = fw i s a.
+Proof. by move=> /eqP h a; rewrite /fw /pol ltnS leq_eqVlt (negbTE h). Qed.
+Lemma bw_step i s : (i < n)%nat -> s.2 <> (n - i.+1)%nat -> forall a, bw i.+1 s a = bw i s a.
+Proof.
+move=> lt h a; rewrite /bw /pol; suff -> : (n - i.+1 <= s.2)%nat = (n - i <= s.2)%nat by [].
+by rewrite [LHS]leq_eqVlt eq_sym (negbTE (introN eqP h)) /= subnSK.
+Qed.
+(* In the order of speaking fresh is 0 and stale is not, in reverse order fresh and stale are 0 and cached is not. *)
+Theorem R4_chain :
+  [/\ forall i, gap (fw i) (fw i.+1) - L ch_e ch_next ch_r (fw i) (fw i.+1) n start = 0,
+      \big[Rplus/0]_(i < n) (gap (fw i) (fw i.+1) - path_sum ch_e ch_next (fw 0) (gain ch_e ch_next ch_r (fw i) (fw i.+1)) n start)
+        = chain_gap,
+      forall i, (i < n)%nat -> gap (bw i) (bw i.+1) - L ch_e ch_next ch_r (bw i) (bw i.+1) n start = 0
+        /\ gap (bw i) (bw i.+1) - path_sum ch_e ch_next (bw 0) (gain ch_e ch_next ch_r (bw i) (bw i.+1)) n start = 0
+    & \big[Rplus/0]_(i < n) (gap (bw i) (bw i.+1) - Episodic.L_cached ch_e ch_next ch_r bw n start i) = chain_gap].
+Proof.
+have clock s a b : time (ch_next s a b) = (time s).+1 by [].
+have hf i : policy (fw i) := pol_policy _; have hb i : policy (bw i) := pol_policy _.
+split.
+- by move=> i; apply: (@R4_fresh _ _ _ ch_e ch_next ch_r time clock _ _ i) => // s; exact: fw_step.
+- rewrite -(cached_total hf) //; apply: eq_bigr => i _; congr (_ - _); rewrite /Episodic.L_cached.
+  rewrite (@R4_cached _ _ _ ch_e ch_next ch_r time clock _ (fw i) (fw i.+1) i) // => s h a; first exact: fw_step.
+  by rewrite /fw /pol (_ : (s.2 < i)%nat = false) //; apply/negbTE; rewrite -leqNgt.
+- move=> i lt; split; first by apply: (@R4_fresh _ _ _ ch_e ch_next ch_r time clock _ _ (n - i.+1)%nat) => // s; exact: bw_step.
+  apply: (@R4_stale _ _ _ ch_e ch_next ch_r time clock _ _ _ (n - i.+1)%nat) => // s h; first exact: bw_step.
+  move=> a; rewrite /bw /pol subn0 (_ : ((n <= s.2) && (s.2 < n))%nat = false); last by case: leqP.
+  by rewrite (_ : ((n - i <= s.2) && (s.2 < n))%nat = false) //; apply/negbTE/nandP; left; rewrite -ltnNge -subnSK // ltnS ltnW.
+apply: cached_total => //; apply: pol_ext => k; first by rewrite subn0 ltn0; case: leqP.
+by rewrite subnn.
+Qed.
+Theorem R4_chain_positive : (1 < n)%nat -> 0 < c -> 0 < eps -> 0 < chain_gap.
+Proof.
+rewrite /chain_gap; case: (n) => [//|[//|t]] _ cp ep.
+elim: t => [|t ih]; first by rewrite /=; nra.
+move: ih; rewrite (S_INR t.+2); have N0 := pos_INR t.+2; set N := INR t.+2 in N0 *.
+have -> : t.+3.-1 = t.+2 by []; have -> : t.+2.-1 = t.+1 by [].
+have Y0 : 0 < c ^ t.+1 := pow_lt c t.+1 cp; have -> : (c + eps) ^ t.+3 = (c + eps) * (c + eps) ^ t.+2 by [].
+have -> : c ^ t.+3 = c * (c * c ^ t.+1) by []; have -> : c ^ t.+2 = c * c ^ t.+1 by [].
+set X := (c + eps) ^ t.+2; set Y := c ^ t.+1 in Y0 * => h.
+have := Rmult_lt_compat_l (c + eps) _ _ ltac:(lra) h.
+have : 0 <= N * (eps * (eps * Y)) by apply: Rmult_le_pos => //; apply/Rlt_le/Rmult_lt_0_compat => //; exact: Rmult_lt_0_compat.
+lra.
+Qed.
+End Chain.
