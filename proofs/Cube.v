@@ -4,7 +4,7 @@
    pairs the step of k beside X with the step of k beside the agents that are neither k nor in X. No path space is needed. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
-From TeamTR Require Import Sums Episodic Pinsker.
+From TeamTR Require Import Sums Episodic Discounted Existence Pinsker.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Local Open Scope R_scope.
 
@@ -317,6 +317,16 @@ rewrite /P /= -{3}(sqrt_square (rho i)) // -sqrt_mult; [|exact: Rmult_le_pos|exa
 by congr sqrt; ring.
 Qed.
 
+(* H^2 <= K/2, K the expected KL along the transcript of the team of before *)
+Lemma H2_K X Y : (forall s, keeps (team X s) (team Y s)) ->
+  H2 (P X) (P Y) <= (\sum_(w : W) (rho w * K e next (team X) (team Y) T (start w))) / 2.
+Proof.
+have hp := team_policy; move=> k; rewrite H2_contexts /contexts /Rdiv -sumZr; apply: sum_le => w; rewrite Rmult_assoc.
+apply: Rmult_le_compat_l; first exact: (proj1 rho_dist).
+rewrite -(H2_law next e_dist) // (K_law next e_dist) //; apply: H2_kl; try exact: law_dist.
+by move=> v; apply: law_pos.
+Qed.
+
 (* what k's step loses where both the team of before and the team of after have mass *)
 Let Z k := contexts (root (team set0) (team setT)) (own team k).
 Definition rest k (X : {set I}) := ~: (k |: X).
@@ -419,10 +429,7 @@ Theorem S11_fresh i : (forall s, keeps (team (first i) s) (team (first i.+1) s))
   H2 (P (first i)) (P (first i.+1))
     <= (\sum_(w : W) (rho w * K e next (team (first i)) (team (first i.+1)) T (start w))) / 2.
 Proof.
-have hp := team_policy ft; move=> k; rewrite H2_contexts // /contexts /Rdiv -sumZr; apply: sum_le => w; rewrite Rmult_assoc.
-apply: Rmult_le_compat_l; first exact: (proj1 rho_dist).
-rewrite -(H2_law next e_dist) // (K_law next e_dist) //; apply: H2_kl; try exact: law_dist.
-by move=> v; apply: law_pos.
+exact: H2_K.
 Qed.
 
 (* One order alone: H^2(P^0, P^n) <= n F. *)
