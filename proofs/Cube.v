@@ -661,3 +661,83 @@ move=> h; have := Rmult_le_compat_r _ _ _ F0 cC.
 have := Rmult_le_compat_r _ _ _ F0 (Rlt_le _ _ hm).
 by case: (Rle_lt_or_eq_dec _ _ F0) => [Fp|<-]; lra.
 Qed.
+
+(* ------------------------------------------------------------------ discounted: a transcript that ends at a geometric time *)
+(* None: it has ended. After every action the world says where it would go, and whether this was the end. What is read off the
+   transcript is f of its last state; its law at horizon T tends to the occupancy. *)
+Section Geometric.
+Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R).
+Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
+Variable s0 : S.
+Implicit Types (p : S -> A -> R) (f : S -> R).
+Definition geo_e (o : option S) (a : A) (b : S * bool) := P (odflt s0 o) a b.1 * (if b.2 then 1 - g else g).
+Definition geo_next (o : option S) (a : A) (b : S * bool) := if o is Some _ then (if b.2 then None else Some b.1) else None.
+Definition geo p0 p (o : option S) := if o is Some s then p s else p0 s0.
+Definition last_is f (o : option S) (a : A) (b : S * bool) : R := if o is Some s then (if b.2 then f s else 0) else 0.
+Lemma geo_sum (F : S * bool -> R) : \sum_(b : prod_finType S bool_finType) F b = \sum_(s : S) (F (s, true) + F (s, false)).
+Proof. by rewrite sum_pairs; apply: sumE => s; rewrite big_bool. Qed.
+Lemma geo_e_dist o a : dist (A:=prod_finType S bool_finType) (geo_e o a).
+Proof.
+have [P0 P1] := P_dist (odflt s0 o) a; split=> [b|]; first by apply: Rmult_le_pos => //; case: b.2; lra.
+by rewrite geo_sum -P1; apply: sumE => s; rewrite /geo_e /=; ring.
+Qed.
+Lemma geo_after s a (h : option S -> R) : after geo_e geo_next (Some s) a h = (1 - g) * h None + g * ev P s a (fun x => h (Some x)).
+Proof.
+rewrite /after geo_sum (sumE (G := fun x => P s a x * ((1 - g) * h None) + g * (P s a x * h (Some x)))) => [|x].
+  by rewrite sumD sumZr (proj2 (P_dist s a)) sumZ /ev; ring.
+by rewrite /geo_e /=; ring.
+Qed.
+Lemma geo_ended p0 p (f : option S -> R) T : f None = 0 -> path_sum geo_e geo_next (geo p0 p) (fun _ => f) T None = 0.
+Proof.
+move=> f0; elim: T => [//|T ih]; rewrite /= f0 sum0 => [|a]; first lra.
+by rewrite /after sum0 => [|b]; [lra | rewrite ih; lra].
+Qed.
+Lemma geo_path p0 p (f : option S -> R) T s : f None = 0 ->
+  path_sum geo_e geo_next (geo p0 p) (fun _ => f) T (Some s) = Discounted.W P g p (fun x => f (Some x)) T s.
+Proof.
+move=> f0; elim: T s => [//|T ih] s; rewrite /=; congr (_ + _).
+rewrite /step_p -sumZ; apply: sumE => a; rewrite geo_after geo_ended // (evE P s a (h := Discounted.W P g p (fun x => f (Some x)) T)) //.
+by ring.
+Qed.
+Lemma geo_V_ended p0 p f T : V geo_e geo_next (last_is f) (geo p0 p) T None = 0.
+Proof.
+elim: T => [//|T ih]; rewrite VE sum0 // => a; rewrite /Q sum0; first ring.
+by move=> b; rewrite /= ih; ring.
+Qed.
+Lemma geo_V p0 p f T s : policy p ->
+  V geo_e geo_next (last_is f) (geo p0 p) T (Some s) = Discounted.W P g p (fun x => (1 - g) * f x) T s.
+Proof.
+move=> hp; elim: T s => [//|T ih] s; rewrite VE.
+rewrite (sumE (G := fun a => p s a * ((1 - g) * f s) + g * (p s a * ev P s a (Discounted.W P g p (fun x => (1 - g) * f x) T)))) => [|a].
+  by rewrite sumD (sum_const _ (proj2 (hp s))) sumZ.
+rewrite QE geo_after geo_V_ended (evE P s a (h := Discounted.W P g p (fun x => (1 - g) * f x) T)) // geo_sum.
+rewrite (sumE (G := fun x => P s a x * ((1 - g) * f s))) => [|x]; last by rewrite /geo_e /=; ring.
+by rewrite (sum_const _ (proj2 (P_dist s a))) /=; ring.
+Qed.
+
+(* sums over T steps of f >= 0 grow to the sum under the visits *)
+Lemma W_limit p m f : policy p -> flow P g rho p m -> (forall s, 0 <= f s) ->
+  exists2 C, 0 <= C & forall T, at_rho rho (Discounted.W P g p f T) <= under m f <= at_rho rho (Discounted.W P g p f T) + C * g ^ T.
+Proof.
+move=> hp fl f0; have [u hu] := solve g01 P_dist hp f.
+have E : under m f = at_rho rho u.
+  by rewrite (dual u fl); apply: sumE => s; rewrite {1}hu; congr (_ * _); ring.
+have u0 s : 0 <= u s.
+  have b : bellman P g (fun x (_ : A) => f x) p u by apply/(bellmanE P g p) => x; rewrite (sum_const _ (proj2 (hp x))); exact: hu.
+  by apply: (above g01 P_dist hp (Phi := fun=> 0) _ b) => x a; rewrite ev1 //; have := f0 x; lra.
+set C := \sum_(s : S) u s; have C0 : 0 <= C by exact: sum_ge0.
+have w T s : Discounted.W P g p f T s <= u s <= Discounted.W P g p f T s + C * g ^ T.
+  elim: T s => [|T ih] s; first by have := term_le_sum s u0; have := u0 s; rewrite /= -/C; lra.
+  have lo : step_p P p (Discounted.W P g p f T) s <= step_p P p u s.
+    by apply: sum_le => a; apply: Rmult_le_compat_l (proj1 (hp s) a) _; apply: (ev_le P_dist) => x; have := ih x; lra.
+  have hi : step_p P p u s <= step_p P p (Discounted.W P g p f T) s + C * g ^ T.
+    rewrite -[X in _ + X](sum_const _ (proj2 (hp s))) /step_p -sumD; apply: sum_le => a; rewrite -Rmult_plus_distr_l.
+    apply: Rmult_le_compat_l (proj1 (hp s) a) _; rewrite -[X in _ + X](ev1 P_dist s a) -evD.
+    by apply: (ev_le P_dist) => x; have := ih x; lra.
+  have := Rmult_le_compat_l _ _ _ (proj1 g01) lo; have := Rmult_le_compat_l _ _ _ (proj1 g01) hi.
+  by rewrite hu /=; lra.
+exists C => // T; rewrite E; split; first by apply: sum_le => s; apply: Rmult_le_compat_l (proj1 rho_dist s) _; have := w T s; lra.
+rewrite -[X in _ + X](sum_const _ (proj2 rho_dist)) /at_rho -sumD; apply: sum_le => s; rewrite -Rmult_plus_distr_l.
+by apply: Rmult_le_compat_l (proj1 rho_dist s) _; have := w T s; lra.
+Qed.
+End Geometric.
