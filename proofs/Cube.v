@@ -741,3 +741,108 @@ rewrite -[X in _ + X](sum_const _ (proj2 rho_dist)) /at_rho -sumD; apply: sum_le
 by apply: Rmult_le_compat_l (proj1 rho_dist s) _; have := w T s; lra.
 Qed.
 End Geometric.
+
+Lemma kl_refl (A : finType) (p : A -> R) : (forall a, 0 <= p a) -> kl p p = 0.
+Proof.
+move=> p0; apply: sum0 => a; case: (Rle_lt_or_eq_dec _ _ (p0 a)) => [pa|<-]; last ring.
+by have -> : p a / p a = 1; [field; lra | rewrite ln_1; ring].
+Qed.
+Lemma read_tv (A : finType) (p q f : A -> R) : dist p -> dist q -> (forall a, 0 <= f a <= 1) ->
+  \sum_(a : A) (q a * f a) - \sum_(a : A) (p a * f a) <= tv p q.
+Proof.
+move=> [_ p1] [_ q1] h; have -> : \sum_(a : A) (q a * f a) - \sum_(a : A) (p a * f a) = \sum_(a : A) ((q a - p a) * (f a - / 2)).
+  rewrite (sumE (F := fun a => (q a - p a) * _) (G := fun a => (q a * f a - p a * f a) - (q a - p a) * / 2)) => [|a]; last ring.
+  by rewrite !sumB sumZr sumB p1 q1; ring.
+rewrite /tv -sumZ; apply: sum_le => a; apply: Rle_trans (Rle_abs _) _; rewrite Rabs_mult Rmult_comm.
+by apply: Rmult_le_compat_r; [exact: Rabs_pos | apply: Rabs_le; have := h a; lra].
+Qed.
+
+Section DiscountedCube.
+Variables (S A I : finType) (tr : S -> A -> S -> R) (g : R) (rho : S -> R) (s0 : S) (team : {set I} -> S -> A -> R).
+Hypotheses (g01 : 0 <= g < 1) (tr_dist : forall s a, dist (tr s a)) (rho_dist : dist rho) (ft : factored team).
+Variable m : {set I} -> S -> R.
+Hypothesis hm : forall X, flow tr g rho (team X) (m X).
+Let hp X : policy (team X) := team_policy ft X.
+Definition gteam X := geo s0 (team set0) (team X).
+Lemma geo_factored : factored gteam.
+Proof.
+case: ft => pol prod step sub; have r0 := hp set0 s0.
+have z (r : A -> R) : dist r -> H2 r r = 0 by move=> d; rewrite /H2 affinity_refl //; ring.
+split=> [X [s|]|X Y [s|] a|X k [s|] kX|[s|]] //=; try exact: pol; try exact: prod.
+- exact: step.
+- exact: sub.
+by rewrite /own /loss /= z // sum0 //; lra.
+Qed.
+Notation PT := (fun T X => P (geo_e tr g s0) (@geo_next S A) rho Some (T:=T) gteam X).
+Definition occ X s := (1 - g) * m X s.
+Definition Kd X Y := under (m X) (fun s => kl (team X s) (team Y s)).
+Let ed := geo_e_dist g01 tr_dist s0.
+
+Lemma K_geo X Y T : (forall s, keeps (team X s) (team Y s)) -> H2 (PT T X) (PT T Y) <= Kd X Y / 2.
+Proof.
+move=> k; have ko o : keeps (gteam X o) (gteam Y o) by case: o => [s|a] //; exact: k.
+apply: Rle_trans (H2_K (@geo_next S A) Some T ed rho_dist geo_factored ko) _.
+have kl0 : kl (gteam X None) (gteam Y None) = 0 by apply: kl_refl; exact: (proj1 (hp set0 s0)).
+rewrite (sumE (G := fun s => rho s * Discounted.W tr g (team X) (fun s => kl (team X s) (team Y s)) T s)) => [|s]; last first.
+  by rewrite /K (@geo_path S A tr g tr_dist s0 (team set0) (team X) (fun o => kl (gteam X o) (gteam Y o))).
+have kl1 s : 0 <= kl (team X s) (team Y s).
+  by rewrite -kterm_sum; [apply: sum_ge0 => a; apply: kterm_ge0; [exact: hp | exact: hp | exact: k] | exact: hp | exact: hp].
+have [C _ h] := W_limit g01 tr_dist rho_dist (hp X) (hm X) kl1.
+by have := proj1 (h T); rewrite /Kd /at_rho; lra.
+Qed.
+
+(* the occupancy is the law of the last state: TV(d^n, d^0) <= sqrt 2 H, at every horizon and in the limit *)
+Lemma occ_f X Y f b : (forall s, 0 <= f s <= 1) -> (forall T, H2 (PT T X) (PT T Y) <= b) ->
+  under (occ Y) f - under (occ X) f <= sqrt (2 * b).
+Proof.
+move=> hf hb; have f0 s : 0 <= (1 - g) * f s by have h := hf s; apply: Rmult_le_pos; lra.
+have occE Z : under (occ Z) f = under (m Z) (fun s => (1 - g) * f s) by apply: sumE => s; rewrite /occ; ring.
+have [C C0 hY] := W_limit g01 tr_dist rho_dist (hp Y) (hm Y) f0.
+have [C1 _ hX] := W_limit g01 tr_dist rho_dist (hp X) (hm X) f0.
+rewrite !occE; suff : under (m Y) (fun s => (1 - g) * f s) <= under (m X) (fun s => (1 - g) * f s) + sqrt (2 * b) by lra.
+apply: (vanish g01 C0) => T; have := proj2 (hY T); have := proj1 (hX T).
+have law_ret Z : at_rho rho (Discounted.W tr g (team Z) (fun s => (1 - g) * f s) T)
+    = \sum_(w : prod_finType S (path A (prod_finType S bool_finType) T))
+        (PT T Z w * ret (@geo_next S A) (last_is (A:=A) f) (Some w.1) w.2).
+  rewrite sum_pairs; apply: sumE => s; rewrite -(@geo_V S A tr g tr_dist s0 (team set0) (team Z) f T s (hp Z)).
+  rewrite (V_law (@geo_next S A) ed); last exact: (team_policy geo_factored Z).
+  by rewrite -sumZ; apply: sumE => v; exact: (esym (Rmult_assoc _ _ _)).
+have fr t o (v : path A (prod_finType S bool_finType) t) : 0 <= ret (@geo_next S A) (last_is (A:=A) f) o v <= 1
+    /\ ret (@geo_next S A) (last_is (A:=A) f) None v = 0.
+  elim: t o v => [|t ih] o v; first by rewrite /=; lra.
+  case: v => [[a [s []]] v] /=; have := ih None v; have := ih o v; case: o => [x|] /=; have := ih (Some s) v; try (have := hf x); lra.
+have d Z : dist (PT T Z) := P_dist (@geo_next S A) Some T ed rho_dist geo_factored Z.
+have := read_tv (d X) (d Y) (f := fun w => ret (@geo_next S A) (last_is (A:=A) f) (Some w.1) w.2) (fun w => proj1 (fr T (Some w.1) w.2)).
+rewrite -!law_ret; have := tv_le_H (d X) (d Y); have h0 := H2_ge0 (d X) (d Y).
+rewrite -sqrt_mult; [|lra|exact: h0] => h1 h2.
+have : sqrt (2 * H2 (PT T X) (PT T Y)) <= sqrt (2 * b) by apply: sqrt_le_1_alt; have := hb T; lra.
+lra.
+Qed.
+Lemma occ_tv X Y b : (forall T, H2 (PT T X) (PT T Y) <= b) -> tv (occ X) (occ Y) <= sqrt (2 * b).
+Proof.
+move=> hb; pose f s := if Rle_dec (occ X s) (occ Y s) then 1 else 0.
+have mass Z : \sum_(s : S) occ Z s = 1.
+  have := dual (fun=> 1) (hm Z); rewrite /at_rho (sum_const _ (proj2 rho_dist)) => ->; apply: sumE => s.
+  by rewrite /occ /step_p (sumE (G := fun a => team Z s a * 1)) => [|a]; rewrite ?ev1 // (sum_const _ (proj2 (hp Z s))); ring.
+have f01 s : 0 <= f s <= 1 by rewrite /f; case: (Rle_dec (occ X s) (occ Y s)) => h /=; lra.
+apply: Rle_trans (occ_f f01 hb).
+have -> : tv (occ X) (occ Y) = / 2 * \sum_(s : S) ((occ Y s - occ X s) * (2 * f s - 1)).
+  rewrite /tv; congr (_ * _); apply: sumE => s; rewrite /f; case: (Rle_dec (occ X s) (occ Y s)) => h /=.
+    by rewrite Rabs_pos_eq; lra.
+  by rewrite Rabs_left; lra.
+rewrite (sumE (G := fun s => 2 * (occ Y s * f s - occ X s * f s) - (occ Y s - occ X s))) => [|s]; last ring.
+by rewrite sumB sumZ !sumB !mass /under; lra.
+Qed.
+
+(* Cube, discounted: TV(d^n, d^0)^2 <= sum_k mean_X K_k^X, K_k^X the KL of k's step at the visits of the team with X updated. *)
+Theorem S11_discounted_cube : (forall X k s, keeps (team X s) (team (k |: X) s)) ->
+  tv (occ set0) (occ setT)
+    <= sqrt (\sum_(k : I) (\big[Rplus/0]_(X : {set I} | k \notin X) Kd X (k |: X) / 2 ^ #|I|.-1)).
+Proof.
+move=> hk; set M := \sum_(k : I) _; have -> : M = 2 * (M / 2) by field.
+apply: occ_tv => T; apply: Rle_trans (S11_cube (@geo_next S A) Some T ed rho_dist geo_factored) _.
+rewrite /M /Rdiv -sumZr; apply: sum_le => k; rewrite /mean_step /Rdiv Rmult_assoc (Rmult_comm (/ 2 ^ _)) -Rmult_assoc.
+apply: Rmult_le_compat_r; first by apply/Rlt_le/Rinv_0_lt_compat/pow_lt; lra.
+rewrite big_distrl; apply: (big_ind2 Rle) => [|*|X _]; [lra | exact: Rplus_le_compat | exact: K_geo].
+Qed.
+End DiscountedCube.
