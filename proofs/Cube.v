@@ -846,3 +846,27 @@ apply: Rmult_le_compat_r; first by apply/Rlt_le/Rinv_0_lt_compat/pow_lt; lra.
 rewrite big_distrl; apply: (big_ind2 Rle) => [|*|X _]; [lra | exact: Rplus_le_compat | exact: K_geo].
 Qed.
 End DiscountedCube.
+
+(* Order, discounted: TV(d^n, d^0)^2 <= sqrt(K_forward K_backward), so of an order and its reverse one has TV^2 <= sum_k K_k. *)
+Theorem S11_discounted_order (S A : finType) n (tr : S -> A -> S -> R) g rho (s0 : S) (team : {set 'I_n} -> S -> A -> R) m :
+  0 <= g < 1 -> (forall s a, dist (tr s a)) -> dist rho -> factored team -> (forall X, flow tr g rho (team X) (m X)) ->
+  (forall X Y s, keeps (team X s) (team Y s)) ->
+  tv (occ g m set0) (occ g m setT) <= sqrt (sqrt ((\sum_(i : 'I_n) Kd team m (first n i) (first n i.+1))
+    * (\sum_(i : 'I_n) Kd team m (last n i.+1) (last n i)))).
+Proof.
+move=> g01 trd rd ft hm hk; set F := \sum_(i : 'I_n) _; set B := \sum_(i : 'I_n) _.
+have -> : sqrt (F * B) = 2 * (sqrt (F * B) / 2) by field.
+apply: (occ_tv (s0 := s0) g01 trd rd ft hm) => T; have ed := geo_e_dist g01 trd s0.
+apply: Rle_trans (S11_order (@geo_next S A) Some T ed rd (geo_factored s0 ft)) _.
+have h X Y := K_geo s0 g01 trd rd ft hm T (hk X Y).
+have pd X := P_dist (@geo_next S A) Some T ed rd (geo_factored s0 ft) X.
+set F' := forward _ _ _ _ _ _; set B' := backward _ _ _ _ _ _.
+have Fl : F' <= F / 2 by rewrite /F /Rdiv -sumZr; apply: sum_le => i; exact: h.
+have Bl : B' <= B / 2 by rewrite /B /Rdiv -sumZr; apply: sum_le => i; exact: h.
+have F0 : 0 <= F' by apply: sum_ge0 => i; apply: H2_ge0.
+have B0 : 0 <= B' by apply: sum_ge0 => i; apply: H2_ge0.
+have FB : 0 <= F * B by apply: Rmult_le_pos; lra.
+have -> : sqrt (F * B) / 2 = sqrt (F * B * (/ 2 * / 2)) by rewrite (sqrt_mult (F * B)) ?sqrt_square; lra.
+apply: sqrt_le_1_alt; have -> : F * B * (/ 2 * / 2) = F / 2 * (B / 2) by field.
+exact: Rmult_le_compat.
+Qed.
