@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -41,10 +41,13 @@ class Claim(NamedTuple):
     words: str = ""  #: the statement as a sentence without symbols that need a page
 
 
-def checks(claims: Iterable[Claim], stage: Stage, report: StageReport) -> dict[Claim, dict[str, Check]]:
+def checks(claims: Iterable[Claim], stage: Stage, report: Any) -> dict[Claim, dict[str, Check]]:
     """The checks of every claim that applies to a stage, as one chain of LAPACK calls (see teamtr_jax/dynamics/_linear.py).
 
     A claim may solve for visits of its own: it is given policies that are ready once the claims before it are checked.
+
+    Args:
+      report: `stage_report(stage)`, or what the claims need of it.
     """
     form: Form = "episodic" if report.episodic else "discounted"
     found: dict[Claim, dict[str, Check]] = {}
