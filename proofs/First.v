@@ -1,6 +1,6 @@
 (* S7, discounted, with K - (1-g) kappa_0 in place of K, kappa_0 the KL of the first step: |gap| <= rho (K - (1-g) kappa_0).
-   What the first step earns drops out of the gap. So give the first states copies at which nothing is earned, and to these the floor
-   g lo/(1-g) in place of lo/(1-g): then S9 charges the first step g rho only. *)
+   What the first step earns drops out of the gap. So give the first states copies at which nothing is earned, and to these the
+   floor g lo/(1-g) in place of lo/(1-g): then S9 charges the first step g rho only. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic Discounted.

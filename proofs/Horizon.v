@@ -70,7 +70,7 @@ by move=> a; rewrite !QE (afterE s a _ (fun x => V r q t x - V r p t x)) ?afterB
 Qed.
 (* a stage, in any order: the improvements add up *)
 Corollary T0_stage r (team : nat -> S -> A -> R) n t s : (forall i, policy (team i)) ->
-  V r (team n) t s - V r (team 0) t s = \big[Rplus/0]_(i < n) path_sum (team i.+1) (gain r (team i) (team i.+1)) t s.
+  V r (team n) t s - V r (team O) t s = \big[Rplus/0]_(i < n) path_sum (team i.+1) (gain r (team i) (team i.+1)) t s.
 Proof.
 move=> h; elim: n => [|n ih]; first by rewrite big_ord0; lra.
 by rewrite big_ord_recr /= -ih -T0 //; lra.
