@@ -95,6 +95,7 @@ have := Rmult_le_compat_l _ _ _ r0 (k _ true (h1 s)); have := Rmult_le_compat_l 
 rewrite /pol2 /=; lra.
 Qed.
 
+(* |J(q) - J(p) - L| <= (hi-lo)/(1-g) (K - (1-g) kappa_0), kappa_0 = sum_s rho(s) KL(s) *)
 Theorem S7_first_step : Rabs (at_rho rho v' - at_rho rho v - under m (gaind P g r p v q)) <= (hi - lo) / (1 - g) *
   (under m (fun s => kl (p s) (q s)) - (1 - g) * at_rho rho (fun s => kl (p s) (q s))).
 Proof.
