@@ -39,15 +39,15 @@ Section At.
 Variables (lo hi : R) (t : nat) (s : S).
 Hypotheses (hw : return_in e next r all_actions lo hi t s) (hk : keeps_path p (team order) t s).
 
-Lemma keeps_on u : (forall x, keeps (p x) (team order x) -> keeps (p x) (team u x)) -> keeps_path p (team u) t s.
+Lemma keeps_part u : (forall x, keeps (p x) (team order x) -> keeps (p x) (team u x)) -> keeps_path p (team u) t s.
 Proof.
 move=> h; apply: (keeps_visited e_dist (ht _) (keeps_reach e_dist (p := p) (ht order)) hk) => v x kx.
 by apply: h; apply: (keeps_step e_dist (ht _) (ht _) kx).
 Qed.
 Lemma keeps_hyb i : keeps_path p (hyb i) t s.
-Proof. by apply: keeps_on => x; rewrite -{1}(cat_take_drop i order); apply: keeps_cat; rewrite ?cat_take_drop. Qed.
+Proof. by apply: keeps_part => x; rewrite -{1}(cat_take_drop i order); apply: keeps_cat; rewrite ?cat_take_drop. Qed.
 Lemma keeps_alone k : k \in order -> keeps_path p (team [:: k]) t s.
-Proof. by move=> ko; apply: keeps_on => x; apply: keeps_one. Qed.
+Proof. by move=> ko; apply: keeps_part => x; apply: keeps_one. Qed.
 
 Lemma path_sum_seq (u : seq I) (f : I -> nat -> S -> R) :
   path_sum e next p (fun v x => \big[Rplus/0]_(k <- u) f k v x) t s = \big[Rplus/0]_(k <- u) path_sum e next p (f k) t s.
@@ -140,12 +140,14 @@ rewrite (gain_step e next r v x (ht [::]) (ht _)); apply: sumE => a; congr (_ * 
 rewrite /hyb E /turns mem_rcons !inE; case: eqP => [jx|_] //=; last by lra.
 by rewrite jx (negbTE kn).
 Qed.
+(* |cached_i| <= rho sum_{k<=i} K_k *)
 Theorem S7c_cached_turns lo hi t s i : return_in e next r (@all_actions A S) lo hi t s ->
   keeps_path e next p (team order) t s -> (i < n)%nat ->
   Rabs (improvement e next r team order i t s - L_cached e next r (hyb team order) t s i) <= (hi - lo) *
     \big[Rplus/0]_(k <- take i.+1 order) path_sum e next p (fun _ x => if j x == k then kl (p x) (p' x) else 0) t s.
 Proof. by move=> hw hk ni; rewrite -D_turns cached_reused //;
   apply: S7c_reused (turns_factored _ _ _) ht ho _ _ _ _ hw hk _ ni. Qed.
+(* |sum_i cached_i| <= rho sum_k K_k *)
 Theorem S7c_stage_turns lo hi t s : return_in e next r (@all_actions A S) lo hi t s -> keeps_path e next p (team order) t s ->
   Rabs (\big[Rplus/0]_(i < n) (improvement e next r team order i t s - L_cached e next r (hyb team order) t s i)) <= (hi - lo) *
     \big[Rplus/0]_(k <- order) path_sum e next p (fun _ x => if j x == k then kl (p x) (p' x) else 0) t s.
@@ -177,6 +179,7 @@ Qed.
 Section At.
 Variables (lo hi : R) (t : nat) (s : S).
 Hypotheses (hw : return_in e next r (@all_actions A S) lo hi t s) (hk : keeps_path e next (team [::]) (team order) t s).
+(* |sum_i cached_i| <= rho sum_k K_k *)
 Theorem S7c_stage_product :
   Rabs (\big[Rplus/0]_(i < n) (improvement e next r team order i t s - L_cached e next r (hyb team order) t s i))
     <= (hi - lo) * \big[Rplus/0]_(k <- order) K_agent k t s.
@@ -184,14 +187,17 @@ Proof.
 have := D_product n hk; rewrite take_size => <-.
 exact: S7c_cached_stage (product_factored _ _) ht ho _ _ _ _ hw hk n.
 Qed.
+(* |cached_i| <= rho (D_i + D_{i-1}), D_i the sum of the first i of the K_k *)
 Theorem S7c_cached_product i :
   Rabs (improvement e next r team order i t s - L_cached e next r (hyb team order) t s i)
     <= (hi - lo) * (\big[Rplus/0]_(k <- take i.+1 order) K_agent k t s + \big[Rplus/0]_(k <- take i order) K_agent k t s).
 Proof. by rewrite -!(D_product _ hk); apply: S7c_cached (product_factored _ _) ht ho _ _ _ _ hw hk i. Qed.
+(* |reused_i| <= rho D_i *)
 Theorem S7c_reused_product i : (i < n)%nat ->
   Rabs (improvement e next r team order i t s - reused e next r k0 team order i t s)
     <= (hi - lo) * \big[Rplus/0]_(k <- take i.+1 order) K_agent k t s.
 Proof. by move=> ni; rewrite -(D_product _ hk); apply: S7c_reused (product_factored _ _) ht ho _ _ _ _ hw hk _ ni. Qed.
+(* |sum_i reused_i| <= rho sum_k K_k *)
 Theorem S7c_reused_stage_product :
   Rabs (\big[Rplus/0]_(i < n) (improvement e next r team order i t s - reused e next r k0 team order i t s))
     <= (hi - lo) * \big[Rplus/0]_(k <- order) K_agent k t s.

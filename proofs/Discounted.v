@@ -66,7 +66,7 @@ move=> [_ q1]; rewrite /gaind (sumE (G := fun a => q s a * Qd r v s a - q s a * 
 by rewrite sumB sumZr q1; lra.
 Qed.
 
-(* ---- T0 *)
+(* T0: J(q) - J(p) = sum_s m^q(s) E_{a~q} A^p. Nothing is asked of supports or of the rows of P. *)
 Theorem T0_discounted r p q v v' m' : policy q -> bellman r p v -> bellman r q v' -> flow q m' ->
   at_rho v' - at_rho v = under m' (gaind r p v q).
 Proof.
@@ -79,6 +79,14 @@ rewrite sumB /Qd (sumE (F := fun a => q s a * (r s a + g * ev s a v'))
 rewrite (sumE (F := fun a => q s a * (r s a + g * ev s a v))
   (G := fun a => q s a * r s a + g * (q s a * ev s a v))) => [|a]; last lra.
 by rewrite !sumD !sumZ; lra.
+Qed.
+(* a stage, in any order *)
+Corollary T0_stage_discounted r (team : nat -> S -> A -> R) (u mm : nat -> S -> R) n : (forall i, policy (team i)) ->
+  (forall i, bellman r (team i) (u i)) -> (forall i, flow (team i) (mm i)) ->
+  at_rho (u n) - at_rho (u O) = \big[Rplus/0]_(i < n) under (mm i.+1) (gaind r (team i) (u i) (team i.+1)).
+Proof.
+move=> ht hu hm; elim: n => [|n ih]; first by rewrite big_ord0; lra.
+by rewrite big_ord_recr /= -ih -(T0_discounted (ht n.+1) (hu n) (hu n.+1) (hm n.+1)); lra.
 Qed.
 
 Variables (r : S -> A -> R) (p q : S -> A -> R) (v v' m : S -> R).

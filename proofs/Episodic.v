@@ -232,6 +232,7 @@ Proof.
 move=> a pa _ qa _; rewrite (big_pred1 tt) => [|[]] //.
 by have -> : p a / p a = 1 by [field; lra]; rewrite ln_1; lra.
 Qed.
+(* S7 with a floor and a ceiling: |V^q - V^p - L_p(q)| <= rho K if Psi - Phi <= rho on the states that p or q can reach *)
 Theorem S7_visited p q use r ok vis Phi Psi rho t s : policy p -> policy q ->
   (forall s a, 0 < p s a -> 0 < use s a) -> (forall s a, 0 < q s a -> 0 < use s a) -> reach use ok -> reach p vis ->
   (forall u x, vis u.+1 x -> keeps (p x) (q x)) -> floor use r ok Phi -> ceiling use r ok Psi ->
@@ -387,6 +388,7 @@ by rewrite Rabs_mult Rabs_pos_eq; [have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ r
 Qed.
 Lemma from_rhoB f h : from_rho (fun s => f s - h s) = from_rho f - from_rho h.
 Proof. by rewrite /from_rho -sumB; apply: sumE => i; lra. Qed.
+(* S7 for J: |J(q) - J(p) - L| <= rho K, all from the law of the first state *)
 Theorem S7_J_visited p q (use : S -> A -> R) lo hi T : policy p -> policy q ->
   (forall s a, 0 < p s a -> 0 < use s a) -> (forall s a, 0 < q s a -> 0 < use s a) ->
   (forall i, 0 < rho i -> keeps_path p q T (start i)) -> (forall i, 0 < rho i -> return_in use lo hi T (start i)) ->
@@ -419,7 +421,7 @@ move=> h; apply: (@S7_J_visited I rho start rho_dist p q q lo hi T) => // i ri; 
 Qed.
 End Range.
 
-(* ---- S7c: linear in the number of agents *)
+(* S7c, signed, any teams: |sum_i cached_i| <= rho K, the KL of the last team against the first *)
 Theorem S7c (A B : finType) (S : Type) (e : S -> A -> B -> R) next r (team : nat -> S -> A -> R) n lo hi T s :
   (forall s a, dist (e s a)) -> (forall i, policy (team i)) -> (forall x, keeps (team O x) (team n x)) ->
   (forall w : path A B T, 0 < law e next (team n) s w -> lo <= ret next r s w <= hi) ->

@@ -68,6 +68,13 @@ rewrite (sumE (G := fun a => q s a * Q r q t s a - q s a * Q r p t s a)
   (F := fun a => q s a * after s a (path_sum q (gain r p q) t))) ?sumB; first lra.
 by move=> a; rewrite !QE (afterE s a _ (fun x => V r q t x - V r p t x)) ?afterB => [|x]; rewrite ?ih; lra.
 Qed.
+(* a stage, in any order: the improvements add up *)
+Corollary T0_stage r (team : nat -> S -> A -> R) n t s : (forall i, policy (team i)) ->
+  V r (team n) t s - V r (team O) t s = \big[Rplus/0]_(i < n) path_sum (team i.+1) (gain r (team i) (team i.+1)) t s.
+Proof.
+move=> h; elim: n => [|n ih]; first by rewrite big_ord0; lra.
+by rewrite big_ord_recr /= -ih -T0 //; lra.
+Qed.
 
 (* ---- sums over a path *)
 Lemma path_sumE p f g t s : (forall u x, f u x = g u x) -> path_sum p f t s = path_sum p g t s.

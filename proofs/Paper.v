@@ -126,7 +126,7 @@ Qed.
 Lemma delta_ge0 p q m : policy p -> policy q -> keepsS p q -> flow p m -> 0 <= delta p q m.
 Proof. by move=> hp hq hk [m0 _]; apply: delta_ge0_visited => //; exact: keepsS_on. Qed.
 
-(* ---- T2: ||d'-d||_1 <= sqrt 2 g/(1-g) sqrt delta, d = (1-g) m *)
+(* ---- T2: ||d'-d||_1 <= sqrt 2 g/(1-g) sqrt delta, d = (1-g) m: T1 with Pinsker's and Jensen's inequalities *)
 Theorem T2_visited p q m m' : policy p -> policy q -> keeps_on m p q -> flow p m -> flow q m' ->
   (1 - g) * l1 m m' <= sqrt 2 * g / (1 - g) * sqrt (delta p q m).
 Proof.
@@ -277,6 +277,7 @@ rewrite /d0_ /delta sumZ; congr (_ * _); rewrite /under exchange_big /=; apply: 
 rewrite -big_distrr /=; case: (Rle_lt_or_eq_dec _ _ (proj1 (hm O) s)) => [ms|<-]; last lra.
 by rewrite E.
 Qed.
+(* P3.7, one update, with an estimate *)
 Theorem P3_7 zeta Lhat : (forall k, (k <= i)%nat -> keeps_fresh k) -> (1 - g) * Rabs (Lhat - L_stale i) <= zeta ->
   J i.+1 - J i >= Lhat - c * \big[Rplus/0]_(k < i.+1) sqrt (d_ k) - zeta / (1 - g).
 Proof.
@@ -376,6 +377,7 @@ move=> hk z; apply: (add_up (X := fun i => Lhat i - c i * \big[Rplus/0]_(k < i.+
 apply: from_gap (z i ni) _ => //.
 by apply: (P3_7_gap_stale_kl ht hm hv (hA ni)) => k ki; apply: hk; apply: leq_ltn_trans ki ni.
 Qed.
+(* and in the joint form *)
 Theorem P3_7_stage_joint : (forall i, (i <= n)%nat -> keeps_on (m O) (team O) (team i)) ->
   (forall i s, (i <= n)%nat -> 0 < m O s -> kl (team O s) (team i s) = \big[Rplus/0]_(k < i) kl (team k s) (team k.+1 s)) ->
   (forall i, (i < n)%nat -> (1 - g) * Rabs (Lhat i - L_stale r team v m i) <= zeta i) ->

@@ -35,9 +35,6 @@ Qed.
 Lemma kterm_sum p q : dist p -> dist q -> \sum_(a : A) kterm p q a = kl p q.
 Proof. by move=> [_ p1] [_ q1]; rewrite /kterm sumD sumB p1 q1 /kl; lra. Qed.
 
-(* The step of the induction: if lam' w' >= (1 + ln lam') w + z for every lam' > 0 behind every action, then also before it.
-   w, w' >= 0: what is still to come above the floor under the current and the new policy. An action may be dropped (q a = 0 < p a)
-   if nothing is to come after it, w a = 0: then lam' -> 0 leaves z a <= eps. *)
 Lemma small x y c : (forall mu, 0 < mu -> x <= y + mu * c) -> x <= y.
 Proof.
 move=> h; case: (Rle_lt_dec x y) => // lt; have c1 : 0 < Rabs c + 1 by have := Rabs_pos c; lra.
@@ -46,6 +43,9 @@ have := h _ m0; have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ m0) (_ : c <= Rabs c
 by have -> : (x - y) / 2 / (Rabs c + 1) * (Rabs c + 1) = (x - y) / 2 by [field; lra]; have := Rle_abs c; lra.
 Qed.
 
+(* The step of the induction: if lam' w' >= (1 + ln lam') w + z for every lam' > 0 behind every action, then also before it.
+   w, w' >= 0: what is still to come above the floor under the current and the new policy. An action of p may be dropped by q if
+   nothing is to come after it, w a = 0: then lam' -> 0 leaves z a <= eps. *)
 Lemma step_drop (p q w w' z : A -> R) lam eps :
   dist p -> dist q -> (forall a, 0 < p a -> 0 < q a \/ w a = 0) -> 0 < lam -> 0 <= eps ->
   (forall a, 0 < q a -> 0 <= w' a) ->

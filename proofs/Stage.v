@@ -146,6 +146,7 @@ apply: sumE => a; congr (_ * _).
 rewrite E /turns mem_rcons !inE; case: eqP => [js|_] //=; last by lra.
 by rewrite js (negbTE kn).
 Qed.
+(* |cached_i| <= rho sum_{k<=i} K_k, rho = (hi-lo)/(1-g) *)
 Theorem S7c_cached_turns_discounted i : (i < n)%nat ->
   Rabs (J_ rho order v i.+1 - J_ rho order v i - cached_ P g r team order v m i)
     <= (hi - lo) / (1 - g) * \big[Rplus/0]_(k <- take i.+1 order) K_turn k.
@@ -153,6 +154,7 @@ Proof.
 move=> ni; rewrite cached_reused_discounted // -(eq_bigr _ (fun k _ => K_turnE k)).
 exact: (S7c_reused_discounted g01 P_dist rho_dist hr k0 (turns_factored _ _ _) ht ho hv fl hk ni).
 Qed.
+(* |sum_i cached_i| <= rho sum_k K_k *)
 Theorem S7c_stage_turns_discounted :
   Rabs (\big[Rplus/0]_(i < n) (J_ rho order v i.+1 - J_ rho order v i - cached_ P g r team order v m i))
     <= (hi - lo) / (1 - g) * \big[Rplus/0]_(k <- order) K_turn k.
@@ -182,6 +184,7 @@ rewrite /D_ big_seq [RHS]big_seq; apply: eq_bigr => k /mem_take ko; apply: sumE 
 case: (Rle_lt_or_eq_dec _ _ (proj1 fl s)) => [ms|<-]; last lra.
 by congr (_ * _); apply: P3_1_product => //; apply: (keeps_one (product_factored p p') ht ho ko (hk ms)).
 Qed.
+(* |sum_i cached_i| <= rho sum_k K_k *)
 Theorem S7c_stage_product_discounted :
   Rabs (\big[Rplus/0]_(i < n) (J_ rho order v i.+1 - J_ rho order v i - cached_ P g r team order v m i))
     <= (hi - lo) / (1 - g) * \big[Rplus/0]_(k <- order) K_factor k.
@@ -189,10 +192,12 @@ Proof.
 have := D_factor n; rewrite take_size => <-.
 exact: (S7c_cached_stage_discounted g01 P_dist rho_dist hr (product_factored p p') ht ho hv fl hk n).
 Qed.
+(* |cached_i| <= rho (D_i + D_{i-1}), D_i the sum of the first i of the K_k *)
 Theorem S7c_cached_product_discounted i :
   Rabs (J_ rho order v i.+1 - J_ rho order v i - cached_ P g r team order v m i) <= (hi - lo) / (1 - g) *
     (\big[Rplus/0]_(k <- take i.+1 order) K_factor k + \big[Rplus/0]_(k <- take i order) K_factor k).
 Proof. by rewrite -!D_factor; apply: (S7c_cached_discounted g01 P_dist rho_dist hr (product_factored p p') ht ho hv fl hk i). Qed.
+(* |reused_i| <= rho D_i *)
 Theorem S7c_reused_product_discounted i : (i < n)%nat ->
   Rabs (J_ rho order v i.+1 - J_ rho order v i - reused_ P g r k0 team order v m i)
     <= (hi - lo) / (1 - g) * \big[Rplus/0]_(k <- take i.+1 order) K_factor k.
@@ -200,6 +205,7 @@ Proof.
 by move=> ni; rewrite -D_factor;
   apply: (S7c_reused_discounted g01 P_dist rho_dist hr k0 (product_factored p p') ht ho hv fl hk ni).
 Qed.
+(* |sum_i reused_i| <= rho sum_k K_k *)
 Theorem S7c_reused_stage_product_discounted :
   Rabs (\big[Rplus/0]_(i < n) (J_ rho order v i.+1 - J_ rho order v i - reused_ P g r k0 team order v m i))
     <= (hi - lo) / (1 - g) * \big[Rplus/0]_(k <- order) K_factor k.

@@ -123,36 +123,47 @@ pose f' : {ffun I -> M} := [ffun l => if l == k then m else f l].
 have : 0 < joint p f' by apply: prod_gt0 => l; rewrite ffunE; case: eqP => [->|].
 by move=> /h /(joint_pos hq) /(_ k); rewrite ffunE eqxx.
 Qed.
-(* rows that differ in agent k alone *)
-Lemma joint_differ p q k : (forall l, dist (p l)) -> (forall l, l != k -> forall m, q l m = p l m) ->
-  tv (joint p) (joint q) = tv (p k) (q k).
-Proof.
-move=> hp h; rewrite /tv; congr (_ * _).
-have E (f : {ffun I -> M}) : Rabs (joint q f - joint p f)
-   = \big[Rmult/1]_(l : I) (if l == k then Rabs (q l (f l) - p l (f l)) else p l (f l)).
-  rewrite /joint !(bigD1 (P := xpredT) k) //= eqxx (eq_bigr (fun l => p l (f l))) => [|l lk]; last exact: h.
-  rewrite [in RHS](eq_bigr (fun l => p l (f l))) => [|l /negbTE -> //].
-  rewrite -Rmult_minus_distr_r Rabs_mult (Rabs_pos_eq (\big[_/_]_(_ | _) _)) //.
-  by apply: (big_ind (Rle 0)) => [||l _]; [lra | move=> *; apply: Rmult_le_pos | apply: (proj1 (hp l))].
-rewrite (sumE E) -(bigA_distr_bigA (fun l m => if l == k then Rabs (q l m - p l m) else p l m)) (bigD1 k) //= eqxx.
-by rewrite [X in _ * X]big1 ?Rmult_1_r // => l /negbTE ->; exact: (proj2 (hp l)).
-Qed.
 Definition some (p p' : I -> M -> R) (u : seq I) k m := if k \in u then p' k m else p k m.
 Lemma some_dist p p' u : (forall k, dist (p k)) -> (forall k, dist (p' k)) -> forall k, dist (some p p' u k).
 Proof. by move=> hp hp' k; rewrite /some; case: (k \in u); [exact: hp' | exact: hp]. Qed.
-(* P3.1, TV of a product team: TV(p, q) <= sum_k TV(p_k, q_k); agents are exchanged one by one *)
+(* 1 - TV is the mass that two rows have in common, and a product of common parts is common *)
+Lemma tv_min (X : finType) (a b : X -> R) : dist a -> dist b -> tv a b = 1 - \sum_(x : X) Rmin (a x) (b x).
+Proof.
+move=> [_ a1] [_ b1]; rewrite /tv (sumE (G := fun x => a x + b x - 2 * Rmin (a x) (b x))) => [|x].
+  by rewrite sumB sumD sumZ a1 b1; lra.
+by rewrite /Rmin /Rabs; case: Rle_dec; case: Rcase_abs; lra.
+Qed.
+Lemma prod_le (F G : I -> R) : (forall k, 0 <= F k <= G k) -> \big[Rmult/1]_(k : I) F k <= \big[Rmult/1]_(k : I) G k.
+Proof.
+move=> h; suff [] : 0 <= \big[Rmult/1]_(k : I) F k <= \big[Rmult/1]_(k : I) G k by [].
+by apply: (big_ind2 (fun x y => 0 <= x <= y)) => [|x1 x2 y1 y2 h1 h2|k _]; [lra | nra | exact: h].
+Qed.
+(* P3.1, TV of a product team: TV(p, q) <= 1 - prod_k (1 - TV(p_k, q_k)) <= sum_k TV(p_k, q_k) *)
+Theorem P3_1_tv_prod p q : (forall k, dist (p k)) -> (forall k, dist (q k)) ->
+  tv (joint p) (joint q) <= 1 - \big[Rmult/1]_(k : I) (1 - tv (p k) (q k)).
+Proof.
+move=> hp hq; rewrite tv_min; try exact: joint_dist.
+rewrite (eq_bigr (fun k => \sum_(m : M) Rmin (p k m) (q k m))) => [|k _]; last by rewrite tv_min //; lra.
+rewrite (bigA_distr_bigA (fun k m => Rmin (p k m) (q k m))).
+have m0 (f : {ffun I -> M}) k : 0 <= Rmin (p k (f k)) (q k (f k)) := Rmin_glb _ _ _ (proj1 (hp k) _) (proj1 (hq k) _).
+apply: Rplus_le_compat_l; apply: Ropp_le_contravar; apply: sum_le => f; apply: Rmin_glb; apply: prod_le => k; split=> //; [exact: Rmin_l | exact: Rmin_r].
+Qed.
+Lemma bernoulli (x : I -> R) : (forall k, 0 <= x k <= 1) -> 1 - \big[Rmult/1]_(k : I) (1 - x k) <= \sum_(k : I) x k.
+Proof.
+move=> h; suff [_ h'] : 0 <= \big[Rmult/1]_(k : I) (1 - x k) <= 1 /\
+  1 - \big[Rmult/1]_(k : I) (1 - x k) <= \sum_(k : I) x k by [].
+apply: (big_ind2 (fun a b => 0 <= a <= 1 /\ 1 - a <= b)) => [|a1 b1 a2 b2 [h1 i1] [h2 i2]|k _].
+- by split; lra.
+- have t1 := Rmult_le_pos _ _ (proj1 h1) (proj1 h2).
+  have t2 := Rmult_le_pos (1 - a1) (1 - a2) ltac:(lra) ltac:(lra).
+  by have t3 := Rmult_le_pos (1 - a1) a2 ltac:(lra) ltac:(lra); split; [split|]; lra.
+by have [x0 x1] := h k; split; [split|]; lra.
+Qed.
 Theorem P3_1_tv p q : (forall k, dist (p k)) -> (forall k, dist (q k)) -> tv (joint p) (joint q) <= \sum_(k : I) tv (p k) (q k).
 Proof.
-move=> hp hq; suff h u : uniq u -> tv (joint (some p q [::])) (joint (some p q u)) <= \big[Rplus/0]_(k <- u) tv (p k) (q k).
-  have <- : tv (joint (some p q [::])) (joint (some p q (index_enum I))) = tv (joint p) (joint q);
-    last exact: h (index_enum_uniq I).
-  rewrite /tv; congr (_ * _); apply: sumE => f; rewrite /joint.
-  by congr (Rabs (_ - _)); apply: eq_bigr => k _; rewrite /some ?mem_index_enum.
-elim/last_ind: u => [|u k ih]; first by rewrite big_nil /tv sum0 => [|f]; rewrite ?Rminus_eq_0 ?Rabs_R0; lra.
-rewrite rcons_uniq -cats1 big_cat big_seq1 cats1 => /andP[ku uu].
-apply: Rle_trans (tv_triangle _ (joint (some p q u)) _) _; apply: Rplus_le_compat; first exact: ih.
-rewrite (joint_differ (k := k) (some_dist u hp hq)) => [|l lk m]; last by rewrite /some mem_rcons inE (negbTE lk).
-by rewrite /some mem_rcons inE eqxx (negbTE ku); exact: Rle_refl.
+move=> hp hq; apply: Rle_trans (P3_1_tv_prod hp hq) _; apply: bernoulli => k; split; first exact: tv_ge0.
+rewrite tv_min //; suff : 0 <= \sum_(m : M) Rmin (p k m) (q k m) by lra.
+by apply: sum_ge0 => m; apply: Rmin_glb; [exact: (proj1 (hp k)) | exact: (proj1 (hq k))].
 Qed.
 
 (* a product team of states S, with some agents updated *)
