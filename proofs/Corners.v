@@ -218,11 +218,43 @@ Let agent x := @coin 1 (fun s => if s is 0%nat then x else / 2).
 Let inside (s : nat) (a : bool) : (s < 2)%nat -> (1 < 2)%nat. Proof. by []. Qed.
 Let Qv w s a : Qd P g r w s a = r s a + g * w (inord 1).
 Proof. by rewrite /Qd /ev (@go_sum 1 (fun _ _ => 1%nat) inside). Qed.
+Let fm x : flow P g (@at0 1) (agent x) m.
+Proof.
+have x0 : 0 <= g / (1 - g) by apply: Rmult_le_pos; [lra | apply/Rlt_le/Rinv_0_lt_compat; lra].
+split=> [[[|[|s]] h]|[[|[|s]] h]] //; rewrite /m /=; try lra.
+all: by rewrite /at0 !big_ord_recl big_ord0 !big_bool /P /go /agent /coin /ind /=; field; lra.
+Qed.
+Let bv x : bellman P g r (agent x) (v x).
+Proof. by case=> [[|[|s]] h] //; rewrite big_bool /= !Qv /agent /coin /v /r /= ?inordK //=; field. Qed.
+Let dist_agent x : 0 <= x <= 1 -> policy (agent x).
+Proof. by move=> h; apply: coin_dist => -[|s]; lra. Qed.
+Let adv0 x a : adv P g r (v x) ord0 a = (if a then 1 else 0) - x.
+Proof. by rewrite /adv Qv /v /r /= inordK //=; case: a; lra. Qed.
+(* the visits, hence the delta of the next update, are the same; A_max is 7/10 against 1/2 *)
 Theorem P3_9_later (old := agent (9 / 10)) (near := agent (7 / 10)) (far := agent (5 / 10)) :
-  flow P g (@at0 1) near m /\ flow P g (@at0 1) far m /\                     (* the visits, hence delta of the next update, are the same *)
-  bellman P g r near (v (7 / 10)) /\ bellman P g r far (v (5 / 10)) /\
+  flow P g (@at0 1) near m /\ flow P g (@at0 1) far m /\ bellman P g r near (v (7 / 10)) /\ bellman P g r far (v (5 / 10)) /\
   (1 - g) * under m (fun s => kl (old s) (near s)) < (1 - g) * under m (fun s => kl (old s) (far s)) /\
   (exists s a, Rabs (adv P g r (v (7 / 10)) s a) = 7 / 10) /\ (forall s a, Rabs (adv P g r (v (5 / 10)) s a) <= 5 / 10).
 Proof.
-Admitted.
+split; first exact: fm. split; first exact: fm. split; first exact: bv. split; first exact: bv.
+split; last first.
+  split; first by exists ord0, false; rewrite adv0 Rabs_left1; lra.
+  move=> s a; have -> : adv P g r (v (5 / 10)) s a = if nat_of_ord s is 0%nat then (if a then 1 else 0) - 5 / 10 else 0.
+    case: s => [[|[|s]] h] //; rewrite /adv Qv /v /r /= inordK //=; case: a; lra.
+  by case: s => [[|[|s]] h] //=; [case: a; apply: Rabs_le; lra | rewrite Rabs_R0; lra].
+apply: Rmult_lt_compat_l; first lra.
+have ho := dist_agent (x := 9 / 10) ltac:(lra); have hf := dist_agent (x := 5 / 10) ltac:(lra).
+have one x : under m (fun s => kl (old s) (agent x s)) = kl (old ord0) (agent x ord0).
+  rewrite /under !big_ord_recl big_ord0 /m /= [kl (old (lift _ _)) _]kl_self; [lra | exact: ho | by []].
+rewrite !one.
+(* near is half way between old and far *)
+have k : keeps (old ord0) (far ord0) by case=> _; rewrite /far /agent /coin /=; lra.
+have le := kl_mix (lam := / 2) ltac:(lra) (ho ord0) (hf ord0) k.
+have e : kl (old ord0) (mix (/ 2) (old ord0) (far ord0)) = kl (old ord0) (near ord0).
+  by apply: klE => // -[]; rewrite /mix /old /far /near /agent /coin /=; lra.
+have t : tv (old ord0) (far ord0) = 4 / 10.
+  by rewrite /tv big_bool /old /far /agent /coin /= Rabs_left1 ?Rabs_pos_eq; lra.
+have := pinsker (ho ord0) (hf ord0) k; rewrite -/old -/far t.
+rewrite -/old -/far e in le; rewrite -/near -/far; lra.
+Qed.
 End Later.
