@@ -624,125 +624,6 @@ rewrite big_split /=; apply: Rplus_le_compat_r; rewrite -{1}d1 /under exchange_b
 rewrite -(big_distrr (occ (m O) s)) /= ind_sum; have := d0 s; rewrite /ind; case: ifP => _; lra.
 Qed.
 End Shares.
-
-(* Exogenous speakers: a chain z that no action moves says who speaks (round robin, i.i.d., Markov router), as long as the
-   episode is live; when it ends may depend on the actions. At the end nobody speaks. *)
-Section Exogenous.
-Variables (Z : finType) (z : S -> Z) (jz : Z -> nat) (Rz : Z -> Z -> R) (live : pred S).
-Variables (team : nat -> S -> A -> R) (m : nat -> S -> R) (j : S -> nat) (n : nat).
-Hypotheses (ht : forall i, policy (team i)) (hm : forall i, flow (team i) (m i)) (hR : forall x, dist (Rz x)).
-Hypothesis speaks : forall s, (j s < n)%nat -> live s /\ j s = jz (z s).
-Hypothesis router : forall s a y, live s -> \sum_(s' : S) (P s a s' * ind (live s' && (z s' == y))) <= Rz (z s) y.
-Hypothesis end_stays : forall s a s', ~~ live s -> live s' -> P s a s' = 0.
-
-Lemma pick (x : Z) (F : Z -> R) : \sum_(y : Z) (ind (x == y) * F y) = F x.
-Proof.
-rewrite (sumE (G := fun y => if y == x then F y else 0)) => [|y]; last by rewrite /ind eq_sym; case: eqP => _; lra.
-by rewrite -big_mkcond (big_pred1 x).
-Qed.
-Definition rho_z y := \sum_(s : S) (ind (z s == y) * rho s).
-Lemma rho_z_dist : dist rho_z.
-Proof.
-split=> [y|]; first by apply: sum_ge0 => s; apply: Rmult_le_pos (proj1 rho_dist s); rewrite /ind; case: ifP => _; lra.
-rewrite sum_swap -[RHS](proj2 rho_dist); apply: sumE => s.
-by rewrite (pick (z s) (fun _ => rho s)).
-Qed.
-Definition visits_z m y := \sum_(s : S) (m s * ind (live s && (z s == y))).
-Lemma visits_z_le p k y : policy p -> flow p k ->
-  visits_z k y <= rho_z y + g * \sum_(x : Z) (visits_z k x * Rz x y).
-Proof.
-move=> hp fl; have [k0 _] := fl.
-rewrite /visits_z (sumE (G := fun s => rho s * ind (live s && (z s == y)) + g * (push p k s * ind (live s && (z s == y)))))
-  => [|s]; last by rewrite {1}(flowE s fl); lra.
-rewrite sumD sumZ push_sum; apply: Rplus_le_compat.
-  apply: sum_le => s; have := proj1 rho_dist s; rewrite /ind; case: (live s) => /=; case: eqP => _; lra.
-apply: Rmult_le_compat_l (proj1 g01) _.
-rewrite [X in _ <= X](_ : _ = \sum_(s : S) (k s * (ind (live s) * Rz (z s) y))); last first.
-  rewrite (sumE (G := fun x => \sum_(s : S) (ind (z s == x) * (k s * ind (live s) * Rz x y)))) => [|x].
-    by rewrite sum_swap; apply: sumE => s; rewrite (pick (z s) (fun x => k s * ind (live s) * Rz x y)); lra.
-  by rewrite -sumZr; apply: sumE => s; rewrite /ind; case: (live s) => /=; case: eqP => _; lra.
-apply: sum_le => s; apply: Rmult_le_compat_l (k0 s) _.
-have [p0 p1] := hp s; rewrite -[X in _ <= X](sum_const _ p1); apply: sum_le => a; apply: Rmult_le_compat_l (p0 a) _.
-rewrite /ev; case l : (live s); first by rewrite [ind true]/ind Rmult_1_l; apply: router.
-rewrite sum0 => [|s']; first by rewrite /ind /=; lra.
-by case l' : (live s'); [rewrite end_stays ?l //; lra | rewrite /ind /=; lra].
-Qed.
-
-(* the visits of the router's own chain *)
-Lemma chain : exists u, dist u /\ forall p k, policy p -> flow p k -> forall y, (1 - g) * visits_z k y <= u y.
-Proof.
-have p1 : @policy unit_finType Z (fun _ _ => 1) by move=> _; split=> [_|]; [lra | rewrite (big_pred1 tt) // => -[]].
-have [u fu] := visits_exist g01 (fun x (_ : unit_finType) => hR x) rho_z_dist p1; have [u0 _] := fu.
-have um := mass g01 (fun x (_ : unit_finType) => hR x) rho_z_dist p1 fu.
-have ue y : u y = rho_z y + g * \sum_(x : Z) (u x * Rz x y).
-  rewrite {1}(proj2 fu y); congr (_ + g * _); apply: sumE => x; rewrite (big_pred1 tt) => [|[]] //; lra.
-exists (fun y => (1 - g) * u y); split; first split=> [y|].
-- by apply: Rmult_le_pos; [lra | exact: u0].
-- by rewrite sumZ um; field; lra.
-move=> p k hp fl y; apply: Rmult_le_compat_l; first lra.
-(* the excess e over u is at most g times what it was a step before *)
-pose e x := Rmax 0 (visits_z k x - u x).
-have e0 x : 0 <= e x := Rmax_l _ _.
-have le x : e x <= g * \sum_(x' : Z) (e x' * Rz x' x).
-  have r0 : 0 <= \sum_(x' : Z) (e x' * Rz x' x) by apply: sum_ge0 => x'; apply: Rmult_le_pos (e0 _) (proj1 (hR x') x).
-  apply: Rmax_lub; first by apply: Rmult_le_pos; lra.
-  have : \sum_(x' : Z) (visits_z k x' * Rz x' x) <= \sum_(x' : Z) (u x' * Rz x' x) + \sum_(x' : Z) (e x' * Rz x' x).
-    rewrite -sumD; apply: sum_le => x'; rewrite -Rmult_plus_distr_r; apply: Rmult_le_compat_r; first exact: (proj1 (hR x') x).
-    by have := Rmax_r 0 (visits_z k x' - u x'); rewrite -/(e x'); lra.
-  move=> h; have := Rmult_le_compat_l _ _ _ (proj1 g01) h; have := visits_z_le x hp fl; rewrite (ue x); lra.
-have := sum_le le; rewrite sumZ sum_swap (sumE (F := fun x => \sum_(_ : Z) _) (G := e)) => [h|x]; last first.
-  by rewrite sumZ (proj2 (hR x)); lra.
-have E : \sum_(x : Z) e x = 0 by have := sum_ge0 e0; nra.
-by have := Rmax_r 0 (visits_z k y - u y); rewrite -/(e y) (all_0 e0 E); lra.
-Qed.
-
-(* the share of agent k, seen in the chain *)
-Lemma share_z k i : share (m i) (fun s => j s == k) = \sum_(s : S) ((1 - g) * m i s * ind (j s == k)).
-Proof. by []. Qed.
-Lemma visits_z_sum k i : \sum_(y : Z) (ind (jz y == k) * ((1 - g) * visits_z (m i) y))
-  = \sum_(s : S) ((1 - g) * m i s * ind (live s && (jz (z s) == k))).
-Proof.
-rewrite (sumE (G := fun y => \sum_(s : S) (ind (z s == y) * (ind (jz y == k) * ((1 - g) * m i s * ind (live s)))))) => [|y].
-  rewrite sum_swap; apply: sumE => s; rewrite (pick (z s) (fun y => ind (jz y == k) * ((1 - g) * m i s * ind (live s)))).
-  by rewrite /ind; case: (live s) => /=; case: eqP => _; lra.
-rewrite -!sumZ; apply: sumE => s; rewrite /ind; case: (live s) => /=; case: (z s == y); lra.
-Qed.
-Lemma turns_once (u : Z -> R) : \big[Rplus/0]_(k < n) (\sum_(y : Z) (ind (jz y == k) * u y)) = \sum_(y : Z) (ind (jz y < n)%nat * u y).
-Proof. by rewrite exchange_big; apply: sumE => y; rewrite -(big_distrl (u y)) /= ind_sum. Qed.
-
-Theorem S1_exogenous : \big[Rplus/0]_(k < n) share (m k) (fun s => j s == k) <= 1.
-Proof.
-have [u [[u0 u1] h]] := chain.
-apply: Rle_trans (_ : \big[Rplus/0]_(k < n) (\sum_(y : Z) (ind (jz y == k) * u y)) <= _).
-  apply: (big_ind2 Rle) => [|? ? ? ?|k _]; [lra | lra |].
-  apply: Rle_trans (_ : \sum_(y : Z) (ind (jz y == k) * ((1 - g) * visits_z (m k) y)) <= _); last first.
-    by apply: sum_le => y; apply: Rmult_le_compat_l (h _ _ (ht k) (hm k) y); rewrite /ind; case: ifP => _; lra.
-  rewrite share_z visits_z_sum; apply: sum_le => s.
-  apply: Rmult_le_compat_l; first by apply: Rmult_le_pos; [lra | exact: (proj1 (hm k))].
-  rewrite /ind; case: eqP => [e|_]; last by case: ifP => _; lra.
-  by have [|-> <-] := @speaks s; rewrite e ?ltn_ord // eqxx /=; lra.
-rewrite turns_once -[X in _ <= X]u1; apply: sum_le => y; have := u0 y; rewrite /ind; case: ifP => _; lra.
-Qed.
-
-(* it is one if somebody always speaks *)
-Theorem S1_exogenous_eq : (forall s, (j s < n)%nat) -> (forall y, (jz y < n)%nat) ->
-  \big[Rplus/0]_(k < n) share (m k) (fun s => j s == k) = 1.
-Proof.
-move=> hj hz; have [u [[u0 u1] h]] := chain.
-have vu i y : (1 - g) * visits_z (m i) y = u y.
-  have dz x : 0 <= u x - (1 - g) * visits_z (m i) x by have := h _ _ (ht i) (hm i) x; lra.
-  suff /(all_0 dz) a : \sum_(x : Z) (u x - (1 - g) * visits_z (m i) x) = 0 by have := a y; lra.
-  rewrite sumB u1 sumZ /visits_z (sumE (G := fun x => \sum_(s : S) (ind (z s == x) * m i s))) => [|x].
-    rewrite sum_swap (sumE (G := m i)) => [|s]; last by rewrite (pick (z s) (fun _ => m i s)).
-    by rewrite (mass g01 P_dist rho_dist (ht i) (hm i)); field; lra.
-  by apply: sumE => s; have [-> _] := speaks (hj s); rewrite /=; lra.
-rewrite -u1 (sumE (G := fun y => ind (jz y < n)%nat * u y)) => [|y]; last by rewrite hz /ind; lra.
-rewrite -turns_once; apply: eq_bigr => k _.
-rewrite (sumE (G := fun y => ind (jz y == k) * ((1 - g) * visits_z (m k) y))) => [|y]; last by rewrite vu.
-rewrite share_z visits_z_sum; apply: sumE => s.
-by have [-> <-] := speaks (hj s).
-Qed.
-End Exogenous.
 End Discounted.
 
 (* ---- S3, product team *)
@@ -1006,3 +887,156 @@ move=> hP hr ho hn hk; apply: S3_episodic => // [j|u _ s ms|u s ms]; first exact
   by apply: (keeps_joint (m := fun _ => layer P rho (team old new O) u)) => // k x; exact: hk.
 by apply: (additive_product (m := fun _ => layer P rho (team old new O) u)) => // k x; exact: hk.
 Qed.
+
+(* ------------------------------------------------------------------ S1: the shares of exogenous speakers *)
+(* Exogenous speakers: a chain z that no action moves says who speaks (round robin, i.i.d., Markov router), as long as the
+   episode is live; when it ends may depend on the actions. At the end nobody speaks. *)
+Section Exogenous.
+Variables (S A Z : finType) (P : S -> A -> S -> R) (rho : S -> R).
+Hypotheses (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
+Variables (z : S -> Z) (jz : Z -> nat) (Rz : Z -> Z -> R) (live : pred S) (j : S -> nat) (n : nat).
+Hypotheses (hR : forall x, dist (Rz x)) (speaks : forall s, (j s < n)%nat -> live s /\ j s = jz (z s)).
+Hypothesis router : forall s a y, live s -> \sum_(s' : S) (P s a s' * ind (live s' && (z s' == y))) <= Rz (z s) y.
+Hypothesis end_stays : forall s a s', ~~ live s -> live s' -> P s a s' = 0.
+Notation turn k := (fun s => ind (j s == k)).
+
+Lemma pick (x : Z) (F : Z -> R) : \sum_(y : Z) (ind (x == y) * F y) = F x.
+Proof.
+rewrite (sumE (G := fun y => if y == x then F y else 0)) => [|y]; last by rewrite /ind eq_sym; case: eqP => _; lra.
+by rewrite -big_mkcond (big_pred1 x).
+Qed.
+(* the live part of a measure, seen in the chain *)
+Definition on (d : S -> R) y := \sum_(s : S) (d s * ind (live s && (z s == y))).
+Lemma on_sum k d : \sum_(y : Z) (ind (jz y == k) * on d y) = \sum_(s : S) (d s * ind (live s && (jz (z s) == k))).
+Proof.
+rewrite (sumE (G := fun y => \sum_(s : S) (ind (z s == y) * (ind (jz y == k) * (d s * ind (live s)))))) => [|y].
+  rewrite sum_swap; apply: sumE => s; rewrite (pick (z s) (fun y => ind (jz y == k) * (d s * ind (live s)))).
+  by rewrite /ind; case: (live s) => /=; case: eqP => _; lra.
+rewrite -!sumZ; apply: sumE => s; rewrite /ind; case: (live s) => /=; case: (z s == y); lra.
+Qed.
+Lemma on_push p d y : policy p -> (forall s, 0 <= d s) -> on (push P p d) y <= \sum_(x : Z) (on d x * Rz x y).
+Proof.
+move=> hp d0; rewrite /on push_sum [X in _ <= X](_ : _ = \sum_(s : S) (d s * (ind (live s) * Rz (z s) y))); last first.
+  rewrite (sumE (G := fun x => \sum_(s : S) (ind (z s == x) * (d s * ind (live s) * Rz x y)))) => [|x].
+    by rewrite sum_swap; apply: sumE => s; rewrite (pick (z s) (fun x => d s * ind (live s) * Rz x y)); lra.
+  by rewrite -sumZr; apply: sumE => s; rewrite /ind; case: (live s) => /=; case: eqP => _; lra.
+apply: sum_le => s; apply: Rmult_le_compat_l (d0 s) _.
+have [p0 p1] := hp s; rewrite -[X in _ <= X](sum_const _ p1); apply: sum_le => a; apply: Rmult_le_compat_l (p0 a) _.
+rewrite /ev; case l : (live s); first by rewrite [ind true]/ind Rmult_1_l; apply: router.
+rewrite sum0 => [|s']; first by rewrite /ind /=; lra.
+by case l' : (live s'); [rewrite end_stays ?l //; lra | rewrite /ind /=; lra].
+Qed.
+(* where the chain starts *)
+Definition rho_z y := \sum_(s : S) (ind (z s == y) * rho s).
+Lemma rho_z_dist : dist rho_z.
+Proof.
+split=> [y|]; first by apply: sum_ge0 => s; apply: Rmult_le_pos (proj1 rho_dist s); have := ind01 (z s == y); lra.
+by rewrite sum_swap -[RHS](proj2 rho_dist); apply: sumE => s; rewrite (pick (z s) (fun _ => rho s)).
+Qed.
+Lemma on_rho y : on rho y <= rho_z y.
+Proof. by apply: sum_le => s; have := proj1 rho_dist s; rewrite /ind; case: (live s) => /=; case: eqP => _; lra. Qed.
+
+(* if the law u of the chain is above all laws d_k of the states, the shares add up to at most one ... *)
+Lemma turns_once (u : Z -> R) : \big[Rplus/0]_(k < n) (\sum_(y : Z) (ind (jz y == k) * u y)) = \sum_(y : Z) (ind (jz y < n)%nat * u y).
+Proof. by rewrite exchange_big; apply: sumE => y; rewrite -(big_distrl (u y)) /= ind_sum. Qed.
+Lemma shares_le (d : nat -> S -> R) u : (forall k s, 0 <= d k s) -> dist u -> (forall k y, on (d k) y <= u y) ->
+  \big[Rplus/0]_(k < n) under (d k) (turn k) <= 1.
+Proof.
+move=> d0 [u0 u1] h; apply: Rle_trans (_ : \big[Rplus/0]_(k < n) (\sum_(y : Z) (ind (jz y == k) * u y)) <= _).
+  apply: (big_ind2 Rle) => [|? ? ? ?|k _]; [lra | lra |].
+  apply: Rle_trans (_ : \sum_(y : Z) (ind (jz y == k) * on (d k) y) <= _); last first.
+    by apply: sum_le => y; apply: Rmult_le_compat_l (h k y); have := ind01 (jz y == k); lra.
+  rewrite on_sum; apply: sum_le => s; apply: Rmult_le_compat_l (d0 k s) _.
+  rewrite {1}/ind; case: eqP => [e|_]; last by have := ind01 (live s && (jz (z s) == k)); lra.
+  by have [|-> <-] := @speaks s; rewrite e ?ltn_ord // eqxx /ind /=; lra.
+by rewrite turns_once -[X in _ <= X]u1; apply: sum_le => y; have := u0 y; rewrite /ind; case: ifP => _; lra.
+Qed.
+(* ... and to one if somebody always speaks *)
+Lemma shares_eq (d : nat -> S -> R) u : (forall s, (j s < n)%nat) -> (forall y, (jz y < n)%nat) ->
+  (forall k, dist (d k)) -> dist u -> (forall k y, on (d k) y <= u y) -> \big[Rplus/0]_(k < n) under (d k) (turn k) = 1.
+Proof.
+move=> hj hz hd [u0 u1] h.
+have e k y : on (d k) y = u y.
+  have dz x : 0 <= u x - on (d k) x by have := h k x; lra.
+  suff /(all_0 dz) a : \sum_(x : Z) (u x - on (d k) x) = 0 by have := a y; lra.
+  rewrite sumB u1 /on (sumE (G := fun x => \sum_(s : S) (ind (z s == x) * d k s))) => [|x].
+    by rewrite sum_swap (sumE (G := d k)) ?(proj2 (hd k)) => [|s]; [lra | rewrite (pick (z s) (fun _ => d k s))].
+  by apply: sumE => s; have [-> _] := speaks (hj s); rewrite /=; lra.
+rewrite -u1 (sumE (G := fun y => ind (jz y < n)%nat * u y)) => [|y]; last by rewrite hz /ind; lra.
+rewrite -turns_once; apply: eq_bigr => k _.
+rewrite (sumE (G := fun y => ind (jz y == k) * on (d k) y)) => [|y]; last by rewrite e.
+by rewrite on_sum; apply: sumE => s; have [-> <-] := speaks (hj s).
+Qed.
+
+Variable team : nat -> S -> A -> R.
+Hypothesis ht : forall i, policy (team i).
+
+(* discounted *)
+Section Visits.
+Variables (g : R) (m : nat -> S -> R).
+Hypotheses (g01 : 0 <= g < 1) (hm : forall i, flow P g rho (team i) (m i)).
+(* the occupancy of the chain is above all of them *)
+Lemma chain : exists u, dist u /\ forall k y, on (occ g (m k)) y <= u y.
+Proof.
+have p1 : @policy unit_finType Z (fun _ _ => 1) by move=> _; split=> [_|]; [lra | rewrite (big_pred1 tt) // => -[]].
+have [u fu] := visits_exist g01 (fun x (_ : unit_finType) => hR x) rho_z_dist p1; have [u0 _] := fu.
+have um := mass g01 (fun x (_ : unit_finType) => hR x) rho_z_dist p1 fu.
+have ue y : u y = rho_z y + g * \sum_(x : Z) (u x * Rz x y).
+  rewrite {1}(proj2 fu y); congr (_ + g * _); apply: sumE => x; rewrite (big_pred1 tt) => [|[]] //; lra.
+exists (fun y => (1 - g) * u y); split; first split=> [y|].
+- by apply: Rmult_le_pos; [lra | exact: u0].
+- by rewrite sumZ um; field; lra.
+move=> k y; have -> : on (occ g (m k)) y = (1 - g) * on (m k) y by rewrite /on -sumZ; apply: sumE => s; rewrite /occ; lra.
+apply: Rmult_le_compat_l; first lra.
+have one x : on (m k) x <= rho_z x + g * \sum_(x' : Z) (on (m k) x' * Rz x' x).
+  have -> : on (m k) x = on rho x + g * on (push P (team k) (m k)) x.
+    by rewrite /on -sumZ -sumD; apply: sumE => s; rewrite {1}(flowE s (hm k)); lra.
+  apply: Rplus_le_compat (on_rho x) _; apply: Rmult_le_compat_l (proj1 g01) _; exact: on_push (ht k) (proj1 (hm k)).
+(* the excess e over u is at most g times what it was a step before *)
+pose e x := Rmax 0 (on (m k) x - u x).
+have e0 x : 0 <= e x := Rmax_l _ _.
+have le x : e x <= g * \sum_(x' : Z) (e x' * Rz x' x).
+  have r0 : 0 <= \sum_(x' : Z) (e x' * Rz x' x) by apply: sum_ge0 => x'; apply: Rmult_le_pos (e0 _) (proj1 (hR x') x).
+  apply: Rmax_lub; first by apply: Rmult_le_pos; lra.
+  have : \sum_(x' : Z) (on (m k) x' * Rz x' x) <= \sum_(x' : Z) (u x' * Rz x' x) + \sum_(x' : Z) (e x' * Rz x' x).
+    rewrite -sumD; apply: sum_le => x'; rewrite -Rmult_plus_distr_r; apply: Rmult_le_compat_r; first exact: (proj1 (hR x') x).
+    by have := Rmax_r 0 (on (m k) x' - u x'); rewrite -/(e x'); lra.
+  move=> h; have := Rmult_le_compat_l _ _ _ (proj1 g01) h; have := one x; rewrite (ue x); lra.
+have := sum_le le; rewrite sumZ sum_swap (sumE (F := fun x => \sum_(_ : Z) _) (G := e)) => [h|x]; last first.
+  by rewrite sumZ (proj2 (hR x)); lra.
+have E : \sum_(x : Z) e x = 0 by have := sum_ge0 e0; nra.
+by have := Rmax_r 0 (on (m k) y - u y); rewrite -/(e y) (all_0 e0 E); lra.
+Qed.
+Theorem S1_exogenous : \big[Rplus/0]_(k < n) share g (m k) (fun s => j s == k) <= 1.
+Proof.
+have [u [hu h]] := chain; apply: (shares_le (d := fun k => occ g (m k)) _ hu h) => k s.
+exact: occ_ge0 g01 _ _ _ (hm k).
+Qed.
+Theorem S1_exogenous_eq : (forall s, (j s < n)%nat) -> (forall y, (jz y < n)%nat) ->
+  \big[Rplus/0]_(k < n) share g (m k) (fun s => j s == k) = 1.
+Proof.
+move=> hj hz; have [u [hu h]] := chain; apply: (shares_eq (d := fun k => occ g (m k)) hj hz _ hu h) => k.
+exact: (occ_dist g01 P_dist rho_dist (ht k) (hm k)).
+Qed.
+End Visits.
+
+(* episodic, in every layer; so the expected turns before t add up to at most t *)
+Theorem S1_exogenous_layer t : \big[Rplus/0]_(k < n) share_t P rho (team k) (fun s => j s == k) t <= 1.
+Proof.
+have l0 k u s := proj1 (layer_dist P_dist rho_dist u (ht k)) s.
+have [u [hu h]] : exists u, dist u /\ forall k y, on (layer P rho (team k) t) y <= u y.
+  elim: t => [|t [u [hu h]]]; first by exists rho_z; split; [exact: rho_z_dist | move=> k; exact: on_rho].
+  exists (fun y => \sum_(x : Z) (u x * Rz x y)); split; first split=> [y|].
+  - by apply: sum_ge0 => x; apply: Rmult_le_pos; [exact: (proj1 hu) | exact: (proj1 (hR x))].
+  - by rewrite sum_swap -[RHS](proj2 hu); apply: sumE => x; rewrite sumZ (proj2 (hR x)); lra.
+  move=> k y; apply: Rle_trans (on_push y (ht k) (l0 k t)) _; apply: sum_le => x.
+  by apply: Rmult_le_compat_r (h k x); exact: (proj1 (hR x)).
+exact: (shares_le (d := fun k => layer P rho (team k) t)) hu h.
+Qed.
+Corollary S1_exogenous_turns t : \big[Rplus/0]_(k < n) (\big[Rplus/0]_(u < t) share_t P rho (team k) (fun s => j s == k) u) <= INR t.
+Proof.
+rewrite exchange_big -[INR t]Rmult_1_r.
+apply: (sum_le_const (f := fun u => \big[Rplus/0]_(k < n) share_t P rho (team k) (fun s => j s == k) u)) => u _.
+exact: S1_exogenous_layer.
+Qed.
+End Exogenous.
