@@ -623,6 +623,47 @@ apply: Rle_trans (_ : \big[Rplus/0]_(k < n) (under (occ (m O)) (fun s => ind (j 
 rewrite big_split /=; apply: Rplus_le_compat_r; rewrite -{1}d1 /under exchange_big; apply: sum_le => s.
 rewrite -(big_distrr (occ (m O) s)) /= ind_sum; have := d0 s; rewrite /ind; case: ifP => _; lra.
 Qed.
+
+(* stale, in delta0 and the shares under the first team: no assumption on the router, and at most the root of the sum *)
+Hypothesis hs0 : forall k, seen (m O) (team k) (team k.+1).
+Definition x0 k := sqrt (share (m O) (fun s => j s == k) * delta0 team m k).
+Lemma shift0 i : l1 (m O) (m i) <= sqrt 2 * g / (1 - g) ^ 2 * \big[Rplus/0]_(k < i) x0 k.
+Proof.
+have o0 s := occ_ge0 s (hm O).
+have one k : under (occ (m O)) (fun s => tv (team k s) (team k.+1 s)) <= sqrt 2 / 2 * x0 k.
+  have o : only (fun s => j s == k) (team k) (team k.+1) by move=> s a /eqP; exact: turns.
+  apply: Rle_trans (share_mean (ht k) (ht k.+1) o0 (seen_occ (@hs0 k)) o) _.
+  have d0 := kl_mean_ge0 (ht k) (ht k.+1) o0 (seen_occ (@hs0 k)).
+  have w0 := share_ge0 (fun s => j s == k) (hm O).
+  have -> : sqrt 2 / 2 * x0 k = sqrt 2 * x0 k / 2 by field.
+  rewrite -sqrt_half; last by rewrite /delta0 -occ_under; exact: Rmult_le_pos.
+  by apply: Req_le; rewrite /delta0 -occ_under /share /klu; field.
+have all : under (occ (m O)) (fun s => tv (team O s) (team i s)) <= sqrt 2 / 2 * \big[Rplus/0]_(k < i) x0 k.
+  elim: i => [|i ih].
+    by rewrite big_ord0 /under sum0 => [|s]; [lra | rewrite /tv sum0 => [|a]; rewrite ?Rminus_eq_0 ?Rabs_R0; lra].
+  rewrite big_ord_recr Rmult_plus_distr_l; apply: Rle_trans (Rplus_le_compat _ _ _ _ ih (one i)).
+  rewrite /under -sumD; apply: sum_le => s; rewrite -Rmult_plus_distr_l; apply: Rmult_le_compat_l (o0 s) _.
+  by have := l1_triangle (team O s) (team i s) (team i.+1 s); rewrite /l1 /tv; lra.
+have := T1 g01 P_dist (ht O) (ht i) (hm O) (hm i) => t1; rewrite occ_under in all.
+apply: Rle_trans t1 _; have k0 : 0 <= 2 * g / (1 - g) ^ 2.
+  by apply: Rmult_le_pos; [lra | apply/Rlt_le/Rinv_0_lt_compat/pow_lt; lra].
+have := Rmult_le_compat_l _ _ _ k0 all.
+have -> : 2 * g / (1 - g) ^ 2 * ((1 - g) * under (m O) (fun s => tv (team O s) (team i s))) =
+  2 * g / (1 - g) * under (m O) (fun s => tv (team O s) (team i s)) by field; lra.
+have -> // : 2 * g / (1 - g) ^ 2 * (sqrt 2 / 2 * \big[Rplus/0]_(k < i) x0 k) = sqrt 2 * g / (1 - g) ^ 2 * \big[Rplus/0]_(k < i) x0 k.
+by field; lra.
+Qed.
+Theorem S1_stale0 i : Rabs (J i.+1 - J i - under (m O) (gn i)) <= c i * \big[Rplus/0]_(k < i.+1) x0 k.
+Proof. by rewrite (T0_discounted (ht i.+1) (hv i) (hv i.+1) (hm i.+1)); exact: moved (shift0 i.+1). Qed.
+Lemma x0_sum n : \big[Rplus/0]_(k < n) x0 k <= sqrt (\big[Rplus/0]_(k < n) delta0 team m k).
+Proof.
+have [d0 d1] := occ_dist (ht O) (hm O).
+have D0 k : 0 <= delta0 team m k by apply: Rmult_le_pos; [lra | apply: kl_mean_ge0 => //; exact: (proj1 (hm O))].
+apply: Rle_trans (roots_sum (w := fun k => share (m O) (fun s => j s == k)) n (fun k => share_ge0 _ (hm O)) D0) _.
+rewrite -[X in _ <= X]Rmult_1_l; apply: Rmult_le_compat_r (sqrt_pos _) _; rewrite -[X in _ <= X]sqrt_1; apply: sqrt_le_1_alt.
+rewrite -d1 /share /under exchange_big; apply: sum_le => s; rewrite -(big_distrr (occ (m O) s)) /= ind_sum.
+by have := Rmult_le_compat_l _ _ _ (d0 s) (proj2 (ind01 (j s < n)%nat)); lra.
+Qed.
 End Shares.
 End Discounted.
 
