@@ -189,7 +189,7 @@ all: by rewrite /at0 !big_ord_recl big_ord0 !big_bool /P /go /team /coin /ind /=
 Qed.
 Theorem S1_router_attained : exists (P : 'I_2 -> bool -> 'I_2 -> R) rho team m,
   (forall s a, dist (P s a)) /\ dist rho /\ (forall i, policy (team i)) /\ (forall i, flow P g rho (team i) (m i)) /\
-  \big[Rplus/0]_(k < 2) w g m (@nat_of_ord 2) k = 1 + D_occ g m 2 /\ D_occ g m 2 = g.
+  \big[Rplus/0]_(k < 2) share_of g m (@nat_of_ord 2) k = 1 + D_occ g m 2 /\ D_occ g m 2 = g.
 Proof.
 exists P, (@at0 1), team, m; split; first exact: (go_dist inside). split; first exact: at0_dist.
 split; first by move=> i; apply: coin_dist => _; case: i => [|i]; lra.
@@ -201,7 +201,7 @@ have tv1 : tv (occ g (m 0)) (occ g (m 1)) = g.
   rewrite (_ : (1 - g) * (g / (1 - g)) - (1 - g) * 0 = g); last by field; lra.
   by rewrite Rabs_Ropp Rabs_pos_eq; lra.
 have D : D_occ g m 2 = g by rewrite /D_occ !big_ord_recl big_ord0 /= /bump /= ?addn0 tv0 tv1; lra.
-split=> //; rewrite D !big_ord_recl big_ord0 /w /share /under !big_ord_recl !big_ord0 /occ /m /ind /=; field; lra.
+split=> //; rewrite D !big_ord_recl big_ord0 /share_of /share /under !big_ord_recl !big_ord0 /occ /m /ind /=; field; lra.
 Qed.
 End Router.
 

@@ -545,51 +545,51 @@ Hypotheses (ht : forall i, policy (team i)) (hm : forall i, flow (team i) (m i))
 Hypothesis turns : forall k s a, j s <> k -> team k.+1 s a = team k s a.
 Hypothesis hs : forall i, seen (m i) (team i) (team i.+1).
 Hypothesis hA : forall i s a, Rabs (Qd P g r (v i) s a - v i s) <= Amax i.
-Definition w i := share (m i) (fun s => j s == i).
-Definition x i := sqrt (w i * delta (team i) (team i.+1) (m i)).
-Definition gn i := gaind P g r (team i) (v i) (team i.+1).
-Definition c i := sqrt 2 * g * Amax i / (1 - g) ^ 2.
+Definition share_of i := share (m i) (fun s => j s == i).
+Definition root_share i := sqrt (share_of i * delta (team i) (team i.+1) (m i)).
+Definition gain_of i := gaind P g r (team i) (v i) (team i.+1).
+Definition c_of i := sqrt 2 * g * Amax i / (1 - g) ^ 2.
 Notation J i := (at_rho rho (v i)).
 
-Lemma shift1 i : l1 (m i) (m i.+1) <= sqrt 2 * g / (1 - g) ^ 2 * x i.
+Lemma shift1 i : l1 (m i) (m i.+1) <= sqrt 2 * g / (1 - g) ^ 2 * root_share i.
 Proof.
 have o : only (fun s => j s == i) (team i) (team i.+1) by move=> s a /eqP; exact: turns.
-have := S1 (ht i) (ht i.+1) (hm i) (hm i.+1) (@hs i) o; rewrite -/(w i) -/(x i) => h.
+have := S1 (ht i) (ht i.+1) (hm i) (hm i.+1) (@hs i) o; rewrite -/(share_of i) -/(root_share i) => h.
 apply: (Rmult_le_reg_l (1 - g)); first lra.
 by apply: Rle_trans h _; apply: Req_le; field; lra.
 Qed.
-Lemma shift_to i : l1 (m O) (m i) <= sqrt 2 * g / (1 - g) ^ 2 * \big[Rplus/0]_(k < i) x k.
+Lemma shift_to i : l1 (m O) (m i) <= sqrt 2 * g / (1 - g) ^ 2 * \big[Rplus/0]_(k < i) root_share k.
 Proof.
 elim: i => [|i ih]; first by rewrite big_ord0 /l1 sum0 => [|s]; rewrite ?Rminus_eq_0 ?Rabs_R0; lra.
 rewrite big_ord_recr Rmult_plus_distr_l; apply: Rle_trans (l1_triangle _ (m i) _) _.
 exact: Rplus_le_compat ih (shift1 i).
 Qed.
-Lemma moved n n' i y : l1 n n' <= sqrt 2 * g / (1 - g) ^ 2 * y -> Rabs (under n' (gn i) - under n (gn i)) <= c i * y.
+Lemma moved n n' i y : l1 n n' <= sqrt 2 * g / (1 - g) ^ 2 * y -> Rabs (under n' (gain_of i) - under n (gain_of i)) <= c_of i * y.
 Proof.
-move=> h; have gl s : Rabs (gn i s) <= Amax i.
+move=> h; have gl s : Rabs (gain_of i s) <= Amax i.
   rewrite -(sum_const (Amax i) (proj2 (ht i.+1 s))); apply: Rle_trans (sum_abs _) _; apply: sum_le => a.
   rewrite Rabs_mult Rabs_pos_eq; last exact: (proj1 (ht i.+1 s)).
   by apply: Rmult_le_compat_l (hA i s a); exact: (proj1 (ht i.+1 s)).
 apply: Rle_trans (_ : Amax i * l1 n n' <= _).
   rewrite /under -sumB -sumZ; apply: Rle_trans (sum_abs _) _; apply: sum_le => s.
   rewrite -Rmult_minus_distr_r Rabs_mult Rmult_comm; apply: Rmult_le_compat_r (gl s); exact: Rabs_pos.
-rewrite (_ : c i * y = Amax i * (sqrt 2 * g / (1 - g) ^ 2 * y)); last by rewrite /c; field; lra.
+rewrite (_ : c_of i * y = Amax i * (sqrt 2 * g / (1 - g) ^ 2 * y)); last by rewrite /c_of; field; lra.
 case: (@pickP S predT) => [s _|no]; first by apply: Rmult_le_compat_l h; apply: Rle_trans (gl s); exact: Rabs_pos.
 by have := proj2 rho_dist; rewrite big_pred0 => //; lra.
 Qed.
 
-Theorem S1_P3_3 i : Rabs (under (m i) (gn i) - under (m O) (gn i)) <= c i * \big[Rplus/0]_(k < i) x k.
+Theorem S1_P3_3 i : Rabs (under (m i) (gain_of i) - under (m O) (gain_of i)) <= c_of i * \big[Rplus/0]_(k < i) root_share k.
 Proof. exact: moved (shift_to i). Qed.
-Theorem S1_fresh i : Rabs (J i.+1 - J i - under (m i) (gn i)) <= c i * x i.
+Theorem S1_fresh i : Rabs (J i.+1 - J i - under (m i) (gain_of i)) <= c_of i * root_share i.
 Proof. by rewrite (T0_discounted (ht i.+1) (hv i) (hv i.+1) (hm i.+1)); exact: moved (shift1 i). Qed.
-Theorem S1_P3_4 i zeta Lhat : (1 - g) * Rabs (Lhat - under (m i) (gn i)) <= zeta ->
-  J i.+1 - J i >= Lhat - c i * x i - zeta / (1 - g).
+Theorem S1_P3_4 i zeta Lhat : (1 - g) * Rabs (Lhat - under (m i) (gain_of i)) <= zeta ->
+  J i.+1 - J i >= Lhat - c_of i * root_share i - zeta / (1 - g).
 Proof.
-move=> z; have z' : Rabs (Lhat - under (m i) (gn i)) <= zeta / (1 - g).
+move=> z; have z' : Rabs (Lhat - under (m i) (gain_of i)) <= zeta / (1 - g).
   by apply: (Rmult_le_reg_l (1 - g)) => //; rewrite (_ : (1 - g) * (zeta / (1 - g)) = zeta); [| field; lra].
 by have := Rabs_def2_le (S1_fresh i); have := Rabs_def2_le z'; lra.
 Qed.
-Theorem S1_P3_7 i : Rabs (J i.+1 - J i - under (m O) (gn i)) <= c i * \big[Rplus/0]_(k < i.+1) x k.
+Theorem S1_P3_7 i : Rabs (J i.+1 - J i - under (m O) (gain_of i)) <= c_of i * \big[Rplus/0]_(k < i.+1) root_share k.
 Proof. by rewrite (T0_discounted (ht i.+1) (hv i) (hv i.+1) (hm i.+1)); exact: moved (shift_to i.+1). Qed.
 Lemma stage_sum (L : nat -> R) (pen : nat -> R) n : (forall i, Rabs (J i.+1 - J i - L i) <= pen i) ->
   J n - J O >= \big[Rplus/0]_(i < n) (L i - pen i).
@@ -599,25 +599,25 @@ have e : J n.+1 - J O = (J n - J O) + (J n.+1 - J n) by lra.
 have t : L n - pen n <= J n.+1 - J n by have := Rabs_def2_le (h n); lra.
 by rewrite big_ord_recr e; exact: Rplus_le_compat ih t.
 Qed.
-Theorem S1_P3_6 n : J n - J O >= \big[Rplus/0]_(i < n) (under (m i) (gn i) - c i * x i).
-Proof. exact: (stage_sum (pen := fun i => c i * x i)) S1_fresh. Qed.
-Theorem S1_stale n : J n - J O >= \big[Rplus/0]_(i < n) (under (m O) (gn i) - c i * \big[Rplus/0]_(k < i.+1) x k).
-Proof. exact: (stage_sum (pen := fun i => c i * \big[Rplus/0]_(k < i.+1) x k)) S1_P3_7. Qed.
+Theorem S1_P3_6 n : J n - J O >= \big[Rplus/0]_(i < n) (under (m i) (gain_of i) - c_of i * root_share i).
+Proof. exact: (stage_sum (pen := fun i => c_of i * root_share i)) S1_fresh. Qed.
+Theorem S1_stale n : J n - J O >= \big[Rplus/0]_(i < n) (under (m O) (gain_of i) - c_of i * \big[Rplus/0]_(k < i.+1) root_share k).
+Proof. exact: (stage_sum (pen := fun i => c_of i * \big[Rplus/0]_(k < i.+1) root_share k)) S1_P3_7. Qed.
 
 (* what the sum of the shares buys: a root of n *)
-Corollary S1_rate n : \big[Rplus/0]_(k < n) x k
-  <= sqrt (\big[Rplus/0]_(k < n) w k) * sqrt (\big[Rplus/0]_(k < n) delta (team k) (team k.+1) (m k)).
+Corollary S1_rate n : \big[Rplus/0]_(k < n) root_share k
+  <= sqrt (\big[Rplus/0]_(k < n) share_of k) * sqrt (\big[Rplus/0]_(k < n) delta (team k) (team k.+1) (m k)).
 Proof.
-apply: (@roots_sum w (fun k => delta (team k) (team k.+1) (m k))) => k; first exact: share_ge0 (hm k).
+apply: (@roots_sum share_of (fun k => delta (team k) (team k.+1) (m k))) => k; first exact: share_ge0 (hm k).
 exact: seen_delta_ge0.
 Qed.
 (* a router that reads the messages *)
-Theorem S1_router n : \big[Rplus/0]_(k < n) w k <= 1 + D_occ m n.
+Theorem S1_router n : \big[Rplus/0]_(k < n) share_of k <= 1 + D_occ m n.
 Proof.
 have [d0 d1] := occ_dist (ht O) (hm O).
-have one (k : 'I_n) : w k <= under (occ (m O)) (fun s => ind (j s == k)) + tv (occ (m O)) (occ (m k)).
+have one (k : 'I_n) : share_of k <= under (occ (m O)) (fun s => ind (j s == k)) + tv (occ (m O)) (occ (m k)).
   have b s : 0 <= ind (j s == k) <= 1 by rewrite /ind; case: eqP => _; lra.
-  have := equal_mass (etrans d1 (esym (proj2 (occ_dist (ht k) (hm k))))) b; rewrite -/(share _ _) -/(w k) => /Rabs_def2_le; rewrite -/(w k); lra.
+  have := equal_mass (etrans d1 (esym (proj2 (occ_dist (ht k) (hm k))))) b; rewrite -/(share _ _) -/(share_of k) => /Rabs_def2_le; rewrite -/(share_of k); lra.
 apply: Rle_trans (_ : \big[Rplus/0]_(k < n) (under (occ (m O)) (fun s => ind (j s == k)) + tv (occ (m O)) (occ (m k))) <= _).
   by apply: (big_ind2 Rle) => [|? ? ? ?|k _]; [lra | lra | exact: one].
 rewrite big_split /=; apply: Rplus_le_compat_r; rewrite -{1}d1 /under exchange_big; apply: sum_le => s.
@@ -626,19 +626,19 @@ Qed.
 
 (* stale, in delta0 and the shares under the first team: no assumption on the router, and at most the root of the sum *)
 Hypothesis hs0 : forall k, seen (m O) (team k) (team k.+1).
-Definition x0 k := sqrt (share (m O) (fun s => j s == k) * delta0 team m k).
-Lemma shift0 i : l1 (m O) (m i) <= sqrt 2 * g / (1 - g) ^ 2 * \big[Rplus/0]_(k < i) x0 k.
+Definition root_share0 k := sqrt (share (m O) (fun s => j s == k) * delta0 team m k).
+Lemma shift0 i : l1 (m O) (m i) <= sqrt 2 * g / (1 - g) ^ 2 * \big[Rplus/0]_(k < i) root_share0 k.
 Proof.
 have o0 s := occ_ge0 s (hm O).
-have one k : under (occ (m O)) (fun s => tv (team k s) (team k.+1 s)) <= sqrt 2 / 2 * x0 k.
+have one k : under (occ (m O)) (fun s => tv (team k s) (team k.+1 s)) <= sqrt 2 / 2 * root_share0 k.
   have o : only (fun s => j s == k) (team k) (team k.+1) by move=> s a /eqP; exact: turns.
   apply: Rle_trans (share_mean (ht k) (ht k.+1) o0 (seen_occ (@hs0 k)) o) _.
   have d0 := kl_mean_ge0 (ht k) (ht k.+1) o0 (seen_occ (@hs0 k)).
   have w0 := share_ge0 (fun s => j s == k) (hm O).
-  have -> : sqrt 2 / 2 * x0 k = sqrt 2 * x0 k / 2 by field.
+  have -> : sqrt 2 / 2 * root_share0 k = sqrt 2 * root_share0 k / 2 by field.
   rewrite -sqrt_half; last by rewrite /delta0 -occ_under; exact: Rmult_le_pos.
   by apply: Req_le; rewrite /delta0 -occ_under /share /klu; field.
-have all : under (occ (m O)) (fun s => tv (team O s) (team i s)) <= sqrt 2 / 2 * \big[Rplus/0]_(k < i) x0 k.
+have all : under (occ (m O)) (fun s => tv (team O s) (team i s)) <= sqrt 2 / 2 * \big[Rplus/0]_(k < i) root_share0 k.
   elim: i => [|i ih].
     by rewrite big_ord0 /under sum0 => [|s]; [lra | rewrite /tv sum0 => [|a]; rewrite ?Rminus_eq_0 ?Rabs_R0; lra].
   rewrite big_ord_recr Rmult_plus_distr_l; apply: Rle_trans (Rplus_le_compat _ _ _ _ ih (one i)).
@@ -650,12 +650,12 @@ apply: Rle_trans t1 _; have k0 : 0 <= 2 * g / (1 - g) ^ 2.
 have := Rmult_le_compat_l _ _ _ k0 all.
 have -> : 2 * g / (1 - g) ^ 2 * ((1 - g) * under (m O) (fun s => tv (team O s) (team i s))) =
   2 * g / (1 - g) * under (m O) (fun s => tv (team O s) (team i s)) by field; lra.
-have -> // : 2 * g / (1 - g) ^ 2 * (sqrt 2 / 2 * \big[Rplus/0]_(k < i) x0 k) = sqrt 2 * g / (1 - g) ^ 2 * \big[Rplus/0]_(k < i) x0 k.
+have -> // : 2 * g / (1 - g) ^ 2 * (sqrt 2 / 2 * \big[Rplus/0]_(k < i) root_share0 k) = sqrt 2 * g / (1 - g) ^ 2 * \big[Rplus/0]_(k < i) root_share0 k.
 by field; lra.
 Qed.
-Theorem S1_stale0 i : Rabs (J i.+1 - J i - under (m O) (gn i)) <= c i * \big[Rplus/0]_(k < i.+1) x0 k.
+Theorem S1_stale0 i : Rabs (J i.+1 - J i - under (m O) (gain_of i)) <= c_of i * \big[Rplus/0]_(k < i.+1) root_share0 k.
 Proof. by rewrite (T0_discounted (ht i.+1) (hv i) (hv i.+1) (hm i.+1)); exact: moved (shift0 i.+1). Qed.
-Lemma x0_sum n : \big[Rplus/0]_(k < n) x0 k <= sqrt (\big[Rplus/0]_(k < n) delta0 team m k).
+Lemma root_share0_sum n : \big[Rplus/0]_(k < n) root_share0 k <= sqrt (\big[Rplus/0]_(k < n) delta0 team m k).
 Proof.
 have [d0 d1] := occ_dist (ht O) (hm O).
 have D0 k : 0 <= delta0 team m k by apply: Rmult_le_pos; [lra | apply: kl_mean_ge0 => //; exact: (proj1 (hm O))].
@@ -676,19 +676,19 @@ Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : di
 Variables (old new : 'I_n -> S -> M -> R) (m : nat -> S -> R).
 Hypotheses (h_old : forall k, policy (old k)) (h_new : forall k, policy (new k)).
 Definition hybrid i s (k : 'I_n) := if (k < i)%nat then new k s else old k s.
-Definition team i s (a : A) := joint (hybrid i s) a.
-Hypothesis hm : forall i, flow P g rho (team i) (m i).
+Definition product_team i s (a : A) := joint (hybrid i s) a.
+Hypothesis hm : forall i, flow P g rho (product_team i) (m i).
 Hypothesis hk : forall k s, 0 < m O s -> keeps (old k s) (new k s).
 Lemma hybrid_dist i s k : dist (hybrid i s k).
 Proof. by rewrite /hybrid; case: ifP => _; [exact: h_new | exact: h_old]. Qed.
 Lemma keeps_self (x : M -> R) : keeps x x. Proof. by []. Qed.
-Lemma kl_team i l s : 0 < m O s -> (i <= l)%nat -> kl (team i s) (team l s) = \sum_(k : 'I_n) kl (hybrid i s k) (hybrid l s k).
+Lemma kl_team i l s : 0 < m O s -> (i <= l)%nat -> kl (product_team i s) (product_team l s) = \sum_(k : 'I_n) kl (hybrid i s k) (hybrid l s k).
 Proof.
 move=> ms il; apply: P3_1 => [k|k|k]; try exact: hybrid_dist.
 rewrite /hybrid; case: (ltnP k l) => kl; first by case: (ltnP k i) => _ //; exact: hk.
 by rewrite ltnNge (leq_trans il kl).
 Qed.
-Lemma additive_product i : additive team m i.
+Lemma additive_product i : additive product_team m i.
 Proof.
 move=> s ms; elim: i => [|i ih].
   by rewrite big_ord0 kl_team // sum0 // => k; apply: (kl_self (hybrid_dist 0 s k)).
@@ -697,25 +697,25 @@ have d x : kl (old k x) (old k x) = 0 := kl_self (h_old k x) (fun a => erefl).
 have d' x : kl (new k x) (new k x) = 0 := kl_self (h_new k x) (fun a => erefl).
 by rewrite /hybrid ltn0 ltnS; case: (ltngtP k i) => _; rewrite ?d ?d'; lra.
 Qed.
-Lemma keeps_joint i s : 0 < m O s -> keeps (team O s) (team i s).
+Lemma keeps_joint i s : 0 < m O s -> keeps (product_team O s) (product_team i s).
 Proof.
 move=> ms f h; apply: (big_ind (Rlt 0)) => [|x y|k _]; [lra | exact: Rmult_lt_0_compat |].
 have o : 0 < old k s (f k).
-  case: (pos_or_0 (proj1 (h_old k s) (f k))) => // z; move: h; rewrite /team /joint (bigD1 k) //= /hybrid ltn0 z; lra.
+  case: (pos_or_0 (proj1 (h_old k s) (f k))) => // z; move: h; rewrite /product_team /joint (bigD1 k) //= /hybrid ltn0 z; lra.
 by rewrite /hybrid; case: ifP => // _; apply: hk.
 Qed.
 (* here KL of update k is that of agent k *)
-Lemma klu_product (k : 'I_n) s : 0 < m O s -> klu team k s = kl (old k s) (new k s).
+Lemma klu_product (k : 'I_n) s : 0 < m O s -> klu product_team k s = kl (old k s) (new k s).
 Proof.
 move=> ms; rewrite /klu kl_team // (bigD1 k) //= {1 2}/hybrid ltnn ltnSn big1 => [|l ne]; first lra.
 apply: kl_self => [|a]; first exact: hybrid_dist.
 by rewrite /hybrid ltnS [(l <= k)%nat]leq_eqVlt; have /negbTE -> : nat_of_ord l != k by exact: ne.
 Qed.
-Lemma team_dist i : policy (team i). Proof. by move=> s; apply: joint_dist => k; exact: hybrid_dist. Qed.
+Lemma product_team_dist i : policy (product_team i). Proof. by move=> s; apply: joint_dist => k; exact: hybrid_dist. Qed.
 Theorem S3_product i :
-  tv (occ g (m O)) (occ g (m i)) <= g * sqrt ((\big[Rplus/0]_(k < i) delta0 g team m k) / (2 * (1 - g))).
+  tv (occ g (m O)) (occ g (m i)) <= g * sqrt ((\big[Rplus/0]_(k < i) delta0 g product_team m k) / (2 * (1 - g))).
 Proof.
-apply: (S3_additive g01 P_dist rho_dist team_dist hm) (@additive_product i).
+apply: (S3_additive g01 P_dist rho_dist product_team_dist hm) (@additive_product i).
 by move=> s ms; exact: keeps_joint.
 Qed.
 End Product.
@@ -920,13 +920,13 @@ Proof. by move=> hP hr ht turns hs; apply: S3_episodic => // u; apply: additive_
 Corollary S3_episodic_product (S M : finType) n (A := [finType of {ffun 'I_n -> M}]) (P : S -> A -> S -> R) rho
     (old new : 'I_n -> S -> M -> R) i t :
   (forall s a, dist (P s a)) -> dist rho -> (forall k, policy (old k)) -> (forall k, policy (new k)) ->
-  (forall u k s, 0 < layer P rho (team old new O) u s -> keeps (old k s) (new k s)) ->
-  tv (layer P rho (team old new O) t) (layer P rho (team old new i) t)
-    <= Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i) kappa0 P rho (team old new) k u)) / 2)).
+  (forall u k s, 0 < layer P rho (product_team old new O) u s -> keeps (old k s) (new k s)) ->
+  tv (layer P rho (product_team old new O) t) (layer P rho (product_team old new i) t)
+    <= Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i) kappa0 P rho (product_team old new) k u)) / 2)).
 Proof.
-move=> hP hr ho hn hk; apply: S3_episodic => // [j|u _ s ms|u s ms]; first exact: team_dist.
-  by apply: (keeps_joint (m := fun _ => layer P rho (team old new O) u)) => // k x; exact: hk.
-by apply: (additive_product (m := fun _ => layer P rho (team old new O) u)) => // k x; exact: hk.
+move=> hP hr ho hn hk; apply: S3_episodic => // [j|u _ s ms|u s ms]; first exact: product_team_dist.
+  by apply: (keeps_joint (m := fun _ => layer P rho (product_team old new O) u)) => // k x; exact: hk.
+by apply: (additive_product (m := fun _ => layer P rho (product_team old new O) u)) => // k x; exact: hk.
 Qed.
 
 (* ------------------------------------------------------------------ S1: the shares of exogenous speakers *)
@@ -947,17 +947,17 @@ rewrite (sumE (G := fun y => if y == x then F y else 0)) => [|y]; last by rewrit
 by rewrite -big_mkcond (big_pred1 x).
 Qed.
 (* the live part of a measure, seen in the chain *)
-Definition on (d : S -> R) y := \sum_(s : S) (d s * ind (live s && (z s == y))).
-Lemma on_sum k d : \sum_(y : Z) (ind (jz y == k) * on d y) = \sum_(s : S) (d s * ind (live s && (jz (z s) == k))).
+Definition chain_law (d : S -> R) y := \sum_(s : S) (d s * ind (live s && (z s == y))).
+Lemma chain_sum k d : \sum_(y : Z) (ind (jz y == k) * chain_law d y) = \sum_(s : S) (d s * ind (live s && (jz (z s) == k))).
 Proof.
 rewrite (sumE (G := fun y => \sum_(s : S) (ind (z s == y) * (ind (jz y == k) * (d s * ind (live s)))))) => [|y].
   rewrite sum_swap; apply: sumE => s; rewrite (pick (z s) (fun y => ind (jz y == k) * (d s * ind (live s)))).
   by rewrite /ind; case: (live s) => /=; case: eqP => _; lra.
 rewrite -!sumZ; apply: sumE => s; rewrite /ind; case: (live s) => /=; case: (z s == y); lra.
 Qed.
-Lemma on_push p d y : policy p -> (forall s, 0 <= d s) -> on (push P p d) y <= \sum_(x : Z) (on d x * Rz x y).
+Lemma chain_push p d y : policy p -> (forall s, 0 <= d s) -> chain_law (push P p d) y <= \sum_(x : Z) (chain_law d x * Rz x y).
 Proof.
-move=> hp d0; rewrite /on push_sum [X in _ <= X](_ : _ = \sum_(s : S) (d s * (ind (live s) * Rz (z s) y))); last first.
+move=> hp d0; rewrite /chain_law push_sum [X in _ <= X](_ : _ = \sum_(s : S) (d s * (ind (live s) * Rz (z s) y))); last first.
   rewrite (sumE (G := fun x => \sum_(s : S) (ind (z s == x) * (d s * ind (live s) * Rz x y)))) => [|x].
     by rewrite sum_swap; apply: sumE => s; rewrite (pick (z s) (fun x => d s * ind (live s) * Rz x y)); lra.
   by rewrite -sumZr; apply: sumE => s; rewrite /ind; case: (live s) => /=; case: eqP => _; lra.
@@ -974,39 +974,39 @@ Proof.
 split=> [y|]; first by apply: sum_ge0 => s; apply: Rmult_le_pos (proj1 rho_dist s); have := ind01 (z s == y); lra.
 by rewrite sum_swap -[RHS](proj2 rho_dist); apply: sumE => s; rewrite (pick (z s) (fun _ => rho s)).
 Qed.
-Lemma on_rho y : on rho y <= rho_z y.
+Lemma chain_rho y : chain_law rho y <= rho_z y.
 Proof. by apply: sum_le => s; have := proj1 rho_dist s; rewrite /ind; case: (live s) => /=; case: eqP => _; lra. Qed.
 
 (* if the law u of the chain is above all laws d_k of the states, the shares add up to at most one ... *)
 Lemma turns_once (u : Z -> R) : \big[Rplus/0]_(k < n) (\sum_(y : Z) (ind (jz y == k) * u y)) = \sum_(y : Z) (ind (jz y < n)%nat * u y).
 Proof. by rewrite exchange_big; apply: sumE => y; rewrite -(big_distrl (u y)) /= ind_sum. Qed.
-Lemma shares_le (d : nat -> S -> R) u : (forall k s, 0 <= d k s) -> dist u -> (forall k y, on (d k) y <= u y) ->
+Lemma shares_le (d : nat -> S -> R) u : (forall k s, 0 <= d k s) -> dist u -> (forall k y, chain_law (d k) y <= u y) ->
   \big[Rplus/0]_(k < n) under (d k) (turn k) <= 1.
 Proof.
 move=> d0 [u0 u1] h; apply: Rle_trans (_ : \big[Rplus/0]_(k < n) (\sum_(y : Z) (ind (jz y == k) * u y)) <= _).
   apply: (big_ind2 Rle) => [|? ? ? ?|k _]; [lra | lra |].
-  apply: Rle_trans (_ : \sum_(y : Z) (ind (jz y == k) * on (d k) y) <= _); last first.
+  apply: Rle_trans (_ : \sum_(y : Z) (ind (jz y == k) * chain_law (d k) y) <= _); last first.
     by apply: sum_le => y; apply: Rmult_le_compat_l (h k y); have := ind01 (jz y == k); lra.
-  rewrite on_sum; apply: sum_le => s; apply: Rmult_le_compat_l (d0 k s) _.
+  rewrite chain_sum; apply: sum_le => s; apply: Rmult_le_compat_l (d0 k s) _.
   rewrite {1}/ind; case: eqP => [e|_]; last by have := ind01 (live s && (jz (z s) == k)); lra.
   by have [|-> <-] := @speaks s; rewrite e ?ltn_ord // eqxx /ind /=; lra.
 by rewrite turns_once -[X in _ <= X]u1; apply: sum_le => y; have := u0 y; rewrite /ind; case: ifP => _; lra.
 Qed.
 (* ... and to one if somebody always speaks *)
 Lemma shares_eq (d : nat -> S -> R) u : (forall s, (j s < n)%nat) -> (forall y, (jz y < n)%nat) ->
-  (forall k, dist (d k)) -> dist u -> (forall k y, on (d k) y <= u y) -> \big[Rplus/0]_(k < n) under (d k) (turn k) = 1.
+  (forall k, dist (d k)) -> dist u -> (forall k y, chain_law (d k) y <= u y) -> \big[Rplus/0]_(k < n) under (d k) (turn k) = 1.
 Proof.
 move=> hj hz hd [u0 u1] h.
-have e k y : on (d k) y = u y.
-  have dz x : 0 <= u x - on (d k) x by have := h k x; lra.
-  suff /(all_0 dz) a : \sum_(x : Z) (u x - on (d k) x) = 0 by have := a y; lra.
-  rewrite sumB u1 /on (sumE (G := fun x => \sum_(s : S) (ind (z s == x) * d k s))) => [|x].
+have e k y : chain_law (d k) y = u y.
+  have dz x : 0 <= u x - chain_law (d k) x by have := h k x; lra.
+  suff /(all_0 dz) a : \sum_(x : Z) (u x - chain_law (d k) x) = 0 by have := a y; lra.
+  rewrite sumB u1 /chain_law (sumE (G := fun x => \sum_(s : S) (ind (z s == x) * d k s))) => [|x].
     by rewrite sum_swap (sumE (G := d k)) ?(proj2 (hd k)) => [|s]; [lra | rewrite (pick (z s) (fun _ => d k s))].
   by apply: sumE => s; have [-> _] := speaks (hj s); rewrite /=; lra.
 rewrite -u1 (sumE (G := fun y => ind (jz y < n)%nat * u y)) => [|y]; last by rewrite hz /ind; lra.
 rewrite -turns_once; apply: eq_bigr => k _.
-rewrite (sumE (G := fun y => ind (jz y == k) * on (d k) y)) => [|y]; last by rewrite e.
-by rewrite on_sum; apply: sumE => s; have [-> <-] := speaks (hj s).
+rewrite (sumE (G := fun y => ind (jz y == k) * chain_law (d k) y)) => [|y]; last by rewrite e.
+by rewrite chain_sum; apply: sumE => s; have [-> <-] := speaks (hj s).
 Qed.
 
 Variable team : nat -> S -> A -> R.
@@ -1017,7 +1017,7 @@ Section Visits.
 Variables (g : R) (m : nat -> S -> R).
 Hypotheses (g01 : 0 <= g < 1) (hm : forall i, flow P g rho (team i) (m i)).
 (* the occupancy of the chain is above all of them *)
-Lemma chain : exists u, dist u /\ forall k y, on (occ g (m k)) y <= u y.
+Lemma chain : exists u, dist u /\ forall k y, chain_law (occ g (m k)) y <= u y.
 Proof.
 have p1 : @policy unit_finType Z (fun _ _ => 1) by move=> _; split=> [_|]; [lra | rewrite (big_pred1 tt) // => -[]].
 have [u fu] := visits_exist g01 (fun x (_ : unit_finType) => hR x) rho_z_dist p1; have [u0 _] := fu.
@@ -1027,26 +1027,26 @@ have ue y : u y = rho_z y + g * \sum_(x : Z) (u x * Rz x y).
 exists (fun y => (1 - g) * u y); split; first split=> [y|].
 - by apply: Rmult_le_pos; [lra | exact: u0].
 - by rewrite sumZ um; field; lra.
-move=> k y; have -> : on (occ g (m k)) y = (1 - g) * on (m k) y by rewrite /on -sumZ; apply: sumE => s; rewrite /occ; lra.
+move=> k y; have -> : chain_law (occ g (m k)) y = (1 - g) * chain_law (m k) y by rewrite /chain_law -sumZ; apply: sumE => s; rewrite /occ; lra.
 apply: Rmult_le_compat_l; first lra.
-have one x : on (m k) x <= rho_z x + g * \sum_(x' : Z) (on (m k) x' * Rz x' x).
-  have -> : on (m k) x = on rho x + g * on (push P (team k) (m k)) x.
-    by rewrite /on -sumZ -sumD; apply: sumE => s; rewrite {1}(flowE s (hm k)); lra.
-  apply: Rplus_le_compat (on_rho x) _; apply: Rmult_le_compat_l (proj1 g01) _; exact: on_push (ht k) (proj1 (hm k)).
+have one x : chain_law (m k) x <= rho_z x + g * \sum_(x' : Z) (chain_law (m k) x' * Rz x' x).
+  have -> : chain_law (m k) x = chain_law rho x + g * chain_law (push P (team k) (m k)) x.
+    by rewrite /chain_law -sumZ -sumD; apply: sumE => s; rewrite {1}(flowE s (hm k)); lra.
+  apply: Rplus_le_compat (chain_rho x) _; apply: Rmult_le_compat_l (proj1 g01) _; exact: chain_push (ht k) (proj1 (hm k)).
 (* the excess e over u is at most g times what it was a step before *)
-pose e x := Rmax 0 (on (m k) x - u x).
+pose e x := Rmax 0 (chain_law (m k) x - u x).
 have e0 x : 0 <= e x := Rmax_l _ _.
 have le x : e x <= g * \sum_(x' : Z) (e x' * Rz x' x).
   have r0 : 0 <= \sum_(x' : Z) (e x' * Rz x' x) by apply: sum_ge0 => x'; apply: Rmult_le_pos (e0 _) (proj1 (hR x') x).
   apply: Rmax_lub; first by apply: Rmult_le_pos; lra.
-  have : \sum_(x' : Z) (on (m k) x' * Rz x' x) <= \sum_(x' : Z) (u x' * Rz x' x) + \sum_(x' : Z) (e x' * Rz x' x).
+  have : \sum_(x' : Z) (chain_law (m k) x' * Rz x' x) <= \sum_(x' : Z) (u x' * Rz x' x) + \sum_(x' : Z) (e x' * Rz x' x).
     rewrite -sumD; apply: sum_le => x'; rewrite -Rmult_plus_distr_r; apply: Rmult_le_compat_r; first exact: (proj1 (hR x') x).
-    by have := Rmax_r 0 (on (m k) x' - u x'); rewrite -/(e x'); lra.
+    by have := Rmax_r 0 (chain_law (m k) x' - u x'); rewrite -/(e x'); lra.
   move=> h; have := Rmult_le_compat_l _ _ _ (proj1 g01) h; have := one x; rewrite (ue x); lra.
 have := sum_le le; rewrite sumZ sum_swap (sumE (F := fun x => \sum_(_ : Z) _) (G := e)) => [h|x]; last first.
   by rewrite sumZ (proj2 (hR x)); lra.
 have E : \sum_(x : Z) e x = 0 by have := sum_ge0 e0; nra.
-by have := Rmax_r 0 (on (m k) y - u y); rewrite -/(e y) (all_0 e0 E); lra.
+by have := Rmax_r 0 (chain_law (m k) y - u y); rewrite -/(e y) (all_0 e0 E); lra.
 Qed.
 Theorem S1_exogenous : \big[Rplus/0]_(k < n) share g (m k) (fun s => j s == k) <= 1.
 Proof.
@@ -1065,12 +1065,12 @@ End Visits.
 Theorem S1_exogenous_layer t : \big[Rplus/0]_(k < n) share_t P rho (team k) (fun s => j s == k) t <= 1.
 Proof.
 have l0 k u s := proj1 (layer_dist P_dist rho_dist u (ht k)) s.
-have [u [hu h]] : exists u, dist u /\ forall k y, on (layer P rho (team k) t) y <= u y.
-  elim: t => [|t [u [hu h]]]; first by exists rho_z; split; [exact: rho_z_dist | move=> k; exact: on_rho].
+have [u [hu h]] : exists u, dist u /\ forall k y, chain_law (layer P rho (team k) t) y <= u y.
+  elim: t => [|t [u [hu h]]]; first by exists rho_z; split; [exact: rho_z_dist | move=> k; exact: chain_rho].
   exists (fun y => \sum_(x : Z) (u x * Rz x y)); split; first split=> [y|].
   - by apply: sum_ge0 => x; apply: Rmult_le_pos; [exact: (proj1 hu) | exact: (proj1 (hR x))].
   - by rewrite sum_swap -[RHS](proj2 hu); apply: sumE => x; rewrite sumZ (proj2 (hR x)); lra.
-  move=> k y; apply: Rle_trans (on_push y (ht k) (l0 k t)) _; apply: sum_le => x.
+  move=> k y; apply: Rle_trans (chain_push y (ht k) (l0 k t)) _; apply: sum_le => x.
   by apply: Rmult_le_compat_r (h k x); exact: (proj1 (hR x)).
 exact: (shares_le (d := fun k => layer P rho (team k) t)) hu h.
 Qed.

@@ -12,7 +12,7 @@ Notation flow := (flow P g rho).
 Variables (r : S -> A -> R) (Amax : R).
 Implicit Types (p q : S -> A -> R).
 
-Definition c := sqrt 2 * g * Amax / (1 - g) ^ 2.
+Definition c_paper := sqrt 2 * g * Amax / (1 - g) ^ 2.
 Definition adv v s a := Qd P g r v s a - v s.
 (* L = sum m0 sum_a (new - old) A_0 *)
 Definition surrogate p q v m := under m (fun s => \sum_(a : A) ((q s a - p s a) * adv v s a)).
@@ -27,7 +27,7 @@ Qed.
 (* P3.4 for any pair of policies, with the condition on supports at visited states only *)
 Theorem P3_8 p q v v' m m' : policy p -> policy q -> bellman P g r p v -> bellman P g r q v' -> flow p m -> flow q m' ->
   seen m p q -> (forall s a, Rabs (adv v s a) <= Amax) ->
-  Rabs (at_rho rho v' - at_rho rho v - surrogate p q v m) <= c * sqrt (delta g p q m).
+  Rabs (at_rho rho v' - at_rho rho v - surrogate p q v m) <= c_paper * sqrt (delta g p q m).
 Proof.
 move=> hp hq bp bq fl fl' hs hA; rewrite surrogateE //.
 have hg s : - Amax <= gaind P g r p v q s <= Amax.
@@ -46,13 +46,13 @@ have {}h := Rle_trans _ _ _ h (Rmult_le_compat_l _ _ _ k0 le).
 have i0 : 0 <= Amax / (1 - g) by apply: Rmult_le_pos A0 _; apply/Rlt_le/Rinv_0_lt_compat; lra.
 have := Rmult_le_compat_l _ _ _ i0 h.
 have -> : Amax / (1 - g) * ((1 - g) * l1 m m') = (Amax - - Amax) / (1 - g) * ((1 - g) / 2 * l1 m m') by field; lra.
-by have -> : Amax / (1 - g) * (sqrt 2 * g / (1 - g) * sqrt (delta g p q m)) = c * sqrt (delta g p q m) by rewrite /c; field; lra.
+by have -> : Amax / (1 - g) * (sqrt 2 * g / (1 - g) * sqrt (delta g p q m)) = c_paper * sqrt (delta g p q m) by rewrite /c_paper; field; lra.
 Qed.
 
 (* turn-taking: the newcomer k has rows of its own where k speaks, and its KL is counted there *)
 Corollary P3_8_turns p q v v' m m' (T : pred S) : policy p -> policy q -> bellman P g r p v -> bellman P g r q v' ->
   flow p m -> flow q m' -> only T p q -> (forall s, T s -> 0 < m s -> keeps (p s) (q s)) -> (forall s a, Rabs (adv v s a) <= Amax) ->
-  Rabs (at_rho rho v' - at_rho rho v - surrogate p q v m) <= c * sqrt ((1 - g) * under m (fun s => ind (T s) * kl (p s) (q s))).
+  Rabs (at_rho rho v' - at_rho rho v - surrogate p q v m) <= c_paper * sqrt ((1 - g) * under m (fun s => ind (T s) * kl (p s) (q s))).
 Proof.
 move=> hp hq bp bq fl fl' ho hs hA.
 have sn : seen m p q.
@@ -78,7 +78,7 @@ Definition swapped s (a : A) := joint (fun l => if l == k then new s else old l 
 Corollary P3_8_product v v' m m' : bellman P g r base v -> bellman P g r swapped v' -> flow P g rho base m -> flow P g rho swapped m' ->
   (forall s, 0 < m s -> keeps (old k s) (new s)) -> (forall s a, Rabs (adv P g r v s a) <= Amax) ->
   Rabs (at_rho rho v' - at_rho rho v - surrogate P g r base swapped v m)
-    <= c g Amax * sqrt ((1 - g) * under m (fun s => kl (old k s) (new s))).
+    <= c_paper g Amax * sqrt ((1 - g) * under m (fun s => kl (old k s) (new s))).
 Proof.
 move=> bp bq fl fl' hs hA; pose sw s l := if l == k then new s else old l s.
 have dsw s l : dist (sw s l) by rewrite /sw; case: eqP => _; [exact: h_new | exact: h_old].
