@@ -1,4 +1,5 @@
-(* Small worlds: where S0 is attained, where S3 with the fresh delta fails, where a closer newcomer has the larger later penalty. *)
+(* Small worlds: S0 is attained, S3 fails with the fresh delta, shares add up to 1 + D_occ (S1), and a closer newcomer can have
+   the larger later penalty (P3.9). *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic Pinsker Discounted Paper Occupancy Ladder Replacement.
@@ -42,7 +43,8 @@ Variable g : R.
 Hypothesis g01 : 0 <= g < 1.
 Let to (s : nat) (a : bool) := match s, a with 0, false => 1 | 0, true => 2 | s, _ => s end%nat.
 Let P := @go 2 to.
-Let r (s : 'I_3) (a : bool) := match nat_of_ord s, a with 1%nat, false => 1 | 2%nat, true => 1 | 0%nat, true => g / (1 - g) | _, _ => 0 end.
+Let r (s : 'I_3) (a : bool) := match nat_of_ord s, a with
+  1%nat, false => 1 | 2%nat, true => 1 | 0%nat, true => g / (1 - g) | _, _ => 0 end.
 Let p := @coin 2 (fun _ => 0).
 Let q := @coin 2 (fun _ => 1).
 Let v (s : 'I_3) := match nat_of_ord s with 0%nat => g / (1 - g) | 1%nat => / (1 - g) | _ => 0 end.
@@ -205,8 +207,8 @@ split=> //; rewrite D !big_ord_recl big_ord0 /share_of /share /under !big_ord_re
 Qed.
 End Router.
 
-(* ---- P3.9: a newcomer who is closer can have the larger A_max, hence the larger penalty, in the next update. At state 0 the agent
-   earns 1 by action true; state 1, of another agent, follows whatever it does. *)
+(* ---- P3.9: a newcomer who is closer can have the larger A_max, hence the larger penalty, in the next update. At state 0
+   the agent earns 1 by action true; state 1, of another agent, follows whatever it does. *)
 Section Later.
 Variable g : R.
 Hypothesis g01 : 0 <= g < 1.

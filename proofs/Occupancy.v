@@ -1,9 +1,10 @@
-(* How far the occupancy moves: S2 (path Pinsker), S3 (joint path) and S1 (activity share), discounted and by layers of an episode.
+(* How far the occupancy moves: S2 (path Pinsker), S3 (joint path) and S1 (activity share), discounted and by
+   layers of an episode.
 
-   S2 without paths. By log-sum one step of the world adds at most the KL of the rows, KL(nP_p, n'P_q) <= KL(n, n') + E_n KL(p, q),
-   and mixing with rho costs nothing. With d = (1-g) rho + g d_+, d_+ = d P_p, the two numbers D = KL(d, d') and D_+ = KL(d_+, d'_+)
-   obey D <= g D_+ and D_+ <= D + delta: hence D_+ <= delta/(1-g). Pinsker on d_+, and TV(d', d) = g TV(d'_+, d_+), is S2.
-   No clock, no path, no limit. All that is asked of the supports is that the new policy keeps what the current one uses at
+   S2 without paths. By log-sum one step of the world adds at most the KL of the rows, KL(nP_p, n'P_q) <= KL(n, n') +
+   E_n KL(p, q), and mixing with rho costs nothing. With d = (1-g) rho + g d_+, d_+ = d P_p, the numbers D = KL(d, d') and
+   D_+ = KL(d_+, d'_+) obey D <= g D_+ and D_+ <= D + delta: hence D_+ <= delta/(1-g). Pinsker on d_+, and TV(d', d) =
+   g TV(d'_+, d_+), is S2. No clock, no path, no limit. All that is asked of the supports is that the new policy keeps what the current one uses at
    the states that it visits (seen); that the new visits then cover the current ones is proved (visits_keep). *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
@@ -357,7 +358,8 @@ Lemma equal_mass (x y : S -> R) f lo hi : \sum_(s : S) x s = \sum_(s : S) y s ->
 Proof.
 move=> e h; pose c := (lo + hi) / 2.
 have -> : under y f - under x f = \sum_(s : S) ((y s - x s) * (f s - c)).
-  rewrite /under -sumB (sumE (F := fun s => (y s - x s) * _) (G := fun s => (y s * f s - x s * f s) - (y s * c - x s * c))) => [|s]; last lra.
+  rewrite /under -sumB (sumE (F := fun s => (y s - x s) * _) 
+    (G := fun s => (y s * f s - x s * f s) - (y s * c - x s * c))) => [|s]; last lra.
   by rewrite !sumB !sumZr e; lra.
 apply: Rle_trans (sum_abs _) _; rewrite /tv -Rmult_assoc -sumZ; apply: sum_le => s.
 rewrite Rabs_mult Rmult_comm; apply: Rmult_le_compat_r; first exact: Rabs_pos.
@@ -387,7 +389,8 @@ move=> hp hq bp bq fl fl' hs h; apply: Rle_trans (gap_tv hq hp bp bq fl' fl h) _
 have sp : 0 <= (hi - lo) / (1 - g).
   case: (@pickP S predT) => [s _|no]; first by have := h s => h'; apply: Rmult_le_pos; [lra | apply/Rlt_le/Rinv_0_lt_compat].
   by have := proj2 rho_dist; rewrite big_pred0 => //; lra.
-have := Rmult_le_compat_l _ _ _ sp (S2 hp hq fl fl' hs); rewrite (_ : _ * (g * _) = g / (1 - g) * sqrt (delta p q m / (2 * (1 - g))) * (hi - lo)) //.
+have := Rmult_le_compat_l _ _ _ sp (S2 hp hq fl fl' hs);
+  rewrite (_ : _ * (g * _) = g / (1 - g) * sqrt (delta p q m / (2 * (1 - g))) * (hi - lo)) //.
 by field; lra.
 Qed.
 
@@ -601,7 +604,8 @@ by rewrite big_ord_recr e; exact: Rplus_le_compat ih t.
 Qed.
 Theorem S1_P3_6 n : J n - J O >= \big[Rplus/0]_(i < n) (under (m i) (gain_of i) - c_of i * root_share i).
 Proof. exact: (stage_sum (pen := fun i => c_of i * root_share i)) S1_fresh. Qed.
-Theorem S1_stale n : J n - J O >= \big[Rplus/0]_(i < n) (under (m O) (gain_of i) - c_of i * \big[Rplus/0]_(k < i.+1) root_share k).
+Theorem S1_stale n : 
+  J n - J O >= \big[Rplus/0]_(i < n) (under (m O) (gain_of i) - c_of i * \big[Rplus/0]_(k < i.+1) root_share k).
 Proof. exact: (stage_sum (pen := fun i => c_of i * \big[Rplus/0]_(k < i.+1) root_share k)) S1_P3_7. Qed.
 
 (* what the sum of the shares buys: a root of n *)
@@ -617,7 +621,8 @@ Proof.
 have [d0 d1] := occ_dist (ht O) (hm O).
 have one (k : 'I_n) : share_of k <= under (occ (m O)) (fun s => ind (j s == k)) + tv (occ (m O)) (occ (m k)).
   have b s : 0 <= ind (j s == k) <= 1 by rewrite /ind; case: eqP => _; lra.
-  have := equal_mass (etrans d1 (esym (proj2 (occ_dist (ht k) (hm k))))) b; rewrite -/(share _ _) -/(share_of k) => /Rabs_def2_le; rewrite -/(share_of k); lra.
+  have := equal_mass (etrans d1 (esym (proj2 (occ_dist (ht k) (hm k))))) b;
+    rewrite -/(share _ _) -/(share_of k) => /Rabs_def2_le; rewrite -/(share_of k); lra.
 apply: Rle_trans (_ : \big[Rplus/0]_(k < n) (under (occ (m O)) (fun s => ind (j s == k)) + tv (occ (m O)) (occ (m k))) <= _).
   by apply: (big_ind2 Rle) => [|? ? ? ?|k _]; [lra | lra | exact: one].
 rewrite big_split /=; apply: Rplus_le_compat_r; rewrite -{1}d1 /under exchange_big; apply: sum_le => s.
@@ -650,7 +655,8 @@ apply: Rle_trans t1 _; have k0 : 0 <= 2 * g / (1 - g) ^ 2.
 have := Rmult_le_compat_l _ _ _ k0 all.
 have -> : 2 * g / (1 - g) ^ 2 * ((1 - g) * under (m O) (fun s => tv (team O s) (team i s))) =
   2 * g / (1 - g) * under (m O) (fun s => tv (team O s) (team i s)) by field; lra.
-have -> // : 2 * g / (1 - g) ^ 2 * (sqrt 2 / 2 * \big[Rplus/0]_(k < i) root_share0 k) = sqrt 2 * g / (1 - g) ^ 2 * \big[Rplus/0]_(k < i) root_share0 k.
+have -> // : 2 * g / (1 - g) ^ 2 * (sqrt 2 / 2 * \big[Rplus/0]_(k < i) root_share0 k)
+  = sqrt 2 * g / (1 - g) ^ 2 * \big[Rplus/0]_(k < i) root_share0 k.
 by field; lra.
 Qed.
 Theorem S1_stale0 i : Rabs (J i.+1 - J i - under (m O) (gain_of i)) <= c_of i * \big[Rplus/0]_(k < i.+1) root_share0 k.
@@ -682,7 +688,8 @@ Hypothesis hk : forall k s, 0 < m O s -> keeps (old k s) (new k s).
 Lemma hybrid_dist i s k : dist (hybrid i s k).
 Proof. by rewrite /hybrid; case: ifP => _; [exact: h_new | exact: h_old]. Qed.
 Lemma keeps_self (x : M -> R) : keeps x x. Proof. by []. Qed.
-Lemma kl_team i l s : 0 < m O s -> (i <= l)%nat -> kl (product_team i s) (product_team l s) = \sum_(k : 'I_n) kl (hybrid i s k) (hybrid l s k).
+Lemma kl_team i l s : 0 < m O s -> (i <= l)%nat ->
+  kl (product_team i s) (product_team l s) = \sum_(k : 'I_n) kl (hybrid i s k) (hybrid l s k).
 Proof.
 move=> ms il; apply: P3_1 => [k|k|k]; try exact: hybrid_dist.
 rewrite /hybrid; case: (ltnP k l) => kl; first by case: (ltnP k i) => _ //; exact: hk.
@@ -740,7 +747,8 @@ Lemma path_sum_layer p f T : policy p ->
   at_rho rho (path_sum p f T) = \big[Rplus/0]_(t < T) under (layer p t) (f (T - t.+1)%nat).
 Proof.
 move=> hp; rewrite /layer; elim: T (rho) => [|T ih] n; first by rewrite big_ord0 /at_rho sum0 => [|s] /=; lra.
-rewrite big_ord_recl subn1 /= (eq_bigr (fun t : 'I_T => under (ssrnat.iter t (push P p) (push P p n)) (f (T - t.+1)%nat))) => [|t _].
+rewrite big_ord_recl subn1 /=
+  (eq_bigr (fun t : 'I_T => under (ssrnat.iter t (push P p) (push P p n)) (f (T - t.+1)%nat))) => [|t _].
   rewrite -ih /at_rho (sumE (F := fun s => n s * _) (G := fun s => n s * f T s + n s * step_p P p (path_sum p f T) s)) => [|s].
     by rewrite sumD push_sum.
   by rewrite /= Rmult_plus_distr_l.
@@ -781,14 +789,17 @@ have one s' : Rabs (push P q n' s' - push P p n s')
    <= \sum_(s : S) \sum_(a : A) ((Rabs (n' s - n s) * q s a + n s * Rabs (q s a - p s a)) * P s a s').
   rewrite /push -sumB; apply: Rle_trans (sum_abs _) _; apply: sum_le => s.
   rewrite -!sumZ -sumB; apply: Rle_trans (sum_abs _) _; apply: sum_le => a.
-  have -> : n' s * (q s a * P s a s') - n s * (p s a * P s a s') = ((n' s - n s) * q s a + n s * (q s a - p s a)) * P s a s' by ring.
+  have -> : n' s * (q s a * P s a s') - n s * (p s a * P s a s')
+    = ((n' s - n s) * q s a + n s * (q s a - p s a)) * P s a s' by ring.
   rewrite Rabs_mult (Rabs_pos_eq (P s a s')); last exact: (proj1 (P_dist s a)).
   apply: Rmult_le_compat_r; first exact: (proj1 (P_dist s a)).
-  apply: Rle_trans (Rabs_triang _ _) _; rewrite !Rabs_mult (Rabs_pos_eq (q s a)) ?(Rabs_pos_eq (n s)) //; last exact: (proj1 (hq s)).
+  apply: Rle_trans (Rabs_triang _ _) _; rewrite !Rabs_mult (Rabs_pos_eq (q s a)) ?(Rabs_pos_eq (n s)) //;
+    last exact: (proj1 (hq s)).
   lra.
 have := sum_le one; rewrite sum_swap /tv (sumE (F := fun s => \sum_(s' : S) _)
   (G := fun s => Rabs (n' s - n s) + n s * \sum_(a : A) Rabs (q s a - p s a))) => [h|s].
-  have -> : under n (fun s => / 2 * \sum_(a : A) Rabs (q s a - p s a)) = / 2 * \sum_(s : S) (n s * \sum_(a : A) Rabs (q s a - p s a)).
+  have -> : under n (fun s => / 2 * \sum_(a : A) Rabs (q s a - p s a))
+    = / 2 * \sum_(s : S) (n s * \sum_(a : A) Rabs (q s a - p s a)).
     by rewrite /under -sumZ; apply: sumE => s; lra.
   by rewrite sumD in h; lra.
 rewrite sum_swap (sumE (G := fun a => Rabs (n' s - n s) * q s a + n s * Rabs (q s a - p s a))) => [|a].
@@ -866,7 +877,8 @@ End Gap.
 
 (* the bounds of S2, S1 and S3 on the gap; for S1 |A| <= Amax gives span(g) <= 2 Amax *)
 Lemma layered r p q p0 T (lo hi x : nat -> R) : policy q -> policy p0 ->
-  (forall t s, (t < T)%nat -> lo t <= g_at r p q T t s <= hi t) -> (forall t, (t < T)%nat -> tv (layer p0 t) (layer q t) <= x t) ->
+  (forall t s, (t < T)%nat -> lo t <= g_at r p q T t s <= hi t) ->
+  (forall t, (t < T)%nat -> tv (layer p0 t) (layer q t) <= x t) ->
   Rabs (Jep r T q - Jep r T p - Lep r p q p0 T) <= \big[Rplus/0]_(t < T) (x t * (hi t - lo t)).
 Proof.
 move=> hq hp0 h hx; apply: Rle_trans (gap_layers hq hp0 h) _; apply: sum_le => t.
@@ -890,7 +902,8 @@ Theorem S1_episodic_gap r p q T (U : pred S) (Amax : nat -> R) : policy p -> pol
 Proof.
 move=> hp hq hs ho hA; pose x t := Rmin 1 (\big[Rplus/0]_(u < t) sqrt (share_t p U u * kappa p q u / 2)).
 have h t s : (t < T)%nat -> - Amax t <= g_at r p q T t s <= Amax t.
-  move=> lt; apply: Rabs_def2_le; rewrite -(sum_const (Amax t) (proj2 (hq s))); apply: Rle_trans (sum_abs _) _; apply: sum_le => a.
+  move=> lt; apply: Rabs_def2_le; rewrite -(sum_const (Amax t) (proj2 (hq s))); apply: Rle_trans (sum_abs _) _;
+    apply: sum_le => a.
   by rewrite Rabs_mult Rabs_pos_eq; [apply: Rmult_le_compat_l; [exact: (proj1 (hq s)) | exact: hA] | exact: (proj1 (hq s))].
 have := layered (x := x) hq hp h; rewrite (eq_bigr (fun t : 'I_T => 2 * Amax t * x t)) => [|t _]; last lra.
 by apply=> t lt; apply: S1_episodic => // u ut; apply/hs/(ltn_trans ut).
@@ -900,7 +913,8 @@ Theorem S3_episodic_gap r (team : nat -> S -> A -> R) i T (lo hi : nat -> R) : (
   (forall u, additive team (fun _ => layer (team O) u) i.+1) ->
   (forall t s, (t < T)%nat -> lo t <= g_at r (team i) (team i.+1) T t s <= hi t) ->
   Rabs (Jep r T (team i.+1) - Jep r T (team i) - Lep r (team i) (team i.+1) (team O) T)
-    <= \big[Rplus/0]_(t < T) (Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i.+1) kappa0 team k u)) / 2)) * (hi t - lo t)).
+    <= \big[Rplus/0]_(t < T)
+      (Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i.+1) kappa0 team k u)) / 2)) * (hi t - lo t)).
 Proof.
 move=> ht hs ha h.
 apply: (layered (x := fun t => Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i.+1) kappa0 team k u)) / 2)))
@@ -978,7 +992,8 @@ Lemma chain_rho y : chain_law rho y <= rho_z y.
 Proof. by apply: sum_le => s; have := proj1 rho_dist s; rewrite /ind; case: (live s) => /=; case: eqP => _; lra. Qed.
 
 (* if the law u of the chain is above all laws d_k of the states, the shares add up to at most one ... *)
-Lemma turns_once (u : Z -> R) : \big[Rplus/0]_(k < n) (\sum_(y : Z) (ind (jz y == k) * u y)) = \sum_(y : Z) (ind (jz y < n)%nat * u y).
+Lemma turns_once (u : Z -> R) :
+  \big[Rplus/0]_(k < n) (\sum_(y : Z) (ind (jz y == k) * u y)) = \sum_(y : Z) (ind (jz y < n)%nat * u y).
 Proof. by rewrite exchange_big; apply: sumE => y; rewrite -(big_distrl (u y)) /= ind_sum. Qed.
 Lemma shares_le (d : nat -> S -> R) u : (forall k s, 0 <= d k s) -> dist u -> (forall k y, chain_law (d k) y <= u y) ->
   \big[Rplus/0]_(k < n) under (d k) (turn k) <= 1.
@@ -1027,7 +1042,8 @@ have ue y : u y = rho_z y + g * \sum_(x : Z) (u x * Rz x y).
 exists (fun y => (1 - g) * u y); split; first split=> [y|].
 - by apply: Rmult_le_pos; [lra | exact: u0].
 - by rewrite sumZ um; field; lra.
-move=> k y; have -> : chain_law (occ g (m k)) y = (1 - g) * chain_law (m k) y by rewrite /chain_law -sumZ; apply: sumE => s; rewrite /occ; lra.
+move=> k y; have -> : chain_law (occ g (m k)) y = (1 - g) * chain_law (m k) y.
+  by rewrite /chain_law -sumZ; apply: sumE => s; rewrite /occ; lra.
 apply: Rmult_le_compat_l; first lra.
 have one x : chain_law (m k) x <= rho_z x + g * \sum_(x' : Z) (chain_law (m k) x' * Rz x' x).
   have -> : chain_law (m k) x = chain_law rho x + g * chain_law (push P (team k) (m k)) x.
@@ -1074,7 +1090,8 @@ have [u [hu h]] : exists u, dist u /\ forall k y, chain_law (layer P rho (team k
   by apply: Rmult_le_compat_r (h k x); exact: (proj1 (hR x)).
 exact: (shares_le (d := fun k => layer P rho (team k) t)) hu h.
 Qed.
-Corollary S1_exogenous_turns t : \big[Rplus/0]_(k < n) (\big[Rplus/0]_(u < t) share_t P rho (team k) (fun s => j s == k) u) <= INR t.
+Corollary S1_exogenous_turns t :
+  \big[Rplus/0]_(k < n) (\big[Rplus/0]_(u < t) share_t P rho (team k) (fun s => j s == k) u) <= INR t.
 Proof.
 rewrite exchange_big -[INR t]Rmult_1_r.
 apply: (sum_le_const (f := fun u => \big[Rplus/0]_(k < n) share_t P rho (team k) (fun s => j s == k) u)) => u _.

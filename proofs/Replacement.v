@@ -46,13 +46,16 @@ have {}h := Rle_trans _ _ _ h (Rmult_le_compat_l _ _ _ k0 le).
 have i0 : 0 <= Amax / (1 - g) by apply: Rmult_le_pos A0 _; apply/Rlt_le/Rinv_0_lt_compat; lra.
 have := Rmult_le_compat_l _ _ _ i0 h.
 have -> : Amax / (1 - g) * ((1 - g) * l1 m m') = (Amax - - Amax) / (1 - g) * ((1 - g) / 2 * l1 m m') by field; lra.
-by have -> : Amax / (1 - g) * (sqrt 2 * g / (1 - g) * sqrt (delta g p q m)) = c_paper * sqrt (delta g p q m) by rewrite /c_paper; field; lra.
+by have -> : Amax / (1 - g) * (sqrt 2 * g / (1 - g) * sqrt (delta g p q m)) = c_paper * sqrt (delta g p q m)
+  by rewrite /c_paper; field; lra.
 Qed.
 
 (* turn-taking: the newcomer k has rows of its own where k speaks, and its KL is counted there *)
 Corollary P3_8_turns p q v v' m m' (T : pred S) : policy p -> policy q -> bellman P g r p v -> bellman P g r q v' ->
-  flow p m -> flow q m' -> only T p q -> (forall s, T s -> 0 < m s -> keeps (p s) (q s)) -> (forall s a, Rabs (adv v s a) <= Amax) ->
-  Rabs (at_rho rho v' - at_rho rho v - surrogate p q v m) <= c_paper * sqrt ((1 - g) * under m (fun s => ind (T s) * kl (p s) (q s))).
+  flow p m -> flow q m' -> only T p q -> (forall s, T s -> 0 < m s -> keeps (p s) (q s)) ->
+  (forall s a, Rabs (adv v s a) <= Amax) ->
+  Rabs (at_rho rho v' - at_rho rho v - surrogate p q v m)
+    <= c_paper * sqrt ((1 - g) * under m (fun s => ind (T s) * kl (p s) (q s))).
 Proof.
 move=> hp hq bp bq fl fl' ho hs hA.
 have sn : seen m p q.
@@ -75,7 +78,8 @@ Variables (r : S -> A -> R) (Amax : R) (old : 'I_n -> S -> M -> R) (k : 'I_n) (n
 Hypotheses (h_old : forall l, policy (old l)) (h_new : policy new).
 Definition base s (a : A) := joint (fun l => old l s) a.
 Definition swapped s (a : A) := joint (fun l => if l == k then new s else old l s) a.
-Corollary P3_8_product v v' m m' : bellman P g r base v -> bellman P g r swapped v' -> flow P g rho base m -> flow P g rho swapped m' ->
+Corollary P3_8_product v v' m m' : bellman P g r base v -> bellman P g r swapped v' ->
+  flow P g rho base m -> flow P g rho swapped m' ->
   (forall s, 0 < m s -> keeps (old k s) (new s)) -> (forall s a, Rabs (adv P g r v s a) <= Amax) ->
   Rabs (at_rho rho v' - at_rho rho v - surrogate P g r base swapped v m)
     <= c_paper g Amax * sqrt ((1 - g) * under m (fun s => kl (old k s) (new s))).
@@ -100,8 +104,8 @@ exact: (P3_8 g01 P_dist rho_dist hb hsw bp bq fl fl' sn hA).
 Qed.
 End Product.
 
-(* inside a stage: two stages with the same hybrids up to i have the same numbers up to i, and the same rows, hence the same terms,
-   for the updates before i; A and m of update i are the same as well *)
+(* inside a stage: two stages with the same hybrids up to i have the same numbers up to i, and the same rows, hence the
+   same terms, for the updates before i; A and m of update i are the same as well *)
 Section Inside.
 Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R).
 Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
@@ -124,7 +128,8 @@ rewrite Rmult_0_r => h; have t : Rabs (m' k s - m k s) <= l1 (m k) (m' k) := ter
 by have := Rabs_def2_le (Rle_trans _ _ _ t h); lra.
 Qed.
 Theorem P3_8_inside k : (k <= i)%nat ->
-  at_rho rho (v' k) = at_rho rho (v k) /\ (forall s a, adv P g r (v' k) s a = adv P g r (v k) s a) /\ (forall s, m' k s = m k s) /\
+  at_rho rho (v' k) = at_rho rho (v k) /\ (forall s a, adv P g r (v' k) s a = adv P g r (v k) s a) /\
+  (forall s, m' k s = m k s) /\
   ((k < i)%nat -> delta g (team' k) (team' k.+1) (m' k) = delta g (team k) (team k.+1) (m k) /\
     surrogate P g r (team' k) (team' k.+1) (v' k) (m' k) = surrogate P g r (team k) (team k.+1) (v k) (m k)).
 Proof.
@@ -168,7 +173,8 @@ Lemma kl_mix_drop lam p q : 0 <= lam < 1 -> dist p -> dist q -> kl p (mix lam p 
 Proof.
 move=> l [p0 p1] [q0 _]; rewrite -(sum_const (- ln (1 - lam)) p1); apply: sum_le => a.
 case: (pos_or_0 (p0 a)) => [pa|->]; last lra.
-apply: Rmult_le_compat_l (p0 a) _; have m0 : (1 - lam) * p a <= mix lam p q a by rewrite /mix; have := Rmult_le_pos _ _ (proj1 l) (q0 a); lra.
+apply: Rmult_le_compat_l (p0 a) _; have m0 : (1 - lam) * p a <= mix lam p q a.
+  by rewrite /mix; have := Rmult_le_pos _ _ (proj1 l) (q0 a); lra.
 have n0 : 0 < (1 - lam) * p a by apply: Rmult_lt_0_compat; lra.
 rewrite ln_swap //; last lra; apply: Ropp_le_contravar.
 apply: Rcomplements.ln_le; first lra.
