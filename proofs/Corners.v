@@ -128,6 +128,7 @@ rewrite /kl big_bool /= /team /coin /x e ltnn ltnSn /=; case: ifP => _; rewrite 
   by rewrite (_ : 1 / (1 - / 2) = 2); [lra | field].
 by rewrite (_ : 1 / 1 = 1) ?ln_1; [lra | field].
 Qed.
+(* the shift exceeds g sqrt((delta_1 + delta_2) / (2 (1 - g))) *)
 Theorem S3_fresh_false : 4 * ln 2 - 2 < g -> exists (P : 'I_4 -> bool -> 'I_4 -> R) rho team m,
   (forall s a, dist (P s a)) /\ dist rho /\ (forall i, policy (team i)) /\ (forall i, flow P g rho (team i) (m i)) /\
   (forall k s a, nat_of_ord s <> k -> team k.+1 s a = team k s a) /\ (forall k, seen (m k) (team k) (team k.+1)) /\
@@ -170,6 +171,67 @@ have -> : exp (3 / 4) = exp (3 / 32) ^ 8 by rewrite /= Rmult_1_r -!exp_plus; con
 by move=> h; apply: Rlt_le_trans h; lra.
 Qed.
 End Fresh.
+
+(* ---- S2 and S1 are sharp for every g: the fork. State 0 leads to the absorbing states 1 and 2; the agent moves from 1/2 to
+   1/2 + e. As e -> 0 the ratio tends to 1. *)
+Section Fork.
+Variables (g e : R).
+Hypotheses (g01 : 0 <= g < 1) (e0 : 0 < e < / 2).
+Let to (s : nat) (a : bool) := match s, a with 0, false => 1 | 0, true => 2 | s, _ => s end%nat.
+Let P := @go 2 to.
+Let agent y := @coin 2 (fun s => if s is 0%nat then y else / 2).
+Let m y (s : 'I_3) := match nat_of_ord s with 0%nat => 1 | 1%nat => g * (1 - y) / (1 - g) | _ => g * y / (1 - g) end.
+Let inside s a : (s < 3)%nat -> (to s a < 3)%nat. Proof. by case: s => [|[|[|]]] //; case: a. Qed.
+Let fm y : 0 <= y <= 1 -> flow P g (@at0 2) (agent y) (m y).
+Proof.
+move=> y01; have g1 : 1 - g <> 0 by lra. have i0 : 0 <= / (1 - g) by apply/Rlt_le/Rinv_0_lt_compat; lra.
+split=> [[[|[|[|s]]] h]|[[|[|[|s]]] h]] //; rewrite /m /=; try lra.
+1, 2: by apply: Rmult_le_pos i0; apply: Rmult_le_pos; lra.
+all: by rewrite /at0 !big_ord_recl big_ord0 !big_bool /P /go /agent /coin /ind /=; field.
+Qed.
+Let p := agent (/ 2).
+Let q := agent (/ 2 + e).
+Let kappa := kl (p ord0) (q ord0).
+Let kappa_le : (1 - 4 * e ^ 2) * kappa <= 2 * e ^ 2.
+Proof.
+have x : 0 < 1 - 4 * e ^ 2 by nra.
+have -> : kappa = / 2 * ln (/ (1 - 4 * e ^ 2)).
+  rewrite /kappa /kl big_bool /p /q /agent /coin /=.
+  have a : 0 < / 2 / (/ 2 + e) by apply: Rdiv_lt_0_compat; lra.
+  have b : 0 < (1 - / 2) / (1 - (/ 2 + e)) by apply: Rdiv_lt_0_compat; lra.
+  have -> : / (1 - 4 * (e * (e * 1))) = / 2 / (/ 2 + e) * ((1 - / 2) / (1 - (/ 2 + e))) by field; split; nra.
+  by rewrite ln_mult //; lra.
+have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ x) (ln_le (Rinv_0_lt_compat _ x)).
+by rewrite Rmult_minus_distr_l Rinv_r; lra.
+Qed.
+Theorem S2_sharp : exists (P : 'I_3 -> bool -> 'I_3 -> R) rho p q m m',
+  (forall s a, dist (P s a)) /\ dist rho /\ policy p /\ policy q /\ flow P g rho p m /\ flow P g rho q m' /\ seen m p q /\
+  only (fun s => nat_of_ord s == 0%nat) p q /\ share g m (fun s => nat_of_ord s == 0%nat) = 1 - g /\
+  sqrt (1 - 4 * e ^ 2) * (g * sqrt (delta g p q m / (2 * (1 - g)))) <= tv (occ g m) (occ g m').
+Proof.
+exists P, (@at0 2), p, q, (m (/ 2)), (m (/ 2 + e)).
+split; first exact: (go_dist inside). split; first exact: at0_dist.
+split; first by apply: coin_dist => -[|s]; lra. split; first by apply: coin_dist => -[|s]; lra.
+split; first by apply: fm; lra. split; first by apply: fm; lra.
+split; first by move=> s _ [] _; rewrite /q /agent /coin; case: (nat_of_ord s) => [|?]; lra.
+split; first by move=> s a; rewrite /p /q /agent /coin; case: (nat_of_ord s).
+split; first by rewrite /share /under !big_ord_recl big_ord0 /occ /m /ind /=; lra.
+have -> : delta g p q (m (/ 2)) / (2 * (1 - g)) = kappa / 2.
+  have z (i : 'I_2) : kl (p (lift ord0 i)) (q (lift ord0 i)) = 0.
+    by apply: kl_self => [|[]] //; apply: coin_dist => -[|s]; lra.
+  by rewrite /delta /under big_ord_recl big1 => [|i _]; [rewrite /m /= -/kappa; field; lra | rewrite z; lra].
+have -> : tv (occ g (m (/ 2))) (occ g (m (/ 2 + e))) = g * e.
+  rewrite /tv !big_ord_recl big_ord0 /occ /m /=.
+  rewrite (_ : (1 - g) * (g * (1 - (/ 2 + e)) / (1 - g)) - (1 - g) * (g * (1 - / 2) / (1 - g)) = - (g * e)); last by field; lra.
+  rewrite (_ : (1 - g) * (g * (/ 2 + e) / (1 - g)) - (1 - g) * (g * / 2 / (1 - g)) = g * e); last by field; lra.
+  have ge : 0 <= g * e by apply: Rmult_le_pos; lra.
+  by rewrite Rminus_eq_0 Rabs_R0 Rabs_Ropp Rabs_pos_eq //; field.
+rewrite -Rmult_assoc (Rmult_comm _ g) Rmult_assoc; apply: Rmult_le_compat_l (proj1 g01) _.
+rewrite -sqrt_mult_alt; last nra.
+rewrite -[X in _ <= X]sqrt_pow2; last lra.
+by apply: sqrt_le_1_alt; have := kappa_le; lra.
+Qed.
+End Fork.
 
 (* ---- S1: the shares of two agents add up to 1 + D_occ, for every g. State 0 belongs to agent 0, who stays before the update and
    passes to state 1, that of agent 1, after it. *)

@@ -1,11 +1,12 @@
 (* How far the occupancy moves: S2 (path Pinsker), S3 (joint path) and S1 (activity share), discounted and by
    layers of an episode.
 
-   S2 without paths. By log-sum one step of the world adds at most the KL of the rows, KL(nP_p, n'P_q) <= KL(n, n') +
-   E_n KL(p, q), and mixing with rho costs nothing. With d = (1-g) rho + g d_+, d_+ = d P_p, the numbers D = KL(d, d') and
-   D_+ = KL(d_+, d'_+) obey D <= g D_+ and D_+ <= D + delta: hence D_+ <= delta/(1-g). Pinsker on d_+, and TV(d', d) =
-   g TV(d'_+, d_+), is S2. No clock, no path, no limit. All that is asked of the supports is that the new policy keeps what the current one uses at
-   the states that it visits (seen); that the new visits then cover the current ones is proved (visits_keep). *)
+   S2 without paths. By log-sum one step of the world adds at most the KL of the rows,
+   KL(nP_p, n'P_q) <= KL(n, n') + E_n KL(p, q), and mixing with rho costs nothing. With d = (1-g) rho + g d_+, d_+ = d P_p,
+   the numbers D = KL(d, d') and D_+ = KL(d_+, d'_+) obey D <= g D_+ and D_+ <= D + delta: hence D_+ <= delta/(1-g).
+   Pinsker on d_+, and TV(d', d) = g TV(d'_+, d_+), is S2. No clock, no path, no limit. All that is asked of the supports
+   is that the new policy keeps what the current one uses at the states that it visits (seen); that the new visits then
+   cover the current ones is proved (visits_keep). *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic Pinsker Discounted Paper Existence.
@@ -322,7 +323,7 @@ apply: Rle_trans (pinsker (push_dist hp fl) (push_dist hq fl') ko) _; rewrite (k
 have -> : delta p q m / (2 * (1 - g)) = under m (fun s => kl (p s) (q s)) / 2 by rewrite /delta; field; lra.
 by have := kl_visits hp hq fl fl' hs; rewrite /X /Y; lra.
 Qed.
-(* the KL of the occupancies themselves *)
+(* the KL of the occupancies themselves: KL(d, d') <= g/(1-g) delta *)
 Corollary S2_kl p q m m' : policy p -> policy q -> flow p m -> flow q m' -> seen m p q ->
   kl (occ m) (occ m') <= g / (1 - g) * delta p q m.
 Proof.
@@ -379,7 +380,7 @@ rewrite !occ_under -Rmult_minus_distr_l Rabs_mult Rabs_pos_eq; last lra.
 move=> b; apply: (Rmult_le_reg_l (1 - g)) => //; apply: Rle_trans b _; apply: Req_le; field; lra.
 Qed.
 
-(* the bound of S2 on the fresh gap *)
+(* |fresh| <= g/(1-g) sqrt(delta / (2 (1 - g))) span(g) *)
 Theorem S2_gap r p q v v' m m' lo hi : policy p -> policy q -> bellman P g r p v -> bellman P g r q v' ->
   flow p m -> flow q m' -> seen m p q -> (forall s, lo <= gaind P g r p v q s <= hi) ->
   Rabs (at_rho rho v' - at_rho rho v - under m (gaind P g r p v q))
@@ -426,7 +427,7 @@ Lemma S3_additive i : seen (m O) (team O) (team i) -> additive i ->
   tv (occ (m O)) (occ (m i)) <= g * sqrt ((\big[Rplus/0]_(k < i) delta0 k) / (2 * (1 - g))).
 Proof. by move=> hs /delta_sum <-; apply: S2. Qed.
 
-(* as a bound on the stale gap of update i *)
+(* |stale_i| <= g/(1-g) sqrt(sum_{k<=i} delta0_k / (2 (1 - g))) span(g_i) *)
 Theorem S3_gap r v i lo hi : (forall k, bellman P g r (team k) (v k)) -> seen (m O) (team O) (team i.+1) -> additive i.+1 ->
   (forall s, lo <= gaind P g r (team i) (v i) (team i.+1) s <= hi) ->
   Rabs (at_rho rho (v i.+1) - at_rho rho (v i) - under (m O) (gaind P g r (team i) (v i) (team i.+1)))
@@ -444,6 +445,7 @@ Lemma seen_stage i : seen (m O) (team O) (team i).
 Proof. by elim: i => [|i ih] s ms a // h; apply: hk => //; apply: ih. Qed.
 Lemma delta0_ge0 k : 0 <= delta0 k.
 Proof. by apply: Rmult_le_pos; [lra | apply: kl_mean_ge0 => //; exact: (proj1 (hm O))]. Qed.
+(* D_occ <= n^(3/2) g sqrt(mean delta0 / (2 (1 - g))): no team has D_occ of order n^2 at a fixed delta0 *)
 Theorem S3_D_occ n : (0 < n)%nat -> let dbar := (\big[Rplus/0]_(k < n) delta0 k) / INR n in
   D_occ n <= INR n * sqrt (INR n) * (g * sqrt (dbar / (2 * (1 - g)))).
 Proof.
@@ -458,6 +460,7 @@ have one i : (i < n)%nat -> tv (occ (m O)) (occ (m i)) <= sqrt (INR n) * (g * sq
   by apply: Rmult_le_compat_r => //; apply: nat_sum_mono delta0_ge0 (ltnW lt).
 by apply: Rle_trans (sum_le_const one) _; lra.
 Qed.
+(* ... and 2/3 of it for equal KLs *)
 Theorem S3_D_occ_equal n d : 0 <= d -> (forall k, delta0 k <= d) ->
   D_occ n <= 2 / 3 * (INR n * sqrt (INR n)) * (g * sqrt (d / (2 * (1 - g)))).
 Proof.
@@ -500,6 +503,7 @@ rewrite big_ord_recr /= -ih; case: (eqVneq (j s) i) => [e|/eqP ne].
 rewrite [klu team i s](kl_self (ht i s)) => [|a]; last by rewrite turns.
 by rewrite Rplus_0_r; apply: klE => // a; rewrite turns.
 Qed.
+(* ---- S3, turn-taking: TV(d^i, d^0) <= g sqrt(sum_{k<=i} delta0_k / (2 (1 - g))), the KLs under the first team *)
 Theorem S3 i : seen (m O) (team O) (team i) ->
   tv (occ (m O)) (occ (m i)) <= g * sqrt ((\big[Rplus/0]_(k < i) delta0 team m k) / (2 * (1 - g))).
 Proof. by move=> hs; apply: S3_additive => //; apply: additive_turns. Qed.
@@ -519,6 +523,7 @@ by have := Rmult_le_compat_l _ _ _ (occ_ge0 s fl) (proj2 (ind01 (T s))); lra.
 Qed.
 Lemma seen_occ m p q : seen m p q -> seen (occ m) p q.
 Proof. by move=> h s; rewrite /occ => o; apply: h; nra. Qed.
+(* E_d TV <= sqrt(w delta / 2) *)
 Lemma S1_mean p q m T : policy p -> policy q -> flow p m -> seen m p q -> only T p q ->
   (1 - g) * under m (fun s => tv (p s) (q s)) <= sqrt (share m T * delta p q m / 2).
 Proof.
@@ -528,7 +533,7 @@ Qed.
 Lemma seen_delta_ge0 p q m : policy p -> policy q -> flow p m -> seen m p q -> 0 <= delta p q m.
 Proof. by move=> hp hq [m0 _] hs; apply: Rmult_le_pos; [lra | exact: kl_mean_ge0]. Qed.
 
-(* T2 with the share of the time in which the agent speaks *)
+(* T2 with the share w of the time in which the agent speaks: |d' - d|_1 <= sqrt 2 g/(1-g) sqrt(w delta) *)
 Theorem S1 p q m m' T : policy p -> policy q -> flow p m -> flow q m' -> seen m p q -> only T p q ->
   (1 - g) * l1 m m' <= sqrt 2 * g / (1 - g) * sqrt (share m T * delta p q m).
 Proof.
@@ -581,10 +586,13 @@ case: (@pickP S predT) => [s _|no]; first by apply: Rmult_le_compat_l h; apply: 
 by have := proj2 rho_dist; rewrite big_pred0 => //; lra.
 Qed.
 
+(* |L_seq - L_stale| <= c_i sum_{k<i} sqrt(w_k delta_k) *)
 Theorem S1_P3_3 i : Rabs (under (m i) (gain_of i) - under (m O) (gain_of i)) <= c_of i * \big[Rplus/0]_(k < i) root_share k.
 Proof. exact: moved (shift_to i). Qed.
+(* |fresh_i| <= c_i sqrt(w_i delta_i) *)
 Theorem S1_fresh i : Rabs (J i.+1 - J i - under (m i) (gain_of i)) <= c_of i * root_share i.
 Proof. by rewrite (T0_discounted (ht i.+1) (hv i) (hv i.+1) (hm i.+1)); exact: moved (shift1 i). Qed.
+(* the same from below, with an estimate Lhat of L_seq *)
 Theorem S1_P3_4 i zeta Lhat : (1 - g) * Rabs (Lhat - under (m i) (gain_of i)) <= zeta ->
   J i.+1 - J i >= Lhat - c_of i * root_share i - zeta / (1 - g).
 Proof.
@@ -592,6 +600,7 @@ move=> z; have z' : Rabs (Lhat - under (m i) (gain_of i)) <= zeta / (1 - g).
   by apply: (Rmult_le_reg_l (1 - g)) => //; rewrite (_ : (1 - g) * (zeta / (1 - g)) = zeta); [| field; lra].
 by have := Rabs_def2_le (S1_fresh i); have := Rabs_def2_le z'; lra.
 Qed.
+(* |stale_i| <= c_i sum_{k<=i} sqrt(w_k delta_k) *)
 Theorem S1_P3_7 i : Rabs (J i.+1 - J i - under (m O) (gain_of i)) <= c_of i * \big[Rplus/0]_(k < i.+1) root_share k.
 Proof. by rewrite (T0_discounted (ht i.+1) (hv i) (hv i.+1) (hm i.+1)); exact: moved (shift_to i.+1). Qed.
 Lemma stage_sum (L : nat -> R) (pen : nat -> R) n : (forall i, Rabs (J i.+1 - J i - L i) <= pen i) ->
@@ -602,9 +611,10 @@ have e : J n.+1 - J O = (J n - J O) + (J n.+1 - J n) by lra.
 have t : L n - pen n <= J n.+1 - J n by have := Rabs_def2_le (h n); lra.
 by rewrite big_ord_recr e; exact: Rplus_le_compat ih t.
 Qed.
+(* whole stages, fresh and stale *)
 Theorem S1_P3_6 n : J n - J O >= \big[Rplus/0]_(i < n) (under (m i) (gain_of i) - c_of i * root_share i).
 Proof. exact: (stage_sum (pen := fun i => c_of i * root_share i)) S1_fresh. Qed.
-Theorem S1_stale n : 
+Theorem S1_stale n :
   J n - J O >= \big[Rplus/0]_(i < n) (under (m O) (gain_of i) - c_of i * \big[Rplus/0]_(k < i.+1) root_share k).
 Proof. exact: (stage_sum (pen := fun i => c_of i * \big[Rplus/0]_(k < i.+1) root_share k)) S1_P3_7. Qed.
 
@@ -615,7 +625,7 @@ Proof.
 apply: (@roots_sum share_of (fun k => delta (team k) (team k.+1) (m k))) => k; first exact: share_ge0 (hm k).
 exact: seen_delta_ge0.
 Qed.
-(* a router that reads the messages *)
+(* any router, also one that reads the messages: sum_k w_k <= 1 + D_occ *)
 Theorem S1_router n : \big[Rplus/0]_(k < n) share_of k <= 1 + D_occ m n.
 Proof.
 have [d0 d1] := occ_dist (ht O) (hm O).
@@ -659,6 +669,7 @@ have -> // : 2 * g / (1 - g) ^ 2 * (sqrt 2 / 2 * \big[Rplus/0]_(k < i) root_shar
   = sqrt 2 * g / (1 - g) ^ 2 * \big[Rplus/0]_(k < i) root_share0 k.
 by field; lra.
 Qed.
+(* |stale_i| <= c_i sum_{k<=i} sqrt(w0_k delta0_k), and this sum is at most sqrt(sum delta0_k) *)
 Theorem S1_stale0 i : Rabs (J i.+1 - J i - under (m O) (gain_of i)) <= c_of i * \big[Rplus/0]_(k < i.+1) root_share0 k.
 Proof. by rewrite (T0_discounted (ht i.+1) (hv i) (hv i.+1) (hm i.+1)); exact: moved (shift0 i.+1). Qed.
 Lemma root_share0_sum n : \big[Rplus/0]_(k < n) root_share0 k <= sqrt (\big[Rplus/0]_(k < n) delta0 team m k).
@@ -719,6 +730,7 @@ apply: kl_self => [|a]; first exact: hybrid_dist.
 by rewrite /hybrid ltnS [(l <= k)%nat]leq_eqVlt; have /negbTE -> : nat_of_ord l != k by exact: ne.
 Qed.
 Lemma product_team_dist i : policy (product_team i). Proof. by move=> s; apply: joint_dist => k; exact: hybrid_dist. Qed.
+(* TV(d^i, d^0) <= g sqrt(sum_{k<=i} delta0_k / (2 (1 - g))): KL of update k is that of agent k (klu_product) *)
 Theorem S3_product i :
   tv (occ g (m O)) (occ g (m i)) <= g * sqrt ((\big[Rplus/0]_(k < i) delta0 g product_team m k) / (2 * (1 - g))).
 Proof.
@@ -770,7 +782,7 @@ split; first exact: push_keeps.
 by rewrite big_ord_recr; apply: Rle_trans (push_kl P_dist hp hq p0 q0 k h) _; apply: Rplus_le_compat_r.
 Qed.
 
-(* ---- S2, episodic *)
+(* ---- S2, episodic: TV(d'_t, d_t) <= min(1, sqrt(1/2 sum_{u<t} kappa_u)) *)
 Theorem S2_episodic t : (forall u, (u < t)%nat -> seen (layer p u) p q) ->
   tv (layer p t) (layer q t) <= Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) kappa u) / 2)).
 Proof.
@@ -779,7 +791,7 @@ apply: Rmin_glb; first exact: tv_le1.
 apply: le_root (tv_ge0 _ _) _; apply: Rle_trans (pinsker dp dq k) _; lra.
 Qed.
 
-(* ---- T1, episodic *)
+(* ---- T1, episodic: TV(d'_t, d_t) <= sum_{u<t} E_{d_u} TV_u *)
 Lemma T1_layer t : tv (layer p t) (layer q t) <= \big[Rplus/0]_(u < t) under (layer p u) (fun s => tv (p s) (q s)).
 Proof.
 elim: t => [|t ih]; first by rewrite big_ord0 /tv sum0 => [|s]; rewrite ?Rminus_eq_0 ?Rabs_R0; lra.
@@ -813,6 +825,7 @@ Hypothesis ho : only T p q.
 Definition share_t u := under (layer p u) (fun s => ind (T s)).
 Lemma S1_layer u : seen (layer p u) p q -> under (layer p u) (fun s => tv (p s) (q s)) <= sqrt (share_t u * kappa u / 2).
 Proof. by move=> hs; apply: share_mean => //; exact: (proj1 (layer_dist u hp)). Qed.
+(* TV(d'_t, d_t) <= min(1, sum_{u<t} sqrt(w_u kappa_u / 2)) *)
 Theorem S1_episodic t : (forall u, (u < t)%nat -> seen (layer p u) p q) ->
   tv (layer p t) (layer q t) <= Rmin 1 (\big[Rplus/0]_(u < t) sqrt (share_t u * kappa u / 2)).
 Proof.
@@ -840,6 +853,7 @@ Variable team : nat -> S -> A -> R.
 Hypothesis ht : forall i, policy (team i).
 (* KL of update k at step u, under the first team *)
 Definition kappa0 k u := under (layer (team O) u) (klu team k).
+(* TV(d^i_t, d^0_t) <= min(1, sqrt(1/2 sum_{u<t} sum_{k<=i} kappa0_{k,u})) *)
 Theorem S3_episodic i t : (forall u, (u < t)%nat -> seen (layer (team O) u) (team O) (team i)) ->
   (forall u, additive team (fun _ => layer (team O) u) i) ->
   tv (layer (team O) t) (layer (team i) t) <= Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i) kappa0 k u)) / 2)).
@@ -886,6 +900,7 @@ apply: Rmult_le_compat_r; last exact: hx.
 case: (@pickP S predT) => [s _|no]; first by have := h t s (ltn_ord t); lra.
 by have := proj2 rho_dist; rewrite big_pred0 => //; lra.
 Qed.
+(* |fresh| <= sum_t min(1, sqrt(1/2 sum_{u<t} kappa_u)) span(g_t) *)
 Theorem S2_episodic_gap r p q T (lo hi : nat -> R) : policy p -> policy q ->
   (forall u, (u < T)%nat -> seen (layer p u) p q) -> (forall t s, (t < T)%nat -> lo t <= g_at r p q T t s <= hi t) ->
   Rabs (Jep r T q - Jep r T p - Lep r p q p T)
@@ -894,6 +909,7 @@ Proof.
 move=> hp hq hs h; apply: (layered (x := fun t => Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) kappa p q u) / 2))) hq hp h) => t lt.
 by apply: S2_episodic => // u ut; apply/hs/(ltn_trans ut).
 Qed.
+(* |fresh| <= sum_t 2 Amax_t min(1, sum_{u<t} sqrt(w_u kappa_u / 2)) *)
 Theorem S1_episodic_gap r p q T (U : pred S) (Amax : nat -> R) : policy p -> policy q ->
   (forall u, (u < T)%nat -> seen (layer p u) p q) -> only U p q ->
   (forall t s a, (t < T)%nat -> Rabs (Adv P nx r p (T - t.+1)%nat s a) <= Amax t) ->
@@ -908,6 +924,7 @@ have h t s : (t < T)%nat -> - Amax t <= g_at r p q T t s <= Amax t.
 have := layered (x := x) hq hp h; rewrite (eq_bigr (fun t : 'I_T => 2 * Amax t * x t)) => [|t _]; last lra.
 by apply=> t lt; apply: S1_episodic => // u ut; apply/hs/(ltn_trans ut).
 Qed.
+(* |stale_i| <= sum_t min(1, sqrt(1/2 sum_{u<t} sum_{k<=i} kappa0_{k,u})) span(g_t) *)
 Theorem S3_episodic_gap r (team : nat -> S -> A -> R) i T (lo hi : nat -> R) : (forall i, policy (team i)) ->
   (forall u, (u < T)%nat -> seen (layer (team O) u) (team O) (team i.+1)) ->
   (forall u, additive team (fun _ => layer (team O) u) i.+1) ->
@@ -1064,6 +1081,7 @@ have := sum_le le; rewrite sumZ sum_swap (sumE (F := fun x => \sum_(_ : Z) _) (G
 have E : \sum_(x : Z) e x = 0 by have := sum_ge0 e0; nra.
 by have := Rmax_r 0 (chain_law (m k) y - u y); rewrite -/(e y) (all_0 e0 E); lra.
 Qed.
+(* each agent's share under its own hybrid: sum_k w_k <= 1 *)
 Theorem S1_exogenous : \big[Rplus/0]_(k < n) share g (m k) (fun s => j s == k) <= 1.
 Proof.
 have [u [hu h]] := chain; apply: (shares_le (d := fun k => occ g (m k)) _ hu h) => k s.
