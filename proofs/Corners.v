@@ -85,6 +85,45 @@ rewrite Rabs_pos_eq; lra.
 Qed.
 End Parting.
 
+(* the same team over two steps: the gap is (T-1) span(g) = 2 *)
+Section PartingEpisodic.
+Let to (s : nat) (a : bool) := match s, a with 0, false => 1 | 0, true => 2 | s, _ => s end%nat.
+Let P := @go 2 to.
+Let r (s : 'I_3) (a : bool) (s' : 'I_3) :=
+  match nat_of_ord s, a with 1%nat, false => 1 | 2%nat, true | 0%nat, true => 1 | _, _ => 0 end.
+Let p := @coin 2 (fun _ => 0).
+Let q := @coin 2 (fun _ => 1).
+Let nx (s : 'I_3) (a : bool) (s' : 'I_3) := s'.
+Let inside s a : (s < 3)%nat -> (to s a < 3)%nat. Proof. by case: s => [|[|[|]]] //; case: a. Qed.
+Let Qe pi u s a : Q P nx r pi u s a = r s a s + V P nx r pi u (inord (to s a)).
+Proof. by rewrite /Q (go_sum inside s a (fun b => r s a b + V P nx r pi u b)). Qed.
+Let Ve x u s : V P nx r (@coin 2 (fun _ => x)) u.+1 s
+  = x * Q P nx r (@coin 2 (fun _ => x)) u s true + (1 - x) * Q P nx r (@coin 2 (fun _ => x)) u s false.
+Proof. by rewrite VE big_bool /coin /=. Qed.
+Let g0 s : gain P nx r p q 0 s = match nat_of_ord s with 1%nat => -1 | _ => 1 end.
+Proof.
+rewrite gainE; last by apply: coin_dist => _; lra.
+by rewrite Ve big_bool /q /coin !Qe /r; case: s => [[|[|[|s]]] h] //=; lra.
+Qed.
+Let g1 s : gain P nx r p q 1 s = match nat_of_ord s with 0%nat => 0 | 1%nat => -1 | _ => 1 end.
+Proof.
+rewrite gainE; last by apply: coin_dist => _; lra.
+by rewrite Ve big_bool /q /coin !Qe !Ve !Qe /r; case: s => [[|[|[|s]]] h] //=; rewrite ?inordK //=; lra.
+Qed.
+Let pushed x s : push P (@coin 2 (fun _ => x)) (@at0 2) s = match nat_of_ord s with 0%nat => 0 | 1%nat => 1 - x | _ => x end.
+Proof.
+by case: s => [[|[|[|s]]] h] //; rewrite /push /at0 !big_ord_recl big_ord0 !big_bool /P /go /coin /ind /=; lra.
+Qed.
+Theorem S0_episodic_attained : (forall t s, (t < 2)%nat -> -1 <= g_at P r p q 2 t s <= 1) /\
+  Jep P (@at0 2) r 2 q - Jep P (@at0 2) r 2 p - Lep P (@at0 2) r p q p 2 = INR 1 * (1 - -1).
+Proof.
+split; first by case=> [|[|t]] s //= _; rewrite /g_at ?g0 ?g1; case: (nat_of_ord s) => [|[|?]]; lra.
+have hp : policy p by apply: coin_dist => _; lra. have hq : policy q by apply: coin_dist => _; lra.
+rewrite gap_sum // !big_ord_recl big_ord0 /under !big_ord_recl !big_ord0 /g_at /= /bump /= !g0 !g1 !pushed /=.
+by rewrite /at0 /ind /=; lra.
+Qed.
+End PartingEpisodic.
+
 (* ---- S3 is false in the fresh delta, for every g > 4 ln 2 - 2 = .7726 *)
 Section Fresh.
 Variable g : R.
