@@ -141,6 +141,20 @@ do !split=> //; first by apply: sumE => s; rewrite V.
 Qed.
 End Inside.
 
+(* episodic, by layers: |gap| <= sum_t 2 Amax_t min(1, sum_{u<t} sqrt(kappa_u / 2)), the form of P3.4 for any pair *)
+Theorem P3_8_episodic (S A : finType) (P : S -> A -> S -> R) rho (r : S -> A -> S -> R) (p q : S -> A -> R) T (Amax : nat -> R) :
+  (forall s a, dist (P s a)) -> dist rho -> policy p -> policy q -> (forall u, (u < T)%nat -> seen (layer P rho p u) p q) ->
+  (forall t s a, (t < T)%nat -> Rabs (Adv P (fun _ _ b => b) r p (T - t.+1)%nat s a) <= Amax t) ->
+  Rabs (Jep P rho r T q - Jep P rho r T p - Lep P rho r p q p T)
+    <= \big[Rplus/0]_(t < T) (2 * Amax t * Rmin 1 (\big[Rplus/0]_(u < t) sqrt (kappa P rho p q u / 2))).
+Proof.
+move=> hP hr hp hq hs hA; have := S1_episodic_gap hP hr hp hq hs (U := predT) (fun s a (h : ~~ true) => match notF h with end) hA.
+have one u : share_t P rho p predT u = 1.
+  by rewrite -(proj2 (layer_dist hP hr u hp)); apply: sumE => s; rewrite /ind /=; lra.
+move=> h; apply: Rle_trans h _; apply: Req_le; apply: eq_bigr => t _; congr (_ * Rmin 1 _).
+by apply: eq_bigr => u _; rewrite one Rmult_1_l.
+Qed.
+
 (* ---- P3.9 *)
 Section Mixture.
 Variable A : finType.
