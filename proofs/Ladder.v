@@ -47,13 +47,15 @@ move=> h; pose x t := if t is 0%nat then 0 else 1.
 apply: Rle_trans (layered (x := x) P_dist rho_dist hq hp0 h _) _ => [[|t] _|].
 - by rewrite /tv sum0 => [|s]; rewrite /x /= ?Rminus_eq_0 ?Rabs_R0; lra.
 - by apply: tv_le1; exact: layer_dist.
-rewrite big_ord_recl /= Rmult_0_l Rplus_0_l; apply: Rle_trans (sum_le_const (f := fun _ => 1 * (hi - lo)) (c := hi - lo) _) _ => *; lra.
+rewrite big_ord_recl /= Rmult_0_l Rplus_0_l;
+  apply: Rle_trans (sum_le_const (f := fun _ => 1 * (hi - lo)) (c := hi - lo) _) _ => *; lra.
 Qed.
 
 (* Episodes that may end: live s, or the end, which is never left and earns nothing. The end is one more state with g = 0; what is
    counted are the live visits, at most M for both teams (the first step is live). *)
 Variables (live : pred S) (M : R).
-Hypotheses (end_stays : forall s a s', ~~ live s -> live s' -> P s a s' = 0) (end_free : forall s a s', ~~ live s -> r s a s' = 0).
+Hypotheses (end_stays : forall s a s', ~~ live s -> live s' -> P s a s' = 0) 
+  (end_free : forall s a s', ~~ live s -> r s a s' = 0).
 Definition visits pi := \big[Rplus/0]_(t < T.+1) under (layer pi t) (fun s => ind (live s)).
 Hypothesis live_rho : forall s, ~~ live s -> rho s = 0.
 Lemma dead_V pi t s : ~~ live s -> V P (fun _ _ b => b) r pi t s = 0.
@@ -81,17 +83,21 @@ have b t s : (t < T.+1)%nat -> F * ind (live s) <= g_at t s <= G * ind (live s).
   by have := h t s lt l; have := Rmax_r 0 hi; have := Rmin_r 0 lo; rewrite -/G -/F; lra.
 pose a pi t := under (layer pi t) (fun s => ind (live s)).
 have a0 pi t : policy pi -> 0 <= a pi t.
-  by move=> hpi; apply: sum_ge0 => s; apply: Rmult_le_pos (proj1 (layer_dist P_dist rho_dist t hpi) s) _; have := ind01 (live s); lra.
+  by move=> hpi; apply: sum_ge0 => s; apply: Rmult_le_pos (proj1 (layer_dist P_dist rho_dist t hpi) s) _;
+    have := ind01 (live s); lra.
 have c pi t : policy pi -> (t < T.+1)%nat -> F * a pi t <= under (layer pi t) (g_at t) <= G * a pi t.
   move=> hpi lt; have l0 := proj1 (layer_dist P_dist rho_dist t hpi); rewrite /a /under -!sumZ.
-  by split; apply: sum_le => s; have [x y] := b t s lt; have := Rmult_le_compat_l _ _ _ (l0 s) x; have := Rmult_le_compat_l _ _ _ (l0 s) y; lra.
+  by split; apply: sum_le => s; have [x y] := b t s lt; have := Rmult_le_compat_l _ _ _ (l0 s) x;
+    have := Rmult_le_compat_l _ _ _ (l0 s) y; lra.
 rewrite gap_sum // big_ord_recl Rminus_eq_0 Rplus_0_l.
 have up : \big[Rplus/0]_(t < T) (under (layer q t.+1) (g_at t.+1) - under (layer p0 t.+1) (g_at t.+1))
    <= G * (\big[Rplus/0]_(t < T) a q t.+1) - F * (\big[Rplus/0]_(t < T) a p0 t.+1).
-  rewrite -!sumZ -sumB; apply: sum_le => t; have := c q t.+1 hq (ltn_ord (lift ord0 t)); have := c p0 t.+1 hp0 (ltn_ord (lift ord0 t)); lra.
+  rewrite -!sumZ -sumB; apply: sum_le => t; have := c q t.+1 hq (ltn_ord (lift ord0 t));
+    have := c p0 t.+1 hp0 (ltn_ord (lift ord0 t)); lra.
 have dn : F * (\big[Rplus/0]_(t < T) a q t.+1) - G * (\big[Rplus/0]_(t < T) a p0 t.+1)
    <= \big[Rplus/0]_(t < T) (under (layer q t.+1) (g_at t.+1) - under (layer p0 t.+1) (g_at t.+1)).
-  rewrite -!sumZ -sumB; apply: sum_le => t; have := c q t.+1 hq (ltn_ord (lift ord0 t)); have := c p0 t.+1 hp0 (ltn_ord (lift ord0 t)); lra.
+  rewrite -!sumZ -sumB; apply: sum_le => t; have := c q t.+1 hq (ltn_ord (lift ord0 t));
+    have := c p0 t.+1 hp0 (ltn_ord (lift ord0 t)); lra.
 set X := \big[Rplus/0]_(t < T) a q t.+1 in up dn; set Y := \big[Rplus/0]_(t < T) a p0 t.+1 in up dn.
 have x : X <= M - 1 by rewrite /X /a; lra. have y : Y <= M - 1 by rewrite /Y /a; lra.
 have := Rmult_le_compat_l _ _ _ G0 x; have := Rmult_le_compat_l _ _ _ G0 y.
@@ -122,7 +128,8 @@ Theorem S6 dJ L : (forall k, (k <= n)%nat -> Rabs (dJ - L) <= p k) -> Rabs (dJ -
 Proof. by move=> h; have := le_least h => l; split=> //; have := Rabs_def2_le l; lra. Qed.
 End Least.
 
-(* If penalties and surrogate are estimated, on any space: Pr is all that is used of a probability, it is monotone and subadditive. *)
+(* If penalties and surrogate are estimated, on any space: Pr is all that is used of a probability, it is monotone and
+   subadditive. *)
 Section Union.
 Variables (Om : Type) (Pr : (Om -> Prop) -> R).
 Hypotheses (mono : forall E F : Om -> Prop, (forall o, E o -> F o) -> Pr E <= Pr F)
@@ -150,6 +157,23 @@ apply: Rle_trans (subadd _ _) _; apply: Rplus_le_compat h0 _; apply: Rle_trans (
 by apply: (big_ind2 Rle) => [|? ? ? ?|k _]; [lra | lra | apply: h; rewrite -ltnS].
 Qed.
 End Union.
+
+(* The union bound cannot be left out: two penalties of the same value, estimated independently, each too low with probability
+   alpha. A point (b, c) says which of the two are too low; the least is too low with probability 2 alpha - alpha^2. *)
+Section Two.
+Variables (alpha p : R).
+Hypotheses (a01 : 0 < alpha < 1) (p0 : 0 < p).
+Let weight (b : bool) := if b then alpha else 1 - alpha.
+Definition Pr2 (E : pred (bool * bool)) := \sum_(b : bool) \sum_(c : bool) (weight b * weight c * ind (E (b, c))).
+Definition phat2 k (o : bool * bool) := if (if k is 0%nat then o.1 else o.2) then p / 2 else p.
+Theorem S6_union_needed : Pr2 (fun o => o.1) = alpha /\ Pr2 (fun o => o.2) = alpha /\
+  (forall o, least (fun k => phat2 k o) 1 < p <-> o.1 || o.2) /\ Pr2 (fun o => o.1 || o.2) = 2 * alpha - alpha ^ 2 /\
+  alpha < 2 * alpha - alpha ^ 2.
+Proof.
+rewrite /Pr2 !big_bool /weight /ind /=; split; first lra. split; first lra. split; last by split; nra.
+by case=> [[] []]; rewrite /phat2 /= /Rmin; case: Rle_dec => h; split=> // *; lra.
+Qed.
+End Two.
 
 (* two orders of the ladder, discounted: S2 <= P3.4 and S1 <= P3.4, whatever the team (d: delta, A: A_max, w: the share) *)
 Lemma S6_S2_P3_4 g d A sp : 0 <= g < 1 -> 0 <= d -> 0 <= sp <= 2 * A ->

@@ -1,10 +1,12 @@
-(* How far the occupancy moves: S2 (path Pinsker), S3 (joint path) and S1 (activity share), discounted and by layers of an episode.
+(* How far the occupancy moves: S2 (path Pinsker), S3 (joint path) and S1 (activity share), discounted and by
+   layers of an episode.
 
-   S2 without paths. By log-sum one step of the world adds at most the KL of the rows, KL(nP_p, n'P_q) <= KL(n, n') + E_n KL(p, q),
-   and mixing with rho costs nothing. With d = (1-g) rho + g d_+, d_+ = d P_p, the two numbers D = KL(d, d') and D_+ = KL(d_+, d'_+)
-   obey D <= g D_+ and D_+ <= D + delta: hence D_+ <= delta/(1-g). Pinsker on d_+, and TV(d', d) = g TV(d'_+, d_+), is S2.
-   No clock, no path, no limit. All that is asked of the supports is that the new policy keeps what the current one uses at
-   the states that it visits (seen); that the new visits then cover the current ones is proved (visits_keep). *)
+   S2 without paths. By log-sum one step of the world adds at most the KL of the rows,
+   KL(nP_p, n'P_q) <= KL(n, n') + E_n KL(p, q), and mixing with rho costs nothing. With d = (1-g) rho + g d_+, d_+ = d P_p,
+   the numbers D = KL(d, d') and D_+ = KL(d_+, d'_+) obey D <= g D_+ and D_+ <= D + delta: hence D_+ <= delta/(1-g).
+   Pinsker on d_+, and TV(d', d) = g TV(d'_+, d_+), is S2. No clock, no path, no limit. All that is asked of the supports
+   is that the new policy keeps what the current one uses at the states that it visits (seen); that the new visits then
+   cover the current ones is proved (visits_keep). *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic Pinsker Discounted Paper Existence.
@@ -321,7 +323,7 @@ apply: Rle_trans (pinsker (push_dist hp fl) (push_dist hq fl') ko) _; rewrite (k
 have -> : delta p q m / (2 * (1 - g)) = under m (fun s => kl (p s) (q s)) / 2 by rewrite /delta; field; lra.
 by have := kl_visits hp hq fl fl' hs; rewrite /X /Y; lra.
 Qed.
-(* the KL of the occupancies themselves *)
+(* the KL of the occupancies themselves: KL(d, d') <= g/(1-g) delta *)
 Corollary S2_kl p q m m' : policy p -> policy q -> flow p m -> flow q m' -> seen m p q ->
   kl (occ m) (occ m') <= g / (1 - g) * delta p q m.
 Proof.
@@ -357,7 +359,8 @@ Lemma equal_mass (x y : S -> R) f lo hi : \sum_(s : S) x s = \sum_(s : S) y s ->
 Proof.
 move=> e h; pose c := (lo + hi) / 2.
 have -> : under y f - under x f = \sum_(s : S) ((y s - x s) * (f s - c)).
-  rewrite /under -sumB (sumE (F := fun s => (y s - x s) * _) (G := fun s => (y s * f s - x s * f s) - (y s * c - x s * c))) => [|s]; last lra.
+  rewrite /under -sumB (sumE (F := fun s => (y s - x s) * _) 
+    (G := fun s => (y s * f s - x s * f s) - (y s * c - x s * c))) => [|s]; last lra.
   by rewrite !sumB !sumZr e; lra.
 apply: Rle_trans (sum_abs _) _; rewrite /tv -Rmult_assoc -sumZ; apply: sum_le => s.
 rewrite Rabs_mult Rmult_comm; apply: Rmult_le_compat_r; first exact: Rabs_pos.
@@ -377,7 +380,7 @@ rewrite !occ_under -Rmult_minus_distr_l Rabs_mult Rabs_pos_eq; last lra.
 move=> b; apply: (Rmult_le_reg_l (1 - g)) => //; apply: Rle_trans b _; apply: Req_le; field; lra.
 Qed.
 
-(* the bound of S2 on the fresh gap *)
+(* |fresh| <= g/(1-g) sqrt(delta / (2 (1 - g))) span(g) *)
 Theorem S2_gap r p q v v' m m' lo hi : policy p -> policy q -> bellman P g r p v -> bellman P g r q v' ->
   flow p m -> flow q m' -> seen m p q -> (forall s, lo <= gaind P g r p v q s <= hi) ->
   Rabs (at_rho rho v' - at_rho rho v - under m (gaind P g r p v q))
@@ -387,7 +390,8 @@ move=> hp hq bp bq fl fl' hs h; apply: Rle_trans (gap_tv hq hp bp bq fl' fl h) _
 have sp : 0 <= (hi - lo) / (1 - g).
   case: (@pickP S predT) => [s _|no]; first by have := h s => h'; apply: Rmult_le_pos; [lra | apply/Rlt_le/Rinv_0_lt_compat].
   by have := proj2 rho_dist; rewrite big_pred0 => //; lra.
-have := Rmult_le_compat_l _ _ _ sp (S2 hp hq fl fl' hs); rewrite (_ : _ * (g * _) = g / (1 - g) * sqrt (delta p q m / (2 * (1 - g))) * (hi - lo)) //.
+have := Rmult_le_compat_l _ _ _ sp (S2 hp hq fl fl' hs);
+  rewrite (_ : _ * (g * _) = g / (1 - g) * sqrt (delta p q m / (2 * (1 - g))) * (hi - lo)) //.
 by field; lra.
 Qed.
 
@@ -423,7 +427,7 @@ Lemma S3_additive i : seen (m O) (team O) (team i) -> additive i ->
   tv (occ (m O)) (occ (m i)) <= g * sqrt ((\big[Rplus/0]_(k < i) delta0 k) / (2 * (1 - g))).
 Proof. by move=> hs /delta_sum <-; apply: S2. Qed.
 
-(* as a bound on the stale gap of update i *)
+(* |stale_i| <= g/(1-g) sqrt(sum_{k<=i} delta0_k / (2 (1 - g))) span(g_i) *)
 Theorem S3_gap r v i lo hi : (forall k, bellman P g r (team k) (v k)) -> seen (m O) (team O) (team i.+1) -> additive i.+1 ->
   (forall s, lo <= gaind P g r (team i) (v i) (team i.+1) s <= hi) ->
   Rabs (at_rho rho (v i.+1) - at_rho rho (v i) - under (m O) (gaind P g r (team i) (v i) (team i.+1)))
@@ -441,6 +445,7 @@ Lemma seen_stage i : seen (m O) (team O) (team i).
 Proof. by elim: i => [|i ih] s ms a // h; apply: hk => //; apply: ih. Qed.
 Lemma delta0_ge0 k : 0 <= delta0 k.
 Proof. by apply: Rmult_le_pos; [lra | apply: kl_mean_ge0 => //; exact: (proj1 (hm O))]. Qed.
+(* D_occ <= n^(3/2) g sqrt(mean delta0 / (2 (1 - g))): no team has D_occ of order n^2 at a fixed delta0 *)
 Theorem S3_D_occ n : (0 < n)%nat -> let dbar := (\big[Rplus/0]_(k < n) delta0 k) / INR n in
   D_occ n <= INR n * sqrt (INR n) * (g * sqrt (dbar / (2 * (1 - g)))).
 Proof.
@@ -455,6 +460,7 @@ have one i : (i < n)%nat -> tv (occ (m O)) (occ (m i)) <= sqrt (INR n) * (g * sq
   by apply: Rmult_le_compat_r => //; apply: nat_sum_mono delta0_ge0 (ltnW lt).
 by apply: Rle_trans (sum_le_const one) _; lra.
 Qed.
+(* ... and 2/3 of it for equal KLs *)
 Theorem S3_D_occ_equal n d : 0 <= d -> (forall k, delta0 k <= d) ->
   D_occ n <= 2 / 3 * (INR n * sqrt (INR n)) * (g * sqrt (d / (2 * (1 - g)))).
 Proof.
@@ -497,6 +503,7 @@ rewrite big_ord_recr /= -ih; case: (eqVneq (j s) i) => [e|/eqP ne].
 rewrite [klu team i s](kl_self (ht i s)) => [|a]; last by rewrite turns.
 by rewrite Rplus_0_r; apply: klE => // a; rewrite turns.
 Qed.
+(* ---- S3, turn-taking: TV(d^i, d^0) <= g sqrt(sum_{k<=i} delta0_k / (2 (1 - g))), the KLs under the first team *)
 Theorem S3 i : seen (m O) (team O) (team i) ->
   tv (occ (m O)) (occ (m i)) <= g * sqrt ((\big[Rplus/0]_(k < i) delta0 team m k) / (2 * (1 - g))).
 Proof. by move=> hs; apply: S3_additive => //; apply: additive_turns. Qed.
@@ -516,6 +523,7 @@ by have := Rmult_le_compat_l _ _ _ (occ_ge0 s fl) (proj2 (ind01 (T s))); lra.
 Qed.
 Lemma seen_occ m p q : seen m p q -> seen (occ m) p q.
 Proof. by move=> h s; rewrite /occ => o; apply: h; nra. Qed.
+(* E_d TV <= sqrt(w delta / 2) *)
 Lemma S1_mean p q m T : policy p -> policy q -> flow p m -> seen m p q -> only T p q ->
   (1 - g) * under m (fun s => tv (p s) (q s)) <= sqrt (share m T * delta p q m / 2).
 Proof.
@@ -525,7 +533,7 @@ Qed.
 Lemma seen_delta_ge0 p q m : policy p -> policy q -> flow p m -> seen m p q -> 0 <= delta p q m.
 Proof. by move=> hp hq [m0 _] hs; apply: Rmult_le_pos; [lra | exact: kl_mean_ge0]. Qed.
 
-(* T2 with the share of the time in which the agent speaks *)
+(* T2 with the share w of the time in which the agent speaks: |d' - d|_1 <= sqrt 2 g/(1-g) sqrt(w delta) *)
 Theorem S1 p q m m' T : policy p -> policy q -> flow p m -> flow q m' -> seen m p q -> only T p q ->
   (1 - g) * l1 m m' <= sqrt 2 * g / (1 - g) * sqrt (share m T * delta p q m).
 Proof.
@@ -545,51 +553,55 @@ Hypotheses (ht : forall i, policy (team i)) (hm : forall i, flow (team i) (m i))
 Hypothesis turns : forall k s a, j s <> k -> team k.+1 s a = team k s a.
 Hypothesis hs : forall i, seen (m i) (team i) (team i.+1).
 Hypothesis hA : forall i s a, Rabs (Qd P g r (v i) s a - v i s) <= Amax i.
-Definition w i := share (m i) (fun s => j s == i).
-Definition x i := sqrt (w i * delta (team i) (team i.+1) (m i)).
-Definition gn i := gaind P g r (team i) (v i) (team i.+1).
-Definition c i := sqrt 2 * g * Amax i / (1 - g) ^ 2.
+Definition share_of i := share (m i) (fun s => j s == i).
+Definition root_share i := sqrt (share_of i * delta (team i) (team i.+1) (m i)).
+Definition gain_of i := gaind P g r (team i) (v i) (team i.+1).
+Definition c_of i := sqrt 2 * g * Amax i / (1 - g) ^ 2.
 Notation J i := (at_rho rho (v i)).
 
-Lemma shift1 i : l1 (m i) (m i.+1) <= sqrt 2 * g / (1 - g) ^ 2 * x i.
+Lemma shift1 i : l1 (m i) (m i.+1) <= sqrt 2 * g / (1 - g) ^ 2 * root_share i.
 Proof.
 have o : only (fun s => j s == i) (team i) (team i.+1) by move=> s a /eqP; exact: turns.
-have := S1 (ht i) (ht i.+1) (hm i) (hm i.+1) (@hs i) o; rewrite -/(w i) -/(x i) => h.
+have := S1 (ht i) (ht i.+1) (hm i) (hm i.+1) (@hs i) o; rewrite -/(share_of i) -/(root_share i) => h.
 apply: (Rmult_le_reg_l (1 - g)); first lra.
 by apply: Rle_trans h _; apply: Req_le; field; lra.
 Qed.
-Lemma shift_to i : l1 (m O) (m i) <= sqrt 2 * g / (1 - g) ^ 2 * \big[Rplus/0]_(k < i) x k.
+Lemma shift_to i : l1 (m O) (m i) <= sqrt 2 * g / (1 - g) ^ 2 * \big[Rplus/0]_(k < i) root_share k.
 Proof.
 elim: i => [|i ih]; first by rewrite big_ord0 /l1 sum0 => [|s]; rewrite ?Rminus_eq_0 ?Rabs_R0; lra.
 rewrite big_ord_recr Rmult_plus_distr_l; apply: Rle_trans (l1_triangle _ (m i) _) _.
 exact: Rplus_le_compat ih (shift1 i).
 Qed.
-Lemma moved n n' i y : l1 n n' <= sqrt 2 * g / (1 - g) ^ 2 * y -> Rabs (under n' (gn i) - under n (gn i)) <= c i * y.
+Lemma moved n n' i y : l1 n n' <= sqrt 2 * g / (1 - g) ^ 2 * y -> Rabs (under n' (gain_of i) - under n (gain_of i)) <= c_of i * y.
 Proof.
-move=> h; have gl s : Rabs (gn i s) <= Amax i.
+move=> h; have gl s : Rabs (gain_of i s) <= Amax i.
   rewrite -(sum_const (Amax i) (proj2 (ht i.+1 s))); apply: Rle_trans (sum_abs _) _; apply: sum_le => a.
   rewrite Rabs_mult Rabs_pos_eq; last exact: (proj1 (ht i.+1 s)).
   by apply: Rmult_le_compat_l (hA i s a); exact: (proj1 (ht i.+1 s)).
 apply: Rle_trans (_ : Amax i * l1 n n' <= _).
   rewrite /under -sumB -sumZ; apply: Rle_trans (sum_abs _) _; apply: sum_le => s.
   rewrite -Rmult_minus_distr_r Rabs_mult Rmult_comm; apply: Rmult_le_compat_r (gl s); exact: Rabs_pos.
-rewrite (_ : c i * y = Amax i * (sqrt 2 * g / (1 - g) ^ 2 * y)); last by rewrite /c; field; lra.
+rewrite (_ : c_of i * y = Amax i * (sqrt 2 * g / (1 - g) ^ 2 * y)); last by rewrite /c_of; field; lra.
 case: (@pickP S predT) => [s _|no]; first by apply: Rmult_le_compat_l h; apply: Rle_trans (gl s); exact: Rabs_pos.
 by have := proj2 rho_dist; rewrite big_pred0 => //; lra.
 Qed.
 
-Theorem S1_P3_3 i : Rabs (under (m i) (gn i) - under (m O) (gn i)) <= c i * \big[Rplus/0]_(k < i) x k.
+(* |L_seq - L_stale| <= c_i sum_{k<i} sqrt(w_k delta_k) *)
+Theorem S1_P3_3 i : Rabs (under (m i) (gain_of i) - under (m O) (gain_of i)) <= c_of i * \big[Rplus/0]_(k < i) root_share k.
 Proof. exact: moved (shift_to i). Qed.
-Theorem S1_fresh i : Rabs (J i.+1 - J i - under (m i) (gn i)) <= c i * x i.
+(* |fresh_i| <= c_i sqrt(w_i delta_i) *)
+Theorem S1_fresh i : Rabs (J i.+1 - J i - under (m i) (gain_of i)) <= c_of i * root_share i.
 Proof. by rewrite (T0_discounted (ht i.+1) (hv i) (hv i.+1) (hm i.+1)); exact: moved (shift1 i). Qed.
-Theorem S1_P3_4 i zeta Lhat : (1 - g) * Rabs (Lhat - under (m i) (gn i)) <= zeta ->
-  J i.+1 - J i >= Lhat - c i * x i - zeta / (1 - g).
+(* the same from below, with an estimate Lhat of L_seq *)
+Theorem S1_P3_4 i zeta Lhat : (1 - g) * Rabs (Lhat - under (m i) (gain_of i)) <= zeta ->
+  J i.+1 - J i >= Lhat - c_of i * root_share i - zeta / (1 - g).
 Proof.
-move=> z; have z' : Rabs (Lhat - under (m i) (gn i)) <= zeta / (1 - g).
+move=> z; have z' : Rabs (Lhat - under (m i) (gain_of i)) <= zeta / (1 - g).
   by apply: (Rmult_le_reg_l (1 - g)) => //; rewrite (_ : (1 - g) * (zeta / (1 - g)) = zeta); [| field; lra].
 by have := Rabs_def2_le (S1_fresh i); have := Rabs_def2_le z'; lra.
 Qed.
-Theorem S1_P3_7 i : Rabs (J i.+1 - J i - under (m O) (gn i)) <= c i * \big[Rplus/0]_(k < i.+1) x k.
+(* |stale_i| <= c_i sum_{k<=i} sqrt(w_k delta_k) *)
+Theorem S1_P3_7 i : Rabs (J i.+1 - J i - under (m O) (gain_of i)) <= c_of i * \big[Rplus/0]_(k < i.+1) root_share k.
 Proof. by rewrite (T0_discounted (ht i.+1) (hv i) (hv i.+1) (hm i.+1)); exact: moved (shift_to i.+1). Qed.
 Lemma stage_sum (L : nat -> R) (pen : nat -> R) n : (forall i, Rabs (J i.+1 - J i - L i) <= pen i) ->
   J n - J O >= \big[Rplus/0]_(i < n) (L i - pen i).
@@ -599,150 +611,77 @@ have e : J n.+1 - J O = (J n - J O) + (J n.+1 - J n) by lra.
 have t : L n - pen n <= J n.+1 - J n by have := Rabs_def2_le (h n); lra.
 by rewrite big_ord_recr e; exact: Rplus_le_compat ih t.
 Qed.
-Theorem S1_P3_6 n : J n - J O >= \big[Rplus/0]_(i < n) (under (m i) (gn i) - c i * x i).
-Proof. exact: (stage_sum (pen := fun i => c i * x i)) S1_fresh. Qed.
-Theorem S1_stale n : J n - J O >= \big[Rplus/0]_(i < n) (under (m O) (gn i) - c i * \big[Rplus/0]_(k < i.+1) x k).
-Proof. exact: (stage_sum (pen := fun i => c i * \big[Rplus/0]_(k < i.+1) x k)) S1_P3_7. Qed.
+(* whole stages, fresh and stale *)
+Theorem S1_P3_6 n : J n - J O >= \big[Rplus/0]_(i < n) (under (m i) (gain_of i) - c_of i * root_share i).
+Proof. exact: (stage_sum (pen := fun i => c_of i * root_share i)) S1_fresh. Qed.
+Theorem S1_stale n :
+  J n - J O >= \big[Rplus/0]_(i < n) (under (m O) (gain_of i) - c_of i * \big[Rplus/0]_(k < i.+1) root_share k).
+Proof. exact: (stage_sum (pen := fun i => c_of i * \big[Rplus/0]_(k < i.+1) root_share k)) S1_P3_7. Qed.
 
 (* what the sum of the shares buys: a root of n *)
-Corollary S1_rate n : \big[Rplus/0]_(k < n) x k
-  <= sqrt (\big[Rplus/0]_(k < n) w k) * sqrt (\big[Rplus/0]_(k < n) delta (team k) (team k.+1) (m k)).
+Corollary S1_rate n : \big[Rplus/0]_(k < n) root_share k
+  <= sqrt (\big[Rplus/0]_(k < n) share_of k) * sqrt (\big[Rplus/0]_(k < n) delta (team k) (team k.+1) (m k)).
 Proof.
-apply: (@roots_sum w (fun k => delta (team k) (team k.+1) (m k))) => k; first exact: share_ge0 (hm k).
+apply: (@roots_sum share_of (fun k => delta (team k) (team k.+1) (m k))) => k; first exact: share_ge0 (hm k).
 exact: seen_delta_ge0.
 Qed.
-(* a router that reads the messages *)
-Theorem S1_router n : \big[Rplus/0]_(k < n) w k <= 1 + D_occ m n.
+(* any router, also one that reads the messages: sum_k w_k <= 1 + D_occ *)
+Theorem S1_router n : \big[Rplus/0]_(k < n) share_of k <= 1 + D_occ m n.
 Proof.
 have [d0 d1] := occ_dist (ht O) (hm O).
-have one (k : 'I_n) : w k <= under (occ (m O)) (fun s => ind (j s == k)) + tv (occ (m O)) (occ (m k)).
+have one (k : 'I_n) : share_of k <= under (occ (m O)) (fun s => ind (j s == k)) + tv (occ (m O)) (occ (m k)).
   have b s : 0 <= ind (j s == k) <= 1 by rewrite /ind; case: eqP => _; lra.
-  have := equal_mass (etrans d1 (esym (proj2 (occ_dist (ht k) (hm k))))) b; rewrite -/(share _ _) -/(w k) => /Rabs_def2_le; rewrite -/(w k); lra.
+  have := equal_mass (etrans d1 (esym (proj2 (occ_dist (ht k) (hm k))))) b;
+    rewrite -/(share _ _) -/(share_of k) => /Rabs_def2_le; rewrite -/(share_of k); lra.
 apply: Rle_trans (_ : \big[Rplus/0]_(k < n) (under (occ (m O)) (fun s => ind (j s == k)) + tv (occ (m O)) (occ (m k))) <= _).
   by apply: (big_ind2 Rle) => [|? ? ? ?|k _]; [lra | lra | exact: one].
 rewrite big_split /=; apply: Rplus_le_compat_r; rewrite -{1}d1 /under exchange_big; apply: sum_le => s.
 rewrite -(big_distrr (occ (m O) s)) /= ind_sum; have := d0 s; rewrite /ind; case: ifP => _; lra.
 Qed.
+
+(* stale, in delta0 and the shares under the first team: no assumption on the router, and at most the root of the sum *)
+Hypothesis hs0 : forall k, seen (m O) (team k) (team k.+1).
+Definition root_share0 k := sqrt (share (m O) (fun s => j s == k) * delta0 team m k).
+Lemma shift0 i : l1 (m O) (m i) <= sqrt 2 * g / (1 - g) ^ 2 * \big[Rplus/0]_(k < i) root_share0 k.
+Proof.
+have o0 s := occ_ge0 s (hm O).
+have one k : under (occ (m O)) (fun s => tv (team k s) (team k.+1 s)) <= sqrt 2 / 2 * root_share0 k.
+  have o : only (fun s => j s == k) (team k) (team k.+1) by move=> s a /eqP; exact: turns.
+  apply: Rle_trans (share_mean (ht k) (ht k.+1) o0 (seen_occ (@hs0 k)) o) _.
+  have d0 := kl_mean_ge0 (ht k) (ht k.+1) o0 (seen_occ (@hs0 k)).
+  have w0 := share_ge0 (fun s => j s == k) (hm O).
+  have -> : sqrt 2 / 2 * root_share0 k = sqrt 2 * root_share0 k / 2 by field.
+  rewrite -sqrt_half; last by rewrite /delta0 -occ_under; exact: Rmult_le_pos.
+  by apply: Req_le; rewrite /delta0 -occ_under /share /klu; field.
+have all : under (occ (m O)) (fun s => tv (team O s) (team i s)) <= sqrt 2 / 2 * \big[Rplus/0]_(k < i) root_share0 k.
+  elim: i => [|i ih].
+    by rewrite big_ord0 /under sum0 => [|s]; [lra | rewrite /tv sum0 => [|a]; rewrite ?Rminus_eq_0 ?Rabs_R0; lra].
+  rewrite big_ord_recr Rmult_plus_distr_l; apply: Rle_trans (Rplus_le_compat _ _ _ _ ih (one i)).
+  rewrite /under -sumD; apply: sum_le => s; rewrite -Rmult_plus_distr_l; apply: Rmult_le_compat_l (o0 s) _.
+  by have := l1_triangle (team O s) (team i s) (team i.+1 s); rewrite /l1 /tv; lra.
+have := T1 g01 P_dist (ht O) (ht i) (hm O) (hm i) => t1; rewrite occ_under in all.
+apply: Rle_trans t1 _; have k0 : 0 <= 2 * g / (1 - g) ^ 2.
+  by apply: Rmult_le_pos; [lra | apply/Rlt_le/Rinv_0_lt_compat/pow_lt; lra].
+have := Rmult_le_compat_l _ _ _ k0 all.
+have -> : 2 * g / (1 - g) ^ 2 * ((1 - g) * under (m O) (fun s => tv (team O s) (team i s))) =
+  2 * g / (1 - g) * under (m O) (fun s => tv (team O s) (team i s)) by field; lra.
+have -> // : 2 * g / (1 - g) ^ 2 * (sqrt 2 / 2 * \big[Rplus/0]_(k < i) root_share0 k)
+  = sqrt 2 * g / (1 - g) ^ 2 * \big[Rplus/0]_(k < i) root_share0 k.
+by field; lra.
+Qed.
+(* |stale_i| <= c_i sum_{k<=i} sqrt(w0_k delta0_k), and this sum is at most sqrt(sum delta0_k) *)
+Theorem S1_stale0 i : Rabs (J i.+1 - J i - under (m O) (gain_of i)) <= c_of i * \big[Rplus/0]_(k < i.+1) root_share0 k.
+Proof. by rewrite (T0_discounted (ht i.+1) (hv i) (hv i.+1) (hm i.+1)); exact: moved (shift0 i.+1). Qed.
+Lemma root_share0_sum n : \big[Rplus/0]_(k < n) root_share0 k <= sqrt (\big[Rplus/0]_(k < n) delta0 team m k).
+Proof.
+have [d0 d1] := occ_dist (ht O) (hm O).
+have D0 k : 0 <= delta0 team m k by apply: Rmult_le_pos; [lra | apply: kl_mean_ge0 => //; exact: (proj1 (hm O))].
+apply: Rle_trans (roots_sum (w := fun k => share (m O) (fun s => j s == k)) n (fun k => share_ge0 _ (hm O)) D0) _.
+rewrite -[X in _ <= X]Rmult_1_l; apply: Rmult_le_compat_r (sqrt_pos _) _; rewrite -[X in _ <= X]sqrt_1; apply: sqrt_le_1_alt.
+rewrite -d1 /share /under exchange_big; apply: sum_le => s; rewrite -(big_distrr (occ (m O) s)) /= ind_sum.
+by have := Rmult_le_compat_l _ _ _ (d0 s) (proj2 (ind01 (j s < n)%nat)); lra.
+Qed.
 End Shares.
-
-(* Exogenous speakers: a chain z that no action moves says who speaks (round robin, i.i.d., Markov router), as long as the
-   episode is live; when it ends may depend on the actions. At the end nobody speaks. *)
-Section Exogenous.
-Variables (Z : finType) (z : S -> Z) (jz : Z -> nat) (Rz : Z -> Z -> R) (live : pred S).
-Variables (team : nat -> S -> A -> R) (m : nat -> S -> R) (j : S -> nat) (n : nat).
-Hypotheses (ht : forall i, policy (team i)) (hm : forall i, flow (team i) (m i)) (hR : forall x, dist (Rz x)).
-Hypothesis speaks : forall s, (j s < n)%nat -> live s /\ j s = jz (z s).
-Hypothesis router : forall s a y, live s -> \sum_(s' : S) (P s a s' * ind (live s' && (z s' == y))) <= Rz (z s) y.
-Hypothesis end_stays : forall s a s', ~~ live s -> live s' -> P s a s' = 0.
-
-Lemma pick (x : Z) (F : Z -> R) : \sum_(y : Z) (ind (x == y) * F y) = F x.
-Proof.
-rewrite (sumE (G := fun y => if y == x then F y else 0)) => [|y]; last by rewrite /ind eq_sym; case: eqP => _; lra.
-by rewrite -big_mkcond (big_pred1 x).
-Qed.
-Definition rho_z y := \sum_(s : S) (ind (z s == y) * rho s).
-Lemma rho_z_dist : dist rho_z.
-Proof.
-split=> [y|]; first by apply: sum_ge0 => s; apply: Rmult_le_pos (proj1 rho_dist s); rewrite /ind; case: ifP => _; lra.
-rewrite sum_swap -[RHS](proj2 rho_dist); apply: sumE => s.
-by rewrite (pick (z s) (fun _ => rho s)).
-Qed.
-Definition visits_z m y := \sum_(s : S) (m s * ind (live s && (z s == y))).
-Lemma visits_z_le p k y : policy p -> flow p k ->
-  visits_z k y <= rho_z y + g * \sum_(x : Z) (visits_z k x * Rz x y).
-Proof.
-move=> hp fl; have [k0 _] := fl.
-rewrite /visits_z (sumE (G := fun s => rho s * ind (live s && (z s == y)) + g * (push p k s * ind (live s && (z s == y)))))
-  => [|s]; last by rewrite {1}(flowE s fl); lra.
-rewrite sumD sumZ push_sum; apply: Rplus_le_compat.
-  apply: sum_le => s; have := proj1 rho_dist s; rewrite /ind; case: (live s) => /=; case: eqP => _; lra.
-apply: Rmult_le_compat_l (proj1 g01) _.
-rewrite [X in _ <= X](_ : _ = \sum_(s : S) (k s * (ind (live s) * Rz (z s) y))); last first.
-  rewrite (sumE (G := fun x => \sum_(s : S) (ind (z s == x) * (k s * ind (live s) * Rz x y)))) => [|x].
-    by rewrite sum_swap; apply: sumE => s; rewrite (pick (z s) (fun x => k s * ind (live s) * Rz x y)); lra.
-  by rewrite -sumZr; apply: sumE => s; rewrite /ind; case: (live s) => /=; case: eqP => _; lra.
-apply: sum_le => s; apply: Rmult_le_compat_l (k0 s) _.
-have [p0 p1] := hp s; rewrite -[X in _ <= X](sum_const _ p1); apply: sum_le => a; apply: Rmult_le_compat_l (p0 a) _.
-rewrite /ev; case l : (live s); first by rewrite [ind true]/ind Rmult_1_l; apply: router.
-rewrite sum0 => [|s']; first by rewrite /ind /=; lra.
-by case l' : (live s'); [rewrite end_stays ?l //; lra | rewrite /ind /=; lra].
-Qed.
-
-(* the visits of the router's own chain *)
-Lemma chain : exists u, dist u /\ forall p k, policy p -> flow p k -> forall y, (1 - g) * visits_z k y <= u y.
-Proof.
-have p1 : @policy unit_finType Z (fun _ _ => 1) by move=> _; split=> [_|]; [lra | rewrite (big_pred1 tt) // => -[]].
-have [u fu] := visits_exist g01 (fun x (_ : unit_finType) => hR x) rho_z_dist p1; have [u0 _] := fu.
-have um := mass g01 (fun x (_ : unit_finType) => hR x) rho_z_dist p1 fu.
-have ue y : u y = rho_z y + g * \sum_(x : Z) (u x * Rz x y).
-  rewrite {1}(proj2 fu y); congr (_ + g * _); apply: sumE => x; rewrite (big_pred1 tt) => [|[]] //; lra.
-exists (fun y => (1 - g) * u y); split; first split=> [y|].
-- by apply: Rmult_le_pos; [lra | exact: u0].
-- by rewrite sumZ um; field; lra.
-move=> p k hp fl y; apply: Rmult_le_compat_l; first lra.
-(* the excess e over u is at most g times what it was a step before *)
-pose e x := Rmax 0 (visits_z k x - u x).
-have e0 x : 0 <= e x := Rmax_l _ _.
-have le x : e x <= g * \sum_(x' : Z) (e x' * Rz x' x).
-  have r0 : 0 <= \sum_(x' : Z) (e x' * Rz x' x) by apply: sum_ge0 => x'; apply: Rmult_le_pos (e0 _) (proj1 (hR x') x).
-  apply: Rmax_lub; first by apply: Rmult_le_pos; lra.
-  have : \sum_(x' : Z) (visits_z k x' * Rz x' x) <= \sum_(x' : Z) (u x' * Rz x' x) + \sum_(x' : Z) (e x' * Rz x' x).
-    rewrite -sumD; apply: sum_le => x'; rewrite -Rmult_plus_distr_r; apply: Rmult_le_compat_r; first exact: (proj1 (hR x') x).
-    by have := Rmax_r 0 (visits_z k x' - u x'); rewrite -/(e x'); lra.
-  move=> h; have := Rmult_le_compat_l _ _ _ (proj1 g01) h; have := visits_z_le x hp fl; rewrite (ue x); lra.
-have := sum_le le; rewrite sumZ sum_swap (sumE (F := fun x => \sum_(_ : Z) _) (G := e)) => [h|x]; last first.
-  by rewrite sumZ (proj2 (hR x)); lra.
-have E : \sum_(x : Z) e x = 0 by have := sum_ge0 e0; nra.
-by have := Rmax_r 0 (visits_z k y - u y); rewrite -/(e y) (all_0 e0 E); lra.
-Qed.
-
-(* the share of agent k, seen in the chain *)
-Lemma share_z k i : share (m i) (fun s => j s == k) = \sum_(s : S) ((1 - g) * m i s * ind (j s == k)).
-Proof. by []. Qed.
-Lemma visits_z_sum k i : \sum_(y : Z) (ind (jz y == k) * ((1 - g) * visits_z (m i) y))
-  = \sum_(s : S) ((1 - g) * m i s * ind (live s && (jz (z s) == k))).
-Proof.
-rewrite (sumE (G := fun y => \sum_(s : S) (ind (z s == y) * (ind (jz y == k) * ((1 - g) * m i s * ind (live s)))))) => [|y].
-  rewrite sum_swap; apply: sumE => s; rewrite (pick (z s) (fun y => ind (jz y == k) * ((1 - g) * m i s * ind (live s)))).
-  by rewrite /ind; case: (live s) => /=; case: eqP => _; lra.
-rewrite -!sumZ; apply: sumE => s; rewrite /ind; case: (live s) => /=; case: (z s == y); lra.
-Qed.
-Lemma turns_once (u : Z -> R) : \big[Rplus/0]_(k < n) (\sum_(y : Z) (ind (jz y == k) * u y)) = \sum_(y : Z) (ind (jz y < n)%nat * u y).
-Proof. by rewrite exchange_big; apply: sumE => y; rewrite -(big_distrl (u y)) /= ind_sum. Qed.
-
-Theorem S1_exogenous : \big[Rplus/0]_(k < n) share (m k) (fun s => j s == k) <= 1.
-Proof.
-have [u [[u0 u1] h]] := chain.
-apply: Rle_trans (_ : \big[Rplus/0]_(k < n) (\sum_(y : Z) (ind (jz y == k) * u y)) <= _).
-  apply: (big_ind2 Rle) => [|? ? ? ?|k _]; [lra | lra |].
-  apply: Rle_trans (_ : \sum_(y : Z) (ind (jz y == k) * ((1 - g) * visits_z (m k) y)) <= _); last first.
-    by apply: sum_le => y; apply: Rmult_le_compat_l (h _ _ (ht k) (hm k) y); rewrite /ind; case: ifP => _; lra.
-  rewrite share_z visits_z_sum; apply: sum_le => s.
-  apply: Rmult_le_compat_l; first by apply: Rmult_le_pos; [lra | exact: (proj1 (hm k))].
-  rewrite /ind; case: eqP => [e|_]; last by case: ifP => _; lra.
-  by have [|-> <-] := @speaks s; rewrite e ?ltn_ord // eqxx /=; lra.
-rewrite turns_once -[X in _ <= X]u1; apply: sum_le => y; have := u0 y; rewrite /ind; case: ifP => _; lra.
-Qed.
-
-(* it is one if somebody always speaks *)
-Theorem S1_exogenous_eq : (forall s, (j s < n)%nat) -> (forall y, (jz y < n)%nat) ->
-  \big[Rplus/0]_(k < n) share (m k) (fun s => j s == k) = 1.
-Proof.
-move=> hj hz; have [u [[u0 u1] h]] := chain.
-have vu i y : (1 - g) * visits_z (m i) y = u y.
-  have dz x : 0 <= u x - (1 - g) * visits_z (m i) x by have := h _ _ (ht i) (hm i) x; lra.
-  suff /(all_0 dz) a : \sum_(x : Z) (u x - (1 - g) * visits_z (m i) x) = 0 by have := a y; lra.
-  rewrite sumB u1 sumZ /visits_z (sumE (G := fun x => \sum_(s : S) (ind (z s == x) * m i s))) => [|x].
-    rewrite sum_swap (sumE (G := m i)) => [|s]; last by rewrite (pick (z s) (fun _ => m i s)).
-    by rewrite (mass g01 P_dist rho_dist (ht i) (hm i)); field; lra.
-  by apply: sumE => s; have [-> _] := speaks (hj s); rewrite /=; lra.
-rewrite -u1 (sumE (G := fun y => ind (jz y < n)%nat * u y)) => [|y]; last by rewrite hz /ind; lra.
-rewrite -turns_once; apply: eq_bigr => k _.
-rewrite (sumE (G := fun y => ind (jz y == k) * ((1 - g) * visits_z (m k) y))) => [|y]; last by rewrite vu.
-rewrite share_z visits_z_sum; apply: sumE => s.
-by have [-> <-] := speaks (hj s).
-Qed.
-End Exogenous.
 End Discounted.
 
 (* ---- S3, product team *)
@@ -754,19 +693,20 @@ Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : di
 Variables (old new : 'I_n -> S -> M -> R) (m : nat -> S -> R).
 Hypotheses (h_old : forall k, policy (old k)) (h_new : forall k, policy (new k)).
 Definition hybrid i s (k : 'I_n) := if (k < i)%nat then new k s else old k s.
-Definition team i s (a : A) := joint (hybrid i s) a.
-Hypothesis hm : forall i, flow P g rho (team i) (m i).
+Definition product_team i s (a : A) := joint (hybrid i s) a.
+Hypothesis hm : forall i, flow P g rho (product_team i) (m i).
 Hypothesis hk : forall k s, 0 < m O s -> keeps (old k s) (new k s).
 Lemma hybrid_dist i s k : dist (hybrid i s k).
 Proof. by rewrite /hybrid; case: ifP => _; [exact: h_new | exact: h_old]. Qed.
 Lemma keeps_self (x : M -> R) : keeps x x. Proof. by []. Qed.
-Lemma kl_team i l s : 0 < m O s -> (i <= l)%nat -> kl (team i s) (team l s) = \sum_(k : 'I_n) kl (hybrid i s k) (hybrid l s k).
+Lemma kl_team i l s : 0 < m O s -> (i <= l)%nat ->
+  kl (product_team i s) (product_team l s) = \sum_(k : 'I_n) kl (hybrid i s k) (hybrid l s k).
 Proof.
 move=> ms il; apply: P3_1 => [k|k|k]; try exact: hybrid_dist.
 rewrite /hybrid; case: (ltnP k l) => kl; first by case: (ltnP k i) => _ //; exact: hk.
 by rewrite ltnNge (leq_trans il kl).
 Qed.
-Lemma additive_product i : additive team m i.
+Lemma additive_product i : additive product_team m i.
 Proof.
 move=> s ms; elim: i => [|i ih].
   by rewrite big_ord0 kl_team // sum0 // => k; apply: (kl_self (hybrid_dist 0 s k)).
@@ -775,25 +715,26 @@ have d x : kl (old k x) (old k x) = 0 := kl_self (h_old k x) (fun a => erefl).
 have d' x : kl (new k x) (new k x) = 0 := kl_self (h_new k x) (fun a => erefl).
 by rewrite /hybrid ltn0 ltnS; case: (ltngtP k i) => _; rewrite ?d ?d'; lra.
 Qed.
-Lemma keeps_joint i s : 0 < m O s -> keeps (team O s) (team i s).
+Lemma keeps_joint i s : 0 < m O s -> keeps (product_team O s) (product_team i s).
 Proof.
 move=> ms f h; apply: (big_ind (Rlt 0)) => [|x y|k _]; [lra | exact: Rmult_lt_0_compat |].
 have o : 0 < old k s (f k).
-  case: (pos_or_0 (proj1 (h_old k s) (f k))) => // z; move: h; rewrite /team /joint (bigD1 k) //= /hybrid ltn0 z; lra.
+  case: (pos_or_0 (proj1 (h_old k s) (f k))) => // z; move: h; rewrite /product_team /joint (bigD1 k) //= /hybrid ltn0 z; lra.
 by rewrite /hybrid; case: ifP => // _; apply: hk.
 Qed.
 (* here KL of update k is that of agent k *)
-Lemma klu_product (k : 'I_n) s : 0 < m O s -> klu team k s = kl (old k s) (new k s).
+Lemma klu_product (k : 'I_n) s : 0 < m O s -> klu product_team k s = kl (old k s) (new k s).
 Proof.
 move=> ms; rewrite /klu kl_team // (bigD1 k) //= {1 2}/hybrid ltnn ltnSn big1 => [|l ne]; first lra.
 apply: kl_self => [|a]; first exact: hybrid_dist.
 by rewrite /hybrid ltnS [(l <= k)%nat]leq_eqVlt; have /negbTE -> : nat_of_ord l != k by exact: ne.
 Qed.
-Lemma team_dist i : policy (team i). Proof. by move=> s; apply: joint_dist => k; exact: hybrid_dist. Qed.
+Lemma product_team_dist i : policy (product_team i). Proof. by move=> s; apply: joint_dist => k; exact: hybrid_dist. Qed.
+(* TV(d^i, d^0) <= g sqrt(sum_{k<=i} delta0_k / (2 (1 - g))): KL of update k is that of agent k (klu_product) *)
 Theorem S3_product i :
-  tv (occ g (m O)) (occ g (m i)) <= g * sqrt ((\big[Rplus/0]_(k < i) delta0 g team m k) / (2 * (1 - g))).
+  tv (occ g (m O)) (occ g (m i)) <= g * sqrt ((\big[Rplus/0]_(k < i) delta0 g product_team m k) / (2 * (1 - g))).
 Proof.
-apply: (S3_additive g01 P_dist rho_dist team_dist hm) (@additive_product i).
+apply: (S3_additive g01 P_dist rho_dist product_team_dist hm) (@additive_product i).
 by move=> s ms; exact: keeps_joint.
 Qed.
 End Product.
@@ -818,7 +759,8 @@ Lemma path_sum_layer p f T : policy p ->
   at_rho rho (path_sum p f T) = \big[Rplus/0]_(t < T) under (layer p t) (f (T - t.+1)%nat).
 Proof.
 move=> hp; rewrite /layer; elim: T (rho) => [|T ih] n; first by rewrite big_ord0 /at_rho sum0 => [|s] /=; lra.
-rewrite big_ord_recl subn1 /= (eq_bigr (fun t : 'I_T => under (ssrnat.iter t (push P p) (push P p n)) (f (T - t.+1)%nat))) => [|t _].
+rewrite big_ord_recl subn1 /=
+  (eq_bigr (fun t : 'I_T => under (ssrnat.iter t (push P p) (push P p n)) (f (T - t.+1)%nat))) => [|t _].
   rewrite -ih /at_rho (sumE (F := fun s => n s * _) (G := fun s => n s * f T s + n s * step_p P p (path_sum p f T) s)) => [|s].
     by rewrite sumD push_sum.
   by rewrite /= Rmult_plus_distr_l.
@@ -840,7 +782,7 @@ split; first exact: push_keeps.
 by rewrite big_ord_recr; apply: Rle_trans (push_kl P_dist hp hq p0 q0 k h) _; apply: Rplus_le_compat_r.
 Qed.
 
-(* ---- S2, episodic *)
+(* ---- S2, episodic: TV(d'_t, d_t) <= min(1, sqrt(1/2 sum_{u<t} kappa_u)) *)
 Theorem S2_episodic t : (forall u, (u < t)%nat -> seen (layer p u) p q) ->
   tv (layer p t) (layer q t) <= Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) kappa u) / 2)).
 Proof.
@@ -849,7 +791,7 @@ apply: Rmin_glb; first exact: tv_le1.
 apply: le_root (tv_ge0 _ _) _; apply: Rle_trans (pinsker dp dq k) _; lra.
 Qed.
 
-(* ---- T1, episodic *)
+(* ---- T1, episodic: TV(d'_t, d_t) <= sum_{u<t} E_{d_u} TV_u *)
 Lemma T1_layer t : tv (layer p t) (layer q t) <= \big[Rplus/0]_(u < t) under (layer p u) (fun s => tv (p s) (q s)).
 Proof.
 elim: t => [|t ih]; first by rewrite big_ord0 /tv sum0 => [|s]; rewrite ?Rminus_eq_0 ?Rabs_R0; lra.
@@ -859,14 +801,17 @@ have one s' : Rabs (push P q n' s' - push P p n s')
    <= \sum_(s : S) \sum_(a : A) ((Rabs (n' s - n s) * q s a + n s * Rabs (q s a - p s a)) * P s a s').
   rewrite /push -sumB; apply: Rle_trans (sum_abs _) _; apply: sum_le => s.
   rewrite -!sumZ -sumB; apply: Rle_trans (sum_abs _) _; apply: sum_le => a.
-  have -> : n' s * (q s a * P s a s') - n s * (p s a * P s a s') = ((n' s - n s) * q s a + n s * (q s a - p s a)) * P s a s' by ring.
+  have -> : n' s * (q s a * P s a s') - n s * (p s a * P s a s')
+    = ((n' s - n s) * q s a + n s * (q s a - p s a)) * P s a s' by ring.
   rewrite Rabs_mult (Rabs_pos_eq (P s a s')); last exact: (proj1 (P_dist s a)).
   apply: Rmult_le_compat_r; first exact: (proj1 (P_dist s a)).
-  apply: Rle_trans (Rabs_triang _ _) _; rewrite !Rabs_mult (Rabs_pos_eq (q s a)) ?(Rabs_pos_eq (n s)) //; last exact: (proj1 (hq s)).
+  apply: Rle_trans (Rabs_triang _ _) _; rewrite !Rabs_mult (Rabs_pos_eq (q s a)) ?(Rabs_pos_eq (n s)) //;
+    last exact: (proj1 (hq s)).
   lra.
 have := sum_le one; rewrite sum_swap /tv (sumE (F := fun s => \sum_(s' : S) _)
   (G := fun s => Rabs (n' s - n s) + n s * \sum_(a : A) Rabs (q s a - p s a))) => [h|s].
-  have -> : under n (fun s => / 2 * \sum_(a : A) Rabs (q s a - p s a)) = / 2 * \sum_(s : S) (n s * \sum_(a : A) Rabs (q s a - p s a)).
+  have -> : under n (fun s => / 2 * \sum_(a : A) Rabs (q s a - p s a))
+    = / 2 * \sum_(s : S) (n s * \sum_(a : A) Rabs (q s a - p s a)).
     by rewrite /under -sumZ; apply: sumE => s; lra.
   by rewrite sumD in h; lra.
 rewrite sum_swap (sumE (G := fun a => Rabs (n' s - n s) * q s a + n s * Rabs (q s a - p s a))) => [|a].
@@ -880,6 +825,7 @@ Hypothesis ho : only T p q.
 Definition share_t u := under (layer p u) (fun s => ind (T s)).
 Lemma S1_layer u : seen (layer p u) p q -> under (layer p u) (fun s => tv (p s) (q s)) <= sqrt (share_t u * kappa u / 2).
 Proof. by move=> hs; apply: share_mean => //; exact: (proj1 (layer_dist u hp)). Qed.
+(* TV(d'_t, d_t) <= min(1, sum_{u<t} sqrt(w_u kappa_u / 2)) *)
 Theorem S1_episodic t : (forall u, (u < t)%nat -> seen (layer p u) p q) ->
   tv (layer p t) (layer q t) <= Rmin 1 (\big[Rplus/0]_(u < t) sqrt (share_t u * kappa u / 2)).
 Proof.
@@ -907,6 +853,7 @@ Variable team : nat -> S -> A -> R.
 Hypothesis ht : forall i, policy (team i).
 (* KL of update k at step u, under the first team *)
 Definition kappa0 k u := under (layer (team O) u) (klu team k).
+(* TV(d^i_t, d^0_t) <= min(1, sqrt(1/2 sum_{u<t} sum_{k<=i} kappa0_{k,u})) *)
 Theorem S3_episodic i t : (forall u, (u < t)%nat -> seen (layer (team O) u) (team O) (team i)) ->
   (forall u, additive team (fun _ => layer (team O) u) i) ->
   tv (layer (team O) t) (layer (team i) t) <= Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i) kappa0 k u)) / 2)).
@@ -944,7 +891,8 @@ End Gap.
 
 (* the bounds of S2, S1 and S3 on the gap; for S1 |A| <= Amax gives span(g) <= 2 Amax *)
 Lemma layered r p q p0 T (lo hi x : nat -> R) : policy q -> policy p0 ->
-  (forall t s, (t < T)%nat -> lo t <= g_at r p q T t s <= hi t) -> (forall t, (t < T)%nat -> tv (layer p0 t) (layer q t) <= x t) ->
+  (forall t s, (t < T)%nat -> lo t <= g_at r p q T t s <= hi t) ->
+  (forall t, (t < T)%nat -> tv (layer p0 t) (layer q t) <= x t) ->
   Rabs (Jep r T q - Jep r T p - Lep r p q p0 T) <= \big[Rplus/0]_(t < T) (x t * (hi t - lo t)).
 Proof.
 move=> hq hp0 h hx; apply: Rle_trans (gap_layers hq hp0 h) _; apply: sum_le => t.
@@ -952,6 +900,7 @@ apply: Rmult_le_compat_r; last exact: hx.
 case: (@pickP S predT) => [s _|no]; first by have := h t s (ltn_ord t); lra.
 by have := proj2 rho_dist; rewrite big_pred0 => //; lra.
 Qed.
+(* |fresh| <= sum_t min(1, sqrt(1/2 sum_{u<t} kappa_u)) span(g_t) *)
 Theorem S2_episodic_gap r p q T (lo hi : nat -> R) : policy p -> policy q ->
   (forall u, (u < T)%nat -> seen (layer p u) p q) -> (forall t s, (t < T)%nat -> lo t <= g_at r p q T t s <= hi t) ->
   Rabs (Jep r T q - Jep r T p - Lep r p q p T)
@@ -960,6 +909,7 @@ Proof.
 move=> hp hq hs h; apply: (layered (x := fun t => Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) kappa p q u) / 2))) hq hp h) => t lt.
 by apply: S2_episodic => // u ut; apply/hs/(ltn_trans ut).
 Qed.
+(* |fresh| <= sum_t 2 Amax_t min(1, sum_{u<t} sqrt(w_u kappa_u / 2)) *)
 Theorem S1_episodic_gap r p q T (U : pred S) (Amax : nat -> R) : policy p -> policy q ->
   (forall u, (u < T)%nat -> seen (layer p u) p q) -> only U p q ->
   (forall t s a, (t < T)%nat -> Rabs (Adv P nx r p (T - t.+1)%nat s a) <= Amax t) ->
@@ -968,17 +918,20 @@ Theorem S1_episodic_gap r p q T (U : pred S) (Amax : nat -> R) : policy p -> pol
 Proof.
 move=> hp hq hs ho hA; pose x t := Rmin 1 (\big[Rplus/0]_(u < t) sqrt (share_t p U u * kappa p q u / 2)).
 have h t s : (t < T)%nat -> - Amax t <= g_at r p q T t s <= Amax t.
-  move=> lt; apply: Rabs_def2_le; rewrite -(sum_const (Amax t) (proj2 (hq s))); apply: Rle_trans (sum_abs _) _; apply: sum_le => a.
+  move=> lt; apply: Rabs_def2_le; rewrite -(sum_const (Amax t) (proj2 (hq s))); apply: Rle_trans (sum_abs _) _;
+    apply: sum_le => a.
   by rewrite Rabs_mult Rabs_pos_eq; [apply: Rmult_le_compat_l; [exact: (proj1 (hq s)) | exact: hA] | exact: (proj1 (hq s))].
 have := layered (x := x) hq hp h; rewrite (eq_bigr (fun t : 'I_T => 2 * Amax t * x t)) => [|t _]; last lra.
 by apply=> t lt; apply: S1_episodic => // u ut; apply/hs/(ltn_trans ut).
 Qed.
+(* |stale_i| <= sum_t min(1, sqrt(1/2 sum_{u<t} sum_{k<=i} kappa0_{k,u})) span(g_t) *)
 Theorem S3_episodic_gap r (team : nat -> S -> A -> R) i T (lo hi : nat -> R) : (forall i, policy (team i)) ->
   (forall u, (u < T)%nat -> seen (layer (team O) u) (team O) (team i.+1)) ->
   (forall u, additive team (fun _ => layer (team O) u) i.+1) ->
   (forall t s, (t < T)%nat -> lo t <= g_at r (team i) (team i.+1) T t s <= hi t) ->
   Rabs (Jep r T (team i.+1) - Jep r T (team i) - Lep r (team i) (team i.+1) (team O) T)
-    <= \big[Rplus/0]_(t < T) (Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i.+1) kappa0 team k u)) / 2)) * (hi t - lo t)).
+    <= \big[Rplus/0]_(t < T)
+      (Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i.+1) kappa0 team k u)) / 2)) * (hi t - lo t)).
 Proof.
 move=> ht hs ha h.
 apply: (layered (x := fun t => Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i.+1) kappa0 team k u)) / 2)))
@@ -998,11 +951,168 @@ Proof. by move=> hP hr ht turns hs; apply: S3_episodic => // u; apply: additive_
 Corollary S3_episodic_product (S M : finType) n (A := [finType of {ffun 'I_n -> M}]) (P : S -> A -> S -> R) rho
     (old new : 'I_n -> S -> M -> R) i t :
   (forall s a, dist (P s a)) -> dist rho -> (forall k, policy (old k)) -> (forall k, policy (new k)) ->
-  (forall u k s, 0 < layer P rho (team old new O) u s -> keeps (old k s) (new k s)) ->
-  tv (layer P rho (team old new O) t) (layer P rho (team old new i) t)
-    <= Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i) kappa0 P rho (team old new) k u)) / 2)).
+  (forall u k s, 0 < layer P rho (product_team old new O) u s -> keeps (old k s) (new k s)) ->
+  tv (layer P rho (product_team old new O) t) (layer P rho (product_team old new i) t)
+    <= Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i) kappa0 P rho (product_team old new) k u)) / 2)).
 Proof.
-move=> hP hr ho hn hk; apply: S3_episodic => // [j|u _ s ms|u s ms]; first exact: team_dist.
-  by apply: (keeps_joint (m := fun _ => layer P rho (team old new O) u)) => // k x; exact: hk.
-by apply: (additive_product (m := fun _ => layer P rho (team old new O) u)) => // k x; exact: hk.
+move=> hP hr ho hn hk; apply: S3_episodic => // [j|u _ s ms|u s ms]; first exact: product_team_dist.
+  by apply: (keeps_joint (m := fun _ => layer P rho (product_team old new O) u)) => // k x; exact: hk.
+by apply: (additive_product (m := fun _ => layer P rho (product_team old new O) u)) => // k x; exact: hk.
 Qed.
+
+(* ------------------------------------------------------------------ S1: the shares of exogenous speakers *)
+(* Exogenous speakers: a chain z that no action moves says who speaks (round robin, i.i.d., Markov router), as long as the
+   episode is live; when it ends may depend on the actions. At the end nobody speaks. *)
+Section Exogenous.
+Variables (S A Z : finType) (P : S -> A -> S -> R) (rho : S -> R).
+Hypotheses (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
+Variables (z : S -> Z) (jz : Z -> nat) (Rz : Z -> Z -> R) (live : pred S) (j : S -> nat) (n : nat).
+Hypotheses (hR : forall x, dist (Rz x)) (speaks : forall s, (j s < n)%nat -> live s /\ j s = jz (z s)).
+Hypothesis router : forall s a y, live s -> \sum_(s' : S) (P s a s' * ind (live s' && (z s' == y))) <= Rz (z s) y.
+Hypothesis end_stays : forall s a s', ~~ live s -> live s' -> P s a s' = 0.
+Notation turn k := (fun s => ind (j s == k)).
+
+Lemma pick (x : Z) (F : Z -> R) : \sum_(y : Z) (ind (x == y) * F y) = F x.
+Proof.
+rewrite (sumE (G := fun y => if y == x then F y else 0)) => [|y]; last by rewrite /ind eq_sym; case: eqP => _; lra.
+by rewrite -big_mkcond (big_pred1 x).
+Qed.
+(* the live part of a measure, seen in the chain *)
+Definition chain_law (d : S -> R) y := \sum_(s : S) (d s * ind (live s && (z s == y))).
+Lemma chain_sum k d : \sum_(y : Z) (ind (jz y == k) * chain_law d y) = \sum_(s : S) (d s * ind (live s && (jz (z s) == k))).
+Proof.
+rewrite (sumE (G := fun y => \sum_(s : S) (ind (z s == y) * (ind (jz y == k) * (d s * ind (live s)))))) => [|y].
+  rewrite sum_swap; apply: sumE => s; rewrite (pick (z s) (fun y => ind (jz y == k) * (d s * ind (live s)))).
+  by rewrite /ind; case: (live s) => /=; case: eqP => _; lra.
+rewrite -!sumZ; apply: sumE => s; rewrite /ind; case: (live s) => /=; case: (z s == y); lra.
+Qed.
+Lemma chain_push p d y : policy p -> (forall s, 0 <= d s) -> chain_law (push P p d) y <= \sum_(x : Z) (chain_law d x * Rz x y).
+Proof.
+move=> hp d0; rewrite /chain_law push_sum [X in _ <= X](_ : _ = \sum_(s : S) (d s * (ind (live s) * Rz (z s) y))); last first.
+  rewrite (sumE (G := fun x => \sum_(s : S) (ind (z s == x) * (d s * ind (live s) * Rz x y)))) => [|x].
+    by rewrite sum_swap; apply: sumE => s; rewrite (pick (z s) (fun x => d s * ind (live s) * Rz x y)); lra.
+  by rewrite -sumZr; apply: sumE => s; rewrite /ind; case: (live s) => /=; case: eqP => _; lra.
+apply: sum_le => s; apply: Rmult_le_compat_l (d0 s) _.
+have [p0 p1] := hp s; rewrite -[X in _ <= X](sum_const _ p1); apply: sum_le => a; apply: Rmult_le_compat_l (p0 a) _.
+rewrite /ev; case l : (live s); first by rewrite [ind true]/ind Rmult_1_l; apply: router.
+rewrite sum0 => [|s']; first by rewrite /ind /=; lra.
+by case l' : (live s'); [rewrite end_stays ?l //; lra | rewrite /ind /=; lra].
+Qed.
+(* where the chain starts *)
+Definition rho_z y := \sum_(s : S) (ind (z s == y) * rho s).
+Lemma rho_z_dist : dist rho_z.
+Proof.
+split=> [y|]; first by apply: sum_ge0 => s; apply: Rmult_le_pos (proj1 rho_dist s); have := ind01 (z s == y); lra.
+by rewrite sum_swap -[RHS](proj2 rho_dist); apply: sumE => s; rewrite (pick (z s) (fun _ => rho s)).
+Qed.
+Lemma chain_rho y : chain_law rho y <= rho_z y.
+Proof. by apply: sum_le => s; have := proj1 rho_dist s; rewrite /ind; case: (live s) => /=; case: eqP => _; lra. Qed.
+
+(* if the law u of the chain is above all laws d_k of the states, the shares add up to at most one ... *)
+Lemma turns_once (u : Z -> R) :
+  \big[Rplus/0]_(k < n) (\sum_(y : Z) (ind (jz y == k) * u y)) = \sum_(y : Z) (ind (jz y < n)%nat * u y).
+Proof. by rewrite exchange_big; apply: sumE => y; rewrite -(big_distrl (u y)) /= ind_sum. Qed.
+Lemma shares_le (d : nat -> S -> R) u : (forall k s, 0 <= d k s) -> dist u -> (forall k y, chain_law (d k) y <= u y) ->
+  \big[Rplus/0]_(k < n) under (d k) (turn k) <= 1.
+Proof.
+move=> d0 [u0 u1] h; apply: Rle_trans (_ : \big[Rplus/0]_(k < n) (\sum_(y : Z) (ind (jz y == k) * u y)) <= _).
+  apply: (big_ind2 Rle) => [|? ? ? ?|k _]; [lra | lra |].
+  apply: Rle_trans (_ : \sum_(y : Z) (ind (jz y == k) * chain_law (d k) y) <= _); last first.
+    by apply: sum_le => y; apply: Rmult_le_compat_l (h k y); have := ind01 (jz y == k); lra.
+  rewrite chain_sum; apply: sum_le => s; apply: Rmult_le_compat_l (d0 k s) _.
+  rewrite {1}/ind; case: eqP => [e|_]; last by have := ind01 (live s && (jz (z s) == k)); lra.
+  by have [|-> <-] := @speaks s; rewrite e ?ltn_ord // eqxx /ind /=; lra.
+by rewrite turns_once -[X in _ <= X]u1; apply: sum_le => y; have := u0 y; rewrite /ind; case: ifP => _; lra.
+Qed.
+(* ... and to one if somebody always speaks *)
+Lemma shares_eq (d : nat -> S -> R) u : (forall s, (j s < n)%nat) -> (forall y, (jz y < n)%nat) ->
+  (forall k, dist (d k)) -> dist u -> (forall k y, chain_law (d k) y <= u y) -> \big[Rplus/0]_(k < n) under (d k) (turn k) = 1.
+Proof.
+move=> hj hz hd [u0 u1] h.
+have e k y : chain_law (d k) y = u y.
+  have dz x : 0 <= u x - chain_law (d k) x by have := h k x; lra.
+  suff /(all_0 dz) a : \sum_(x : Z) (u x - chain_law (d k) x) = 0 by have := a y; lra.
+  rewrite sumB u1 /chain_law (sumE (G := fun x => \sum_(s : S) (ind (z s == x) * d k s))) => [|x].
+    by rewrite sum_swap (sumE (G := d k)) ?(proj2 (hd k)) => [|s]; [lra | rewrite (pick (z s) (fun _ => d k s))].
+  by apply: sumE => s; have [-> _] := speaks (hj s); rewrite /=; lra.
+rewrite -u1 (sumE (G := fun y => ind (jz y < n)%nat * u y)) => [|y]; last by rewrite hz /ind; lra.
+rewrite -turns_once; apply: eq_bigr => k _.
+rewrite (sumE (G := fun y => ind (jz y == k) * chain_law (d k) y)) => [|y]; last by rewrite e.
+by rewrite chain_sum; apply: sumE => s; have [-> <-] := speaks (hj s).
+Qed.
+
+Variable team : nat -> S -> A -> R.
+Hypothesis ht : forall i, policy (team i).
+
+(* discounted *)
+Section Visits.
+Variables (g : R) (m : nat -> S -> R).
+Hypotheses (g01 : 0 <= g < 1) (hm : forall i, flow P g rho (team i) (m i)).
+(* the occupancy of the chain is above all of them *)
+Lemma chain : exists u, dist u /\ forall k y, chain_law (occ g (m k)) y <= u y.
+Proof.
+have p1 : @policy unit_finType Z (fun _ _ => 1) by move=> _; split=> [_|]; [lra | rewrite (big_pred1 tt) // => -[]].
+have [u fu] := visits_exist g01 (fun x (_ : unit_finType) => hR x) rho_z_dist p1; have [u0 _] := fu.
+have um := mass g01 (fun x (_ : unit_finType) => hR x) rho_z_dist p1 fu.
+have ue y : u y = rho_z y + g * \sum_(x : Z) (u x * Rz x y).
+  rewrite {1}(proj2 fu y); congr (_ + g * _); apply: sumE => x; rewrite (big_pred1 tt) => [|[]] //; lra.
+exists (fun y => (1 - g) * u y); split; first split=> [y|].
+- by apply: Rmult_le_pos; [lra | exact: u0].
+- by rewrite sumZ um; field; lra.
+move=> k y; have -> : chain_law (occ g (m k)) y = (1 - g) * chain_law (m k) y.
+  by rewrite /chain_law -sumZ; apply: sumE => s; rewrite /occ; lra.
+apply: Rmult_le_compat_l; first lra.
+have one x : chain_law (m k) x <= rho_z x + g * \sum_(x' : Z) (chain_law (m k) x' * Rz x' x).
+  have -> : chain_law (m k) x = chain_law rho x + g * chain_law (push P (team k) (m k)) x.
+    by rewrite /chain_law -sumZ -sumD; apply: sumE => s; rewrite {1}(flowE s (hm k)); lra.
+  apply: Rplus_le_compat (chain_rho x) _; apply: Rmult_le_compat_l (proj1 g01) _; exact: chain_push (ht k) (proj1 (hm k)).
+(* the excess e over u is at most g times what it was a step before *)
+pose e x := Rmax 0 (chain_law (m k) x - u x).
+have e0 x : 0 <= e x := Rmax_l _ _.
+have le x : e x <= g * \sum_(x' : Z) (e x' * Rz x' x).
+  have r0 : 0 <= \sum_(x' : Z) (e x' * Rz x' x) by apply: sum_ge0 => x'; apply: Rmult_le_pos (e0 _) (proj1 (hR x') x).
+  apply: Rmax_lub; first by apply: Rmult_le_pos; lra.
+  have : \sum_(x' : Z) (chain_law (m k) x' * Rz x' x) <= \sum_(x' : Z) (u x' * Rz x' x) + \sum_(x' : Z) (e x' * Rz x' x).
+    rewrite -sumD; apply: sum_le => x'; rewrite -Rmult_plus_distr_r; apply: Rmult_le_compat_r; first exact: (proj1 (hR x') x).
+    by have := Rmax_r 0 (chain_law (m k) x' - u x'); rewrite -/(e x'); lra.
+  move=> h; have := Rmult_le_compat_l _ _ _ (proj1 g01) h; have := one x; rewrite (ue x); lra.
+have := sum_le le; rewrite sumZ sum_swap (sumE (F := fun x => \sum_(_ : Z) _) (G := e)) => [h|x]; last first.
+  by rewrite sumZ (proj2 (hR x)); lra.
+have E : \sum_(x : Z) e x = 0 by have := sum_ge0 e0; nra.
+by have := Rmax_r 0 (chain_law (m k) y - u y); rewrite -/(e y) (all_0 e0 E); lra.
+Qed.
+(* each agent's share under its own hybrid: sum_k w_k <= 1 *)
+Theorem S1_exogenous : \big[Rplus/0]_(k < n) share g (m k) (fun s => j s == k) <= 1.
+Proof.
+have [u [hu h]] := chain; apply: (shares_le (d := fun k => occ g (m k)) _ hu h) => k s.
+exact: occ_ge0 g01 _ _ _ (hm k).
+Qed.
+Theorem S1_exogenous_eq : (forall s, (j s < n)%nat) -> (forall y, (jz y < n)%nat) ->
+  \big[Rplus/0]_(k < n) share g (m k) (fun s => j s == k) = 1.
+Proof.
+move=> hj hz; have [u [hu h]] := chain; apply: (shares_eq (d := fun k => occ g (m k)) hj hz _ hu h) => k.
+exact: (occ_dist g01 P_dist rho_dist (ht k) (hm k)).
+Qed.
+End Visits.
+
+(* episodic, in every layer; so the expected turns before t add up to at most t *)
+Theorem S1_exogenous_layer t : \big[Rplus/0]_(k < n) share_t P rho (team k) (fun s => j s == k) t <= 1.
+Proof.
+have l0 k u s := proj1 (layer_dist P_dist rho_dist u (ht k)) s.
+have [u [hu h]] : exists u, dist u /\ forall k y, chain_law (layer P rho (team k) t) y <= u y.
+  elim: t => [|t [u [hu h]]]; first by exists rho_z; split; [exact: rho_z_dist | move=> k; exact: chain_rho].
+  exists (fun y => \sum_(x : Z) (u x * Rz x y)); split; first split=> [y|].
+  - by apply: sum_ge0 => x; apply: Rmult_le_pos; [exact: (proj1 hu) | exact: (proj1 (hR x))].
+  - by rewrite sum_swap -[RHS](proj2 hu); apply: sumE => x; rewrite sumZ (proj2 (hR x)); lra.
+  move=> k y; apply: Rle_trans (chain_push y (ht k) (l0 k t)) _; apply: sum_le => x.
+  by apply: Rmult_le_compat_r (h k x); exact: (proj1 (hR x)).
+exact: (shares_le (d := fun k => layer P rho (team k) t)) hu h.
+Qed.
+Corollary S1_exogenous_turns t :
+  \big[Rplus/0]_(k < n) (\big[Rplus/0]_(u < t) share_t P rho (team k) (fun s => j s == k) u) <= INR t.
+Proof.
+rewrite exchange_big -[INR t]Rmult_1_r.
+apply: (sum_le_const (f := fun u => \big[Rplus/0]_(k < n) share_t P rho (team k) (fun s => j s == k) u)) => u _.
+exact: S1_exogenous_layer.
+Qed.
+End Exogenous.

@@ -12,7 +12,7 @@ Notation flow := (flow P g rho).
 Variables (r : S -> A -> R) (Amax : R).
 Implicit Types (p q : S -> A -> R).
 
-Definition c := sqrt 2 * g * Amax / (1 - g) ^ 2.
+Definition c_paper := sqrt 2 * g * Amax / (1 - g) ^ 2.
 Definition adv v s a := Qd P g r v s a - v s.
 (* L = sum m0 sum_a (new - old) A_0 *)
 Definition surrogate p q v m := under m (fun s => \sum_(a : A) ((q s a - p s a) * adv v s a)).
@@ -27,7 +27,7 @@ Qed.
 (* P3.4 for any pair of policies, with the condition on supports at visited states only *)
 Theorem P3_8 p q v v' m m' : policy p -> policy q -> bellman P g r p v -> bellman P g r q v' -> flow p m -> flow q m' ->
   seen m p q -> (forall s a, Rabs (adv v s a) <= Amax) ->
-  Rabs (at_rho rho v' - at_rho rho v - surrogate p q v m) <= c * sqrt (delta g p q m).
+  Rabs (at_rho rho v' - at_rho rho v - surrogate p q v m) <= c_paper * sqrt (delta g p q m).
 Proof.
 move=> hp hq bp bq fl fl' hs hA; rewrite surrogateE //.
 have hg s : - Amax <= gaind P g r p v q s <= Amax.
@@ -46,13 +46,16 @@ have {}h := Rle_trans _ _ _ h (Rmult_le_compat_l _ _ _ k0 le).
 have i0 : 0 <= Amax / (1 - g) by apply: Rmult_le_pos A0 _; apply/Rlt_le/Rinv_0_lt_compat; lra.
 have := Rmult_le_compat_l _ _ _ i0 h.
 have -> : Amax / (1 - g) * ((1 - g) * l1 m m') = (Amax - - Amax) / (1 - g) * ((1 - g) / 2 * l1 m m') by field; lra.
-by have -> : Amax / (1 - g) * (sqrt 2 * g / (1 - g) * sqrt (delta g p q m)) = c * sqrt (delta g p q m) by rewrite /c; field; lra.
+by have -> : Amax / (1 - g) * (sqrt 2 * g / (1 - g) * sqrt (delta g p q m)) = c_paper * sqrt (delta g p q m)
+  by rewrite /c_paper; field; lra.
 Qed.
 
 (* turn-taking: the newcomer k has rows of its own where k speaks, and its KL is counted there *)
 Corollary P3_8_turns p q v v' m m' (T : pred S) : policy p -> policy q -> bellman P g r p v -> bellman P g r q v' ->
-  flow p m -> flow q m' -> only T p q -> (forall s, T s -> 0 < m s -> keeps (p s) (q s)) -> (forall s a, Rabs (adv v s a) <= Amax) ->
-  Rabs (at_rho rho v' - at_rho rho v - surrogate p q v m) <= c * sqrt ((1 - g) * under m (fun s => ind (T s) * kl (p s) (q s))).
+  flow p m -> flow q m' -> only T p q -> (forall s, T s -> 0 < m s -> keeps (p s) (q s)) ->
+  (forall s a, Rabs (adv v s a) <= Amax) ->
+  Rabs (at_rho rho v' - at_rho rho v - surrogate p q v m)
+    <= c_paper * sqrt ((1 - g) * under m (fun s => ind (T s) * kl (p s) (q s))).
 Proof.
 move=> hp hq bp bq fl fl' ho hs hA.
 have sn : seen m p q.
@@ -75,10 +78,11 @@ Variables (r : S -> A -> R) (Amax : R) (old : 'I_n -> S -> M -> R) (k : 'I_n) (n
 Hypotheses (h_old : forall l, policy (old l)) (h_new : policy new).
 Definition base s (a : A) := joint (fun l => old l s) a.
 Definition swapped s (a : A) := joint (fun l => if l == k then new s else old l s) a.
-Corollary P3_8_product v v' m m' : bellman P g r base v -> bellman P g r swapped v' -> flow P g rho base m -> flow P g rho swapped m' ->
+Corollary P3_8_product v v' m m' : bellman P g r base v -> bellman P g r swapped v' ->
+  flow P g rho base m -> flow P g rho swapped m' ->
   (forall s, 0 < m s -> keeps (old k s) (new s)) -> (forall s a, Rabs (adv P g r v s a) <= Amax) ->
   Rabs (at_rho rho v' - at_rho rho v - surrogate P g r base swapped v m)
-    <= c g Amax * sqrt ((1 - g) * under m (fun s => kl (old k s) (new s))).
+    <= c_paper g Amax * sqrt ((1 - g) * under m (fun s => kl (old k s) (new s))).
 Proof.
 move=> bp bq fl fl' hs hA; pose sw s l := if l == k then new s else old l s.
 have dsw s l : dist (sw s l) by rewrite /sw; case: eqP => _; [exact: h_new | exact: h_old].
@@ -100,8 +104,8 @@ exact: (P3_8 g01 P_dist rho_dist hb hsw bp bq fl fl' sn hA).
 Qed.
 End Product.
 
-(* inside a stage: two stages with the same hybrids up to i have the same numbers up to i, and the same rows, hence the same terms,
-   for the updates before i; A and m of update i are the same as well *)
+(* inside a stage: two stages with the same hybrids up to i have the same numbers up to i, and the same rows, hence the
+   same terms, for the updates before i; A and m of update i are the same as well *)
 Section Inside.
 Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R).
 Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
@@ -124,7 +128,8 @@ rewrite Rmult_0_r => h; have t : Rabs (m' k s - m k s) <= l1 (m k) (m' k) := ter
 by have := Rabs_def2_le (Rle_trans _ _ _ t h); lra.
 Qed.
 Theorem P3_8_inside k : (k <= i)%nat ->
-  at_rho rho (v' k) = at_rho rho (v k) /\ (forall s a, adv P g r (v' k) s a = adv P g r (v k) s a) /\ (forall s, m' k s = m k s) /\
+  at_rho rho (v' k) = at_rho rho (v k) /\ (forall s a, adv P g r (v' k) s a = adv P g r (v k) s a) /\
+  (forall s, m' k s = m k s) /\
   ((k < i)%nat -> delta g (team' k) (team' k.+1) (m' k) = delta g (team k) (team k.+1) (m k) /\
     surrogate P g r (team' k) (team' k.+1) (v' k) (m' k) = surrogate P g r (team k) (team k.+1) (v k) (m k)).
 Proof.
@@ -135,6 +140,20 @@ do !split=> //; first by apply: sumE => s; rewrite V.
 - move: H => lt; apply: sumE => s; rewrite M; congr (_ * _); apply: sumE => a; rewrite Ad !same //.
 Qed.
 End Inside.
+
+(* episodic, by layers: |gap| <= sum_t 2 Amax_t min(1, sum_{u<t} sqrt(kappa_u / 2)), the form of P3.4 for any pair *)
+Theorem P3_8_episodic (S A : finType) (P : S -> A -> S -> R) rho (r : S -> A -> S -> R) (p q : S -> A -> R) T (Amax : nat -> R) :
+  (forall s a, dist (P s a)) -> dist rho -> policy p -> policy q -> (forall u, (u < T)%nat -> seen (layer P rho p u) p q) ->
+  (forall t s a, (t < T)%nat -> Rabs (Adv P (fun _ _ b => b) r p (T - t.+1)%nat s a) <= Amax t) ->
+  Rabs (Jep P rho r T q - Jep P rho r T p - Lep P rho r p q p T)
+    <= \big[Rplus/0]_(t < T) (2 * Amax t * Rmin 1 (\big[Rplus/0]_(u < t) sqrt (kappa P rho p q u / 2))).
+Proof.
+move=> hP hr hp hq hs hA; have := S1_episodic_gap hP hr hp hq hs (U := predT) (fun s a (h : ~~ true) => match notF h with end) hA.
+have one u : share_t P rho p predT u = 1.
+  by rewrite -(proj2 (layer_dist hP hr u hp)); apply: sumE => s; rewrite /ind /=; lra.
+move=> h; apply: Rle_trans h _; apply: Req_le; apply: eq_bigr => t _; congr (_ * Rmin 1 _).
+by apply: eq_bigr => u _; rewrite one Rmult_1_l.
+Qed.
 
 (* ---- P3.9 *)
 Section Mixture.
@@ -168,7 +187,8 @@ Lemma kl_mix_drop lam p q : 0 <= lam < 1 -> dist p -> dist q -> kl p (mix lam p 
 Proof.
 move=> l [p0 p1] [q0 _]; rewrite -(sum_const (- ln (1 - lam)) p1); apply: sum_le => a.
 case: (pos_or_0 (p0 a)) => [pa|->]; last lra.
-apply: Rmult_le_compat_l (p0 a) _; have m0 : (1 - lam) * p a <= mix lam p q a by rewrite /mix; have := Rmult_le_pos _ _ (proj1 l) (q0 a); lra.
+apply: Rmult_le_compat_l (p0 a) _; have m0 : (1 - lam) * p a <= mix lam p q a.
+  by rewrite /mix; have := Rmult_le_pos _ _ (proj1 l) (q0 a); lra.
 have n0 : 0 < (1 - lam) * p a by apply: Rmult_lt_0_compat; lra.
 rewrite ln_swap //; last lra; apply: Ropp_le_contravar.
 apply: Rcomplements.ln_le; first lra.
