@@ -308,75 +308,131 @@ have : m s * Z s <= 0 by apply: (Rmult_le_reg_l _ _ _ c); lra.
 rewrite /Z; case: (Rle_lt_dec (m' s) 0) => ? /=; lra.
 Qed.
 
-(* KL(m || m') <= gamma/(1-gamma) K: the flow equation maps (m, m') to itself and adds at most gamma K on the way *)
-Theorem kl_visits p q m m' : policy p -> policy q -> flow p m -> flow q m' -> keeps_at m p q ->
-  kl m m' <= g / (1 - g) * under m (fun s => kl (p s) (q s)).
+(* the visits after the first step *)
+Definition later p m s := g * push P p m s.
+Section Visits.
+Variables (p q : S -> A -> R) (m m' : S -> R).
+Hypotheses (hp : policy p) (hq : policy q) (fl : flow p m) (fl' : flow q m') (hk : keeps_at m p q).
+Let m0 : measure m := proj1 fl.
+Let m0' : measure m' := proj1 fl'.
+Let km : keeps m m' := visits_keep hp hq fl fl' hk.
+Let K := under m (fun s => kl (p s) (q s)).
+Lemma laterE pi mm s : flow pi mm -> mm s = rho s + later pi mm s. Proof. by case=> _ ->. Qed.
+Lemma later_ge0 pi mm : policy pi -> flow pi mm -> measure (later pi mm).
+Proof. by move=> h [mm0 _] s; apply: Rmult_le_pos (proj1 g01) (push_pos P_dist mm0 h s). Qed.
+Lemma later_keeps : keeps (later p m) (later q m').
 Proof.
-move=> hp hq fl fl' hk; have km := visits_keep hp hq fl fl' hk; have [m0 fp] := fl; have [m0' fq] := fl'.
-set K := under m _; have c : 0 < 1 - g by lra.
+move=> x /(prod_pos (proj1 g01) (push_pos P_dist m0 hp x)) [gp px].
+exact: Rmult_lt_0_compat gp (keeps_push P_dist m0 m0' hp hq km hk px).
+Qed.
+Lemma kl_later : kl (later p m) (later q m') <= g * (kl m m' + K).
+Proof.
+case: (Rle_lt_or_eq_dec _ _ (proj1 g01)) => [gp|E]; last by rewrite /kl sum0 => [|x]; rewrite /later -E; lra.
+rewrite /later kl_scale //; [|exact: push_pos | exact: (keeps_push P_dist m0 m0' hp hq km hk)].
+have := Rmult_le_compat_l _ _ _ (proj1 g01) (kl_step P_dist m0 m0' hp hq km hk); rewrite -/(under m _) -/K; lra.
+Qed.
+(* KL(m || m') <= gamma/(1-gamma) K: the flow equations map (m, m') to itself and add at most gamma K on the way *)
+Theorem kl_visits : kl m m' <= g / (1 - g) * K.
+Proof.
+have c : 0 < 1 - g by lra.
 suff h : kl m m' <= g * (kl m m' + K).
   apply: (Rmult_le_reg_l _ _ _ c); have -> : (1 - g) * (g / (1 - g) * K) = g * K by field; lra.
   lra.
-have pos x : 0 <= g * push P p m x /\ 0 <= g * push P q m' x.
-  by split; apply: Rmult_le_pos (proj1 g01) _; [exact: (push_pos P_dist m0 hp) | exact: (push_pos P_dist m0' hq)].
-have kp := keeps_push P_dist m0 m0' hp hq km hk.
-have kg : keeps (fun x => g * push P p m x) (fun x => g * push P q m' x).
-  move=> x /(prod_pos (proj1 g01) (push_pos P_dist m0 hp x)) [gp px]; exact: Rmult_lt_0_compat gp (kp x px).
-rewrite {1}(kl_eq fp fq); apply: Rle_trans.
-  exact: (kl_add (proj1 rho_dist) (proj1 rho_dist) (fun x => proj1 (pos x)) (fun x => proj2 (pos x)) (fun _ h => h) kg).
-rewrite kl_self; last exact: (proj1 rho_dist).
-case: (Rle_lt_or_eq_dec _ _ (proj1 g01)) => [gp|E].
-  rewrite kl_scale //; last exact: push_pos.
-  by have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ gp) (kl_step P_dist m0 m0' hp hq km hk); rewrite -/(under m _) -/K; lra.
-by rewrite /kl sum0 => [|x]; rewrite -E; lra.
+rewrite {1}(kl_eq (fun x => laterE x fl) (fun x => laterE x fl')); apply: Rle_trans.
+  exact: (kl_add (proj1 rho_dist) (proj1 rho_dist) (later_ge0 hp fl) (later_ge0 hq fl') (fun _ h => h) later_keeps).
+by rewrite kl_self; [have := kl_later; lra | exact: (proj1 rho_dist)].
 Qed.
+End Visits.
 
-(* rollouts of b, update from p to q *)
-Lemma S7b_base b p q v m m' B : policy b -> policy p -> policy q -> bellman P g r p v -> flow b m -> flow q m' ->
-  keeps_at m b q -> keeps_at m p q -> (forall s, 0 < m s \/ 0 < m' s -> span_le (adv v s) B) ->
-  Rabs (under m' (gain p v q) - under m (gain p v q))
-    <= B * (g / (1 - g) * under m (fun s => kl (b s) (q s)) + under m (fun s => kl (p s) (q s))).
+(* rollouts of b, update from p to q; the first states are the same and cost nothing *)
+Section Base.
+Variables (b p q : S -> A -> R) (v m m' : S -> R) (B : R).
+Hypotheses (hb : policy b) (hp : policy p) (hq : policy q) (bp : bellman P g r p v) (fl : flow b m) (fl' : flow q m').
+Hypotheses (kb : keeps_at m b q) (kp : keeps_at m p q) (hB : forall s, 0 < m s \/ 0 < m' s -> span_le (adv v s) B).
+Let Kp s := kl (p s) (q s).
+Lemma B_ge0 : 0 <= B.
 Proof.
-move=> hb hp hq bp fl fl' kb kp h; have [m0 _] := fl; have [m0' _] := fl'.
-have B0 : 0 <= B.
-  have [s ms] : exists s, 0 < m s.
-    by apply: sum_pos_ex; rewrite (mass g01 P_dist rho_dist hb fl); apply: Rinv_0_lt_compat; lra.
-  have [a _] : exists a, 0 < p s a by apply: sum_pos_ex; rewrite (proj2 (hp s)); lra.
-  by have := h s (or_introl ms) a a; lra.
-have -> : under m' (gain p v q) - under m (gain p v q) = \sum_(s : S) ((m' s - m s) * gain p v q s).
-  by rewrite /under -sumB; apply: sumE => s; lra.
-apply: Rle_trans (second_order m0 m0' _ (visits_keep hb hq fl fl' kb) hp hq kp B0 (fun s n => S4_state hp hq bp (h s n))) _.
-  by rewrite (mass g01 P_dist rho_dist hb fl) (mass g01 P_dist rho_dist hq fl').
-by apply: Rmult_le_compat_l B0 _; apply: Rplus_le_compat_r; exact: kl_visits hb hq fl fl' kb.
+have [s ms] : exists s, 0 < m s.
+  by apply: sum_pos_ex; rewrite (mass g01 P_dist rho_dist hb fl); apply: Rinv_0_lt_compat; lra.
+have [a _] : exists a, 0 < p s a by apply: sum_pos_ex; rewrite (proj2 (hp s)); lra.
+by have := hB (or_introl ms) a a; lra.
 Qed.
+Lemma S7b_base : Rabs (under m' (gain p v q) - under m (gain p v q))
+    <= B * (g / (1 - g) * under m (fun s => kl (b s) (q s)) + under m Kp - at_rho rho Kp).
+Proof.
+have d0 := later_ge0 hb fl; have d0' := later_ge0 hq fl'; have r0 := proj1 rho_dist.
+have -> : under m' (gain p v q) - under m (gain p v q) = \sum_(s : S) ((later q m' s - later b m s) * gain p v q s).
+  by rewrite /under -sumB; apply: sumE => s; rewrite (laterE s fl) (laterE s fl'); lra.
+have M : \sum_(s : S) later b m s = \sum_(s : S) later q m' s.
+  have E pi mm : flow pi mm -> \sum_(s : S) later pi mm s = \sum_(s : S) mm s - 1.
+    by move=> h; rewrite -(proj2 rho_dist) -sumB; apply: sumE => s; rewrite (laterE s h); lra.
+  by rewrite (E b m fl) (E q m' fl') (mass g01 P_dist rho_dist hb fl) (mass g01 P_dist rho_dist hq fl').
+have sub pi mm s : flow pi mm -> 0 < later pi mm s -> 0 < mm s by move=> h; rewrite (laterE s h); have := r0 s; lra.
+have n s : 0 < later b m s \/ 0 < later q m' s -> 0 < m s \/ 0 < m' s.
+  by case=> h; [left; exact: sub fl h | right; exact: sub fl' h].
+apply: Rle_trans (second_order d0 d0' M (later_keeps hb hq fl fl' kb) hp hq (fun s h => kp (sub _ _ s fl h)) B_ge0
+  (fun s h => S4_state hp hq bp (hB (n s h)))) _.
+apply: Rmult_le_compat_l; first exact: B_ge0.
+have -> : \sum_(s : S) (later b m s * kl (p s) (q s)) = under m Kp - at_rho rho Kp.
+  by rewrite /under /at_rho -sumB; apply: sumE => s; rewrite (laterE s fl) /Kp; lra.
+have := kl_later hb hq fl fl' kb; have := kl_visits hb hq fl fl' kb; set X := under m (fun s => kl (b s) (q s)) => h1 h2.
+have := Rmult_le_compat_l _ _ _ (proj1 g01) h1; have : g * (g / (1 - g) * X) + g * X = g / (1 - g) * X by field; lra.
+lra.
+Qed.
+Lemma first_ge0 : 0 <= B * at_rho rho Kp.
+Proof.
+apply: Rmult_le_pos B_ge0 _; apply: sum_ge0 => s; case: (Rle_lt_or_eq_dec _ _ (proj1 rho_dist s)) => [rs|<-]; last lra.
+have [[p0 p1] [q0 q1]] := (hp s, hq s); apply: Rmult_le_pos; first lra.
+apply: (kl_pos p0 q0); first by rewrite p1 q1.
+by apply: kp; rewrite (laterE s fl); have := later_ge0 hb fl s; lra.
+Qed.
+End Base.
 
-(* |fresh| <= B delta / (1 - gamma)^2; B: the largest span_a A(s, .) at the states that are met *)
-Theorem S7b p q v v' m m' B : policy p -> policy q -> bellman P g r p v -> bellman P g r q v' -> flow p m -> flow q m' ->
+(* |fresh| <= B delta / (1 - gamma)^2; B: the largest span_a A(s, .) at the states that are met. What the first states pay may be
+   subtracted: B kappa_0, kappa_0 = sum_s rho(s) KL(s) *)
+Theorem S7b_later p q v v' m m' B : policy p -> policy q -> bellman P g r p v -> bellman P g r q v' -> flow p m -> flow q m' ->
   keeps_at m p q -> (forall s, 0 < m s \/ 0 < m' s -> span_le (adv v s) B) ->
-  Rabs (J v' - J v - under m (gain p v q)) <= B * delta g p q m / (1 - g) ^ 2.
+  Rabs (J v' - J v - under m (gain p v q)) <= B * delta g p q m / (1 - g) ^ 2 - B * at_rho rho (fun s => kl (p s) (q s)).
 Proof.
 move=> hp hq bp bq fl fl' hk h; rewrite (T0_discounted hq bp bq fl').
 apply: Rle_trans (S7b_base hp hp hq bp fl fl' hk hk h) _; apply: Req_le; rewrite /delta; field; lra.
 Qed.
+Theorem S7b p q v v' m m' B : policy p -> policy q -> bellman P g r p v -> bellman P g r q v' -> flow p m -> flow q m' ->
+  keeps_at m p q -> (forall s, 0 < m s \/ 0 < m' s -> span_le (adv v s) B) ->
+  Rabs (J v' - J v - under m (gain p v q)) <= B * delta g p q m / (1 - g) ^ 2.
+Proof.
+move=> hp hq bp bq fl fl' hk h; have := S7b_later hp hq bp bq fl fl' hk h.
+have := first_ge0 hp hp hq fl hk h; lra.
+Qed.
 
 (* |stale_i| <= B_i (delta0_i + gamma/(1-gamma) sum_{k<=i} delta0_k) / (1-gamma), delta0 under the visits of the stage's start *)
-Theorem S7b_stale (team : nat -> S -> A -> R) (v m : nat -> S -> R) i B :
-  (forall k, policy (team k)) -> (forall k, bellman P g r (team k) (v k)) -> (forall k, flow (team k) (m k)) ->
-  (forall s, 0 < m O s -> adds team i.+1 s) -> keeps_at (m O) (team O) (team i.+1) -> keeps_at (m O) (team i) (team i.+1) ->
-  (forall s, 0 < m O s \/ 0 < m i.+1 s -> span_le (adv (v i) s) B) ->
-  let delta0 k := delta g (team k) (team k.+1) (m O) in
-  Rabs (stale team v m i) <= B * (delta0 i + g / (1 - g) * \big[Rplus/0]_(k < i.+1) delta0 k) / (1 - g).
+Section StaleKL.
+Variables (team : nat -> S -> A -> R) (v m : nat -> S -> R) (i : nat).
+Hypotheses (ht : forall k, policy (team k)) (hv : forall k, bellman P g r (team k) (v k)) (hm : forall k, flow (team k) (m k)).
+Hypotheses (ha : forall s, 0 < m O s -> adds team i.+1 s).
+Hypotheses (k1 : keeps_at (m O) (team O) (team i.+1)) (k2 : keeps_at (m O) (team i) (team i.+1)).
+Definition delta0 k := delta g (team k) (team k.+1) (m O).
+Theorem S7b_stale_later B : (forall s, 0 < m O s \/ 0 < m i.+1 s -> span_le (adv (v i) s) B) ->
+  Rabs (stale team v m i) <= B * (delta0 i + g / (1 - g) * \big[Rplus/0]_(k < i.+1) delta0 k) / (1 - g)
+    - B * at_rho rho (fun s => kl (team i s) (team i.+1 s)).
 Proof.
-move=> ht hv hm ha k1 k2 h d0; rewrite (staleE i ht hv hm).
+move=> h; rewrite (staleE i ht hv hm).
 apply: Rle_trans (S7b_base (ht O) (ht i) (ht i.+1) (hv i) (hm O) (hm i.+1) k1 k2 h) _.
 have -> : under (m O) (fun s => kl (team O s) (team i.+1 s))
     = \big[Rplus/0]_(k < i.+1) under (m O) (fun s => kl (team k s) (team k.+1 s)).
   rewrite sum_swap; apply: sumE => s; rewrite sumZ.
   case: (Rle_lt_or_eq_dec _ _ (proj1 (hm O) s)) => [ms|<-]; last lra.
-  by rewrite (ha s ms).
-rewrite /d0 /delta sumZ; set X := \big[Rplus/0]_(k < _) _; set Y := under _ _.
+  by rewrite (ha ms).
+rewrite /delta0 /delta sumZ; set X := \big[Rplus/0]_(k < _) _; set Y := under _ _; set Z := at_rho _ _.
 by apply: Req_le; field; lra.
 Qed.
+Theorem S7b_stale B : (forall s, 0 < m O s \/ 0 < m i.+1 s -> span_le (adv (v i) s) B) ->
+  Rabs (stale team v m i) <= B * (delta0 i + g / (1 - g) * \big[Rplus/0]_(k < i.+1) delta0 k) / (1 - g).
+Proof.
+move=> h; have := S7b_stale_later h.
+have := first_ge0 (ht O) (ht i) (ht i.+1) (hm O) k2 h; lra.
+Qed.
+End StaleKL.
 
 (* B may be the range of the return: span(r)/(1 - gamma) *)
 Lemma adv_range p v lo hi s : policy p -> bellman P g r p v -> (forall x a, lo <= r x a <= hi) ->
@@ -403,8 +459,8 @@ Corollary S7b_stale_range (team : nat -> S -> A -> R) (v m : nat -> S -> R) i lo
   (forall k, policy (team k)) -> (forall k, bellman P g r (team k) (v k)) -> (forall k, flow (team k) (m k)) ->
   (forall s, 0 < m O s -> adds team i.+1 s) -> keeps_at (m O) (team O) (team i.+1) -> keeps_at (m O) (team i) (team i.+1) ->
   (forall s a, lo <= r s a <= hi) ->
-  let delta0 k := delta g (team k) (team k.+1) (m O) in
-  Rabs (stale team v m i) <= (hi - lo) / (1 - g) * (delta0 i + g / (1 - g) * \big[Rplus/0]_(k < i.+1) delta0 k) / (1 - g).
+  Rabs (stale team v m i)
+    <= (hi - lo) / (1 - g) * (delta0 team m i + g / (1 - g) * \big[Rplus/0]_(k < i.+1) delta0 team m k) / (1 - g).
 Proof. by move=> ht hv hm ha k1 k2 hr; apply: S7b_stale => // s _; exact: adv_range. Qed.
 End Discounted.
 
