@@ -615,12 +615,10 @@ move=> tT ct; have [x dx] : exists x, 0 < d t x by apply: sum_pos_ex; rewrite (p
 have [a _] : exists a, 0 < p x a by apply: sum_pos_ex; rewrite (proj2 (hp x)); lra.
 by have := hB tT ct (or_introl dx) a a; lra.
 Qed.
-Theorem S7b_layers : Rabs (gap e next r rho b p q T) <=
-  \big[Rplus/0]_(t < T | can t) (spn t * (\sum_(x : S) (d t x * kl (p x) (q x)) + \big[Rplus/0]_(u < t) kappa e next rho b q u)).
+Lemma S7b_layer t : (t < T)%nat -> can t -> Rabs (\sum_(x : S) ((d' t x - d t x) * at_layer e next r p q T t x)) <=
+  spn t * (\sum_(x : S) (d t x * kl (p x) (q x)) + \big[Rplus/0]_(u < t) kappa e next rho b q u).
 Proof.
-rewrite (gap_layers e_dist r hr hb hq cannot) big_mkcond [X in _ <= X]big_mkcond.
-apply: Rle_trans (sum_abs _) _; apply: sum_le => t; case: ifP => ct; last by rewrite Rabs_R0; lra.
-have tT := ltn_ord t; have [d0 d1] := layer_dist next e_dist t hb hr; have [d0' d1'] := layer_dist next e_dist t hq hr.
+move=> tT ct; have [d0 d1] := layer_dist next e_dist t hb hr; have [d0' d1'] := layer_dist next e_dist t hq hr.
 have k' u : (u < t)%nat -> keeps_at (d u) b q by move=> ut; apply: kb; apply: ltn_trans ut tT.
 have f x : 0 < d t x \/ 0 < d' t x -> Rabs (at_layer e next r p q T t x) <= tv (p x) (q x) * spn t.
   move=> n; pose Ad := Adv e next r p (T - t.+1)%nat x.
@@ -636,6 +634,31 @@ have M : \sum_(x : S) d t x = \sum_(x : S) d' t x by rewrite d1 d1'.
 apply: Rle_trans (second_order d0 d0' M (keeps_layer (next := next) e_dist hr hb hq k') hp hq (kp tT ct) (spn_ge0 tT ct) f) _.
 apply: Rmult_le_compat_l; first exact: spn_ge0.
 by have := kl_layer (next := next) e_dist hr hb hq k'; lra.
+Qed.
+Theorem S7b_layers : Rabs (gap e next r rho b p q T) <=
+  \big[Rplus/0]_(t < T | can t) (spn t * (\sum_(x : S) (d t x * kl (p x) (q x)) + \big[Rplus/0]_(u < t) kappa e next rho b q u)).
+Proof.
+rewrite (gap_layers e_dist r hr hb hq cannot) big_mkcond [X in _ <= X]big_mkcond.
+apply: Rle_trans (sum_abs _) _; apply: sum_le => t; case: ifP => ct; last by rewrite Rabs_R0; lra.
+exact: S7b_layer (ltn_ord t) ct.
+Qed.
+(* layers before which nothing has moved (layer 0 is one) may be left out *)
+Theorem S7b_layers_idle (idle : nat -> bool) :
+  (forall t, (t < T)%nat -> idle t -> \big[Rplus/0]_(u < t) kappa e next rho b q u = 0) ->
+  Rabs (gap e next r rho b p q T) <= \big[Rplus/0]_(t < T | can t && ~~ idle t)
+    (spn t * (\sum_(x : S) (d t x * kl (p x) (q x)) + \big[Rplus/0]_(u < t) kappa e next rho b q u)).
+Proof.
+move=> hi; rewrite (gap_layers e_dist r hr hb hq cannot) big_mkcond [X in _ <= X]big_mkcond.
+apply: Rle_trans (sum_abs _) _; apply: sum_le => t; case: (boolP (can t)) => ct /=; last by rewrite Rabs_R0; lra.
+case: (boolP (idle t)) => it /=; last exact: S7b_layer (ltn_ord t) ct.
+have k' u : (u < t)%nat -> keeps_at (d u) b q by move=> ut; apply: kb; apply: ltn_trans ut (ltn_ord t).
+have h := Rle_trans _ _ _ (E1_shift (next := next) e_dist hr hb hq k') (Rle_trans _ _ _ (Rmin_r _ _) (Rmin_r _ _)).
+rewrite (hi t (ltn_ord t) it) Rmult_0_r sqrt_0 /tv in h.
+rewrite sum0 => [|x]; first by rewrite Rabs_R0; lra.
+have := term_le_sum (F := fun x => Rabs (d' t x - d t x)) x (fun y => Rabs_pos _) => k.
+have z : Rabs (d' t x - d t x) <= 0 by lra.
+have := Rabs_def2_le z => [[z1 z2]]; have -> : d' t x - d t x = 0 by lra.
+lra.
 Qed.
 End Base.
 
