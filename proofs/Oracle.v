@@ -156,7 +156,6 @@ Qed.
 End Stage.
 
 (* ---- S4R *)
-Lemma ev_sub s a f h : ev P s a (fun x => f x - h x) = ev P s a f - ev P s a h. Proof. exact: evB. Qed.
 (* discounted sums along q of something that depends on the state only *)
 Definition sums q (f F : S -> R) := bellman P g (fun s _ => f s) q F.
 Lemma sumsE q f F : policy q -> sums q f F -> forall s, F s = f s + g * step_p P q F s.
@@ -168,7 +167,7 @@ Lemma sums_le q f F f' F' : policy q -> sums q f F -> sums q f' F' -> (forall s,
 Proof.
 move=> hq hF hF' le s.
 have b : bellman P g (fun s _ => f' s - f s) q (fun s => F' s - F s).
-  move=> x; rewrite (hF x) (hF' x) -sumB; apply: sumE => a; rewrite /Qd ev_sub; lra.
+  move=> x; rewrite (hF x) (hF' x) -sumB; apply: sumE => a; rewrite /Qd evB; lra.
 have f0 : floord P g (fun s (_ : A) => f' s - f s) (fun _ => 0) by move=> x a; rewrite ev1 //; have := le x; lra.
 by have := above g01 P_dist hq f0 b s; lra.
 Qed.
@@ -189,7 +188,7 @@ have -> : \sum_(a : A) (q s a * Qd P g r v' s a) - v s
     = \sum_(a : A) (q s a * Qd P g r v' s a) - \sum_(a : A) (q s a * Qd P g r v s a) + gn s.
   by rewrite gaindE; [lra | exact: hq].
 rewrite -[X in _ + X](sum_const (gn s) (proj2 (hq s))) -sumB -sumD; apply: sumE => a.
-by rewrite /Qd ev_sub; lra.
+by rewrite /Qd evB; lra.
 Qed.
 Lemma fresh_later : J v' - J v - under m gn = under m (fun s => \sum_(a : A) ((q s a - p s a) * (g * ev P s a G))).
 Proof.
