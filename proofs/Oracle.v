@@ -3,7 +3,7 @@
    what the step pays of the G behind its actions; g is zero at the others' turns. S7b: at each state |m' - m| TV(p, q) is at
    most a term of KL(m || m') plus m KL(p || q), and KL(m || m') <= gamma/(1-gamma) K, because (m, m') is a fixed point of the
    flow equations, a map under which KL grows by gamma K at most (LogSum.v); no path, no clock, no limit. At the end: the
-   counterexample to a shorter stale bound. *)
+   counterexample to a shorter stale bound, and the branch, which attains S4. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From Coquelicot Require Import Coquelicot.
@@ -963,3 +963,70 @@ rewrite Rabs_left1; first lra.
 lra.
 Qed.
 End Shorter.
+
+(* ------------------------------------------------------------------ the branch: S4 is attained, at every discount and step *)
+Section Attained.
+Variables (g eps : R).
+Hypotheses (g01 : 0 <= g < 1) (e01 : 0 <= eps <= 1).
+(* 0 the start, 1 left, 2 right; the first action chooses the side, which never changes; "earn" pays 1 on the right *)
+Definition side (s : 'I_3) (a : bool) : nat := match nat_of_ord s with O => if a then 2%nat else 1%nat | k => k end.
+Definition to (s : 'I_3) (a : bool) (x : 'I_3) : R := if nat_of_ord x == side s a then 1 else 0.
+Definition earn (s : 'I_3) (a : bool) : R := if (nat_of_ord s == 2%nat) && a then 1 else 0.
+Definition yes (x y z : R) (s : 'I_3) (a : bool) : R :=
+  let c := match nat_of_ord s with O => x | 1%nat => y | _ => z end in if a then c else 1 - c.
+Definition at3 (x y z : R) (s : 'I_3) : R := match nat_of_ord s with O => x | 1%nat => y | _ => z end.
+Lemma sum3 (F : 'I_3 -> R) : \sum_(s : 'I_3) F s = F (inord 0) + (F (inord 1) + F (inord 2)).
+Proof.
+rewrite !big_ord_recl big_ord0 Rplus_0_r; congr (F _ + (F _ + F _)); apply: val_inj; by rewrite /= inordK.
+Qed.
+Lemma all3 (X : 'I_3 -> Prop) : X (inord 0) -> X (inord 1) -> X (inord 2) -> forall s, X s.
+Proof. by move=> h0 h1 h2 s; rewrite -(inord_val s); case: s => [[|[|[|k]]]]. Qed.
+Let E0 : nat_of_ord (inord 0 : 'I_3) = 0%nat := inordK (isT : (0 < 3)%nat).
+Let E1' : nat_of_ord (inord 1 : 'I_3) = 1%nat := inordK (isT : (1 < 3)%nat).
+Let E2 : nat_of_ord (inord 2 : 'I_3) = 2%nat := inordK (isT : (2 < 3)%nat).
+Let p := yes 0 0 0.
+Let q := yes eps 0 1.
+Let v' := at3 (g * eps / (1 - g)) 0 (/ (1 - g)).
+Let m := at3 1 (g / (1 - g)) 0.
+Ltac three := apply: all3; rewrite /bellman /gaind /Qd /ev ?sumb ?sum3 ?sumb /p /q /v' /m /to /side /earn /yes /at3 ?E0 ?E1' ?E2 /=.
+Lemma b1 : bellman to g earn p (fun _ => 0).
+Proof. by three; lra. Qed.
+Lemma b2 : bellman to g earn q v'.
+Proof. by three; field; lra. Qed.
+Lemma flw : flow to g (at3 1 0 0) p m.
+Proof.
+have m2 : 0 <= g / (1 - g) by apply: Rmult_le_pos; [lra | apply/Rlt_le/Rinv_0_lt_compat; lra].
+by split; three; try lra; field; lra.
+Qed.
+Lemma gains s : gaind to g earn p (fun _ => 0) q s = at3 0 0 1 s.
+Proof. by move: s; three; lra. Qed.
+Lemma yes_policy x y z : 0 <= x <= 1 -> 0 <= y <= 1 -> 0 <= z <= 1 -> policy (yes x y z).
+Proof.
+move=> hx hy hz s; split=> [a|]; rewrite ?sumb /yes; last lra.
+by case: (nat_of_ord s) => [|[|k]]; case: a; lra.
+Qed.
+Lemma to_dist s a : dist (to s a).
+Proof.
+split=> [x|]; first by rewrite /to; case: ifP; lra.
+by move: s; three; case: a; rewrite /=; lra.
+Qed.
+(* fresh = gamma/(1-gamma)^2 E_d[TV] span(g), for every gamma and eps *)
+Theorem S4_attained : policy p /\ policy q /\ bellman to g earn p (fun _ => 0) /\ bellman to g earn q v' /\
+  flow to g (at3 1 0 0) p m /\ span_le (gaind to g earn p (fun _ => 0) q) 1 /\
+  at_rho (at3 1 0 0) v' - at_rho (at3 1 0 0) (fun _ => 0) - under m (gaind to g earn p (fun _ => 0) q)
+    = g / (1 - g) ^ 2 * mean_TV g p q m * 1.
+Proof.
+split; first by apply: yes_policy; lra.
+split; first by apply: yes_policy; lra.
+split; first exact: b1.
+split; first exact: b2.
+split; first exact: flw.
+split=> [x y|].
+  by rewrite !gains /at3; case: (nat_of_ord x) => [|[|k]]; case: (nat_of_ord y) => [|[|k']]; lra.
+have e0 := Rabs_pos_eq eps (proj1 e01).
+rewrite /mean_TV /under /at_rho !sum3 !gains /tv !sumb /p /q /m /v' /at3 /yes E0 E1' E2.
+have -> : eps - 0 = eps by lra.
+have -> : 1 - eps - (1 - 0) = - eps by lra.
+rewrite Rabs_Ropp e0 !Rminus_eq_0 Rabs_R0; field; lra.
+Qed.
+End Attained.
