@@ -988,7 +988,8 @@ Let p := yes 0 0 0.
 Let q := yes eps 0 1.
 Let v' := at3 (g * eps / (1 - g)) 0 (/ (1 - g)).
 Let m := at3 1 (g / (1 - g)) 0.
-Ltac three := apply: all3; rewrite /bellman /gaind /Qd /ev ?sumb ?sum3 ?sumb /p /q /v' /m /to /side /earn /yes /at3 ?E0 ?E1' ?E2 /=.
+Ltac three :=
+  apply: all3; rewrite /bellman /gaind /Qd /ev ?sumb ?sum3 ?sumb /p /q /v' /m /to /side /earn /yes /at3 ?E0 ?E1' ?E2 /=.
 Lemma b1 : bellman to g earn p (fun _ => 0).
 Proof. by three; lra. Qed.
 Lemma b2 : bellman to g earn q v'.
