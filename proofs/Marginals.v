@@ -132,14 +132,17 @@ Lemma tv_together (y z : I -> M -> R) l : (forall k, dist (y k)) -> (forall k, k
   tv (joint y) (joint z) = tv (y l) (z l).
 Proof.
 move=> hy E; pose w k m := if k == l then Rabs (z l m - y l m) else y k m.
+have D (u : I -> M -> R) (f : {ffun I -> M}) : joint u f = u l (f l) * \big[Rmult/1]_(k | k != l) u k (f k).
+  by rewrite /joint (bigD1 l).
 have W (f : {ffun I -> M}) : Rabs (joint z f - joint y f) = joint w f.
-  have pos : 0 <= \big[Rmult/1]_(k | k != l) y k (f k).
-    by apply: (big_ind (Rle 0)) => [||k _]; [lra | exact: Rmult_le_pos | exact: (proj1 (hy k))].
-  rewrite /joint !(bigD1 l) //= /w eqxx (eq_bigr (fun k => y k (f k))) => [|k kl]; last by rewrite E.
-  rewrite [in RHS](eq_bigr (fun k => y k (f k))) => [|k /negbTE->] //.
-  by rewrite -Rmult_minus_distr_r Rabs_mult (Rabs_pos_eq _ pos).
-rewrite /tv; congr (_ * _); rewrite (sumE W) -(bigA_distr_bigA (fun k m => w k m)) (bigD1 l) //= /w eqxx.
-by rewrite big1 ?Rmult_1_r // => k /negbTE->; exact: (proj2 (hy k)).
+  set Y := \big[Rmult/1]_(k | k != l) y k (f k).
+  have pos : 0 <= Y by apply: (big_ind (Rle 0)) => [||k _]; [lra | exact: Rmult_le_pos | exact: (proj1 (hy k))].
+  have Z : \big[Rmult/1]_(k | k != l) z k (f k) = Y by apply: eq_bigr => k kl; rewrite E.
+  have X : \big[Rmult/1]_(k | k != l) w k (f k) = Y by apply: eq_bigr => k /negbTE kl; rewrite /w kl.
+  rewrite (D z) (D y) (D w) Z X -/Y {1}/w eqxx -(Rabs_pos_eq _ pos) -Rabs_mult (Rabs_pos_eq _ pos).
+  by congr Rabs; lra.
+rewrite /tv (sumE W) -(bigA_distr_bigA (fun k m => w k m)) (bigD1 l) //= /w eqxx.
+rewrite [X in _ * (_ * X)]big1 ?Rmult_1_r // => k /negbTE kl; rewrite kl; exact: (proj2 (hy k)).
 Qed.
 End ProductTeam.
 

@@ -3,7 +3,7 @@
    what the step pays of the G behind its actions; g is zero at the others' turns. S7b: at each state |m' - m| TV(p, q) is at
    most a term of KL(m || m') plus m KL(p || q), and KL(m || m') <= gamma/(1-gamma) K, because (m, m') is a fixed point of the
    flow equations, a map under which KL grows by gamma K at most (LogSum.v); no path, no clock, no limit. At the end: the
-   counterexample to a shorter stale bound. *)
+   counterexample to a shorter stale bound, and the branch, which attains S4. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From Coquelicot Require Import Coquelicot.
@@ -156,7 +156,6 @@ Qed.
 End Stage.
 
 (* ---- S4R *)
-Lemma ev_sub s a f h : ev P s a (fun x => f x - h x) = ev P s a f - ev P s a h. Proof. exact: evB. Qed.
 (* discounted sums along q of something that depends on the state only *)
 Definition sums q (f F : S -> R) := bellman P g (fun s _ => f s) q F.
 Lemma sumsE q f F : policy q -> sums q f F -> forall s, F s = f s + g * step_p P q F s.
@@ -168,7 +167,7 @@ Lemma sums_le q f F f' F' : policy q -> sums q f F -> sums q f' F' -> (forall s,
 Proof.
 move=> hq hF hF' le s.
 have b : bellman P g (fun s _ => f' s - f s) q (fun s => F' s - F s).
-  move=> x; rewrite (hF x) (hF' x) -sumB; apply: sumE => a; rewrite /Qd ev_sub; lra.
+  move=> x; rewrite (hF x) (hF' x) -sumB; apply: sumE => a; rewrite /Qd evB; lra.
 have f0 : floord P g (fun s (_ : A) => f' s - f s) (fun _ => 0) by move=> x a; rewrite ev1 //; have := le x; lra.
 by have := above g01 P_dist hq f0 b s; lra.
 Qed.
@@ -189,7 +188,7 @@ have -> : \sum_(a : A) (q s a * Qd P g r v' s a) - v s
     = \sum_(a : A) (q s a * Qd P g r v' s a) - \sum_(a : A) (q s a * Qd P g r v s a) + gn s.
   by rewrite gaindE; [lra | exact: hq].
 rewrite -[X in _ + X](sum_const (gn s) (proj2 (hq s))) -sumB -sumD; apply: sumE => a.
-by rewrite /Qd ev_sub; lra.
+by rewrite /Qd evB; lra.
 Qed.
 Lemma fresh_later : J v' - J v - under m gn = under m (fun s => \sum_(a : A) ((q s a - p s a) * (g * ev P s a G))).
 Proof.
@@ -308,75 +307,131 @@ have : m s * Z s <= 0 by apply: (Rmult_le_reg_l _ _ _ c); lra.
 rewrite /Z; case: (Rle_lt_dec (m' s) 0) => ? /=; lra.
 Qed.
 
-(* KL(m || m') <= gamma/(1-gamma) K: the flow equation maps (m, m') to itself and adds at most gamma K on the way *)
-Theorem kl_visits p q m m' : policy p -> policy q -> flow p m -> flow q m' -> keeps_at m p q ->
-  kl m m' <= g / (1 - g) * under m (fun s => kl (p s) (q s)).
+(* the visits after the first step *)
+Definition later p m s := g * push P p m s.
+Section Visits.
+Variables (p q : S -> A -> R) (m m' : S -> R).
+Hypotheses (hp : policy p) (hq : policy q) (fl : flow p m) (fl' : flow q m') (hk : keeps_at m p q).
+Let m0 : measure m := proj1 fl.
+Let m0' : measure m' := proj1 fl'.
+Let km : keeps m m' := visits_keep hp hq fl fl' hk.
+Let K := under m (fun s => kl (p s) (q s)).
+Lemma laterE pi mm s : flow pi mm -> mm s = rho s + later pi mm s. Proof. by case=> _ ->. Qed.
+Lemma later_ge0 pi mm : policy pi -> flow pi mm -> measure (later pi mm).
+Proof. by move=> h [mm0 _] s; apply: Rmult_le_pos (proj1 g01) (push_pos P_dist mm0 h s). Qed.
+Lemma later_keeps : keeps (later p m) (later q m').
 Proof.
-move=> hp hq fl fl' hk; have km := visits_keep hp hq fl fl' hk; have [m0 fp] := fl; have [m0' fq] := fl'.
-set K := under m _; have c : 0 < 1 - g by lra.
+move=> x /(prod_pos (proj1 g01) (push_pos P_dist m0 hp x)) [gp px].
+exact: Rmult_lt_0_compat gp (keeps_push P_dist m0 m0' hp hq km hk px).
+Qed.
+Lemma kl_later : kl (later p m) (later q m') <= g * (kl m m' + K).
+Proof.
+case: (Rle_lt_or_eq_dec _ _ (proj1 g01)) => [gp|E]; last by rewrite /kl sum0 => [|x]; rewrite /later -E; lra.
+rewrite /later kl_scale //; [|exact: push_pos | exact: (keeps_push P_dist m0 m0' hp hq km hk)].
+have := Rmult_le_compat_l _ _ _ (proj1 g01) (kl_step P_dist m0 m0' hp hq km hk); rewrite -/(under m _) -/K; lra.
+Qed.
+(* KL(m || m') <= gamma/(1-gamma) K: the flow equations map (m, m') to itself and add at most gamma K on the way *)
+Theorem kl_visits : kl m m' <= g / (1 - g) * K.
+Proof.
+have c : 0 < 1 - g by lra.
 suff h : kl m m' <= g * (kl m m' + K).
   apply: (Rmult_le_reg_l _ _ _ c); have -> : (1 - g) * (g / (1 - g) * K) = g * K by field; lra.
   lra.
-have pos x : 0 <= g * push P p m x /\ 0 <= g * push P q m' x.
-  by split; apply: Rmult_le_pos (proj1 g01) _; [exact: (push_pos P_dist m0 hp) | exact: (push_pos P_dist m0' hq)].
-have kp := keeps_push P_dist m0 m0' hp hq km hk.
-have kg : keeps (fun x => g * push P p m x) (fun x => g * push P q m' x).
-  move=> x /(prod_pos (proj1 g01) (push_pos P_dist m0 hp x)) [gp px]; exact: Rmult_lt_0_compat gp (kp x px).
-rewrite {1}(kl_eq fp fq); apply: Rle_trans.
-  exact: (kl_add (proj1 rho_dist) (proj1 rho_dist) (fun x => proj1 (pos x)) (fun x => proj2 (pos x)) (fun _ h => h) kg).
-rewrite kl_self; last exact: (proj1 rho_dist).
-case: (Rle_lt_or_eq_dec _ _ (proj1 g01)) => [gp|E].
-  rewrite kl_scale //; last exact: push_pos.
-  by have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ gp) (kl_step P_dist m0 m0' hp hq km hk); rewrite -/(under m _) -/K; lra.
-by rewrite /kl sum0 => [|x]; rewrite -E; lra.
+rewrite {1}(kl_eq (fun x => laterE x fl) (fun x => laterE x fl')); apply: Rle_trans.
+  exact: (kl_add (proj1 rho_dist) (proj1 rho_dist) (later_ge0 hp fl) (later_ge0 hq fl') (fun _ h => h) later_keeps).
+by rewrite kl_self; [have := kl_later; lra | exact: (proj1 rho_dist)].
 Qed.
+End Visits.
 
-(* rollouts of b, update from p to q *)
-Lemma S7b_base b p q v m m' B : policy b -> policy p -> policy q -> bellman P g r p v -> flow b m -> flow q m' ->
-  keeps_at m b q -> keeps_at m p q -> (forall s, 0 < m s \/ 0 < m' s -> span_le (adv v s) B) ->
-  Rabs (under m' (gain p v q) - under m (gain p v q))
-    <= B * (g / (1 - g) * under m (fun s => kl (b s) (q s)) + under m (fun s => kl (p s) (q s))).
+(* rollouts of b, update from p to q; the first states are the same and cost nothing *)
+Section Base.
+Variables (b p q : S -> A -> R) (v m m' : S -> R) (B : R).
+Hypotheses (hb : policy b) (hp : policy p) (hq : policy q) (bp : bellman P g r p v) (fl : flow b m) (fl' : flow q m').
+Hypotheses (kb : keeps_at m b q) (kp : keeps_at m p q) (hB : forall s, 0 < m s \/ 0 < m' s -> span_le (adv v s) B).
+Let Kp s := kl (p s) (q s).
+Lemma B_ge0 : 0 <= B.
 Proof.
-move=> hb hp hq bp fl fl' kb kp h; have [m0 _] := fl; have [m0' _] := fl'.
-have B0 : 0 <= B.
-  have [s ms] : exists s, 0 < m s.
-    by apply: sum_pos_ex; rewrite (mass g01 P_dist rho_dist hb fl); apply: Rinv_0_lt_compat; lra.
-  have [a _] : exists a, 0 < p s a by apply: sum_pos_ex; rewrite (proj2 (hp s)); lra.
-  by have := h s (or_introl ms) a a; lra.
-have -> : under m' (gain p v q) - under m (gain p v q) = \sum_(s : S) ((m' s - m s) * gain p v q s).
-  by rewrite /under -sumB; apply: sumE => s; lra.
-apply: Rle_trans (second_order m0 m0' _ (visits_keep hb hq fl fl' kb) hp hq kp B0 (fun s n => S4_state hp hq bp (h s n))) _.
-  by rewrite (mass g01 P_dist rho_dist hb fl) (mass g01 P_dist rho_dist hq fl').
-by apply: Rmult_le_compat_l B0 _; apply: Rplus_le_compat_r; exact: kl_visits hb hq fl fl' kb.
+have [s ms] : exists s, 0 < m s.
+  by apply: sum_pos_ex; rewrite (mass g01 P_dist rho_dist hb fl); apply: Rinv_0_lt_compat; lra.
+have [a _] : exists a, 0 < p s a by apply: sum_pos_ex; rewrite (proj2 (hp s)); lra.
+by have := hB (or_introl ms) a a; lra.
 Qed.
+Lemma S7b_base : Rabs (under m' (gain p v q) - under m (gain p v q))
+    <= B * (g / (1 - g) * under m (fun s => kl (b s) (q s)) + under m Kp - at_rho rho Kp).
+Proof.
+have d0 := later_ge0 hb fl; have d0' := later_ge0 hq fl'; have r0 := proj1 rho_dist.
+have -> : under m' (gain p v q) - under m (gain p v q) = \sum_(s : S) ((later q m' s - later b m s) * gain p v q s).
+  by rewrite /under -sumB; apply: sumE => s; rewrite (laterE s fl) (laterE s fl'); lra.
+have M : \sum_(s : S) later b m s = \sum_(s : S) later q m' s.
+  have E pi mm : flow pi mm -> \sum_(s : S) later pi mm s = \sum_(s : S) mm s - 1.
+    by move=> h; rewrite -(proj2 rho_dist) -sumB; apply: sumE => s; rewrite (laterE s h); lra.
+  by rewrite (E b m fl) (E q m' fl') (mass g01 P_dist rho_dist hb fl) (mass g01 P_dist rho_dist hq fl').
+have sub pi mm s : flow pi mm -> 0 < later pi mm s -> 0 < mm s by move=> h; rewrite (laterE s h); have := r0 s; lra.
+have n s : 0 < later b m s \/ 0 < later q m' s -> 0 < m s \/ 0 < m' s.
+  by case=> h; [left; exact: sub fl h | right; exact: sub fl' h].
+apply: Rle_trans (second_order d0 d0' M (later_keeps hb hq fl fl' kb) hp hq (fun s h => kp (sub _ _ s fl h)) B_ge0
+  (fun s h => S4_state hp hq bp (hB (n s h)))) _.
+apply: Rmult_le_compat_l; first exact: B_ge0.
+have -> : \sum_(s : S) (later b m s * kl (p s) (q s)) = under m Kp - at_rho rho Kp.
+  by rewrite /under /at_rho -sumB; apply: sumE => s; rewrite (laterE s fl) /Kp; lra.
+have := kl_later hb hq fl fl' kb; have := kl_visits hb hq fl fl' kb; set X := under m (fun s => kl (b s) (q s)) => h1 h2.
+have := Rmult_le_compat_l _ _ _ (proj1 g01) h1; have : g * (g / (1 - g) * X) + g * X = g / (1 - g) * X by field; lra.
+lra.
+Qed.
+Lemma first_ge0 : 0 <= B * at_rho rho Kp.
+Proof.
+apply: Rmult_le_pos B_ge0 _; apply: sum_ge0 => s; case: (Rle_lt_or_eq_dec _ _ (proj1 rho_dist s)) => [rs|<-]; last lra.
+have [[p0 p1] [q0 q1]] := (hp s, hq s); apply: Rmult_le_pos; first lra.
+apply: (kl_pos p0 q0); first by rewrite p1 q1.
+by apply: kp; rewrite (laterE s fl); have := later_ge0 hb fl s; lra.
+Qed.
+End Base.
 
-(* |fresh| <= B delta / (1 - gamma)^2; B: the largest span_a A(s, .) at the states that are met *)
-Theorem S7b p q v v' m m' B : policy p -> policy q -> bellman P g r p v -> bellman P g r q v' -> flow p m -> flow q m' ->
+(* |fresh| <= B delta / (1 - gamma)^2; B: the largest span_a A(s, .) at the states that are met. What the first states pay may be
+   subtracted: B kappa_0, kappa_0 = sum_s rho(s) KL(s) *)
+Theorem S7b_later p q v v' m m' B : policy p -> policy q -> bellman P g r p v -> bellman P g r q v' -> flow p m -> flow q m' ->
   keeps_at m p q -> (forall s, 0 < m s \/ 0 < m' s -> span_le (adv v s) B) ->
-  Rabs (J v' - J v - under m (gain p v q)) <= B * delta g p q m / (1 - g) ^ 2.
+  Rabs (J v' - J v - under m (gain p v q)) <= B * delta g p q m / (1 - g) ^ 2 - B * at_rho rho (fun s => kl (p s) (q s)).
 Proof.
 move=> hp hq bp bq fl fl' hk h; rewrite (T0_discounted hq bp bq fl').
 apply: Rle_trans (S7b_base hp hp hq bp fl fl' hk hk h) _; apply: Req_le; rewrite /delta; field; lra.
 Qed.
+Theorem S7b p q v v' m m' B : policy p -> policy q -> bellman P g r p v -> bellman P g r q v' -> flow p m -> flow q m' ->
+  keeps_at m p q -> (forall s, 0 < m s \/ 0 < m' s -> span_le (adv v s) B) ->
+  Rabs (J v' - J v - under m (gain p v q)) <= B * delta g p q m / (1 - g) ^ 2.
+Proof.
+move=> hp hq bp bq fl fl' hk h; have := S7b_later hp hq bp bq fl fl' hk h.
+have := first_ge0 hp hp hq fl hk h; lra.
+Qed.
 
 (* |stale_i| <= B_i (delta0_i + gamma/(1-gamma) sum_{k<=i} delta0_k) / (1-gamma), delta0 under the visits of the stage's start *)
-Theorem S7b_stale (team : nat -> S -> A -> R) (v m : nat -> S -> R) i B :
-  (forall k, policy (team k)) -> (forall k, bellman P g r (team k) (v k)) -> (forall k, flow (team k) (m k)) ->
-  (forall s, 0 < m O s -> adds team i.+1 s) -> keeps_at (m O) (team O) (team i.+1) -> keeps_at (m O) (team i) (team i.+1) ->
-  (forall s, 0 < m O s \/ 0 < m i.+1 s -> span_le (adv (v i) s) B) ->
-  let delta0 k := delta g (team k) (team k.+1) (m O) in
-  Rabs (stale team v m i) <= B * (delta0 i + g / (1 - g) * \big[Rplus/0]_(k < i.+1) delta0 k) / (1 - g).
+Section StaleKL.
+Variables (team : nat -> S -> A -> R) (v m : nat -> S -> R) (i : nat).
+Hypotheses (ht : forall k, policy (team k)) (hv : forall k, bellman P g r (team k) (v k)) (hm : forall k, flow (team k) (m k)).
+Hypotheses (ha : forall s, 0 < m O s -> adds team i.+1 s).
+Hypotheses (k1 : keeps_at (m O) (team O) (team i.+1)) (k2 : keeps_at (m O) (team i) (team i.+1)).
+Definition delta0 k := delta g (team k) (team k.+1) (m O).
+Theorem S7b_stale_later B : (forall s, 0 < m O s \/ 0 < m i.+1 s -> span_le (adv (v i) s) B) ->
+  Rabs (stale team v m i) <= B * (delta0 i + g / (1 - g) * \big[Rplus/0]_(k < i.+1) delta0 k) / (1 - g)
+    - B * at_rho rho (fun s => kl (team i s) (team i.+1 s)).
 Proof.
-move=> ht hv hm ha k1 k2 h d0; rewrite (staleE i ht hv hm).
+move=> h; rewrite (staleE i ht hv hm).
 apply: Rle_trans (S7b_base (ht O) (ht i) (ht i.+1) (hv i) (hm O) (hm i.+1) k1 k2 h) _.
 have -> : under (m O) (fun s => kl (team O s) (team i.+1 s))
     = \big[Rplus/0]_(k < i.+1) under (m O) (fun s => kl (team k s) (team k.+1 s)).
   rewrite sum_swap; apply: sumE => s; rewrite sumZ.
   case: (Rle_lt_or_eq_dec _ _ (proj1 (hm O) s)) => [ms|<-]; last lra.
-  by rewrite (ha s ms).
-rewrite /d0 /delta sumZ; set X := \big[Rplus/0]_(k < _) _; set Y := under _ _.
+  by rewrite (ha ms).
+rewrite /delta0 /delta sumZ; set X := \big[Rplus/0]_(k < _) _; set Y := under _ _; set Z := at_rho _ _.
 by apply: Req_le; field; lra.
 Qed.
+Theorem S7b_stale B : (forall s, 0 < m O s \/ 0 < m i.+1 s -> span_le (adv (v i) s) B) ->
+  Rabs (stale team v m i) <= B * (delta0 i + g / (1 - g) * \big[Rplus/0]_(k < i.+1) delta0 k) / (1 - g).
+Proof.
+move=> h; have := S7b_stale_later h.
+have := first_ge0 (ht O) (ht i) (ht i.+1) (hm O) k2 h; lra.
+Qed.
+End StaleKL.
 
 (* B may be the range of the return: span(r)/(1 - gamma) *)
 Lemma adv_range p v lo hi s : policy p -> bellman P g r p v -> (forall x a, lo <= r x a <= hi) ->
@@ -403,8 +458,8 @@ Corollary S7b_stale_range (team : nat -> S -> A -> R) (v m : nat -> S -> R) i lo
   (forall k, policy (team k)) -> (forall k, bellman P g r (team k) (v k)) -> (forall k, flow (team k) (m k)) ->
   (forall s, 0 < m O s -> adds team i.+1 s) -> keeps_at (m O) (team O) (team i.+1) -> keeps_at (m O) (team i) (team i.+1) ->
   (forall s a, lo <= r s a <= hi) ->
-  let delta0 k := delta g (team k) (team k.+1) (m O) in
-  Rabs (stale team v m i) <= (hi - lo) / (1 - g) * (delta0 i + g / (1 - g) * \big[Rplus/0]_(k < i.+1) delta0 k) / (1 - g).
+  Rabs (stale team v m i)
+    <= (hi - lo) / (1 - g) * (delta0 team m i + g / (1 - g) * \big[Rplus/0]_(k < i.+1) delta0 team m k) / (1 - g).
 Proof. by move=> ht hv hm ha k1 k2 hr; apply: S7b_stale => // s _; exact: adv_range. Qed.
 End Discounted.
 
@@ -559,12 +614,10 @@ move=> tT ct; have [x dx] : exists x, 0 < d t x by apply: sum_pos_ex; rewrite (p
 have [a _] : exists a, 0 < p x a by apply: sum_pos_ex; rewrite (proj2 (hp x)); lra.
 by have := hB tT ct (or_introl dx) a a; lra.
 Qed.
-Theorem S7b_layers : Rabs (gap e next r rho b p q T) <=
-  \big[Rplus/0]_(t < T | can t) (spn t * (\sum_(x : S) (d t x * kl (p x) (q x)) + \big[Rplus/0]_(u < t) kappa e next rho b q u)).
+Lemma S7b_layer t : (t < T)%nat -> can t -> Rabs (\sum_(x : S) ((d' t x - d t x) * at_layer e next r p q T t x)) <=
+  spn t * (\sum_(x : S) (d t x * kl (p x) (q x)) + \big[Rplus/0]_(u < t) kappa e next rho b q u).
 Proof.
-rewrite (gap_layers e_dist r hr hb hq cannot) big_mkcond [X in _ <= X]big_mkcond.
-apply: Rle_trans (sum_abs _) _; apply: sum_le => t; case: ifP => ct; last by rewrite Rabs_R0; lra.
-have tT := ltn_ord t; have [d0 d1] := layer_dist next e_dist t hb hr; have [d0' d1'] := layer_dist next e_dist t hq hr.
+move=> tT ct; have [d0 d1] := layer_dist next e_dist t hb hr; have [d0' d1'] := layer_dist next e_dist t hq hr.
 have k' u : (u < t)%nat -> keeps_at (d u) b q by move=> ut; apply: kb; apply: ltn_trans ut tT.
 have f x : 0 < d t x \/ 0 < d' t x -> Rabs (at_layer e next r p q T t x) <= tv (p x) (q x) * spn t.
   move=> n; pose Ad := Adv e next r p (T - t.+1)%nat x.
@@ -580,6 +633,31 @@ have M : \sum_(x : S) d t x = \sum_(x : S) d' t x by rewrite d1 d1'.
 apply: Rle_trans (second_order d0 d0' M (keeps_layer (next := next) e_dist hr hb hq k') hp hq (kp tT ct) (spn_ge0 tT ct) f) _.
 apply: Rmult_le_compat_l; first exact: spn_ge0.
 by have := kl_layer (next := next) e_dist hr hb hq k'; lra.
+Qed.
+Theorem S7b_layers : Rabs (gap e next r rho b p q T) <=
+  \big[Rplus/0]_(t < T | can t) (spn t * (\sum_(x : S) (d t x * kl (p x) (q x)) + \big[Rplus/0]_(u < t) kappa e next rho b q u)).
+Proof.
+rewrite (gap_layers e_dist r hr hb hq cannot) big_mkcond [X in _ <= X]big_mkcond.
+apply: Rle_trans (sum_abs _) _; apply: sum_le => t; case: ifP => ct; last by rewrite Rabs_R0; lra.
+exact: S7b_layer (ltn_ord t) ct.
+Qed.
+(* layers before which nothing has moved (layer 0 is one) may be left out *)
+Theorem S7b_layers_idle (idle : nat -> bool) :
+  (forall t, (t < T)%nat -> idle t -> \big[Rplus/0]_(u < t) kappa e next rho b q u = 0) ->
+  Rabs (gap e next r rho b p q T) <= \big[Rplus/0]_(t < T | can t && ~~ idle t)
+    (spn t * (\sum_(x : S) (d t x * kl (p x) (q x)) + \big[Rplus/0]_(u < t) kappa e next rho b q u)).
+Proof.
+move=> hi; rewrite (gap_layers e_dist r hr hb hq cannot) big_mkcond [X in _ <= X]big_mkcond.
+apply: Rle_trans (sum_abs _) _; apply: sum_le => t; case: (boolP (can t)) => ct /=; last by rewrite Rabs_R0; lra.
+case: (boolP (idle t)) => it /=; last exact: S7b_layer (ltn_ord t) ct.
+have k' u : (u < t)%nat -> keeps_at (d u) b q by move=> ut; apply: kb; apply: ltn_trans ut (ltn_ord t).
+have h := Rle_trans _ _ _ (E1_shift (next := next) e_dist hr hb hq k') (Rle_trans _ _ _ (Rmin_r _ _) (Rmin_r _ _)).
+rewrite (hi t (ltn_ord t) it) Rmult_0_r sqrt_0 /tv in h.
+rewrite sum0 => [|x]; first by rewrite Rabs_R0; lra.
+have := term_le_sum (F := fun x => Rabs (d' t x - d t x)) x (fun y => Rabs_pos _) => k.
+have z : Rabs (d' t x - d t x) <= 0 by lra.
+have := Rabs_def2_le z => [[z1 z2]]; have -> : d' t x - d t x = 0 by lra.
+lra.
 Qed.
 End Base.
 
@@ -885,3 +963,71 @@ rewrite Rabs_left1; first lra.
 lra.
 Qed.
 End Shorter.
+
+(* ------------------------------------------------------------------ the branch: S4 is attained, at every discount and step *)
+Section Attained.
+Variables (g eps : R).
+Hypotheses (g01 : 0 <= g < 1) (e01 : 0 <= eps <= 1).
+(* 0 the start, 1 left, 2 right; the first action chooses the side, which never changes; "earn" pays 1 on the right *)
+Definition side (s : 'I_3) (a : bool) : nat := match nat_of_ord s with O => if a then 2%nat else 1%nat | k => k end.
+Definition to (s : 'I_3) (a : bool) (x : 'I_3) : R := if nat_of_ord x == side s a then 1 else 0.
+Definition earn (s : 'I_3) (a : bool) : R := if (nat_of_ord s == 2%nat) && a then 1 else 0.
+Definition yes (x y z : R) (s : 'I_3) (a : bool) : R :=
+  let c := match nat_of_ord s with O => x | 1%nat => y | _ => z end in if a then c else 1 - c.
+Definition at3 (x y z : R) (s : 'I_3) : R := match nat_of_ord s with O => x | 1%nat => y | _ => z end.
+Lemma sum3 (F : 'I_3 -> R) : \sum_(s : 'I_3) F s = F (inord 0) + (F (inord 1) + F (inord 2)).
+Proof.
+rewrite !big_ord_recl big_ord0 Rplus_0_r; congr (F _ + (F _ + F _)); apply: val_inj; by rewrite /= inordK.
+Qed.
+Lemma all3 (X : 'I_3 -> Prop) : X (inord 0) -> X (inord 1) -> X (inord 2) -> forall s, X s.
+Proof. by move=> h0 h1 h2 s; rewrite -(inord_val s); case: s => [[|[|[|k]]]]. Qed.
+Let E0 : nat_of_ord (inord 0 : 'I_3) = 0%nat := inordK (isT : (0 < 3)%nat).
+Let E1' : nat_of_ord (inord 1 : 'I_3) = 1%nat := inordK (isT : (1 < 3)%nat).
+Let E2 : nat_of_ord (inord 2 : 'I_3) = 2%nat := inordK (isT : (2 < 3)%nat).
+Let p := yes 0 0 0.
+Let q := yes eps 0 1.
+Let v' := at3 (g * eps / (1 - g)) 0 (/ (1 - g)).
+Let m := at3 1 (g / (1 - g)) 0.
+Ltac three :=
+  apply: all3; rewrite /bellman /gaind /Qd /ev ?sumb ?sum3 ?sumb /p /q /v' /m /to /side /earn /yes /at3 ?E0 ?E1' ?E2 /=.
+Lemma b1 : bellman to g earn p (fun _ => 0).
+Proof. by three; lra. Qed.
+Lemma b2 : bellman to g earn q v'.
+Proof. by three; field; lra. Qed.
+Lemma flw : flow to g (at3 1 0 0) p m.
+Proof.
+have m2 : 0 <= g / (1 - g) by apply: Rmult_le_pos; [lra | apply/Rlt_le/Rinv_0_lt_compat; lra].
+by split; three; try lra; field; lra.
+Qed.
+Lemma gains s : gaind to g earn p (fun _ => 0) q s = at3 0 0 1 s.
+Proof. by move: s; three; lra. Qed.
+Lemma yes_policy x y z : 0 <= x <= 1 -> 0 <= y <= 1 -> 0 <= z <= 1 -> policy (yes x y z).
+Proof.
+move=> hx hy hz s; split=> [a|]; rewrite ?sumb /yes; last lra.
+by case: (nat_of_ord s) => [|[|k]]; case: a; lra.
+Qed.
+Lemma to_dist s a : dist (to s a).
+Proof.
+split=> [x|]; first by rewrite /to; case: ifP; lra.
+by move: s; three; case: a; rewrite /=; lra.
+Qed.
+(* fresh = gamma/(1-gamma)^2 E_d[TV] span(g), for every gamma and eps *)
+Theorem S4_attained : policy p /\ policy q /\ bellman to g earn p (fun _ => 0) /\ bellman to g earn q v' /\
+  flow to g (at3 1 0 0) p m /\ span_le (gaind to g earn p (fun _ => 0) q) 1 /\
+  at_rho (at3 1 0 0) v' - at_rho (at3 1 0 0) (fun _ => 0) - under m (gaind to g earn p (fun _ => 0) q)
+    = g / (1 - g) ^ 2 * mean_TV g p q m * 1.
+Proof.
+split; first by apply: yes_policy; lra.
+split; first by apply: yes_policy; lra.
+split; first exact: b1.
+split; first exact: b2.
+split; first exact: flw.
+split=> [x y|].
+  by rewrite !gains /at3; case: (nat_of_ord x) => [|[|k]]; case: (nat_of_ord y) => [|[|k']]; lra.
+have e0 := Rabs_pos_eq eps (proj1 e01).
+rewrite /mean_TV /under /at_rho !sum3 !gains /tv !sumb /p /q /m /v' /at3 /yes E0 E1' E2.
+have -> : eps - 0 = eps by lra.
+have -> : 1 - eps - (1 - 0) = - eps by lra.
+rewrite Rabs_Ropp e0 !Rminus_eq_0 Rabs_R0; field; lra.
+Qed.
+End Attained.
