@@ -952,3 +952,19 @@ apply: sum_ge0 => k; apply: Rmult_le_pos; first exact: tot_ge0.
 rewrite /new /bests; case: (moves k); first by apply: best_kl_ge0 => // f; exact: bar_ge0.
 by rewrite -(kterm_sum (hrow s k) (hrow s k)); apply: sum_ge0 => f; apply: kterm_ge0.
 Qed.
+(* (e), discounted *)
+Theorem S9_e_discounted (S A I : finType) (P : S -> A -> S -> R) g rho r (p q : S -> A -> R) (only : I -> S -> A -> R) v v' m Phi :
+  0 <= g < 1 -> (forall s a, dist (P s a)) -> dist rho -> policy p -> policy q -> (forall k, policy (only k)) ->
+  (forall s, keeps (p s) (q s)) -> (forall k s, keeps (p s) (only k s)) ->
+  (forall s a, 0 < p s a -> ln (q s a / p s a) = \sum_(k : I) ln (only k s a / p s a)) ->
+  flow P g rho p m -> floord P g r Phi -> bellman P g r p v -> bellman P g r q v' ->
+  \sum_(k : I) (under m (gaind P g r p v (only k)) - under m (charged P g p (only k) r v Phi)) <= at_rho rho v' - at_rho rho v.
+Proof.
+move=> g01 hP hr hp hq ho hk hko fac fl hf bp bq; apply: Rle_trans (S9_discounted g01 hP hr hp hq hk fl hf bp bq).
+apply: Req_le; symmetry.
+transitivity (\sum_(k : I) under m (scored P g p (only k) r v Phi)).
+  rewrite /under sum_swap; apply: sumE => s; rewrite sumZ; congr (_ * _); rewrite /scored sum_swap; apply: sumE => a; rewrite sumZ.
+  case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last lra.
+  by congr (_ * _); rewrite fac // sumZr.
+apply: sumE => k; rewrite /under -sumB; apply: sumE => s; rewrite (scoredE hp (ho k) (hko k) _ _ bp); lra.
+Qed.
