@@ -1,8 +1,8 @@
 (* S9 (d)-(g), and the step of U1. The induction of S9 holds for every weight lam > 0 at once. Its best lam is the form (g),
    so Jensen's inequality is not needed; lam -> 0 allows an action to be dropped where Q = Phi. *)
 From mathcomp Require Import all_ssreflect.
-Require Import Reals Lra Psatz.
-From TeamTR Require Import Sums Episodic Discounted.
+Require Import Reals Lra Psatz Ranalysis5.
+From TeamTR Require Import Sums Episodic Discounted Existence.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Local Open Scope R_scope.
 
@@ -791,6 +791,94 @@ Theorem U1 : radius q <= radius x -> value q <= value x.
 Proof. by move=> h; have := U1_price; have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ l0) h; lra. Qed.
 End Other.
 End U1.
+
+(* the root nu exists *)
+Lemma cont_ext f h z : (forall x, f x = h x) -> continuity_pt f z -> continuity_pt h z.
+Proof. by move=> E H eps e0; have [al [a0 d]] := H eps e0; exists al; split=> // x dx; rewrite -!E; apply: d. Qed.
+Section Root.
+Variables (A : finType) (p adv : A -> R) (lam : R).
+Hypotheses (hp : dist p) (l0 : 0 < lam).
+Lemma greatest : exists2 a, 0 < p a & forall b, 0 < p b -> adv b <= adv a.
+Proof.
+have some : exists a, 0 < p a.
+  case: (pickP (fun a => if Rlt_dec 0 (p a) then true else false)) => [a ha|no]; first by exists a; move: ha; case: Rlt_dec.
+  have := proj2 hp; rewrite sum0 => [|a]; first lra.
+  have := proj1 hp a; have := no a; case: Rlt_dec => // n _; lra.
+have [a0 pa0] := some.
+have H (l : seq A) : exists2 a, 0 < p a & forall b, b \in a0 :: l -> 0 < p b -> adv b <= adv a.
+  elim: l => [|x l [a pa h]]; first by exists a0 => // b; rewrite inE => /eqP ->; lra.
+  case: (Rlt_dec 0 (p x)) => [px|nx]; last first.
+    by exists a => // b; rewrite !inE orbCA => /orP [/eqP -> //|hb]; apply: h; rewrite inE.
+  case: (Rle_lt_dec (adv x) (adv a)) => lx; [exists a => // b | exists x => // b]; rewrite !inE orbCA => /orP [/eqP -> _|hb pb]; try lra.
+    by apply: h; rewrite ?inE.
+  by have := h b; rewrite inE => /(_ hb pb); lra.
+have [a pa h] := H (enum A); exists a => // b; apply: h; by rewrite inE mem_enum orbT.
+Qed.
+Lemma root_exists : exists nu, (forall a, 0 < p a -> adv a < nu) /\ \sum_(a : A) (lam * p a / (nu - adv a)) = 1.
+Proof.
+have [s ps hs] := greatest.
+pose f z := \sum_(a : A) (lam * p a / (adv s + z - adv a)) - 1.
+suff [z z0 fz] : exists2 z, 0 < z & f z = 0.
+  exists (adv s + z); split=> [a pa|]; first by have := hs a pa; lra.
+  by move: fz; rewrite /f; lra.
+have pos a z : 0 < p a -> 0 < z -> 0 < adv s + z - adv a by move=> pa z0; have := hs a pa; lra.
+have term a z : 0 < z -> 0 <= lam * p a / (adv s + z - adv a).
+  move=> z0; case: (Rle_lt_or_eq_dec _ _ (proj1 hp a)) => [pa|<-]; last by rewrite /Rdiv Rmult_0_r Rmult_0_l; lra.
+  by apply/Rlt_le/Rdiv_lt_0_compat; [exact: Rmult_lt_0_compat | exact: pos].
+have z1 : 0 < lam * p s by exact: Rmult_lt_0_compat.
+have p1 : p s <= 1 by rewrite -(proj2 hp); apply: term_le_sum => a; exact: (proj1 hp).
+have lo : 0 <= f (lam * p s).
+  have E : lam * p s / (adv s + lam * p s - adv s) = 1 by field; lra.
+  by have := @term_le_sum _ (fun a => lam * p a / (adv s + lam * p s - adv a)) s (fun a => term a _ z1); rewrite /f E; lra.
+have hi : f lam <= 0.
+  suff : \sum_(a : A) (lam * p a / (adv s + lam - adv a)) <= \sum_(a : A) p a by rewrite (proj2 hp) /f; lra.
+  apply: sum_le => a; case: (Rle_lt_or_eq_dec _ _ (proj1 hp a)) => [pa|<-]; last by rewrite /Rdiv Rmult_0_r Rmult_0_l; lra.
+  have d := pos a lam pa l0; apply: (Rmult_le_reg_r (adv s + lam - adv a)) => //.
+  rewrite /Rdiv Rmult_assoc Rinv_l; last lra.
+  have h := hs a pa; have le : lam <= adv s + lam - adv a by lra.
+  by have := Rmult_le_compat_l _ _ _ (proj1 hp a) le; lra.
+have cont z : 0 < z -> continuity_pt f z.
+  move=> z0; apply: continuity_pt_minus; last by apply: continuity_pt_const => x y.
+  rewrite /index_enum; elim: (Finite.enum A) => [|a l ih].
+    by apply: (cont_ext (f := fun _ => 0)) => [x|]; [rewrite big_nil | apply: continuity_pt_const => x y].
+  apply: (cont_ext (f := fun x => lam * p a / (adv s + x - adv a) + \big[Rplus/0]_(b <- l) (lam * p b / (adv s + x - adv b)))) => [x|].
+    by rewrite big_cons.
+  apply: continuity_pt_plus ih; case: (Rle_lt_or_eq_dec _ _ (proj1 hp a)) => [pa|pa0]; last first.
+    by apply: (cont_ext (f := fun _ => 0)) => [x|]; [rewrite -pa0 /Rdiv; lra | apply: continuity_pt_const => x y].
+  apply: continuity_pt_mult; first by apply: continuity_pt_const => x y.
+  apply: continuity_pt_inv; last by have := pos a z pa z0; lra.
+  apply: continuity_pt_minus; last by apply: continuity_pt_const => x y.
+  apply: continuity_pt_plus; first by apply: continuity_pt_const => x y.
+  exact: derivable_continuous_pt (derivable_pt_id z).
+case: (Rle_lt_or_eq_dec _ _ lo) => [lo'|E0]; last by exists (lam * p s); [|rewrite -E0].
+case: (Rle_lt_or_eq_dec _ _ hi) => [hi'|]; last by exists lam.
+have lt : lam * p s < lam.
+  have : lam * p s <= lam by have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ l0) p1; lra.
+  by case=> // E; rewrite E in lo'; lra.
+have cn z : lam * p s <= z <= lam -> continuity_pt (fun z => - f z) z by move=> h; apply: continuity_pt_opp; apply: cont; lra.
+have n1 : - f (lam * p s) < 0 by lra.
+have n2 : 0 < - f lam by lra.
+have [z [ab c]] := IVT_interv (fun z => - f z) _ _ cn lt n1 n2.
+by exists z; lra.
+Qed.
+End Root.
+
+(* ... so that there is a step of greatest certificate: L - price K, price = the range of the return *)
+Theorem U1_exists (S A : finType) (d : S -> R) (p adv : S -> A -> R) price : (forall s, 0 <= d s) -> policy p -> 0 < price ->
+  exists2 x, policy x /\ (forall s, keeps (p s) (x s)) & forall q, policy q -> (forall s, keeps (p s) (q s)) ->
+    (forall s a, p s a = 0 -> q s a = 0) ->
+    (\sum_(s : S) (d s * \sum_(a : A) (q s a * adv s a))) - price * (\sum_(s : S) (d s * kl (p s) (q s)))
+    <= (\sum_(s : S) (d s * \sum_(a : A) (x s a * adv s a))) - price * (\sum_(s : S) (d s * kl (p s) (x s))).
+Proof.
+move=> d0 hp l0; have [nu hnu] := choose (fun s => root_exists (adv s) (hp s) l0).
+pose x s a := price * p s a / (nu s - adv s a).
+have ab s a : 0 < p s a -> adv s a < nu s by apply: (proj1 (hnu s)).
+have x1 s : \sum_(a : A) x s a = 1 by apply: (proj2 (hnu s)).
+exists x => [|q hq hk hz]; first split=> s.
+- exact: step_dist (hp s) l0 (ab s) (fun _ => erefl) (x1 s).
+- by move=> a; apply: (step_pos l0 (ab s)).
+by apply: (U1_price d0 hp l0 ab) => // s a _ p0 q1; have := hz s a p0; lra.
+Qed.
 
 (* ------------------------------------------------------------------ discounted: (g), and (d) for any set of states *)
 Section Discounted.
