@@ -240,7 +240,8 @@ Hypotheses (hk : forall s, keeps (p s) (q s)) (hko : forall k s, keeps (p s) (on
 (* (5) of the page: the ratio of the team is the product of the ratios of the teams in which one agent is new *)
 Hypothesis fac : forall s a, 0 < p s a -> ln (q s a / p s a) = \sum_(k : I) ln (only k s a / p s a).
 Theorem S9_e t s : reach e next q ok -> floor e next q r ok Phi -> ok t s ->
-  \sum_(k : I) (L e next r p (only k) t s - path_sum e next p (charge e next p (only k) r Phi) t s) <= V e next r q t s - V e next r p t s.
+  \sum_(k : I) (L e next r p (only k) t s - path_sum e next p (charge e next p (only k) r Phi) t s) <=
+    V e next r q t s - V e next r p t s.
 Proof.
 move=> hr hf os; apply: Rle_trans (S9 e_dist hp hq hk hr hf os); apply: Req_le; symmetry.
 transitivity (path_sum e next p (fun u x => \sum_(k : I) score e next p (only k) r Phi u x) t s).
@@ -275,12 +276,14 @@ Proof.
 move=> h jp k; rewrite (joint_split _ k) in jp.
 have o0 : 0 <= others p k f by apply: (big_ind (Rle 0)) => [|*|l _]; [lra | exact: Rmult_le_pos | exact: (proj1 (h l))].
 have p0 := proj1 (h k) (f k).
-by split; [case: (Rle_lt_or_eq_dec _ _ p0) => // E; move: jp; rewrite -E | case: (Rle_lt_or_eq_dec _ _ o0) => // E; move: jp; rewrite -E]; lra.
+by split; [case: (Rle_lt_or_eq_dec _ _ p0) => // E; move: jp; rewrite -E
+  | case: (Rle_lt_or_eq_dec _ _ o0) => // E; move: jp; rewrite -E]; lra.
 Qed.
 Lemma ln_joint p q f : (forall k, 0 < p k (f k)) -> (forall k, 0 < q k (f k)) ->
   ln (joint q f / joint p f) = \sum_(k : I) ln (q k (f k) / p k (f k)).
 Proof.
-move=> hp hq; suff [_ [_ ->]] : 0 < joint q f /\ 0 < joint p f /\ ln (joint q f / joint p f) = \sum_(k : I) ln (q k (f k) / p k (f k)) by [].
+move=> hp hq; suff [_ [_ ->]] : 0 < joint q f /\ 0 < joint p f /\ ln (joint q f / joint p f)
+  = \sum_(k : I) ln (q k (f k) / p k (f k)) by [].
 rewrite /joint; apply: (big_ind3 (fun x y z => 0 < x /\ 0 < y /\ ln (x / y) = z)) => //.
 - by split; [lra | split; [lra | rewrite /Rdiv Rinv_r ?ln_1; lra]].
 - move=> x1 x2 x3 y1 y2 y3 [a1 [a2 <-]] [b1 [b2 <-]]; split; first exact: Rmult_lt_0_compat.
@@ -299,7 +302,8 @@ Qed.
 Definition bar p (w : {ffun I -> M} -> R) k m := \sum_(f : {ffun I -> M}) (if f k == m then others p k f * w f else 0).
 Lemma bar_mean p w k h : \sum_(f : {ffun I -> M}) (joint p f * (h (f k) * w f)) = \sum_(m : M) (p k m * (h m * bar p w k m)).
 Proof.
-rewrite [RHS](sumE (G := fun m => \sum_(f : {ffun I -> M}) (if f k == m then p k m * (h m * (others p k f * w f)) else 0))) => [|m].
+rewrite [RHS](sumE (G := fun m => \sum_(f : {ffun I -> M}) (if f k == m then p k m * (h m * (others p k f * w f)) else 0))) =>
+  [|m].
   rewrite sum_swap; apply: sumE => f; rewrite -big_mkcond (big_pred1 (f k)) => [|m /=]; last by rewrite eq_sym.
   by rewrite (joint_split _ k); lra.
 by rewrite /bar -!sumZ; apply: sumE => f; case: eqP => _; lra.
@@ -331,7 +335,8 @@ have [k bk] : exists k, bar p w k (f k) = 0.
   suff : 0 < joint bests f by lra.
   by apply: (big_ind (Rlt 0)) => [|*|k _]; [lra | exact: Rmult_lt_0_compat | have := no k; case: Rlt_dec].
 have [_ o0] := pos k.
-have := @term_le_sum _ (fun g : {ffun I -> M} => if g k == f k then others p k g * w g else 0) f => h; rewrite -/(bar p w k (f k)) bk eqxx in h.
+have := @term_le_sum _ (fun g : {ffun I -> M} => if g k == f k then others p k g * w g else 0) f => h;
+  rewrite -/(bar p w k (f k)) bk eqxx in h.
 have {}h : others p k f * w f <= 0.
   apply: h => g; case: eqP => _; last lra.
   by apply: Rmult_le_pos => //; apply: (big_ind (Rle 0)) => [|*|l _]; [lra | exact: Rmult_le_pos | exact: (proj1 (hp l))].
@@ -379,7 +384,8 @@ Hypothesis ok_next : forall u s a b, ok u.+1 s -> 0 < p s a -> 0 < e s a b -> ok
 Hypothesis F_end : forall s, ok O s -> Phi O s <= 0.
 Hypothesis F_step : forall u s a, ok u.+1 s -> 0 < p s a -> Phi u.+1 s <= \sum_(b : B) (e s a b * (r s a b + Phi u (next s a b))).
 
-Lemma path_sum_ok f g t s : ok t s -> (forall u x, ok u.+1 x -> f u x <= g u x) -> path_sum e next p f t s <= path_sum e next p g t s.
+Lemma path_sum_ok f g t s : ok t s -> (forall u x, ok u.+1 x -> f u x <= g u x) ->
+  path_sum e next p f t s <= path_sum e next p g t s.
 Proof.
 move=> + E; elim: t s => [|t ih] s os; first by rewrite /=; lra.
 rewrite /=; apply: Rplus_le_compat; first exact: E.
@@ -400,7 +406,8 @@ Let us s a : uses p q s a -> 0 < p s a. Proof. by case=> // /q_uses. Qed.
 Lemma worthE u s a : ok u.+1 s -> 0 < p s a -> worth s a = Q e next r p u s a - Phi u.+1 s.
 Proof.
 move=> os pa; rewrite /worth (clock os) /= Rmax_right //.
-apply: (adv_ge0 (q := q) e_dist hp _ F_end _ os pa) => [v x c b ox ux|v x c ox ux]; [exact: ok_next (us ux) | exact: F_step (us ux)].
+apply: (adv_ge0 (q := q) e_dist hp _ F_end _ os pa) => [v x c b ox ux|v x c ox ux];
+  [exact: ok_next (us ux) | exact: F_step (us ux)].
 Qed.
 Lemma update_improves t s : ok t s -> path_sum e next p (fun _ x => bound x) t s <= V e next r q t s - V e next r p t s.
 Proof.
@@ -450,7 +457,8 @@ apply: (path_sum_ok os) => u x _; rewrite /learn_bound /learn; case: (own x); la
 apply: Rmult_le_pos; first by apply: tot_ge0 => // a; exact: worth_ge0.
 by apply: best_kl_ge0 => // a; exact: worth_ge0.
 Qed.
-(* ... and no other rows of the same agents have a greater bound in S9. (A row that drops an action with Q > Phi has bound -oo.) *)
+(* ... and no other rows of the same agents have a greater bound in S9. (A row that drops an action with
+   Q > Phi has bound -oo.) *)
 Theorem S9_d_best q t s : policy q -> (forall x a, ~~ own x -> q x a = p x a) ->
   (forall u x a, ok u.+1 x -> 0 < p x a -> Phi u.+1 x < Q e next r p u x a -> 0 < q x a) -> ok t s ->
   path_sum e next p (score e next p q r Phi) t s <= path_sum e next p (fun _ x => learn_bound x) t s.
@@ -500,8 +508,8 @@ Qed.
 End LearnProduct.
 
 (* ------------------------------------------------------------------ (f): the range over which one agent can move the value
-   What the agent faces is a world of its own, in which the others' actions belong to the environment; V, L and the KL are the same
-   there, so that S9 applies with floors of that world. *)
+   What the agent faces is a world of its own, in which the others' actions belong to the environment; V, L and the KL are the
+   same there, so that S9 applies with floors of that world. *)
 Section Agent.
 Variables (A B M : finType) (S : Type).
 Variables (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R).
@@ -596,7 +604,8 @@ have up_ u x m : ok u.+1 x -> 0 < nu x m -> Q e1 next1 r1 mu u x m <= Psi u.+1 x
   suff : - Psi u.+1 x <= - Q e1 next1 r1 mu u x m by lra.
   by apply: h => y oy; apply: (above_floor e1_dist hr hc hmu) => // z b; apply: hk.
 have lo u x m : ok u.+1 x -> 0 < nu x m -> Phi u.+1 x <= Q e1 next1 r1 mu u x m.
-  by move=> ox qm; apply: (above_floor_Q e1_dist hr hf ox qm) => y oy; apply: (above_floor e1_dist hr hf hmu) => // z b; apply: hk.
+  by move=> ox qm; apply: (above_floor_Q e1_dist hr hf ox qm) => y oy; apply: (above_floor e1_dist hr hf hmu) => // z b;
+    apply: hk.
 have c1 := S9_charge e1_dist hmu hnu hk hr hf os; have c2 := S9_ceiling e1_dist hmu hnu hk hr hc os.
 have b1 : path_sum e1 next1 mu (charge e1 next1 mu nu r1 Phi) t s <= rho * path_sum e1 next1 mu (fun _ x => kl (mu x) (nu x)) t s.
   by apply: (charge_own (F := fun u x m => Q e1 next1 r1 mu u x m - Phi u.+1 x) os) => u x m ox qm; have := up_ _ _ _ ox qm; lra.
@@ -649,7 +658,8 @@ have argE s : F s (arg s) = least (F s).
   by have [a E] := least_is (F s); have := no a; case: Req_EM_T => // ne; case: ne.
 exists (fun s a => if a == arg s then 1 else 0) => [s|].
   by split=> [a|]; [case: eqP; lra | rewrite -big_mkcond (big_pred1 (arg s))].
-elim=> [//|t ih] s hs; rewrite VE (sumE (G := fun a => if a == arg s then Q e next r (fun s a => if a == arg s then 1 else 0) t s a else 0)) => [|a].
+elim=> [//|t ih] s hs; rewrite VE (sumE (G := fun a =>
+    if a == arg s then Q e next r (fun s a => if a == arg s then 1 else 0) t s a else 0)) => [|a].
   rewrite -big_mkcond (big_pred1 (arg s)) // /Q.
   have -> : Vmin r t.+1 s = F s (arg s) by rewrite argE /F hs.
   by apply: sumE => b; rewrite ih ?clock hs.
@@ -665,7 +675,8 @@ Theorem S9_f_turns (A : finType) (e : S -> A -> B -> R) (next : S -> A -> B -> S
     (own : S -> bool) (ok : nat -> S -> Prop) (a0 : A) rho t s :
   let c x m a := if own x then (if a == m then 1 else 0) else p x a in
   let Vlo := Vmin (e1 e c) (next1 next) a0 (r1 r) in let Vhi := Vmax (e1 e c) (next1 next) a0 (r1 r) in
-  (forall x a, dist (e x a)) -> policy p -> policy q -> (forall x, keeps (p x) (q x)) -> (forall x a, ~~ own x -> q x a = p x a) ->
+  (forall x a, dist (e x a)) -> policy p -> policy q -> (forall x, keeps (p x) (q x)) ->
+  (forall x a, ~~ own x -> q x a = p x a) ->
   reach e next q ok -> (forall u x, ok u.+1 x -> own x -> Vhi u.+1 x - Vlo u.+1 x <= rho) -> ok t s ->
   Rabs (V e next r q t s - V e next r p t s - L e next r p q t s) <= rho * K e next p q t s.
 Proof.
@@ -673,7 +684,8 @@ move=> c Vlo Vhi he hp hq hk same hr hrho os.
 have cd x m : dist (c x m).
   rewrite /c; case: (own x) => //; split=> [a|]; first by case: eqP; lra.
   by rewrite -big_mkcond (big_pred1 m).
-have cE (pi : S -> A -> R) : policy pi -> (forall x a, ~~ own x -> pi x a = p x a) -> forall x a, pi x a = \sum_(m : A) (pi x m * c x m a).
+have cE (pi : S -> A -> R) : policy pi -> (forall x a, ~~ own x -> pi x a = p x a) ->
+  forall x a, pi x a = \sum_(m : A) (pi x m * c x m a).
   move=> hpi sm x a; rewrite /c; case ho : (own x); last by rewrite sum_const ?sm ?ho //; exact: (proj2 (hpi x)).
   rewrite (sumE (G := fun m => if m == a then pi x m else 0)) => [|m]; last by rewrite eq_sym; case: eqP => _; lra.
   by rewrite -big_mkcond (big_pred1 a).
@@ -699,7 +711,8 @@ Theorem S9_f_product (I M : finType) (e : S -> {ffun I -> M} -> B -> R) (next : 
   (forall x a, dist (e x a)) -> (forall x l, dist (row x l)) -> (forall x, dist (new x k)) ->
   (forall x, keeps (row x k) (new x k)) ->
   reach e next q ok -> (forall u x, ok u.+1 x -> Vhi u.+1 x - Vlo u.+1 x <= rho) -> ok t s ->
-  Rabs (V e next r q t s - V e next r p t s - L e next r p q t s) <= rho * path_sum e next p (fun _ x => kl (row x k) (new x k)) t s.
+  Rabs (V e next r q t s - V e next r p t s - L e next r p q t s)
+    <= rho * path_sum e next p (fun _ x => kl (row x k) (new x k)) t s.
 Proof.
 move=> p q c Vlo Vhi he hrow hnew hk hr hrho os.
 have cd x m : dist (c x m).
@@ -722,7 +735,8 @@ have hr1 : reach (e1 e c) (next1 next) (fun x => new x k) ok.
   exact: Rmult_lt_0_compat.
 have pE x f : p x f = \sum_(m : M) (row x k m * c x m f) by rewrite cE /p (joint_split _ k).
 have qE x f : q x f = \sum_(m : M) (new x k m * c x m f) by rewrite cE /q joint_swap.
-apply: (S9_f (own := fun _ => true) (mu := fun x => row x k) (nu := fun x => new x k) (c := c) he cd _ _ pE qE _ hk hr1 _ _ _ os) => //.
+apply: (S9_f (own := fun _ => true) (mu := fun x => row x k) (nu := fun x => new x k) (c := c)
+  he cd _ _ pE qE _ hk hr1 _ _ _ os) => //.
 - exact: Vmin_floor.
 - exact: Vmax_ceiling.
 by move=> u x ox _; exact: hrho.
@@ -767,7 +781,8 @@ rewrite !E //; lra.
 Qed.
 End Step.
 
-(* all states: d any weights >= 0. With the radius of the step as constraint no rows gain more; at the price lam none certify more *)
+(* all states: d any weights >= 0. With the radius of the step as constraint no rows gain more;
+  at the price lam none certify more *)
 Section U1.
 Variables (S A : finType) (d : S -> R) (p x adv : S -> A -> R) (lam : R) (nu : S -> R).
 Hypotheses (d0 : forall s, 0 <= d s) (hp : policy p) (l0 : 0 < lam).
@@ -809,7 +824,8 @@ have H (l : seq A) : exists2 a, 0 < p a & forall b, b \in a0 :: l -> 0 < p b -> 
   elim: l => [|x l [a pa h]]; first by exists a0 => // b; rewrite inE => /eqP ->; lra.
   case: (Rlt_dec 0 (p x)) => [px|nx]; last first.
     by exists a => // b; rewrite !inE orbCA => /orP [/eqP -> //|hb]; apply: h; rewrite inE.
-  case: (Rle_lt_dec (adv x) (adv a)) => lx; [exists a => // b | exists x => // b]; rewrite !inE orbCA => /orP [/eqP -> _|hb pb]; try lra.
+  case: (Rle_lt_dec (adv x) (adv a)) => lx; [exists a => // b | exists x => // b]; rewrite !inE orbCA => /orP [/eqP -> _|hb pb];
+    try lra.
     by apply: h; rewrite ?inE.
   by have := h b; rewrite inE => /(_ hb pb); lra.
 have [a pa h] := H (enum A); exists a => // b; apply: h; by rewrite inE mem_enum orbT.
@@ -841,7 +857,8 @@ have cont z : 0 < z -> continuity_pt f z.
   move=> z0; apply: continuity_pt_minus; last by apply: continuity_pt_const => x y.
   rewrite /index_enum; elim: (Finite.enum A) => [|a l ih].
     by apply: (cont_ext (f := fun _ => 0)) => [x|]; [rewrite big_nil | apply: continuity_pt_const => x y].
-  apply: (cont_ext (f := fun x => lam * p a / (adv s + x - adv a) + \big[Rplus/0]_(b <- l) (lam * p b / (adv s + x - adv b)))) => [x|].
+  apply: (cont_ext (f := fun x => lam * p a / (adv s + x - adv a)
+    + \big[Rplus/0]_(b <- l) (lam * p b / (adv s + x - adv b)))) => [x|].
     by rewrite big_cons.
   apply: continuity_pt_plus ih; case: (Rle_lt_or_eq_dec _ _ (proj1 hp a)) => [pa|pa0]; last first.
     by apply: (cont_ext (f := fun _ => 0)) => [x|]; [rewrite -pa0 /Rdiv; lra | apply: continuity_pt_const => x y].
@@ -913,7 +930,8 @@ have e0 : 0 <= eps by apply: Rmult_le_pos C0 (pow_le _ _ (proj1 g01)).
 have behind a mu : 0 < mu -> (1 + ln mu) * y v a + z a - eps * (mu + 1) <= mu * y v' a.
   move=> m0; have := ev_le P_dist s a (fun x => ih x mu m0); rewrite evB evD !evZ ev1 // => h.
   by have := Rmult_le_compat_l _ _ _ (proj1 g01) h; rewrite /y /z /eps /=; lra.
-have one a : (1 + ln lam) * (p s a * (rt a + y v a)) + p s a * (ln (q s a / p s a) * (rt a + y v a) + z a) - eps * (lam * q s a + p s a)
+have one a : (1 + ln lam) * (p s a * (rt a + y v a)) + p s a * (ln (q s a / p s a) * (rt a + y v a) + z a) -
+  eps * (lam * q s a + p s a)
     <= lam * (q s a * (rt a + y v' a)).
   have q0 := proj1 (hq s) a; have r0 := rt0 a; have yv := y0 v a av; have yv' := y0 v' a av'.
   case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last first.
@@ -931,7 +949,8 @@ have one a : (1 + ln lam) * (p s a * (rt a + y v a)) + p s a * (ln (q s a / p s 
     by apply: (@small _ (y v' a + eps)) => mu m0; have := behind a mu m0; rewrite (_ : y v a = 0); lra.
   have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ pa) z0; rewrite (_ : rt a + y v a = 0); last lra.
   rewrite -qa; lra.
-have X (pi : S -> A -> R) f : dist (pi s) -> \sum_(a : A) (pi s a * (rt a + y f a)) = \sum_(a : A) (pi s a * Qd P g r f s a) - Phi s.
+have X (pi : S -> A -> R) f : dist (pi s) ->
+    \sum_(a : A) (pi s a * (rt a + y f a)) = \sum_(a : A) (pi s a * Qd P g r f s a) - Phi s.
   move=> d; rewrite (sumE (G := fun a => pi s a * Qd P g r f s a - pi s a * Phi s)) => [|a]; last by have := QE f a; nra.
   by rewrite sumB sum_const //; apply: (proj2 d).
 have E : \sum_(a : A) (p s a * (ln (q s a / p s a) * (rt a + y v a) + z a)) = W P g p sc T.+1 s.
@@ -1023,7 +1042,8 @@ apply: Rmult_le_pos; first by apply: tot_ge0 => // a; exact: worthd_ge0.
 by apply: best_kl_ge0 => // a; exact: worthd_ge0.
 Qed.
 End LearnDiscounted.
-Theorem S9_d_product_discounted (S I M : finType) (P : S -> {ffun I -> M} -> S -> R) g rho r (row : S -> I -> M -> R) v v' m Phi moves :
+Theorem S9_d_product_discounted (S I M : finType) (P : S -> {ffun I -> M} -> S -> R) g rho r
+    (row : S -> I -> M -> R) v v' m Phi moves :
   let p s := joint (row s) in let w := worthd P g r v Phi in let new s := bests (row s) (w s) moves in
   0 <= g < 1 -> (forall s a, dist (P s a)) -> dist rho -> (forall s k, dist (row s k)) -> flow P g rho p m -> floord P g r Phi ->
   bellman P g r p v -> bellman P g r (fun s => joint (new s)) v' ->
@@ -1041,7 +1061,8 @@ rewrite /new /bests; case: (moves k); first by apply: best_kl_ge0 => // f; exact
 by rewrite -(kterm_sum (hrow s k) (hrow s k)); apply: sum_ge0 => f; apply: kterm_ge0.
 Qed.
 (* (e), discounted *)
-Theorem S9_e_discounted (S A I : finType) (P : S -> A -> S -> R) g rho r (p q : S -> A -> R) (only : I -> S -> A -> R) v v' m Phi :
+Theorem S9_e_discounted (S A I : finType) (P : S -> A -> S -> R) g rho r (p q : S -> A -> R)
+    (only : I -> S -> A -> R) v v' m Phi :
   0 <= g < 1 -> (forall s a, dist (P s a)) -> dist rho -> policy p -> policy q -> (forall k, policy (only k)) ->
   (forall s, keeps (p s) (q s)) -> (forall k s, keeps (p s) (only k s)) ->
   (forall s a, 0 < p s a -> ln (q s a / p s a) = \sum_(k : I) ln (only k s a / p s a)) ->
@@ -1051,7 +1072,8 @@ Proof.
 move=> g01 hP hr hp hq ho hk hko fac fl hf bp bq; apply: Rle_trans (S9_discounted g01 hP hr hp hq hk fl hf bp bq).
 apply: Req_le; symmetry.
 transitivity (\sum_(k : I) under m (scored P g p (only k) r v Phi)).
-  rewrite /under sum_swap; apply: sumE => s; rewrite sumZ; congr (_ * _); rewrite /scored sum_swap; apply: sumE => a; rewrite sumZ.
+  rewrite /under sum_swap; apply: sumE => s; rewrite sumZ; congr (_ * _); rewrite /scored sum_swap; apply: sumE => a;
+    rewrite sumZ.
   case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last lra.
   by congr (_ * _); rewrite fac // sumZr.
 apply: sumE => k; rewrite /under -sumB; apply: sumE => s; rewrite (scoredE hp (ho k) (hko k) _ _ bp); lra.

@@ -236,7 +236,8 @@ Qed.
 Lemma surrogate i0 i1 i f : (i0 <= i)%nat -> (i1 <= i)%nat -> (i < n)%nat ->
   (forall u v x, (v.+1 + u)%nat = T ->
     f u (v, x) = (hyb i.+1 v - hyb i v) * (win (up x) (rest (hyb i1) v.+1 u) - win x (rest (hyb i1) v.+1 u))) ->
-  path_sum env nxt (team i0) f T (O, O) = \big[Rplus/0]_(s < c) (e * w (s * i0 + rk i0 (spk i) + ((c.-1 - s) * i1 + (i1 - rk i1 (spk i))))%nat).
+  path_sum env nxt (team i0) f T (O, O)
+    = \big[Rplus/0]_(s < c) (e * w (s * i0 + rk i0 (spk i) + ((c.-1 - s) * i1 + (i1 - rk i1 (spk i))))%nat).
 Proof.
 move=> h0 h1 hi hf; rewrite (path_relay0 _ hf).
 pose F v := e * P1 (rest (hyb i0) 0 v ++ rest (hyb i1) v.+1 (T - v.+1)).
@@ -358,7 +359,8 @@ Qed.
 Definition near (C G : R) := (1 - kap) * (C * e ^ 2) <= G <= C * e ^ 2 /\ (INR T.-1 * (p + e) <= 1 -> 0 <= G).
 Theorem R1_update i : (0 < c)%nat -> (i < n)%nat ->
   let x := INR c in let own := x * (x - 1) / 2 in
-  [/\ near own (fresh i), near (own + INR i * (x * (x + 1) / 2) - x * INR (later i)) (stale i) & near (own + INR i * x ^ 2) (cached i)].
+  [/\ near own (fresh i), near (own + INR i * (x * (x + 1) / 2) - x * INR (later i)) (stale i) &
+      near (own + INR i * x ^ 2) (cached i)].
 Proof.
 move=> c0 hi x own; have [-> -> ->] := R1_exact c0 hi.
 have lt s : (s < c)%nat -> (c * i + s < T)%nat.
@@ -438,7 +440,8 @@ Definition in_order (k : nat) : nat := k.
 Theorem R1 n p e : (0 < n)%nat -> 0 <= p -> 0 <= e -> (2 * INR n - 1) * (p + e) <= 1 ->
   let N := INR n in
   let within C G := (1 - 4 * (N - 1) * (p + e)) * (C * e ^ 2) <= \big[Rplus/0]_(i < n) Rabs (G i) <= C * e ^ 2 in
-  [/\ within N (fresh n 2 p e in_order), within ((3 * N ^ 2 - N) / 2) (stale n 2 p e in_order) & within (2 * N ^ 2 - N) (cached n 2 p e in_order)].
+  [/\ within N (fresh n 2 p e in_order), within ((3 * N ^ 2 - N) / 2) (stale n 2 p e in_order) &
+      within (2 * N ^ 2 - N) (cached n 2 p e in_order)].
 Proof.
 move=> n0 p0 e0 hT N within; have := @R1_order n p e in_order in_order.
 have -> : crossed n in_order in_order = 0.
@@ -452,13 +455,15 @@ Qed.
 Theorem R1_reverse n p e : (0 < n)%nat -> 0 <= p -> 0 <= e -> (2 * INR n - 1) * (p + e) <= 1 ->
   let N := INR n in let rank k := (n.-1 - k)%nat in
   let within C G := (1 - 4 * (N - 1) * (p + e)) * (C * e ^ 2) <= \big[Rplus/0]_(i < n) Rabs (G i) <= C * e ^ 2 in
-  [/\ within N (fresh n 2 p e rank), within ((N ^ 2 + N) / 2) (stale n 2 p e rank) & within (2 * N ^ 2 - N) (cached n 2 p e rank)].
+  [/\ within N (fresh n 2 p e rank), within ((N ^ 2 + N) / 2) (stale n 2 p e rank) &
+      within (2 * N ^ 2 - N) (cached n 2 p e rank)].
 Proof.
 move=> n0 p0 e0 hT N rank within; have := @R1_order n p e rank rank.
 have le i : (i < n)%nat -> (i <= n.-1)%nat by move=> hi; rewrite -ltnS prednK.
 have -> : crossed n rank rank = N * (N - 1) / 2.
   rewrite -sum_INR; apply: eq_bigr => i _; rewrite /later /rk (eq_in_count (a2 := pred0)) ?count_pred0 ?subn0 // => k.
-  rewrite mem_iota /= add0n /rank => hk; apply/negbTE; rewrite -leqNgt leq_subRL; last by apply: leq_trans (ltnW hk) (leq_subr _ _).
+  rewrite mem_iota /= add0n /rank => hk; apply/negbTE; rewrite -leqNgt leq_subRL;
+    last by apply: leq_trans (ltnW hk) (leq_subr _ _).
   by rewrite addnC -leq_subRL ?le // ltnW.
 have inv i : (i < n)%nat -> rank (rank i) = i by move=> hi; rewrite /rank subKn ?le.
 have lt i : (i < n)%nat -> (rank i < n)%nat.
@@ -470,7 +475,8 @@ Qed.
 (* ... so the coefficients are limits, as p and e go to 0 in any way (no bound on p/e is needed) *)
 Corollary R1_limit n eta : (0 < n)%nat -> 0 < eta -> exists2 d, 0 < d & forall p e, 0 <= p -> 0 < e -> p + e < d ->
   let N := INR n in let close C G := Rabs (\big[Rplus/0]_(i < n) Rabs (G i) / e ^ 2 - C) < eta in
-  [/\ close N (fresh n 2 p e in_order), close ((3 * N ^ 2 - N) / 2) (stale n 2 p e in_order) & close (2 * N ^ 2 - N) (cached n 2 p e in_order)].
+  [/\ close N (fresh n 2 p e in_order), close ((3 * N ^ 2 - N) / 2) (stale n 2 p e in_order) &
+      close (2 * N ^ 2 - N) (cached n 2 p e in_order)].
 Proof.
 move=> n0 eta0; set N := INR n.
 have N1 : 1 <= N by rewrite /N -(prednK n0) S_INR; have := pos_INR n.-1; lra.
