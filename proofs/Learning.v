@@ -1078,3 +1078,83 @@ transitivity (\sum_(k : I) under m (scored P g p (only k) r v Phi)).
   by congr (_ * _); rewrite fac // sumZr.
 apply: sumE => k; rewrite /under -sumB; apply: sumE => s; rewrite (scoredE hp (ho k) (hko k) _ _ bp); lra.
 Qed.
+
+(* (f), discounted: Phi and Psi a floor and a ceiling of the agent's own world *)
+Section AgentDiscounted.
+Variables (S A M : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R) (r : S -> A -> R).
+Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
+Variables (c : S -> M -> A -> R) (mu nu : S -> M -> R) (p q : S -> A -> R) (v v' m : S -> R).
+Hypotheses (c_dist : forall s m, dist (c s m)) (hmu : policy mu) (hnu : policy nu).
+Hypotheses (pE : forall s a, p s a = \sum_(m : M) (mu s m * c s m a)) (qE : forall s a, q s a = \sum_(m : M) (nu s m * c s m a)).
+Hypotheses (fl : flow P g rho p m) (bp : bellman P g r p v) (bq : bellman P g r q v').
+Definition P1d (s : S) (k : M) (s' : S) := \sum_(a : A) (c s k a * P s a s').
+Definition r1d (s : S) (k : M) := \sum_(a : A) (c s k a * r s a).
+Variables (own : S -> bool) (Phi Psi : S -> R) (range : R).
+Hypotheses (same : forall s k, ~~ own s -> nu s k = mu s k) (hk : forall s, keeps (mu s) (nu s)).
+Hypotheses (hf : floord P1d g r1d Phi) (hc : floord P1d g (fun s k => - r1d s k) (fun s => - Psi s)).
+Hypothesis hrange : forall s, 0 < m s -> own s -> Psi s - Phi s <= range.
+
+Lemma P1d_dist s k : dist (P1d s k).
+Proof.
+split=> [s'|]; first by apply: sum_ge0 => a; exact: Rmult_le_pos (proj1 (c_dist s k) a) (proj1 (P_dist s a) s').
+rewrite sum_swap -[RHS](proj2 (c_dist s k)); apply: sumE => a.
+by rewrite sumZ (proj2 (P_dist s a)); lra.
+Qed.
+Lemma Qd1 f s k : Qd P1d g r1d f s k = \sum_(a : A) (c s k a * Qd P g r f s a).
+Proof.
+rewrite (sumE (G := fun a => c s k a * r s a + g * (c s k a * ev P s a f))) => [|a]; last by rewrite /Qd; lra.
+rewrite sumD sumZ /Qd; congr (_ + g * _); rewrite /ev /P1d (sumE (G := fun s' => \sum_(a : A) (c s k a * (P s a s' * f s')))) => [|s'].
+  by rewrite sum_swap; apply: sumE => a; rewrite sumZ.
+by rewrite -sumZr; apply: sumE => a; lra.
+Qed.
+Lemma bellman1 kap t f : (forall s a, t s a = \sum_(k : M) (kap s k * c s k a)) -> bellman P g r t f -> bellman P1d g r1d kap f.
+Proof. by move=> tE b s; rewrite b -(team_sum (kap := kap) (fun a => Qd P g r f s a) (tE s)); apply: sumE => k; rewrite Qd1. Qed.
+Lemma flow1 : flow P1d g rho mu m.
+Proof.
+split=> [|s']; first exact: (proj1 fl).
+rewrite (proj2 fl s'); congr (_ + g * _); apply: sumE => s; congr (_ * _).
+by rewrite -(team_sum (kap := mu) (fun a => P s a s') (pE s)).
+Qed.
+Lemma gain1 s : gaind P1d g r1d mu v nu s = gaind P g r p v q s.
+Proof.
+rewrite /gaind -(team_sum (kap := nu) (fun a => Qd P g r v s a - v s) (qE s)); apply: sumE => k; congr (_ * _).
+rewrite Qd1 (sumE (F := fun a => c s k a * (_ - _)) (G := fun a => c s k a * Qd P g r v s a - c s k a * v s)) => [|a]; last lra.
+by rewrite sumB sum_const //; exact: (proj2 (c_dist s k)).
+Qed.
+Lemma charged_own rr f F : (forall s k, Qd P1d g rr f s k - F s <= Psi s - Phi s) ->
+  under m (charged P1d g mu nu rr f F) <= range * under m (fun s => kl (mu s) (nu s)).
+Proof.
+move=> h; rewrite /under -sumZ; apply: sum_le => s.
+case: (Rle_lt_or_eq_dec _ _ (proj1 fl s)) => [ms|<-]; last lra.
+have -> : range * (m s * kl (mu s) (nu s)) = m s * (range * kl (mu s) (nu s)) by lra.
+apply: Rmult_le_compat_l; first lra.
+rewrite -(kterm_sum (hmu s) (hnu s)) -sumZ; apply: sum_le => k; rewrite (Rmult_comm range).
+have k0 := kterm_ge0 k (hmu s) (hnu s) (hk (s := s)); case ho : (own s); last first.
+  suff -> : kterm (mu s) (nu s) k = 0 by lra.
+  rewrite /kterm (same k (negbT ho)); case: (Rle_lt_or_eq_dec _ _ (proj1 (hmu s) k)) => [pk|<-]; last lra.
+  by rewrite /Rdiv Rinv_r ?ln_1; lra.
+by apply: Rmult_le_compat_l => //; have := h s k; have := hrange ms ho; lra.
+Qed.
+Theorem S9_f_discounted : Rabs (at_rho rho v' - at_rho rho v - under m (gaind P g r p v q))
+  <= range * under m (fun s => kl (mu s) (nu s)).
+Proof.
+have b := bellman1 pE bp; have b' := bellman1 qE bq; have bn := bellman_neg b; have bn' := bellman_neg b'.
+have lo := above g01 P1d_dist hmu hf b; have up := above g01 P1d_dist hmu hc bn.
+have q_lo s k : Phi s <= Qd P1d g r1d v s k.
+  by apply: Rle_trans (hf s k) _; have := Rmult_le_compat_l _ _ _ (proj1 g01) (ev_le P1d_dist s k lo); rewrite /Qd; lra.
+have q_up s k : Qd P1d g r1d v s k <= Psi s.
+  suff : - Psi s <= Qd P1d g (fun s k => - r1d s k) (fun x => - v x) s k by rewrite Q_negr; lra.
+  by apply: Rle_trans (hc s k) _; have := Rmult_le_compat_l _ _ _ (proj1 g01) (ev_le P1d_dist s k up); rewrite /Qd; lra.
+have c1 := S9_charged g01 P1d_dist rho_dist hmu hnu hk flow1 b b' hf.
+have c2 := S9_charged g01 P1d_dist rho_dist hmu hnu hk flow1 bn bn' hc.
+have h1 := charged_own (rr := r1d) (f := v) (F := Phi) (fun s k => ltac:(have := q_up s k; lra)).
+have h2 := @charged_own (fun s k => - r1d s k) (fun x => - v x) (fun x => - Psi x).
+have {}h2 := h2 (fun s k => ltac:(rewrite Q_negr; have := q_lo s k; lra)).
+have N f : at_rho rho (fun x => - f x) = - at_rho rho f by rewrite /at_rho -sumN; apply: sumE => s; lra.
+have G : under m (gaind P1d g r1d mu v nu) = under m (gaind P g r p v q) by apply: sumE => s; rewrite gain1.
+have Gn : under m (gaind P1d g (fun s k => - r1d s k) mu (fun x => - v x) nu) = - under m (gaind P g r p v q).
+  rewrite -G /under -sumN; apply: sumE => s; rewrite -Ropp_mult_distr_r_reverse; congr (_ * _).
+  by rewrite /gaind -sumN; apply: sumE => k; rewrite Q_negr; lra.
+by rewrite !N Gn in c2; rewrite G in c1; apply: Rabs_le; lra.
+Qed.
+End AgentDiscounted.
