@@ -362,6 +362,39 @@ congr (_ * _); rewrite sumZr; case: (bests_drops jp) => [jb|->]; last lra.
 have pos := joint_pos hp jp; have pob := joint_pos bests_dist jb.
 by rewrite ln_joint // => k; [exact: (proj1 (pos k)) | exact: (proj1 (pob k))].
 Qed.
+(* no other rows of the same agents score more *)
+Theorem bests_are_best q : (forall k, dist (q k)) -> (forall k m, ~~ moves k -> q k m = p k m) ->
+  (forall f, 0 < joint p f * w f -> 0 < joint q f) ->
+  \sum_(f : {ffun I -> M}) (joint p f * (ln (joint q f / joint p f) * w f))
+  <= \sum_(f : {ffun I -> M}) (joint p f * (ln (joint bests f / joint p f) * w f)).
+Proof.
+move=> hq same hk.
+have E (x : I -> M -> R) : (forall k, dist (x k)) -> (forall f, 0 < joint p f * w f -> 0 < joint x f) ->
+    \sum_(f : {ffun I -> M}) (joint p f * (ln (joint x f / joint p f) * w f))
+    = \sum_(k : I) \sum_(m : M) (p k m * (ln (x k m / p k m) * bar p w k m)).
+  move=> hx hp0; rewrite (sumE (F := fun k => \sum_(m : M) _) (fun k => esym (bar_mean p w k (fun m => ln (x k m / p k m))))).
+  rewrite sum_swap; apply: sumE => f; rewrite sumZ.
+  case: (Rle_lt_or_eq_dec _ _ (proj1 (joint_dist hp) f)) => [jp|<-]; last lra.
+  congr (_ * _); rewrite sumZr; case: (Rle_lt_or_eq_dec _ _ (w0 f)) => [wf|<-]; last lra.
+  have jx := hp0 f (Rmult_lt_0_compat _ _ jp wf); have pos := joint_pos hp jp; have pox := joint_pos hx jx.
+  by rewrite ln_joint // => k; [exact: (proj1 (pos k)) | exact: (proj1 (pox k))].
+have hb f : 0 < joint p f * w f -> 0 < joint bests f.
+  move=> jw; have j0 := proj1 (joint_dist hp) f; case: (Rle_lt_or_eq_dec _ _ j0) => [jp|Z]; last by move: jw; rewrite -Z; lra.
+  by case: (bests_drops jp) => // z; move: jw; rewrite z; lra.
+rewrite (E q) // (E bests) //; last exact: bests_dist.
+apply: sum_le => k; rewrite /bests; case mk : (moves k); last by apply: Req_le; apply: sumE => m; rewrite same ?mk.
+apply: best_is_best => [//|m|//|m pb]; first exact: b0.
+have pm : 0 < p k m by case: (Rle_lt_or_eq_dec _ _ (proj1 (hp k) m)) => // Z; move: pb; rewrite -Z; lra.
+have bm : 0 < bar p w k m by case: (Rle_lt_or_eq_dec _ _ (b0 k m)) => // Z; move: pb; rewrite -Z; lra.
+have o0 f : 0 <= others p k f by apply: (big_ind (Rle 0)) => [|*|l _]; [lra | exact: Rmult_le_pos | exact: (proj1 (hp l))].
+case: (pickP (fun f : {ffun I -> M} => (f k == m) && (if Rlt_dec 0 (others p k f * w f) then true else false))) => [f|no].
+  case/andP => /eqP fk; case: Rlt_dec => // ow _; have jq : 0 < joint q f.
+    by apply: hk; rewrite (joint_split _ k) fk Rmult_assoc; exact: Rmult_lt_0_compat.
+  by have [+ _] := joint_pos hq jq k; rewrite fk.
+suff : bar p w k m <= 0 by lra.
+rewrite -[X in _ <= X](@sum0 _ (fun _ : {ffun I -> M} => 0) (fun _ => erefl)); apply: sum_le => f; have := no f.
+by case: eqP => _ /=; [case: Rlt_dec => // n _; lra | lra].
+Qed.
 End Best.
 End Product.
 
@@ -504,6 +537,22 @@ rewrite -(path_sum_zero e next p t s).
 apply: (path_sum_ok e_dist hp ok_next) os _ => u x _; apply: sum_ge0 => k; apply: Rmult_le_pos; first exact: tot_ge0.
 rewrite /new /bests; case: (moves k); first by apply: best_kl_ge0 => // m; exact: bar_ge0.
 by rewrite -(kterm_sum (hrow x k) (hrow x k)); apply: sum_ge0 => m; apply: kterm_ge0.
+Qed.
+Theorem S9_d_product_best q t s : (forall x k, dist (q x k)) -> (forall x k m, ~~ moves k -> q x k m = row x k m) ->
+  (forall x f, 0 < p x f * w x f -> 0 < joint (q x) f) -> ok t s ->
+  path_sum e next p (score e next p (fun x => joint (q x)) r Phi) t s
+  <= path_sum e next p (fun _ x => \sum_(k : I) (tot (p x) (w x) * kl (new x k) (row x k))) t s.
+Proof.
+move=> hq same hk os; have hp : policy p by move=> x; exact: joint_dist.
+apply: (path_sum_ok e_dist hp ok_next) os _ => u x ox.
+have -> : \sum_(k : I) (tot (p x) (w x) * kl (new x k) (row x k))
+    = \sum_(f : {ffun I -> M}) (p x f * (ln (joint (new x) f / p x f) * w x f)).
+  by symmetry; apply: bests_value => // f; exact: worth_ge0.
+rewrite /score (sumE (G := fun f => p x f * (ln (joint (q x) f / p x f) * w x f))) => [|f].
+  have w0 f : 0 <= w x f by exact: worth_ge0.
+  exact: (bests_are_best (hrow x) w0 (hq x) (same x) (hk x)).
+case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) f)) => [pf|<-]; last lra.
+by rewrite /w (worthE (q := p) e_dist hp clock ok_next F_end F_step _ ox pf) // => y b [].
 Qed.
 End LearnProduct.
 
@@ -1103,7 +1152,8 @@ Qed.
 Lemma Qd1 f s k : Qd P1d g r1d f s k = \sum_(a : A) (c s k a * Qd P g r f s a).
 Proof.
 rewrite (sumE (G := fun a => c s k a * r s a + g * (c s k a * ev P s a f))) => [|a]; last by rewrite /Qd; lra.
-rewrite sumD sumZ /Qd; congr (_ + g * _); rewrite /ev /P1d (sumE (G := fun s' => \sum_(a : A) (c s k a * (P s a s' * f s')))) => [|s'].
+rewrite sumD sumZ /Qd; congr (_ + g * _); rewrite /ev /P1d (sumE (G := fun s' => \sum_(a : A) (c s k a * (P s a s' * f s')))) =>
+  [|s'].
   by rewrite sum_swap; apply: sumE => a; rewrite sumZ.
 by rewrite -sumZr; apply: sumE => a; lra.
 Qed.
