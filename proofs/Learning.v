@@ -929,6 +929,53 @@ by exists z; lra.
 Qed.
 End Root.
 
+(* the other direction, KL(pi' || pi): the step pi exp(A/lam) / Z (entries with pi = 0 stay zero) *)
+Section Tilt.
+Variables (A : finType) (p adv : A -> R) (lam : R).
+Hypotheses (hp : dist p) (l0 : 0 < lam).
+Definition Z := \sum_(a : A) (p a * exp (adv a / lam)).
+Definition tilt a := p a * exp (adv a / lam) / Z.
+Lemma Z_pos : 0 < Z.
+Proof.
+have [s ps _] := greatest adv hp; have e0 := exp_pos (adv s / lam).
+apply: Rlt_le_trans (Rmult_lt_0_compat _ _ ps e0) _; apply: (@term_le_sum _ (fun a => p a * exp (adv a / lam))) => a.
+exact: Rmult_le_pos (proj1 hp a) (Rlt_le _ _ (exp_pos _)).
+Qed.
+Lemma tilt_dist : dist tilt.
+Proof.
+have z0 := Z_pos; split=> [a|]; last by rewrite /tilt /Rdiv sumZr -/Z Rinv_r //; lra.
+by apply: Rmult_le_pos; [exact: Rmult_le_pos (proj1 hp a) (Rlt_le _ _ (exp_pos _)) | apply/Rlt_le/Rinv_0_lt_compat].
+Qed.
+Theorem U1_tilt q : dist q -> keeps q p ->
+  (\sum_(a : A) (q a * adv a)) - lam * kl q p <= (\sum_(a : A) (tilt a * adv a)) - lam * kl tilt p.
+Proof.
+move=> hq hk; have z0 := Z_pos.
+have pos a : 0 < p a -> 0 < tilt a.
+  by move=> pa; apply: Rdiv_lt_0_compat z0; exact: Rmult_lt_0_compat pa (exp_pos _).
+have lt a : 0 < p a -> ln (tilt a / p a) = adv a / lam - ln Z.
+  move=> pa; have e0 := exp_pos (adv a / lam).
+  have -> : tilt a / p a = exp (adv a / lam) * / Z by rewrite /tilt; field; lra.
+  by rewrite (ln_mult _ _ e0 (Rinv_0_lt_compat _ z0)) ln_exp ln_Rinv //; lra.
+(* what a row gains at the price lam is lam ln Z - lam KL(q || tilt) *)
+have E x : dist x -> keeps x p -> (\sum_(a : A) (x a * adv a)) - lam * kl x p = lam * ln Z - lam * kl x tilt.
+  move=> [x0 x1] kx; rewrite -[lam * ln Z](sum_const (lam * ln Z) x1) /kl -!sumZ -!sumB; apply: sumE => a.
+  case: (Rle_lt_or_eq_dec _ _ (x0 a)) => [xa|<-]; last lra.
+  have pa := kx a xa; have ta := pos a pa.
+  have -> : ln (x a / p a) = ln (x a / tilt a) + ln (tilt a / p a).
+    by rewrite -ln_mult; [congr ln; field; lra | exact: Rdiv_lt_0_compat | exact: Rdiv_lt_0_compat].
+  by rewrite lt //; field; lra.
+have kt : keeps tilt p.
+  move=> a ta; case: (Rle_lt_or_eq_dec _ _ (proj1 hp a)) => // E0; move: ta; rewrite /tilt -E0 /Rdiv; lra.
+rewrite (E q) // (E tilt) //; last exact: tilt_dist.
+have k0 : kl tilt tilt = 0.
+  apply: sum0 => a; case: (Rle_lt_or_eq_dec _ _ (proj1 tilt_dist a)) => [ta|<-]; last lra.
+  by rewrite /Rdiv Rinv_r ?ln_1; lra.
+have : 0 <= kl q tilt.
+  have kq : keeps q tilt by move=> a qa; apply: pos; apply: hk.
+  by rewrite -(kterm_sum hq tilt_dist); apply: sum_ge0 => a; apply: kterm_ge0 hq tilt_dist kq.
+by move=> k; have := Rmult_le_pos _ _ (Rlt_le _ _ l0) k; rewrite k0; lra.
+Qed.
+End Tilt.
 (* ... so that there is a step of greatest certificate: L - price K, price = the range of the return *)
 Theorem U1_exists (S A : finType) (d : S -> R) (p adv : S -> A -> R) price : (forall s, 0 <= d s) -> policy p -> 0 < price ->
   exists2 x, policy x /\ (forall s, keeps (p s) (x s)) & forall q, policy q -> (forall s, keeps (p s) (q s)) ->
