@@ -413,6 +413,15 @@ move=> c0 hT x own pairs within; split.
 Qed.
 End Team.
 
+(* ---- one round: an agent that speaks once cannot shift its own context. The fresh gaps vanish exactly *)
+Theorem R1_once n p e (rank spk : nat -> nat) i : (forall i, (i < n)%nat -> (spk i < n)%nat) ->
+  (forall i, (i < n)%nat -> rank (spk i) = i) -> (forall k, (k < n)%nat -> spk (rank k) = k) ->
+  (i < n)%nat -> fresh n 1 p e rank i = 0.
+Proof.
+move=> s1 s2 s3 hi; have [-> _ _] := @R1_exact n 1 p e rank spk s1 s2 s3 i isT hi.
+by rewrite big_ord_recl big_ord0 /= addn0; lra.
+Qed.
+
 (* ---- R1, two rounds, agents updated in any order. At every finite step with (2n-1)(p+e) <= 1 all gaps are >= 0, and their sums
    over the stage are n, (3n^2-n)/2 - 2 crossed and 2n^2-n times e^2 up to the factor 1 - 4(n-1)(p+e). *)
 Theorem R1_order n p e (rank spk : nat -> nat) : (forall i, (i < n)%nat -> (spk i < n)%nat) ->
