@@ -298,6 +298,11 @@ move=> hp hk jp; have pos := joint_pos hp jp.
 rewrite ln_joint => [|k|k]; [|exact: (proj1 (pos k)) | exact: hk (proj1 (pos k))].
 apply: sumE => k; have [p0 o0] := pos k; rewrite joint_swap (joint_split _ k); congr ln; field; lra.
 Qed.
+Lemma joint_keeps p q : (forall k, dist (p k)) -> (forall k, keeps (p k) (q k)) -> keeps (joint p) (joint q).
+Proof.
+move=> hp hk f jp; apply: (big_ind (Rlt 0)) => [|*|k _]; [lra | exact: Rmult_lt_0_compat |].
+by apply: hk; exact: (proj1 (joint_pos hp jp k)).
+Qed.
 (* the mean of w over the others' actions, given one's own *)
 Definition bar p (w : {ffun I -> M} -> R) k m := \sum_(f : {ffun I -> M}) (if f k == m then others p k f * w f else 0).
 Lemma bar_mean p w k h : \sum_(f : {ffun I -> M}) (joint p f * (h (f k) * w f)) = \sum_(m : M) (p k m * (h m * bar p w k m)).
@@ -397,6 +402,36 @@ by case: eqP => _ /=; [case: Rlt_dec => // n _; lra | lra].
 Qed.
 End Best.
 End Product.
+
+Corollary S9_e_turns (A B I : finType) (S : Type) (e : S -> A -> B -> R) next r (p q : S -> A -> R) (j : S -> I) ok Phi t s :
+  let only k x := if j x == k then q x else p x in
+  (forall x a, dist (e x a)) -> policy p -> policy q -> (forall x, keeps (p x) (q x)) ->
+  reach e next q ok -> floor e next q r ok Phi -> ok t s ->
+  \sum_(k : I) (L e next r p (only k) t s - path_sum e next p (charge e next p (only k) r Phi) t s) <=
+    V e next r q t s - V e next r p t s.
+Proof.
+move=> only he hp hq hk hr hf os; apply: (S9_e he hp hq _ hk _ _ hr hf os) => [k x|k x|x a].
+- by rewrite /only; case: eqP.
+- by rewrite /only; case: eqP => // _ a.
+exact: fac_turns.
+Qed.
+Corollary S9_e_product (I M B : finType) (S : Type) (e : S -> {ffun I -> M} -> B -> R) next r (row new : S -> I -> M ->
+  R) ok Phi t s :
+  let p x := joint (row x) in let q x := joint (new x) in let only k x := joint (swap (row x) (new x) k) in
+  (forall x a, dist (e x a)) -> (forall x k, dist (row x k)) -> (forall x k, dist (new x k)) ->
+  (forall x k, keeps (row x k) (new x k)) -> reach e next q ok -> floor e next q r ok Phi -> ok t s ->
+  \sum_(k : I) (L e next r p (only k) t s - path_sum e next p (charge e next p (only k) r Phi) t s) <=
+    V e next r q t s - V e next r p t s.
+Proof.
+move=> p q only he hrow hnew hk hr hf os.
+have hp : policy p by move=> x; exact: joint_dist.
+have hq : policy q by move=> x; exact: joint_dist.
+apply: (S9_e he hp hq _ _ _ _ hr hf os) => [k x|x|k x|x f jp].
+- by apply: joint_dist => l; rewrite /swap; case: (l == k).
+- exact: joint_keeps.
+- by apply: joint_keeps => // l; rewrite /swap; case: (l == k) => // m.
+by apply: fac_product => // k; apply: hk.
+Qed.
 
 Lemma path_sum_zero (A B : finType) (S : Type) (e : S -> A -> B -> R) (next : S -> A -> B -> S) p t s :
   path_sum e next p (fun _ _ => 0) t s = 0.
