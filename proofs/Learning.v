@@ -1,8 +1,8 @@
 (* S9 (d)-(g), and the step of U1. The induction of S9 holds for every weight lam > 0 at once. Its best lam is the form (g),
    so Jensen's inequality is not needed; lam -> 0 allows an action to be dropped where Q = Phi. *)
 From mathcomp Require Import all_ssreflect.
-Require Import Reals Lra Psatz.
-From TeamTR Require Import Sums Episodic Discounted.
+Require Import Reals Lra Psatz Ranalysis5.
+From TeamTR Require Import Sums Episodic Discounted Existence.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Local Open Scope R_scope.
 
@@ -240,7 +240,8 @@ Hypotheses (hk : forall s, keeps (p s) (q s)) (hko : forall k s, keeps (p s) (on
 (* (5) of the page: the ratio of the team is the product of the ratios of the teams in which one agent is new *)
 Hypothesis fac : forall s a, 0 < p s a -> ln (q s a / p s a) = \sum_(k : I) ln (only k s a / p s a).
 Theorem S9_e t s : reach e next q ok -> floor e next q r ok Phi -> ok t s ->
-  \sum_(k : I) (L e next r p (only k) t s - path_sum e next p (charge e next p (only k) r Phi) t s) <= V e next r q t s - V e next r p t s.
+  \sum_(k : I) (L e next r p (only k) t s - path_sum e next p (charge e next p (only k) r Phi) t s) <=
+    V e next r q t s - V e next r p t s.
 Proof.
 move=> hr hf os; apply: Rle_trans (S9 e_dist hp hq hk hr hf os); apply: Req_le; symmetry.
 transitivity (path_sum e next p (fun u x => \sum_(k : I) score e next p (only k) r Phi u x) t s).
@@ -275,12 +276,14 @@ Proof.
 move=> h jp k; rewrite (joint_split _ k) in jp.
 have o0 : 0 <= others p k f by apply: (big_ind (Rle 0)) => [|*|l _]; [lra | exact: Rmult_le_pos | exact: (proj1 (h l))].
 have p0 := proj1 (h k) (f k).
-by split; [case: (Rle_lt_or_eq_dec _ _ p0) => // E; move: jp; rewrite -E | case: (Rle_lt_or_eq_dec _ _ o0) => // E; move: jp; rewrite -E]; lra.
+by split; [case: (Rle_lt_or_eq_dec _ _ p0) => // E; move: jp; rewrite -E
+  | case: (Rle_lt_or_eq_dec _ _ o0) => // E; move: jp; rewrite -E]; lra.
 Qed.
 Lemma ln_joint p q f : (forall k, 0 < p k (f k)) -> (forall k, 0 < q k (f k)) ->
   ln (joint q f / joint p f) = \sum_(k : I) ln (q k (f k) / p k (f k)).
 Proof.
-move=> hp hq; suff [_ [_ ->]] : 0 < joint q f /\ 0 < joint p f /\ ln (joint q f / joint p f) = \sum_(k : I) ln (q k (f k) / p k (f k)) by [].
+move=> hp hq; suff [_ [_ ->]] : 0 < joint q f /\ 0 < joint p f /\ ln (joint q f / joint p f)
+  = \sum_(k : I) ln (q k (f k) / p k (f k)) by [].
 rewrite /joint; apply: (big_ind3 (fun x y z => 0 < x /\ 0 < y /\ ln (x / y) = z)) => //.
 - by split; [lra | split; [lra | rewrite /Rdiv Rinv_r ?ln_1; lra]].
 - move=> x1 x2 x3 y1 y2 y3 [a1 [a2 <-]] [b1 [b2 <-]]; split; first exact: Rmult_lt_0_compat.
@@ -295,11 +298,17 @@ move=> hp hk jp; have pos := joint_pos hp jp.
 rewrite ln_joint => [|k|k]; [|exact: (proj1 (pos k)) | exact: hk (proj1 (pos k))].
 apply: sumE => k; have [p0 o0] := pos k; rewrite joint_swap (joint_split _ k); congr ln; field; lra.
 Qed.
+Lemma joint_keeps p q : (forall k, dist (p k)) -> (forall k, keeps (p k) (q k)) -> keeps (joint p) (joint q).
+Proof.
+move=> hp hk f jp; apply: (big_ind (Rlt 0)) => [|*|k _]; [lra | exact: Rmult_lt_0_compat |].
+by apply: hk; exact: (proj1 (joint_pos hp jp k)).
+Qed.
 (* the mean of w over the others' actions, given one's own *)
 Definition bar p (w : {ffun I -> M} -> R) k m := \sum_(f : {ffun I -> M}) (if f k == m then others p k f * w f else 0).
 Lemma bar_mean p w k h : \sum_(f : {ffun I -> M}) (joint p f * (h (f k) * w f)) = \sum_(m : M) (p k m * (h m * bar p w k m)).
 Proof.
-rewrite [RHS](sumE (G := fun m => \sum_(f : {ffun I -> M}) (if f k == m then p k m * (h m * (others p k f * w f)) else 0))) => [|m].
+rewrite [RHS](sumE (G := fun m => \sum_(f : {ffun I -> M}) (if f k == m then p k m * (h m * (others p k f * w f)) else 0))) =>
+  [|m].
   rewrite sum_swap; apply: sumE => f; rewrite -big_mkcond (big_pred1 (f k)) => [|m /=]; last by rewrite eq_sym.
   by rewrite (joint_split _ k); lra.
 by rewrite /bar -!sumZ; apply: sumE => f; case: eqP => _; lra.
@@ -331,7 +340,8 @@ have [k bk] : exists k, bar p w k (f k) = 0.
   suff : 0 < joint bests f by lra.
   by apply: (big_ind (Rlt 0)) => [|*|k _]; [lra | exact: Rmult_lt_0_compat | have := no k; case: Rlt_dec].
 have [_ o0] := pos k.
-have := @term_le_sum _ (fun g : {ffun I -> M} => if g k == f k then others p k g * w g else 0) f => h; rewrite -/(bar p w k (f k)) bk eqxx in h.
+have := @term_le_sum _ (fun g : {ffun I -> M} => if g k == f k then others p k g * w g else 0) f => h;
+  rewrite -/(bar p w k (f k)) bk eqxx in h.
 have {}h : others p k f * w f <= 0.
   apply: h => g; case: eqP => _; last lra.
   by apply: Rmult_le_pos => //; apply: (big_ind (Rle 0)) => [|*|l _]; [lra | exact: Rmult_le_pos | exact: (proj1 (hp l))].
@@ -357,8 +367,71 @@ congr (_ * _); rewrite sumZr; case: (bests_drops jp) => [jb|->]; last lra.
 have pos := joint_pos hp jp; have pob := joint_pos bests_dist jb.
 by rewrite ln_joint // => k; [exact: (proj1 (pos k)) | exact: (proj1 (pob k))].
 Qed.
+(* no other rows of the same agents score more *)
+Theorem bests_are_best q : (forall k, dist (q k)) -> (forall k m, ~~ moves k -> q k m = p k m) ->
+  (forall f, 0 < joint p f * w f -> 0 < joint q f) ->
+  \sum_(f : {ffun I -> M}) (joint p f * (ln (joint q f / joint p f) * w f))
+  <= \sum_(f : {ffun I -> M}) (joint p f * (ln (joint bests f / joint p f) * w f)).
+Proof.
+move=> hq same hk.
+have E (x : I -> M -> R) : (forall k, dist (x k)) -> (forall f, 0 < joint p f * w f -> 0 < joint x f) ->
+    \sum_(f : {ffun I -> M}) (joint p f * (ln (joint x f / joint p f) * w f))
+    = \sum_(k : I) \sum_(m : M) (p k m * (ln (x k m / p k m) * bar p w k m)).
+  move=> hx hp0; rewrite (sumE (F := fun k => \sum_(m : M) _) (fun k => esym (bar_mean p w k (fun m => ln (x k m / p k m))))).
+  rewrite sum_swap; apply: sumE => f; rewrite sumZ.
+  case: (Rle_lt_or_eq_dec _ _ (proj1 (joint_dist hp) f)) => [jp|<-]; last lra.
+  congr (_ * _); rewrite sumZr; case: (Rle_lt_or_eq_dec _ _ (w0 f)) => [wf|<-]; last lra.
+  have jx := hp0 f (Rmult_lt_0_compat _ _ jp wf); have pos := joint_pos hp jp; have pox := joint_pos hx jx.
+  by rewrite ln_joint // => k; [exact: (proj1 (pos k)) | exact: (proj1 (pox k))].
+have hb f : 0 < joint p f * w f -> 0 < joint bests f.
+  move=> jw; have j0 := proj1 (joint_dist hp) f; case: (Rle_lt_or_eq_dec _ _ j0) => [jp|Z]; last by move: jw; rewrite -Z; lra.
+  by case: (bests_drops jp) => // z; move: jw; rewrite z; lra.
+rewrite (E q) // (E bests) //; last exact: bests_dist.
+apply: sum_le => k; rewrite /bests; case mk : (moves k); last by apply: Req_le; apply: sumE => m; rewrite same ?mk.
+apply: best_is_best => [//|m|//|m pb]; first exact: b0.
+have pm : 0 < p k m by case: (Rle_lt_or_eq_dec _ _ (proj1 (hp k) m)) => // Z; move: pb; rewrite -Z; lra.
+have bm : 0 < bar p w k m by case: (Rle_lt_or_eq_dec _ _ (b0 k m)) => // Z; move: pb; rewrite -Z; lra.
+have o0 f : 0 <= others p k f by apply: (big_ind (Rle 0)) => [|*|l _]; [lra | exact: Rmult_le_pos | exact: (proj1 (hp l))].
+case: (pickP (fun f : {ffun I -> M} => (f k == m) && (if Rlt_dec 0 (others p k f * w f) then true else false))) => [f|no].
+  case/andP => /eqP fk; case: Rlt_dec => // ow _; have jq : 0 < joint q f.
+    by apply: hk; rewrite (joint_split _ k) fk Rmult_assoc; exact: Rmult_lt_0_compat.
+  by have [+ _] := joint_pos hq jq k; rewrite fk.
+suff : bar p w k m <= 0 by lra.
+rewrite -[X in _ <= X](@sum0 _ (fun _ : {ffun I -> M} => 0) (fun _ => erefl)); apply: sum_le => f; have := no f.
+by case: eqP => _ /=; [case: Rlt_dec => // n _; lra | lra].
+Qed.
 End Best.
 End Product.
+
+Corollary S9_e_turns (A B I : finType) (S : Type) (e : S -> A -> B -> R) next r (p q : S -> A -> R) (j : S -> I) ok Phi t s :
+  let only k x := if j x == k then q x else p x in
+  (forall x a, dist (e x a)) -> policy p -> policy q -> (forall x, keeps (p x) (q x)) ->
+  reach e next q ok -> floor e next q r ok Phi -> ok t s ->
+  \sum_(k : I) (L e next r p (only k) t s - path_sum e next p (charge e next p (only k) r Phi) t s) <=
+    V e next r q t s - V e next r p t s.
+Proof.
+move=> only he hp hq hk hr hf os; apply: (S9_e he hp hq _ hk _ _ hr hf os) => [k x|k x|x a].
+- by rewrite /only; case: eqP.
+- by rewrite /only; case: eqP => // _ a.
+exact: fac_turns.
+Qed.
+Corollary S9_e_product (I M B : finType) (S : Type) (e : S -> {ffun I -> M} -> B -> R) next r (row new : S -> I -> M ->
+  R) ok Phi t s :
+  let p x := joint (row x) in let q x := joint (new x) in let only k x := joint (swap (row x) (new x) k) in
+  (forall x a, dist (e x a)) -> (forall x k, dist (row x k)) -> (forall x k, dist (new x k)) ->
+  (forall x k, keeps (row x k) (new x k)) -> reach e next q ok -> floor e next q r ok Phi -> ok t s ->
+  \sum_(k : I) (L e next r p (only k) t s - path_sum e next p (charge e next p (only k) r Phi) t s) <=
+    V e next r q t s - V e next r p t s.
+Proof.
+move=> p q only he hrow hnew hk hr hf os.
+have hp : policy p by move=> x; exact: joint_dist.
+have hq : policy q by move=> x; exact: joint_dist.
+apply: (S9_e he hp hq _ _ _ _ hr hf os) => [k x|x|k x|x f jp].
+- by apply: joint_dist => l; rewrite /swap; case: (l == k).
+- exact: joint_keeps.
+- by apply: joint_keeps => // l; rewrite /swap; case: (l == k) => // m.
+by apply: fac_product => // k; apply: hk.
+Qed.
 
 Lemma path_sum_zero (A B : finType) (S : Type) (e : S -> A -> B -> R) (next : S -> A -> B -> S) p t s :
   path_sum e next p (fun _ _ => 0) t s = 0.
@@ -379,7 +452,8 @@ Hypothesis ok_next : forall u s a b, ok u.+1 s -> 0 < p s a -> 0 < e s a b -> ok
 Hypothesis F_end : forall s, ok O s -> Phi O s <= 0.
 Hypothesis F_step : forall u s a, ok u.+1 s -> 0 < p s a -> Phi u.+1 s <= \sum_(b : B) (e s a b * (r s a b + Phi u (next s a b))).
 
-Lemma path_sum_ok f g t s : ok t s -> (forall u x, ok u.+1 x -> f u x <= g u x) -> path_sum e next p f t s <= path_sum e next p g t s.
+Lemma path_sum_ok f g t s : ok t s -> (forall u x, ok u.+1 x -> f u x <= g u x) ->
+  path_sum e next p f t s <= path_sum e next p g t s.
 Proof.
 move=> + E; elim: t s => [|t ih] s os; first by rewrite /=; lra.
 rewrite /=; apply: Rplus_le_compat; first exact: E.
@@ -400,7 +474,8 @@ Let us s a : uses p q s a -> 0 < p s a. Proof. by case=> // /q_uses. Qed.
 Lemma worthE u s a : ok u.+1 s -> 0 < p s a -> worth s a = Q e next r p u s a - Phi u.+1 s.
 Proof.
 move=> os pa; rewrite /worth (clock os) /= Rmax_right //.
-apply: (adv_ge0 (q := q) e_dist hp _ F_end _ os pa) => [v x c b ox ux|v x c ox ux]; [exact: ok_next (us ux) | exact: F_step (us ux)].
+apply: (adv_ge0 (q := q) e_dist hp _ F_end _ os pa) => [v x c b ox ux|v x c ox ux];
+  [exact: ok_next (us ux) | exact: F_step (us ux)].
 Qed.
 Lemma update_improves t s : ok t s -> path_sum e next p (fun _ x => bound x) t s <= V e next r q t s - V e next r p t s.
 Proof.
@@ -450,7 +525,8 @@ apply: (path_sum_ok os) => u x _; rewrite /learn_bound /learn; case: (own x); la
 apply: Rmult_le_pos; first by apply: tot_ge0 => // a; exact: worth_ge0.
 by apply: best_kl_ge0 => // a; exact: worth_ge0.
 Qed.
-(* ... and no other rows of the same agents have a greater bound in S9. (A row that drops an action with Q > Phi has bound -oo.) *)
+(* ... and no other rows of the same agents have a greater bound in S9. (A row that drops an action with
+   Q > Phi has bound -oo.) *)
 Theorem S9_d_best q t s : policy q -> (forall x a, ~~ own x -> q x a = p x a) ->
   (forall u x a, ok u.+1 x -> 0 < p x a -> Phi u.+1 x < Q e next r p u x a -> 0 < q x a) -> ok t s ->
   path_sum e next p (score e next p q r Phi) t s <= path_sum e next p (fun _ x => learn_bound x) t s.
@@ -497,11 +573,27 @@ apply: (path_sum_ok e_dist hp ok_next) os _ => u x _; apply: sum_ge0 => k; apply
 rewrite /new /bests; case: (moves k); first by apply: best_kl_ge0 => // m; exact: bar_ge0.
 by rewrite -(kterm_sum (hrow x k) (hrow x k)); apply: sum_ge0 => m; apply: kterm_ge0.
 Qed.
+Theorem S9_d_product_best q t s : (forall x k, dist (q x k)) -> (forall x k m, ~~ moves k -> q x k m = row x k m) ->
+  (forall x f, 0 < p x f * w x f -> 0 < joint (q x) f) -> ok t s ->
+  path_sum e next p (score e next p (fun x => joint (q x)) r Phi) t s
+  <= path_sum e next p (fun _ x => \sum_(k : I) (tot (p x) (w x) * kl (new x k) (row x k))) t s.
+Proof.
+move=> hq same hk os; have hp : policy p by move=> x; exact: joint_dist.
+apply: (path_sum_ok e_dist hp ok_next) os _ => u x ox.
+have -> : \sum_(k : I) (tot (p x) (w x) * kl (new x k) (row x k))
+    = \sum_(f : {ffun I -> M}) (p x f * (ln (joint (new x) f / p x f) * w x f)).
+  by symmetry; apply: bests_value => // f; exact: worth_ge0.
+rewrite /score (sumE (G := fun f => p x f * (ln (joint (q x) f / p x f) * w x f))) => [|f].
+  have w0 f : 0 <= w x f by exact: worth_ge0.
+  exact: (bests_are_best (hrow x) w0 (hq x) (same x) (hk x)).
+case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) f)) => [pf|<-]; last lra.
+by rewrite /w (worthE (q := p) e_dist hp clock ok_next F_end F_step _ ox pf) // => y b [].
+Qed.
 End LearnProduct.
 
 (* ------------------------------------------------------------------ (f): the range over which one agent can move the value
-   What the agent faces is a world of its own, in which the others' actions belong to the environment; V, L and the KL are the same
-   there, so that S9 applies with floors of that world. *)
+   What the agent faces is a world of its own, in which the others' actions belong to the environment; V, L and the KL are the
+   same there, so that S9 applies with floors of that world. *)
 Section Agent.
 Variables (A B M : finType) (S : Type).
 Variables (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R).
@@ -596,7 +688,8 @@ have up_ u x m : ok u.+1 x -> 0 < nu x m -> Q e1 next1 r1 mu u x m <= Psi u.+1 x
   suff : - Psi u.+1 x <= - Q e1 next1 r1 mu u x m by lra.
   by apply: h => y oy; apply: (above_floor e1_dist hr hc hmu) => // z b; apply: hk.
 have lo u x m : ok u.+1 x -> 0 < nu x m -> Phi u.+1 x <= Q e1 next1 r1 mu u x m.
-  by move=> ox qm; apply: (above_floor_Q e1_dist hr hf ox qm) => y oy; apply: (above_floor e1_dist hr hf hmu) => // z b; apply: hk.
+  by move=> ox qm; apply: (above_floor_Q e1_dist hr hf ox qm) => y oy; apply: (above_floor e1_dist hr hf hmu) => // z b;
+    apply: hk.
 have c1 := S9_charge e1_dist hmu hnu hk hr hf os; have c2 := S9_ceiling e1_dist hmu hnu hk hr hc os.
 have b1 : path_sum e1 next1 mu (charge e1 next1 mu nu r1 Phi) t s <= rho * path_sum e1 next1 mu (fun _ x => kl (mu x) (nu x)) t s.
   by apply: (charge_own (F := fun u x m => Q e1 next1 r1 mu u x m - Phi u.+1 x) os) => u x m ox qm; have := up_ _ _ _ ox qm; lra.
@@ -649,7 +742,8 @@ have argE s : F s (arg s) = least (F s).
   by have [a E] := least_is (F s); have := no a; case: Req_EM_T => // ne; case: ne.
 exists (fun s a => if a == arg s then 1 else 0) => [s|].
   by split=> [a|]; [case: eqP; lra | rewrite -big_mkcond (big_pred1 (arg s))].
-elim=> [//|t ih] s hs; rewrite VE (sumE (G := fun a => if a == arg s then Q e next r (fun s a => if a == arg s then 1 else 0) t s a else 0)) => [|a].
+elim=> [//|t ih] s hs; rewrite VE (sumE (G := fun a =>
+    if a == arg s then Q e next r (fun s a => if a == arg s then 1 else 0) t s a else 0)) => [|a].
   rewrite -big_mkcond (big_pred1 (arg s)) // /Q.
   have -> : Vmin r t.+1 s = F s (arg s) by rewrite argE /F hs.
   by apply: sumE => b; rewrite ih ?clock hs.
@@ -665,7 +759,8 @@ Theorem S9_f_turns (A : finType) (e : S -> A -> B -> R) (next : S -> A -> B -> S
     (own : S -> bool) (ok : nat -> S -> Prop) (a0 : A) rho t s :
   let c x m a := if own x then (if a == m then 1 else 0) else p x a in
   let Vlo := Vmin (e1 e c) (next1 next) a0 (r1 r) in let Vhi := Vmax (e1 e c) (next1 next) a0 (r1 r) in
-  (forall x a, dist (e x a)) -> policy p -> policy q -> (forall x, keeps (p x) (q x)) -> (forall x a, ~~ own x -> q x a = p x a) ->
+  (forall x a, dist (e x a)) -> policy p -> policy q -> (forall x, keeps (p x) (q x)) ->
+  (forall x a, ~~ own x -> q x a = p x a) ->
   reach e next q ok -> (forall u x, ok u.+1 x -> own x -> Vhi u.+1 x - Vlo u.+1 x <= rho) -> ok t s ->
   Rabs (V e next r q t s - V e next r p t s - L e next r p q t s) <= rho * K e next p q t s.
 Proof.
@@ -673,7 +768,8 @@ move=> c Vlo Vhi he hp hq hk same hr hrho os.
 have cd x m : dist (c x m).
   rewrite /c; case: (own x) => //; split=> [a|]; first by case: eqP; lra.
   by rewrite -big_mkcond (big_pred1 m).
-have cE (pi : S -> A -> R) : policy pi -> (forall x a, ~~ own x -> pi x a = p x a) -> forall x a, pi x a = \sum_(m : A) (pi x m * c x m a).
+have cE (pi : S -> A -> R) : policy pi -> (forall x a, ~~ own x -> pi x a = p x a) ->
+  forall x a, pi x a = \sum_(m : A) (pi x m * c x m a).
   move=> hpi sm x a; rewrite /c; case ho : (own x); last by rewrite sum_const ?sm ?ho //; exact: (proj2 (hpi x)).
   rewrite (sumE (G := fun m => if m == a then pi x m else 0)) => [|m]; last by rewrite eq_sym; case: eqP => _; lra.
   by rewrite -big_mkcond (big_pred1 a).
@@ -699,7 +795,8 @@ Theorem S9_f_product (I M : finType) (e : S -> {ffun I -> M} -> B -> R) (next : 
   (forall x a, dist (e x a)) -> (forall x l, dist (row x l)) -> (forall x, dist (new x k)) ->
   (forall x, keeps (row x k) (new x k)) ->
   reach e next q ok -> (forall u x, ok u.+1 x -> Vhi u.+1 x - Vlo u.+1 x <= rho) -> ok t s ->
-  Rabs (V e next r q t s - V e next r p t s - L e next r p q t s) <= rho * path_sum e next p (fun _ x => kl (row x k) (new x k)) t s.
+  Rabs (V e next r q t s - V e next r p t s - L e next r p q t s)
+    <= rho * path_sum e next p (fun _ x => kl (row x k) (new x k)) t s.
 Proof.
 move=> p q c Vlo Vhi he hrow hnew hk hr hrho os.
 have cd x m : dist (c x m).
@@ -722,7 +819,8 @@ have hr1 : reach (e1 e c) (next1 next) (fun x => new x k) ok.
   exact: Rmult_lt_0_compat.
 have pE x f : p x f = \sum_(m : M) (row x k m * c x m f) by rewrite cE /p (joint_split _ k).
 have qE x f : q x f = \sum_(m : M) (new x k m * c x m f) by rewrite cE /q joint_swap.
-apply: (S9_f (own := fun _ => true) (mu := fun x => row x k) (nu := fun x => new x k) (c := c) he cd _ _ pE qE _ hk hr1 _ _ _ os) => //.
+apply: (S9_f (own := fun _ => true) (mu := fun x => row x k) (nu := fun x => new x k) (c := c)
+  he cd _ _ pE qE _ hk hr1 _ _ _ os) => //.
 - exact: Vmin_floor.
 - exact: Vmax_ceiling.
 by move=> u x ox _; exact: hrho.
@@ -767,7 +865,8 @@ rewrite !E //; lra.
 Qed.
 End Step.
 
-(* all states: d any weights >= 0. With the radius of the step as constraint no rows gain more; at the price lam none certify more *)
+(* all states: d any weights >= 0. With the radius of the step as constraint no rows gain more;
+  at the price lam none certify more *)
 Section U1.
 Variables (S A : finType) (d : S -> R) (p x adv : S -> A -> R) (lam : R) (nu : S -> R).
 Hypotheses (d0 : forall s, 0 <= d s) (hp : policy p) (l0 : 0 < lam).
@@ -791,6 +890,143 @@ Theorem U1 : radius q <= radius x -> value q <= value x.
 Proof. by move=> h; have := U1_price; have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ l0) h; lra. Qed.
 End Other.
 End U1.
+
+(* the root nu exists *)
+Lemma cont_ext f h z : (forall x, f x = h x) -> continuity_pt f z -> continuity_pt h z.
+Proof. by move=> E H eps e0; have [al [a0 d]] := H eps e0; exists al; split=> // x dx; rewrite -!E; apply: d. Qed.
+Section Root.
+Variables (A : finType) (p adv : A -> R) (lam : R).
+Hypotheses (hp : dist p) (l0 : 0 < lam).
+Lemma greatest : exists2 a, 0 < p a & forall b, 0 < p b -> adv b <= adv a.
+Proof.
+have some : exists a, 0 < p a.
+  case: (pickP (fun a => if Rlt_dec 0 (p a) then true else false)) => [a ha|no]; first by exists a; move: ha; case: Rlt_dec.
+  have := proj2 hp; rewrite sum0 => [|a]; first lra.
+  have := proj1 hp a; have := no a; case: Rlt_dec => // n _; lra.
+have [a0 pa0] := some.
+have H (l : seq A) : exists2 a, 0 < p a & forall b, b \in a0 :: l -> 0 < p b -> adv b <= adv a.
+  elim: l => [|x l [a pa h]]; first by exists a0 => // b; rewrite inE => /eqP ->; lra.
+  case: (Rlt_dec 0 (p x)) => [px|nx]; last first.
+    by exists a => // b; rewrite !inE orbCA => /orP [/eqP -> //|hb]; apply: h; rewrite inE.
+  case: (Rle_lt_dec (adv x) (adv a)) => lx; [exists a => // b | exists x => // b]; rewrite !inE orbCA => /orP [/eqP -> _|hb pb];
+    try lra.
+    by apply: h; rewrite ?inE.
+  by have := h b; rewrite inE => /(_ hb pb); lra.
+have [a pa h] := H (enum A); exists a => // b; apply: h; by rewrite inE mem_enum orbT.
+Qed.
+Lemma root_exists : exists nu, (forall a, 0 < p a -> adv a < nu) /\ \sum_(a : A) (lam * p a / (nu - adv a)) = 1.
+Proof.
+have [s ps hs] := greatest.
+pose f z := \sum_(a : A) (lam * p a / (adv s + z - adv a)) - 1.
+suff [z z0 fz] : exists2 z, 0 < z & f z = 0.
+  exists (adv s + z); split=> [a pa|]; first by have := hs a pa; lra.
+  by move: fz; rewrite /f; lra.
+have pos a z : 0 < p a -> 0 < z -> 0 < adv s + z - adv a by move=> pa z0; have := hs a pa; lra.
+have term a z : 0 < z -> 0 <= lam * p a / (adv s + z - adv a).
+  move=> z0; case: (Rle_lt_or_eq_dec _ _ (proj1 hp a)) => [pa|<-]; last by rewrite /Rdiv Rmult_0_r Rmult_0_l; lra.
+  by apply/Rlt_le/Rdiv_lt_0_compat; [exact: Rmult_lt_0_compat | exact: pos].
+have z1 : 0 < lam * p s by exact: Rmult_lt_0_compat.
+have p1 : p s <= 1 by rewrite -(proj2 hp); apply: term_le_sum => a; exact: (proj1 hp).
+have lo : 0 <= f (lam * p s).
+  have E : lam * p s / (adv s + lam * p s - adv s) = 1 by field; lra.
+  by have := @term_le_sum _ (fun a => lam * p a / (adv s + lam * p s - adv a)) s (fun a => term a _ z1); rewrite /f E; lra.
+have hi : f lam <= 0.
+  suff : \sum_(a : A) (lam * p a / (adv s + lam - adv a)) <= \sum_(a : A) p a by rewrite (proj2 hp) /f; lra.
+  apply: sum_le => a; case: (Rle_lt_or_eq_dec _ _ (proj1 hp a)) => [pa|<-]; last by rewrite /Rdiv Rmult_0_r Rmult_0_l; lra.
+  have d := pos a lam pa l0; apply: (Rmult_le_reg_r (adv s + lam - adv a)) => //.
+  rewrite /Rdiv Rmult_assoc Rinv_l; last lra.
+  have h := hs a pa; have le : lam <= adv s + lam - adv a by lra.
+  by have := Rmult_le_compat_l _ _ _ (proj1 hp a) le; lra.
+have cont z : 0 < z -> continuity_pt f z.
+  move=> z0; apply: continuity_pt_minus; last by apply: continuity_pt_const => x y.
+  rewrite /index_enum; elim: (Finite.enum A) => [|a l ih].
+    by apply: (cont_ext (f := fun _ => 0)) => [x|]; [rewrite big_nil | apply: continuity_pt_const => x y].
+  apply: (cont_ext (f := fun x => lam * p a / (adv s + x - adv a)
+    + \big[Rplus/0]_(b <- l) (lam * p b / (adv s + x - adv b)))) => [x|].
+    by rewrite big_cons.
+  apply: continuity_pt_plus ih; case: (Rle_lt_or_eq_dec _ _ (proj1 hp a)) => [pa|pa0]; last first.
+    by apply: (cont_ext (f := fun _ => 0)) => [x|]; [rewrite -pa0 /Rdiv; lra | apply: continuity_pt_const => x y].
+  apply: continuity_pt_mult; first by apply: continuity_pt_const => x y.
+  apply: continuity_pt_inv; last by have := pos a z pa z0; lra.
+  apply: continuity_pt_minus; last by apply: continuity_pt_const => x y.
+  apply: continuity_pt_plus; first by apply: continuity_pt_const => x y.
+  exact: derivable_continuous_pt (derivable_pt_id z).
+case: (Rle_lt_or_eq_dec _ _ lo) => [lo'|E0]; last by exists (lam * p s); [|rewrite -E0].
+case: (Rle_lt_or_eq_dec _ _ hi) => [hi'|]; last by exists lam.
+have lt : lam * p s < lam.
+  have : lam * p s <= lam by have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ l0) p1; lra.
+  by case=> // E; rewrite E in lo'; lra.
+have cn z : lam * p s <= z <= lam -> continuity_pt (fun z => - f z) z by move=> h; apply: continuity_pt_opp; apply: cont; lra.
+have n1 : - f (lam * p s) < 0 by lra.
+have n2 : 0 < - f lam by lra.
+have [z [ab c]] := IVT_interv (fun z => - f z) _ _ cn lt n1 n2.
+by exists z; lra.
+Qed.
+End Root.
+
+(* the other direction, KL(pi' || pi): the step pi exp(A/lam) / Z (entries with pi = 0 stay zero) *)
+Section Tilt.
+Variables (A : finType) (p adv : A -> R) (lam : R).
+Hypotheses (hp : dist p) (l0 : 0 < lam).
+Definition Z := \sum_(a : A) (p a * exp (adv a / lam)).
+Definition tilt a := p a * exp (adv a / lam) / Z.
+Lemma Z_pos : 0 < Z.
+Proof.
+have [s ps _] := greatest adv hp; have e0 := exp_pos (adv s / lam).
+apply: Rlt_le_trans (Rmult_lt_0_compat _ _ ps e0) _; apply: (@term_le_sum _ (fun a => p a * exp (adv a / lam))) => a.
+exact: Rmult_le_pos (proj1 hp a) (Rlt_le _ _ (exp_pos _)).
+Qed.
+Lemma tilt_dist : dist tilt.
+Proof.
+have z0 := Z_pos; split=> [a|]; last by rewrite /tilt /Rdiv sumZr -/Z Rinv_r //; lra.
+by apply: Rmult_le_pos; [exact: Rmult_le_pos (proj1 hp a) (Rlt_le _ _ (exp_pos _)) | apply/Rlt_le/Rinv_0_lt_compat].
+Qed.
+Theorem U1_tilt q : dist q -> keeps q p ->
+  (\sum_(a : A) (q a * adv a)) - lam * kl q p <= (\sum_(a : A) (tilt a * adv a)) - lam * kl tilt p.
+Proof.
+move=> hq hk; have z0 := Z_pos.
+have pos a : 0 < p a -> 0 < tilt a.
+  by move=> pa; apply: Rdiv_lt_0_compat z0; exact: Rmult_lt_0_compat pa (exp_pos _).
+have lt a : 0 < p a -> ln (tilt a / p a) = adv a / lam - ln Z.
+  move=> pa; have e0 := exp_pos (adv a / lam).
+  have -> : tilt a / p a = exp (adv a / lam) * / Z by rewrite /tilt; field; lra.
+  by rewrite (ln_mult _ _ e0 (Rinv_0_lt_compat _ z0)) ln_exp ln_Rinv //; lra.
+(* what a row gains at the price lam is lam ln Z - lam KL(q || tilt) *)
+have E x : dist x -> keeps x p -> (\sum_(a : A) (x a * adv a)) - lam * kl x p = lam * ln Z - lam * kl x tilt.
+  move=> [x0 x1] kx; rewrite -[lam * ln Z](sum_const (lam * ln Z) x1) /kl -!sumZ -!sumB; apply: sumE => a.
+  case: (Rle_lt_or_eq_dec _ _ (x0 a)) => [xa|<-]; last lra.
+  have pa := kx a xa; have ta := pos a pa.
+  have -> : ln (x a / p a) = ln (x a / tilt a) + ln (tilt a / p a).
+    by rewrite -ln_mult; [congr ln; field; lra | exact: Rdiv_lt_0_compat | exact: Rdiv_lt_0_compat].
+  by rewrite lt //; field; lra.
+have kt : keeps tilt p.
+  move=> a ta; case: (Rle_lt_or_eq_dec _ _ (proj1 hp a)) => // E0; move: ta; rewrite /tilt -E0 /Rdiv; lra.
+rewrite (E q) // (E tilt) //; last exact: tilt_dist.
+have k0 : kl tilt tilt = 0.
+  apply: sum0 => a; case: (Rle_lt_or_eq_dec _ _ (proj1 tilt_dist a)) => [ta|<-]; last lra.
+  by rewrite /Rdiv Rinv_r ?ln_1; lra.
+have : 0 <= kl q tilt.
+  have kq : keeps q tilt by move=> a qa; apply: pos; apply: hk.
+  by rewrite -(kterm_sum hq tilt_dist); apply: sum_ge0 => a; apply: kterm_ge0 hq tilt_dist kq.
+by move=> k; have := Rmult_le_pos _ _ (Rlt_le _ _ l0) k; rewrite k0; lra.
+Qed.
+End Tilt.
+(* ... so that there is a step of greatest certificate: L - price K, price = the range of the return *)
+Theorem U1_exists (S A : finType) (d : S -> R) (p adv : S -> A -> R) price : (forall s, 0 <= d s) -> policy p -> 0 < price ->
+  exists2 x, policy x /\ (forall s, keeps (p s) (x s)) & forall q, policy q -> (forall s, keeps (p s) (q s)) ->
+    (forall s a, p s a = 0 -> q s a = 0) ->
+    (\sum_(s : S) (d s * \sum_(a : A) (q s a * adv s a))) - price * (\sum_(s : S) (d s * kl (p s) (q s)))
+    <= (\sum_(s : S) (d s * \sum_(a : A) (x s a * adv s a))) - price * (\sum_(s : S) (d s * kl (p s) (x s))).
+Proof.
+move=> d0 hp l0; have [nu hnu] := choose (fun s => root_exists (adv s) (hp s) l0).
+pose x s a := price * p s a / (nu s - adv s a).
+have ab s a : 0 < p s a -> adv s a < nu s by apply: (proj1 (hnu s)).
+have x1 s : \sum_(a : A) x s a = 1 by apply: (proj2 (hnu s)).
+exists x => [|q hq hk hz]; first split=> s.
+- exact: step_dist (hp s) l0 (ab s) (fun _ => erefl) (x1 s).
+- by move=> a; apply: (step_pos l0 (ab s)).
+by apply: (U1_price d0 hp l0 ab) => // s a _ p0 q1; have := hz s a p0; lra.
+Qed.
 
 (* ------------------------------------------------------------------ discounted: (g), and (d) for any set of states *)
 Section Discounted.
@@ -825,7 +1061,8 @@ have e0 : 0 <= eps by apply: Rmult_le_pos C0 (pow_le _ _ (proj1 g01)).
 have behind a mu : 0 < mu -> (1 + ln mu) * y v a + z a - eps * (mu + 1) <= mu * y v' a.
   move=> m0; have := ev_le P_dist s a (fun x => ih x mu m0); rewrite evB evD !evZ ev1 // => h.
   by have := Rmult_le_compat_l _ _ _ (proj1 g01) h; rewrite /y /z /eps /=; lra.
-have one a : (1 + ln lam) * (p s a * (rt a + y v a)) + p s a * (ln (q s a / p s a) * (rt a + y v a) + z a) - eps * (lam * q s a + p s a)
+have one a : (1 + ln lam) * (p s a * (rt a + y v a)) + p s a * (ln (q s a / p s a) * (rt a + y v a) + z a) -
+  eps * (lam * q s a + p s a)
     <= lam * (q s a * (rt a + y v' a)).
   have q0 := proj1 (hq s) a; have r0 := rt0 a; have yv := y0 v a av; have yv' := y0 v' a av'.
   case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last first.
@@ -843,7 +1080,8 @@ have one a : (1 + ln lam) * (p s a * (rt a + y v a)) + p s a * (ln (q s a / p s 
     by apply: (@small _ (y v' a + eps)) => mu m0; have := behind a mu m0; rewrite (_ : y v a = 0); lra.
   have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ pa) z0; rewrite (_ : rt a + y v a = 0); last lra.
   rewrite -qa; lra.
-have X (pi : S -> A -> R) f : dist (pi s) -> \sum_(a : A) (pi s a * (rt a + y f a)) = \sum_(a : A) (pi s a * Qd P g r f s a) - Phi s.
+have X (pi : S -> A -> R) f : dist (pi s) ->
+    \sum_(a : A) (pi s a * (rt a + y f a)) = \sum_(a : A) (pi s a * Qd P g r f s a) - Phi s.
   move=> d; rewrite (sumE (G := fun a => pi s a * Qd P g r f s a - pi s a * Phi s)) => [|a]; last by have := QE f a; nra.
   by rewrite sumB sum_const //; apply: (proj2 d).
 have E : \sum_(a : A) (p s a * (ln (q s a / p s a) * (rt a + y v a) + z a)) = W P g p sc T.+1 s.
@@ -935,7 +1173,8 @@ apply: Rmult_le_pos; first by apply: tot_ge0 => // a; exact: worthd_ge0.
 by apply: best_kl_ge0 => // a; exact: worthd_ge0.
 Qed.
 End LearnDiscounted.
-Theorem S9_d_product_discounted (S I M : finType) (P : S -> {ffun I -> M} -> S -> R) g rho r (row : S -> I -> M -> R) v v' m Phi moves :
+Theorem S9_d_product_discounted (S I M : finType) (P : S -> {ffun I -> M} -> S -> R) g rho r
+    (row : S -> I -> M -> R) v v' m Phi moves :
   let p s := joint (row s) in let w := worthd P g r v Phi in let new s := bests (row s) (w s) moves in
   0 <= g < 1 -> (forall s a, dist (P s a)) -> dist rho -> (forall s k, dist (row s k)) -> flow P g rho p m -> floord P g r Phi ->
   bellman P g r p v -> bellman P g r (fun s => joint (new s)) v' ->
@@ -952,3 +1191,102 @@ apply: sum_ge0 => k; apply: Rmult_le_pos; first exact: tot_ge0.
 rewrite /new /bests; case: (moves k); first by apply: best_kl_ge0 => // f; exact: bar_ge0.
 by rewrite -(kterm_sum (hrow s k) (hrow s k)); apply: sum_ge0 => f; apply: kterm_ge0.
 Qed.
+(* (e), discounted *)
+Theorem S9_e_discounted (S A I : finType) (P : S -> A -> S -> R) g rho r (p q : S -> A -> R)
+    (only : I -> S -> A -> R) v v' m Phi :
+  0 <= g < 1 -> (forall s a, dist (P s a)) -> dist rho -> policy p -> policy q -> (forall k, policy (only k)) ->
+  (forall s, keeps (p s) (q s)) -> (forall k s, keeps (p s) (only k s)) ->
+  (forall s a, 0 < p s a -> ln (q s a / p s a) = \sum_(k : I) ln (only k s a / p s a)) ->
+  flow P g rho p m -> floord P g r Phi -> bellman P g r p v -> bellman P g r q v' ->
+  \sum_(k : I) (under m (gaind P g r p v (only k)) - under m (charged P g p (only k) r v Phi)) <= at_rho rho v' - at_rho rho v.
+Proof.
+move=> g01 hP hr hp hq ho hk hko fac fl hf bp bq; apply: Rle_trans (S9_discounted g01 hP hr hp hq hk fl hf bp bq).
+apply: Req_le; symmetry.
+transitivity (\sum_(k : I) under m (scored P g p (only k) r v Phi)).
+  rewrite /under sum_swap; apply: sumE => s; rewrite sumZ; congr (_ * _); rewrite /scored sum_swap; apply: sumE => a;
+    rewrite sumZ.
+  case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last lra.
+  by congr (_ * _); rewrite fac // sumZr.
+apply: sumE => k; rewrite /under -sumB; apply: sumE => s; rewrite (scoredE hp (ho k) (hko k) _ _ bp); lra.
+Qed.
+
+(* (f), discounted: Phi and Psi a floor and a ceiling of the agent's own world *)
+Section AgentDiscounted.
+Variables (S A M : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R) (r : S -> A -> R).
+Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
+Variables (c : S -> M -> A -> R) (mu nu : S -> M -> R) (p q : S -> A -> R) (v v' m : S -> R).
+Hypotheses (c_dist : forall s m, dist (c s m)) (hmu : policy mu) (hnu : policy nu).
+Hypotheses (pE : forall s a, p s a = \sum_(m : M) (mu s m * c s m a)) (qE : forall s a, q s a = \sum_(m : M) (nu s m * c s m a)).
+Hypotheses (fl : flow P g rho p m) (bp : bellman P g r p v) (bq : bellman P g r q v').
+Definition P1d (s : S) (k : M) (s' : S) := \sum_(a : A) (c s k a * P s a s').
+Definition r1d (s : S) (k : M) := \sum_(a : A) (c s k a * r s a).
+Variables (own : S -> bool) (Phi Psi : S -> R) (range : R).
+Hypotheses (same : forall s k, ~~ own s -> nu s k = mu s k) (hk : forall s, keeps (mu s) (nu s)).
+Hypotheses (hf : floord P1d g r1d Phi) (hc : floord P1d g (fun s k => - r1d s k) (fun s => - Psi s)).
+Hypothesis hrange : forall s, 0 < m s -> own s -> Psi s - Phi s <= range.
+
+Lemma P1d_dist s k : dist (P1d s k).
+Proof.
+split=> [s'|]; first by apply: sum_ge0 => a; exact: Rmult_le_pos (proj1 (c_dist s k) a) (proj1 (P_dist s a) s').
+rewrite sum_swap -[RHS](proj2 (c_dist s k)); apply: sumE => a.
+by rewrite sumZ (proj2 (P_dist s a)); lra.
+Qed.
+Lemma Qd1 f s k : Qd P1d g r1d f s k = \sum_(a : A) (c s k a * Qd P g r f s a).
+Proof.
+rewrite (sumE (G := fun a => c s k a * r s a + g * (c s k a * ev P s a f))) => [|a]; last by rewrite /Qd; lra.
+rewrite sumD sumZ /Qd; congr (_ + g * _); rewrite /ev /P1d (sumE (G := fun s' => \sum_(a : A) (c s k a * (P s a s' * f s')))) =>
+  [|s'].
+  by rewrite sum_swap; apply: sumE => a; rewrite sumZ.
+by rewrite -sumZr; apply: sumE => a; lra.
+Qed.
+Lemma bellman1 kap t f : (forall s a, t s a = \sum_(k : M) (kap s k * c s k a)) -> bellman P g r t f -> bellman P1d g r1d kap f.
+Proof. by move=> tE b s; rewrite b -(team_sum (kap := kap) (fun a => Qd P g r f s a) (tE s)); apply: sumE => k; rewrite Qd1. Qed.
+Lemma flow1 : flow P1d g rho mu m.
+Proof.
+split=> [|s']; first exact: (proj1 fl).
+rewrite (proj2 fl s'); congr (_ + g * _); apply: sumE => s; congr (_ * _).
+by rewrite -(team_sum (kap := mu) (fun a => P s a s') (pE s)).
+Qed.
+Lemma gain1 s : gaind P1d g r1d mu v nu s = gaind P g r p v q s.
+Proof.
+rewrite /gaind -(team_sum (kap := nu) (fun a => Qd P g r v s a - v s) (qE s)); apply: sumE => k; congr (_ * _).
+rewrite Qd1 (sumE (F := fun a => c s k a * (_ - _)) (G := fun a => c s k a * Qd P g r v s a - c s k a * v s)) => [|a]; last lra.
+by rewrite sumB sum_const //; exact: (proj2 (c_dist s k)).
+Qed.
+Lemma charged_own rr f F : (forall s k, Qd P1d g rr f s k - F s <= Psi s - Phi s) ->
+  under m (charged P1d g mu nu rr f F) <= range * under m (fun s => kl (mu s) (nu s)).
+Proof.
+move=> h; rewrite /under -sumZ; apply: sum_le => s.
+case: (Rle_lt_or_eq_dec _ _ (proj1 fl s)) => [ms|<-]; last lra.
+have -> : range * (m s * kl (mu s) (nu s)) = m s * (range * kl (mu s) (nu s)) by lra.
+apply: Rmult_le_compat_l; first lra.
+rewrite -(kterm_sum (hmu s) (hnu s)) -sumZ; apply: sum_le => k; rewrite (Rmult_comm range).
+have k0 := kterm_ge0 k (hmu s) (hnu s) (hk (s := s)); case ho : (own s); last first.
+  suff -> : kterm (mu s) (nu s) k = 0 by lra.
+  rewrite /kterm (same k (negbT ho)); case: (Rle_lt_or_eq_dec _ _ (proj1 (hmu s) k)) => [pk|<-]; last lra.
+  by rewrite /Rdiv Rinv_r ?ln_1; lra.
+by apply: Rmult_le_compat_l => //; have := h s k; have := hrange ms ho; lra.
+Qed.
+Theorem S9_f_discounted : Rabs (at_rho rho v' - at_rho rho v - under m (gaind P g r p v q))
+  <= range * under m (fun s => kl (mu s) (nu s)).
+Proof.
+have b := bellman1 pE bp; have b' := bellman1 qE bq; have bn := bellman_neg b; have bn' := bellman_neg b'.
+have lo := above g01 P1d_dist hmu hf b; have up := above g01 P1d_dist hmu hc bn.
+have q_lo s k : Phi s <= Qd P1d g r1d v s k.
+  by apply: Rle_trans (hf s k) _; have := Rmult_le_compat_l _ _ _ (proj1 g01) (ev_le P1d_dist s k lo); rewrite /Qd; lra.
+have q_up s k : Qd P1d g r1d v s k <= Psi s.
+  suff : - Psi s <= Qd P1d g (fun s k => - r1d s k) (fun x => - v x) s k by rewrite Q_negr; lra.
+  by apply: Rle_trans (hc s k) _; have := Rmult_le_compat_l _ _ _ (proj1 g01) (ev_le P1d_dist s k up); rewrite /Qd; lra.
+have c1 := S9_charged g01 P1d_dist rho_dist hmu hnu hk flow1 b b' hf.
+have c2 := S9_charged g01 P1d_dist rho_dist hmu hnu hk flow1 bn bn' hc.
+have h1 := charged_own (rr := r1d) (f := v) (F := Phi) (fun s k => ltac:(have := q_up s k; lra)).
+have h2 := @charged_own (fun s k => - r1d s k) (fun x => - v x) (fun x => - Psi x).
+have {}h2 := h2 (fun s k => ltac:(rewrite Q_negr; have := q_lo s k; lra)).
+have N f : at_rho rho (fun x => - f x) = - at_rho rho f by rewrite /at_rho -sumN; apply: sumE => s; lra.
+have G : under m (gaind P1d g r1d mu v nu) = under m (gaind P g r p v q) by apply: sumE => s; rewrite gain1.
+have Gn : under m (gaind P1d g (fun s k => - r1d s k) mu (fun x => - v x) nu) = - under m (gaind P g r p v q).
+  rewrite -G /under -sumN; apply: sumE => s; rewrite -Ropp_mult_distr_r_reverse; congr (_ * _).
+  by rewrite /gaind -sumN; apply: sumE => k; rewrite Q_negr; lra.
+by rewrite !N Gn in c2; rewrite G in c1; apply: Rabs_le; lra.
+Qed.
+End AgentDiscounted.

@@ -1,4 +1,5 @@
-(* R1, the coherent relay, for every number n of agents and c of rounds: exact gaps, their signs, the leading coefficients.
+(* R1, the coherent relay, for every number n of agents and c of rounds and every order of updates: exact gaps, their signs, the
+   leading coefficients.
    The return is a polynomial in the step-up probabilities of the turns, of degree one in each. A surrogate is its derivative,
    so every gap is a difference of w_j, the probability of exactly one step-up in T-1 turns of which j have the new rate. *)
 From mathcomp Require Import all_ssreflect.
@@ -150,73 +151,102 @@ End Relay.
 Section Team.
 Variables (n c : nat) (p e : R).
 Notation T := (c * n)%nat.
-(* the first i agents are updated *)
-Definition hyb (i v : nat) : R := if (v %% n < i)%nat then p + e else p.
+(* agents speak in the order 0, 1, ..., n-1; they are updated in any order: spk i is updated as number i, rank is the inverse *)
+Variables (rank spk : nat -> nat).
+Hypotheses (spk_lt : forall i, (i < n)%nat -> (spk i < n)%nat) (rank_spk : forall i, (i < n)%nat -> rank (spk i) = i).
+Hypothesis spk_rank : forall k, (k < n)%nat -> spk (rank k) = k.
+Definition old (i u : nat) : bool := (rank (u %% n) < i)%nat.
+Definition hyb (i v : nat) : R := if old i v then p + e else p.
 Definition team (i : nat) := relay (hyb i).
-Lemma hyb_step i v : hyb i.+1 v - hyb i v = if (v %% n == i)%nat then e else 0.
-Proof. by rewrite /hyb ltnS; case: ltngtP => _; lra. Qed.
+Lemma hyb_step i v : hyb i.+1 v - hyb i v = if (rank (v %% n) == i)%nat then e else 0.
+Proof. by rewrite /hyb /old ltnS; case: ltngtP => _; lra. Qed.
 
 (* exactly one step-up in T-1 turns, j of which have the new rate *)
 Definition w (j : nat) := P1 (nseq j (p + e) ++ nseq (T.-1 - j) p).
 
-Definition before i v := count (fun u => (u %% n < i)%nat) (iota 0 v).
-Lemma count_block i s j : (j <= n)%nat -> count (fun u => (u %% n < i)%nat) (iota (s * n) j) = minn i j.
+(* updated agents among the first j to speak *)
+Definition rk i j := count (fun k => (rank k < i)%nat) (iota 0 j).
+Lemma rkS i j : rk i j.+1 = (rk i j + (rank j < i))%nat.
+Proof. by rewrite /rk -addn1 iotaD count_cat /= add0n addn0. Qed.
+Lemma rk_all i : (i <= n)%nat -> rk i n = i.
 Proof.
-elim: j => [|j ih] h; first by rewrite minn0.
-rewrite -addn1 iotaD count_cat ih ?(ltnW h) //= addn0 modnMDl modn_small // addn1.
-by rewrite /minn ltnS; case: ltngtP => [||->]; rewrite ?ltnn ?addn0 ?addn1.
+elim: i => [_|i ih hi]; first by rewrite /rk (eq_count (a2 := pred0)) ?count_pred0.
+have one : count_mem (spk i) (iota 0 n) = 1%nat by rewrite count_uniq_mem ?iota_uniq // mem_iota /= add0n spk_lt.
+transitivity (rk i n + count_mem (spk i) (iota 0 n))%nat; last by rewrite ih ?(ltnW hi) // one addn1.
+rewrite /rk -(count_predUI (fun k => (rank k < i)%nat)) -[LHS]addn0; congr addn.
+  apply: eq_in_count => k; rewrite mem_iota /= add0n => hk; rewrite ltnS leq_eqVlt orbC; congr orb.
+  by apply/eqP/eqP => [<-|->]; [rewrite spk_rank | rewrite rank_spk].
+rewrite (eq_in_count (a2 := pred0)) ?count_pred0 // => k; rewrite mem_iota /= add0n => hk.
+by apply/negbTE/negP => /andP[lt /eqP E]; move: lt; rewrite E rank_spk ?ltnn.
 Qed.
-Lemma beforeE i s j : (i <= n)%nat -> (j <= n)%nat -> before i (s * n + j) = (s * i + minn i j)%nat.
+Lemma rk_le i j : (i <= n)%nat -> (j <= n)%nat -> (rk i j <= i)%nat.
+Proof.
+move=> hi hj; have := rk_all hi; rewrite /rk -{1}(subnKC hj) iotaD count_cat => E.
+by rewrite -[X in (_ <= X)%nat]E leq_addr.
+Qed.
+
+Definition before i v := count (old i) (iota 0 v).
+Lemma count_block i s j : (j <= n)%nat -> count (old i) (iota (s * n) j) = rk i j.
+Proof.
+elim: j => [//|j ih] h; rewrite rkS -addn1 iotaD count_cat ih ?(ltnW h) //= addn0.
+by rewrite /old modnMDl modn_small.
+Qed.
+Lemma beforeE i s j : (i <= n)%nat -> (j <= n)%nat -> before i (s * n + j) = (s * i + rk i j)%nat.
 Proof.
 move=> hi hj; rewrite /before iotaD count_cat add0n count_block //; congr addn.
 elim: s => [//|s ih]; rewrite mulSnr iotaD count_cat ih add0n count_block //.
-by rewrite mulSnr (minn_idPl hi).
+by rewrite mulSnr rk_all.
 Qed.
 Lemma turn_lt s j : (j < n)%nat -> (s < c)%nat -> (s * n + j < T)%nat.
 Proof. by move=> hj hs; apply: leq_trans (leq_mul hs (leqnn n)); rewrite mulSnr ltn_add2l. Qed.
-Lemma after_turn i s j : (i <= n)%nat -> (j < n)%nat -> (s < c)%nat -> (i <= j.+1)%nat ->
-  count (fun u => (u %% n < i)%nat) (iota (s * n + j).+1 (T - (s * n + j).+1)) = ((c.-1 - s) * i)%nat.
+Lemma after_turn i s j : (i <= n)%nat -> (j < n)%nat -> (s < c)%nat -> (i <= rank j)%nat ->
+  count (old i) (iota (s * n + j).+1 (T - (s * n + j).+1)) = ((c.-1 - s) * i + (i - rk i j))%nat.
 Proof.
-move=> hi hj hs ij.
-have lt := turn_lt hj hs.
-have := beforeE c hi (leq0n n); rewrite minn0 !addn0 /before -{1}(subnKC lt) iotaD count_cat add0n.
-rewrite -addnS -/(before _ _) beforeE // (minn_idPl ij) addnS => E.
-have -> : ((c.-1 - s) * i = c * i - s.+1 * i)%nat by rewrite -mulnBl subnS -!subn1 subnAC.
-by rewrite -E mulSnr addKn.
+move=> hi hj hs ij; have lt := turn_lt hj hs.
+have := beforeE c hi (leq0n n); rewrite !addn0 /before -{1}(subnKC lt) iotaD count_cat add0n.
+rewrite -addnS -/(before _ _) beforeE // rkS (ltnNge (rank j)) ij addn0 addnS => E.
+have X : (c * i = s * i + i + (c.-1 - s) * i)%nat.
+  have c0 : (0 < c)%nat by apply: leq_ltn_trans hs.
+  have sc : (s <= c.-1)%nat by rewrite -ltnS prednK.
+  by rewrite -mulSnr -mulnDl addSn subnKC // prednK.
+apply/eqP; rewrite -(eqn_add2l (s * i + rk i j)) E X; apply/eqP.
+by rewrite -!addnA; congr addn; rewrite [RHS]addnCA subnKC ?rk_le ?(ltnW hj) // addnC.
 Qed.
 
-Lemma rest_hyb i s u : rest (hyb i) s u = [seq if b then p + e else p | b <- [seq (u %% n < i)%nat | u <- iota s u]].
+Lemma rest_hyb i s u : rest (hyb i) s u = [seq if b then p + e else p | b <- [seq old i v | v <- iota s u]].
 Proof. by rewrite -map_comp. Qed.
 Lemma mixed i i' v : (v < T)%nat -> P1 (rest (hyb i) 0 v ++ rest (hyb i') v.+1 (T - v.+1))
-  = w (before i v + count (fun u => (u %% n < i')%nat) (iota v.+1 (T - v.+1))).
+  = w (before i v + count (old i') (iota v.+1 (T - v.+1))).
 Proof.
 move=> h; have sz : (v + (T - v.+1) = T.-1)%nat by rewrite subnS -subn1 subnAC subn1 subnKC // -ltnS (ltn_predK h).
 by rewrite !rest_hyb -map_cat /P1 law2_count count_cat !count_map size_cat !size_map !size_iota sz.
 Qed.
 
 Lemma sum_turns (F : nat -> R) i : (i < n)%nat ->
-  \big[Rplus/0]_(v < T) (if (v %% n == i)%nat then F v else 0) = \big[Rplus/0]_(s < c) F (s * n + i)%nat.
+  \big[Rplus/0]_(v < T) (if (rank (v %% n) == i)%nat then F v else 0) = \big[Rplus/0]_(s < c) F (s * n + spk i)%nat.
 Proof.
 move=> hi; elim: c => [|k ih]; first by rewrite mul0n !big_ord0.
 rewrite mulSnr big_split_ord /= ih big_ord_recr /=; congr (_ + _).
-rewrite (bigD1 (Ordinal hi)) //= modnMDl modn_small // eqxx big1 ?Rplus_0_r // => v nv.
-by rewrite modnMDl modn_small //; case: eqP => // E; case/eqP: nv; apply: val_inj.
+have hs := spk_lt hi; rewrite (bigD1 (Ordinal hs)) //= modnMDl modn_small // rank_spk // eqxx big1 ?Rplus_0_r // => v nv.
+rewrite modnMDl modn_small //; case: eqP => // E; case/eqP: nv; apply: val_inj.
+by rewrite /= -E spk_rank.
 Qed.
 
 (* what update i credits itself with: occupancy of hybrid i0, values of hybrid i1 *)
 Lemma surrogate i0 i1 i f : (i0 <= i)%nat -> (i1 <= i)%nat -> (i < n)%nat ->
   (forall u v x, (v.+1 + u)%nat = T ->
     f u (v, x) = (hyb i.+1 v - hyb i v) * (win (up x) (rest (hyb i1) v.+1 u) - win x (rest (hyb i1) v.+1 u))) ->
-  path_sum env nxt (team i0) f T (O, O) = \big[Rplus/0]_(s < c) (e * w (s.+1 * i0 + (c.-1 - s) * i1)%nat).
+  path_sum env nxt (team i0) f T (O, O)
+    = \big[Rplus/0]_(s < c) (e * w (s * i0 + rk i0 (spk i) + ((c.-1 - s) * i1 + (i1 - rk i1 (spk i))))%nat).
 Proof.
 move=> h0 h1 hi hf; rewrite (path_relay0 _ hf).
 pose F v := e * P1 (rest (hyb i0) 0 v ++ rest (hyb i1) v.+1 (T - v.+1)).
-transitivity (\big[Rplus/0]_(v < T) (if (v %% n == i)%nat then F v else 0)).
+transitivity (\big[Rplus/0]_(v < T) (if (rank (v %% n) == i)%nat then F v else 0)).
   by apply: eq_bigr => v _; rewrite hyb_step /F; case: ifP => _; lra.
-rewrite sum_turns //; apply: eq_bigr => s _; rewrite /F mixed ?turn_lt //.
+have hs := spk_lt hi; rewrite sum_turns //; apply: eq_bigr => s _; rewrite /F mixed ?turn_lt //.
 have l0 := leq_trans h0 (ltnW hi); have l1 := leq_trans h1 (ltnW hi).
-have l2 := ltnW hi; have l3 := leq_trans h1 (leqnSn i).
-by rewrite beforeE // after_turn // (minn_idPl h0) mulSnr.
+have l2 := ltnW hs; have l3 : (i1 <= rank (spk i))%nat by rewrite rank_spk.
+by rewrite beforeE // after_turn.
 Qed.
 
 (* the return of hybrid i, a polynomial *)
@@ -229,7 +259,7 @@ Qed.
 Lemma J_hyb i : (0 < T)%nat -> (i <= n)%nat -> V env nxt (rew T) (team i) T (O, O) = F (c * i)%nat.
 Proof.
 move=> T0 hi; rewrite V_relay // /F !win0 rest_hyb /P0 /P1 law2_count count_map size_map size_iota.
-by have := beforeE c hi (leq0n n); rewrite minn0 !addn0 /before => ->.
+by have := beforeE c hi (leq0n n); rewrite !addn0 /before => ->.
 Qed.
 Lemma J_step i k : (i < n)%nat -> (k <= c)%nat ->
   F (c * i + k)%nat - F (c * i)%nat = \big[Rplus/0]_(s < k) (e * w (c * i + s)%nat).
@@ -244,24 +274,29 @@ Notation JR i := (V env nxt (rew T) (team i) T (O, O)).
 Definition fresh i := JR i.+1 - JR i - L env nxt (rew T) (team i) (team i.+1) T (O, O).
 Definition stale i := JR i.+1 - JR i - path_sum env nxt (team O) (gain env nxt (rew T) (team i) (team i.+1)) T (O, O).
 Definition cached i := JR i.+1 - JR i - L_cached env nxt (rew T) team T (O, O) i.
+(* agents that are updated before i and speak after it *)
+Definition later i := (i - rk i (spk i))%nat.
+Lemma later_le i : (later i <= i)%nat. Proof. exact: leq_subr. Qed.
 Theorem R1_exact i : (0 < c)%nat -> (i < n)%nat ->
   [/\ fresh i = e * \big[Rplus/0]_(s < c) (w (c * i + s) - w (c * i)),
-      stale i = e * \big[Rplus/0]_(s < c) (w (c * i + s) - w ((c.-1 - s) * i)) &
+      stale i = e * \big[Rplus/0]_(s < c) (w (c * i + s) - w ((c.-1 - s) * i + later i)) &
       cached i = e * \big[Rplus/0]_(s < c) (w (c * i + s) - w 0)].
 Proof.
 move=> c0 hi; have T0 : (0 < T)%nat by rewrite muln_gt0 c0; apply: leq_ltn_trans hi.
 have dJ : JR i.+1 - JR i = \big[Rplus/0]_(s < c) (e * w (c * i + s)%nat) by rewrite !J_hyb ?(ltnW hi) // mulnS addnC J_step.
 have gl u v x : (v.+1 + u)%nat = T -> gain env nxt (rew T) (team i) (team i.+1) u (v, x)
   = (hyb i.+1 v - hyb i v) * (win (up x) (rest (hyb i) v.+1 u) - win x (rest (hyb i) v.+1 u)) by exact: gain_relay.
+have r0 j : rk 0 j = 0%nat by rewrite /rk (eq_count (a2 := pred0)) ?count_pred0.
 rewrite /fresh /stale /cached dJ -!sumZ; split.
 - rewrite /L (surrogate (leqnn i) (leqnn i) hi gl) -sumB; apply: sumE => s.
-  suff -> : (s.+1 * i + (c.-1 - s) * i = c * i)%nat by lra.
+  suff -> : (s * i + rk i (spk i) + ((c.-1 - s) * i + (i - rk i (spk i))) = c * i)%nat by lra.
   have sc : (s <= c.-1)%nat by rewrite -ltnS prednK.
-  by rewrite -mulnDl addSn subnKC // prednK.
-- by rewrite (surrogate (leq0n i) (leqnn i) hi gl) -sumB; apply: sumE => s; rewrite muln0 add0n; lra.
+  have le := rk_le (ltnW hi) (ltnW (spk_lt hi)).
+  rewrite addnACA subnKC // -mulnDl subnKC // -mulSnr prednK //.
+- by rewrite (surrogate (leq0n i) (leqnn i) hi gl) -sumB; apply: sumE => s; rewrite muln0 r0 !add0n /later; lra.
 - rewrite /L_cached (surrogate (i0 := O) (i1 := O) (i := i)) // => [|u v x h]; last first.
     by rewrite sum_bool /Adv !Q_relay // /team /relay /=; lra.
-  by rewrite -sumB; apply: sumE => s; rewrite !muln0 addn0; lra.
+  by rewrite -sumB; apply: sumE => s; rewrite !muln0 r0 sub0n !addn0; lra.
 Qed.
 
 (* ---- signs and leading coefficients *)
@@ -324,7 +359,8 @@ Qed.
 Definition near (C G : R) := (1 - kap) * (C * e ^ 2) <= G <= C * e ^ 2 /\ (INR T.-1 * (p + e) <= 1 -> 0 <= G).
 Theorem R1_update i : (0 < c)%nat -> (i < n)%nat ->
   let x := INR c in let own := x * (x - 1) / 2 in
-  [/\ near own (fresh i), near (own + INR i * (x * (x + 1) / 2)) (stale i) & near (own + INR i * x ^ 2) (cached i)].
+  [/\ near own (fresh i), near (own + INR i * (x * (x + 1) / 2) - x * INR (later i)) (stale i) &
+      near (own + INR i * x ^ 2) (cached i)].
 Proof.
 move=> c0 hi x own; have [-> -> ->] := R1_exact c0 hi.
 have lt s : (s < c)%nat -> (c * i + s < T)%nat.
@@ -332,67 +368,124 @@ have lt s : (s < c)%nat -> (c * i + s < T)%nat.
 split.
 - apply: (@gap_bounds (fun s => c * i + s)%nat (fun _ => c * i)%nat _) => [s hs|]; first by rewrite leq_addr lt.
   by rewrite /own /x -sum_INR; apply: eq_bigr => s _; rewrite addKn.
-- apply: (@gap_bounds (fun s => c * i + s)%nat (fun s => (c.-1 - s) * i)%nat _) => [s hs|].
-    rewrite lt // andbT; apply: leq_trans (leq_addr _ _); rewrite leq_mul2r; apply/orP; right.
-    exact: leq_trans (leq_subr _ _) (leq_pred c).
-  rewrite (eq_bigr (fun s : 'I_c => INR i + INR s * (1 + INR i))) => [|s _]; first by rewrite sum_lin /own /x; lra.
-  have E : (c * i + s - (c.-1 - s) * i = i + (s + s * i))%nat.
-    have {1}-> : (c * i = (c.-1 - s) * i + (s.+1 * i))%nat by rewrite -mulnDl addnS subnK ?prednK // -ltnS prednK.
-    by rewrite -addnA addKn mulSn addnAC -addnA.
-  by rewrite E !plus_INR mult_INR; lra.
+- have le s : (s < c)%nat -> ((c.-1 - s) * i + later i <= c * i + s)%nat.
+    move=> hs; apply: leq_trans (leq_addr _ _); rewrite -{2}(prednK c0) mulSnr; apply: leq_add (later_le i).
+    by rewrite leq_mul2r leq_subr orbT.
+  apply: (@gap_bounds (fun s => c * i + s)%nat (fun s => (c.-1 - s) * i + later i)%nat _) => [s hs|]; first by rewrite lt // le.
+  rewrite (eq_bigr (fun s : 'I_c => (INR i - INR (later i)) + INR s * (1 + INR i))) => [|s _].
+    by rewrite sum_lin /own /x; lra.
+  have sc : (s <= c.-1)%nat by rewrite -ltnS prednK.
+  have cE : INR c = INR c.-1 + 1 by rewrite -S_INR prednK.
+  have lE := le s (ltn_ord s); rewrite minus_INR; last exact/leP.
+  by rewrite !plus_INR !mult_INR minus_INR ?cE; [lra | exact/leP].
 - apply: (@gap_bounds (fun s => c * i + s)%nat (fun _ => O) _) => [s hs|]; first by rewrite lt.
   rewrite (eq_bigr (fun s : 'I_c => x * INR i + INR s * 1)) => [|s _]; first by rewrite sum_lin /own /x; lra.
   by rewrite subn0 plus_INR mult_INR /x; lra.
 Qed.
 
 (* the sums of absolute gaps over a stage, c rounds *)
-Lemma near_sum (G : nat -> R) x y : INR T.-1 * (p + e) <= 1 -> (forall i, (i < n)%nat -> near (x + INR i * y) (G i)) ->
-  let C := INR n * x + INR n * (INR n - 1) / 2 * y in
-  (1 - kap) * (C * e ^ 2) <= \big[Rplus/0]_(i < n) Rabs (G i) <= C * e ^ 2.
+Lemma near_sum (G Z : nat -> R) C : INR T.-1 * (p + e) <= 1 -> (forall i, (i < n)%nat -> near (Z i) (G i)) ->
+  \big[Rplus/0]_(i < n) Z i = C -> (1 - kap) * (C * e ^ 2) <= \big[Rplus/0]_(i < n) Rabs (G i) <= C * e ^ 2.
 Proof.
-move=> hT h C; rewrite /C -sum_lin.
-have one (i : 'I_n) : (1 - kap) * e ^ 2 * (x + INR i * y) <= Rabs (G i) <= e ^ 2 * (x + INR i * y).
+move=> hT h <-.
+have one (i : 'I_n) : (1 - kap) * e ^ 2 * Z i <= Rabs (G i) <= e ^ 2 * Z i.
   by have [a b] := h i (ltn_ord i); rewrite Rabs_pos_eq; [lra | exact: b].
 have a := sum_le (fun i => proj1 (one i)); have b := sum_le (fun i => proj2 (one i)).
-rewrite !sumZ in a b; set X := \big[Rplus/0]_(s < n) (x + _) in a b *.
+rewrite !sumZ in a b; set X := \big[Rplus/0]_(s < n) Z _ in a b *.
 by set Y := \big[Rplus/0]_(i < n) _ in a b *; lra.
 Qed.
+(* pairs of agents in which the one that is updated first speaks last *)
+Definition crossed := \big[Rplus/0]_(i < n) INR (later i).
 Theorem R1_rounds : (0 < c)%nat -> INR T.-1 * (p + e) <= 1 ->
   let x := INR c in let own := INR n * (x * (x - 1) / 2) in let pairs := INR n * (INR n - 1) / 2 in
   let within C G := (1 - kap) * (C * e ^ 2) <= \big[Rplus/0]_(i < n) Rabs (G i) <= C * e ^ 2 in
-  [/\ within own fresh, within (own + pairs * (x * (x + 1) / 2)) stale & within (own + pairs * x ^ 2) cached].
+  [/\ within own fresh, within (own + pairs * (x * (x + 1) / 2) - x * crossed) stale & within (own + pairs * x ^ 2) cached].
 Proof.
-move=> c0 hT x own pairs within; split; last 2 first.
-- by apply: near_sum => // i hi; have [_ h _] := R1_update c0 hi.
-- by apply: near_sum => // i hi; have [_ _ h] := R1_update c0 hi.
-have := @near_sum fresh (x * (x - 1) / 2) 0 hT => h; rewrite /within /own.
-by move: h; rewrite Rmult_0_r Rplus_0_r; apply=> i hi; rewrite Rmult_0_r Rplus_0_r; have [h _ _] := R1_update c0 hi.
+move=> c0 hT x own pairs within; split.
+- apply: (near_sum hT (Z := fun _ => x * (x - 1) / 2 + INR 0 * 0)) => [i hi|].
+    by rewrite Rmult_0_r Rplus_0_r; have [h _ _] := R1_update c0 hi.
+  have := sum_lin n (x * (x - 1) / 2) 0; rewrite (eq_bigr (fun _ => x * (x - 1) / 2 + INR 0 * 0)) => [->|i _]; rewrite /own; lra.
+- apply: (near_sum hT (Z := fun i => x * (x - 1) / 2 + INR i * (x * (x + 1) / 2) - x * INR (later i))) => [i hi|].
+    by have [_ h _] := R1_update c0 hi.
+  by rewrite sumB sumZ sum_lin -/crossed.
+- apply: (near_sum hT (Z := fun i => x * (x - 1) / 2 + INR i * x ^ 2)) => [i hi|]; last by rewrite sum_lin.
+  by have [_ _ h] := R1_update c0 hi.
 Qed.
 End Team.
 
-(* ---- R1: two rounds. At every finite step with (2n-1)(p+e) <= 1 all gaps are >= 0, and their sums over the stage are
-   n, (3n^2-n)/2 and 2n^2-n times e^2 up to the factor 1 - 4(n-1)(p+e). *)
-Theorem R1 n p e : (0 < n)%nat -> 0 <= p -> 0 <= e -> (2 * INR n - 1) * (p + e) <= 1 ->
+(* ---- one round: an agent that speaks once cannot shift its own context. The fresh gaps vanish exactly *)
+Theorem R1_once n p e (rank spk : nat -> nat) i : (forall i, (i < n)%nat -> (spk i < n)%nat) ->
+  (forall i, (i < n)%nat -> rank (spk i) = i) -> (forall k, (k < n)%nat -> spk (rank k) = k) ->
+  (i < n)%nat -> fresh n 1 p e rank i = 0.
+Proof.
+move=> s1 s2 s3 hi; have [-> _ _] := @R1_exact n 1 p e rank spk s1 s2 s3 i isT hi.
+by rewrite big_ord_recl big_ord0 /= addn0; lra.
+Qed.
+
+(* ---- R1, two rounds, agents updated in any order. At every finite step with (2n-1)(p+e) <= 1 all gaps are >= 0, and their sums
+   over the stage are n, (3n^2-n)/2 - 2 crossed and 2n^2-n times e^2 up to the factor 1 - 4(n-1)(p+e). *)
+Theorem R1_order n p e (rank spk : nat -> nat) : (forall i, (i < n)%nat -> (spk i < n)%nat) ->
+  (forall i, (i < n)%nat -> rank (spk i) = i) -> (forall k, (k < n)%nat -> spk (rank k) = k) ->
+  (0 < n)%nat -> 0 <= p -> 0 <= e -> (2 * INR n - 1) * (p + e) <= 1 ->
   let N := INR n in
   let within C G := (1 - 4 * (N - 1) * (p + e)) * (C * e ^ 2) <= \big[Rplus/0]_(i < n) Rabs (G i) <= C * e ^ 2 in
-  [/\ within N (fresh n 2 p e), within ((3 * N ^ 2 - N) / 2) (stale n 2 p e) & within (2 * N ^ 2 - N) (cached n 2 p e)].
+  [/\ within N (fresh n 2 p e rank), within ((3 * N ^ 2 - N) / 2 - 2 * crossed n rank spk) (stale n 2 p e rank) &
+      within (2 * N ^ 2 - N) (cached n 2 p e rank)].
 Proof.
-move=> n0 p0 e0 hT N within; have N1 : 1 <= N by rewrite /N -(prednK n0) S_INR; have := pos_INR n.-1; lra.
+move=> s1 s2 s3 n0 p0 e0 hT N within; have N1 : 1 <= N by rewrite /N -(prednK n0) S_INR; have := pos_INR n.-1; lra.
 have E k : (k <= 2 * n)%nat -> INR (2 * n - k) = 2 * N - INR k by move=> h; rewrite minus_INR ?mult_INR //; apply/leP.
 have pe : p + e <= 1 by have := Rmult_le_compat_r (p + e) 1 (2 * N - 1) ltac:(lra) ltac:(lra); rewrite /N; lra.
 have n2 : (2 <= 2 * n)%nat by rewrite leq_pmulr.
-have := @R1_rounds n 2 p e p0 e0 pe isT; rewrite -subn1 !E ?(ltnW n2) //= => h; have [a b c] := h hT.
+have := @R1_rounds n 2 p e rank spk s1 s2 s3 p0 e0 pe isT; rewrite -subn1 !E ?(ltnW n2) //= => h; have [a b c] := h hT.
 have k : 2 * ((2 * N - (1 + 1)) * (p + e)) = 4 * (N - 1) * (p + e) by lra.
 rewrite k -/N in a b c; rewrite /within; split; [move: a | move: b | move: c].
 - by rewrite (_ : N * ((1 + 1) * (1 + 1 - 1) / 2) = N) //; lra.
-- by rewrite (_ : N * _ + _ = (3 * N ^ 2 - N) / 2) //; lra.
+- by rewrite (_ : N * _ + _ - _ = (3 * N ^ 2 - N) / 2 - 2 * crossed n rank spk) //; lra.
 by rewrite (_ : N * _ + _ = 2 * N ^ 2 - N) //; lra.
+Qed.
+
+(* in the order of speaking no pair is crossed *)
+Definition in_order (k : nat) : nat := k.
+Theorem R1 n p e : (0 < n)%nat -> 0 <= p -> 0 <= e -> (2 * INR n - 1) * (p + e) <= 1 ->
+  let N := INR n in
+  let within C G := (1 - 4 * (N - 1) * (p + e)) * (C * e ^ 2) <= \big[Rplus/0]_(i < n) Rabs (G i) <= C * e ^ 2 in
+  [/\ within N (fresh n 2 p e in_order), within ((3 * N ^ 2 - N) / 2) (stale n 2 p e in_order) &
+      within (2 * N ^ 2 - N) (cached n 2 p e in_order)].
+Proof.
+move=> n0 p0 e0 hT N within; have := @R1_order n p e in_order in_order.
+have -> : crossed n in_order in_order = 0.
+  apply: big1 => i _; rewrite /later /rk (_ : count _ _ = i) ?subnn //.
+  by rewrite -[RHS](size_iota 0); apply/eqP; rewrite -all_count; apply/allP => k; rewrite mem_iota.
+move=> h; have [//|//|//|a b c] := h _ _ _ n0 p0 e0 hT; split=> //.
+by move: b; rewrite /within -/N (_ : (3 * N ^ 2 - N) / 2 - 2 * 0 = (3 * N ^ 2 - N) / 2) //; lra.
+Qed.
+
+(* in reverse order all of them are *)
+Theorem R1_reverse n p e : (0 < n)%nat -> 0 <= p -> 0 <= e -> (2 * INR n - 1) * (p + e) <= 1 ->
+  let N := INR n in let rank k := (n.-1 - k)%nat in
+  let within C G := (1 - 4 * (N - 1) * (p + e)) * (C * e ^ 2) <= \big[Rplus/0]_(i < n) Rabs (G i) <= C * e ^ 2 in
+  [/\ within N (fresh n 2 p e rank), within ((N ^ 2 + N) / 2) (stale n 2 p e rank) &
+      within (2 * N ^ 2 - N) (cached n 2 p e rank)].
+Proof.
+move=> n0 p0 e0 hT N rank within; have := @R1_order n p e rank rank.
+have le i : (i < n)%nat -> (i <= n.-1)%nat by move=> hi; rewrite -ltnS prednK.
+have -> : crossed n rank rank = N * (N - 1) / 2.
+  rewrite -sum_INR; apply: eq_bigr => i _; rewrite /later /rk (eq_in_count (a2 := pred0)) ?count_pred0 ?subn0 // => k.
+  rewrite mem_iota /= add0n /rank => hk; apply/negbTE; rewrite -leqNgt leq_subRL;
+    last by apply: leq_trans (ltnW hk) (leq_subr _ _).
+  by rewrite addnC -leq_subRL ?le // ltnW.
+have inv i : (i < n)%nat -> rank (rank i) = i by move=> hi; rewrite /rank subKn ?le.
+have lt i : (i < n)%nat -> (rank i < n)%nat.
+  by move=> hi; rewrite /rank; apply: leq_ltn_trans (leq_subr _ _) _; rewrite prednK.
+move=> h; have [a b c] := h lt inv inv n0 p0 e0 hT; split=> //.
+by move: b; rewrite /within -/N (_ : (3 * N ^ 2 - N) / 2 - 2 * (N * (N - 1) / 2) = (N ^ 2 + N) / 2) //; lra.
 Qed.
 
 (* ... so the coefficients are limits, as p and e go to 0 in any way (no bound on p/e is needed) *)
 Corollary R1_limit n eta : (0 < n)%nat -> 0 < eta -> exists2 d, 0 < d & forall p e, 0 <= p -> 0 < e -> p + e < d ->
   let N := INR n in let close C G := Rabs (\big[Rplus/0]_(i < n) Rabs (G i) / e ^ 2 - C) < eta in
-  [/\ close N (fresh n 2 p e), close ((3 * N ^ 2 - N) / 2) (stale n 2 p e) & close (2 * N ^ 2 - N) (cached n 2 p e)].
+  [/\ close N (fresh n 2 p e in_order), close ((3 * N ^ 2 - N) / 2) (stale n 2 p e in_order) &
+      close (2 * N ^ 2 - N) (cached n 2 p e in_order)].
 Proof.
 move=> n0 eta0; set N := INR n.
 have N1 : 1 <= N by rewrite /N -(prednK n0) S_INR; have := pos_INR n.-1; lra.

@@ -1,4 +1,5 @@
-(* What S7 and S5 attain: S7 with kappa_0 subtracted (the first step costs nothing), the branch (S7 is sharp), the bandit (S5 is). *)
+(* What S7 and S5 attain: S7 with kappa_0 subtracted (the first step does not pay for its own reward), the branch (S7 is
+   sharp), the bandit (S5 is). *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic Pinsker Discounted Paper.
@@ -51,7 +52,8 @@ have state s : first r Phi s + W P g p f T.+1 s - 2 * C * g ^ T.+1 <= v' s - v s
       + g * (pi s a * ev P s a (fun x => u x - Phi x)))) => [|a]; last by rewrite (QdE _ _ Phi); lra.
     by rewrite !sumD sumZ (sum_const _ (proj2 d)).
   have e1 := vE p v (hp s) (bp s); have e2 := vE q v' (hq s) (bq s).
-  have fE : f s = \sum_(a : A) (p s a * ln (q s a / p s a) * shaped r Phi s a) + g * \sum_(a : A) (p s a * ln (q s a / p s a) * w s a).
+  have fE : f s = \sum_(a : A) (p s a * ln (q s a / p s a) * shaped r Phi s a) +
+    g * \sum_(a : A) (p s a * ln (q s a / p s a) * w s a).
     by rewrite -sumZ -sumD; apply: sumE => a; rewrite (QdE _ _ Phi) /w; lra.
   have kE : first r Phi s = \sum_(a : A) (q s a * shaped r Phi s a) - \sum_(a : A) (p s a * shaped r Phi s a)
      - \sum_(a : A) (p s a * ln (q s a / p s a) * shaped r Phi s a).
@@ -95,7 +97,8 @@ have sh s a : 0 <= shaped r Phi s a <= hi - lo.
   rewrite /shaped ev1 // /Phi; have := hr s a.
   have : lo / (1 - g) = lo + g * (lo / (1 - g)) by field; lra.
   lra.
-have := S9_first hf bp bq; rewrite /under (sumE (G := fun s => m s * gaind P g r p v q s - m s * charged P g p q r v Phi s)) => [|s].
+have := S9_first hf bp bq; rewrite /under (sumE (G := fun s => m s * gaind P g r p v q s - m s * charged P g p q r v Phi s)) =>
+  [|s].
   2: by rewrite (scoredE hp hq hk _ _ bp); lra.
 rewrite sumB -/(under m _) -/(under m _) => h.
 suff : under m (charged P g p q r v Phi) - at_rho rho (first r Phi) <= R * (K - (1 - g) * kappa0) by lra.
@@ -217,7 +220,8 @@ Definition rhod (s : S) : R := if (s : nat) is O then 1 else 0.
 Definition pd (s : S) (a : bool) : R := stays s a.
 Definition qd (s : S) (a : bool) : R := opens x s a.
 Definition md (s : S) : R := if (s : nat) is O then 1 else if (s == 1 :> nat)%nat then g / (1 - g) else 0.
-Definition vd (s : S) : R := if (s : nat) is O then g * (x * ((1 - x) / (1 - g))) else if (s == 2 :> nat)%nat then (1 - x) / (1 - g) else 0.
+Definition vd (s : S) : R := if (s : nat) is O then g * (x * ((1 - x) / (1 - g)))
+  else if (s == 2 :> nat)%nat then (1 - x) / (1 - g) else 0.
 Definition o0 : S := @Ordinal 3 0 isT.
 Definition o1 : S := @Ordinal 3 1 isT.
 Definition o2 : S := @Ordinal 3 2 isT.
@@ -372,7 +376,8 @@ Proof.
 move=> g01; have s5 := sqrt_sqrt 5 ltac:(lra); have p5 := sqrt_pos 5.
 have s := sqrt_sqrt (1 - g) ltac:(lra); have p0 := sqrt_pos (1 - g); split=> h; apply: Rnot_lt_le => lt; nra.
 Qed.
-Theorem S5_path (S A : finType) (P : S -> A -> S -> R) g rho (r : S -> A -> R) Amax (team : nat -> S -> A -> R) (v m : nat -> S -> R) i :
+Theorem S5_path (S A : finType) (P : S -> A -> S -> R) g rho (r : S -> A -> R) Amax
+    (team : nat -> S -> A -> R) (v m : nat -> S -> R) i :
   0 <= g < 1 -> (forall s a, dist (P s a)) -> dist rho -> 0 <= Amax -> (forall i, policy (team i)) ->
   (forall i, keepsS (team i) (team i.+1)) -> (forall i, flow P g rho (team i) (m i)) ->
   (forall i, bellman P g r (team i) (v i)) -> (forall i, adv_le P g r Amax (team i) (v i)) ->
