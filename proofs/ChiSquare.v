@@ -11,6 +11,7 @@
    summed up, in turn-taking and product teams, are instances that differ in the ratios and in the credit. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
+Require QArith Qreals.
 From TeamTR Require Import Sums Episodic.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Local Open Scope R_scope.
@@ -930,3 +931,294 @@ have := second_le (new x) (hc x) (predT : pred I); rewrite -chi_joint //.
 by have -> : \sum_(k : I) (if predT k then own_chi k x else 0) = \sum_(k : I) own_chi k x by []; lra.
 Qed.
 End ProductTeam.
+
+(* ------------------------------------------------------------------ what is false *)
+(* A return that is the martingale itself: the gap IS the variance. (Cauchy-Schwarz is attained.) *)
+Section Martingale.
+Variables (A B : finType) (S : Type) (e : S -> A -> B -> R) (next : S -> A -> B -> S).
+Hypothesis e_dist : forall s a, dist (e s a).
+Variables (p q : S -> A -> R) (l : S -> R).
+Hypotheses (hp : policy p) (hq : policy q) (hd : forall x, dominated (p x) (q x)).
+Notation u x a := (q x a / p x a - 1).
+Hypothesis hl : forall x a b, l (next x a b) = l x * (q x a / p x a).
+Definition mart (x : S) a (b : B) := (l x - 1) * u x a.
+Notation V := (V e next mart).
+Definition spread := path_sum e next p (fun _ x => (l x - 1) ^ 2 * chi (p x) (q x)).
+
+Lemma mart_back x a : p x a * (q x a / p x a) = q x a.
+Proof.
+case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|/esym pa]; first by field; lra.
+by rewrite hd // pa; lra.
+Qed.
+Lemma mart_u x : \sum_(a : A) (p x a * u x a) = 0.
+Proof.
+rewrite (sumE (G := fun a => q x a - p x a)) => [|a]; last by rewrite Rmult_minus_distr_l mart_back; lra.
+by rewrite sumB (proj2 (hq x)) (proj2 (hp x)); lra.
+Qed.
+Lemma mart_uu x : \sum_(a : A) (p x a * u x a ^ 2) = chi (p x) (q x).
+Proof.
+apply: sumE => a; case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|/esym pa]; first by field; lra.
+by rewrite hd // pa /Rdiv; ring.
+Qed.
+Lemma mart_qu x : \sum_(a : A) (q x a * u x a) = chi (p x) (q x).
+Proof.
+rewrite -mart_uu -[LHS]Rminus_0_r -[X in _ - X](mart_u x) -sumB; apply: sumE => a.
+by rewrite -{1}(mart_back x a); ring.
+Qed.
+Lemma mart_mean x a : \sum_(b : B) (e x a b * mart x a b) = (l x - 1) * u x a.
+Proof. by rewrite /mart sum_const // (proj2 (e_dist x a)). Qed.
+Lemma mart_V t s : V p t s = 0.
+Proof.
+elim: t s => [//|t ih] s; rewrite /= (sumE (G := fun a => (l s - 1) * (p s a * u s a))) => [|a]; first by rewrite sumZ mart_u; lra.
+rewrite (sumE (G := fun b => e s a b * mart s a b)) => [|b]; last by rewrite ih; lra.
+by rewrite mart_mean; ring.
+Qed.
+Lemma mart_variance t s : variance e next mart p t s = spread t s.
+Proof.
+elim: t s => [|t ih] s; first by rewrite /variance /spread mart_V /= (big_pred1 tt) => [|[] //] /=; ring.
+rewrite variance_next // /spread [path_sum _ _ _ _ _ _]/= -/(spread) -mart_uu -sumZ -sumD; apply: sumE => a.
+rewrite (sumE (G := fun b => e s a b * ((l s - 1) ^ 2 * u s a ^ 2) + e s a b * spread t (next s a b))) => [|b].
+  by rewrite sumD sum_const ?(proj2 (e_dist s a)) // /after; ring.
+by rewrite ih !mart_V /mart; ring.
+Qed.
+Lemma mart_gap t s : l s * V q t s - L e next mart p q t s = spread t s.
+Proof.
+elim: t s => [|t ih] s; first by rewrite /L /spread /=; lra.
+have adv a : Adv e next mart p t s a = (l s - 1) * u s a.
+  rewrite /Adv mart_V Rminus_0_r /Q -mart_mean; apply: sumE => b; rewrite mart_V; lra.
+have Vq : V q t.+1 s = \sum_(a : A) (q s a * ((l s - 1) * u s a)) + \sum_(a : A) (q s a * after e next s a (V q t)).
+  rewrite -sumD /=; apply: sumE => a; rewrite -mart_mean /after -Rmult_plus_distr_l -sumD; congr (_ * _).
+  by apply: sumE => b; lra.
+have qz : \sum_(a : A) (q s a * ((l s - 1) * u s a)) = (l s - 1) * chi (p s) (q s).
+  by rewrite -mart_qu -sumZ; apply: sumE => a; ring.
+have Lq : L e next mart p q t.+1 s = (l s - 1) * chi (p s) (q s) + \sum_(a : A) (p s a * after e next s a (L e next mart p q t)).
+  by rewrite -qz /L [LHS]/= /gain; congr (_ + _); apply: sumE => a; rewrite adv.
+have nx : \sum_(a : A) (p s a * after e next s a (spread t))
+    = l s * (\sum_(a : A) (q s a * after e next s a (V q t))) - \sum_(a : A) (p s a * after e next s a (L e next mart p q t)).
+  rewrite -sumZ -sumB; apply: sumE => a.
+  have -> : after e next s a (spread t) = l s * (q s a / p s a) * after e next s a (V q t) - after e next s a (L e next mart p q t).
+    by rewrite /after -sumZ -sumB; apply: sumE => b; rewrite -ih hl; ring.
+  by rewrite -{2}(mart_back s a); ring.
+by rewrite Vq Lq qz /spread [path_sum _ _ _ _ t.+1 s]/= -/spread nx; ring.
+Qed.
+End Martingale.
+
+(* Two agents. Agent 0 stops with probability 1/33 at each of 30 steps and is updated never to stop; then, or where it has stopped, both
+   agents spend what is left of a budget of 1 in one step. *)
+Module Spent.
+Inductive kind := Go of nat | Shot of nat | Done.   (* n + 1 more chances to stop; the last step, each agent spends m/64; the end *)
+Notation state := (kind * R)%type.                  (* with the ratio so far *)
+Definition low m := INR (minn m 64) / 64.
+Definition row_cur (x : state) (i m : bool) : R := match x.1 with
+  | Go _ => if i then (if m then / 33 else 32 / 33) else (if m then 0 else 1)
+  | Shot k => if m then low k / (1 + low k) else / (1 + low k)
+  | Done => if m then 0 else 1 end.
+Definition row_new (x : state) (i m : bool) : R := match x.1 with
+  | Shot k => if m then 2 * low k / (1 + low k) else (1 - low k) / (1 + low k)
+  | _ => if m then 0 else 1 end.
+Definition go_on n := if n is k.+1 then Go k else Shot 2.
+Notation team := (team_of row_cur row_new).
+Notation A := {ffun bool -> bool}.
+Definition sp_e (_ : state) (_ : A) (_ : unit) := 1.
+Definition sp_next (x : state) (f : A) (_ : unit) : state :=
+  (match x.1 with Go n => if f true then Shot n.+2 else go_on n | _ => Done end, x.2 * (team predT x f / team pred0 x f)).
+Definition sp_r (x : state) (f : A) (_ : unit) := (x.2 - 1) * (team predT x f / team pred0 x f - 1).
+
+Lemma sum_bool (F : bool -> R) : \sum_(b : bool) F b = F true + F false.
+Proof. by rewrite (bigD1 true) //= (bigD1 false) //= big_pred0 ?Rplus_0_r // => -[]. Qed.
+Lemma prod_bool (F : bool -> R) : \big[Rmult/1]_(b : bool) F b = F true * F false.
+Proof. by rewrite (bigD1 true) //= (bigD1 false) //= big_pred0 ?Rmult_1_r // => -[]. Qed.
+Definition two (a b : bool) : A := [ffun i => if i then a else b].
+Lemma sum_two (F : A -> R) : \sum_(f : A) F f = F (two true true) + F (two true false) + (F (two false true) + F (two false false)).
+Proof.
+rewrite (reindex (fun w : bool * bool => two w.1 w.2)) /=; last first.
+  exists (fun f => (f true, f false)) => [[a b] _|f _]; first by rewrite !ffunE.
+  by apply/ffunP => -[]; rewrite ffunE.
+by rewrite -(pair_bigA _ (fun a b => F (two a b))) /= !sum_bool.
+Qed.
+Lemma team_two D x a b : team D x (two a b) = rows_of (row_cur x) (row_new x) D true a * rows_of (row_cur x) (row_new x) D false b.
+Proof. by rewrite /team_of /joint prod_bool !ffunE. Qed.
+
+Lemma low01 m : 0 <= low m <= 1.
+Proof.
+have h : INR (minn m 64) <= INR 64 by apply/le_INR/leP; exact: geq_minr.
+have e : INR 64 = 64 by rewrite INR_IZR_INZ.
+by rewrite /low; have := pos_INR (minn m 64); lra.
+Qed.
+Lemma sp_cur x i : dist (row_cur x i).
+Proof.
+split; last by rewrite sum_bool /row_cur; case: x.1 => [n|m|]; [case: i; field | have := low01 m => h; field; lra | lra].
+move=> m; rewrite /row_cur; case: x.1 => [n|k|]; [by case: i; case: m; lra | | by case: m; lra].
+have h := low01 k; have i1 : 0 < / (1 + low k) by apply: Rinv_0_lt_compat; lra.
+by case: m; [apply: Rmult_le_pos; lra | lra].
+Qed.
+Lemma sp_new x i : dist (row_new x i).
+Proof.
+split; last by rewrite sum_bool /row_new; case: x.1 => [n|m|]; [lra | have := low01 m => h; field; lra | lra].
+move=> m; rewrite /row_new; case: x.1 => [n|k|]; [by case: m; lra | | by case: m; lra].
+have h := low01 k; have i1 : 0 < / (1 + low k) by apply: Rinv_0_lt_compat; lra.
+by case: m; apply: Rmult_le_pos; lra.
+Qed.
+Lemma sp_opens x : opens_nothing row_cur row_new x.
+Proof.
+move=> i m; rewrite /row_cur /row_new; case: x.1 => [n|k|]; [by case: i; case: m; lra | | by case: m; lra].
+have h := low01 k; have i1 : 0 < / (1 + low k) by apply: Rinv_0_lt_compat; lra.
+case: m => z; last by lra.
+by have [|] := Rmult_integral _ _ z; [move=> -> | ]; lra.
+Qed.
+(* what the agents spend *)
+Lemma sp_spend x i : spend (row_cur x) (row_new x) i = match x.1 with Go _ => if i then / 32 else 0 | Shot k => low k | Done => 0 end.
+Proof.
+have z y : (y - y) ^ 2 / y = 0 by rewrite Rminus_eq_0 /Rdiv; ring.
+rewrite /spend /chi sum_bool /row_cur /row_new; case: x.1 => [n|k|].
+- by case: i; [field | rewrite !z; ring].
+- have h := low01 k; case: (Req_dec (low k) 0) => [->|n]; last by field; lra.
+  have -> : 2 * 0 / (1 + 0) = 0 / (1 + 0) by lra.
+  have -> : (1 - 0) / (1 + 0) = / (1 + 0) by lra.
+  by rewrite !z; ring.
+by rewrite !z; ring.
+Qed.
+Definition left_over k := match k with Go n => (INR n + 3) / 32 | Shot m => 2 * low m | Done => 0 end.
+Lemma left_over_ge0 k : 0 <= left_over k.
+Proof. by case: k => [n|m|] /=; [have := pos_INR n | have := low01 m |]; lra. Qed.
+Lemma shot_le m : 2 * low m <= INR m / 32.
+Proof. by have : INR (minn m 64) <= INR m by [apply/le_INR/leP; exact: geq_minl]; rewrite /low; lra. Qed.
+Lemma sp_budget t x : budget sp_e sp_next (team pred0) (fun y => \sum_(k : bool) spend (row_cur y) (row_new y) k) t x (left_over x.1).
+Proof.
+move=> w _; elim: t x w => [|t ih] x w; first exact: left_over_ge0.
+have := ih (sp_next x w.1.1 w.1.2) w.2; rewrite /= sum_bool !sp_spend.
+case: x => [[n|m|] l] /=; last 2 first.
+- by lra.
+- by lra.
+case: ifP => _; first by have := shot_le n.+2; rewrite !S_INR /left_over; lra.
+case: n => [|n]; first by have := shot_le 2; rewrite /left_over /go_on /=; lra.
+by rewrite /go_on /left_over S_INR; lra.
+Qed.
+
+Notation spread := (spread sp_e sp_next (team pred0) (team predT) snd).
+Definition shot m := (1 + low m) ^ 2 - 1.
+Lemma sp_chi x : chi (team pred0 x) (team predT x) = match x.1 with Go _ => / 32 | Shot m => shot m | Done => 0 end.
+Proof.
+have := chi_joint sp_cur sp_new (@sp_opens x); rewrite /second prod_bool /= !sp_spend.
+by case: x.1 => [n|m|]; rewrite /shot; lra.
+Qed.
+Lemma spread_next t x : spread t.+1 x = (x.2 - 1) ^ 2 * chi (team pred0 x) (team predT x)
+  + \sum_(f : A) (team pred0 x f * spread t (sp_next x f tt)).
+Proof.
+by congr (_ + _); apply: sumE => f; congr (_ * _); rewrite /after (big_pred1 tt) => [|[] //]; exact: Rmult_1_l.
+Qed.
+Lemma spread_done t l : spread t (Done, l) = 0.
+Proof.
+elim: t l => [//|t ih] l; rewrite spread_next sp_chi sum0 => [|f] /=; first lra.
+by rewrite ih; lra.
+Qed.
+Lemma spread_shot t m l : spread t.+1 (Shot m, l) = (l - 1) ^ 2 * shot m.
+Proof. by rewrite spread_next sp_chi sum0 => [|f] /=; rewrite ?spread_done; lra. Qed.
+Lemma spread_go t n l : spread t.+1 (Go n, l) = (l - 1) ^ 2 * / 32 + / 33 * spread t (Shot n.+2, 0) + 32 / 33 * spread t (go_on n, l * (33 / 32)).
+Proof.
+have P a b : team pred0 (Go n, l) (two a b) = (if a then / 33 else 32 / 33) * (if b then 0 else 1) by rewrite team_two.
+have N a b : team predT (Go n, l) (two a b) = (if a then 0 else 1) * (if b then 0 else 1) by rewrite team_two.
+have E a b : sp_next (Go n, l) (two a b) tt = (if a then Shot n.+2 else go_on n,
+    l * ((if a then 0 else 1) * (if b then 0 else 1) / ((if a then / 33 else 32 / 33) * (if b then 0 else 1)))).
+  by rewrite /sp_next -N -P /= ffunE.
+rewrite spread_next sp_chi sum_two !E !P /=.
+have -> : l * (0 * 1 / (/ 33 * 1)) = 0 by field.
+have -> : l * (1 * 1 / (32 / 33 * 1)) = l * (33 / 32) by field.
+by lra.
+Qed.
+
+(* from the first chance on, with numbers *)
+Fixpoint total n l := (l - 1) ^ 2 * / 32 + / 33 * shot n.+2 + 32 / 33 *
+  (if n is k.+1 then total k (l * (33 / 32)) else (l * (33 / 32) - 1) ^ 2 * shot 2).
+Lemma spread_total n l : spread n.+2 (Go n, l) = total n l.
+Proof.
+elim: n l => [|n ih] l; rewrite spread_go spread_shot /=; first by rewrite spread_shot; ring.
+by rewrite ih; ring.
+Qed.
+
+(* the same in rationals, and its value *)
+Notation Q := QArith_base.Q.
+Notation "x # y" := (QArith_base.Qmake x y) (at level 55, no associativity).
+Notation qD := QArith_base.Qplus.
+Notation qM := QArith_base.Qmult.
+Notation qB := QArith_base.Qminus.
+Definition shotQ m := let w := qD (1 # 1) (Z.of_nat (minn m 64) # 64) in qB (qM w w) (1 # 1).
+Definition squareQ l := let d := qB l (1 # 1) in qM d d.
+Definition nextQ l := Qreduction.Qred (qM l (33 # 32)).
+Definition stepQ n l z := Qreduction.Qred (qD (qD (qM (squareQ l) (1 # 32)) (qM (1 # 33) (shotQ n.+2))) (qM (32 # 33) z)).
+Fixpoint totalQ n l := stepQ n l (if n is k.+1 then totalQ k (nextQ l) else qM (squareQ (nextQ l)) (shotQ 2)).
+Notation Q2R := Rdefinitions.Q2R.
+Lemma Q2R_red x : Q2R (Qreduction.Qred x) = Q2R x. Proof. by apply: Qreals.Qeq_eqR; apply: Qreduction.Qred_correct. Qed.
+Lemma Q2R_num z d : Q2R (z # d) = IZR z / IZR (Z.pos d). Proof. by []. Qed.
+Lemma shotQE m : Q2R (shotQ m) = shot m.
+Proof.
+rewrite /shotQ /shot /low INR_IZR_INZ Qreals.Q2R_minus Qreals.Q2R_mult Qreals.Q2R_plus !Q2R_num.
+by rewrite /=; field.
+Qed.
+Lemma squareQE l : Q2R (squareQ l) = (Q2R l - 1) ^ 2.
+Proof. by rewrite /squareQ Qreals.Q2R_mult Qreals.Q2R_minus Q2R_num; field. Qed.
+Lemma nextQE l : Q2R (nextQ l) = Q2R l * (33 / 32).
+Proof. by rewrite Q2R_red Qreals.Q2R_mult Q2R_num. Qed.
+Lemma stepQE n l z : Q2R (stepQ n l z) = (Q2R l - 1) ^ 2 * / 32 + / 33 * shot n.+2 + 32 / 33 * Q2R z.
+Proof.
+rewrite Q2R_red !Qreals.Q2R_plus (Qreals.Q2R_mult (squareQ l)) (Qreals.Q2R_mult (1 # 33)) (Qreals.Q2R_mult (32 # 33)).
+by rewrite shotQE squareQE !Q2R_num; field.
+Qed.
+Lemma totalQE n l : Q2R (totalQ n l) = total n (Q2R l).
+Proof.
+elim: n l => [|n ih] l.
+  by rewrite -[totalQ 0 l]/(stepQ 0 l (qM (squareQ (nextQ l)) (shotQ 2))) stepQE Qreals.Q2R_mult squareQE nextQE shotQE.
+by rewrite -[totalQ n.+1 l]/(stepQ n.+1 l (totalQ n (nextQ l))) stepQE ih nextQE.
+Qed.
+Lemma total_value : 7378 / 10000 < total 29 1.
+Proof.
+have -> : 1 = Q2R (1 # 1) by rewrite Q2R_num; field.
+rewrite -totalQE (_ : 7378 / 10000 = Q2R (7378 # 10000)) //; apply: Qreals.Qlt_Rlt.
+by vm_compute.
+Qed.
+
+Lemma exp1_lt : exp 1 < 27378 / 10000.
+Proof.
+have sq x b c : exp x <= b -> b * b <= c -> exp (x + x) <= c.
+  move=> h1 h2; rewrite exp_plus; apply: Rle_trans h2.
+  by have := exp_pos x => h0; apply: Rmult_le_compat; lra.
+have e0 : exp (/ 128) <= 128 / 127.
+  have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ (exp_pos (/ 128))) (exp_ineq1_le (- / 128)).
+  by rewrite -exp_plus Rplus_opp_r exp_0; lra.
+have := sq _ _ (101582 / 100000) e0 ltac:(lra) => e1; have := sq _ _ (10319 / 10000) e1 ltac:(lra) => e2.
+have := sq _ _ (106482 / 100000) e2 ltac:(lra) => e3; have := sq _ _ (113385 / 100000) e3 ltac:(lra) => e4.
+have := sq _ _ (128562 / 100000) e4 ltac:(lra) => e5; have := sq _ _ (165282 / 100000) e5 ltac:(lra) => e6.
+have := sq _ _ (273182 / 100000) e6 ltac:(lra); set x := _ + _; have -> : x = 1 by rewrite /x; field.
+by lra.
+Qed.
+
+(* S10 (c) is false in a product team with the sum of the agents' own chi-squares in place of the joint one: two agents, 31 steps, X = 1 *)
+Theorem S10_own_sum_fails : exists x : state, (forall y i, dist (row_cur y i) /\ dist (row_new y i)) /\
+  (forall y, opens_nothing row_cur row_new y) /\
+  budget sp_e sp_next (team pred0) (fun y => \sum_(k : bool) spend (row_cur y) (row_new y) k) 31 x 1 /\
+  sqrt (variance sp_e sp_next sp_r (team pred0) 31 x) * sqrt (exp 1 - 1 - 1)
+    < Rabs (V sp_e sp_next sp_r (team predT) 31 x - V sp_e sp_next sp_r (team pred0) 31 x
+        - L sp_e sp_next sp_r (team pred0) (team predT) 31 x).
+Proof.
+exists (Go 29, 1); split; first by move=> y i; split; [exact: sp_cur | exact: sp_new].
+split; first exact: sp_opens.
+split.
+  have E : left_over (Go 29) = 1 by rewrite /left_over INR_IZR_INZ /=; lra.
+  by move=> w lw; have := sp_budget lw; rewrite [(Go 29, 1).1]/= E.
+have ed x a : dist (sp_e x a) by split=> [b|]; rewrite /sp_e; [lra | rewrite (big_pred1 tt) // => -[]].
+have hp := team_dist sp_cur sp_new pred0; have hq := team_dist sp_cur sp_new predT.
+have hd x : dominated (team pred0 x) (team predT x) := team_dominated sp_cur predT (@sp_opens x).
+have D := spread_total 29 1; have lt := total_value; rewrite -D in lt.
+have hl x a (b : unit) : snd (sp_next x a b) = snd x * (team predT x a / team pred0 x a) by [].
+pose x0 : state := (Go 29, 1).
+have zero : V sp_e sp_next sp_r (team pred0) 31 x0 = 0 := mart_V sp_next ed snd hp hq hd 31 x0.
+have var : variance sp_e sp_next sp_r (team pred0) 31 x0 = spread 31 x0 := mart_variance sp_next ed snd hp hq hd 31 x0.
+have gap : 1 * V sp_e sp_next sp_r (team predT) 31 x0 - L sp_e sp_next sp_r (team pred0) (team predT) 31 x0 = spread 31 x0
+  := mart_gap ed hp hq hd hl 31 x0.
+rewrite D in var gap; rewrite D in lt; rewrite -/x0 zero var Rminus_0_r -[V _ _ _ _ _ _]Rmult_1_l gap.
+set x := total 29 1 in lt *; have e1 := exp1_lt; have xp : 0 < x by lra.
+rewrite Rabs_pos_eq; last lra.
+have s0 := sqrt_lt_R0 _ xp; rewrite -{2}(sqrt_sqrt x); last lra.
+apply: Rmult_lt_compat_l => //; apply: sqrt_lt_1_alt; have := exp_ineq1_le 1; lra.
+Qed.
+End Spent.

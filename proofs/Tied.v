@@ -364,7 +364,7 @@ End Crossing.
 (* The exact step at the radius KL(half || half + e), from a row (1/2, 1/2): no row within the radius is promised more. *)
 Definition half d (a : bool) := if a then / 2 + d else / 2 - d.
 Definition radius d := kl (half 0) (half d).
-Definition exact (promise : R -> R) e v :=
+Definition exact_step (promise : R -> R) e v :=
   radius v <= radius e /\ forall d, - / 2 < d < / 2 -> radius d <= radius e -> promise d <= promise v.
 
 Lemma radiusE d : - / 2 < d < / 2 -> radius d = / 2 * ln (/ 4) - / 2 * ln (/ 4 - d ^ 2).
@@ -387,12 +387,12 @@ by split; nra.
 Qed.
 Lemma radius_opp e : 0 <= e < / 2 -> radius (- e) = radius e.
 Proof. by move=> h; rewrite !radiusE; try lra; congr (_ - _ * ln (_ - _)); ring. Qed.
-Lemma exact_up f c e : 0 <= e < / 2 -> (forall d, f d = d * c) -> 0 <= c -> exact f e e.
+Lemma exact_up f c e : 0 <= e < / 2 -> (forall d, f d = d * c) -> 0 <= c -> exact_step f e e.
 Proof.
 move=> he E c0; split=> [|d hd r]; first lra.
 by rewrite !E; have := radius_le hd he r => h; apply: Rmult_le_compat_r; lra.
 Qed.
-Lemma exact_down f c e : 0 <= e < / 2 -> (forall d, f d = d * c) -> c <= 0 -> exact f e (- e).
+Lemma exact_down f c e : 0 <= e < / 2 -> (forall d, f d = d * c) -> c <= 0 -> exact_step f e (- e).
 Proof.
 move=> he E c0; split=> [|d hd r]; first by rewrite radius_opp //; lra.
 by rewrite !E; have := radius_le hd he r => h; have := Rmult_le_compat_l (- c) (- e) d ltac:(lra) ltac:(lra); lra.
@@ -401,7 +401,7 @@ Qed.
 (* U4 (e): one agent, one row for two contexts, exact current advantages on a stale occupancy. It is promised 2 eta eps and loses
    2 eta eps; its step is the exact one, at every radius. (U2 (b) is false here: the rows are tied.) *)
 Theorem U4_loses eta eps : 0 < eta < / 2 -> 0 < eps < / 2 ->
-  exact (promised_stale 0 0 eta (- eta)) eps eps /\
+  exact_step (promised_stale 0 0 eta (- eta)) eps eps /\
   promised_stale 0 0 eta (- eta) eps = 2 * eta * eps /\ J 0 0 (- eta) eps - J 0 0 (- eta) 0 = - (2 * eta * eps).
 Proof.
 move=> h1 h2; split; first by apply: (exact_up (c := 2 * eta)) => [|d|]; rewrite ?staleE; lra.
@@ -416,10 +416,10 @@ Proof. by move=> eta eps; have [|| _ [-> ->]] := @U4_loses eta eps; rewrite /eta
    step on new rollouts brings, and what it costs on old ones. *)
 Definition D tilt eps := 2 * eps - tilt * (/ 2 + eps).
 Definition exact_steps lead tilt eps :=
-  exact (promised_first lead tilt) eps (- eps) /\                        (* the first agent *)
-  exact (promised_stale lead tilt (- eps) (- eps)) eps (- eps) /\         (* the second, fresh rollouts *)
-  exact (promised_stale lead tilt 0 (- eps)) eps eps /\                   (* stale occupancy *)
-  exact (promised_cached lead tilt 0 (- eps)) eps eps.                    (* cached *)
+  exact_step (promised_first lead tilt) eps (- eps) /\                        (* the first agent *)
+  exact_step (promised_stale lead tilt (- eps) (- eps)) eps (- eps) /\         (* the second, fresh rollouts *)
+  exact_step (promised_stale lead tilt 0 (- eps)) eps eps /\                   (* stale occupancy *)
+  exact_step (promised_cached lead tilt 0 (- eps)) eps eps.                    (* cached *)
 Section Stage.
 Variables lead tilt eps : R.
 Hypotheses (l0 : 0 < lead) (t0 : 0 < tilt) (e0 : 0 < eps < / 2).
