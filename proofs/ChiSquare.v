@@ -1,14 +1,15 @@
 (* S10: a chi-square budget for every path. The error of the surrogate is at most sd(return) * sqrt(e^X - 1 - X).
 
-   The proof is one induction over the steps that are left, without a space of paths and without a martingale. It carries the ratios
-   l and m that two updates have collected so far, the budgets a and b that they may still spend, and says: for EVERY real number k
+   The proof is one induction over the steps that are left, without a space of paths and without a martingale. It carries the
+   ratios l and m that two updates have collected so far, the budgets a and b that they may still spend, and says: for EVERY real
+   number k
 
      2 k (m (V'' - V) - l (V' - V) - L) <= k^2 noise + F(l, m, a, b)
 
-   where V, V', V'' are the values of three policies, L what the second update was credited with, noise the part of the variance of
-   the return that is due to actions. A step is 2xy <= x^2 + y^2 and one inequality between polynomials in l, m (F is a
-   supersolution). In the end the discriminant in k is Cauchy-Schwarz, both signs at once. Fresh, reused and cached gaps, single or
-   summed up, in turn-taking and product teams, are instances that differ in the ratios and in the credit. *)
+   where V, V', V'' are the values of three policies, L what the second update was credited with, noise the part of the variance
+   of the return that is due to actions. A step is 2xy <= x^2 + y^2 and one inequality between polynomials in l, m (F is a
+   supersolution). In the end the discriminant in k is Cauchy-Schwarz, both signs at once. Fresh, reused and cached gaps, single
+   or summed up, in turn-taking and product teams, are instances that differ in the ratios and in the credit. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 Require QArith Qreals.
@@ -92,7 +93,8 @@ Proof. by elim: t s => [//|t ih] s [c n] [d m]; split=> // a b pa eb; apply: ih;
 
 Lemma budget_next p f t s x a b : budget p f t.+1 s x -> 0 < p s a -> 0 < e s a b -> budget p f t (next s a b) (x - f s).
 Proof.
-move=> h pa eb w lw; have := h ((a, b), w) => /=; suff l0 : 0 < p s a * e s a b * law e next p (next s a b) w by move=> /(_ l0); lra.
+move=> h pa eb w lw; have := h ((a, b), w) => /=.
+suff l0 : 0 < p s a * e s a b * law e next p (next s a b) w by move=> /(_ l0); lra.
 by apply: Rmult_lt_0_compat lw; apply: Rmult_lt_0_compat.
 Qed.
 Lemma budget_ge0 p f t s x : policy p -> everywhere p (fun y => 0 <= f y) t s -> budget p f t s x -> 0 <= x.
@@ -162,7 +164,8 @@ Proof.
 move=> hp; elim: t s => [|t ih] s.
   by rewrite /noise /=; apply: sum_ge0 => w; apply: Rmult_le_pos (pow2_ge_0 _); rewrite /=; lra.
 rewrite variance_next // /noise [path_sum _ _ _ _]/=.
-rewrite (_ : (if turn s then _ else 0) + _ = \sum_(a : A) (p s a * ((if turn s then Adv p t s a ^ 2 else 0) + after s a (noise p turn t)))).
+rewrite (_ : (if turn s then _ else 0) + _
+  = \sum_(a : A) (p s a * ((if turn s then Adv p t s a ^ 2 else 0) + after s a (noise p turn t)))).
   apply: sum_le => a; apply: Rmult_le_compat_l; first exact: (proj1 (hp s)).
   rewrite (sumE (F := fun b => e s a b * _) (G := fun b => e s a b * (r s a b + V p t (next s a b) - V p t.+1 s) ^ 2
     + e s a b * variance p t (next s a b))) => [|b]; last lra.
@@ -217,7 +220,8 @@ have next_le i : 0 < p s i -> 2 * k * after s i (rest i)
   have h : after s i (fun x => 2 * k * rest i x + 0 * rest i x + 0 * rest i x + 0)
       <= after s i (fun x => k ^ 2 * noise p turn t x + 0 * rest i x + 0 * rest i x + f).
     apply: after_mono => j ej.
-    by have := ih _ _ _ (l * y s i) (m * z s i) (en i j pi ej) (budget_next ba pi ej) (budget_next bb pi ej); rewrite /rest /f; lra.
+    have := ih _ _ _ (l * y s i) (m * z s i) (en i j pi ej) (budget_next ba pi ej) (budget_next bb pi ej).
+    by rewrite /rest /f; lra.
   by move: h; rewrite !after_lin; lra.
 (* what one step adds *)
 pose own i := 2 * k * (incr l m s i * Adv p t s i).
@@ -251,7 +255,8 @@ rewrite one; apply: Rle_trans (_ : \sum_(i : A) (p s i * own i + p s i * (k ^ 2 
   case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) i)) => [pi|<-]; last lra.
   by have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ pi) (next_le i pi); lra.
 have := step l m a b ca cb.
-rewrite (sumE (G := fun i => p s i * incr l m s i ^ 2 + p s i * F (l * y s i) (m * z s i) (a - alpha s) (b - beta s))) => [|i]; last lra.
+rewrite (sumE (G := fun i => p s i * incr l m s i ^ 2 + p s i * F (l * y s i) (m * z s i) (a - alpha s) (b - beta s)))
+  => [|i]; last lra.
 rewrite sumD => st.
 rewrite (sumE (G := fun i => p s i * own i + (k ^ 2 * (p s i * after s i (noise p turn t))
   + p s i * F (l * y s i) (m * z s i) (a - alpha s) (b - beta s)))) => [|i]; last lra.
@@ -321,7 +326,7 @@ have d2 : exp a - M * E1 <= exp (a + b) - N * E2.
 have := Rmult_le_compat_l _ _ _ (pow2_ge_0 m) d2; rewrite /F; lra.
 Qed.
 
-(* the same for a product team's own chi-squares: d is what the agents spend, their joint chi-square C may be as large as e^d - 1 *)
+(* the same for a product team's own chi-squares: d is what the agents spend, the joint chi-square C may be as large as e^d - 1 *)
 Definition W (l m a b : R) := m ^ 2 * (b * exp b) - 2 * m * (exp b - 1) + (exp b - 1).
 Lemma W_ge0 l m a b : 0 <= a -> 0 <= b -> 0 <= W l m a b.
 Proof.
@@ -358,8 +363,8 @@ have := Rmult_le_pos _ _ (pow2_ge_0 m) f1; have := Rmult_le_pos _ _ e1 (pow2_ge_
 by rewrite /W Eb; lra.
 Qed.
 
-(* a step from q1 to q2, credited on rollouts of p: orthogonal to what was done before. Turn-taking: one of q1 = p, q2 = q1 holds at
-   every state. Product team: the updated agent's action is independent of the others'. *)
+(* a step from q1 to q2, credited on rollouts of p: orthogonal to what was done before. Turn-taking: one of q1 = p, q2 = q1 holds
+   at every state. Product team: the updated agent's action is independent of the others'. *)
 Definition orthogonal (p q1 q2 : A -> R) := \sum_(i : A) (q1 i * (q2 i - q1 i) / p i) = 0.
 Definition step2 (p q1 q2 : A -> R) := \sum_(i : A) ((q2 i - q1 i) ^ 2 / p i).
 Lemma orthogonal_moments p q1 q2 : dist p -> dist q1 -> dist q2 -> dominated p q1 -> dominated p q2 -> orthogonal p q1 q2 ->
@@ -382,7 +387,8 @@ split=> //.
 - by rewrite -[RHS]q11; apply: sp => i pi; [field; lra | rewrite pi d1 //; ring].
 - by rewrite -[RHS]q21; apply: sp => i pi; [field; lra | rewrite pi d2 //; ring].
 - rewrite (sp _ (fun i => q2 i - q1 i)) ?sumB ?q21 ?q11 => [|i pi|i pi]; [lra | field; lra | rewrite pi d1 // d2 //; ring].
-- rewrite (sumE (G := fun i => p i * (q1 i / p i * (q1 i / p i)) + p i * ((q2 i - q1 i) / p i * (q1 i / p i)))) ?sumD ?yy ?cy => [|i]; first lra.
+- rewrite (sumE (G := fun i => p i * (q1 i / p i * (q1 i / p i)) + p i * ((q2 i - q1 i) / p i * (q1 i / p i))))
+    ?sumD ?yy ?cy => [|i]; first lra.
   by rewrite /Rdiv; ring.
 - rewrite (sumE (G := fun i => p i * (q1 i / p i * (q1 i / p i)) + 2 * (p i * ((q2 i - q1 i) / p i * (q1 i / p i)))
     + p i * ((q2 i - q1 i) / p i * ((q2 i - q1 i) / p i)))) ?sumD ?sumZ ?yy ?cy ?cc => [|i]; first lra.
@@ -514,8 +520,8 @@ apply: budget0 => x; rewrite /chi sum0 // => a.
 by rewrite Rminus_eq_0 /Rdiv; ring.
 Qed.
 
-(* S10. |J(q) - J(p) - L_p(q)| <= sd_p(R) * sqrt(e^X - 1 - X), if the chi-square of the steps adds up to at most X on every path of
-   p of positive probability, and q plays nothing at visited states that p never plays there *)
+(* S10. |J(q) - J(p) - L_p(q)| <= sd_p(R) * sqrt(e^X - 1 - X), if the chi-square of the steps adds up to at most X on every path
+   of p of positive probability, and q plays nothing at visited states that p never plays there *)
 Theorem S10 p q t s X : policy p -> policy q -> everywhere p (fun x => dominated (p x) (q x)) t s ->
   budget p (fun x => chi (p x) (q x)) t s X ->
   Rabs (V q t s - V p t s - L p q t s) <= sqrt (variance p t s) * sqrt (exp X - 1 - X).
@@ -528,7 +534,8 @@ Qed.
 
 (* S10 with a budget beta of which the joint chi-square may be as large as e^beta - 1 *)
 Theorem S10_loose p q beta t s X : policy p -> policy q ->
-  everywhere p (fun x => dominated (p x) (q x) /\ 0 <= beta x /\ chi (p x) (q x) <= exp (beta x) - 1) t s -> budget p beta t s X ->
+  everywhere p (fun x => dominated (p x) (q x) /\ 0 <= beta x /\ chi (p x) (q x) <= exp (beta x) - 1) t s ->
+  budget p beta t s X ->
   Rabs (V q t s - V p t s - L p q t s) <= sqrt (variance p t s) * sqrt ((X - 1) * exp X + 1).
 Proof.
 move=> hp hq ev bx.
@@ -539,10 +546,12 @@ rewrite -(L_between_L q t s hp) (L_between_credit hp hp hq one).
 apply: Rle_trans (_ : sqrt (noise p (fun _ => true) t s) * sqrt ((X - 1) * exp X + 1) <= _); last first.
   by apply: Rmult_le_compat_r; [exact: sqrt_pos | apply: sqrt_le_1_alt; exact: noise_le_variance].
 apply: discriminant; first exact: noise_ge0.
-move=> k; suff fw : everywhere p (fair p p q (ratio p p) (ratio p q) (fun x a => (q x a - p x a) / p x a) (fun _ => 0) beta W (fun _ => true)) t s.
+move=> k; suff fw : everywhere p (fair p p q (ratio p p) (ratio p q) (fun x a => (q x a - p x a) / p x a)
+    (fun _ => 0) beta W (fun _ => true)) t s.
   have z : budget p (fun _ => 0) t s 0 by apply: budget0.
   by have := @induction _ _ _ e next r e_dist _ _ _ _ _ _ _ _ _ _ hp W_ge0 t s 0 X k 1 1 fw z bx; rewrite /W; lra.
-apply: everywhere_imp ev => x [d [b0 hC]]; have [_ [_ [o _]]] := own_ok (turn := fun _ => true) (hp x) (hq x) (conj d (fun h => False_ind _ (notF (esym h)))).
+apply: everywhere_imp ev => x [d [b0 hC]].
+have [_ [_ [o _]]] : visited_ok p p q (fun _ => true) x by apply: own_ok.
 have := orthogonal_moments (hp x) (hp x) (hq x) (fun _ h => h) d o; rewrite same Rplus_0_r => mo.
 have back f : dominated (p x) (f x) -> forall i, f x i = p x i * ratio p f x i.
   move=> df i; rewrite /ratio; case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) i)) => [pi|/esym pi]; first by field; lra.
@@ -569,21 +578,33 @@ rewrite [X in _ <= X](sumE (G := fun w : path A B t => law e next p s w * (ret n
 by rewrite !sumD !sumZ sumB sumZ l1 -vl; have := pow2_ge_0 (V p t s - J); rewrite /variance; lra.
 Qed.
 
+(* S10 over a start distribution, with less than the variance: within the episodes of one start (the spread of the values of the
+   starts does not count), and of the updated turns only *)
+Theorem S10_J_turns p q turn t X : policy p -> policy q ->
+  (forall i, 0 < rho i -> everywhere p (fun x => dominated (p x) (q x) /\
+    (turn x = false -> forall a, q x a = p x a)) t (start i)) ->
+  (forall i, 0 < rho i -> budget p (fun x => chi (p x) (q x)) t (start i) X) ->
+  Rabs (from (V q t) - from (V p t) - from (L p q t)) <= sqrt (from (noise p turn t)) * sqrt (exp X - 1 - X).
+Proof.
+move=> hp hq ev bx; have G0 : 0 <= exp X - 1 - X by have := exp_ineq1_le X; lra.
+have v0 s : 0 <= noise p turn t s := noise_ge0 next r e_dist turn t s hp.
+apply: discriminant => [|k]; first by apply: sum_ge0 => i; apply: Rmult_le_pos (proj1 rho_dist i) (v0 _).
+rewrite /from_rho -!sumB -!sumZ -[X in _ + X](sum_const _ (proj2 rho_dist)) -sumD; apply: sum_le => i; set s := start i.
+case: (Rle_lt_or_eq_dec _ _ (proj1 rho_dist i)) => [ri|<-]; last lra.
+have := form_of_bound k (v0 s) G0 (S10_turns hp hq (ev i ri) (bx i ri)) => h.
+by have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ ri) h; rewrite -/s; lra.
+Qed.
+(* S10: |J(q) - J(p) - L_p(q)| <= sd_p(R) * sqrt(e^X - 1 - X), the variance that of the whole episode *)
 Theorem S10_J p q t X : policy p -> policy q ->
   (forall i, 0 < rho i -> everywhere p (fun x => dominated (p x) (q x)) t (start i)) ->
   (forall i, 0 < rho i -> budget p (fun x => chi (p x) (q x)) t (start i) X) ->
   Rabs (from (V q t) - from (V p t) - from (L p q t)) <= sqrt (variance_J p t) * sqrt (exp X - 1 - X).
 Proof.
-move=> hp hq ev bx; have G0 : 0 <= exp X - 1 - X by have := exp_ineq1_le X; lra.
-have v0 s : 0 <= variance p t s.
-  by apply: sum_ge0 => w; apply: Rmult_le_pos (pow2_ge_0 _); exact: (proj1 (law_dist next e_dist t s hp)).
-have f0 : 0 <= from (variance p t) by apply: sum_ge0 => i; apply: Rmult_le_pos (proj1 rho_dist i) (v0 _).
-apply: Rle_trans (_ : sqrt (from (variance p t)) * sqrt (exp X - 1 - X) <= _); last first.
-  by apply: Rmult_le_compat_r; [exact: sqrt_pos | apply: sqrt_le_1_alt; exact: variance_J_ge].
-apply: discriminant => // k.
-rewrite /from_rho -!sumB -!sumZ -[X in _ + X](sum_const _ (proj2 rho_dist)) -sumD; apply: sum_le => i; set s := start i.
-case: (Rle_lt_or_eq_dec _ _ (proj1 rho_dist i)) => [ri|<-]; last lra.
-have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ ri) (form_of_bound k (v0 s) G0 (S10 hp hq (ev i ri) (bx i ri))); rewrite -/s; lra.
+move=> hp hq ev bx; apply: Rle_trans (S10_J_turns (turn := fun _ => true) hp hq _ bx) _.
+  by move=> i ri; apply: everywhere_imp (ev i ri) => x d; split.
+apply: Rmult_le_compat_r; first exact: sqrt_pos.
+apply: sqrt_le_1_alt; apply: Rle_trans (variance_J_ge t hp); apply: sum_le => i.
+by apply: Rmult_le_compat_l (proj1 rho_dist i) _; exact: noise_le_variance.
 Qed.
 End Start.
 
@@ -595,7 +616,8 @@ Notation cached_gap t s i := (V (team i.+1) t s - V (team i) t s - L_cached e ne
 
 (* S10 (a): fresh, rollouts of team i; only the turns of the updated agent count *)
 Theorem S10_fresh i turn t s X :
-  everywhere (team i) (fun x => dominated (team i x) (team i.+1 x) /\ (turn x = false -> forall a, team i.+1 x a = team i x a)) t s ->
+  everywhere (team i) (fun x => dominated (team i x) (team i.+1 x) /\
+    (turn x = false -> forall a, team i.+1 x a = team i x a)) t s ->
   budget (team i) (fun x => chi (team i x) (team i.+1 x)) t s X ->
   Rabs (V (team i.+1) t s - V (team i) t s - L (team i) (team i.+1) t s)
     <= sqrt (noise (team i) turn t s) * sqrt (exp X - 1 - X).
@@ -606,6 +628,11 @@ Theorem S10_cached n t s X : everywhere (team O) (fun x => dominated (team O x) 
   budget (team O) (fun x => chi (team O x) (team n x)) t s X ->
   Rabs (\big[Rplus/0]_(i < n) cached_gap t s i) <= sqrt (variance (team O) t s) * sqrt (exp X - 1 - X).
 Proof. by move=> ev bx; rewrite L_cached_telescope //; apply: S10. Qed.
+
+(* turn-taking: the joint chi-square is the sum of the agents', that of the one who acts *)
+Lemma chi_turns (I : finType) (j : S -> I) n x :
+  chi (team O x) (team n x) = \sum_(k : I) (if j x == k then chi (team O x) (team n x) else 0).
+Proof. by rewrite -big_mkcond (big_pred1 (j x)) // => k /=; rewrite eq_sym. Qed.
 
 (* S10 (d), cached: one update of a stage; what the updates before it spend is chi-square(team 0, team i), what it spends itself
    sum (team (i+1) - team i)^2 / team 0: two budgets, each the most over all paths *)
@@ -654,7 +681,8 @@ rewrite (sumE (G := fun f : {ffun I -> M} => \big[Rmult/1]_(k : I) (p k (f k) * 
   by rewrite -(bigA_distr_bigA (fun k m => p k m * h k m)).
 by rewrite big_split.
 Qed.
-Lemma mean_off h k : \sum_(m : M) (p k m * h k m) = 0 -> \sum_(f : {ffun I -> M}) (joint p f * \big[Rmult/1]_(l : I) h l (f l)) = 0.
+Lemma mean_off h k : \sum_(m : M) (p k m * h k m) = 0 ->
+  \sum_(f : {ffun I -> M}) (joint p f * \big[Rmult/1]_(l : I) h l (f l)) = 0.
 Proof. by move=> z; rewrite mean_prod (bigD1 k) //= z Rmult_0_l. Qed.
 Lemma mean_one h k : (forall l, l != k -> \sum_(m : M) (p l m * h l m) = 1) ->
   \sum_(f : {ffun I -> M}) (joint p f * \big[Rmult/1]_(l : I) h l (f l)) = \sum_(m : M) (p k m * h k m).
@@ -743,7 +771,8 @@ Qed.
 Lemma gain_gain j l : \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * gain_of l f)) = if l == j then spend j else 0.
 Proof.
 have -> : \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * gain_of l f))
-  = \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * ratio_of (pred1 l) f)) - \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * ratio_of pred0 f)).
+  = \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * ratio_of (pred1 l) f))
+    - \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * ratio_of pred0 f)).
   by rewrite -sumB; apply: sumE => f; rewrite ratio_one ratio_none /gain_of; ring.
 by rewrite !gain_ratio /= eq_sym; case: eqP => _; lra.
 Qed.
@@ -858,8 +887,8 @@ apply: Rmult_le_compat_r; first exact: sqrt_pos.
 by apply: sqrt_le_1_alt; apply: noise_le_variance => //; exact: team_dist.
 Qed.
 
-(* S10 (b): the signed reused sum of a stage of a product team. J(all updated) - J(none) - sum_j L_j^reused (the stage sum telescopes to
-   it in every order), with X of the sum of the agents' own chi-squares along one and the same path *)
+(* S10 (b): the signed reused sum of a stage of a product team. J(all updated) - J(none) - sum_j L_j^reused (the stage sum
+   telescopes to it in every order), with X of the sum of the agents' own chi-squares along one and the same path *)
 Theorem S10_reused t s X : everywhere e next pi0 opens_nothing t s ->
   budget e next pi0 (fun x => \sum_(k : I) own_chi k x) t s X ->
   Rabs (V (team_of predT) t s - V pi0 t s - \sum_(j : I) reused j t s)
@@ -900,7 +929,8 @@ Theorem S10_cached_product (D : pred I) j a b t s : ~~ D j -> everywhere e next 
   Rabs (V (team_of (predU1 j D)) t s - V (team_of D) t s - L_between e next r pi0 (team_of D) (team_of (predU1 j D)) t s)
     <= sqrt (variance e next r pi0 t s) * sqrt (G (a + b) - G a).
 Proof.
-move=> dj ev ba bb; apply: Rle_trans (S10_between (turn := fun _ => true) r e_dist (team_dist _) (team_dist _) (team_dist _) _ ba bb) _.
+move=> dj ev ba bb.
+apply: Rle_trans (S10_between (turn := fun _ => true) r e_dist (team_dist _) (team_dist _) (team_dist _) _ ba bb) _.
   apply: everywhere_imp ev => x d; split; first exact: team_dominated.
   by split; [exact: team_dominated | split=> //; exact: (orthogonal_product (hc x) (hn x) d)].
 apply: Rmult_le_compat_r; first exact: sqrt_pos.
@@ -969,7 +999,8 @@ Lemma mart_mean x a : \sum_(b : B) (e x a b * mart x a b) = (l x - 1) * u x a.
 Proof. by rewrite /mart sum_const // (proj2 (e_dist x a)). Qed.
 Lemma mart_V t s : V p t s = 0.
 Proof.
-elim: t s => [//|t ih] s; rewrite /= (sumE (G := fun a => (l s - 1) * (p s a * u s a))) => [|a]; first by rewrite sumZ mart_u; lra.
+elim: t s => [//|t ih] s; rewrite /= (sumE (G := fun a => (l s - 1) * (p s a * u s a))) => [|a].
+  by rewrite sumZ mart_u; lra.
 rewrite (sumE (G := fun b => e s a b * mart s a b)) => [|b]; last by rewrite ih; lra.
 by rewrite mart_mean; ring.
 Qed.
@@ -996,17 +1027,19 @@ have Lq : L e next mart p q t.+1 s = (l s - 1) * chi (p s) (q s) + \sum_(a : A) 
 have nx : \sum_(a : A) (p s a * after e next s a (spread t))
     = l s * (\sum_(a : A) (q s a * after e next s a (V q t))) - \sum_(a : A) (p s a * after e next s a (L e next mart p q t)).
   rewrite -sumZ -sumB; apply: sumE => a.
-  have -> : after e next s a (spread t) = l s * (q s a / p s a) * after e next s a (V q t) - after e next s a (L e next mart p q t).
+  have -> : after e next s a (spread t)
+      = l s * (q s a / p s a) * after e next s a (V q t) - after e next s a (L e next mart p q t).
     by rewrite /after -sumZ -sumB; apply: sumE => b; rewrite -ih hl; ring.
   by rewrite -{2}(mart_back s a); ring.
 by rewrite Vq Lq qz /spread [path_sum _ _ _ _ t.+1 s]/= -/spread nx; ring.
 Qed.
 End Martingale.
 
-(* Two agents. Agent 0 stops with probability 1/33 at each of 30 steps and is updated never to stop; then, or where it has stopped, both
-   agents spend what is left of a budget of 1 in one step. *)
+(* Two agents. Agent 0 stops with probability 1/33 at each of 30 steps and is updated never to stop; then, or where it has
+   stopped, both agents spend what is left of a budget of 1 in one step. *)
 Module Spent.
-Inductive kind := Go of nat | Shot of nat | Done.   (* n + 1 more chances to stop; the last step, each agent spends m/64; the end *)
+(* n + 1 more chances to stop; the last step, in which each agent spends m/64; the end *)
+Inductive kind := Go of nat | Shot of nat | Done.
 Notation state := (kind * R)%type.                  (* with the ratio so far *)
 Definition low m := INR (minn m 64) / 64.
 Definition row_cur (x : state) (i m : bool) : R := match x.1 with
@@ -1029,14 +1062,16 @@ Proof. by rewrite (bigD1 true) //= (bigD1 false) //= big_pred0 ?Rplus_0_r // => 
 Lemma prod_bool (F : bool -> R) : \big[Rmult/1]_(b : bool) F b = F true * F false.
 Proof. by rewrite (bigD1 true) //= (bigD1 false) //= big_pred0 ?Rmult_1_r // => -[]. Qed.
 Definition two (a b : bool) : A := [ffun i => if i then a else b].
-Lemma sum_two (F : A -> R) : \sum_(f : A) F f = F (two true true) + F (two true false) + (F (two false true) + F (two false false)).
+Lemma sum_two (F : A -> R) :
+  \sum_(f : A) F f = F (two true true) + F (two true false) + (F (two false true) + F (two false false)).
 Proof.
 rewrite (reindex (fun w : bool * bool => two w.1 w.2)) /=; last first.
   exists (fun f => (f true, f false)) => [[a b] _|f _]; first by rewrite !ffunE.
   by apply/ffunP => -[]; rewrite ffunE.
 by rewrite -(pair_bigA _ (fun a b => F (two a b))) /= !sum_bool.
 Qed.
-Lemma team_two D x a b : team D x (two a b) = rows_of (row_cur x) (row_new x) D true a * rows_of (row_cur x) (row_new x) D false b.
+Lemma team_two D x a b :
+  team D x (two a b) = rows_of (row_cur x) (row_new x) D true a * rows_of (row_cur x) (row_new x) D false b.
 Proof. by rewrite /team_of /joint prod_bool !ffunE. Qed.
 
 Lemma low01 m : 0 <= low m <= 1.
@@ -1067,7 +1102,8 @@ case: m => z; last by lra.
 by have [|] := Rmult_integral _ _ z; [move=> -> | ]; lra.
 Qed.
 (* what the agents spend *)
-Lemma sp_spend x i : spend (row_cur x) (row_new x) i = match x.1 with Go _ => if i then / 32 else 0 | Shot k => low k | Done => 0 end.
+Lemma sp_spend x i : spend (row_cur x) (row_new x) i =
+  match x.1 with Go _ => if i then / 32 else 0 | Shot k => low k | Done => 0 end.
 Proof.
 have z y : (y - y) ^ 2 / y = 0 by rewrite Rminus_eq_0 /Rdiv; ring.
 rewrite /spend /chi sum_bool /row_cur /row_new; case: x.1 => [n|k|].
@@ -1083,7 +1119,8 @@ Lemma left_over_ge0 k : 0 <= left_over k.
 Proof. by case: k => [n|m|] /=; [have := pos_INR n | have := low01 m |]; lra. Qed.
 Lemma shot_le m : 2 * low m <= INR m / 32.
 Proof. by have : INR (minn m 64) <= INR m by [apply/le_INR/leP; exact: geq_minl]; rewrite /low; lra. Qed.
-Lemma sp_budget t x : budget sp_e sp_next (team pred0) (fun y => \sum_(k : bool) spend (row_cur y) (row_new y) k) t x (left_over x.1).
+Lemma sp_budget t x :
+  budget sp_e sp_next (team pred0) (fun y => \sum_(k : bool) spend (row_cur y) (row_new y) k) t x (left_over x.1).
 Proof.
 move=> w _; elim: t x w => [|t ih] x w; first exact: left_over_ge0.
 have := ih (sp_next x w.1.1 w.1.2) w.2; rewrite /= sum_bool !sp_spend.
@@ -1114,7 +1151,8 @@ by rewrite ih; lra.
 Qed.
 Lemma spread_shot t m l : spread t.+1 (Shot m, l) = (l - 1) ^ 2 * shot m.
 Proof. by rewrite spread_next sp_chi sum0 => [|f] /=; rewrite ?spread_done; lra. Qed.
-Lemma spread_go t n l : spread t.+1 (Go n, l) = (l - 1) ^ 2 * / 32 + / 33 * spread t (Shot n.+2, 0) + 32 / 33 * spread t (go_on n, l * (33 / 32)).
+Lemma spread_go t n l : spread t.+1 (Go n, l)
+  = (l - 1) ^ 2 * / 32 + / 33 * spread t (Shot n.+2, 0) + 32 / 33 * spread t (go_on n, l * (33 / 32)).
 Proof.
 have P a b : team pred0 (Go n, l) (two a b) = (if a then / 33 else 32 / 33) * (if b then 0 else 1) by rewrite team_two.
 have N a b : team predT (Go n, l) (two a b) = (if a then 0 else 1) * (if b then 0 else 1) by rewrite team_two.
@@ -1192,7 +1230,8 @@ have := sq _ _ (273182 / 100000) e6 ltac:(lra); set x := _ + _; have -> : x = 1 
 by lra.
 Qed.
 
-(* S10 (c) is false in a product team with the sum of the agents' own chi-squares in place of the joint one: two agents, 31 steps, X = 1 *)
+(* S10 (c) is false in a product team with the sum of the agents' own chi-squares in place of the joint one: two agents, 31
+   steps, X = 1 *)
 Theorem S10_own_sum_fails : exists x : state, (forall y i, dist (row_cur y i) /\ dist (row_new y i)) /\
   (forall y, opens_nothing row_cur row_new y) /\
   budget sp_e sp_next (team pred0) (fun y => \sum_(k : bool) spend (row_cur y) (row_new y) k) 31 x 1 /\

@@ -1,6 +1,6 @@
-(* U2 (b), (c) and U4: current advantages never lose where every context has a row of its own, or where the contexts of a row agree; a
-   tied row can be promised a gain, exactly, and lose it; fresh rollouts can win by any factor; the pooled closed-form step never
-   loses. *)
+(* U2 (b), (c) and U4: current advantages never lose where every context has a row of its own, or where the contexts of a row
+   agree; a tied row can be promised a gain, exactly, and lose it; fresh rollouts can win by any factor; the pooled closed-form
+   step never loses. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic Discounted.
@@ -30,7 +30,8 @@ Proof. by move=> hq h; have := T0 e next r p t s hq; have := path_sum_ge0 t s hq
 
 (* U2 (c): one batch, turn-taking. Update k makes the rows of its own states what they are at the end; each with a gain under the
    advantages of the START that is not negative *)
-Theorem U2_one_batch (I : finType) (j : S -> I) (team : nat -> S -> A -> R) (at_ : I -> nat) n t s : (forall i, policy (team i)) ->
+Theorem U2_one_batch (I : finType) (j : S -> I) (team : nat -> S -> A -> R) (at_ : I -> nat) n t s :
+  (forall i, policy (team i)) ->
   (forall x a, team n x a = team (at_ (j x)).+1 x a) ->
   (forall u x, 0 <= \sum_(a : A) (team (at_ (j x)).+1 x a * Adv (team O) u x a)) ->
   V (team O) t s <= V (team n) t s.
@@ -50,7 +51,8 @@ have E : \sum_(a : A) \sum_(b : A) (p a * p b * ((f a - f b) * (F a - F b))) = 2
   rewrite (sumE (F := fun a => \sum_(b : A) (p a * p b * ((f a - f b) * (F a - F b))))
     (G := fun a => p a * (f a * F a) + p a * mm - ((p a * f a) * mF + (p a * F a) * mf))) => [|a].
     by rewrite sumB !sumD !sumZr p1 -/mf -/mF -/mm; ring.
-  rewrite (sumE (G := fun b => (p a * (f a * F a)) * p b + p a * (p b * (f b * F b)) - ((p a * f a) * (p b * F b) + (p a * F a) * (p b * f b))))
+  rewrite (sumE (G := fun b => (p a * (f a * F a)) * p b + p a * (p b * (f b * F b))
+    - ((p a * f a) * (p b * F b) + (p a * F a) * (p b * f b))))
     => [|b]; last ring.
   by rewrite sumB !sumD !sumZ p1 /mf /mF /mm; ring.
 suff : 0 <= \sum_(a : A) \sum_(b : A) (p a * p b * ((f a - f b) * (F a - F b))) by rewrite E; lra.
@@ -60,9 +62,23 @@ case: (Rle_lt_or_eq_dec _ _ (p0 b)) => [pb|<-]; last lra.
 by apply: Rmult_le_pos (h a b pa pb); apply: Rmult_le_pos; lra.
 Qed.
 
-(* One row for all contexts with the same observation. Two contexts agree if their advantages order the actions alike. What the step
-   was given, alpha, is any pooling that respects an order on which all contexts of the row agree (pooled_order: sums with weights
-   of any occupancy); the step is one for which the ratio q/p is a nondecreasing function of it. *)
+(* a row whose ratio does not fall where the advantage rises *)
+Lemma agree_row (p q F : A -> R) : dist p -> (forall a, p a = 0 -> q a = 0) -> \sum_(a : A) (p a * F a) = 0 ->
+  (forall a b, 0 < p a -> 0 < p b -> F b < F a -> q b / p b <= q a / p a) -> 0 <= \sum_(a : A) (q a * F a).
+Proof.
+move=> hp st z up; have := @chebyshev p (fun a => q a / p a) F hp; rewrite z Rmult_0_r.
+rewrite (sumE (F := fun a => p a * _) (G := fun a => q a * F a)) => [|a].
+  apply=> a b pa pb; case: (Rtotal_order (F a) (F b)) => [lt|[->|lt]]; last 2 first.
+  - by lra.
+  - by have := up _ _ pa pb lt => h; apply: Rmult_le_pos; lra.
+  by have := up _ _ pb pa lt => h; rewrite -[_ * _](Rmult_opp_opp); apply: Rmult_le_pos; lra.
+case: (Rle_lt_or_eq_dec _ _ (proj1 hp a)) => [pa|/esym pa]; first by field; lra.
+by rewrite st // pa; lra.
+Qed.
+
+(* One row for all contexts with the same observation. Two contexts agree if their advantages order the actions alike. What the
+   step was given, alpha, is any pooling that respects an order on which all contexts of the row agree (pooled_order: sums with
+   weights of any occupancy); the step is one for which the ratio q/p is a nondecreasing function of it. *)
 Section Agree.
 Variables (O : Type) (obs : S -> O) (mine : S -> bool) (p q : S -> A -> R) (alpha : O -> A -> R).
 Hypotheses (hp : policy p) (hq : policy q).
@@ -82,19 +98,9 @@ Lemma U4_gain u x : 0 <= gain p q u x.
 Proof.
 rewrite /Episodic.gain; case mx : (mine x); last first.
   by rewrite (sumE (G := fun a => p x a * Adv p u x a)) ?mean_adv => [|a]; rewrite ?others //; lra.
-have back a : p x a * (q x a / p x a) = q x a.
-  case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|/esym pa]; first by field; lra.
-  by rewrite stays // pa; lra.
-have up a b : 0 < p x a -> 0 < p x b -> Adv p u x b < Adv p u x a -> q x b / p x b <= q x a / p x a.
-  move=> pa pb lt; apply: rising => //; apply: pooling => // u' x' mx' ox.
-  have h := agree u u' mx mx' (esym ox) pa pb.
-  by apply: Rnot_lt_le => lt'; have := Rmult_lt_0_compat (Adv p u x a - Adv p u x b) (Adv p u' x' b - Adv p u' x' a); lra.
-have := @chebyshev (p x) (fun a => q x a / p x a) (Adv p u x) (hp x).
-rewrite mean_adv Rmult_0_r (sumE (F := fun a => p x a * _) (G := fun a => q x a * Adv p u x a)) => [|a]; last by rewrite -Rmult_assoc back.
-apply=> a b pa pb; case: (Rtotal_order (Adv p u x a) (Adv p u x b)) => [lt|[->|lt]]; last 2 first.
-- by lra.
-- by have := up _ _ pa pb lt => h; apply: Rmult_le_pos; lra.
-have := up _ _ pb pa lt => h; rewrite -[_ * _](Rmult_opp_opp); apply: Rmult_le_pos; lra.
+apply: (agree_row (hp x) (stays mx) (mean_adv u x)) => a b pa pb lt.
+apply: rising => //; apply: pooling => // u' x' mx' ox; have h := agree u u' mx mx' (esym ox) pa pb.
+by apply: Rnot_lt_le => lt'; have := Rmult_lt_0_compat (Adv p u x a - Adv p u x b) (Adv p u' x' b - Adv p u' x' a); lra.
 Qed.
 
 (* U4 (c): contexts that agree never lose, on any occupancy, at any radius *)
@@ -103,7 +109,8 @@ Proof. by apply: U2 => // u x; exact: U4_gain. Qed.
 End Agree.
 
 (* sums over contexts with weights of any occupancy are a pooling *)
-Lemma pooled_order (X : finType) (w : X -> R) (F : X -> A -> R) a b : (forall x, 0 <= w x) -> (forall x, 0 < w x -> F x b <= F x a) ->
+Lemma pooled_order (X : finType) (w : X -> R) (F : X -> A -> R) a b :
+  (forall x, 0 <= w x) -> (forall x, 0 < w x -> F x b <= F x a) ->
   \sum_(x : X) (w x * F x b) <= \sum_(x : X) (w x * F x a).
 Proof. by move=> w0 h; apply: sum_pos_le. Qed.
 (* the steps of U1 and S9 (d) are rising in what they were given *)
@@ -169,17 +176,20 @@ Proof. by apply: sumE => o; rewrite /kl -sumZ; apply: sumE => a; rewrite -pooled
 Lemma pooled_ge0 : 0 <= pooled_score pooled.
 Proof.
 rewrite pooled_value; apply: sum_ge0 => o; apply: Rmult_le_pos (W_ge0 o) _.
-rewrite -(kterm_sum (pooled_dist o) (hP o)); apply: sum_ge0 => a; apply: kterm_ge0 => //; [exact: pooled_dist | exact: pooled_keeps].
+rewrite -(kterm_sum (pooled_dist o) (hP o)); apply: sum_ge0 => a.
+by apply: kterm_ge0 => //; [exact: pooled_dist | exact: pooled_keeps].
 Qed.
 (* Gibbs: no other tied rows have a greater score *)
-Lemma pooled_greatest (N : O -> A -> R) : (forall o, dist (N o)) -> (forall o, keeps (P o) (N o)) -> pooled_score N <= pooled_score pooled.
+Lemma pooled_greatest (N : O -> A -> R) : (forall o, dist (N o)) -> (forall o, keeps (P o) (N o)) ->
+  pooled_score N <= pooled_score pooled.
 Proof.
 move=> hN hk; apply: sum_le => o.
 have kN : keeps (pooled o) (N o) by move=> a /pooled_keeps /hk.
 have k0 : 0 <= W o * kl (pooled o) (N o).
   apply: Rmult_le_pos (W_ge0 o) _; rewrite -(kterm_sum (pooled_dist o) (hN o)).
   by apply: sum_ge0 => a; apply: kterm_ge0 => //; exact: pooled_dist.
-suff -> : \sum_(a : A) (w o a * ln (N o a / P o a)) = \sum_(a : A) (w o a * ln (pooled o a / P o a)) - W o * kl (pooled o) (N o) by lra.
+suff -> : \sum_(a : A) (w o a * ln (N o a / P o a))
+    = \sum_(a : A) (w o a * ln (pooled o a / P o a)) - W o * kl (pooled o) (N o) by lra.
 rewrite /kl -sumZ -sumB; apply: sumE => a; rewrite -pooledE.
 case: (Rle_lt_or_eq_dec _ _ (proj1 (pooled_dist o) a)) => [pa|<-]; last lra.
 have Pa := pooled_keeps pa; have na := kN a pa.
@@ -233,8 +243,8 @@ move=> z; rewrite -[RHS](Rmult_0_l (path_sum e next p (fun _ _ => 0) t s)) -path
 by rewrite Rmult_0_l; case: eqP => // E; rewrite /p E z; lra.
 Qed.
 
-(* U4 (b): all agents at once, each by the pooled step, on one set of rollouts: what it is sure to bring is sum_o W(o) KL(pi'||pi)(o),
-   not negative, and no other tied rows score more *)
+(* U4 (b): all agents at once, each by the pooled step, on one set of rollouts: what it is sure to bring is sum_o W(o)
+   KL(pi'||pi)(o), not negative, and no other tied rows score more *)
 Theorem U4_pooled : let gained := \sum_(o : O) (W w o * kl (pooled w P o) (P o)) in
   0 <= gained /\ gained <= V e next r pooled_step t s - V e next r p t s /\
   forall N, (forall o, dist (N o)) -> (forall o, keeps (P o) (N o)) ->
@@ -288,7 +298,8 @@ Lemma scored_pooled (N : O -> A -> R) : under m (scored P g p (fun s => N (obs s
 Proof.
 rewrite /pooled_score (sumE (F := fun o => \sum_(a : A) _) (G := fun o => \sum_(s : S) (m s *
   \sum_(a : A) (if obs s == o then ln (N o a / Pi o a) * (p s a * (Qd P g r v s a - Phi s)) else 0)))) => [|o].
-  rewrite sum_swap; apply: sumE => s; rewrite sumZ; congr (_ * _); rewrite (bigD1 (obs s)) //= [X in _ + X]big1 => [|o /negbTE no].
+  rewrite sum_swap; apply: sumE => s; rewrite sumZ; congr (_ * _).
+  rewrite (bigD1 (obs s)) //= [X in _ + X]big1 => [|o /negbTE no].
     by rewrite Rplus_0_r; apply: sumE => a; rewrite eqxx /p; lra.
   by apply: sum0 => a; rewrite eq_sym no.
 rewrite (sumE (F := fun s => m s * _) (G := fun s => \sum_(a : A) (m s *
@@ -412,8 +423,8 @@ Corollary U4_loses_millionths : let eta := / 1000 in let eps := / 1000 in
   promised_stale 0 0 eta (- eta) eps = 2 / 1000000 /\ J 0 0 (- eta) eps - J 0 0 (- eta) 0 = - 2 / 1000000.
 Proof. by move=> eta eps; have [|| _ [-> ->]] := @U4_loses eta eps; rewrite /eta /eps; try lra; split; field. Qed.
 
-(* U4 (f): two agents, two rows, all rows (1/2, 1/2); every update is the exact step at the radius of eps. D: what the second agent's
-   step on new rollouts brings, and what it costs on old ones. *)
+(* U4 (f): two agents, two rows, all rows (1/2, 1/2); every update is the exact step at the radius of eps. D: what the second
+   agent's step on new rollouts brings, and what it costs on old ones. *)
 Definition D tilt eps := 2 * eps - tilt * (/ 2 + eps).
 Definition exact_steps lead tilt eps :=
   exact_step (promised_first lead tilt) eps (- eps) /\                        (* the first agent *)
@@ -438,8 +449,8 @@ Lemma U4_stage_stale : J (- eps) eps - J 0 0 = eps * (lead - D tilt eps).
 Proof. by rewrite !JE /D; field. Qed.
 End Stage.
 
-(* for every factor and every radius there is a team whose fresh stage gains exactly that factor times what its stale and its cached
-   stage gain *)
+(* for every factor and every radius there is a team whose fresh stage gains exactly that factor times what its stale and its
+   cached stage gain *)
 Theorem U4_factor Fac eps : 1 < Fac -> 0 < eps < / 2 -> exists lead tilt, exact_steps lead tilt eps /\
   J lead tilt (- eps) (- eps) - J lead tilt 0 0 = Fac * (J lead tilt (- eps) eps - J lead tilt 0 0) /\
   0 < J lead tilt (- eps) eps - J lead tilt 0 0.
