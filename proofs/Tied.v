@@ -17,16 +17,24 @@ Notation Adv := (Adv e next r).
 Notation gain := (gain e next r).
 Notation path_sum := (path_sum e next).
 
-Lemma path_sum_ge0 p f t s : policy p -> (forall u x, 0 <= f u x) -> 0 <= path_sum p f t s.
+(* what is asked of a state is asked where p comes in the t steps from s, with u steps left after the one at hand *)
+Fixpoint comes p (C : nat -> S -> Prop) t s : Prop :=
+  if t is u.+1 then C u s /\ forall a b, 0 < p s a -> 0 < e s a b -> comes p C u (next s a b) else True.
+Lemma comes_all p (C : nat -> S -> Prop) t s : (forall u x, C u x) -> comes p C t s.
+Proof. by move=> h; elim: t s => [//|t ih] s; split. Qed.
+Lemma path_sum_ge0 p f t s : policy p -> comes p (fun u x => 0 <= f u x) t s -> 0 <= path_sum p f t s.
 Proof.
-move=> hp h; elim: t s => [|t ih] s; first by rewrite /=; lra.
-apply: Rplus_le_le_0_compat (h _ _) _; apply: sum_ge0 => a; apply: Rmult_le_pos (proj1 (hp s) a) _.
-by apply: sum_ge0 => b; apply: Rmult_le_pos (proj1 (e_dist s a) b) (ih _).
+move=> hp; elim: t s => [|t ih] s; first by rewrite /=; lra.
+move=> [h n]; apply: Rplus_le_le_0_compat h _; apply: sum_ge0 => a.
+case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last lra.
+apply: Rmult_le_pos; first lra.
+apply: sum_ge0 => b; case: (Rle_lt_or_eq_dec _ _ (proj1 (e_dist s a) b)) => [eb|<-]; last lra.
+by apply: Rmult_le_pos; [lra | apply: ih; exact: n].
 Qed.
 
 (* U2 (b): current advantages never lose, whatever the radius and the occupancy the step was weighted with *)
-Theorem U2 p q t s : policy q -> (forall u x, 0 <= gain p q u x) -> V p t s <= V q t s.
-Proof. by move=> hq h; have := T0 e next r p t s hq; have := path_sum_ge0 t s hq h; lra. Qed.
+Theorem U2 p q t s : policy q -> comes q (fun u x => 0 <= gain p q u x) t s -> V p t s <= V q t s.
+Proof. by move=> hq h; have := T0 e next r p t s hq; have := path_sum_ge0 hq h; lra. Qed.
 
 (* U2 (c): one batch, turn-taking. Update k makes the rows of its own states what they are at the end; each with a gain under the
    advantages of the START that is not negative *)
@@ -36,7 +44,7 @@ Theorem U2_one_batch (I : finType) (j : S -> I) (team : nat -> S -> A -> R) (at_
   (forall u x, 0 <= \sum_(a : A) (team (at_ (j x)).+1 x a * Adv (team O) u x a)) ->
   V (team O) t s <= V (team n) t s.
 Proof.
-move=> ht last h; apply: U2 => // u x; rewrite /Episodic.gain.
+move=> ht last h; apply: U2 => //; apply: comes_all => u x; rewrite /Episodic.gain.
 by rewrite (sumE (G := fun a => team (at_ (j x)).+1 x a * Adv (team O) u x a)) => [|a]; rewrite ?last.
 Qed.
 
@@ -105,7 +113,7 @@ Qed.
 
 (* U4 (c): contexts that agree never lose, on any occupancy, at any radius *)
 Theorem U4_agree t s : V p t s <= V q t s.
-Proof. by apply: U2 => // u x; exact: U4_gain. Qed.
+Proof. by apply: U2 => //; apply: comes_all => u x; exact: U4_gain. Qed.
 End Agree.
 
 (* sums over contexts with weights of any occupancy are a pooling *)
@@ -280,6 +288,29 @@ Theorem U2_one_batch_discounted (I : finType) (j : S -> I) (team : nat -> S -> A
 Proof.
 move=> ht b b' fl last h; apply: (U2_discounted (ht n) b b' fl) => s _; rewrite /gaind.
 by rewrite (sumE (G := fun a => team (at_ (j s)).+1 s a * (Qd P g r v s a - v s))) => [|a]; rewrite ?last.
+Qed.
+
+(* U4 (c) *)
+Theorem U4_agree_discounted (O : Type) (obs : S -> O) (mine : S -> bool) p q v v' m' (alpha : O -> A -> R) :
+  policy p -> policy q -> bellman P g r p v -> bellman P g r q v' -> flow P g rho q m' ->
+  let Av s a := Qd P g r v s a - v s in
+  (forall s, mine s = false -> forall a, q s a = p s a) -> (forall s, mine s -> forall a, p s a = 0 -> q s a = 0) ->
+  (forall s s' a b, mine s -> mine s' -> obs s = obs s' -> 0 < p s a -> 0 < p s b ->
+    0 <= (Av s a - Av s b) * (Av s' a - Av s' b)) ->                                                    (* contexts agree *)
+  (forall s a b, mine s -> (forall s', mine s' -> obs s' = obs s -> Av s' b <= Av s' a) ->
+    alpha (obs s) b <= alpha (obs s) a) ->                                                               (* pooling *)
+  (forall s a b, mine s -> 0 < p s a -> 0 < p s b -> alpha (obs s) b <= alpha (obs s) a ->
+    q s b / p s b <= q s a / p s a) ->                                                                   (* rising *)
+  at_rho rho v <= at_rho rho v'.
+Proof.
+move=> hp hq bp bq fl Av others stays agree pooling rising; apply: (U2_discounted hq bp bq fl) => s _.
+have mean : \sum_(a : A) (p s a * Av s a) = 0.
+  by have := gaindE P g r p v (hp s); rewrite /gaind => ->; rewrite -bp; lra.
+rewrite /gaind -/(Av s); case ms : (mine s); last first.
+  by rewrite (sumE (G := fun a => p s a * Av s a)) ?mean => [|a]; rewrite ?others //; lra.
+apply: (agree_row (hp s) (stays s ms) mean) => a b pa pb lt.
+apply: rising => //; apply: pooling => // s' ms' os; have h := agree s s' a b ms ms' (esym os) pa pb.
+by apply: Rnot_lt_le => lt'; have := Rmult_lt_0_compat (Av s a - Av s b) (Av s' b - Av s' a); lra.
 Qed.
 
 (* U4 (b) *)
