@@ -3,7 +3,7 @@
    step never loses. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
-From TeamTR Require Import Sums Episodic Discounted.
+From TeamTR Require Import Sums Episodic Discounted ChiSquare.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Local Open Scope R_scope.
 
@@ -147,6 +147,82 @@ by rewrite !E' //; apply: Rmult_le_compat_r; lra.
 Qed.
 End Steps.
 End Episodic.
+
+(* ------------------------------------------------------------------ U4 (d): to first order *)
+Lemma G_le x : 0 <= x <= / 4 -> exp x - 1 - x <= x ^ 2.
+Proof.
+move=> h; have h1 := exp_ineq1_le (- (x / 2)); have := exp_pos (x / 2); have := exp_plus (x / 2) (x / 2).
+rewrite (_ : x / 2 + x / 2 = x) => [E p|]; last field.
+have i : exp (x / 2) * (1 - x / 2) <= 1.
+  have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ p) h1.
+  by rewrite -exp_plus Rplus_opp_r exp_0; lra.
+have j : exp x * (1 - x / 2) ^ 2 <= 1.
+  rewrite E (_ : _ * _ * _ = (exp (x / 2) * (1 - x / 2)) ^ 2); last ring.
+  have q : 0 <= exp (x / 2) * (1 - x / 2) by apply: Rmult_le_pos; lra.
+  by move: (exp (x / 2) * _) i q => z i q; have := Rmult_le_compat z 1 z 1 q q i i; lra.
+have k : 1 <= (1 + x + x ^ 2) * (1 - x / 2) ^ 2.
+  have -> : (1 + x + x ^ 2) * (1 - x / 2) ^ 2 = 1 + x ^ 2 * ((1 - 3 * x + x ^ 2) / 4) by field.
+  by have := Rmult_le_pos (x ^ 2) ((1 - 3 * x + x ^ 2) / 4) (pow2_ge_0 _); have := pow2_ge_0 x; lra.
+suff : exp x <= 1 + x + x ^ 2 by lra.
+apply: (Rmult_le_reg_r ((1 - x / 2) ^ 2)); last by lra.
+by apply: pow_lt; lra.
+Qed.
+
+(* A step of size tau along beta, equal where the observation is: beta is what the update was given, its pooled advantage over the
+   weight of the row. What it brings is tau X up to order tau^2, X the mean under the CURRENT team of the covariance of beta and
+   the current advantage; for beta of another occupancy m0 this is (1) of the page. *)
+Section FirstOrder.
+Variables (A B : finType) (S : Type) (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R).
+Hypothesis e_dist : forall s a, dist (e s a).
+Variables (p beta : S -> A -> R) (b : R) (T : nat) (s : S).
+Hypotheses (hp : policy p) (hb : forall x a, - b <= beta x a <= b).
+Notation V := (V e next r).
+Definition along tau x a := p x a * (1 + tau * beta x a).
+Definition first_order := path_sum e next p (fun u x => \sum_(a : A) (p x a * (beta x a * Adv e next r p u x a))) T s.
+Definition remainder := sqrt (variance e next r p T s) * (INR T * b ^ 2).
+
+Lemma along_chi tau x : chi (p x) (along tau x) <= tau ^ 2 * b ^ 2.
+Proof.
+rewrite -[X in _ <= X](sum_const _ (proj2 (hp x))); apply: sum_le => a; rewrite /along.
+case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|<-]; last by rewrite Rmult_0_l Rminus_eq_0 /Rdiv; lra.
+have -> : (p x a * (1 + tau * beta x a) - p x a) ^ 2 / p x a = p x a * (tau ^ 2 * beta x a ^ 2) by field; lra.
+apply: Rmult_le_compat_l; first lra.
+apply: Rmult_le_compat_l (pow2_ge_0 _) _; have h := hb x a.
+by have := Rmult_le_pos (b - beta x a) (b + beta x a) ltac:(lra) ltac:(lra); lra.
+Qed.
+Lemma each_step (f : S -> R) c t x : (forall y, f y <= c) -> budget e next p f t x (INR t * c).
+Proof.
+move=> fc w _; elim: t x w => [|t ih] x w; first by rewrite /=; lra.
+by rewrite S_INR; apply: Rle_trans (Rplus_le_compat _ _ _ _ (fc x) (ih (next x w.1.1 w.1.2) w.2)) _; lra.
+Qed.
+Theorem U4_first_order tau : policy (along tau) -> INR T * (tau ^ 2 * b ^ 2) <= / 4 ->
+  Rabs (V (along tau) T s - V p T s - tau * first_order) <= remainder * tau ^ 2.
+Proof.
+move=> hq small; have c0 : 0 <= tau ^ 2 * b ^ 2 by apply: Rmult_le_pos (pow2_ge_0 _) (pow2_ge_0 _).
+have <- : L e next r p (along tau) T s = tau * first_order.
+  rewrite /first_order -path_sumZ; apply: path_sumE => u x; rewrite /gain -sumZ.
+  have z : \sum_(a : A) (p x a * Adv e next r p u x a) = 0 by have := gainE e next r p u x hp; rewrite VE /gain => ->; lra.
+  rewrite (sumE (G := fun a => p x a * Adv e next r p u x a + tau * (p x a * (beta x a * Adv e next r p u x a)))) => [|a].
+    by rewrite sumD z; lra.
+  by rewrite /along; ring.
+apply: Rle_trans (S10 (X := INR T * (tau ^ 2 * b ^ 2)) r e_dist hp hq _ _) _.
+- by apply: everywhere_all => x a z; rewrite /along z; lra.
+- by apply: each_step => x; exact: along_chi.
+rewrite /remainder Rmult_assoc; apply: Rmult_le_compat_l; first exact: sqrt_pos.
+have x0 : 0 <= INR T * (tau ^ 2 * b ^ 2) by apply: Rmult_le_pos c0; exact: pos_INR.
+rewrite (_ : INR T * b ^ 2 * tau ^ 2 = INR T * (tau ^ 2 * b ^ 2)); last ring.
+rewrite -[X in _ <= X](sqrt_pow2 _ x0); apply: sqrt_le_1_alt; exact: G_le.
+Qed.
+(* so it loses for all small steps if X < 0, and gains if X > 0 *)
+Corollary U4_small tau : 0 < tau -> policy (along tau) -> INR T * (tau ^ 2 * b ^ 2) <= / 4 ->
+  remainder * tau < Rabs first_order ->
+  (first_order < 0 -> V (along tau) T s < V p T s) /\ (0 < first_order -> V p T s < V (along tau) T s).
+Proof.
+move=> t0 hq small h; have := Rabs_def2_le (U4_first_order hq small).
+have := Rmult_lt_compat_l _ _ _ t0 h => h'.
+by split=> s0; [rewrite Rabs_left // in h' | rewrite Rabs_pos_eq in h'; last lra]; lra.
+Qed.
+End FirstOrder.
 
 (* ------------------------------------------------------------------ U4 (b): the closed-form step pools *)
 Section Pool.
