@@ -1,16 +1,18 @@
 (* S10: a chi-square budget for every path. The error of the surrogate is at most sd(return) * sqrt(e^X - 1 - X).
 
-   The proof is one induction over the steps that are left, without a space of paths and without a martingale. It carries the ratios
-   l and m that two updates have collected so far, the budgets a and b that they may still spend, and says: for EVERY real number k
+   The proof is one induction over the steps that are left, without a space of paths and without a martingale. It carries the
+   ratios l and m that two updates have collected so far, the budgets a and b that they may still spend, and says: for EVERY real
+   number k
 
      2 k (m (V'' - V) - l (V' - V) - L) <= k^2 noise + F(l, m, a, b)
 
-   where V, V', V'' are the values of three policies, L what the second update was credited with, noise the part of the variance of
-   the return that is due to actions. A step is 2xy <= x^2 + y^2 and one inequality between polynomials in l, m (F is a
-   supersolution). In the end the discriminant in k is Cauchy-Schwarz, both signs at once. Fresh, reused and cached gaps, single or
-   summed up, in turn-taking and product teams, are instances that differ in the ratios and in the credit. *)
+   where V, V', V'' are the values of three policies, L what the second update was credited with, noise the part of the variance
+   of the return that is due to actions. A step is 2xy <= x^2 + y^2 and one inequality between polynomials in l, m (F is a
+   supersolution). In the end the discriminant in k is Cauchy-Schwarz, both signs at once. Fresh, reused and cached gaps, single
+   or summed up, in turn-taking and product teams, are instances that differ in the ratios and in the credit. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
+Require QArith Qreals.
 From TeamTR Require Import Sums Episodic.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Local Open Scope R_scope.
@@ -91,7 +93,8 @@ Proof. by elim: t s => [//|t ih] s [c n] [d m]; split=> // a b pa eb; apply: ih;
 
 Lemma budget_next p f t s x a b : budget p f t.+1 s x -> 0 < p s a -> 0 < e s a b -> budget p f t (next s a b) (x - f s).
 Proof.
-move=> h pa eb w lw; have := h ((a, b), w) => /=; suff l0 : 0 < p s a * e s a b * law e next p (next s a b) w by move=> /(_ l0); lra.
+move=> h pa eb w lw; have := h ((a, b), w) => /=.
+suff l0 : 0 < p s a * e s a b * law e next p (next s a b) w by move=> /(_ l0); lra.
 by apply: Rmult_lt_0_compat lw; apply: Rmult_lt_0_compat.
 Qed.
 Lemma budget_ge0 p f t s x : policy p -> everywhere p (fun y => 0 <= f y) t s -> budget p f t s x -> 0 <= x.
@@ -161,7 +164,8 @@ Proof.
 move=> hp; elim: t s => [|t ih] s.
   by rewrite /noise /=; apply: sum_ge0 => w; apply: Rmult_le_pos (pow2_ge_0 _); rewrite /=; lra.
 rewrite variance_next // /noise [path_sum _ _ _ _]/=.
-rewrite (_ : (if turn s then _ else 0) + _ = \sum_(a : A) (p s a * ((if turn s then Adv p t s a ^ 2 else 0) + after s a (noise p turn t)))).
+rewrite (_ : (if turn s then _ else 0) + _
+  = \sum_(a : A) (p s a * ((if turn s then Adv p t s a ^ 2 else 0) + after s a (noise p turn t)))).
   apply: sum_le => a; apply: Rmult_le_compat_l; first exact: (proj1 (hp s)).
   rewrite (sumE (F := fun b => e s a b * _) (G := fun b => e s a b * (r s a b + V p t (next s a b) - V p t.+1 s) ^ 2
     + e s a b * variance p t (next s a b))) => [|b]; last lra.
@@ -216,7 +220,8 @@ have next_le i : 0 < p s i -> 2 * k * after s i (rest i)
   have h : after s i (fun x => 2 * k * rest i x + 0 * rest i x + 0 * rest i x + 0)
       <= after s i (fun x => k ^ 2 * noise p turn t x + 0 * rest i x + 0 * rest i x + f).
     apply: after_mono => j ej.
-    by have := ih _ _ _ (l * y s i) (m * z s i) (en i j pi ej) (budget_next ba pi ej) (budget_next bb pi ej); rewrite /rest /f; lra.
+    have := ih _ _ _ (l * y s i) (m * z s i) (en i j pi ej) (budget_next ba pi ej) (budget_next bb pi ej).
+    by rewrite /rest /f; lra.
   by move: h; rewrite !after_lin; lra.
 (* what one step adds *)
 pose own i := 2 * k * (incr l m s i * Adv p t s i).
@@ -250,7 +255,8 @@ rewrite one; apply: Rle_trans (_ : \sum_(i : A) (p s i * own i + p s i * (k ^ 2 
   case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) i)) => [pi|<-]; last lra.
   by have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ pi) (next_le i pi); lra.
 have := step l m a b ca cb.
-rewrite (sumE (G := fun i => p s i * incr l m s i ^ 2 + p s i * F (l * y s i) (m * z s i) (a - alpha s) (b - beta s))) => [|i]; last lra.
+rewrite (sumE (G := fun i => p s i * incr l m s i ^ 2 + p s i * F (l * y s i) (m * z s i) (a - alpha s) (b - beta s)))
+  => [|i]; last lra.
 rewrite sumD => st.
 rewrite (sumE (G := fun i => p s i * own i + (k ^ 2 * (p s i * after s i (noise p turn t))
   + p s i * F (l * y s i) (m * z s i) (a - alpha s) (b - beta s)))) => [|i]; last lra.
@@ -320,7 +326,7 @@ have d2 : exp a - M * E1 <= exp (a + b) - N * E2.
 have := Rmult_le_compat_l _ _ _ (pow2_ge_0 m) d2; rewrite /F; lra.
 Qed.
 
-(* the same for a product team's own chi-squares: d is what the agents spend, their joint chi-square C may be as large as e^d - 1 *)
+(* the same for a product team's own chi-squares: d is what the agents spend, the joint chi-square C may be as large as e^d - 1 *)
 Definition W (l m a b : R) := m ^ 2 * (b * exp b) - 2 * m * (exp b - 1) + (exp b - 1).
 Lemma W_ge0 l m a b : 0 <= a -> 0 <= b -> 0 <= W l m a b.
 Proof.
@@ -357,8 +363,8 @@ have := Rmult_le_pos _ _ (pow2_ge_0 m) f1; have := Rmult_le_pos _ _ e1 (pow2_ge_
 by rewrite /W Eb; lra.
 Qed.
 
-(* a step from q1 to q2, credited on rollouts of p: orthogonal to what was done before. Turn-taking: one of q1 = p, q2 = q1 holds at
-   every state. Product team: the updated agent's action is independent of the others'. *)
+(* a step from q1 to q2, credited on rollouts of p: orthogonal to what was done before. Turn-taking: one of q1 = p, q2 = q1 holds
+   at every state. Product team: the updated agent's action is independent of the others'. *)
 Definition orthogonal (p q1 q2 : A -> R) := \sum_(i : A) (q1 i * (q2 i - q1 i) / p i) = 0.
 Definition step2 (p q1 q2 : A -> R) := \sum_(i : A) ((q2 i - q1 i) ^ 2 / p i).
 Lemma orthogonal_moments p q1 q2 : dist p -> dist q1 -> dist q2 -> dominated p q1 -> dominated p q2 -> orthogonal p q1 q2 ->
@@ -381,7 +387,8 @@ split=> //.
 - by rewrite -[RHS]q11; apply: sp => i pi; [field; lra | rewrite pi d1 //; ring].
 - by rewrite -[RHS]q21; apply: sp => i pi; [field; lra | rewrite pi d2 //; ring].
 - rewrite (sp _ (fun i => q2 i - q1 i)) ?sumB ?q21 ?q11 => [|i pi|i pi]; [lra | field; lra | rewrite pi d1 // d2 //; ring].
-- rewrite (sumE (G := fun i => p i * (q1 i / p i * (q1 i / p i)) + p i * ((q2 i - q1 i) / p i * (q1 i / p i)))) ?sumD ?yy ?cy => [|i]; first lra.
+- rewrite (sumE (G := fun i => p i * (q1 i / p i * (q1 i / p i)) + p i * ((q2 i - q1 i) / p i * (q1 i / p i))))
+    ?sumD ?yy ?cy => [|i]; first lra.
   by rewrite /Rdiv; ring.
 - rewrite (sumE (G := fun i => p i * (q1 i / p i * (q1 i / p i)) + 2 * (p i * ((q2 i - q1 i) / p i * (q1 i / p i)))
     + p i * ((q2 i - q1 i) / p i * ((q2 i - q1 i) / p i)))) ?sumD ?sumZ ?yy ?cy ?cc => [|i]; first lra.
@@ -513,8 +520,8 @@ apply: budget0 => x; rewrite /chi sum0 // => a.
 by rewrite Rminus_eq_0 /Rdiv; ring.
 Qed.
 
-(* S10. |J(q) - J(p) - L_p(q)| <= sd_p(R) * sqrt(e^X - 1 - X), if the chi-square of the steps adds up to at most X on every path of
-   p of positive probability, and q plays nothing at visited states that p never plays there *)
+(* S10. |J(q) - J(p) - L_p(q)| <= sd_p(R) * sqrt(e^X - 1 - X), if the chi-square of the steps adds up to at most X on every path
+   of p of positive probability, and q plays nothing at visited states that p never plays there *)
 Theorem S10 p q t s X : policy p -> policy q -> everywhere p (fun x => dominated (p x) (q x)) t s ->
   budget p (fun x => chi (p x) (q x)) t s X ->
   Rabs (V q t s - V p t s - L p q t s) <= sqrt (variance p t s) * sqrt (exp X - 1 - X).
@@ -527,7 +534,8 @@ Qed.
 
 (* S10 with a budget beta of which the joint chi-square may be as large as e^beta - 1 *)
 Theorem S10_loose p q beta t s X : policy p -> policy q ->
-  everywhere p (fun x => dominated (p x) (q x) /\ 0 <= beta x /\ chi (p x) (q x) <= exp (beta x) - 1) t s -> budget p beta t s X ->
+  everywhere p (fun x => dominated (p x) (q x) /\ 0 <= beta x /\ chi (p x) (q x) <= exp (beta x) - 1) t s ->
+  budget p beta t s X ->
   Rabs (V q t s - V p t s - L p q t s) <= sqrt (variance p t s) * sqrt ((X - 1) * exp X + 1).
 Proof.
 move=> hp hq ev bx.
@@ -538,10 +546,12 @@ rewrite -(L_between_L q t s hp) (L_between_credit hp hp hq one).
 apply: Rle_trans (_ : sqrt (noise p (fun _ => true) t s) * sqrt ((X - 1) * exp X + 1) <= _); last first.
   by apply: Rmult_le_compat_r; [exact: sqrt_pos | apply: sqrt_le_1_alt; exact: noise_le_variance].
 apply: discriminant; first exact: noise_ge0.
-move=> k; suff fw : everywhere p (fair p p q (ratio p p) (ratio p q) (fun x a => (q x a - p x a) / p x a) (fun _ => 0) beta W (fun _ => true)) t s.
+move=> k; suff fw : everywhere p (fair p p q (ratio p p) (ratio p q) (fun x a => (q x a - p x a) / p x a)
+    (fun _ => 0) beta W (fun _ => true)) t s.
   have z : budget p (fun _ => 0) t s 0 by apply: budget0.
   by have := @induction _ _ _ e next r e_dist _ _ _ _ _ _ _ _ _ _ hp W_ge0 t s 0 X k 1 1 fw z bx; rewrite /W; lra.
-apply: everywhere_imp ev => x [d [b0 hC]]; have [_ [_ [o _]]] := own_ok (turn := fun _ => true) (hp x) (hq x) (conj d (fun h => False_ind _ (notF (esym h)))).
+apply: everywhere_imp ev => x [d [b0 hC]].
+have [_ [_ [o _]]] : visited_ok p p q (fun _ => true) x by apply: own_ok.
 have := orthogonal_moments (hp x) (hp x) (hq x) (fun _ h => h) d o; rewrite same Rplus_0_r => mo.
 have back f : dominated (p x) (f x) -> forall i, f x i = p x i * ratio p f x i.
   move=> df i; rewrite /ratio; case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) i)) => [pi|/esym pi]; first by field; lra.
@@ -568,21 +578,33 @@ rewrite [X in _ <= X](sumE (G := fun w : path A B t => law e next p s w * (ret n
 by rewrite !sumD !sumZ sumB sumZ l1 -vl; have := pow2_ge_0 (V p t s - J); rewrite /variance; lra.
 Qed.
 
+(* S10 over a start distribution, with less than the variance: within the episodes of one start (the spread of the values of the
+   starts does not count), and of the updated turns only *)
+Theorem S10_J_turns p q turn t X : policy p -> policy q ->
+  (forall i, 0 < rho i -> everywhere p (fun x => dominated (p x) (q x) /\
+    (turn x = false -> forall a, q x a = p x a)) t (start i)) ->
+  (forall i, 0 < rho i -> budget p (fun x => chi (p x) (q x)) t (start i) X) ->
+  Rabs (from (V q t) - from (V p t) - from (L p q t)) <= sqrt (from (noise p turn t)) * sqrt (exp X - 1 - X).
+Proof.
+move=> hp hq ev bx; have G0 : 0 <= exp X - 1 - X by have := exp_ineq1_le X; lra.
+have v0 s : 0 <= noise p turn t s := noise_ge0 next r e_dist turn t s hp.
+apply: discriminant => [|k]; first by apply: sum_ge0 => i; apply: Rmult_le_pos (proj1 rho_dist i) (v0 _).
+rewrite /from_rho -!sumB -!sumZ -[X in _ + X](sum_const _ (proj2 rho_dist)) -sumD; apply: sum_le => i; set s := start i.
+case: (Rle_lt_or_eq_dec _ _ (proj1 rho_dist i)) => [ri|<-]; last lra.
+have := form_of_bound k (v0 s) G0 (S10_turns hp hq (ev i ri) (bx i ri)) => h.
+by have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ ri) h; rewrite -/s; lra.
+Qed.
+(* S10: |J(q) - J(p) - L_p(q)| <= sd_p(R) * sqrt(e^X - 1 - X), the variance that of the whole episode *)
 Theorem S10_J p q t X : policy p -> policy q ->
   (forall i, 0 < rho i -> everywhere p (fun x => dominated (p x) (q x)) t (start i)) ->
   (forall i, 0 < rho i -> budget p (fun x => chi (p x) (q x)) t (start i) X) ->
   Rabs (from (V q t) - from (V p t) - from (L p q t)) <= sqrt (variance_J p t) * sqrt (exp X - 1 - X).
 Proof.
-move=> hp hq ev bx; have G0 : 0 <= exp X - 1 - X by have := exp_ineq1_le X; lra.
-have v0 s : 0 <= variance p t s.
-  by apply: sum_ge0 => w; apply: Rmult_le_pos (pow2_ge_0 _); exact: (proj1 (law_dist next e_dist t s hp)).
-have f0 : 0 <= from (variance p t) by apply: sum_ge0 => i; apply: Rmult_le_pos (proj1 rho_dist i) (v0 _).
-apply: Rle_trans (_ : sqrt (from (variance p t)) * sqrt (exp X - 1 - X) <= _); last first.
-  by apply: Rmult_le_compat_r; [exact: sqrt_pos | apply: sqrt_le_1_alt; exact: variance_J_ge].
-apply: discriminant => // k.
-rewrite /from_rho -!sumB -!sumZ -[X in _ + X](sum_const _ (proj2 rho_dist)) -sumD; apply: sum_le => i; set s := start i.
-case: (Rle_lt_or_eq_dec _ _ (proj1 rho_dist i)) => [ri|<-]; last lra.
-have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ ri) (form_of_bound k (v0 s) G0 (S10 hp hq (ev i ri) (bx i ri))); rewrite -/s; lra.
+move=> hp hq ev bx; apply: Rle_trans (S10_J_turns (turn := fun _ => true) hp hq _ bx) _.
+  by move=> i ri; apply: everywhere_imp (ev i ri) => x d; split.
+apply: Rmult_le_compat_r; first exact: sqrt_pos.
+apply: sqrt_le_1_alt; apply: Rle_trans (variance_J_ge t hp); apply: sum_le => i.
+by apply: Rmult_le_compat_l (proj1 rho_dist i) _; exact: noise_le_variance.
 Qed.
 End Start.
 
@@ -594,7 +616,8 @@ Notation cached_gap t s i := (V (team i.+1) t s - V (team i) t s - L_cached e ne
 
 (* S10 (a): fresh, rollouts of team i; only the turns of the updated agent count *)
 Theorem S10_fresh i turn t s X :
-  everywhere (team i) (fun x => dominated (team i x) (team i.+1 x) /\ (turn x = false -> forall a, team i.+1 x a = team i x a)) t s ->
+  everywhere (team i) (fun x => dominated (team i x) (team i.+1 x) /\
+    (turn x = false -> forall a, team i.+1 x a = team i x a)) t s ->
   budget (team i) (fun x => chi (team i x) (team i.+1 x)) t s X ->
   Rabs (V (team i.+1) t s - V (team i) t s - L (team i) (team i.+1) t s)
     <= sqrt (noise (team i) turn t s) * sqrt (exp X - 1 - X).
@@ -605,6 +628,11 @@ Theorem S10_cached n t s X : everywhere (team O) (fun x => dominated (team O x) 
   budget (team O) (fun x => chi (team O x) (team n x)) t s X ->
   Rabs (\big[Rplus/0]_(i < n) cached_gap t s i) <= sqrt (variance (team O) t s) * sqrt (exp X - 1 - X).
 Proof. by move=> ev bx; rewrite L_cached_telescope //; apply: S10. Qed.
+
+(* turn-taking: the joint chi-square is the sum of the agents', that of the one who acts *)
+Lemma chi_turns (I : finType) (j : S -> I) n x :
+  chi (team O x) (team n x) = \sum_(k : I) (if j x == k then chi (team O x) (team n x) else 0).
+Proof. by rewrite -big_mkcond (big_pred1 (j x)) // => k /=; rewrite eq_sym. Qed.
 
 (* S10 (d), cached: one update of a stage; what the updates before it spend is chi-square(team 0, team i), what it spends itself
    sum (team (i+1) - team i)^2 / team 0: two budgets, each the most over all paths *)
@@ -653,7 +681,8 @@ rewrite (sumE (G := fun f : {ffun I -> M} => \big[Rmult/1]_(k : I) (p k (f k) * 
   by rewrite -(bigA_distr_bigA (fun k m => p k m * h k m)).
 by rewrite big_split.
 Qed.
-Lemma mean_off h k : \sum_(m : M) (p k m * h k m) = 0 -> \sum_(f : {ffun I -> M}) (joint p f * \big[Rmult/1]_(l : I) h l (f l)) = 0.
+Lemma mean_off h k : \sum_(m : M) (p k m * h k m) = 0 ->
+  \sum_(f : {ffun I -> M}) (joint p f * \big[Rmult/1]_(l : I) h l (f l)) = 0.
 Proof. by move=> z; rewrite mean_prod (bigD1 k) //= z Rmult_0_l. Qed.
 Lemma mean_one h k : (forall l, l != k -> \sum_(m : M) (p l m * h l m) = 1) ->
   \sum_(f : {ffun I -> M}) (joint p f * \big[Rmult/1]_(l : I) h l (f l)) = \sum_(m : M) (p k m * h k m).
@@ -742,7 +771,8 @@ Qed.
 Lemma gain_gain j l : \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * gain_of l f)) = if l == j then spend j else 0.
 Proof.
 have -> : \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * gain_of l f))
-  = \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * ratio_of (pred1 l) f)) - \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * ratio_of pred0 f)).
+  = \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * ratio_of (pred1 l) f))
+    - \sum_(f : {ffun I -> M}) (joint p f * (gain_of j f * ratio_of pred0 f)).
   by rewrite -sumB; apply: sumE => f; rewrite ratio_one ratio_none /gain_of; ring.
 by rewrite !gain_ratio /= eq_sym; case: eqP => _; lra.
 Qed.
@@ -857,8 +887,8 @@ apply: Rmult_le_compat_r; first exact: sqrt_pos.
 by apply: sqrt_le_1_alt; apply: noise_le_variance => //; exact: team_dist.
 Qed.
 
-(* S10 (b): the signed reused sum of a stage of a product team. J(all updated) - J(none) - sum_j L_j^reused (the stage sum telescopes to
-   it in every order), with X of the sum of the agents' own chi-squares along one and the same path *)
+(* S10 (b): the signed reused sum of a stage of a product team. J(all updated) - J(none) - sum_j L_j^reused (the stage sum
+   telescopes to it in every order), with X of the sum of the agents' own chi-squares along one and the same path *)
 Theorem S10_reused t s X : everywhere e next pi0 opens_nothing t s ->
   budget e next pi0 (fun x => \sum_(k : I) own_chi k x) t s X ->
   Rabs (V (team_of predT) t s - V pi0 t s - \sum_(j : I) reused j t s)
@@ -899,7 +929,8 @@ Theorem S10_cached_product (D : pred I) j a b t s : ~~ D j -> everywhere e next 
   Rabs (V (team_of (predU1 j D)) t s - V (team_of D) t s - L_between e next r pi0 (team_of D) (team_of (predU1 j D)) t s)
     <= sqrt (variance e next r pi0 t s) * sqrt (G (a + b) - G a).
 Proof.
-move=> dj ev ba bb; apply: Rle_trans (S10_between (turn := fun _ => true) r e_dist (team_dist _) (team_dist _) (team_dist _) _ ba bb) _.
+move=> dj ev ba bb.
+apply: Rle_trans (S10_between (turn := fun _ => true) r e_dist (team_dist _) (team_dist _) (team_dist _) _ ba bb) _.
   apply: everywhere_imp ev => x d; split; first exact: team_dominated.
   by split; [exact: team_dominated | split=> //; exact: (orthogonal_product (hc x) (hn x) d)].
 apply: Rmult_le_compat_r; first exact: sqrt_pos.
@@ -930,3 +961,303 @@ have := second_le (new x) (hc x) (predT : pred I); rewrite -chi_joint //.
 by have -> : \sum_(k : I) (if predT k then own_chi k x else 0) = \sum_(k : I) own_chi k x by []; lra.
 Qed.
 End ProductTeam.
+
+(* ------------------------------------------------------------------ what is false *)
+(* A return that is the martingale itself: the gap IS the variance. (Cauchy-Schwarz is attained.) *)
+Section Martingale.
+Variables (A B : finType) (S : Type) (e : S -> A -> B -> R) (next : S -> A -> B -> S).
+Hypothesis e_dist : forall s a, dist (e s a).
+Variables (p q : S -> A -> R) (l : S -> R).
+Hypotheses (hp : policy p) (hq : policy q) (hd : forall x, dominated (p x) (q x)).
+Notation u x a := (q x a / p x a - 1).
+Hypothesis hl : forall x a b, l (next x a b) = l x * (q x a / p x a).
+Definition mart (x : S) a (b : B) := (l x - 1) * u x a.
+Notation V := (V e next mart).
+Definition spread := path_sum e next p (fun _ x => (l x - 1) ^ 2 * chi (p x) (q x)).
+
+Lemma mart_back x a : p x a * (q x a / p x a) = q x a.
+Proof.
+case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|/esym pa]; first by field; lra.
+by rewrite hd // pa; lra.
+Qed.
+Lemma mart_u x : \sum_(a : A) (p x a * u x a) = 0.
+Proof.
+rewrite (sumE (G := fun a => q x a - p x a)) => [|a]; last by rewrite Rmult_minus_distr_l mart_back; lra.
+by rewrite sumB (proj2 (hq x)) (proj2 (hp x)); lra.
+Qed.
+Lemma mart_uu x : \sum_(a : A) (p x a * u x a ^ 2) = chi (p x) (q x).
+Proof.
+apply: sumE => a; case: (Rle_lt_or_eq_dec _ _ (proj1 (hp x) a)) => [pa|/esym pa]; first by field; lra.
+by rewrite hd // pa /Rdiv; ring.
+Qed.
+Lemma mart_qu x : \sum_(a : A) (q x a * u x a) = chi (p x) (q x).
+Proof.
+rewrite -mart_uu -[LHS]Rminus_0_r -[X in _ - X](mart_u x) -sumB; apply: sumE => a.
+by rewrite -{1}(mart_back x a); ring.
+Qed.
+Lemma mart_mean x a : \sum_(b : B) (e x a b * mart x a b) = (l x - 1) * u x a.
+Proof. by rewrite /mart sum_const // (proj2 (e_dist x a)). Qed.
+Lemma mart_V t s : V p t s = 0.
+Proof.
+elim: t s => [//|t ih] s; rewrite /= (sumE (G := fun a => (l s - 1) * (p s a * u s a))) => [|a].
+  by rewrite sumZ mart_u; lra.
+rewrite (sumE (G := fun b => e s a b * mart s a b)) => [|b]; last by rewrite ih; lra.
+by rewrite mart_mean; ring.
+Qed.
+Lemma mart_variance t s : variance e next mart p t s = spread t s.
+Proof.
+elim: t s => [|t ih] s; first by rewrite /variance /spread mart_V /= (big_pred1 tt) => [|[] //] /=; ring.
+rewrite variance_next // /spread [path_sum _ _ _ _ _ _]/= -/(spread) -mart_uu -sumZ -sumD; apply: sumE => a.
+rewrite (sumE (G := fun b => e s a b * ((l s - 1) ^ 2 * u s a ^ 2) + e s a b * spread t (next s a b))) => [|b].
+  by rewrite sumD sum_const ?(proj2 (e_dist s a)) // /after; ring.
+by rewrite ih !mart_V /mart; ring.
+Qed.
+Lemma mart_gap t s : l s * V q t s - L e next mart p q t s = spread t s.
+Proof.
+elim: t s => [|t ih] s; first by rewrite /L /spread /=; lra.
+have adv a : Adv e next mart p t s a = (l s - 1) * u s a.
+  rewrite /Adv mart_V Rminus_0_r /Q -mart_mean; apply: sumE => b; rewrite mart_V; lra.
+have Vq : V q t.+1 s = \sum_(a : A) (q s a * ((l s - 1) * u s a)) + \sum_(a : A) (q s a * after e next s a (V q t)).
+  rewrite -sumD /=; apply: sumE => a; rewrite -mart_mean /after -Rmult_plus_distr_l -sumD; congr (_ * _).
+  by apply: sumE => b; lra.
+have qz : \sum_(a : A) (q s a * ((l s - 1) * u s a)) = (l s - 1) * chi (p s) (q s).
+  by rewrite -mart_qu -sumZ; apply: sumE => a; ring.
+have Lq : L e next mart p q t.+1 s = (l s - 1) * chi (p s) (q s) + \sum_(a : A) (p s a * after e next s a (L e next mart p q t)).
+  by rewrite -qz /L [LHS]/= /gain; congr (_ + _); apply: sumE => a; rewrite adv.
+have nx : \sum_(a : A) (p s a * after e next s a (spread t))
+    = l s * (\sum_(a : A) (q s a * after e next s a (V q t))) - \sum_(a : A) (p s a * after e next s a (L e next mart p q t)).
+  rewrite -sumZ -sumB; apply: sumE => a.
+  have -> : after e next s a (spread t)
+      = l s * (q s a / p s a) * after e next s a (V q t) - after e next s a (L e next mart p q t).
+    by rewrite /after -sumZ -sumB; apply: sumE => b; rewrite -ih hl; ring.
+  by rewrite -{2}(mart_back s a); ring.
+by rewrite Vq Lq qz /spread [path_sum _ _ _ _ t.+1 s]/= -/spread nx; ring.
+Qed.
+End Martingale.
+
+(* Two agents. Agent 0 stops with probability 1/33 at each of 30 steps and is updated never to stop; then, or where it has
+   stopped, both agents spend what is left of a budget of 1 in one step. *)
+Module Spent.
+(* n + 1 more chances to stop; the last step, in which each agent spends m/64; the end *)
+Inductive kind := Go of nat | Shot of nat | Done.
+Notation state := (kind * R)%type.                  (* with the ratio so far *)
+Definition low m := INR (minn m 64) / 64.
+Definition row_cur (x : state) (i m : bool) : R := match x.1 with
+  | Go _ => if i then (if m then / 33 else 32 / 33) else (if m then 0 else 1)
+  | Shot k => if m then low k / (1 + low k) else / (1 + low k)
+  | Done => if m then 0 else 1 end.
+Definition row_new (x : state) (i m : bool) : R := match x.1 with
+  | Shot k => if m then 2 * low k / (1 + low k) else (1 - low k) / (1 + low k)
+  | _ => if m then 0 else 1 end.
+Definition go_on n := if n is k.+1 then Go k else Shot 2.
+Notation team := (team_of row_cur row_new).
+Notation A := {ffun bool -> bool}.
+Definition sp_e (_ : state) (_ : A) (_ : unit) := 1.
+Definition sp_next (x : state) (f : A) (_ : unit) : state :=
+  (match x.1 with Go n => if f true then Shot n.+2 else go_on n | _ => Done end, x.2 * (team predT x f / team pred0 x f)).
+Definition sp_r (x : state) (f : A) (_ : unit) := (x.2 - 1) * (team predT x f / team pred0 x f - 1).
+
+Lemma sum_bool (F : bool -> R) : \sum_(b : bool) F b = F true + F false.
+Proof. by rewrite (bigD1 true) //= (bigD1 false) //= big_pred0 ?Rplus_0_r // => -[]. Qed.
+Lemma prod_bool (F : bool -> R) : \big[Rmult/1]_(b : bool) F b = F true * F false.
+Proof. by rewrite (bigD1 true) //= (bigD1 false) //= big_pred0 ?Rmult_1_r // => -[]. Qed.
+Definition two (a b : bool) : A := [ffun i => if i then a else b].
+Lemma sum_two (F : A -> R) :
+  \sum_(f : A) F f = F (two true true) + F (two true false) + (F (two false true) + F (two false false)).
+Proof.
+rewrite (reindex (fun w : bool * bool => two w.1 w.2)) /=; last first.
+  exists (fun f => (f true, f false)) => [[a b] _|f _]; first by rewrite !ffunE.
+  by apply/ffunP => -[]; rewrite ffunE.
+by rewrite -(pair_bigA _ (fun a b => F (two a b))) /= !sum_bool.
+Qed.
+Lemma team_two D x a b :
+  team D x (two a b) = rows_of (row_cur x) (row_new x) D true a * rows_of (row_cur x) (row_new x) D false b.
+Proof. by rewrite /team_of /joint prod_bool !ffunE. Qed.
+
+Lemma low01 m : 0 <= low m <= 1.
+Proof.
+have h : INR (minn m 64) <= INR 64 by apply/le_INR/leP; exact: geq_minr.
+have e : INR 64 = 64 by rewrite INR_IZR_INZ.
+by rewrite /low; have := pos_INR (minn m 64); lra.
+Qed.
+Lemma sp_cur x i : dist (row_cur x i).
+Proof.
+split; last by rewrite sum_bool /row_cur; case: x.1 => [n|m|]; [case: i; field | have := low01 m => h; field; lra | lra].
+move=> m; rewrite /row_cur; case: x.1 => [n|k|]; [by case: i; case: m; lra | | by case: m; lra].
+have h := low01 k; have i1 : 0 < / (1 + low k) by apply: Rinv_0_lt_compat; lra.
+by case: m; [apply: Rmult_le_pos; lra | lra].
+Qed.
+Lemma sp_new x i : dist (row_new x i).
+Proof.
+split; last by rewrite sum_bool /row_new; case: x.1 => [n|m|]; [lra | have := low01 m => h; field; lra | lra].
+move=> m; rewrite /row_new; case: x.1 => [n|k|]; [by case: m; lra | | by case: m; lra].
+have h := low01 k; have i1 : 0 < / (1 + low k) by apply: Rinv_0_lt_compat; lra.
+by case: m; apply: Rmult_le_pos; lra.
+Qed.
+Lemma sp_opens x : opens_nothing row_cur row_new x.
+Proof.
+move=> i m; rewrite /row_cur /row_new; case: x.1 => [n|k|]; [by case: i; case: m; lra | | by case: m; lra].
+have h := low01 k; have i1 : 0 < / (1 + low k) by apply: Rinv_0_lt_compat; lra.
+case: m => z; last by lra.
+by have [|] := Rmult_integral _ _ z; [move=> -> | ]; lra.
+Qed.
+(* what the agents spend *)
+Lemma sp_spend x i : spend (row_cur x) (row_new x) i =
+  match x.1 with Go _ => if i then / 32 else 0 | Shot k => low k | Done => 0 end.
+Proof.
+have z y : (y - y) ^ 2 / y = 0 by rewrite Rminus_eq_0 /Rdiv; ring.
+rewrite /spend /chi sum_bool /row_cur /row_new; case: x.1 => [n|k|].
+- by case: i; [field | rewrite !z; ring].
+- have h := low01 k; case: (Req_dec (low k) 0) => [->|n]; last by field; lra.
+  have -> : 2 * 0 / (1 + 0) = 0 / (1 + 0) by lra.
+  have -> : (1 - 0) / (1 + 0) = / (1 + 0) by lra.
+  by rewrite !z; ring.
+by rewrite !z; ring.
+Qed.
+Definition left_over k := match k with Go n => (INR n + 3) / 32 | Shot m => 2 * low m | Done => 0 end.
+Lemma left_over_ge0 k : 0 <= left_over k.
+Proof. by case: k => [n|m|] /=; [have := pos_INR n | have := low01 m |]; lra. Qed.
+Lemma shot_le m : 2 * low m <= INR m / 32.
+Proof. by have : INR (minn m 64) <= INR m by [apply/le_INR/leP; exact: geq_minl]; rewrite /low; lra. Qed.
+Lemma sp_budget t x :
+  budget sp_e sp_next (team pred0) (fun y => \sum_(k : bool) spend (row_cur y) (row_new y) k) t x (left_over x.1).
+Proof.
+move=> w _; elim: t x w => [|t ih] x w; first exact: left_over_ge0.
+have := ih (sp_next x w.1.1 w.1.2) w.2; rewrite /= sum_bool !sp_spend.
+case: x => [[n|m|] l] /=; last 2 first.
+- by lra.
+- by lra.
+case: ifP => _; first by have := shot_le n.+2; rewrite !S_INR /left_over; lra.
+case: n => [|n]; first by have := shot_le 2; rewrite /left_over /go_on /=; lra.
+by rewrite /go_on /left_over S_INR; lra.
+Qed.
+
+Notation spread := (spread sp_e sp_next (team pred0) (team predT) snd).
+Definition shot m := (1 + low m) ^ 2 - 1.
+Lemma sp_chi x : chi (team pred0 x) (team predT x) = match x.1 with Go _ => / 32 | Shot m => shot m | Done => 0 end.
+Proof.
+have := chi_joint sp_cur sp_new (@sp_opens x); rewrite /second prod_bool /= !sp_spend.
+by case: x.1 => [n|m|]; rewrite /shot; lra.
+Qed.
+Lemma spread_next t x : spread t.+1 x = (x.2 - 1) ^ 2 * chi (team pred0 x) (team predT x)
+  + \sum_(f : A) (team pred0 x f * spread t (sp_next x f tt)).
+Proof.
+by congr (_ + _); apply: sumE => f; congr (_ * _); rewrite /after (big_pred1 tt) => [|[] //]; exact: Rmult_1_l.
+Qed.
+Lemma spread_done t l : spread t (Done, l) = 0.
+Proof.
+elim: t l => [//|t ih] l; rewrite spread_next sp_chi sum0 => [|f] /=; first lra.
+by rewrite ih; lra.
+Qed.
+Lemma spread_shot t m l : spread t.+1 (Shot m, l) = (l - 1) ^ 2 * shot m.
+Proof. by rewrite spread_next sp_chi sum0 => [|f] /=; rewrite ?spread_done; lra. Qed.
+Lemma spread_go t n l : spread t.+1 (Go n, l)
+  = (l - 1) ^ 2 * / 32 + / 33 * spread t (Shot n.+2, 0) + 32 / 33 * spread t (go_on n, l * (33 / 32)).
+Proof.
+have P a b : team pred0 (Go n, l) (two a b) = (if a then / 33 else 32 / 33) * (if b then 0 else 1) by rewrite team_two.
+have N a b : team predT (Go n, l) (two a b) = (if a then 0 else 1) * (if b then 0 else 1) by rewrite team_two.
+have E a b : sp_next (Go n, l) (two a b) tt = (if a then Shot n.+2 else go_on n,
+    l * ((if a then 0 else 1) * (if b then 0 else 1) / ((if a then / 33 else 32 / 33) * (if b then 0 else 1)))).
+  by rewrite /sp_next -N -P /= ffunE.
+rewrite spread_next sp_chi sum_two !E !P /=.
+have -> : l * (0 * 1 / (/ 33 * 1)) = 0 by field.
+have -> : l * (1 * 1 / (32 / 33 * 1)) = l * (33 / 32) by field.
+by lra.
+Qed.
+
+(* from the first chance on, with numbers *)
+Fixpoint total n l := (l - 1) ^ 2 * / 32 + / 33 * shot n.+2 + 32 / 33 *
+  (if n is k.+1 then total k (l * (33 / 32)) else (l * (33 / 32) - 1) ^ 2 * shot 2).
+Lemma spread_total n l : spread n.+2 (Go n, l) = total n l.
+Proof.
+elim: n l => [|n ih] l; rewrite spread_go spread_shot /=; first by rewrite spread_shot; ring.
+by rewrite ih; ring.
+Qed.
+
+(* the same in rationals, and its value *)
+Notation Q := QArith_base.Q.
+Notation "x # y" := (QArith_base.Qmake x y) (at level 55, no associativity).
+Notation qD := QArith_base.Qplus.
+Notation qM := QArith_base.Qmult.
+Notation qB := QArith_base.Qminus.
+Definition shotQ m := let w := qD (1 # 1) (Z.of_nat (minn m 64) # 64) in qB (qM w w) (1 # 1).
+Definition squareQ l := let d := qB l (1 # 1) in qM d d.
+Definition nextQ l := Qreduction.Qred (qM l (33 # 32)).
+Definition stepQ n l z := Qreduction.Qred (qD (qD (qM (squareQ l) (1 # 32)) (qM (1 # 33) (shotQ n.+2))) (qM (32 # 33) z)).
+Fixpoint totalQ n l := stepQ n l (if n is k.+1 then totalQ k (nextQ l) else qM (squareQ (nextQ l)) (shotQ 2)).
+Notation Q2R := Rdefinitions.Q2R.
+Lemma Q2R_red x : Q2R (Qreduction.Qred x) = Q2R x. Proof. by apply: Qreals.Qeq_eqR; apply: Qreduction.Qred_correct. Qed.
+Lemma Q2R_num z d : Q2R (z # d) = IZR z / IZR (Z.pos d). Proof. by []. Qed.
+Lemma shotQE m : Q2R (shotQ m) = shot m.
+Proof.
+rewrite /shotQ /shot /low INR_IZR_INZ Qreals.Q2R_minus Qreals.Q2R_mult Qreals.Q2R_plus !Q2R_num.
+by rewrite /=; field.
+Qed.
+Lemma squareQE l : Q2R (squareQ l) = (Q2R l - 1) ^ 2.
+Proof. by rewrite /squareQ Qreals.Q2R_mult Qreals.Q2R_minus Q2R_num; field. Qed.
+Lemma nextQE l : Q2R (nextQ l) = Q2R l * (33 / 32).
+Proof. by rewrite Q2R_red Qreals.Q2R_mult Q2R_num. Qed.
+Lemma stepQE n l z : Q2R (stepQ n l z) = (Q2R l - 1) ^ 2 * / 32 + / 33 * shot n.+2 + 32 / 33 * Q2R z.
+Proof.
+rewrite Q2R_red !Qreals.Q2R_plus (Qreals.Q2R_mult (squareQ l)) (Qreals.Q2R_mult (1 # 33)) (Qreals.Q2R_mult (32 # 33)).
+by rewrite shotQE squareQE !Q2R_num; field.
+Qed.
+Lemma totalQE n l : Q2R (totalQ n l) = total n (Q2R l).
+Proof.
+elim: n l => [|n ih] l.
+  by rewrite -[totalQ 0 l]/(stepQ 0 l (qM (squareQ (nextQ l)) (shotQ 2))) stepQE Qreals.Q2R_mult squareQE nextQE shotQE.
+by rewrite -[totalQ n.+1 l]/(stepQ n.+1 l (totalQ n (nextQ l))) stepQE ih nextQE.
+Qed.
+Lemma total_value : 7378 / 10000 < total 29 1.
+Proof.
+have -> : 1 = Q2R (1 # 1) by rewrite Q2R_num; field.
+rewrite -totalQE (_ : 7378 / 10000 = Q2R (7378 # 10000)) //; apply: Qreals.Qlt_Rlt.
+by vm_compute.
+Qed.
+
+Lemma exp1_lt : exp 1 < 27378 / 10000.
+Proof.
+have sq x b c : exp x <= b -> b * b <= c -> exp (x + x) <= c.
+  move=> h1 h2; rewrite exp_plus; apply: Rle_trans h2.
+  by have := exp_pos x => h0; apply: Rmult_le_compat; lra.
+have e0 : exp (/ 128) <= 128 / 127.
+  have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ (exp_pos (/ 128))) (exp_ineq1_le (- / 128)).
+  by rewrite -exp_plus Rplus_opp_r exp_0; lra.
+have := sq _ _ (101582 / 100000) e0 ltac:(lra) => e1; have := sq _ _ (10319 / 10000) e1 ltac:(lra) => e2.
+have := sq _ _ (106482 / 100000) e2 ltac:(lra) => e3; have := sq _ _ (113385 / 100000) e3 ltac:(lra) => e4.
+have := sq _ _ (128562 / 100000) e4 ltac:(lra) => e5; have := sq _ _ (165282 / 100000) e5 ltac:(lra) => e6.
+have := sq _ _ (273182 / 100000) e6 ltac:(lra); set x := _ + _; have -> : x = 1 by rewrite /x; field.
+by lra.
+Qed.
+
+(* S10 (c) is false in a product team with the sum of the agents' own chi-squares in place of the joint one: two agents, 31
+   steps, X = 1 *)
+Theorem S10_own_sum_fails : exists x : state, (forall y i, dist (row_cur y i) /\ dist (row_new y i)) /\
+  (forall y, opens_nothing row_cur row_new y) /\
+  budget sp_e sp_next (team pred0) (fun y => \sum_(k : bool) spend (row_cur y) (row_new y) k) 31 x 1 /\
+  sqrt (variance sp_e sp_next sp_r (team pred0) 31 x) * sqrt (exp 1 - 1 - 1)
+    < Rabs (V sp_e sp_next sp_r (team predT) 31 x - V sp_e sp_next sp_r (team pred0) 31 x
+        - L sp_e sp_next sp_r (team pred0) (team predT) 31 x).
+Proof.
+exists (Go 29, 1); split; first by move=> y i; split; [exact: sp_cur | exact: sp_new].
+split; first exact: sp_opens.
+split.
+  have E : left_over (Go 29) = 1 by rewrite /left_over INR_IZR_INZ /=; lra.
+  by move=> w lw; have := sp_budget lw; rewrite [(Go 29, 1).1]/= E.
+have ed x a : dist (sp_e x a) by split=> [b|]; rewrite /sp_e; [lra | rewrite (big_pred1 tt) // => -[]].
+have hp := team_dist sp_cur sp_new pred0; have hq := team_dist sp_cur sp_new predT.
+have hd x : dominated (team pred0 x) (team predT x) := team_dominated sp_cur predT (@sp_opens x).
+have D := spread_total 29 1; have lt := total_value; rewrite -D in lt.
+have hl x a (b : unit) : snd (sp_next x a b) = snd x * (team predT x a / team pred0 x a) by [].
+pose x0 : state := (Go 29, 1).
+have zero : V sp_e sp_next sp_r (team pred0) 31 x0 = 0 := mart_V sp_next ed snd hp hq hd 31 x0.
+have var : variance sp_e sp_next sp_r (team pred0) 31 x0 = spread 31 x0 := mart_variance sp_next ed snd hp hq hd 31 x0.
+have gap : 1 * V sp_e sp_next sp_r (team predT) 31 x0 - L sp_e sp_next sp_r (team pred0) (team predT) 31 x0 = spread 31 x0
+  := mart_gap ed hp hq hd hl 31 x0.
+rewrite D in var gap; rewrite D in lt; rewrite -/x0 zero var Rminus_0_r -[V _ _ _ _ _ _]Rmult_1_l gap.
+set x := total 29 1 in lt *; have e1 := exp1_lt; have xp : 0 < x by lra.
+rewrite Rabs_pos_eq; last lra.
+have s0 := sqrt_lt_R0 _ xp; rewrite -{2}(sqrt_sqrt x); last lra.
+apply: Rmult_lt_compat_l => //; apply: sqrt_lt_1_alt; have := exp_ineq1_le 1; lra.
+Qed.
+End Spent.

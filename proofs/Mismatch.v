@@ -1,12 +1,12 @@
-(* S12: rollouts of a sampler mu, a step from p to q. Both pairs (mu, p) and (mu, q) are pairs of policies like any other, and J(mu)
-   cancels in the difference of their gaps. The path-weight forms (c), (d) are one line for each path, R P' + (1-R) P - M. *)
+(* S12: rollouts of a sampler mu, a step from p to q. Both pairs (mu, p) and (mu, q) are pairs of policies like any other, and
+   J(mu) cancels in the difference of their gaps. The path-weight forms (c), (d) are one line for a path, R P' + (1-R) P - M. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic Discounted.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Local Open Scope R_scope.
 
-(* ------------------------------------------------------------------ (c), (d): laws M, P, P' of whole rollouts, an outcome R in [0,1] *)
+(* ------------------------------------------------------------------ (c), (d): laws of whole rollouts, an outcome in [0,1] *)
 Section Weights.
 Variables (W : finType) (M P P' Rw : W -> R).
 Hypotheses (hM : dist M) (hP : dist P) (hP' : dist P').
@@ -135,7 +135,8 @@ Section DiscountedForm.
 Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R).
 Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
 Variables (r : S -> A -> R) (mu p q : S -> A -> R) (u v w m : S -> R).
-Hypotheses (hm : policy mu) (hp : policy p) (hq : policy q) (kp : forall s, keeps (mu s) (p s)) (kq : forall s, keeps (mu s) (q s)).
+Hypotheses (hm : policy mu) (hp : policy p) (hq : policy q).
+Hypotheses (kp : forall s, keeps (mu s) (p s)) (kq : forall s, keeps (mu s) (q s)).
 Hypotheses (fl : flow P g rho mu m) (bm : bellman P g r mu u) (bp : bellman P g r p v) (bq : bellman P g r q w).
 Definition gap3d := at_rho rho w - at_rho rho v - (under m (gaind P g r mu u q) - under m (gaind P g r mu u p)).
 

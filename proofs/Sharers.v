@@ -1,5 +1,5 @@
-(* S7d: agents that share parameters. S7 asks for any two policies; what has to be counted is the KL of the messages of ALL sharers.
-   KLs from the start, K(0 -> i), bound a chain of updates; the KLs of the increments do not: coins, with exact numbers. *)
+(* S7d: agents that share parameters. S7 asks for any two policies; what has to be counted is the KL of the messages of ALL
+   sharers. KLs from the start, K(0 -> i), bound a chain of updates; the KLs of the increments do not: coins, exactly. *)
 Require Import Reals Lra Psatz.
 From Coquelicot Require Import Coquelicot.
 From mathcomp Require Import all_ssreflect.
@@ -187,8 +187,8 @@ have i2 : / (2 * (1 - p - eps)) <= / w by apply: Rinv_le_contravar; rewrite /w /
 have := Rmult_le_compat_l _ _ _ (pow2_ge_0 eps) (Rplus_le_compat _ _ _ _ i1 i2); lra.
 Qed.
 
-(* S7d, in increments it is false: n sharers of one row, updated one after another on one batch. The range of the return is 1, and the
-   signed cached sum over the sum of the KLs of the increments tends to n/2 as eps -> 0. *)
+(* S7d, in increments it is false: n sharers of one row, updated one after another on one batch. The range of the return is 1,
+   and the signed cached sum over the sum of the KLs of the increments tends to n/2 as eps -> 0. *)
 Theorem S7d_coins n : 0 < eps -> 2 * (INR n * eps) < 1 -> let ne := INR n * eps in
   INR n / 2 * ((1 - 2 * ne) / (1 - ne)) * \big[Rplus/0]_(k < n) coin_K k <= \big[Rplus/0]_(k < n) gap k.
 Proof.
