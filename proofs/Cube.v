@@ -8,7 +8,7 @@ From TeamTR Require Import Sums Episodic Discounted Existence Pinsker.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Local Open Scope R_scope.
 
-(* ------------------------------------------------------------------ the Cauchy-Schwarz inequality, as something closed under sums *)
+(* ------------------------------------------------------------ the Cauchy-Schwarz inequality, as something closed under sums *)
 Definition cs x y z := 0 <= x /\ 0 <= y /\ z ^ 2 <= x * y.
 Lemma cs_add x1 y1 z1 x2 y2 z2 : cs x1 y1 z1 -> cs x2 y2 z2 -> cs (x1 + x2) (y1 + y2) (z1 + z2).
 Proof.
@@ -79,7 +79,8 @@ move=> hp hq; have E : 1 - (1 - H2 p q) ^ 2 = H2 p q * (1 + affinity p q) by rew
 rewrite {}E; have h2 := H2_half hp hq; have [p0 p1] := hp; have [q0 q1] := hq.
 pose x a := (sqrt (p a) - sqrt (q a)) ^ 2; pose y a := (sqrt (p a) + sqrt (q a)) ^ 2.
 have y1 : \sum_(a : A) y a = 2 * (1 + affinity p q).
-  rewrite (sumE (G := fun a => p a + q a + 2 * sqrt (p a * q a))) => [|a]; first by rewrite !sumD sumZ p1 q1 -/(affinity p q); lra.
+  rewrite (sumE (G := fun a => p a + q a + 2 * sqrt (p a * q a))) => [|a];
+    first by rewrite !sumD sumZ p1 q1 -/(affinity p q); lra.
   by rewrite /y sqrt_mult // -{2}(sqrt_sqrt (p a)) // -{2}(sqrt_sqrt (q a)) //; ring.
 have one a : cs (x a) (y a) (Rabs (q a - p a)).
   split; first exact: pow2_ge_0; split; first exact: pow2_ge_0.
@@ -130,7 +131,8 @@ have one a : - 2 * (sqrt (p a * q a) / c - p a + p a * ln c) <= p a * ln (p a / 
   rewrite l; have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ pa) (ln_le y0).
   have -> : p a * (s / p a / c - 1) = s / c - p a by field; lra.
   by lra.
-have := sum_le one; rewrite sumZ sumD sumB sumZr p1 -/(kl p q) (sumE (G := fun a => / c * sqrt (p a * q a))) => [|a]; last by rewrite /Rdiv; ring.
+have := sum_le one; rewrite sumZ sumD sumB sumZr p1 -/(kl p q) (sumE (G := fun a => / c * sqrt (p a * q a))) => [|a];
+  last by rewrite /Rdiv; ring.
 by rewrite sumZ -/c Rinv_l; lra.
 Qed.
 Lemma H2_kl p q : dist p -> dist q -> keeps p q -> H2 p q <= kl p q / 2.
@@ -526,9 +528,11 @@ Proof. by rewrite big_bool. Qed.
 Lemma tree_e_dist s a : dist (tree_e s a).
 Proof. by split=> [b|]; rewrite /tree_e; [lra | rewrite (big_pred1 tt) // => -[]]. Qed.
 Lemma cur_policy : policy tree_cur.
-Proof. by move=> [[|c] o]; (split=> [a|]; [case: a | rewrite sum_bool]); rewrite /tree_cur /=; have := eps01; try have [? _] := eps01 c; lra. Qed.
+Proof. by move=> [[|c] o]; (split=> [a|]; [case: a | rewrite sum_bool]); rewrite /tree_cur /=; have := eps01;
+  try have [? _] := eps01 c; lra. Qed.
 Lemma new_policy : policy tree_new.
-Proof. by move=> [[|c] o]; (split=> [a|]; [case: a | rewrite sum_bool]); rewrite /tree_new /=; have := eps01; try have [? _] := eps01 c; lra. Qed.
+Proof. by move=> [[|c] o]; (split=> [a|]; [case: a | rewrite sum_bool]); rewrite /tree_new /=; have := eps01;
+  try have [? _] := eps01 c; lra. Qed.
 Lemma tree_sum w f c o : path_sum tree_e tree_next w (fun _ => f) c.+2 (c.+1, o)
   = f (c.+1, o) + (w (c.+1, o) true * path_sum tree_e tree_next w (fun _ => f) c.+1 (c, o)
     + w (c.+1, o) false * path_sum tree_e tree_next w (fun _ => f) c.+1 (c, (o + (size c).+1)%nat)).
@@ -681,7 +685,8 @@ Proof.
 have [P0 P1] := P_dist (odflt s0 o) a; split=> [b|]; first by apply: Rmult_le_pos => //; case: b.2; lra.
 by rewrite geo_sum -P1; apply: sumE => s; rewrite /geo_e /=; ring.
 Qed.
-Lemma geo_after s a (h : option S -> R) : after geo_e geo_next (Some s) a h = (1 - g) * h None + g * ev P s a (fun x => h (Some x)).
+Lemma geo_after s a (h : option S -> R) :
+  after geo_e geo_next (Some s) a h = (1 - g) * h None + g * ev P s a (fun x => h (Some x)).
 Proof.
 rewrite /after geo_sum (sumE (G := fun x => P s a x * ((1 - g) * h None) + g * (P s a x * h (Some x)))) => [|x].
   by rewrite sumD sumZr (proj2 (P_dist s a)) sumZ /ev; ring.
@@ -696,7 +701,8 @@ Lemma geo_path p0 p (f : option S -> R) T s : f None = 0 ->
   path_sum geo_e geo_next (geo p0 p) (fun _ => f) T (Some s) = Discounted.W P g p (fun x => f (Some x)) T s.
 Proof.
 move=> f0; elim: T s => [//|T ih] s; rewrite /=; congr (_ + _).
-rewrite /step_p -sumZ; apply: sumE => a; rewrite geo_after geo_ended // (evE P s a (h := Discounted.W P g p (fun x => f (Some x)) T)) //.
+rewrite /step_p -sumZ; apply: sumE => a; rewrite geo_after geo_ended //
+  (evE P s a (h := Discounted.W P g p (fun x => f (Some x)) T)) //.
 by ring.
 Qed.
 Lemma geo_V_ended p0 p f T : V geo_e geo_next (last_is f) (geo p0 p) T None = 0.
@@ -708,7 +714,8 @@ Lemma geo_V p0 p f T s : policy p ->
   V geo_e geo_next (last_is f) (geo p0 p) T (Some s) = Discounted.W P g p (fun x => (1 - g) * f x) T s.
 Proof.
 move=> hp; elim: T s => [//|T ih] s; rewrite VE.
-rewrite (sumE (G := fun a => p s a * ((1 - g) * f s) + g * (p s a * ev P s a (Discounted.W P g p (fun x => (1 - g) * f x) T)))) => [|a].
+rewrite (sumE (G := fun a => p s a * ((1 - g) * f s)
+  + g * (p s a * ev P s a (Discounted.W P g p (fun x => (1 - g) * f x) T)))) => [|a].
   by rewrite sumD (sum_const _ (proj2 (hp s))) sumZ.
 rewrite QE geo_after geo_V_ended (evE P s a (h := Discounted.W P g p (fun x => (1 - g) * f x) T)) // geo_sum.
 rewrite (sumE (G := fun x => P s a x * ((1 - g) * f s))) => [|x]; last by rewrite /geo_e /=; ring.
@@ -717,7 +724,8 @@ Qed.
 
 (* sums over T steps of f >= 0 grow to the sum under the visits *)
 Lemma W_limit p m f : policy p -> flow P g rho p m -> (forall s, 0 <= f s) ->
-  exists2 C, 0 <= C & forall T, at_rho rho (Discounted.W P g p f T) <= under m f <= at_rho rho (Discounted.W P g p f T) + C * g ^ T.
+  exists2 C, 0 <= C & forall T, at_rho rho (Discounted.W P g p f T) <= under m f
+    <= at_rho rho (Discounted.W P g p f T) + C * g ^ T.
 Proof.
 move=> hp fl f0; have [u hu] := solve g01 P_dist hp f.
 have E : under m f = at_rho rho u.
@@ -736,7 +744,8 @@ have w T s : Discounted.W P g p f T s <= u s <= Discounted.W P g p f T s + C * g
     by apply: (ev_le P_dist) => x; have := ih x; lra.
   have := Rmult_le_compat_l _ _ _ (proj1 g01) lo; have := Rmult_le_compat_l _ _ _ (proj1 g01) hi.
   by rewrite hu /=; lra.
-exists C => // T; rewrite E; split; first by apply: sum_le => s; apply: Rmult_le_compat_l (proj1 rho_dist s) _; have := w T s; lra.
+exists C => // T; rewrite E; split; first by apply: sum_le => s; apply: Rmult_le_compat_l (proj1 rho_dist s) _;
+  have := w T s; lra.
 rewrite -[X in _ + X](sum_const _ (proj2 rho_dist)) /at_rho -sumD; apply: sum_le => s; rewrite -Rmult_plus_distr_l.
 by apply: Rmult_le_compat_l (proj1 rho_dist s) _; have := w T s; lra.
 Qed.
@@ -810,9 +819,11 @@ have law_ret Z : at_rho rho (Discounted.W tr g (team Z) (fun s => (1 - g) * f s)
 have fr t o (v : path A (prod_finType S bool_finType) t) : 0 <= ret (@geo_next S A) (last_is (A:=A) f) o v <= 1
     /\ ret (@geo_next S A) (last_is (A:=A) f) None v = 0.
   elim: t o v => [|t ih] o v; first by rewrite /=; lra.
-  case: v => [[a [s []]] v] /=; have := ih None v; have := ih o v; case: o => [x|] /=; have := ih (Some s) v; try (have := hf x); lra.
+  case: v => [[a [s []]] v] /=; have := ih None v; have := ih o v; case: o => [x|] /=; have := ih (Some s) v;
+    try (have := hf x); lra.
 have d Z : dist (PT T Z) := P_dist (@geo_next S A) Some T ed rho_dist geo_factored Z.
-have := read_tv (d X) (d Y) (f := fun w => ret (@geo_next S A) (last_is (A:=A) f) (Some w.1) w.2) (fun w => proj1 (fr T (Some w.1) w.2)).
+have := read_tv (d X) (d Y) (f := fun w => ret (@geo_next S A) (last_is (A:=A) f) (Some w.1) w.2)
+  (fun w => proj1 (fr T (Some w.1) w.2)).
 rewrite -!law_ret; have := tv_le_H (d X) (d Y); have h0 := H2_ge0 (d X) (d Y).
 rewrite -sqrt_mult; [|lra|exact: h0] => h1 h2.
 have : sqrt (2 * H2 (PT T X) (PT T Y)) <= sqrt (2 * b) by apply: sqrt_le_1_alt; have := hb T; lra.

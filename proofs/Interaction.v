@@ -75,7 +75,8 @@ Proof.
 move=> hp hq hu hu' hn hf.
 have -> : g * eta * F / (1 - g) ^ 2 = g * (eta * (F / (1 - g))) / (1 - g) by field; lra.
 apply: (sums_small (p := p) (f := fun s => g * diff q p u' s)) => // [s|s].
-  have -> : step_p P p (fun x => u x - u' x) s = step_p P p u s - step_p P p u' s by rewrite /step_p -sumB; apply: sumE => a; rewrite evB; ring.
+  have -> : step_p P p (fun x => u x - u' x) s = step_p P p u s - step_p P p u' s by rewrite /step_p -sumB; apply: sumE => a;
+    rewrite evB; ring.
   by rewrite {1}hu {1}hu' (step_pE q p u' s); ring.
 rewrite Rabs_mult (Rabs_pos_eq _ (proj1 g01)); apply: Rmult_le_compat_l (proj1 g01) _.
 exact: diff_small hn (sums_small hq hu' hf).
@@ -115,7 +116,8 @@ have a := shift_small hp0 hp fl0 fl n2 (fun s => diff_small s n1 (sums_small hq 
 have b := @steps_small p q q p0 q0 m0 u u0 f F eta kappa hp0 fl0 hq hq0 hu hu0 n1 n3 nk hf.
 have [a1 a2] := Rabs_def2_le a; have [b1 b2] := Rabs_def2_le b.
 have -> : (2 * g ^ 2 * eta ^ 2 / (1 - g) ^ 3 + g * kappa / (1 - g) ^ 2) * F
-  = g * (g * eta * (eta * (F / (1 - g))) / (1 - g) ^ 2) + g * (g * eta ^ 2 * F / (1 - g) ^ 3 + kappa * F / (1 - g) ^ 2) by field; lra.
+  = g * (g * eta * (eta * (F / (1 - g))) / (1 - g) ^ 2) + g * (g * eta ^ 2 * F / (1 - g) ^ 3 + kappa * F / (1 - g) ^ 2)
+    by field; lra.
 have := Rmult_le_compat_l _ _ _ (proj1 g01) a1; have := Rmult_le_compat_l _ _ _ (proj1 g01) a2.
 have := Rmult_le_compat_l _ _ _ (proj1 g01) b1; have := Rmult_le_compat_l _ _ _ (proj1 g01) b2.
 by move=> *; apply: Rabs_le; lra.
@@ -205,11 +207,13 @@ have -> : cached i - stale i = g * under (m O) (diff P (team i) (team i.+1) (fun
   have e x y z : x - y - z - (x - y - (\sum_(s : S) (m O s * gi i s))) = \sum_(s : S) (m O s * gi i s) - z by ring.
   rewrite {}e -sumB; apply: sumE => s; rewrite /gi gaindE; last exact: ht.
   have -> : v i s = \sum_(a : A) (team i s a * Qd P g r (v i) s a) by exact: hv.
-  rewrite -sumB -Rmult_minus_distr_l (_ : g * (_ * _) = m O s * (g * diff P (team i) (team i.+1) (fun s => v i s - v O s) s)); last ring.
+  rewrite -sumB -Rmult_minus_distr_l
+    (_ : g * (_ * _) = m O s * (g * diff P (team i) (team i.+1) (fun s => v i s - v O s) s)); last ring.
   congr (_ * _); rewrite /diff -sumZ.
   have -> : \sum_(a : A) ((team i.+1 s a - team i s a) * (Qd P g r (v O) s a - v O s))
     = \sum_(a : A) ((team i.+1 s a - team i s a) * Qd P g r (v O) s a).
-    rewrite (sumE (G := fun a => (team i.+1 s a - team i s a) * Qd P g r (v O) s a - (team i.+1 s a - team i s a) * v O s)) => [|a]; last ring.
+    rewrite (sumE (G := fun a => (team i.+1 s a - team i s a) * Qd P g r (v O) s a -
+      (team i.+1 s a - team i s a) * v O s)) => [|a]; last ring.
     by rewrite sumB sumZr sumB (proj2 (ht i.+1 s)) (proj2 (ht i s)); ring.
   by rewrite -sumB; apply: sumE => a; rewrite /Qd evB; ring.
 move: (team i) (team i.+1) => p q; elim: i => [|k ih]; last rewrite big_ord_recr /= -ih.
@@ -247,7 +251,8 @@ Qed.
 (* R4, the sums of a stage of N updates: sum fresh is the trace, sum stale the trace and what is above the diagonal *)
 Theorem R4_sums N :
   Rabs (\big[Rplus/0]_(i < N) fresh i - \big[Rplus/0]_(i < N) M i i) <= INR N * remainder /\
-  Rabs (\big[Rplus/0]_(i < N) stale i - \big[Rplus/0]_(i < N) (\big[Rplus/0]_(k < i) M k i + M i i)) <= INR N * (INR N * remainder).
+  Rabs (\big[Rplus/0]_(i < N) stale i - \big[Rplus/0]_(i < N) (\big[Rplus/0]_(k < i) M k i + M i i))
+    <= INR N * (INR N * remainder).
 Proof.
 split; first by apply: (sum_remainder (X := fresh) (Y := fun i => M i i)) => k _; exact: R5_fresh.
 apply: (sum_remainder (X := stale) (Y := fun i => \big[Rplus/0]_(k < i) M k i + M i i)) => i lt.
@@ -361,11 +366,13 @@ have step (i : 'I_n) : \sum_(f : {ffun 'I_n -> M}) Rabs (joint (hybrid a b i.+1)
     rewrite joint_norm (bigD1 i) //= /only eqxx; apply: Rmult_le_compat (hd i) _; [exact: norm1_ge0 | |].
       by apply: (big_ind (Rle 0)) => [|*|k _]; [lra | exact: Rmult_le_pos | exact: norm1_ge0].
     suff [] : \big[Rmult/1]_(k | k != i) norm1 (if k == i then fun m => a i m - b i m else hybrid a b i k)
-        <= \big[Rmult/1]_(k | k != i) w k /\ 0 <= \big[Rmult/1]_(k | k != i) norm1 (if k == i then fun m => a i m - b i m else hybrid a b i k) by [].
+        <= \big[Rmult/1]_(k | k != i) w k
+        /\ 0 <= \big[Rmult/1]_(k | k != i) norm1 (if k == i then fun m => a i m - b i m else hybrid a b i k) by [].
     apply: (big_ind2 (fun x y => x <= y /\ 0 <= x)) => [|x1 x2 y1 y2 [p1 q1] [p2 q2]|k /negbTE ->]; first lra.
       by split; [exact: Rmult_le_compat | exact: Rmult_le_pos].
     by split; [rewrite /hybrid; case: ifP | exact: norm1_ge0].
-  rewrite (joint_one (i := i)) => [|k m ki]; last by rewrite /hybrid ltnS leq_eqVlt (_ : (k == i :> nat) = false) //; exact: negbTE.
+  rewrite (joint_one (i := i)) => [|k m ki]; last by rewrite /hybrid ltnS leq_eqVlt (_ : (k == i :> nat) = false) //;
+    exact: negbTE.
   by rewrite /hybrid ltnn ltnSn.
 rewrite (sumE (fun f => congr1 Rabs (tel f))); apply: Rle_trans (sum_le (fun f => sum_abs _)) _.
 by rewrite sum_swap; apply: sum_le.
@@ -481,9 +488,11 @@ move: ks; rewrite leq_eqVlt => /orP [/eqP E|lt].
   by rewrite !z; ring.
 by rewrite pq //; congr (_ * _); apply: sumE => b; rewrite ih // clock.
 Qed.
-Lemma gain_zero p q k : policy q -> (forall s, time s <> k -> forall a, q s a = p s a) -> forall u x, time x <> k -> gain e next r p q u x = 0.
+Lemma gain_zero p q k : policy q -> (forall s, time s <> k -> forall a, q s a = p s a) -> forall u x, time x <> k ->
+  gain e next r p q u x = 0.
 Proof.
-move=> hq h u x xk; rewrite gainE // VE (sumE (F := fun a => q x a * _) (G := fun a => p x a * Q e next r p u x a)) => [|a]; first ring.
+move=> hq h u x xk; rewrite gainE // VE (sumE (F := fun a => q x a * _) (G := fun a => p x a * Q e next r p u x a)) => [|a];
+  first ring.
 by rewrite h.
 Qed.
 
@@ -495,7 +504,8 @@ move=> hq h ks; rewrite T0 // /L (sum_before (p := q) (q := p) _ (gain_zero hq h
 by move=> x lt a; apply: h => E; rewrite E ltnn in lt.
 Qed.
 (* ... and stale = 0 where those updated before it speak after it *)
-Theorem R4_stale p0 p q k t s : policy q -> (forall s, time s <> k -> forall a, q s a = p s a) -> before k p0 p -> (time s <= k)%nat ->
+Theorem R4_stale p0 p q k t s : policy q -> (forall s, time s <> k -> forall a, q s a = p s a) -> before k p0 p ->
+  (time s <= k)%nat ->
   V e next r q t s - V e next r p t s - path_sum p0 (gain e next r p q) t s = 0.
 Proof.
 move=> hq h h0 ks; rewrite T0 // (sum_before (p := q) (q := p0) _ (gain_zero hq h)) //; first ring.
@@ -542,7 +552,8 @@ Proof. by move=> s; split=> [a|]; [rewrite /pol /now; case: a; case: (b s.2); lr
 Notation CV := (V ch_e ch_next ch_r).
 Lemma ch_Q x u s a : Q ch_e ch_next ch_r (pol x) u s a = ch_r s a tt + CV (pol x) u (s.1 && a, s.2.+1).
 Proof. by rewrite /Q (big_pred1 tt) => [|[]] //; rewrite /ch_e /ch_next; ring. Qed.
-Lemma ch_V x t s : CV (pol x) t.+1 s = x s.2 * (ch_r s true tt + CV (pol x) t (s.1, s.2.+1)) + (1 - x s.2) * CV (pol x) t (false, s.2.+1).
+Lemma ch_V x t s : CV (pol x) t.+1 s = x s.2 * (ch_r s true tt + CV (pol x) t (s.1, s.2.+1))
+  + (1 - x s.2) * CV (pol x) t (false, s.2.+1).
 Proof. by rewrite VE big_bool !ch_Q /pol /= andbT andbF /ch_r andbF; ring. Qed.
 Lemma ch_dead x t k : CV (pol x) t (false, k) = 0.
 Proof. by elim: t k => [//|t ih] k; rewrite ch_V /= !ih /ch_r /=; ring. Qed.
@@ -616,7 +627,8 @@ Qed.
 (* In the order of speaking fresh is 0 and stale is not, in reverse order fresh and stale are 0 and cached is not. *)
 Theorem R4_chain :
   [/\ forall i, gap (fw i) (fw i.+1) - L ch_e ch_next ch_r (fw i) (fw i.+1) n start = 0,
-      \big[Rplus/0]_(i < n) (gap (fw i) (fw i.+1) - path_sum ch_e ch_next (fw 0) (gain ch_e ch_next ch_r (fw i) (fw i.+1)) n start)
+      \big[Rplus/0]_(i < n) (gap (fw i) (fw i.+1)
+          - path_sum ch_e ch_next (fw 0) (gain ch_e ch_next ch_r (fw i) (fw i.+1)) n start)
         = chain_gap,
       forall i, (i < n)%nat -> gap (bw i) (bw i.+1) - L ch_e ch_next ch_r (bw i) (bw i.+1) n start = 0
         /\ gap (bw i) (bw i.+1) - path_sum ch_e ch_next (bw 0) (gain ch_e ch_next ch_r (bw i) (bw i.+1)) n start = 0
