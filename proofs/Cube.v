@@ -1,7 +1,10 @@
 (* S11, the cube of partly updated teams: the squared Hellinger distance of the transcripts before and after a stage is at most
    the sum over the agents of the mean distance of the agent's own step, whoever else is updated. Idea: the distance is a sum
    over contexts under the policy sqrt(pi pi') (H2_law), such sums are log-convex in the policy (path_cs), and the product rule
-   pairs the step of k beside X with the step of k beside the agents that are neither k nor in X. No path space is needed. *)
+   pairs the step of k beside X with the step of k beside the agents that are neither k nor in X. No path space is needed.
+   Then the trees for which the steps of one order do not bound the distance by any constant, in H^2 and in KL, and the
+   discounted forms for the occupancy: an episode that ends with probability 1 - g after each action, its horizon going to
+   infinity. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic Discounted Existence Pinsker.
@@ -225,6 +228,8 @@ rewrite (bigD1 (j s)) //= big1 => [|k kj].
   by rewrite /own /loss /turns /H2 /affinity !inE eqxx; lra.
 rewrite /own /loss /turns /H2 /affinity !inE eq_sym (negbTE kj); have := affinity_refl (hc s); rewrite /affinity => ->; lra.
 Qed.
+Lemma turns_keeps : (forall s, keeps (cur s) (new s)) -> forall X k s, keeps (turns X s) (turns (k |: X) s).
+Proof. by move=> h X k s a; rewrite /turns !inE; case: (j s \in X); rewrite ?orbT ?orbF //; case: (_ == _) => //; exact: h. Qed.
 End Turns.
 
 (* product team: everybody acts at every s *)
@@ -235,6 +240,13 @@ Definition row (X : {set I}) s k := if k \in X then new k s else cur k s.
 Definition product (X : {set I}) s (f : {ffun I -> M}) := joint (row X s) f.
 Lemma row_dist X s k : dist (row X s k).
 Proof. by rewrite /row; case: (k \in X); [exact: hn | exact: hc]. Qed.
+Lemma product_keeps : (forall k s, keeps (cur k s) (new k s)) -> forall X k s, keeps (product X s) (product (k |: X) s).
+Proof.
+move=> h X k s f; rewrite /product /joint => fp; apply: (big_ind (Rlt 0)) => [|*|l _]; [lra | exact: Rmult_lt_0_compat |].
+have [p0 _] := row_dist X s l; have pl : 0 < row X s l (f l).
+  case: (Rle_lt_or_eq_dec _ _ (p0 (f l))) => // E; move: fp; rewrite (bigD1 l) //= -E; lra.
+by move: pl; rewrite /row !inE; case: (l \in X); rewrite ?orbT ?orbF //; case: (_ == _) => //; exact: h.
+Qed.
 Lemma sqrt_prod (F : I -> R) : (forall k, 0 <= F k) ->
   sqrt (\big[Rmult/1]_(k : I) F k) = \big[Rmult/1]_(k : I) sqrt (F k).
 Proof.
@@ -405,6 +417,10 @@ Hypotheses (e_dist : forall s a, dist (e s a)) (rho_dist : dist rho) (ft : facto
 Notation P X := (P e next rho start (T := T) team X).
 Definition first i := [set k : 'I_n | (k < i)%nat].
 Definition last i := [set k : 'I_n | (i <= k)%nat].
+Lemma firstS (i : 'I_n) : first i.+1 = i |: first i.
+Proof. by apply/setP => k; rewrite !inE -val_eqE ltnS [LHS]leq_eqVlt. Qed.
+Lemma lastS (i : 'I_n) : last i = i |: last i.+1.
+Proof. by apply/setP => k; rewrite !inE -val_eqE [LHS]leq_eqVlt eq_sym. Qed.
 Definition forward := \sum_(i : 'I_n) H2 (P (first i)) (P (first i.+1)).
 Definition backward := \sum_(i : 'I_n) H2 (P (last i.+1)) (P (last i)).
 
@@ -414,9 +430,9 @@ Proof.
 exists (\sum_(i : 'I_n) contexts e next rho start T (root (team set0) (team setT)) (own team i)); first exact: all_le.
 apply: cs_sum => i; have nf : i \notin first i by rewrite inE ltnn.
 have := edges next start T e_dist rho_dist ft nf.
-have -> : i |: first i = first i.+1 by apply/setP => k; rewrite !inE -val_eqE ltnS [RHS]leq_eqVlt.
+rewrite -firstS.
 have -> : rest i (first i) = last i.+1 by apply/setP => k; rewrite !inE -val_eqE negb_or -leqNgt [RHS]ltn_neqAle eq_sym.
-by have -> : i |: last i.+1 = last i by apply/setP => k; rewrite !inE -val_eqE [RHS]leq_eqVlt eq_sym.
+by rewrite -lastS.
 Qed.
 Theorem S11_order : H2 (P set0) (P setT) <= sqrt (forward * backward).
 Proof. by have [z h /cs_le] := order_cs; exact: Rle_trans. Qed.
@@ -1014,7 +1030,7 @@ End DiscountedCube.
 (* Order, discounted: TV(d^n, d^0)^2 <= sqrt(K_forward K_backward), so of an order and its reverse one has TV^2 <= sum_k K_k. *)
 Theorem S11_discounted_order (S A : finType) n (tr : S -> A -> S -> R) g rho (s0 : S) (team : {set 'I_n} -> S -> A -> R) m :
   0 <= g < 1 -> (forall s a, dist (tr s a)) -> dist rho -> factored team -> (forall X, flow tr g rho (team X) (m X)) ->
-  (forall X Y s, keeps (team X s) (team Y s)) ->
+  (forall X k s, keeps (team X s) (team (k |: X) s)) ->
   tv (occ g m set0) (occ g m setT) <= sqrt (sqrt ((\sum_(i : 'I_n) Kd team m (first n i) (first n i.+1))
     * (\sum_(i : 'I_n) Kd team m (last n i.+1) (last n i)))).
 Proof.
@@ -1022,11 +1038,11 @@ move=> g01 trd rd ft hm hk; set F := \sum_(i : 'I_n) _; set B := \sum_(i : 'I_n)
 have -> : sqrt (F * B) = 2 * (sqrt (F * B) / 2) by field.
 apply: (occ_tv (s0 := s0) g01 trd rd ft hm) => T; have ed := geo_e_dist g01 trd s0.
 apply: Rle_trans (S11_order (@geo_next S A) Some T ed rd (geo_factored s0 ft)) _.
-have h X Y := K_geo s0 g01 trd rd ft hm T (hk X Y).
+have h X k := K_geo s0 g01 trd rd ft hm T (hk X k).
 have pd X := P_dist (@geo_next S A) Some T ed rd (geo_factored s0 ft) X.
 set F' := forward _ _ _ _ _ _; set B' := backward _ _ _ _ _ _.
-have Fl : F' <= F / 2 by rewrite /F /Rdiv -sumZr; apply: sum_le => i; exact: h.
-have Bl : B' <= B / 2 by rewrite /B /Rdiv -sumZr; apply: sum_le => i; exact: h.
+have Fl : F' <= F / 2 by rewrite /F /Rdiv -sumZr; apply: sum_le => i; rewrite firstS; exact: h.
+have Bl : B' <= B / 2 by rewrite /B /Rdiv -sumZr; apply: sum_le => i; rewrite lastS; exact: h.
 have F0 : 0 <= F' by apply: sum_ge0 => i; apply: H2_ge0.
 have B0 : 0 <= B' by apply: sum_ge0 => i; apply: H2_ge0.
 have FB : 0 <= F * B by apply: Rmult_le_pos; lra.
