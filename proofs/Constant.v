@@ -27,7 +27,8 @@ Lemma value_range pi r f lo hi s : policy pi -> (forall s a, lo <= r s a <= hi) 
   lo / (1 - g) <= f s <= hi / (1 - g).
 Proof.
 move=> hpi hr bf; split.
-  by apply: (above g01 P_dist hpi (r := r) (Phi := fun _ => lo / (1 - g))) => //; apply: const_floor => // x a; have := hr x a; lra.
+  by apply: (above g01 P_dist hpi (r := r) (Phi := fun _ => lo / (1 - g))) => //; apply: const_floor => // x a;
+    have := hr x a; lra.
 have h : (- hi) / (1 - g) <= - f s.
   apply: (above g01 P_dist hpi (r := fun x a => - r x a) (Phi := fun _ => (- hi) / (1 - g)) (f := fun x => - f x)).
     by apply: const_floor => // x a; have := hr x a; lra.
@@ -89,7 +90,8 @@ have bE : range * b = x s.
     by rewrite -sumZ; apply: sumE => a; rewrite -dE; ring.
   have e3 : v s = \sum_(a : A) (p s a * Qd P g r v' s a) - g * (\sum_(a : A) (p s a * ev s a x)).
     by rewrite -sumZ -sumB {1}(bp s); apply: sumE => a; rewrite /Qd /x evB; lra.
-  have -> : range * b = range * (\sum_(a : A) ((q s a - p s a) * y a)) + g * (range * (\sum_(a : A) (p s a * d a))) by rewrite /b; ring.
+  have -> : range * b = range * (\sum_(a : A) ((q s a - p s a) * y a)) + g * (range * (\sum_(a : A) (p s a * d a)))
+    by rewrite /b; ring.
   by rewrite e1 e2 {2}/x e3; lra.
 have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ r0) h.
 have -> : range * (alpha * b ^ 2) = alpha / range * x s ^ 2 by rewrite -bE; field; lra.
@@ -116,9 +118,11 @@ have av a : alpha / range * ev s a x ^ 2 <= - ev s a x - ev s a (W P g p f T) + 
   by rewrite evZ; lra.
 have [p0 p1] := hp s.
 have := sum_le (fun a => Rmult_le_compat_l _ _ _ (p0 a) (av a)).
-rewrite [X in _ <= X](sumE (G := fun a => - (p s a * ev s a x) - p s a * ev s a (W P g p f T) + p s a * (C * g ^ T))) => [|a]; last ring.
+rewrite [X in _ <= X](sumE (G := fun a => - (p s a * ev s a x) - p s a * ev s a (W P g p f T) + p s a * (C * g ^ T)))
+  => [|a]; last ring.
 rewrite sumD (sum_const _ p1) sumB sumN => h; have := Rmult_le_compat_l _ _ _ (proj1 g01) h.
-have := one_step s; rewrite (sumE (F := fun a => (_ - _) * ev s a x) (G := fun a => q s a * ev s a x - p s a * ev s a x)) => [|a]; last ring.
+have := one_step s; rewrite (sumE (F := fun a => (_ - _) * ev s a x) (G := fun a => q s a * ev s a x - p s a * ev s a x))
+  => [|a]; last ring.
 rewrite sumB; have := x_step s; rewrite [W _ _ _ _ T.+1 s]/= {2}/f /step_p [g ^ T.+1]/=; lra.
 Qed.
 
@@ -139,7 +143,8 @@ have : under m f <= - at_rho rho x.
     have : W P g p f T.+1 s <= - x s + C * g ^ T.+1 by lra.
     by move=> h; have := Rmult_le_compat_l _ _ _ (proj1 rho_dist s) h; lra.
   have gT : C * g ^ T.+1 <= C * g ^ T.
-    apply: Rmult_le_compat_l => //=; have := pow_le g T (proj1 g01) => h; have := Rmult_le_compat_r _ _ _ h (Rlt_le _ _ (proj2 g01)); lra.
+    apply: Rmult_le_compat_l => //=; have := pow_le g T (proj1 g01) => h;
+      have := Rmult_le_compat_r _ _ _ h (Rlt_le _ _ (proj2 g01)); lra.
   lra.
 have -> : at_rho rho x = at_rho rho v' - at_rho rho v by rewrite /at_rho -sumB; apply: sumE => s; rewrite /x; ring.
 have -> : under m f = - (c * range * under m (fun s => kl (p s) (q s))) - under m (gaind P g r p v q).
@@ -183,7 +188,7 @@ by rewrite /z; lra.
 Qed.
 End Above.
 
-(* ------------------------------------------------------------------ ratios at most M: the small steps of the page, without a limit *)
+(* ------------------------------------------------------------ ratios at most M: the small steps of the page, without a limit *)
 (* x - 1 - ln x >= (x - 1)^2 / (2 M) for 0 < x <= M, M >= 1 *)
 Lemma ln_quad M x : 1 <= M -> 0 < x <= M -> (x - 1) ^ 2 / (2 * M) <= x - 1 - ln x.
 Proof.

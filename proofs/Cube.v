@@ -1,14 +1,17 @@
 (* S11, the cube of partly updated teams: the squared Hellinger distance of the transcripts before and after a stage is at most
    the sum over the agents of the mean distance of the agent's own step, whoever else is updated. Idea: the distance is a sum
    over contexts under the policy sqrt(pi pi') (H2_law), such sums are log-convex in the policy (path_cs), and the product rule
-   pairs the step of k beside X with the step of k beside the agents that are neither k nor in X. No path space is needed. *)
+   pairs the step of k beside X with the step of k beside the agents that are neither k nor in X. No path space is needed.
+   Then the trees for which the steps of one order do not bound the distance by any constant, in H^2 and in KL, and the
+   discounted forms for the occupancy: an episode that ends with probability 1 - g after each action, its horizon going to
+   infinity. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic Discounted Existence Pinsker.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Local Open Scope R_scope.
 
-(* ------------------------------------------------------------------ the Cauchy-Schwarz inequality, as something closed under sums *)
+(* ------------------------------------------------------------ the Cauchy-Schwarz inequality, as something closed under sums *)
 Definition cs x y z := 0 <= x /\ 0 <= y /\ z ^ 2 <= x * y.
 Lemma cs_add x1 y1 z1 x2 y2 z2 : cs x1 y1 z1 -> cs x2 y2 z2 -> cs (x1 + x2) (y1 + y2) (z1 + z2).
 Proof.
@@ -79,7 +82,8 @@ move=> hp hq; have E : 1 - (1 - H2 p q) ^ 2 = H2 p q * (1 + affinity p q) by rew
 rewrite {}E; have h2 := H2_half hp hq; have [p0 p1] := hp; have [q0 q1] := hq.
 pose x a := (sqrt (p a) - sqrt (q a)) ^ 2; pose y a := (sqrt (p a) + sqrt (q a)) ^ 2.
 have y1 : \sum_(a : A) y a = 2 * (1 + affinity p q).
-  rewrite (sumE (G := fun a => p a + q a + 2 * sqrt (p a * q a))) => [|a]; first by rewrite !sumD sumZ p1 q1 -/(affinity p q); lra.
+  rewrite (sumE (G := fun a => p a + q a + 2 * sqrt (p a * q a))) => [|a];
+    first by rewrite !sumD sumZ p1 q1 -/(affinity p q); lra.
   by rewrite /y sqrt_mult // -{2}(sqrt_sqrt (p a)) // -{2}(sqrt_sqrt (q a)) //; ring.
 have one a : cs (x a) (y a) (Rabs (q a - p a)).
   split; first exact: pow2_ge_0; split; first exact: pow2_ge_0.
@@ -130,7 +134,8 @@ have one a : - 2 * (sqrt (p a * q a) / c - p a + p a * ln c) <= p a * ln (p a / 
   rewrite l; have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ pa) (ln_le y0).
   have -> : p a * (s / p a / c - 1) = s / c - p a by field; lra.
   by lra.
-have := sum_le one; rewrite sumZ sumD sumB sumZr p1 -/(kl p q) (sumE (G := fun a => / c * sqrt (p a * q a))) => [|a]; last by rewrite /Rdiv; ring.
+have := sum_le one; rewrite sumZ sumD sumB sumZr p1 -/(kl p q) (sumE (G := fun a => / c * sqrt (p a * q a))) => [|a];
+  last by rewrite /Rdiv; ring.
 by rewrite sumZ -/c Rinv_l; lra.
 Qed.
 Lemma H2_kl p q : dist p -> dist q -> keeps p q -> H2 p q <= kl p q / 2.
@@ -223,6 +228,8 @@ rewrite (bigD1 (j s)) //= big1 => [|k kj].
   by rewrite /own /loss /turns /H2 /affinity !inE eqxx; lra.
 rewrite /own /loss /turns /H2 /affinity !inE eq_sym (negbTE kj); have := affinity_refl (hc s); rewrite /affinity => ->; lra.
 Qed.
+Lemma turns_keeps : (forall s, keeps (cur s) (new s)) -> forall X k s, keeps (turns X s) (turns (k |: X) s).
+Proof. by move=> h X k s a; rewrite /turns !inE; case: (j s \in X); rewrite ?orbT ?orbF //; case: (_ == _) => //; exact: h. Qed.
 End Turns.
 
 (* product team: everybody acts at every s *)
@@ -233,6 +240,13 @@ Definition row (X : {set I}) s k := if k \in X then new k s else cur k s.
 Definition product (X : {set I}) s (f : {ffun I -> M}) := joint (row X s) f.
 Lemma row_dist X s k : dist (row X s k).
 Proof. by rewrite /row; case: (k \in X); [exact: hn | exact: hc]. Qed.
+Lemma product_keeps : (forall k s, keeps (cur k s) (new k s)) -> forall X k s, keeps (product X s) (product (k |: X) s).
+Proof.
+move=> h X k s f; rewrite /product /joint => fp; apply: (big_ind (Rlt 0)) => [|*|l _]; [lra | exact: Rmult_lt_0_compat |].
+have [p0 _] := row_dist X s l; have pl : 0 < row X s l (f l).
+  case: (Rle_lt_or_eq_dec _ _ (p0 (f l))) => // E; move: fp; rewrite (bigD1 l) //= -E; lra.
+by move: pl; rewrite /row !inE; case: (l \in X); rewrite ?orbT ?orbF //; case: (_ == _) => //; exact: h.
+Qed.
 Lemma sqrt_prod (F : I -> R) : (forall k, 0 <= F k) ->
   sqrt (\big[Rmult/1]_(k : I) F k) = \big[Rmult/1]_(k : I) sqrt (F k).
 Proof.
@@ -403,6 +417,10 @@ Hypotheses (e_dist : forall s a, dist (e s a)) (rho_dist : dist rho) (ft : facto
 Notation P X := (P e next rho start (T := T) team X).
 Definition first i := [set k : 'I_n | (k < i)%nat].
 Definition last i := [set k : 'I_n | (i <= k)%nat].
+Lemma firstS (i : 'I_n) : first i.+1 = i |: first i.
+Proof. by apply/setP => k; rewrite !inE -val_eqE ltnS [LHS]leq_eqVlt. Qed.
+Lemma lastS (i : 'I_n) : last i = i |: last i.+1.
+Proof. by apply/setP => k; rewrite !inE -val_eqE [LHS]leq_eqVlt eq_sym. Qed.
 Definition forward := \sum_(i : 'I_n) H2 (P (first i)) (P (first i.+1)).
 Definition backward := \sum_(i : 'I_n) H2 (P (last i.+1)) (P (last i)).
 
@@ -412,9 +430,9 @@ Proof.
 exists (\sum_(i : 'I_n) contexts e next rho start T (root (team set0) (team setT)) (own team i)); first exact: all_le.
 apply: cs_sum => i; have nf : i \notin first i by rewrite inE ltnn.
 have := edges next start T e_dist rho_dist ft nf.
-have -> : i |: first i = first i.+1 by apply/setP => k; rewrite !inE -val_eqE ltnS [RHS]leq_eqVlt.
+rewrite -firstS.
 have -> : rest i (first i) = last i.+1 by apply/setP => k; rewrite !inE -val_eqE negb_or -leqNgt [RHS]ltn_neqAle eq_sym.
-by have -> : i |: last i.+1 = last i by apply/setP => k; rewrite !inE -val_eqE [RHS]leq_eqVlt eq_sym.
+by rewrite -lastS.
 Qed.
 Theorem S11_order : H2 (P set0) (P setT) <= sqrt (forward * backward).
 Proof. by have [z h /cs_le] := order_cs; exact: Rle_trans. Qed.
@@ -455,7 +473,7 @@ End Order.
 (* lia for the arithmetic of mathcomp *)
 Ltac nat_lia := repeat (match goal with H : is_true (leq _ _) |- _ => apply (elimT leP) in H end);
   try apply/leP; unfold addn, addn_rec in *; Lia.lia.
-Section Trees.
+Section Numbers.
 Fixpoint size d : nat := if d is c.+1 then (size c + (size c).+1)%nat else 1%nat.
 Lemma size_pow d : (size d).+1 = expn 2 d.+1.
 Proof. by elim: d => [//|d ih]; rewrite expnS -ih /= mul2n -addnn addSn. Qed.
@@ -509,8 +527,12 @@ set r := sqrt (1 + z ^ 2) in r0 rr *; split; [split | split].
   by apply: sqrt_square; apply/Rlt_le/Rinv_0_lt_compat.
 by field; lra.
 Qed.
+End Numbers.
 
-Variable n : nat.
+(* the turn at a root of depth c.+1 is ep c, a last context is left with probability 1 - x *)
+Section Trees.
+Variables (n : nat) (ep : nat -> R) (x : R).
+Hypotheses (ep01 : forall c, 0 <= ep c <= 1) (x01 : 0 <= x <= 1).
 Notation state := (nat * nat)%type.
 Definition tree_e (s : state) (a : bool) (b : unit) : R := 1.
 Definition tree_next (s : state) (a : bool) (b : unit) : state :=
@@ -518,17 +540,21 @@ Definition tree_next (s : state) (a : bool) (b : unit) : state :=
 Definition owner (s : state) : nat := if s.1 is c.+1 then (s.2 + size c)%nat else s.2.
 Definition agent (s : state) : 'I_n.+1 := inord (owner s).
 Definition tree_cur (s : state) (a : bool) : R :=
-  if s.1 is c.+1 then (if a then (1 - eps c) / 2 else (1 + eps c) / 2) else (if a then 1 else 0).
+  if s.1 is c.+1 then (if a then (1 - ep c) / 2 else (1 + ep c) / 2) else (if a then 1 else 0).
 Definition tree_new (s : state) (a : bool) : R :=
-  if s.1 is c.+1 then (if a then (1 + eps c) / 2 else (1 - eps c) / 2) else (if a then 0 else 1).
+  if s.1 is c.+1 then (if a then (1 + ep c) / 2 else (1 - ep c) / 2) else (if a then x else 1 - x).
 Lemma sum_bool (F : bool -> R) : \sum_(a : bool) F a = F true + F false.
 Proof. by rewrite big_bool. Qed.
 Lemma tree_e_dist s a : dist (tree_e s a).
 Proof. by split=> [b|]; rewrite /tree_e; [lra | rewrite (big_pred1 tt) // => -[]]. Qed.
 Lemma cur_policy : policy tree_cur.
-Proof. by move=> [[|c] o]; (split=> [a|]; [case: a | rewrite sum_bool]); rewrite /tree_cur /=; have := eps01; try have [? _] := eps01 c; lra. Qed.
+Proof.
+by move=> [[|c] o]; (split=> [a|]; [case: a | rewrite sum_bool]); rewrite /tree_cur /=; try have := ep01 c; lra.
+Qed.
 Lemma new_policy : policy tree_new.
-Proof. by move=> [[|c] o]; (split=> [a|]; [case: a | rewrite sum_bool]); rewrite /tree_new /=; have := eps01; try have [? _] := eps01 c; lra. Qed.
+Proof.
+by move=> [[|c] o]; (split=> [a|]; [case: a | rewrite sum_bool]); rewrite /tree_new /=; try have := ep01 c; lra.
+Qed.
 Lemma tree_sum w f c o : path_sum tree_e tree_next w (fun _ => f) c.+2 (c.+1, o)
   = f (c.+1, o) + (w (c.+1, o) true * path_sum tree_e tree_next w (fun _ => f) c.+1 (c, o)
     + w (c.+1, o) false * path_sum tree_e tree_next w (fun _ => f) c.+1 (c, (o + (size c).+1)%nat)).
@@ -542,25 +568,41 @@ Qed.
 Lemma tree_last w f o : path_sum tree_e tree_next w (fun _ => f) 1 (0%nat, o) = f (0%nat, o).
 Proof. by rewrite /= sum0 => [|a]; [lra | rewrite /after sum0 => [|b]; lra]. Qed.
 
-(* the whole stage: all transcripts of the old team stay, all of the new team leave *)
-Lemma inner_loss c o : loss tree_cur tree_new (c.+1, o) = 1 - / sqrt (1 + D c ^ 2).
+(* the whole stage: all transcripts of the old team stay, those of the new team with probability x *)
+Lemma inner_loss c o : loss tree_cur tree_new (c.+1, o) = 1 - sqrt (1 - ep c ^ 2).
 Proof.
-have [_ [E _]] := eps01 c; rewrite /loss /H2 /affinity sum_bool /tree_cur /tree_new /= -{}E.
-have -> : (1 - eps c) / 2 * ((1 + eps c) / 2) = (1 - eps c ^ 2) * (/ 2 * / 2) by field.
-have -> : (1 + eps c) / 2 * ((1 - eps c) / 2) = (1 - eps c ^ 2) * (/ 2 * / 2) by field.
-have [[? ?] _] := eps01 c; rewrite sqrt_mult ?sqrt_square; nra.
+rewrite /loss /H2 /affinity sum_bool /tree_cur /tree_new /= -[ep c * (ep c * 1)]/(ep c ^ 2).
+have -> : (1 - ep c) / 2 * ((1 + ep c) / 2) = (1 - ep c ^ 2) * (/ 2 * / 2) by field.
+have -> : (1 + ep c) / 2 * ((1 - ep c) / 2) = (1 - ep c ^ 2) * (/ 2 * / 2) by field.
+have [? ?] := ep01 c; rewrite sqrt_mult ?sqrt_square; nra.
 Qed.
-Lemma leaf_loss o : loss tree_cur tree_new (0%nat, o) = 1.
-Proof. by rewrite /loss /H2 /affinity sum_bool /tree_cur /tree_new /= Rmult_0_r Rmult_0_l sqrt_0; lra. Qed.
-Lemma whole d o : path_sum tree_e tree_next (root tree_cur tree_new) (fun _ => loss tree_cur tree_new) d.+1 (d, o) = 1.
+Lemma leaf_loss o : loss tree_cur tree_new (0%nat, o) = 1 - sqrt x.
+Proof. by rewrite /loss /H2 /affinity sum_bool /tree_cur /tree_new /= Rmult_1_l Rmult_0_l sqrt_0; lra. Qed.
+Lemma whole d o : 1 - sqrt x <= path_sum tree_e tree_next (root tree_cur tree_new) (fun _ => loss tree_cur tree_new) d.+1 (d, o).
 Proof.
-elim: d o => [|c ih] o; first by rewrite tree_last leaf_loss.
-by rewrite tree_sum !ih /loss /H2 /affinity sum_bool /root; lra.
+elim: d o => [|c ih] o; first by rewrite tree_last leaf_loss; lra.
+rewrite tree_sum; set l := loss _ _ _; have l0 : 0 <= l by apply: H2_ge0; [exact: cur_policy | exact: new_policy].
+have E : root tree_cur tree_new (c.+1, o) true + root tree_cur tree_new (c.+1, o) false = 1 - l.
+  by rewrite /l /loss /H2 /affinity sum_bool /root; ring.
+have := Rmult_le_compat_l _ _ _ (sqrt_pos _ : 0 <= root tree_cur tree_new (c.+1, o) true) (ih o).
+have := Rmult_le_compat_l _ _ _ (sqrt_pos _ : 0 <= root tree_cur tree_new (c.+1, o) false) (ih (o + (size c).+1)%nat).
+have lx := Rmult_le_pos _ _ l0 (sqrt_pos x); move: E; set rt := root _ _ _ true; set rf := root _ _ _ false => E h1 h2.
+have : (rt + rf) * (1 - sqrt x) = (1 - l) * (1 - sqrt x) by rewrite E.
+lra.
+Qed.
+Notation tree := (turns agent tree_cur tree_new).
+Lemma whole_stage d o :
+  1 - sqrt x <= H2 (law tree_e tree_next (tree set0) (t:=d.+1) (d, o)) (law tree_e tree_next (tree setT) (t:=d.+1) (d, o)).
+Proof.
+have hp X := team_policy (turns_factored agent cur_policy new_policy) X.
+rewrite (H2_law tree_next tree_e_dist) //; apply: Rle_trans (whole d o) _; apply: Req_le.
+rewrite (path_sumE _ _ _ (g := fun _ => loss (tree set0) (tree setT))) => [|_ y].
+  by apply: path_sum_pi => y a; rewrite /root /turns !inE.
+by rewrite /loss /H2 /affinity; congr (_ - _); apply: sumE => a; rewrite /turns !inE.
 Qed.
 
 (* the step of agent i along the order *)
 Notation team i := (turns agent tree_cur tree_new (first n.+1 i)).
-Definition stepH i d o := path_sum tree_e tree_next (root (team i) (team i.+1)) (fun _ => loss (team i) (team i.+1)) d.+1 (d, o).
 Lemma team_row i s a : (owner s <= n)%nat -> team i s a = (if (owner s < i)%nat then tree_new s a else tree_cur s a).
 Proof. by move=> h; rewrite /turns inE /agent inordK ?ltnS. Qed.
 Lemma step_out i s : (owner s <= n)%nat -> i <> owner s ->
@@ -579,80 +621,126 @@ move=> h; rewrite /loss /H2 /affinity; congr (_ - _); apply: sumE => a.
 by rewrite !team_row // ltnn ltnSn.
 Qed.
 
-Lemma step_zero i d o : (o + size d <= n.+1)%nat -> (i < o \/ o + size d <= i)%nat -> stepH i d o = 0.
+(* any sum over contexts that sees the step of agent i at i's context only, and elsewhere follows the team *)
+Section Steps.
+Variables (w : nat -> state -> bool -> R) (f : nat -> state -> R) (phi : nat -> R).
+Hypothesis out : forall i s, (owner s <= n)%nat -> i <> owner s -> f i s = 0 /\ forall a, w i s a = team i s a.
+Hypothesis own_step : forall s, (owner s <= n)%nat -> f (owner s) s = phi s.1.
+Definition stepw i d o := path_sum tree_e tree_next (w i) (fun _ => f i) d.+1 (d, o).
+Fixpoint total d : R := if d is c.+1 then phi d + (1 - ep c) * total c else phi 0%nat.
+Lemma step_zero i d o : (o + size d <= n.+1)%nat -> (i < o \/ o + size d <= i)%nat -> stepw i d o = 0.
 Proof.
-elim: d o => [|c ih] o /= b h; rewrite /stepH.
-  by rewrite tree_last; apply: (proj1 (step_out _ _)); rewrite /owner /=; [nat_lia | case: h => h; nat_lia].
+elim: d o => [|c ih] o /= b h; rewrite /stepw.
+  by rewrite tree_last; apply: (proj1 (out _ _)); rewrite /owner /=; [nat_lia | case: h => h; nat_lia].
 have [] : (owner (c.+1, o) <= n)%nat /\ i <> owner (c.+1, o) by rewrite /owner /=; split; case: h => h; nat_lia.
-move=> w io; rewrite tree_sum (proj1 (step_out w io)) -!/(stepH _ _ _) !ih; first lra.
+move=> b1 io; rewrite tree_sum (proj1 (out b1 io)) -!/(stepw _ _ _) !ih; first lra.
 all: by case: h => h; try (left; nat_lia); try (right; nat_lia); nat_lia.
 Qed.
 (* on the left through the old turn, on the right through the new one: the rare one on both sides *)
-Lemma step_tree i c o : (o + size c.+1 <= n.+1)%nat -> stepH i c.+1 o
-  = (if i == (o + size c)%nat then 1 - / sqrt (1 + D c ^ 2) else 0)
-    + (1 - eps c) / 2 * (stepH i c o + stepH i c (o + (size c).+1)%nat).
+Lemma step_tree i c o : (o + size c.+1 <= n.+1)%nat -> stepw i c.+1 o
+  = (if i == (o + size c)%nat then phi c.+1 else 0) + (1 - ep c) / 2 * (stepw i c o + stepw i c (o + (size c).+1)%nat).
 Proof.
-move=> b; rewrite [size c.+1]/= in b; have w : (owner (c.+1, o) <= n)%nat by rewrite /owner /=; nat_lia.
+move=> b; rewrite [size c.+1]/= in b; have b1 : (owner (c.+1, o) <= n)%nat by rewrite /owner /=; nat_lia.
 have bl : (o + size c <= n.+1)%nat by nat_lia.
 have br : (o + (size c).+1 + size c <= n.+1)%nat by nat_lia.
-rewrite {1}/stepH tree_sum -!/(stepH _ _ _); case: eqP => [->|io].
-  rewrite (step_in w) inner_loss !step_zero //; try lra; by [left; nat_lia | right; nat_lia].
-have [-> E] := step_out w io; rewrite !E !team_row // /owner /=.
+rewrite {1}/stepw tree_sum -!/(stepw _ _ _); case: eqP => [->|io].
+  rewrite (own_step b1) [_.1]/= !step_zero //; try lra; by [left; nat_lia | right; nat_lia].
+have [-> E] := out b1 io; rewrite !E !team_row // /owner /=.
 case: ltnP => h.
   by rewrite (step_zero bl); [rewrite /tree_new /=; lra | right; nat_lia].
 by rewrite (step_zero br); [rewrite /tree_cur /=; lra | left; nat_lia].
 Qed.
-Lemma step_sum d o : (o + size d <= n.+1)%nat -> \sum_(i : 'I_n.+1) stepH i d o = D d.
+Lemma step_sum d o : (o + size d <= n.+1)%nat -> \sum_(i : 'I_n.+1) stepw i d o = total d.
 Proof.
 elim: d o => [|c ih] o b.
   have on : (o < n.+1)%nat by rewrite /= in b; nat_lia.
   rewrite (bigD1 (Ordinal on)) //= big1 => [|i io]; last first.
     by apply: step_zero => //; rewrite /=; move: io; rewrite -val_eqE /= neq_ltn => /orP [] h; [left | right; nat_lia].
-  by rewrite /stepH tree_last (step_in (s := (0%nat, o))) ?leaf_loss //; lra.
+  by rewrite /stepw tree_last (own_step (s := (0%nat, o))) //=; lra.
 rewrite (sumE (fun i : 'I_n.+1 => step_tree i b)) sumD sumZ sumD !ih; try (rewrite /= in b; nat_lia).
 have on : (o + size c < n.+1)%nat by rewrite /= in b; nat_lia.
 rewrite -big_mkcond (big_pred1 (Ordinal on)) => [|i]; last by rewrite /= -val_eqE.
-have -> : D c.+1 = 1 + D c - sqrt (1 + D c ^ 2) by [].
-have r0 : 0 < sqrt (1 + D c ^ 2) by apply: sqrt_lt_R0; have := pow2_ge_0 (D c); lra.
-have rr : sqrt (1 + D c ^ 2) * sqrt (1 + D c ^ 2) = 1 + D c ^ 2 by apply: sqrt_sqrt; have := pow2_ge_0 (D c); lra.
-set r := sqrt (1 + D c ^ 2) in r0 rr *; rewrite /eps -/r.
-apply: (Rmult_eq_reg_r r); last lra.
-have -> : (1 - / r + (1 - D c / r) / 2 * (D c + D c)) * r = r - 1 + (r - D c) * D c by field; lra.
-have -> : (1 + D c - r) * r = r + D c * r - r * r by ring.
-by rewrite rr; ring.
+by rewrite /=; lra.
+Qed.
+End Steps.
+
+(* in H^2 *)
+Definition phi_H c := if c is d.+1 then 1 - sqrt (1 - ep d ^ 2) else 1 - sqrt x.
+Lemma H2_sum d o : (o + size d <= n.+1)%nat ->
+  \sum_(i : 'I_n.+1) path_sum tree_e tree_next (root (team i) (team i.+1)) (fun _ => loss (team i) (team i.+1)) d.+1 (d, o)
+  = total phi_H d.
+Proof.
+move=> b; apply: (step_sum (w := fun i => root (team i) (team i.+1)) (f := fun i => loss (team i) (team i.+1))) => // [i s|s h].
+  exact: step_out.
+by rewrite step_in //; case: s h => [[|c] o'] h; [exact: leaf_loss | exact: inner_loss].
+Qed.
+(* in KL *)
+Definition phi_K c := if c is d.+1 then ep d * ln ((1 + ep d) / (1 - ep d)) else - ln x.
+Lemma K_sum d o : (forall c, ep c < 1) -> 0 < x -> (o + size d <= n.+1)%nat ->
+  \sum_(i : 'I_n.+1) K tree_e tree_next (team i) (team i.+1) d.+1 (d, o) = total phi_K d.
+Proof.
+move=> ep1 x0 b; apply: (step_sum (w := fun i => team i) (f := fun i s => kl (team i s) (team i.+1 s))) => // [i s h io|s h].
+  split=> //; have E a : team i.+1 s a = team i s a by rewrite !team_row // ltnS leq_eqVlt eq_sym (introF eqP io).
+  apply: sum0 => a; rewrite E; have hp := team_policy (turns_factored agent cur_policy new_policy) (first n.+1 i).
+  case: (Rle_lt_or_eq_dec _ _ (proj1 (hp s) a)) => [pa|<-]; last ring.
+  by rewrite (_ : _ / _ = 1); [rewrite ln_1; ring | field; lra].
+rewrite /kl (sumE (G := fun a => tree_cur s a * ln (tree_cur s a / tree_new s a))) => [|a];
+  last by rewrite !team_row // ltnn ltnSn.
+rewrite sum_bool; case: s h => [[|c] o'] h; rewrite /tree_cur /tree_new /phi_K /=.
+  by rewrite (_ : 1 / x = / x) ?ln_Rinv //; [ring | rewrite /Rdiv; ring].
+have [e0 _] := ep01 c; have e1 := ep1 c; set z := ep c in e0 e1 *.
+have -> : (1 + z) / 2 / ((1 - z) / 2) = (1 + z) / (1 - z) by field; lra.
+have -> : (1 - z) / 2 / ((1 + z) / 2) = (1 - z) / (1 + z) by field; lra.
+by rewrite (ln_swap (x := 1 - z)); [field | lra | lra].
 Qed.
 End Trees.
 
+(* the first family: best turns, everybody leaves *)
+Notation tree1 n := (turns (agent n) (tree_cur eps) (tree_new eps 0)).
+Lemma eps_le d : 0 <= eps d <= 1. Proof. exact: (proj1 (eps01 d)). Qed.
+Lemma zero01 : 0 <= 0 <= 1. Proof. lra. Qed.
+Lemma total_D d : total eps (phi_H eps 0) d = D d.
+Proof.
+elim: d => [|c ih]; first by rewrite /= sqrt_0; lra.
+rewrite [LHS]/= ih; have [_ [E _]] := eps01 c; have -> : eps c * (eps c * 1) = eps c ^ 2 by [].
+have -> : D c.+1 = 1 + D c - sqrt (1 + D c ^ 2) by []; rewrite E.
+have r0 : 0 < sqrt (1 + D c ^ 2) by apply: sqrt_lt_R0; have := pow2_ge_0 (D c); lra.
+have rr : sqrt (1 + D c ^ 2) * sqrt (1 + D c ^ 2) = 1 + D c ^ 2 by apply: sqrt_sqrt; have := pow2_ge_0 (D c); lra.
+set r := sqrt (1 + D c ^ 2) in r0 rr *; rewrite /eps -/r; apply: (Rmult_eq_reg_r r); last lra.
+have -> : (1 - / r + (1 - D c / r) * D c) * r = r - 1 + (r - D c) * D c by field; lra.
+have -> : (1 + D c - r) * r = r + D c * r - r * r by ring.
+by rewrite rr; ring.
+Qed.
 (* For every m there is a turn-taking team of n = 2^(m+1) - 1 agents with H^2(P^0, P^n) = 1 and F <= 2/(m+2):
    no constant will do in the place of the n of S11_one_order, the ratio is at least (log2(n+1) + 1)/2. *)
-Theorem S11_trees m : let n := (size m).-1 in let T := m.+1 in let team := turns (agent n) tree_cur tree_new in
-  let P X := law tree_e tree_next (team X) (t:=T) (m, 0%nat) in
-  [/\ n.+1 = (expn 2 m.+1 - 1)%nat, factored team, H2 (P set0) (P setT) = 1
+Theorem S11_trees m : let n := (size m).-1 in let T := m.+1 in
+  let P X := law tree_e tree_next (tree1 n X) (t:=T) (m, 0%nat) in
+  [/\ n.+1 = (expn 2 m.+1 - 1)%nat, factored (tree1 n), H2 (P set0) (P setT) = 1
     & \sum_(i : 'I_n.+1) H2 (P (first n.+1 i)) (P (first n.+1 i.+1)) <= 2 / (INR m + 2)].
 Proof.
-move=> n T team P; have s0 : n.+1 = size m by rewrite /n; case: (m) => [|c] //=; rewrite addnS.
-have ft := turns_factored (agent n) cur_policy new_policy; have hp X := team_policy ft X.
+move=> n T P; have s0 : n.+1 = size m by rewrite /n; case: (m) => [|c] //=; rewrite addnS.
+have ft := turns_factored (agent n) (cur_policy eps_le) (new_policy eps_le zero01); have hp X := team_policy ft X.
 have b : (0 + size m <= n.+1)%nat by rewrite s0.
 split=> //; first by rewrite s0 -size_pow subSS subn0.
-  rewrite /P (H2_law tree_next tree_e_dist) // -[RHS](whole m 0).
-  rewrite (path_sumE _ _ _ (g := fun _ => loss tree_cur tree_new)) => [|_ x]; last first.
-    by rewrite /loss /H2 /affinity; congr (_ - _); apply: sumE => a; rewrite /team /turns !inE.
-  apply: path_sum_pi => x a; by rewrite /root /team /turns !inE.
-rewrite (sumE (G := fun i : 'I_n.+1 => stepH n i m 0)) => [|i]; last by rewrite /P (H2_law tree_next tree_e_dist).
-by rewrite step_sum //; have [] := D_le m.
+  apply: Rle_antisym; first by have := affinity_ge0 (P set0) (P setT); rewrite /H2; lra.
+  by apply: Rle_trans (whole_stage n eps_le zero01 m 0); rewrite sqrt_0; lra.
+rewrite (sumE (fun i : 'I_n.+1 => H2_law tree_next tree_e_dist _ _ (hp _) (hp _))).
+by rewrite (H2_sum eps_le zero01 b) total_D; have [] := D_le m.
+Qed.
+Lemma beyond y : exists m, y < INR m.
+Proof.
+have [u _] := archimed (Rabs y); have u0 : (0 <= up (Rabs y))%Z by apply: le_IZR; have := Rabs_pos y; lra.
+by exists (Z.to_nat (up (Rabs y))); rewrite INR_IZR_INZ Z2Nat.id //; have := Rle_abs y; lra.
 Qed.
 (* so no absolute constant bounds H^2 by the fresh steps of one order *)
 Corollary S11_no_constant C : exists m, let n := (size m).-1 in
-  let P X := law tree_e tree_next (turns (agent n) tree_cur tree_new X) (t:=m.+1) (m, 0%nat) in
+  let P X := law tree_e tree_next (tree1 n X) (t:=m.+1) (m, 0%nat) in
   C * (\sum_(i : 'I_n.+1) H2 (P (first n.+1 i)) (P (first n.+1 i.+1))) < H2 (P set0) (P setT).
 Proof.
-have [u _] := archimed (2 * Rabs C); have u0 : (0 <= up (2 * Rabs C))%Z by apply: le_IZR; have := Rabs_pos C; lra.
-pose m := Z.to_nat (up (2 * Rabs C)); have hm : 2 * Rabs C < INR m by rewrite INR_IZR_INZ Z2Nat.id.
-exists m => n P.
-have [_ _ -> hF] := S11_trees m; rewrite -/n in hF.
+have [m hm] := beyond (2 * Rabs C); exists m => n P; have [_ _ -> hF] := S11_trees m; rewrite -/n in hF.
 have m0 := pos_INR m; have c0 := Rabs_pos C; have := Rle_abs C => cC.
 set F := \sum_(i : 'I_n.+1) _ in hF *.
-have hp X := team_policy (turns_factored (agent n) cur_policy new_policy) X.
+have hp X := team_policy (turns_factored (agent n) (cur_policy eps_le) (new_policy eps_le zero01)) X.
 have F0 : 0 <= F by apply: sum_ge0 => i; apply: H2_ge0; exact: (law_dist tree_next tree_e_dist).
 have : F * (INR m + 2) <= 2.
   have E : 2 / (INR m + 2) * (INR m + 2) = 2 by field; lra.
@@ -662,6 +750,91 @@ have := Rmult_le_compat_r _ _ _ F0 (Rlt_le _ _ hm).
 by case: (Rle_lt_or_eq_dec _ _ F0) => [Fp|<-]; lra.
 Qed.
 
+(* the second family, in KL: half of the new transcripts leave, and the fresh KLs add up to E8, the turns being E8/8 *)
+Fixpoint E8 d : R := if d is c.+1 then E8 c / 8 * ln ((1 + E8 c / 8) / (1 - E8 c / 8)) + (1 - E8 c / 8) * E8 c else ln 2.
+Definition eps8 d := E8 d / 8.
+Lemma E8_le d : 0 <= E8 d <= 16 / (INR d + 4).
+Proof.
+elim: d => [|d ih].
+  by have := @ln_le 2 ltac:(lra); have := ln_lt_2; rewrite /=; lra.
+rewrite S_INR [E8 d.+1]/=; have d0 := pos_INR d; set z := E8 d in ih *; set N := INR d + 4 in ih *.
+have N4 : 4 <= N by rewrite /N; lra.
+have y1 : 16 / N * N = 16 by field; lra.
+have y4 : 16 / N <= 4 by apply: (Rmult_le_reg_r N); lra.
+set e := z / 8; have e0 : 0 <= e <= / 2 by rewrite /e; lra.
+have q0 : 0 < (1 + e) / (1 - e) by apply: Rdiv_lt_0_compat; lra.
+have q1 : (1 + e) / (1 - e) * (1 - e) = 1 + e by field; lra.
+have up : ln ((1 + e) / (1 - e)) <= 4 * e by apply: Rle_trans (ln_le q0) _; apply: (Rmult_le_reg_r (1 - e)); nra.
+have lo : 0 <= ln ((1 + e) / (1 - e)).
+  rewrite -ln_1; apply: Rcomplements.ln_le; first lra.
+  by apply: (Rmult_le_reg_r (1 - e)); lra.
+split; first by have := Rmult_le_pos _ _ (proj1 e0) lo; have := Rmult_le_pos (1 - e) z; lra.
+have : e * ln ((1 + e) / (1 - e)) <= e * (4 * e) by apply: Rmult_le_compat_l; lra.
+have -> : INR d + 1 + 4 = N + 1 by rewrite /N; ring.
+move=> h; apply: (Rle_trans _ (z - z ^ 2 / 16)); first by rewrite /e in h *; lra.
+set y := 16 / N in ih y1 y4; apply: (Rle_trans _ (y - y ^ 2 / 16)); first nra.
+apply: (Rmult_le_reg_r (N + 1)); first lra.
+have -> : 16 / (N + 1) * (N + 1) = 16 by field; lra.
+have -> : y ^ 2 = y * y by ring.
+nra.
+Qed.
+Lemma eps8_le d : 0 <= eps8 d <= 1 /\ eps8 d < 1.
+Proof.
+have := E8_le d; have d0 := pos_INR d; have : 16 / (INR d + 4) <= 4.
+  by apply: (Rmult_le_reg_r (INR d + 4)); [lra | have -> : 16 / (INR d + 4) * (INR d + 4) = 16; [field; lra | lra]].
+by rewrite /eps8; lra.
+Qed.
+Lemma total_E8 d : total eps8 (phi_K eps8 (/ 2)) d = E8 d.
+Proof. by elim: d => [|c ih]; rewrite /= ?ih // ln_Rinv; [ring | lra]. Qed.
+Notation tree8 n := (turns (agent n) (tree_cur eps8) (tree_new eps8 (/ 2))).
+Lemma H2_le_tv (A : finType) (p q : A -> R) : dist p -> dist q -> H2 p q <= tv p q.
+Proof.
+move=> hp hq; have h2 := H2_half hp hq; suff : \sum_(a : A) (sqrt (p a) - sqrt (q a)) ^ 2 <= \sum_(a : A) Rabs (q a - p a).
+  by rewrite -h2 /tv; lra.
+apply: sum_le => a; have sp := sqrt_sqrt (p a) (proj1 hp a); have sq := sqrt_sqrt (q a) (proj1 hq a).
+have p0 := sqrt_pos (p a); have q0 := sqrt_pos (q a); move: sp sq p0 q0.
+set u := sqrt (p a); set w := sqrt (q a) => sp sq p0 q0.
+by have [l r] := Rabs_def2_le (Rle_refl (Rabs (q a - p a))); case: (Rle_dec u w) => uw; nra.
+Qed.
+(* The fresh KLs of a stage add up to 16/(m+4) or less while TV(P^0, P^n) >= 1/4. *)
+Theorem S11_trees_KL m : let n := (size m).-1 in let P X := law tree_e tree_next (tree8 n X) (t:=m.+1) (m, 0%nat) in
+  [/\ forall s, keeps (tree_cur eps8 s) (tree_new eps8 (/ 2) s),
+      \sum_(i : 'I_n.+1) K tree_e tree_next (tree8 n (first n.+1 i)) (tree8 n (first n.+1 i.+1)) m.+1 (m, 0%nat)
+        <= 16 / (INR m + 4)
+    & / 4 <= tv (P set0) (P setT)].
+Proof.
+move=> n P; have s0 : n.+1 = size m by rewrite /n; case: (m) => [|c] //=; rewrite addnS.
+have b : (0 + size m <= n.+1)%nat by rewrite s0.
+have e8 d := proj1 (eps8_le d); have x01 : 0 <= / 2 <= 1 by lra.
+split.
+- by move=> [[|c] o] [|]; rewrite /tree_cur /tree_new /=; try have := eps8_le c; lra.
+- by rewrite (K_sum e8 x01 (fun d => proj2 (eps8_le d)) _ b) ?total_E8; [exact: (proj2 (E8_le m)) | lra].
+have hp X := team_policy (turns_factored (agent n) (cur_policy e8) (new_policy e8 x01)) X.
+apply: Rle_trans (H2_le_tv _ _); try exact: (law_dist tree_next tree_e_dist).
+apply: Rle_trans (whole_stage n e8 x01 m 0).
+have := sqrt_sqrt (/ 2) ltac:(lra); have := sqrt_pos (/ 2); set r := sqrt _ => r0 rr; nra.
+Qed.
+(* so TV <= C sqrt(sum of the fresh KLs) is false for every C *)
+Corollary S11_no_constant_KL C : exists m, let n := (size m).-1 in
+  let P X := law tree_e tree_next (tree8 n X) (t:=m.+1) (m, 0%nat) in
+  C * sqrt (\sum_(i : 'I_n.+1) K tree_e tree_next (tree8 n (first n.+1 i)) (tree8 n (first n.+1 i.+1)) m.+1 (m, 0%nat))
+    < tv (P set0) (P setT).
+Proof.
+have [m hm] := beyond (256 * C ^ 2); exists m => n P; have [_ hK hT] := S11_trees_KL m; rewrite -/n -/(P _) in hK hT.
+apply: Rlt_le_trans hT; set X := \sum_(i : 'I_n.+1) _ in hK *.
+have m0 := pos_INR m; have C2 := pow2_ge_0 C.
+have b : C ^ 2 * (16 / (INR m + 4)) < / 16.
+  apply: (Rmult_lt_reg_r (INR m + 4)); first lra.
+  have -> : C ^ 2 * (16 / (INR m + 4)) * (INR m + 4) = 16 * C ^ 2 by field; lra.
+  lra.
+have r0 := sqrt_pos X; have rr : sqrt X * sqrt X <= 16 / (INR m + 4).
+  case: (Rle_dec 0 X) => X0; first by rewrite sqrt_sqrt.
+  rewrite (sqrt_neg_0 X); last lra.
+  by have := Rdiv_lt_0_compat 16 (INR m + 4) ltac:(lra) ltac:(lra); lra.
+have cc := Rmult_le_compat_l _ _ _ C2 rr; set r := sqrt X in r0 rr cc *; apply: Rnot_le_lt => h.
+have q0 : 0 <= / 4 by lra.
+by have := Rmult_le_compat _ _ _ _ q0 q0 h h; lra.
+Qed.
 (* ------------------------------------------------------------------ discounted: a transcript that ends at a geometric time *)
 (* None: it has ended. After every action the world says where it would go, and whether this was the end. What is read off the
    transcript is f of its last state; its law at horizon T tends to the occupancy. *)
@@ -681,7 +854,8 @@ Proof.
 have [P0 P1] := P_dist (odflt s0 o) a; split=> [b|]; first by apply: Rmult_le_pos => //; case: b.2; lra.
 by rewrite geo_sum -P1; apply: sumE => s; rewrite /geo_e /=; ring.
 Qed.
-Lemma geo_after s a (h : option S -> R) : after geo_e geo_next (Some s) a h = (1 - g) * h None + g * ev P s a (fun x => h (Some x)).
+Lemma geo_after s a (h : option S -> R) :
+  after geo_e geo_next (Some s) a h = (1 - g) * h None + g * ev P s a (fun x => h (Some x)).
 Proof.
 rewrite /after geo_sum (sumE (G := fun x => P s a x * ((1 - g) * h None) + g * (P s a x * h (Some x)))) => [|x].
   by rewrite sumD sumZr (proj2 (P_dist s a)) sumZ /ev; ring.
@@ -696,7 +870,8 @@ Lemma geo_path p0 p (f : option S -> R) T s : f None = 0 ->
   path_sum geo_e geo_next (geo p0 p) (fun _ => f) T (Some s) = Discounted.W P g p (fun x => f (Some x)) T s.
 Proof.
 move=> f0; elim: T s => [//|T ih] s; rewrite /=; congr (_ + _).
-rewrite /step_p -sumZ; apply: sumE => a; rewrite geo_after geo_ended // (evE P s a (h := Discounted.W P g p (fun x => f (Some x)) T)) //.
+rewrite /step_p -sumZ; apply: sumE => a; rewrite geo_after geo_ended //
+  (evE P s a (h := Discounted.W P g p (fun x => f (Some x)) T)) //.
 by ring.
 Qed.
 Lemma geo_V_ended p0 p f T : V geo_e geo_next (last_is f) (geo p0 p) T None = 0.
@@ -708,7 +883,8 @@ Lemma geo_V p0 p f T s : policy p ->
   V geo_e geo_next (last_is f) (geo p0 p) T (Some s) = Discounted.W P g p (fun x => (1 - g) * f x) T s.
 Proof.
 move=> hp; elim: T s => [//|T ih] s; rewrite VE.
-rewrite (sumE (G := fun a => p s a * ((1 - g) * f s) + g * (p s a * ev P s a (Discounted.W P g p (fun x => (1 - g) * f x) T)))) => [|a].
+rewrite (sumE (G := fun a => p s a * ((1 - g) * f s)
+  + g * (p s a * ev P s a (Discounted.W P g p (fun x => (1 - g) * f x) T)))) => [|a].
   by rewrite sumD (sum_const _ (proj2 (hp s))) sumZ.
 rewrite QE geo_after geo_V_ended (evE P s a (h := Discounted.W P g p (fun x => (1 - g) * f x) T)) // geo_sum.
 rewrite (sumE (G := fun x => P s a x * ((1 - g) * f s))) => [|x]; last by rewrite /geo_e /=; ring.
@@ -717,7 +893,8 @@ Qed.
 
 (* sums over T steps of f >= 0 grow to the sum under the visits *)
 Lemma W_limit p m f : policy p -> flow P g rho p m -> (forall s, 0 <= f s) ->
-  exists2 C, 0 <= C & forall T, at_rho rho (Discounted.W P g p f T) <= under m f <= at_rho rho (Discounted.W P g p f T) + C * g ^ T.
+  exists2 C, 0 <= C & forall T, at_rho rho (Discounted.W P g p f T) <= under m f
+    <= at_rho rho (Discounted.W P g p f T) + C * g ^ T.
 Proof.
 move=> hp fl f0; have [u hu] := solve g01 P_dist hp f.
 have E : under m f = at_rho rho u.
@@ -736,7 +913,8 @@ have w T s : Discounted.W P g p f T s <= u s <= Discounted.W P g p f T s + C * g
     by apply: (ev_le P_dist) => x; have := ih x; lra.
   have := Rmult_le_compat_l _ _ _ (proj1 g01) lo; have := Rmult_le_compat_l _ _ _ (proj1 g01) hi.
   by rewrite hu /=; lra.
-exists C => // T; rewrite E; split; first by apply: sum_le => s; apply: Rmult_le_compat_l (proj1 rho_dist s) _; have := w T s; lra.
+exists C => // T; rewrite E; split; first by apply: sum_le => s; apply: Rmult_le_compat_l (proj1 rho_dist s) _;
+  have := w T s; lra.
 rewrite -[X in _ + X](sum_const _ (proj2 rho_dist)) /at_rho -sumD; apply: sum_le => s; rewrite -Rmult_plus_distr_l.
 by apply: Rmult_le_compat_l (proj1 rho_dist s) _; have := w T s; lra.
 Qed.
@@ -810,9 +988,11 @@ have law_ret Z : at_rho rho (Discounted.W tr g (team Z) (fun s => (1 - g) * f s)
 have fr t o (v : path A (prod_finType S bool_finType) t) : 0 <= ret (@geo_next S A) (last_is (A:=A) f) o v <= 1
     /\ ret (@geo_next S A) (last_is (A:=A) f) None v = 0.
   elim: t o v => [|t ih] o v; first by rewrite /=; lra.
-  case: v => [[a [s []]] v] /=; have := ih None v; have := ih o v; case: o => [x|] /=; have := ih (Some s) v; try (have := hf x); lra.
+  case: v => [[a [s []]] v] /=; have := ih None v; have := ih o v; case: o => [x|] /=; have := ih (Some s) v;
+    try (have := hf x); lra.
 have d Z : dist (PT T Z) := P_dist (@geo_next S A) Some T ed rho_dist geo_factored Z.
-have := read_tv (d X) (d Y) (f := fun w => ret (@geo_next S A) (last_is (A:=A) f) (Some w.1) w.2) (fun w => proj1 (fr T (Some w.1) w.2)).
+have := read_tv (d X) (d Y) (f := fun w => ret (@geo_next S A) (last_is (A:=A) f) (Some w.1) w.2)
+  (fun w => proj1 (fr T (Some w.1) w.2)).
 rewrite -!law_ret; have := tv_le_H (d X) (d Y); have h0 := H2_ge0 (d X) (d Y).
 rewrite -sqrt_mult; [|lra|exact: h0] => h1 h2.
 have : sqrt (2 * H2 (PT T X) (PT T Y)) <= sqrt (2 * b) by apply: sqrt_le_1_alt; have := hb T; lra.
@@ -850,7 +1030,7 @@ End DiscountedCube.
 (* Order, discounted: TV(d^n, d^0)^2 <= sqrt(K_forward K_backward), so of an order and its reverse one has TV^2 <= sum_k K_k. *)
 Theorem S11_discounted_order (S A : finType) n (tr : S -> A -> S -> R) g rho (s0 : S) (team : {set 'I_n} -> S -> A -> R) m :
   0 <= g < 1 -> (forall s a, dist (tr s a)) -> dist rho -> factored team -> (forall X, flow tr g rho (team X) (m X)) ->
-  (forall X Y s, keeps (team X s) (team Y s)) ->
+  (forall X k s, keeps (team X s) (team (k |: X) s)) ->
   tv (occ g m set0) (occ g m setT) <= sqrt (sqrt ((\sum_(i : 'I_n) Kd team m (first n i) (first n i.+1))
     * (\sum_(i : 'I_n) Kd team m (last n i.+1) (last n i)))).
 Proof.
@@ -858,11 +1038,11 @@ move=> g01 trd rd ft hm hk; set F := \sum_(i : 'I_n) _; set B := \sum_(i : 'I_n)
 have -> : sqrt (F * B) = 2 * (sqrt (F * B) / 2) by field.
 apply: (occ_tv (s0 := s0) g01 trd rd ft hm) => T; have ed := geo_e_dist g01 trd s0.
 apply: Rle_trans (S11_order (@geo_next S A) Some T ed rd (geo_factored s0 ft)) _.
-have h X Y := K_geo s0 g01 trd rd ft hm T (hk X Y).
+have h X k := K_geo s0 g01 trd rd ft hm T (hk X k).
 have pd X := P_dist (@geo_next S A) Some T ed rd (geo_factored s0 ft) X.
 set F' := forward _ _ _ _ _ _; set B' := backward _ _ _ _ _ _.
-have Fl : F' <= F / 2 by rewrite /F /Rdiv -sumZr; apply: sum_le => i; exact: h.
-have Bl : B' <= B / 2 by rewrite /B /Rdiv -sumZr; apply: sum_le => i; exact: h.
+have Fl : F' <= F / 2 by rewrite /F /Rdiv -sumZr; apply: sum_le => i; rewrite firstS; exact: h.
+have Bl : B' <= B / 2 by rewrite /B /Rdiv -sumZr; apply: sum_le => i; rewrite lastS; exact: h.
 have F0 : 0 <= F' by apply: sum_ge0 => i; apply: H2_ge0.
 have B0 : 0 <= B' by apply: sum_ge0 => i; apply: H2_ge0.
 have FB : 0 <= F * B by apply: Rmult_le_pos; lra.

@@ -75,7 +75,8 @@ Proof.
 move=> hp hq hu hu' hn hf.
 have -> : g * eta * F / (1 - g) ^ 2 = g * (eta * (F / (1 - g))) / (1 - g) by field; lra.
 apply: (sums_small (p := p) (f := fun s => g * diff q p u' s)) => // [s|s].
-  have -> : step_p P p (fun x => u x - u' x) s = step_p P p u s - step_p P p u' s by rewrite /step_p -sumB; apply: sumE => a; rewrite evB; ring.
+  have -> : step_p P p (fun x => u x - u' x) s = step_p P p u s - step_p P p u' s by rewrite /step_p -sumB; apply: sumE => a;
+    rewrite evB; ring.
   by rewrite {1}hu {1}hu' (step_pE q p u' s); ring.
 rewrite Rabs_mult (Rabs_pos_eq _ (proj1 g01)); apply: Rmult_le_compat_l (proj1 g01) _.
 exact: diff_small hn (sums_small hq hu' hf).
@@ -115,7 +116,8 @@ have a := shift_small hp0 hp fl0 fl n2 (fun s => diff_small s n1 (sums_small hq 
 have b := @steps_small p q q p0 q0 m0 u u0 f F eta kappa hp0 fl0 hq hq0 hu hu0 n1 n3 nk hf.
 have [a1 a2] := Rabs_def2_le a; have [b1 b2] := Rabs_def2_le b.
 have -> : (2 * g ^ 2 * eta ^ 2 / (1 - g) ^ 3 + g * kappa / (1 - g) ^ 2) * F
-  = g * (g * eta * (eta * (F / (1 - g))) / (1 - g) ^ 2) + g * (g * eta ^ 2 * F / (1 - g) ^ 3 + kappa * F / (1 - g) ^ 2) by field; lra.
+  = g * (g * eta * (eta * (F / (1 - g))) / (1 - g) ^ 2) + g * (g * eta ^ 2 * F / (1 - g) ^ 3 + kappa * F / (1 - g) ^ 2)
+    by field; lra.
 have := Rmult_le_compat_l _ _ _ (proj1 g01) a1; have := Rmult_le_compat_l _ _ _ (proj1 g01) a2.
 have := Rmult_le_compat_l _ _ _ (proj1 g01) b1; have := Rmult_le_compat_l _ _ _ (proj1 g01) b2.
 by move=> *; apply: Rabs_le; lra.
@@ -205,11 +207,13 @@ have -> : cached i - stale i = g * under (m O) (diff P (team i) (team i.+1) (fun
   have e x y z : x - y - z - (x - y - (\sum_(s : S) (m O s * gi i s))) = \sum_(s : S) (m O s * gi i s) - z by ring.
   rewrite {}e -sumB; apply: sumE => s; rewrite /gi gaindE; last exact: ht.
   have -> : v i s = \sum_(a : A) (team i s a * Qd P g r (v i) s a) by exact: hv.
-  rewrite -sumB -Rmult_minus_distr_l (_ : g * (_ * _) = m O s * (g * diff P (team i) (team i.+1) (fun s => v i s - v O s) s)); last ring.
+  rewrite -sumB -Rmult_minus_distr_l
+    (_ : g * (_ * _) = m O s * (g * diff P (team i) (team i.+1) (fun s => v i s - v O s) s)); last ring.
   congr (_ * _); rewrite /diff -sumZ.
   have -> : \sum_(a : A) ((team i.+1 s a - team i s a) * (Qd P g r (v O) s a - v O s))
     = \sum_(a : A) ((team i.+1 s a - team i s a) * Qd P g r (v O) s a).
-    rewrite (sumE (G := fun a => (team i.+1 s a - team i s a) * Qd P g r (v O) s a - (team i.+1 s a - team i s a) * v O s)) => [|a]; last ring.
+    rewrite (sumE (G := fun a => (team i.+1 s a - team i s a) * Qd P g r (v O) s a -
+      (team i.+1 s a - team i s a) * v O s)) => [|a]; last ring.
     by rewrite sumB sumZr sumB (proj2 (ht i.+1 s)) (proj2 (ht i s)); ring.
   by rewrite -sumB; apply: sumE => a; rewrite /Qd evB; ring.
 move: (team i) (team i.+1) => p q; elim: i => [|k ih]; last rewrite big_ord_recr /= -ih.
@@ -242,6 +246,21 @@ have : Rabs ((cached i - stale i) - \big[Rplus/0]_(k < i) M i k) <= INR i * rema
     = 2 * (g ^ 2 * eta ^ 2 * F / (1 - g) ^ 3) + g * kappa * F / (1 - g) ^ 2 by field; lra.
   lra.
 move=> /Rabs_def2_le h2; apply: Rabs_le; move: h1 h2 => /=; lra.
+Qed.
+
+(* R4, the sums of a stage of N updates: sum fresh is the trace, sum stale the trace and what is above the diagonal *)
+Theorem R4_sums N :
+  Rabs (\big[Rplus/0]_(i < N) fresh i - \big[Rplus/0]_(i < N) M i i) <= INR N * remainder /\
+  Rabs (\big[Rplus/0]_(i < N) stale i - \big[Rplus/0]_(i < N) (\big[Rplus/0]_(k < i) M k i + M i i))
+    <= INR N * (INR N * remainder).
+Proof.
+split; first by apply: (sum_remainder (X := fresh) (Y := fun i => M i i)) => k _; exact: R5_fresh.
+apply: (sum_remainder (X := stale) (Y := fun i => \big[Rplus/0]_(k < i) M k i + M i i)) => i lt.
+have r0 : 0 <= remainder by apply: Rle_trans (Rabs_pos _) (R5_fresh i).
+have [f1 f2] := Rabs_def2_le (R5_fresh i); have [d1 d2] := Rabs_def2_le (R5_stale i).
+have : (INR i + 1) * remainder <= INR N * remainder.
+  by apply: Rmult_le_compat_r r0 _; rewrite -S_INR; apply: le_INR; exact/leP.
+by move=> h; apply: Rabs_le; lra.
 Qed.
 End R5.
 
@@ -304,6 +323,146 @@ split; [exact: R5_fresh turn_own hF _ | exact: R5_stale turn_own hF _ | exact: R
 Qed.
 End TurnsR5.
 
+(* ---- product team: rows of the joint policy differ by at most n zeta, and the step of an update differs from that of its agent
+   alone by at most n zeta^2, zeta the largest l1 step of an agent's row *)
+Section JointRows.
+Variables (n : nat) (M : finType).
+Notation rows := ('I_n -> M -> R).
+Implicit Types a b : rows.
+Definition norm1 (x : M -> R) := \sum_(m : M) Rabs (x m).
+Lemma norm1_ge0 x : 0 <= norm1 x. Proof. by apply: sum_ge0 => m; exact: Rabs_pos. Qed.
+Lemma joint_norm a : \sum_(f : {ffun 'I_n -> M}) Rabs (joint a f) = \big[Rmult/1]_(k : 'I_n) norm1 (a k).
+Proof.
+rewrite /norm1 (bigA_distr_bigA (fun k m => Rabs (a k m))); apply: sumE => f.
+by apply: (big_morph Rabs Rabs_mult Rabs_R1).
+Qed.
+(* two families of rows that agree off i *)
+Definition only i (x : M -> R) a : rows := fun k => if k == i then x else a k.
+Lemma joint_one i a b f : (forall k m, k != i -> a k m = b k m) ->
+  joint a f - joint b f = joint (only i (fun m => a i m - b i m) b) f.
+Proof.
+move=> h; have E (x : rows) : joint x f = x i (f i) * \big[Rmult/1]_(k | k != i) x k (f k) by rewrite /joint (bigD1 i).
+rewrite !E.
+have -> : \big[Rmult/1]_(k | k != i) a k (f k) = \big[Rmult/1]_(k | k != i) b k (f k) by apply: eq_bigr => k; exact: h.
+have -> : \big[Rmult/1]_(k | k != i) only i (fun m => a i m - b i m) b k (f k) = \big[Rmult/1]_(k | k != i) b k (f k).
+  by apply: eq_bigr => k /negbTE ki; rewrite /only ki.
+by rewrite /only eqxx; ring.
+Qed.
+Definition hybrid a b i : rows := fun k => if (k < i)%nat then a k else b k.
+Lemma joint_near a b (w d : 'I_n -> R) : (forall k, norm1 (a k) <= w k) -> (forall k, norm1 (b k) <= w k) ->
+  (forall k, norm1 (fun m => a k m - b k m) <= d k) ->
+  \sum_(f : {ffun 'I_n -> M}) Rabs (joint a f - joint b f) <= \sum_(i : 'I_n) (d i * \big[Rmult/1]_(k | k != i) w k).
+Proof.
+move=> ha hb hd.
+have tel f : joint a f - joint b f = \sum_(i : 'I_n) (joint (hybrid a b i.+1) f - joint (hybrid a b i) f).
+  have -> : joint a f = joint (hybrid a b n) f by apply: eq_bigr => k _; rewrite /hybrid ltn_ord.
+  have -> : joint b f = joint (hybrid a b 0) f by apply: eq_bigr => k _; rewrite /hybrid.
+  have := telescope (fun i => joint (hybrid a b i) f) n; rewrite -(sumE (fun i : 'I_n => erefl _)) => E.
+  rewrite (sumE (G := fun i : 'I_n => - (joint (hybrid a b i) f - joint (hybrid a b i.+1) f))) => [|i]; last ring.
+  by rewrite sumN -E; ring.
+have step (i : 'I_n) : \sum_(f : {ffun 'I_n -> M}) Rabs (joint (hybrid a b i.+1) f - joint (hybrid a b i) f)
+    <= d i * \big[Rmult/1]_(k | k != i) w k.
+  rewrite (sumE (G := fun f => Rabs (joint (only i (fun m => a i m - b i m) (hybrid a b i)) f))) => [|f].
+    rewrite joint_norm (bigD1 i) //= /only eqxx; apply: Rmult_le_compat (hd i) _; [exact: norm1_ge0 | |].
+      by apply: (big_ind (Rle 0)) => [|*|k _]; [lra | exact: Rmult_le_pos | exact: norm1_ge0].
+    suff [] : \big[Rmult/1]_(k | k != i) norm1 (if k == i then fun m => a i m - b i m else hybrid a b i k)
+        <= \big[Rmult/1]_(k | k != i) w k
+        /\ 0 <= \big[Rmult/1]_(k | k != i) norm1 (if k == i then fun m => a i m - b i m else hybrid a b i k) by [].
+    apply: (big_ind2 (fun x y => x <= y /\ 0 <= x)) => [|x1 x2 y1 y2 [p1 q1] [p2 q2]|k /negbTE ->]; first lra.
+      by split; [exact: Rmult_le_compat | exact: Rmult_le_pos].
+    by split; [rewrite /hybrid; case: ifP | exact: norm1_ge0].
+  rewrite (joint_one (i := i)) => [|k m ki]; last by rewrite /hybrid ltnS leq_eqVlt (_ : (k == i :> nat) = false) //;
+    exact: negbTE.
+  by rewrite /hybrid ltnn ltnSn.
+rewrite (sumE (fun f => congr1 Rabs (tel f))); apply: Rle_trans (sum_le (fun f => sum_abs _)) _.
+by rewrite sum_swap; apply: sum_le.
+Qed.
+End JointRows.
+
+Section ProductR5.
+Variables (n : nat) (S M : finType) (cur new : 'I_n -> S -> M -> R) (zeta : R).
+Hypotheses (hc : forall k s, dist (cur k s)) (hn : forall k s, dist (new k s)).
+Hypotheses (z0 : 0 <= zeta) (step : forall k s, norm1 (fun m => new k s m - cur k s m) <= zeta).
+Notation A := {ffun 'I_n -> M}.
+Definition select (b : 'I_n -> bool) s k := if b k then new k s else cur k s.
+Definition product_team i s (f : A) := joint (select (fun k => (k < i)%nat) s) f.
+Definition product_alone i s (f : A) := joint (select (fun k => (k == i :> nat)) s) f.
+Lemma select_dist b s k : dist (select b s k). Proof. by rewrite /select; case: (b k). Qed.
+Lemma norm_dist (x : M -> R) : dist x -> norm1 x = 1.
+Proof. by move=> [x0 <-]; apply: sumE => m; exact: Rabs_pos_eq. Qed.
+Lemma select_near b c s : \sum_(f : A) Rabs (joint (select b s) f - joint (select c s) f) <= INR n * zeta.
+Proof.
+have -> : INR n * zeta = \sum_(i : 'I_n) (zeta * \big[Rmult/1]_(k : 'I_n | k != i) 1).
+  by rewrite -sum_ones -sumZr; apply: sumE => i; rewrite big1 //; ring.
+apply: joint_near => k; try by rewrite norm_dist; [lra | exact: select_dist].
+rewrite /select; case: (b k); case: (c k) => //.
+- by rewrite /norm1 sum0 // => m; apply: Rabs0; ring.
+- by rewrite /norm1 (sumE (G := fun m => Rabs (new k s m - cur k s m))) => [|m]; [exact: step | exact: Rabs_minus_sym].
+by rewrite /norm1 sum0 // => m; apply: Rabs0; ring.
+Qed.
+Lemma product_near : (forall i k, near (INR n * zeta) (product_team i) (product_team k))
+  /\ (forall k i, near (INR n * zeta) (product_alone k) (product_team i)).
+Proof. by split=> i k s; exact: select_near. Qed.
+Lemma product_policies : (forall i, policy (product_team i)) /\ (forall k, policy (product_alone k)).
+Proof. by split=> i s; apply: joint_dist => k; exact: select_dist. Qed.
+Lemma joint_ext (a b : 'I_n -> M -> R) f : (forall k, a k = b k) -> joint a f = joint b f.
+Proof. by move=> h; apply: eq_bigr => k _; rewrite h. Qed.
+Lemma product_own i s : \sum_(f : A)
+  Rabs ((product_team i.+1 s f - product_team i s f) - (product_alone i s f - product_team O s f)) <= INR n * zeta ^ 2.
+Proof.
+have pos : 0 <= INR n * zeta ^ 2 by apply: Rmult_le_pos; [exact: pos_INR | exact: pow2_ge_0].
+case: (ltnP i n) => [lt|ge]; last first.
+  rewrite sum0 // => f; apply: Rabs0.
+  rewrite (_ : product_team i.+1 s f = product_team i s f); last first.
+    by apply: joint_ext => k; rewrite /select (leq_trans (ltn_ord k) ge) (leq_trans (ltn_ord k) (leqW ge)).
+  rewrite (_ : product_alone i s f = product_team 0 s f); first ring.
+  by apply: joint_ext => k; rewrite /select (ltn_eqF (leq_trans (ltn_ord k) ge)).
+pose o := Ordinal lt; pose x m := new o s m - cur o s m.
+pose a := only o x (select (fun k => (k < i)%nat) s); pose b := only o x (select (fun k => (k < 0)%nat) s).
+rewrite (sumE (G := fun f => Rabs (joint a f - joint b f))) => [|f].
+  pose w k := if k == o then zeta else 1; pose d k := if k == o then 0 else zeta.
+  apply: Rle_trans (joint_near (w := w) (d := d) _ _ _) _ => [k|k|k|].
+  - rewrite /a /only /w; case: (k == o); first exact: (step o s).
+    by rewrite norm_dist; [lra | exact: select_dist].
+  - rewrite /b /only /w; case: (k == o); first exact: (step o s).
+    by rewrite norm_dist; [lra | exact: select_dist].
+  - rewrite /a /b /only /d; case: (k == o); first by rewrite /norm1 sum0 => [|m]; [lra | apply: Rabs0; ring].
+    rewrite /select ltn0; case: (k < i)%nat; first exact: step.
+    by rewrite /norm1 sum0 => [|m]; [exact: z0 | apply: Rabs0; ring].
+  rewrite -sum_ones -sumZr; apply: sum_le => k; rewrite /d; case: (eqVneq k o) => [_|ko].
+    by rewrite Rmult_0_l; have := pow2_ge_0 zeta; lra.
+  rewrite (bigD1 o) /=; last by rewrite eq_sym.
+  by rewrite {1}/w eqxx big1 => [|l /andP [_ /negbTE lo]]; [lra | rewrite /w lo].
+congr (Rabs (_ - _)).
+  rewrite /product_team (joint_one (i := o)) => [|k m ko].
+    by apply: joint_ext => k; rewrite /a /only /x /select /= ltnSn ltnn.
+  by rewrite /select ltnS leq_eqVlt (_ : (k == i :> nat) = false) //; exact: negbTE.
+rewrite /product_team /product_alone (joint_one (i := o)) => [|k m ko].
+  by apply: joint_ext => k; rewrite /b /only /x /select /= eqxx.
+by rewrite /select (_ : (k == i :> nat) = false) //; exact: negbTE.
+Qed.
+
+(* In a product team: zeta the largest l1 step of an agent's own row, |A_i| <= Amax. *)
+Theorem R5_product (P : S -> A -> S -> R) g rho r (v m q : nat -> S -> R) Amax i :
+  0 <= g < 1 -> (forall s a, dist (P s a)) -> dist rho ->
+  (forall k, bellman P g r (product_team k) (v k)) -> (forall k, flow P g rho (product_team k) (m k)) ->
+  (forall k, flow P g rho (product_alone k) (q k)) -> (forall k s a, Rabs (Qd P g r (v k) s a - v k s) <= Amax) -> 0 <= Amax ->
+  let fresh := fresh P g rho r product_team v m in let stale := stale P g rho r product_team v m in
+  let cached := cached P g rho r product_team v m in let M := Interaction.M P g r product_team v m q in
+  let eta := INR n * zeta in
+  let rest := (2 * g ^ 2 * eta ^ 2 / (1 - g) ^ 3 + g * (eta * zeta) / (1 - g) ^ 2) * (eta * Amax) in
+  [/\ Rabs (fresh i - M i i) <= rest,
+      Rabs ((stale i - fresh i) - \big[Rplus/0]_(k < i) M k i) <= INR i * rest
+    & Rabs ((cached i - fresh i) - \big[Rplus/0]_(k < i) (M k i + M i k)) <= 2 * INR i * rest].
+Proof.
+move=> g01 Pd rd hv hm hq hA A0 fr st ca MM eta rest; have [ht ha] := product_policies; have [nt na] := product_near.
+have hF k : small (eta * Amax) (gi P g r product_team v k) := gain_small (ht k) (ht k.+1) (hv k) (nt k k.+1) (hA k) A0.
+have own k s : \sum_(f : A) Rabs ((product_team k.+1 s f - product_team k s f) - (product_alone k s f - product_team O s f))
+  <= eta * zeta by apply: Rle_trans (product_own k s) _; rewrite /eta; lra.
+by split; [exact: R5_fresh own hF _ | exact: R5_stale own hF _ | exact: R5_cached own hF _].
+Qed.
+End ProductR5.
+
 (* ------------------------------------------------------------------ R4, the cases exact at every step size: one turn each *)
 Section OneTurn.
 Variables (A B : finType) (S : Type) (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R) (time : S -> nat).
@@ -329,9 +488,11 @@ move: ks; rewrite leq_eqVlt => /orP [/eqP E|lt].
   by rewrite !z; ring.
 by rewrite pq //; congr (_ * _); apply: sumE => b; rewrite ih // clock.
 Qed.
-Lemma gain_zero p q k : policy q -> (forall s, time s <> k -> forall a, q s a = p s a) -> forall u x, time x <> k -> gain e next r p q u x = 0.
+Lemma gain_zero p q k : policy q -> (forall s, time s <> k -> forall a, q s a = p s a) -> forall u x, time x <> k ->
+  gain e next r p q u x = 0.
 Proof.
-move=> hq h u x xk; rewrite gainE // VE (sumE (F := fun a => q x a * _) (G := fun a => p x a * Q e next r p u x a)) => [|a]; first ring.
+move=> hq h u x xk; rewrite gainE // VE (sumE (F := fun a => q x a * _) (G := fun a => p x a * Q e next r p u x a)) => [|a];
+  first ring.
 by rewrite h.
 Qed.
 
@@ -343,7 +504,8 @@ move=> hq h ks; rewrite T0 // /L (sum_before (p := q) (q := p) _ (gain_zero hq h
 by move=> x lt a; apply: h => E; rewrite E ltnn in lt.
 Qed.
 (* ... and stale = 0 where those updated before it speak after it *)
-Theorem R4_stale p0 p q k t s : policy q -> (forall s, time s <> k -> forall a, q s a = p s a) -> before k p0 p -> (time s <= k)%nat ->
+Theorem R4_stale p0 p q k t s : policy q -> (forall s, time s <> k -> forall a, q s a = p s a) -> before k p0 p ->
+  (time s <= k)%nat ->
   V e next r q t s - V e next r p t s - path_sum p0 (gain e next r p q) t s = 0.
 Proof.
 move=> hq h h0 ks; rewrite T0 // (sum_before (p := q) (q := p0) _ (gain_zero hq h)) //; first ring.
@@ -390,7 +552,8 @@ Proof. by move=> s; split=> [a|]; [rewrite /pol /now; case: a; case: (b s.2); lr
 Notation CV := (V ch_e ch_next ch_r).
 Lemma ch_Q x u s a : Q ch_e ch_next ch_r (pol x) u s a = ch_r s a tt + CV (pol x) u (s.1 && a, s.2.+1).
 Proof. by rewrite /Q (big_pred1 tt) => [|[]] //; rewrite /ch_e /ch_next; ring. Qed.
-Lemma ch_V x t s : CV (pol x) t.+1 s = x s.2 * (ch_r s true tt + CV (pol x) t (s.1, s.2.+1)) + (1 - x s.2) * CV (pol x) t (false, s.2.+1).
+Lemma ch_V x t s : CV (pol x) t.+1 s = x s.2 * (ch_r s true tt + CV (pol x) t (s.1, s.2.+1))
+  + (1 - x s.2) * CV (pol x) t (false, s.2.+1).
 Proof. by rewrite VE big_bool !ch_Q /pol /= andbT andbF /ch_r andbF; ring. Qed.
 Lemma ch_dead x t k : CV (pol x) t (false, k) = 0.
 Proof. by elim: t k => [//|t ih] k; rewrite ch_V /= !ih /ch_r /=; ring. Qed.
@@ -464,7 +627,8 @@ Qed.
 (* In the order of speaking fresh is 0 and stale is not, in reverse order fresh and stale are 0 and cached is not. *)
 Theorem R4_chain :
   [/\ forall i, gap (fw i) (fw i.+1) - L ch_e ch_next ch_r (fw i) (fw i.+1) n start = 0,
-      \big[Rplus/0]_(i < n) (gap (fw i) (fw i.+1) - path_sum ch_e ch_next (fw 0) (gain ch_e ch_next ch_r (fw i) (fw i.+1)) n start)
+      \big[Rplus/0]_(i < n) (gap (fw i) (fw i.+1)
+          - path_sum ch_e ch_next (fw 0) (gain ch_e ch_next ch_r (fw i) (fw i.+1)) n start)
         = chain_gap,
       forall i, (i < n)%nat -> gap (bw i) (bw i.+1) - L ch_e ch_next ch_r (bw i) (bw i.+1) n start = 0
         /\ gap (bw i) (bw i.+1) - path_sum ch_e ch_next (bw 0) (gain ch_e ch_next ch_r (bw i) (bw i.+1)) n start = 0
