@@ -114,7 +114,7 @@ Lemma after_lin s a (f1 f2 f3 : S -> R) k1 k2 k3 k4 :
   after s a (fun x => k1 * f1 x + k2 * f2 x + k3 * f3 x + k4)
   = k1 * after s a f1 + k2 * after s a f2 + k3 * after s a f3 + k4.
 Proof.
-rewrite /Episodic.after (sumE (G := fun b => k1 * (e s a b * f1 (next s a b)) + k2 * (e s a b * f2 (next s a b))
+rewrite /Horizon.after (sumE (G := fun b => k1 * (e s a b * f1 (next s a b)) + k2 * (e s a b * f2 (next s a b))
   + k3 * (e s a b * f3 (next s a b)) + e s a b * k4)) => [|b]; last lra.
 by rewrite !sumD !sumZ sum_const // (proj2 (e_dist s a)).
 Qed.
@@ -246,7 +246,7 @@ have one : m * (V p'' t.+1 s - V p t.+1 s) - l * (V p' t.+1 s - V p t.+1 s) - cr
       rewrite -!afterB (_ : after s i (rest i) = after s i (fun x => m * z s i * (V p'' t x - V p t x)
         + (- (l * y s i)) * (V p' t x - V p t x) + -1 * credit t x + 0)); last by apply: afterE => x; rewrite /rest; lra.
       by rewrite after_lin; lra.
-    by rewrite f1 f2 /Episodic.Adv !QE /incr; ring.
+    by rewrite f1 f2 /Horizon.Adv !QE /incr; ring.
   rewrite (sumE E) !sumB !sumD !sumZ !sumB !sumZ !sumB fy fz fc (proj2 (hp s)).
   by rewrite /credit [path_sum _ _ t.+1 s]/= !VE; lra.
 rewrite one; apply: Rle_trans (_ : \sum_(i : A) (p s i * own i + p s i * (k ^ 2 * after s i (noise p turn t)

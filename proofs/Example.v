@@ -30,7 +30,7 @@ Qed.
 Theorem change lo hi T s : (forall w : path A B T, lo <= ret next r s w <= hi) ->
   Rabs (V e next r q T s - V e next r p T s) <= (hi - lo) * sqrt (K e next p q T s / 2).
 Proof.
-move=> hw; rewrite !V_law // (K_law next e_dist hp hk).
+move=> hw; rewrite !V_law // (K_law next e_dist hp hq hk).
 have d pi : policy pi -> dist (law e next pi (t:=T) s) := fun h => law_dist next e_dist T s h.
 apply: Rle_trans (mean_moves (d p hp) (d q hq) hw) _.
 have w0 : lo <= hi.

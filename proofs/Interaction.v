@@ -612,7 +612,7 @@ move=> h; apply: FunctionalExtensionality.functional_extensionality => s.
 by apply: FunctionalExtensionality.functional_extensionality => a; rewrite /pol h.
 Qed.
 Lemma cached_total (team : nat -> state -> bool -> R) : (forall i, policy (team i)) -> team O = fw 0 -> team n = fw n ->
-  \big[Rplus/0]_(i < n) (gap (team i) (team i.+1) - Episodic.L_cached ch_e ch_next ch_r team n start i) = chain_gap.
+  \big[Rplus/0]_(i < n) (gap (team i) (team i.+1) - Horizon.L_cached ch_e ch_next ch_r team n start i) = chain_gap.
 Proof.
 move=> hp h0 hn; rewrite L_cached_telescope // h0 hn L_all // (J_all (z := c + eps)) => [|k ->//].
 by rewrite (J_all (z := c)).
@@ -632,13 +632,13 @@ Theorem R4_chain :
         = chain_gap,
       forall i, (i < n)%nat -> gap (bw i) (bw i.+1) - L ch_e ch_next ch_r (bw i) (bw i.+1) n start = 0
         /\ gap (bw i) (bw i.+1) - path_sum ch_e ch_next (bw 0) (gain ch_e ch_next ch_r (bw i) (bw i.+1)) n start = 0
-    & \big[Rplus/0]_(i < n) (gap (bw i) (bw i.+1) - Episodic.L_cached ch_e ch_next ch_r bw n start i) = chain_gap].
+    & \big[Rplus/0]_(i < n) (gap (bw i) (bw i.+1) - Horizon.L_cached ch_e ch_next ch_r bw n start i) = chain_gap].
 Proof.
 have clock s a b : time (ch_next s a b) = (time s).+1 by [].
 have hf i : policy (fw i) := pol_policy _; have hb i : policy (bw i) := pol_policy _.
 split.
 - by move=> i; apply: (@R4_fresh _ _ _ ch_e ch_next ch_r time clock _ _ i) => // s; exact: fw_step.
-- rewrite -(cached_total hf) //; apply: eq_bigr => i _; congr (_ - _); rewrite /Episodic.L_cached.
+- rewrite -(cached_total hf) //; apply: eq_bigr => i _; congr (_ - _); rewrite /Horizon.L_cached.
   rewrite (@R4_cached _ _ _ ch_e ch_next ch_r time clock _ (fw i) (fw i.+1) i) // => s h a; first exact: fw_step.
   by rewrite /fw /pol (_ : (s.2 < i)%nat = false) //; apply/negbTE; rewrite -leqNgt.
 - move=> i lt; split; first by apply: (@R4_fresh _ _ _ ch_e ch_next ch_r time clock _ _ (n - i.+1)%nat) => // s; exact: bw_step.

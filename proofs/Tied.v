@@ -44,7 +44,7 @@ Theorem U2_one_batch (I : finType) (j : S -> I) (team : nat -> S -> A -> R) (at_
   (forall u x, 0 <= \sum_(a : A) (team (at_ (j x)).+1 x a * Adv (team O) u x a)) ->
   V (team O) t s <= V (team n) t s.
 Proof.
-move=> ht last h; apply: U2 => //; apply: comes_all => u x; rewrite /Episodic.gain.
+move=> ht last h; apply: U2 => //; apply: comes_all => u x; rewrite /Horizon.gain.
 by rewrite (sumE (G := fun a => team (at_ (j x)).+1 x a * Adv (team O) u x a)) => [|a]; rewrite ?last.
 Qed.
 
@@ -100,11 +100,11 @@ Hypothesis rising : forall x a b, mine x -> 0 < p x a -> 0 < p x b -> alpha (obs
   q x b / p x b <= q x a / p x a.
 
 Lemma mean_adv u x : \sum_(a : A) (p x a * Adv p u x a) = 0.
-Proof. by have := gainE e next r p u x hp; rewrite VE /Episodic.gain => ->; lra. Qed.
+Proof. by have := gainE e next r p u x hp; rewrite VE /Horizon.gain => ->; lra. Qed.
 
 Lemma U4_gain u x : 0 <= gain p q u x.
 Proof.
-rewrite /Episodic.gain; case mx : (mine x); last first.
+rewrite /Horizon.gain; case mx : (mine x); last first.
   by rewrite (sumE (G := fun a => p x a * Adv p u x a)) ?mean_adv => [|a]; rewrite ?others //; lra.
 apply: (agree_row (hp x) (stays mx) (mean_adv u x)) => a b pa pb lt.
 apply: rising => //; apply: pooling => // u' x' mx' ox; have h := agree u u' mx mx' (esym ox) pa pb.
