@@ -288,10 +288,10 @@ Section Costs.
 Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R).
 Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
 Variable r : S -> A -> R.
-Definition negd (r : S -> A -> R) s a := - r s a.
+Notation negd r := (fun s a => - r s a).
 Notation nv f := (fun x => - f x).
 Lemma Q_negr f s a : Qd P g (negd r) (nv f) s a = - Qd P g r f s a.
-Proof. by rewrite /Qd /negd (evE P s a (h := fun x => -1 * f x)) => [|x]; rewrite ?evZ; lra. Qed.
+Proof. by rewrite /Qd (evE P s a (h := fun x => -1 * f x)) => [|x]; rewrite ?evZ; lra. Qed.
 Lemma bellman_neg pi f : bellman P g r pi f -> bellman P g (negd r) pi (nv f).
 Proof. by move=> b s; rewrite b -sumN; apply: sumE => a; rewrite Q_negr; lra. Qed.
 Lemma at_rho_neg f : at_rho rho (nv f) = - at_rho rho f.
@@ -309,7 +309,7 @@ lra.
 Qed.
 Definition ceilingd (r : S -> A -> R) (Psi : S -> R) := forall s a, r s a + g * ev P s a Psi <= Psi s.
 Lemma ceilingd_neg Psi : ceilingd r Psi -> floord P g (negd r) (nv Psi).
-Proof. by move=> h s a; have := h s a; rewrite /negd (evE P s a (f := nv Psi) (h := fun x => -1 * Psi x)) => [|x];
+Proof. by move=> h s a; have := h s a; rewrite (evE P s a (f := nv Psi) (h := fun x => -1 * Psi x)) => [|x];
   rewrite ?evZ; lra. Qed.
 
 (* (b): J(q) - J(p) - L <= the charge of a ceiling, sum_a k (Psi - Q) *)
@@ -335,6 +335,7 @@ Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R).
 Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
 Notation bellman := (bellman P g). Notation gaind := (gaind P g). Notation scored := (scored P g).
 
+Notation negd r := (fun s a => - r s a).
 Section Family.
 Variables (I : finType) (p q q' : S -> A -> R) (one : I -> S -> A -> R) (m : S -> R).
 Hypotheses (hp : policy p) (hq : policy q) (hq' : policy q') (h1 : forall k, policy (one k)) (fl : flow P g rho p m).
@@ -375,7 +376,7 @@ Theorem S7_family_discounted r vp vq vq' lo hi : bellman r p vp -> bellman r q v
 Proof.
 move=> bp bq bq' hr.
 have fr : floord P g r (fun _ => lo / (1 - g)) by apply: const_floor => // s a; have := hr s a; lra.
-have fn : floord P g (negd r) (fun _ => - hi / (1 - g)) by apply: const_floor => // s a; have := hr s a; rewrite /negd; lra.
+have fn : floord P g (negd r) (fun _ => - hi / (1 - g)) by apply: const_floor => // s a; have := hr s a; lra.
 have [b1 a1] := one_side_discounted bp bq bq' fr.
 have [b2 a2] := one_side_discounted (bellman_neg bp) (bellman_neg bq) (bellman_neg bq') fn.
 move: b2 a2; rewrite !at_rho_neg (sumE (F := fun k => under m (gaind (negd r) _ _ (one k)))

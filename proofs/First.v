@@ -106,7 +106,7 @@ have fr : floord P2 g r2 (Phi lo).
 have cr : ceilingd P2 g r2 (Phi hi).
   by move=> [[] s] a; rewrite ev2 /Phi /r2 /= ev1 //; [lra | have := hr s a; have := dE hi; lra].
 have vlo := above g01 P_dist hp (const_floor g01 P_dist (fun s a => proj1 (hr s a))) bp.
-have nr s a : - hi <= negd r s a by rewrite /negd; have := hr s a; lra.
+have nr s a : - hi <= - r s a by have := hr s a; lra.
 have vhi := above g01 P_dist hp (const_floor g01 P_dist nr) (bellman_neg bp).
 have elo s a : lo / d <= ev P s a v by have := ev_le P_dist s a vlo; rewrite ev1.
 have ehi s a : ev P s a v <= hi / d.
