@@ -1,5 +1,5 @@
-(* T1 is attained, at every g and every step: the fork. From the first state action b leads to the absorbing state b; the agent goes
-   from (1/2, 1/2) to (1/2 - x, 1/2 + x). *)
+(* T1 is attained, at every g and every step: the fork. From the first state action b leads to the absorbing state b; the agent
+   goes from (1/2, 1/2) to (1/2 - x, 1/2 + x). *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic Pinsker Discounted Paper End.

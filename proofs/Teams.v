@@ -53,7 +53,7 @@ rewrite (@log_rcons u k s ku a pa ua ka (fun _ => k1)) (big_pred1 tt) => [|[]] /
 by apply: ih => // l lu; apply: h; rewrite mem_rcons inE lu orbT.
 Qed.
 (* P3.1 as a stage uses it: KL(team [::] || team u) is the sum of the KLs of the agents in u *)
-Lemma kl_seq u s : uniq u -> keeps (p s) (team u s) -> kl (p s) (team u s) = \big[Rplus/0]_(k <- u) kl (p s) (team [:: k] s).
+Theorem kl_seq u s : uniq u -> keeps (p s) (team u s) -> kl (p s) (team u s) = \big[Rplus/0]_(k <- u) kl (p s) (team [:: k] s).
 Proof.
 elim/last_ind: u => [|u k ih]; first by rewrite big_nil kl_self.
 rewrite rcons_uniq -cats1 big_cat big_seq1 cats1 => /andP[ku uu] h; have [hu hk] := keeps_rcons ku h.
@@ -146,7 +146,8 @@ move=> hp hq; rewrite tv_min; try exact: joint_dist.
 rewrite (eq_bigr (fun k => \sum_(m : M) Rmin (p k m) (q k m))) => [|k _]; last by rewrite tv_min //; lra.
 rewrite (bigA_distr_bigA (fun k m => Rmin (p k m) (q k m))).
 have m0 (f : {ffun I -> M}) k : 0 <= Rmin (p k (f k)) (q k (f k)) := Rmin_glb _ _ _ (proj1 (hp k) _) (proj1 (hq k) _).
-apply: Rplus_le_compat_l; apply: Ropp_le_contravar; apply: sum_le => f; apply: Rmin_glb; apply: prod_le => k; split=> //; [exact: Rmin_l | exact: Rmin_r].
+apply: Rplus_le_compat_l; apply: Ropp_le_contravar; apply: sum_le => f; apply: Rmin_glb; apply: prod_le => k; split=> //;
+  [exact: Rmin_l | exact: Rmin_r].
 Qed.
 Lemma bernoulli (x : I -> R) : (forall k, 0 <= x k <= 1) -> 1 - \big[Rmult/1]_(k : I) (1 - x k) <= \sum_(k : I) x k.
 Proof.
