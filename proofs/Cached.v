@@ -80,7 +80,7 @@ Qed.
 Theorem S7c_reused i : (i < n)%nat -> Rabs (improvement i t s - reused i t s) <= (hi - lo) * D i.+1 t s.
 Proof.
 move=> ni; have [E kn] := hyb_next ni; rewrite -K_hyb /improvement.
-have <- : \sum_(k : one_point) reused i t s = reused i t s by rewrite (big_pred1 tt) => [|[]].
+have <- : \sum_(k : unit_finType) reused i t s = reused i t s by rewrite (big_pred1 tt) => [|[]].
 apply: (family (one := fun _ => team [:: nth k0 order i]) (ht _) (ht _) (fun _ => ht _) (keeps_hyb i) (keeps_hyb i.+1)).
   by move=> _; apply: keeps_alone; apply: mem_nth.
 by move=> x; rewrite /hyb E; apply: log_rcons.

@@ -293,7 +293,7 @@ Variables (W : finType) (rho : W -> R) (start : W -> S) (T : nat) (team : {set I
 Hypotheses (e_dist : forall s a, dist (e s a)) (rho_dist : dist rho) (ft : factored team).
 
 (* the law of the transcript, first state included, of the team in which exactly X is updated *)
-Definition P X : pairs W (path A B T) -> R := fun w => rho w.1 * law e next (team X) (start w.1) w.2.
+Definition P X : prod_finType W (path A B T) -> R := fun w => rho w.1 * law e next (team X) (start w.1) w.2.
 Lemma team_policy X : policy (team X). Proof. by case: ft. Qed.
 Lemma P_dist X : dist (P X).
 Proof.
@@ -459,7 +459,7 @@ have E0 : first 0 = set0 by apply/setP => k; rewrite !inE.
 have En : first n = setT by apply/setP => k; rewrite !inE ltn_ord.
 suff : 2 * H2 (P set0) (P setT) <= INR n * (2 * forward) by lra.
 rewrite H2_half // -{1}E0 -{1}En /forward -sumZ (sumE (F := fun i : 'I_n => 2 * _)
-  (G := fun i : 'I_n => \sum_(w : pairs W (path A B T)) (x i w - x i.+1 w) ^ 2)) => [|i]; last exact: H2_half.
+  (G := fun i : 'I_n => \sum_(w : prod_finType W (path A B T)) (x i w - x i.+1 w) ^ 2)) => [|i]; last exact: H2_half.
 rewrite sum_swap -sumZ; apply: sum_le => w; rewrite -!/(x _ w).
 have := @cs_sum _ (fun=> 1) (fun i : 'I_n => (x i w - x i.+1 w) ^ 2) (fun i : 'I_n => x i w - x i.+1 w) => h.
 have [|_ [_]] := h; last by rewrite sum_ones -(telescope (fun i => x i w)).
@@ -847,9 +847,9 @@ Definition geo_e (o : option S) (a : A) (b : S * bool) := P (odflt s0 o) a b.1 *
 Definition geo_next (o : option S) (a : A) (b : S * bool) := if o is Some _ then (if b.2 then None else Some b.1) else None.
 Definition geo p0 p (o : option S) := if o is Some s then p s else p0 s0.
 Definition last_is f (o : option S) (a : A) (b : S * bool) : R := if o is Some s then (if b.2 then f s else 0) else 0.
-Lemma geo_sum (F : S * bool -> R) : \sum_(b : pairs S bool_finType) F b = \sum_(s : S) (F (s, true) + F (s, false)).
+Lemma geo_sum (F : S * bool -> R) : \sum_(b : prod_finType S bool_finType) F b = \sum_(s : S) (F (s, true) + F (s, false)).
 Proof. by rewrite sum_pairs; apply: sumE => s; rewrite big_bool. Qed.
-Lemma geo_e_dist o a : dist (A:=pairs S bool_finType) (geo_e o a).
+Lemma geo_e_dist o a : dist (A:=prod_finType S bool_finType) (geo_e o a).
 Proof.
 have [P0 P1] := P_dist (odflt s0 o) a; split=> [b|]; first by apply: Rmult_le_pos => //; case: b.2; lra.
 by rewrite geo_sum -P1; apply: sumE => s; rewrite /geo_e /=; ring.
@@ -980,12 +980,12 @@ have [C1 _ hX] := W_limit g01 tr_dist rho_dist (hp X) (hm X) f0.
 rewrite !occE; suff : under (m Y) (fun s => (1 - g) * f s) <= under (m X) (fun s => (1 - g) * f s) + sqrt (2 * b) by lra.
 apply: (vanish g01 C0) => T; have := proj2 (hY T); have := proj1 (hX T).
 have law_ret Z : at_rho rho (Discounted.W tr g (team Z) (fun s => (1 - g) * f s) T)
-    = \sum_(w : pairs S (path A (pairs S bool_finType) T))
+    = \sum_(w : prod_finType S (path A (prod_finType S bool_finType) T))
         (PT T Z w * ret (@geo_next S A) (last_is (A:=A) f) (Some w.1) w.2).
   rewrite sum_pairs; apply: sumE => s; rewrite -(@geo_V S A tr g tr_dist s0 (team set0) (team Z) f T s (hp Z)).
   rewrite (V_law (@geo_next S A) ed); last exact: (team_policy geo_factored Z).
   by rewrite -sumZ; apply: sumE => v; exact: (esym (Rmult_assoc _ _ _)).
-have fr t o (v : path A (pairs S bool_finType) t) : 0 <= ret (@geo_next S A) (last_is (A:=A) f) o v <= 1
+have fr t o (v : path A (prod_finType S bool_finType) t) : 0 <= ret (@geo_next S A) (last_is (A:=A) f) o v <= 1
     /\ ret (@geo_next S A) (last_is (A:=A) f) None v = 0.
   elim: t o v => [|t ih] o v; first by rewrite /=; lra.
   case: v => [[a [s []]] v] /=; have := ih None v; have := ih o v; case: o => [x|] /=; have := ih (Some s) v;

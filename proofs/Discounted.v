@@ -400,8 +400,8 @@ Theorem S7_discounted_visited : (forall s, 0 < m s -> keeps (p s) (q s)) -> flow
   Rabs (at_rho rho v' - at_rho rho v - under m (gaind r p v q)) <= (hi - lo) / (1 - g) * under m (fun s => kl (p s) (q s)).
 Proof.
 move=> hk fl bp bq hr.
-have <- : \sum_(k : one_point) under m (gaind r p v q) = under m (gaind r p v q) by rewrite (big_pred1 tt) => [|[]].
-apply: (@S7_family_discounted one_point p p q (fun _ => q) m hp hp hq (fun _ => hq) fl _ hk (fun s _ => hk s)) => // s ms.
+have <- : \sum_(k : unit_finType) under m (gaind r p v q) = under m (gaind r p v q) by rewrite (big_pred1 tt) => [|[]].
+apply: (@S7_family_discounted unit_finType p p q (fun _ => q) m hp hp hq (fun _ => hq) fl _ hk (fun s _ => hk s)) => // s ms.
   by [].
 exact: log_adds_self.
 Qed.

@@ -227,7 +227,7 @@ by have := Rmult_le_compat_r _ _ _ (kl_pos (hp x) (hq' x) (kq' vx)) hD; lra.
 Qed.
 End S7.
 
-Lemma log_adds_self (p q : A -> R) : log_adds p p q (fun _ : one_point => q).
+Lemma log_adds_self (p q : A -> R) : log_adds p p q (fun _ : unit_finType => q).
 Proof.
 move=> a pa _ qa _; rewrite (big_pred1 tt) => [|[]] //.
 by have -> : p a / p a = 1 by [field; lra]; rewrite ln_1; lra.
@@ -240,7 +240,7 @@ Theorem S7_visited p q use r ok vis Phi Psi rho t s : policy p -> policy q ->
   Rabs (V r q t s - V r p t s - L r p q t s) <= rho * K p q t s.
 Proof.
 move=> hp hq cp cq hr hv hk hf hc hb vs os.
-have <- : \sum_(k : one_point) L r p q t s = L r p q t s by rewrite (big_pred1 tt) => [|[]].
+have <- : \sum_(k : unit_finType) L r p q t s = L r p q t s by rewrite (big_pred1 tt) => [|[]].
 apply: (@S7_family _ p p q use (fun _ => q) ok vis hp hp hq (fun _ => hq) cp cp cq (fun _ => cq) hr hv _ hk
   (fun u x _ => hk u x) _ r Phi Psi) => // [u x _ a //|u x _]; exact: log_adds_self.
 Qed.
@@ -362,8 +362,8 @@ Theorem S7_range_visited p q (use : S -> A -> R) lo hi t s : policy p -> policy 
   keeps_path p q t s -> return_in use lo hi t s -> Rabs (V q t s - V p t s - L p q t s) <= (hi - lo) * K p q t s.
 Proof.
 move=> hp hq cp cq k hw.
-have <- : \sum_(k : one_point) L p q t s = L p q t s by rewrite (big_pred1 tt) => [|[]].
-apply: (@S7_family_range one_point p p q use (fun _ => q)) => // x; exact: log_adds_self.
+have <- : \sum_(k : unit_finType) L p q t s = L p q t s by rewrite (big_pred1 tt) => [|[]].
+apply: (@S7_family_range unit_finType p p q use (fun _ => q)) => // x; exact: log_adds_self.
 Qed.
 (* the same, said with the laws of the path alone: |E' R - E R - L| <= (hi - lo) KL(P || P') if P' keeps the paths of P *)
 Corollary S7_path_visited p q (use : S -> A -> R) lo hi T s : policy p -> policy q ->

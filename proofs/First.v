@@ -16,7 +16,7 @@ Hypotheses (bp : bellman P g r p v) (bq : bellman P g r q v') (hr : forall s a, 
 Hypothesis hk : forall s, 0 < m s -> keeps (p s) (q s).
 
 (* (true, s): the copy of s at time 0 *)
-Notation S2 := (pairs bool_finType S).
+Notation S2 := (prod_finType bool_finType S).
 Definition P2 (x : S2) a (y : S2) := if y.1 then 0 else P x.2 a y.2.
 Definition rho2 (x : S2) := if x.1 then rho x.2 else 0.
 Definition r2 (x : S2) a := if x.1 then 0 else r x.2 a.

@@ -117,9 +117,9 @@ Definition push p m s' := \sum_(s : S) (m s * \sum_(a : A) (p s a * P s a s')).
 (* finite KL where m is *)
 Definition keeps_at m p q := forall s, 0 < m s -> keeps (p s) (q s).
 
-Lemma pushE p m s' : push p m s' = \sum_(w : pairs S A) (m w.1 * p w.1 w.2 * P w.1 w.2 s').
+Lemma pushE p m s' : push p m s' = \sum_(w : prod_finType S A) (m w.1 * p w.1 w.2 * P w.1 w.2 s').
 Proof. by rewrite sum_pairs; apply: sumE => s; rewrite -sumZ; apply: sumE => a /=; lra. Qed.
-Lemma pair_pos m p : measure m -> (forall s, dist (p s)) -> measure (fun w : pairs S A => m w.1 * p w.1 w.2).
+Lemma pair_pos m p : measure m -> (forall s, dist (p s)) -> measure (fun w : prod_finType S A => m w.1 * p w.1 w.2).
 Proof. by move=> m0 hp w; apply: Rmult_le_pos (m0 _) (proj1 (hp _) _). Qed.
 Lemma push_pos p m : measure m -> (forall s, dist (p s)) -> measure (push p m).
 Proof.
@@ -141,7 +141,7 @@ Section Two.
 Variables (m m' : S -> R) (p q : S -> A -> R).
 Hypotheses (m0 : measure m) (m0' : measure m') (hp : forall s, dist (p s)) (hq : forall s, dist (q s)).
 Hypotheses (km : keeps m m') (hk : keeps_at m p q).
-Lemma keeps_pair : keeps (fun w : pairs S A => m w.1 * p w.1 w.2) (fun w => m' w.1 * q w.1 w.2).
+Lemma keeps_pair : keeps (fun w : prod_finType S A => m w.1 * p w.1 w.2) (fun w => m' w.1 * q w.1 w.2).
 Proof.
 move=> [s a] /= /(prod_pos (m0 s) (proj1 (hp s) a)) [ms pa].
 by apply: Rmult_lt_0_compat; [apply: km | apply: hk ms _ pa].
@@ -151,10 +151,10 @@ Proof.
 move=> s'; rewrite !pushE => /sum_pos_ex [w]; have [P0 _] := P_dist w.1 w.2.
 move=> /(prod_pos (pair_pos m0 hp w) (P0 s')) [/keeps_pair mw Pw].
 apply: Rlt_le_trans (Rmult_lt_0_compat _ _ mw Pw) _.
-apply: (term_le_sum (F := fun w : pairs S A => m' w.1 * q w.1 w.2 * P w.1 w.2 s')) => z.
+apply: (term_le_sum (F := fun w : prod_finType S A => m' w.1 * q w.1 w.2 * P w.1 w.2 s')) => z.
 exact: Rmult_le_pos (pair_pos m0' hq z) (proj1 (P_dist _ _) _).
 Qed.
-Lemma kl_chain : kl (fun w : pairs S A => m w.1 * p w.1 w.2) (fun w => m' w.1 * q w.1 w.2)
+Lemma kl_chain : kl (fun w : prod_finType S A => m w.1 * p w.1 w.2) (fun w => m' w.1 * q w.1 w.2)
   = kl m m' + \sum_(s : S) (m s * kl (p s) (q s)).
 Proof.
 rewrite /kl sum_pairs -sumD; apply: sumE => s /=.

@@ -112,7 +112,7 @@ Definition push p n s' := \sum_(s : S) (n s * \sum_(a : A) (p s a * P s a s')).
 (* where n counts, the new policy keeps what the current one uses *)
 Definition seen n p q := forall s, 0 < n s -> keeps (p s) (q s).
 
-Lemma pushE p n s' : push p n s' = \sum_(w : pairs S A) (n w.1 * p w.1 w.2 * P w.1 w.2 s').
+Lemma pushE p n s' : push p n s' = \sum_(w : prod_finType S A) (n w.1 * p w.1 w.2 * P w.1 w.2 s').
 Proof. by rewrite sum_pairs; apply: sumE => s; rewrite -sumZ; apply: sumE => a /=; lra. Qed.
 Lemma push_ge0 p n s' : policy p -> (forall s, 0 <= n s) -> 0 <= push p n s'.
 Proof.
@@ -163,7 +163,7 @@ have kp s' : keeps (fun w => n w.1 * p w.1 w.2 * P w.1 w.2 s') (fun w => n' w.1 
   move=> w /pos [ns [ps Ps]]; apply: Rmult_lt_0_compat => //.
   by apply: Rmult_lt_0_compat; [exact: k | exact: hs].
 have one s' := log_sum (fun w => z w s') (fun w => z' w s') (kp s').
-apply: Rle_trans (_ : \sum_(s' : S) kl (fun w : pairs S A => n w.1 * p w.1 w.2 * P w.1 w.2 s')
+apply: Rle_trans (_ : \sum_(s' : S) kl (fun w : prod_finType S A => n w.1 * p w.1 w.2 * P w.1 w.2 s')
   (fun w => n' w.1 * q w.1 w.2 * P w.1 w.2 s') <= _).
   by apply: sum_le => s'; rewrite !pushE.
 apply: Req_le; rewrite /kl sum_swap sum_pairs /under -sumD; apply: sumE => s /=.
@@ -1051,9 +1051,9 @@ Hypotheses (g01 : 0 <= g < 1) (hm : forall i, flow P g rho (team i) (m i)).
 (* the occupancy of the chain is above all of them *)
 Lemma chain : exists u, dist u /\ forall k y, chain_law (occ g (m k)) y <= u y.
 Proof.
-have p1 : @policy one_point Z (fun _ _ => 1) by move=> _; split=> [_|]; [lra | rewrite (big_pred1 tt) // => -[]].
-have [u fu] := visits_exist g01 (fun x (_ : one_point) => hR x) rho_z_dist p1; have [u0 _] := fu.
-have um := mass g01 (fun x (_ : one_point) => hR x) rho_z_dist p1 fu.
+have p1 : @policy unit_finType Z (fun _ _ => 1) by move=> _; split=> [_|]; [lra | rewrite (big_pred1 tt) // => -[]].
+have [u fu] := visits_exist g01 (fun x (_ : unit_finType) => hR x) rho_z_dist p1; have [u0 _] := fu.
+have um := mass g01 (fun x (_ : unit_finType) => hR x) rho_z_dist p1 fu.
 have ue y : u y = rho_z y + g * \sum_(x : Z) (u x * Rz x y).
   rewrite {1}(proj2 fu y); congr (_ + g * _); apply: sumE => x; rewrite (big_pred1 tt) => [|[]] //; lra.
 exists (fun y => (1 - g) * u y); split; first split=> [y|].

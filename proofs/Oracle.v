@@ -789,16 +789,16 @@ Lemma sure_dist s a : dist (sure s a).
 Proof. by split=> [b|]; rewrite ?sumu /sure; lra. Qed.
 Lemma row_policy o b q p : 0 <= o <= 1 -> 0 <= b <= 1 -> 0 <= q <= 1 -> 0 <= p <= 1 -> policy (row o b q p).
 Proof. by move=> ho hb hq hp s; split=> [a|]; rewrite ?sumb /row; case: s => [[|k]|||]; try case: a; lra. Qed.
-Lemma ret01 t s w : 0 <= ret go win (A := bool_finType) (B := one_point) (t := t) s w <= 1.
+Lemma ret01 t s w : 0 <= ret go win (A := bool_finType) (B := unit_finType) (t := t) s w <= 1.
 Proof.
-have over u v : ret go win (A := bool_finType) (B := one_point) (t := u) Over v = 0.
+have over u v : ret go win (A := bool_finType) (B := unit_finType) (t := u) Over v = 0.
   by elim: u v => [//|u ih] [[a c] v] /=; rewrite ih /win; lra.
 elim: t s w => [|t ih] s; first by move=> _ /=; lra.
 move=> [[a c] w] /=; have := ih (go s a c) w; case: s => [[|k]|||]; case: a => /=; rewrite ?over; lra.
 Qed.
 
-Notation Vp := (@V bool_finType one_point place sure go win).
-Notation PS := (@path_sum bool_finType one_point place sure go).
+Notation Vp := (@V bool_finType unit_finType place sure go win).
+Notation PS := (@path_sum bool_finType unit_finType place sure go).
 Lemma V_step pi t s : Vp pi t.+1 s = pi s true * (win s true tt + Vp pi t (go s true tt))
   + pi s false * (win s false tt + Vp pi t (go s false tt)).
 Proof. by rewrite /= sumb !sumu /sure; lra. Qed.
@@ -828,7 +828,7 @@ Variables (eps q q' p p' : R).
 Hypotheses (e01 : 0 < eps < 1) (hq : 0 < q < 1) (hq' : 0 < q' < 1) (hp : 0 < p < 1) (hp' : 0 < p' < 1).
 Definition shorter i := match i with 0 => row 0 1 q p | 1 => row 0 1 q' p | _ => row eps 0 q' p' end.
 Notation team := shorter.
-Notation gn := (@gain bool_finType one_point place sure go win (team 1) (team 2)).
+Notation gn := (@gain bool_finType unit_finType place sure go win (team 1) (team 2)).
 Lemma gn_row u s : gn u s = (team 2 s true - team 1 s true) * (win s true tt + Vp (team 1) u (go s true tt))
   + (team 2 s false - team 1 s false) * (win s false tt + Vp (team 1) u (go s false tt)).
 Proof.
@@ -935,10 +935,10 @@ Qed.
 (* |stale_2| > 1.002 rho (delta0_1 + delta0_2), rho = 1: returns are in [0, 1] on every path. N = 128 turns to open and to win *)
 Theorem S7b_shorter_fails : exists (team : nat -> place -> bool -> R) (T : nat) (s : place),
   let J (i : nat) := Vp (team i) T s in
-  let L := PS (team O) (@gain bool_finType one_point place sure go win (team 1%nat) (team 2%nat)) T s in
+  let L := PS (team O) (@gain bool_finType unit_finType place sure go win (team 1%nat) (team 2%nat)) T s in
   let delta0 (k : nat) := PS (team O) (fun _ x => kl (team k x) (team k.+1 x)) T s in
   (forall i, policy (team i)) /\
-  (forall w : path bool_finType one_point T, 0 <= ret go win s w <= 1) /\
+  (forall w : path bool_finType unit_finType T, 0 <= ret go win s w <= 1) /\
   Rabs (J 2%nat - J 1%nat - L) > 1002 / 1000 * (delta0 O + delta0 1%nat).
 Proof.
 have [N EN] : exists N, N = 128%nat by exists 128%nat.

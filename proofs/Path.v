@@ -15,7 +15,7 @@ Notation after := (after e next). Notation path_sum := (path_sum e next). Notati
 Notation K := (K e next). Notation reach := (reach e next).
 
 Fixpoint path (t : nat) : finType :=
-  if t is u.+1 then pairs (pairs A B) (path u) else one_point.
+  if t is u.+1 then prod_finType (prod_finType A B) (path u) else unit_finType.
 Fixpoint law (pi : S -> A -> R) (t : nat) (s : S) : path t -> R :=
   match t return path t -> R with
   | O => fun _ => 1
@@ -35,7 +35,7 @@ Fixpoint along (f : nat -> S -> R) (t : nat) (s : S) : path t -> R :=
   end.
 
 Lemma sum_pairs (X Y : finType) (F : X * Y -> R) :
-  \sum_(w : pairs X Y) F w = \sum_(x : X) \sum_(y : Y) F (x, y).
+  \sum_(w : prod_finType X Y) F w = \sum_(x : X) \sum_(y : Y) F (x, y).
 Proof. by rewrite pair_bigA; apply: eq_bigr => -[]. Qed.
 Lemma sum_path u (F : path u.+1 -> R) :
   \sum_(w : path u.+1) F w = \sum_(a : A) \sum_(b : B) \sum_(v : path u) F ((a, b), v).
@@ -156,12 +156,12 @@ End Episodes.
    lengths vary, both write padding after the end. *)
 Section Message.
 Variable A : finType.
-Let silent (s : seq A) (a : A) (b : one_point) := 1.
-Let write (s : seq A) (a : A) (b : one_point) := rcons s a.
+Let silent (s : seq A) (a : A) (b : unit_finType) := 1.
+Let write (s : seq A) (a : A) (b : unit_finType) := rcons s a.
 Definition message pi U := law silent write pi (t := U) [::].
 Theorem P3_2 (p q : seq A -> A -> R) U : policy p -> policy q -> keeps (message p (U := U)) (message q (U := U)) ->
   kl (message p (U := U)) (message q (U := U))
-    = \sum_(y : path A one_point U) (message p y * along write (fun _ prefix => kl (p prefix) (q prefix)) [::] y).
+    = \sum_(y : path A unit_finType U) (message p y * along write (fun _ prefix => kl (p prefix) (q prefix)) [::] y).
 Proof.
 move=> hp hq k.
 have silent_dist s a : dist (silent s a) by split=> [b|]; rewrite /silent; [lra | rewrite (big_pred1 tt) // => -[]].

@@ -194,14 +194,14 @@ split.
 Qed.
 
 (* ---- S7 is sharp, episodic: in the return range [0, 1] no constant below one does *)
-Lemma branch_ret (w : path bool_finType one_point 2) : 0 <= ret nxti rewi 0%nat w <= 1.
+Lemma branch_ret (w : path bool_finType unit_finType 2) : 0 <= ret nxti rewi 0%nat w <= 1.
 Proof. by case: w => [[a b] [[a' b'] u]]; rewrite /ret /rewi /pays /=; case: a; case: a' => /=; lra. Qed.
 End Branch.
 
 Theorem S7_sharp k : 0 <= k < 1 ->
   let e (_ : nat) (_ : bool) (_ : unit) := 1 in let next s a (_ : unit) := goes s a in let r s a (_ : unit) := pays s a in
   exists p q : nat -> bool -> R, [/\ policy p, policy q, forall s, keeps (p s) (q s) &
-    (forall w : path bool_finType one_point 2, 0 <= ret next r 0%nat w <= 1) /\ 0 < K e next p q 2 0%nat /\
+    (forall w : path bool_finType unit_finType 2, 0 <= ret next r 0%nat w <= 1) /\ 0 < K e next p q 2 0%nat /\
     k * K e next p q 2 0%nat < V e next r q 2 0%nat - V e next r p 2 0%nat - L e next r p q 2 0%nat].
 Proof.
 move=> hk e next r; have [x [hx [lt pos]]] := near_one hk; have [v1 v0 l0 k0] := branch hx.

@@ -82,7 +82,7 @@ Qed.
 Theorem S7c_reused_discounted i : (i < n)%nat -> Rabs (J_ i.+1 - J_ i - reused_ i) <= (hi - lo) / (1 - g) * D_ i.+1.
 Proof.
 move=> ni; have [E kn] := take_next ni; rewrite -K_take.
-have <- : \sum_(k : one_point) reused_ i = reused_ i by rewrite (big_pred1 tt) => [|[]].
+have <- : \sum_(k : unit_finType) reused_ i = reused_ i by rewrite (big_pred1 tt) => [|[]].
 apply: (S7_family_discounted (one := fun _ => team [:: nth k0 order i]) g01 P_dist rho_dist
   (ht _) (ht _) (ht _) (fun _ => ht _) fl (@keeps_take i) (@keeps_take i.+1) _ _ (hv _) (hv _) (hv _) hr).
   by move=> s _ ms; apply: keeps_single ms; apply: mem_nth.

@@ -33,7 +33,7 @@ by move: ku; case: eqP => [-> //|_] /= ku; apply: ih.
 Qed.
 
 (* logarithms add up: one more agent, and all of u *)
-Lemma log_rcons u k s : k \notin u -> log_adds (p s) (team u s) (team (rcons u k) s) (fun _ : one_point => team [:: k] s).
+Lemma log_rcons u k s : k \notin u -> log_adds (p s) (team u s) (team (rcons u k) s) (fun _ : unit_finType => team [:: k] s).
 Proof.
 move=> ku a pa ua ka /(_ tt) k1; rewrite (big_pred1 tt) => [|[]] //.
 rewrite -ln_mult; try exact: Rdiv_lt_0_compat; congr ln; apply: (Rmult_eq_reg_r (p s a * p s a)); last by nra.

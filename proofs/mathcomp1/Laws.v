@@ -1,4 +1,4 @@
-(* Sums and products of reals as mathcomp's big operators, and the finite types that have another name in mathcomp 2.
+(* Sums and products of reals as mathcomp's big operators.
    The Makefile copies the file for the installed version to Laws.v. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra.
@@ -22,6 +22,3 @@ Canonical Rmul_monoid := Monoid.Law RmulA Rmul1 Rmul1r.
 Canonical Rmul_comoid := Monoid.ComLaw RmulC.
 Canonical Rmul_muloid := Monoid.MulLaw Rmul0 Rmul0r.
 Canonical Radd_addoid := Monoid.AddLaw RmulDl RmulDr.
-
-Definition pairs (X Y : finType) : finType := prod_finType X Y.
-Definition one_point : finType := unit_finType.

@@ -22,5 +22,8 @@ HB.instance Definition _ := Monoid.isComLaw.Build R 1 Rmult RmulA RmulC Rmul1.
 HB.instance Definition _ := Monoid.isMulLaw.Build R 0 Rmult Rmul0 Rmul0r.
 HB.instance Definition _ := Monoid.isAddLaw.Build R Rmult Rplus RmulDl RmulDr.
 
-Definition pairs (X Y : finType) : finType := (X * Y)%type.
-Definition one_point : finType := unit.
+Notation prod_finType := Datatypes_prod__canonical__fintype_Finite.
+Notation unit_finType := Datatypes_unit__canonical__fintype_Finite.
+Notation bool_finType := Datatypes_bool__canonical__fintype_Finite.
+Notation option_finType := Datatypes_option__canonical__fintype_Finite.
+Notation ordinal_finType := fintype_ordinal__canonical__fintype_Finite.
