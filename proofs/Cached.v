@@ -160,7 +160,7 @@ End Turns.
 (* ---- product teams: K_k is the expected KL of agent k's rows *)
 Section Product.
 Variables (I M B : finType) (S : Type).
-Let A := [finType of {ffun I -> M}].
+Let A := functions I M.
 Variables (e : S -> A -> B -> R) (next : S -> A -> B -> S) (r : S -> A -> B -> R).
 Hypothesis e_dist : forall s a, dist (e s a).
 Variables (k0 : I) (p p' : S -> I -> M -> R) (order : seq I).

@@ -687,7 +687,7 @@ End Discounted.
 (* ---- S3, product team *)
 Section Product.
 Variables (S M : finType) (n : nat).
-Let A := [finType of {ffun 'I_n -> M}].
+Let A := functions ('I_n) M.
 Variables (P : S -> A -> S -> R) (g : R) (rho : S -> R).
 Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
 Variables (old new : 'I_n -> S -> M -> R) (m : nat -> S -> R).
@@ -948,7 +948,7 @@ Corollary S3_episodic_turns (S A : finType) (P : S -> A -> S -> R) rho (team : n
   tv (layer P rho (team O) t) (layer P rho (team i) t)
     <= Rmin 1 (sqrt ((\big[Rplus/0]_(u < t) (\big[Rplus/0]_(k < i) kappa0 P rho team k u)) / 2)).
 Proof. by move=> hP hr ht turns hs; apply: S3_episodic => // u; apply: additive_turns turns _. Qed.
-Corollary S3_episodic_product (S M : finType) n (A := [finType of {ffun 'I_n -> M}]) (P : S -> A -> S -> R) rho
+Corollary S3_episodic_product (S M : finType) n (A := functions ('I_n) M) (P : S -> A -> S -> R) rho
     (old new : 'I_n -> S -> M -> R) i t :
   (forall s a, dist (P s a)) -> dist rho -> (forall k, policy (old k)) -> (forall k, policy (new k)) ->
   (forall u k s, 0 < layer P rho (product_team old new O) u s -> keeps (old k s) (new k s)) ->

@@ -11,24 +11,21 @@ Local Open Scope R_scope.
 (* ------------------------------------------------------------------ the number of step-ups: (probability of none, of one) *)
 Definition two := (R * R)%type.
 Definition tmul (x y : two) : two := (x.1 * y.1, x.1 * y.2 + x.2 * y.1).
-Fact tmulA : associative tmul. Proof. by move=> [x x'] [y y'] [z z']; rewrite /tmul /=; congr (_, _); lra. Qed.
-Fact tmulC : commutative tmul. Proof. by move=> [x x'] [y y']; rewrite /tmul /=; congr (_, _); lra. Qed.
-Fact tmul1 : left_id (1, 0) tmul. Proof. by move=> [x x']; rewrite /tmul /=; congr (_, _); lra. Qed.
-Fact tmul1r : right_id (1, 0) tmul. Proof. by move=> [x x']; rewrite /tmul /=; congr (_, _); lra. Qed.
-Canonical tmul_monoid := Monoid.Law tmulA tmul1 tmul1r.
-Canonical tmul_comoid := Monoid.ComLaw tmulC.
+Lemma tmulCA x y z : tmul x (tmul y z) = tmul y (tmul x z).
+Proof. by case: x y z => [x x'] [y y'] [z z']; rewrite /tmul /=; congr (_, _); lra. Qed.
 
-Definition law2 (l : seq R) : two := \big[tmul/(1, 0)]_(y <- l) (1 - y, y).
+Definition law2 (l : seq R) : two := foldr (fun y x => tmul (1 - y, y) x) (1, 0) l.
+Arguments law2 : simpl never.
 Definition P0 l := (law2 l).1.
 Definition P1 l := (law2 l).2.
-Lemma P0_nil : P0 [::] = 1. Proof. by rewrite /P0 /law2 big_nil. Qed.
-Lemma P1_nil : P1 [::] = 0. Proof. by rewrite /P1 /law2 big_nil. Qed.
-Lemma law2_cons y l : law2 (y :: l) = tmul (1 - y, y) (law2 l). Proof. by rewrite /law2 big_cons. Qed.
+Lemma P0_nil : P0 [::] = 1. Proof. by []. Qed.
+Lemma P1_nil : P1 [::] = 0. Proof. by []. Qed.
+Lemma law2_cons y l : law2 (y :: l) = tmul (1 - y, y) (law2 l). Proof. by []. Qed.
 Lemma P0_cons y l : P0 (y :: l) = (1 - y) * P0 l. Proof. by rewrite /P0 law2_cons. Qed.
 Lemma P1_cons y l : P1 (y :: l) = y * P0 l + (1 - y) * P1 l.
 Proof. by rewrite /P1 /P0 law2_cons /=; lra. Qed.
 Lemma law2_mid l1 y l2 : law2 (l1 ++ y :: l2) = law2 (y :: l1 ++ l2).
-Proof. by rewrite /law2 big_cat !big_cons big_cat /=; apply: Monoid.mulmCA. Qed.
+Proof. by elim: l1 => [//|x l1 ih]; rewrite !cat_cons law2_cons ih !law2_cons tmulCA. Qed.
 Lemma P0_mid l1 y l2 : P0 (l1 ++ y :: l2) = P0 (y :: l1 ++ l2). Proof. by rewrite /P0 law2_mid. Qed.
 Lemma P1_mid l1 y l2 : P1 (l1 ++ y :: l2) = P1 (y :: l1 ++ l2). Proof. by rewrite /P1 law2_mid. Qed.
 (* only the number of turns with the new rate matters *)

@@ -71,7 +71,7 @@ End Pair.
 (* product team: the KL is that of old and new agent k *)
 Section Product.
 Variables (S M : finType) (n : nat).
-Let A := [finType of {ffun 'I_n -> M}].
+Let A := functions ('I_n) M.
 Variables (P : S -> A -> S -> R) (g : R) (rho : S -> R).
 Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
 Variables (r : S -> A -> R) (Amax : R) (old : 'I_n -> S -> M -> R) (k : 'I_n) (new : S -> M -> R).

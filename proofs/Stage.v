@@ -168,7 +168,7 @@ End Turns.
 (* ---- product teams: K_k is the expected KL of agent k's rows *)
 Section Product.
 Variables (S I M : finType).
-Let A := [finType of {ffun I -> M}].
+Let A := functions I M.
 Variables (P : S -> A -> S -> R) (g : R) (rho : S -> R) (r : S -> A -> R) (lo hi : R).
 Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho) (hr : forall s a, lo <= r s a <= hi).
 Variables (k0 : I) (p p' : S -> I -> M -> R) (order : seq I) (v : seq I -> S -> R) (m : S -> R).

@@ -22,3 +22,4 @@ Canonical Rmul_monoid := Monoid.Law RmulA Rmul1 Rmul1r.
 Canonical Rmul_comoid := Monoid.ComLaw RmulC.
 Canonical Rmul_muloid := Monoid.MulLaw Rmul0 Rmul0r.
 Canonical Radd_addoid := Monoid.AddLaw RmulDl RmulDr.
+Notation functions I M := [finType of {ffun I -> M}].
