@@ -1,6 +1,6 @@
 """`make proofs`: build the proofs, and compare what they say with what is committed.
 
-statements.txt: of every theorem that index.toml cites, the statement (`Check`) and the axioms (`Print Assumptions`).
+statements.txt: every theorem that index.toml cites as `Check` prints it, and by file what `Print Assumptions` says of them all.
 golden.json: what the evaluator that is extracted from Eval.v says about rational stages. Standard library only.
 """
 
@@ -27,7 +27,6 @@ sys.dont_write_bytecode = True
 AXIOMS = {"sig_forall_dec", "sig_not_dec", "functional_extensionality_dep", "classic"}
 """What Coq's own real numbers and Coquelicot assume, and nothing else may be."""
 FORBIDDEN = re.compile(r"\b(Admitted|admit|give_up|Axioms?|Parameters?|Conjecture|Unset Guard Checking|bypass_check)\b")
-AXIOMS_BEGIN = re.compile(r"^(Axioms:|Closed under the global context)$", re.M)
 PACKAGES = "coq libcoq-mathcomp-ssreflect libcoq-coquelicot libzarith-ocaml-dev ocaml-findlib"
 COQC = ["coqc", "-q", "-w", "none", "-Q", str(HERE), "TeamTR"]
 
@@ -69,25 +68,28 @@ def index() -> dict[str, dict]:
     return tomllib.loads((HERE / "index.toml").read_text())
 
 
-def _asked(file: str, theorems: list[str]) -> dict[str, str]:
-    """What Coq prints of the theorems of one file."""
+def _asked(file: str, theorems: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The statements of theorems of one file as Coq prints them, and the axioms that they rest on, all together.
+
+    One question about all of them, because each costs a walk through every proof behind it.
+    """
     others = [path.stem for path in sorted(HERE.glob("*.v")) if path.stem != file]
     lines = ["From mathcomp Require Import all_ssreflect.", "Require Import Reals."]
     lines += [f"From TeamTR Require Import {' '.join([*others, file])}."]
     lines += ["Local Open Scope R_scope.", "Set Printing Width 120.", "Unset Printing Implicit Defensive."]
     for name in theorems:
-        lines += [
-            f'Goal True. idtac "=== {name}". Abort.',
-            f"Check {file}.{name}.",
-            f"Print Assumptions {file}.{name}.",
-        ]
+        lines += [f'Goal True. idtac "=== {name}". Abort.', f"Check {file}.{name}."]
+    lines += [f"Definition cited := ({', '.join(f'@{file}.{name}' for name in theorems)})."]
+    lines += ['Goal True. idtac "=== axioms". Abort.', "Print Assumptions cited."]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "asked.v"
         source.write_text("\n".join(lines) + "\n")
         run = subprocess.run([*COQC, source], capture_output=True, text=True, cwd=folder)
     if run.returncode:
         raise SystemExit(f"proofs: {file}.v: {run.stderr.strip()}")
-    return {part.partition("\n")[0]: part.partition("\n")[2] for part in run.stdout.split("=== ")[1:]}
+    parts = {part.partition("\n")[0]: part.partition("\n")[2] for part in run.stdout.split("=== ")[1:]}
+    found = [part.rpartition(".")[2] for part in re.findall(r"^([\w.']+)(?= :|$)", parts.pop("axioms"), re.M)]
+    return {name: text.strip().partition("\n")[2] for name, text in parts.items()}, sorted(found)
 
 
 def statements(workers: int) -> tuple[str, list[str]]:
@@ -96,23 +98,22 @@ def statements(workers: int) -> tuple[str, list[str]]:
     wanted: dict[str, list[str]] = {}
     for entry in entries.values():
         for theorem in entry["theorems"]:
-            file, name = theorem.split(".")
+            file, _, name = theorem.partition(".")
             names = wanted.setdefault(file, [])
             if name not in names:
                 names.append(name)
+    order = sorted(wanted, key=lambda file: -len(wanted[file]))  # the longest first
     with ThreadPoolExecutor(workers) as pool:
-        said = dict(zip(wanted, pool.map(_asked, wanted, wanted.values()), strict=True))
-    foreign, parts = [], []
+        said = dict(zip(order, pool.map(_asked, order, [wanted[file] for file in order]), strict=True))
+    foreign = [f"{file}.v assumes {axiom}" for file in wanted for axiom in said[file][1] if axiom not in AXIOMS]
+    parts = ["Axioms, at most, of the theorems that are cited from a file:\n"]
+    parts += [f"  {file}.v: {', '.join(said[file][1]) or 'none'}" for file in sorted(wanted)]
     for id_, entry in entries.items():
-        parts.append(f"######## {id_}\n")
+        parts.append(f"\n######## {id_}")
         for theorem in entry["theorems"]:
-            file, name = theorem.split(".")
-            statement, _, axioms = re.split(AXIOMS_BEGIN, said[file][name], maxsplit=1)
-            found = [part.rpartition(".")[2] for part in re.findall(r"^([\w.']+)(?= :|$)", axioms, re.M)]
-            foreign += [f"{theorem} assumes {axiom}" for axiom in found if axiom not in AXIOMS]
-            statement = statement.strip().partition("\n")[2]
-            parts.append(f"{theorem}\n{statement}\n  axioms: {', '.join(sorted(found)) or 'none'}\n")
-    return "\n".join(parts), foreign
+            file, _, name = theorem.partition(".")
+            parts.append(f"\n{theorem}\n{said[file][0][name]}")
+    return "\n".join(parts) + "\n", foreign
 
 
 def compared(name: str, text: str, write: bool) -> bool:

@@ -26,7 +26,7 @@ class Proof(NamedTuple):
 
     id: str
     theorems: dict[str, tuple[str, ...]]  #: by file, without `.v`
-    axioms: tuple[str, ...]  #: those of Coq's own library that some of the theorems rest on
+    axioms: tuple[str, ...]  #: those of Coq's own library that the cited theorems of these files rest on, at most
     tex: tuple[str, ...]  #: the statement, as formulas that stand on the claim's page
     covers: str
     not_covered: str  #: what of the statement is not proved; empty if nothing
@@ -45,33 +45,14 @@ def proofs(folder: Path = FOLDER) -> dict[str, Proof]:
     Raises:
       KeyError: a theorem that is not in `statements.txt`.
     """
-    printed = {}
-    for part in re.split(r"^(?=\w+\.\w+\n)", (folder / "statements.txt").read_text(), flags=re.M)[1:]:
-        axioms = re.findall(r"^  axioms: (.*)$", part, re.M)[0]
-        printed[part.partition("\n")[0]] = [] if axioms == "none" else axioms.split(", ")
+    text = (folder / "statements.txt").read_text()
+    axioms_of = {file: axioms.split(", ") for file, axioms in re.findall(r"^  (\w+)\.v: (.*)$", text, re.M)}
+    printed = set(re.findall(r"^(\w+\.[\w.]+)$", text, re.M))
     out = {}
     for id_, entry in tomllib.loads((folder / "index.toml").read_text()).items():
         theorems: dict[str, tuple[str, ...]] = {}
-        said = [entry[key] for key in ("covers", "not_covered", "differs")]
-        for name in entry["theorems"]:
-            file, _, theorem = name.partition(".")
-            theorems[file] = (*theorems.get(file, ()), theorem)
-        axioms = sorted({axiom for name in entry["theorems"] for axiom in printed[name]})
-        out[id_] = Proof(id_, theorems, tuple(axioms), tuple(entry["tex"]), *said)
-    return out
-
-
-def _line(proof: Proof) -> str:
-    if not proof.theorems:
-        return f"* **{proof.id}**: not proved in Coq. {proof.not_covered}."
-    where = "; ".join(
-        ", ".join(f"`{theorem}`" for theorem in theorems) + f" in [{file}.v](../../proofs/{file}.v)"
-        for file, theorems in proof.theorems.items()
-    )
-    axioms = ", ".join(f"`{axiom}`" for axiom in proof.axioms) or "none"
-    said = [
-        f"**{proof.id}**: {where}. Axioms: {axioms}. Covered: {proof.covers}. Not covered: {proof.not_covered or 'nothing'}."
-    ]
+        said = [f"**{proof.id}**: {where}. Axioms, at most: {axioms}."]
+    said.append(f"Covered: {proof.covers}. Not covered: {proof.not_covered or 'nothing'}.")
     if proof.differs:
         said.append(f"Beside the code: {proof.differs}.")
     return "* " + " ".join(said)
