@@ -153,7 +153,9 @@ def test_the_ledger_says_what_is_proved():
     rows = json.loads((ROOT / "docs/verify/ledger.json").read_text())["claims"]
     for row in rows:
         proof = proofs()[row["id"]]
-        assert (row["proof"], row["unproved"]) == (proof.where, proof.not_covered)
+        assert (row["proof"], row["unproved"]) == ((proof.where, proof.not_covered) if proof.theorems else ("", "")), (
+            row["id"]
+        )
 
 
 def check_module():
