@@ -34,11 +34,11 @@ setup: .venv/installed ## create .venv with the pinned dependencies (done once; 
 
 # ------------------------------------------------------------------------------------------------------ the main job
 .PHONY: verify
-verify: setup ## check every claim on many teams, draw the figures (a minute or two)
+verify: setup ## check every claim on many teams, draw the figures (five to ten minutes)
 	$(RUN) -m theory
 
 .PHONY: quick
-quick: setup ## the same, smaller (under a minute; seconds the second time)
+quick: setup ## the same, smaller (about a minute)
 	$(RUN) -m theory --quick
 
 .PHONY: experiments

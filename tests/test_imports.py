@@ -172,7 +172,7 @@ def test_a_circle_is_found(tmp_path):
 
 THEORY = [
     {"fits", "ledger", "processes", "constructions"},
-    {"networks", "families", "tiers"},
+    {"networks", "families", "tiers", "proved"},
     {"exact_audit"},
     {"audit", "plugins", "adversarial"},
     {"evidence", "figures", "claims", "regimes", "studies"},

@@ -450,7 +450,7 @@ def test_rows_of_one_id_are_one():
 FULL = row(
     instances=12345, violations=2, exact_violations=3, inconclusive=4, tightest=0.98765, searched=0.12345, detects=0.0123456,
     exponent=1.987, interval=(1.876, 2.134), exact=6789, exact_kind="enclosed", seconds=12.6, page="theory/derivations/s7.md",
-    figure="bounds.png", note="a note", words="as a sentence",
+    figure="bounds.png", note="a note", words="as a sentence", proof="proofs/Episodic.v: S7", unproved="the rest",
 )  # fmt: skip
 CELLS = [
     "S7",
@@ -463,6 +463,7 @@ CELLS = [
     "1.99 [1.88, 2.13]",
     "6,789 enclosed",
     "float",
+    "in part",
     "13",
     "s",
 ]
@@ -476,11 +477,11 @@ def test_columns_of_the_page():
     """Words first, the id last; violations found exactly are added; each column by value, under its heading."""
     text = ledger.markdown([FULL, row("S8", tightest=None, detects=None)], ABOUT, "up/")
     head, line, plain = (next(x for x in text.splitlines() if x.endswith(f" {id_} |")) for id_ in ("id", "S7", "S8"))
-    heads = "in-words statement instances violations inconclusive tightest searched detects exponent also-exactly evidence s"
-    assert head == "| " + " | ".join(f"{heads} page figure id".split()).replace("-", " ") + " |"
+    heads = "in-words statement instances violations inconclusive tightest searched detects exponent also-exactly"
+    assert head == "| " + " | ".join(f"{heads} evidence proved s page figure id".split()).replace("-", " ") + " |"
     links = ["[s7](up/theory/derivations/s7.md)", "[bounds.png](bounds.png)"]
     assert line == "| " + " | ".join(["as a sentence", f"`{CELLS[-1]}`", *CELLS[1:-1], *links, "S7"]) + " |"
-    assert plain == "|  | `s` | 10 | 0 | 0 | – | – | – | – | – | float | 0 |  |  | S8 |"
+    assert plain == "|  | `s` | 10 | 0 | 0 | – | – | – | – | – | float | – | 0 |  |  | S8 |"
     assert "1,234 stages, seed 5, 61 s on m (Python 3, jax 0, cpu), today." in text
     assert "* 1,000 × small: S = 2\n* Gymnasium: Taxi × 2\n" in text
     assert "\n* Violated: S7 in 5 comparisons.\n* Looked at: 2 claims, 1,234 stages, 60 more without rounding; " in text
@@ -514,6 +515,14 @@ def test_the_committed_ledger_is_that_of_its_numbers():
     assert text == ledger.markdown([ledger.Row(**claim) for claim in found["claims"]], found["settings"])
     shown = {cells[-1]: cells[1] for cells in _rendered(text)}
     assert shown == {claim["id"]: f"<code>{claim['statement']}</code>" for claim in found["claims"]}
+
+
+def test_what_is_proved_is_a_column_and_a_line_of_the_verdict():
+    rows = [row("S1", proof="a"), row("S2", proof="b", unproved="x"), row("S3")]
+    assert [ledger.COLUMNS["proved"](one) for one in rows] == ["Coq", "in part", "–"]
+    assert "Proved in Coq (1): S1. In part (1): S2." in ledger.verdict(rows, ABOUT)
+    assert "Proved in Coq (1): S1." in ledger.verdict(rows[::2], ABOUT)
+    assert not any("Proved" in line for line in ledger.verdict(rows[2:], ABOUT))
 
 
 def test_the_verdict_in_words():
@@ -552,7 +561,7 @@ def test_columns_of_the_terminal():
     heads = ["id", *ledger.COLUMNS]
     assert [column.header for column in table.columns] == heads
     assert [column.header for column in ledger.terminal(rows, 159).columns] == heads[:8]
-    assert len(ledger.terminal(rows, 160).columns) == 12
+    assert len(ledger.terminal(rows, 160).columns) == 13
 
 
 def test_columns_of_the_json(tmp_path):

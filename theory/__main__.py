@@ -30,10 +30,10 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class VerifySettings:
-    """Verify the theory: the claim ledger, its figures and machine-readable results. A minute or two on two cores."""
+    """Verify the theory: the claim ledger, its figures and machine-readable results. Five to ten minutes on two cores."""
 
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Seconds where compiled programs are kept, under a minute the first time: few stages, small studies."""
+    """About a minute, less where compiled programs are kept: few stages, small studies."""
     full: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """A million stages. Can be interrupted; the same command goes on where it was."""
     json: Path | None = None

@@ -192,13 +192,10 @@ def verdict(rows: Sequence[Row], settings: dict[str, Any]) -> list[str]:
         f"Left open by rounding: {decided + left:,} comparisons; {decided:,} of them decided exactly, {left:,} inconclusive.",
     ]
     lines += [f"Decided by {how} ({len(ids)}): {', '.join(ids)}." for how, ids in kinds.items()]
-    proved = [row for row in rows if row.proof]
-    whole = [row.id for row in proved if not row.unproved]
+    whole, partly = ([row.id for row in rows if row.proof and bool(row.unproved) is part] for part in (False, True))
+    proved = [(name, ids) for name, ids in (("Proved in Coq", whole), ("In part", partly)) if ids]
     if proved:
-        partly = ", ".join(row.id for row in proved if row.unproved)
-        lines.append(
-            f"Proved in Coq ({len(whole)}): {', '.join(whole) or 'none'}." + (f" In part: {partly}." if partly else "")
-        )
+        lines.append(" ".join(f"{name} ({len(ids)}): {', '.join(ids)}." for name, ids in proved))
     return [
         *lines,
         f"With a derivation in theory/derivations: {sum(bool(row.page) for row in rows)} of {len(rows)} claims.",

@@ -31,7 +31,7 @@ from theory import adversarial, audit, evidence, ledger, networks, processes
 from theory.families import Family
 from theory.ledger import Row
 from theory.plugins import Plugins
-from theory.proved import proofs
+from theory.proved import marked
 from theory.studies.base import Found, Study
 from theory.studies.every import STUDIES
 from theory.tiers import Tier
@@ -390,9 +390,8 @@ def run(
     said = {id_: words for study in plan.studies for id_, words in study.says.items() if words}
     for row in rows:
         row.words = row.words or said.get(row.id, "")
-        if (proof := proofs().get(row.id)) is not None:
-            row.proof, row.unproved = proof.where, proof.not_covered
         row.page, row.figure = ledger.page_of(row.id), shown.get(row.id) or shown.get(row.id.partition(".")[0], "")
+    rows = list(map(marked, rows))
     return Result(rows, _about(plan, decided, time.perf_counter() - started), draws)
 
 

@@ -46,6 +46,7 @@ PROJECT = {
     "CHANGELOG.md": "docs/project/changelog.md",
     "benchmarks/README.md": "docs/project/benchmarks.md",
     "tests/mutants/README.md": "docs/project/mutants.md",
+    "proofs/README.md": "docs/project/proofs.md",
 }
 WHERE = "docs/what-is-where.md"
 FOLDERS = {
