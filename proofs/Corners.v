@@ -279,7 +279,7 @@ Variable g : R.
 Hypothesis g01 : 0 <= g < 1.
 Let to (s : nat) (a : bool) := match s, a with 0, false => 0 | _, _ => 1 end%nat.
 Let P := @go 1 to.
-Let team i := @coin 1 (fun _ => if i is 0%nat then 0 else 1).
+Let team i := @coin 1 (fun s => if i is 0%nat then 0 else if s is 0%nat then 1 else 0).
 Let m i (s : 'I_2) := if i is 0%nat then (if nat_of_ord s is 0%nat then / (1 - g) else 0)
   else (if nat_of_ord s is 0%nat then 1 else g / (1 - g)).
 Let inside s a : (s < 2)%nat -> (to s a < 2)%nat. Proof. by case: s => [|[|]] //; case: a. Qed.
@@ -291,11 +291,13 @@ case: i => [|i]; split=> [[[|[|s]] h]|[[|[|s]] h]] //; rewrite /m /=; try lra.
 all: by rewrite /at0 !big_ord_recl big_ord0 !big_bool /P /go /team /coin /ind /=; field; lra.
 Qed.
 Theorem S1_router_attained : exists (P : 'I_2 -> bool -> 'I_2 -> R) rho team m,
-  (forall s a, dist (P s a)) /\ dist rho /\ (forall i, policy (team i)) /\ (forall i, flow P g rho (team i) (m i)) /\
+  (forall s a, dist (P s a)) /\ dist rho /\ (forall i, policy (team i)) /\
+  (forall k (s : 'I_2) a, nat_of_ord s <> k -> team k.+1 s a = team k s a) /\ (forall i, flow P g rho (team i) (m i)) /\
   \big[Rplus/0]_(k < 2) share_of g m (@nat_of_ord 2) k = 1 + D_occ g m 2 /\ D_occ g m 2 = g.
 Proof.
 exists P, (@at0 1), team, m; split; first exact: (go_dist inside). split; first exact: at0_dist.
-split; first by move=> i; apply: coin_dist => _; case: i => [|i]; lra.
+split; first by move=> i; apply: coin_dist => s; case: i => [|i]; case: s => [|s]; lra.
+split; first by move=> k s a; case: k => [|k] //; case: s => [[|[|s]] h] //=.
 split; first exact: fm.
 have tv0 : tv (occ g (m 0)) (occ g (m 0)) = 0 by rewrite /tv sum0 => [|s]; [lra | rewrite Rminus_eq_0 Rabs_R0].
 have tv1 : tv (occ g (m 0)) (occ g (m 1)) = g.

@@ -933,20 +933,26 @@ by have := ln2_dn; have := @ln_up (255 / 254) ltac:(lra); lra.
 Qed.
 
 (* |stale_2| > 1.002 rho (delta0_1 + delta0_2), rho = 1: returns are in [0, 1] on every path. N = 128 turns to open and to win *)
-Theorem S7b_shorter_fails : exists (team : nat -> place -> bool -> R) (T : nat) (s : place),
+Theorem S7b_shorter_fails : exists (j : place -> nat) (team : nat -> place -> bool -> R) (T : nat) (s : place),
   let J (i : nat) := Vp (team i) T s in
   let L := PS (team O) (@gain bool_finType unit_finType place sure go win (team 1%nat) (team 2%nat)) T s in
   let delta0 (k : nat) := PS (team O) (fun _ x => kl (team k x) (team k.+1 x)) T s in
-  (forall i, policy (team i)) /\
-  (forall w : path bool_finType unit_finType T, 0 <= ret go win s w <= 1) /\
-  Rabs (J 2%nat - J 1%nat - L) > 1002 / 1000 * (delta0 O + delta0 1%nat).
+  [/\ forall i, policy (team i), forall k x a, j x <> k -> team k.+1 x a = team k x a,
+      keeps_path sure go (team O) (team 2%nat) T s,
+      forall w : path bool_finType unit_finType T, 0 <= ret go win s w <= 1 &
+      Rabs (J 2%nat - J 1%nat - L) > 1002 / 1000 * (delta0 O + delta0 1%nat)].
 Proof.
 have [N EN] : exists N, N = 128%nat by exists 128%nat.
 have [m Em] : exists m, m = 127%nat by exists 127%nat.
 pose team := shorter (/ 256) (2 / 5) (9 / 25) (/ 256) (/ 128).
-exists team, (N + m.+2)%nat, (Ask N) => J L delta0.
-split; first by case=> [|[|i]]; apply: row_policy; lra.
-split=> [w|]; first exact: ret01.
+have pol i : policy (team i) by case: i => [|[|i]]; apply: row_policy; lra.
+exists (fun x => if x is Ask 0 then 0%nat else 1%nat), team, (N + m.+2)%nat, (Ask N) => J L delta0.
+split=> [//|k x a||w|].
+- by case: k => [|[|k]]; case: x => [[|l]|||] //= h; case: h.
+- apply: (keeps_visited (vis := fun _ x => x <> Branch) sure_dist (pol O)) => //.
+    by move=> u [[|k]|||] [] b //= _; rewrite /row; lra.
+  by move=> u [[|k]|||] // _ [] /=; rewrite /row; lra.
+- exact: ret01.
 have L1 : L = _ := @L_ask (/ 256) (2 / 5) (9 / 25) (/ 256) (/ 128) ltac:(lra) ltac:(lra) ltac:(lra) N m.
 have K1 : delta0 O = kl2 (2 / 5) (9 / 25).
   have h : 0 < / 256 < 1 by lra.
@@ -954,7 +960,7 @@ have K1 : delta0 O = kl2 (2 / 5) (9 / 25).
 have K2 : delta0 1%nat = _ := @D2_ask (/ 256) (2 / 5) (9 / 25) (/ 256) (/ 128) ltac:(lra) ltac:(lra) N m.+1.
 have J1 : J 1%nat = 1 + (1 - 0) ^ N * (9 / 25 * (1 - (1 - / 256) ^ m.+1) - 1) := V_ask 0 1 (9 / 25) (/ 256) N m.+1.
 have J2 : J 2%nat = 0 + (1 - / 256) ^ N * (9 / 25 * (1 - (1 - / 128) ^ m.+1) - 0) := V_ask (/ 256) 0 (9 / 25) (/ 128) N m.+1.
-rewrite K1 K2 J1 J2 L1 {L1 K1 K2 J1 J2 J L delta0 team} EN Em !INR_IZR_INZ [Z.of_nat 128]/=.
+rewrite K1 K2 J1 J2 L1 {L1 K1 K2 J1 J2 J L delta0 pol team} EN Em !INR_IZR_INZ [Z.of_nat 128]/=.
 have a := log_open; have b := log_choice; have c := log_turn.
 set x := ln _ in a *; set y := kl2 _ _ in b *; set w := kl2 _ _ in c *.
 have X : 0 <= (1 - (1 - / 256) ^ 128) / / 256 by lra.

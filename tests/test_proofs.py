@@ -5,6 +5,7 @@ import json
 import re
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -189,3 +190,17 @@ def test_without_coq_one_line_says_what_to_install(tmp_path, monkeypatch, capsys
     assert said.count("\n") == 1
     assert said.startswith("proofs: not found: coqc")
     assert "apt-get install" in said
+
+
+def test_an_axiom_of_ours_is_not_coqs_own_by_its_name(monkeypatch):
+    """`Hypothesis classic : False` outside a section is an axiom that nobody forbids by words."""
+    monkeypatch.syspath_prepend(FOLDER)
+    check = check_module()
+    printed = "=== mine\nmine\n     : True\n=== axioms\nAxioms:\nMine.classic : False\nClassical_Prop.classic\n  : forall P, P\n"
+    monkeypatch.setattr(
+        check.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0, stdout=printed, stderr="")
+    )
+    monkeypatch.setattr(check, "index", lambda: {"M": {"theorems": ["Mine.mine"]}})
+    text, foreign = check.statements(1)
+    assert foreign == ["Mine.v assumes Mine.classic"]
+    assert "\nMine.mine\n     : True\n" in text
