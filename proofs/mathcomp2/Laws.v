@@ -27,4 +27,4 @@ Notation unit_finType := Datatypes_unit__canonical__fintype_Finite.
 Notation bool_finType := Datatypes_bool__canonical__fintype_Finite.
 Notation option_finType := Datatypes_option__canonical__fintype_Finite.
 Notation ordinal_finType := fintype_ordinal__canonical__fintype_Finite.
-Notation functions I M := ({ffun I -> M} : finType).
+Notation functions I M := (finfun_finfun_of__canonical__fintype_Finite I M).
