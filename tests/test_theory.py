@@ -165,6 +165,7 @@ import jax
 from teamtr_jax.claims import STAGE_CLAIMS
 from theory import ledger, run
 from theory.tiers import Tier
+from theory.proved import marked
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     tier = Tier(1_000, 0, ("corners",), (), True, chunk=10, keep=True)
@@ -192,7 +193,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path):
     claims = [claim for claim in STAGE_CLAIMS if claim.id == "T1"]
     whole = audit.audit_family(corners, 1_000, np.random.default_rng([0, *b"corners"]), claims, chunk=10)
     (row,) = audit.rows(whole, claims, 0.0)
-    assert json.loads(again) == json.loads(ledger.as_json([replace(row, seconds=0.0)], {}))
+    assert json.loads(again) == json.loads(ledger.as_json([marked(replace(row, seconds=0.0))], {}))
 
 
 @pytest.mark.slow  # .ci/run runs the same command; here its JSON is read too
