@@ -19,6 +19,7 @@ from teamtr_jax.files import unseal
 from theory import audit, families, ledger, run
 from theory.constructions.relay import leading_coefficients
 from theory.fits import bootstrap_slope, local_slopes, log_slope, median_interval
+from theory.proved import marked
 from theory.studies import p3_2, r1, r3
 from theory.studies.every import STUDIES
 from theory.tiers import TIERS
@@ -165,7 +166,6 @@ import jax
 from teamtr_jax.claims import STAGE_CLAIMS
 from theory import ledger, run
 from theory.tiers import Tier
-from theory.proved import marked
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     tier = Tier(1_000, 0, ("corners",), (), True, chunk=10, keep=True)
