@@ -38,7 +38,7 @@ COQC = ["coqc", "-q", "-w", "none", "-Q", str(HERE), "TeamTR"]
 
 def missing() -> str:
     """What has to be installed first, in one line; empty if nothing."""
-    if absent := [tool for tool in ("coqc", "coqdep", "make", "ocamlfind") if shutil.which(tool) is None]:
+    if absent := [tool for tool in ("coqc", "coqdep", "make") if shutil.which(tool) is None]:
         return f"not found: {', '.join(absent)}"
     with tempfile.TemporaryDirectory() as folder:
         for library in ("mathcomp.ssreflect.all_ssreflect", "Coquelicot.Coquelicot"):
@@ -46,9 +46,13 @@ def missing() -> str:
             source.write_text(f"Require {library}.\n")
             if subprocess.run(["coqc", "-q", "-w", "none", source], capture_output=True, cwd=folder).returncode:
                 return f"not found: the Coq library {library.split('.')[0]}"
-    if subprocess.run(["ocamlfind", "query", "zarith"], capture_output=True).returncode:
-        return "not found: the OCaml library zarith"
     return ""
+
+
+def extracts() -> bool:
+    """Whether the evaluator can be compiled: OCaml and its library zarith are here."""
+    found = shutil.which("ocamlfind") is not None
+    return found and not subprocess.run(["ocamlfind", "query", "zarith"], capture_output=True).returncode
 
 
 def code(text: str) -> str:
@@ -162,15 +166,17 @@ def main() -> int:
     if foreign:
         print("proofs: axioms that are not Coq's own:", *foreign, sep="\n  ", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory() as folder:
-        values = golden.golden(golden.build(Path(folder)))
-    same = [compared("statements.txt", text, write), compared("golden.json", values, write)]
+    same = [compared("statements.txt", text, write)]
+    said = "the evaluator agrees too"
+    if extracts():
+        with tempfile.TemporaryDirectory() as folder:
+            same.append(compared("golden.json", golden.golden(golden.build(Path(folder))), write))
+    else:
+        said = "the evaluator was NOT run: apt-get install libzarith-ocaml-dev ocaml-findlib"
     if not all(same):
         return 1
     count = sum(len(entry["theorems"]) for entry in index().values())
-    print(
-        f"proofs: {count} theorems of {len(index())} ids, nothing admitted, no axiom but Coq's own; the evaluator agrees too"
-    )
+    print(f"proofs: {count} theorems of {len(index())} ids, nothing admitted, no axiom but Coq's own; {said}")
     return 0
 
 
