@@ -14,6 +14,23 @@ have := h (x / (2 * y)) (Rdiv_lt_0_compat _ _ x0 y2); have -> : x / (2 * y) * y 
 lra.
 Qed.
 
+(* (I) for every weight is (g): its best weight is exp(-b/Jt), and e^x >= 1 + x and e^x >= 0 are the two simpler bounds *)
+Lemma every_weight_g Jt b X : 0 < Jt -> (forall lam, 0 < lam -> (1 + ln lam) * Jt + b <= lam * X) ->
+  Jt * (exp (b / Jt) - 1) <= X - Jt /\ Rmax b (- Jt) <= Jt * (exp (b / Jt) - 1).
+Proof.
+move=> J0 every; have := every _ (exp_pos (- (b / Jt))); rewrite ln_exp exp_Ropp => h.
+have E0 := exp_pos (b / Jt); set E := exp (b / Jt) in E0 h *.
+split.
+  have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ E0) h.
+  have -> : E * ((1 + - (b / Jt)) * Jt + b) = E * Jt by field; lra.
+  have -> : E * (/ E * X) = X by field; lra.
+  by lra.
+have l1 := exp_ineq1_le (b / Jt); rewrite -/E in l1.
+have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ J0) l1; have -> : Jt * (1 + b / Jt) = Jt + b by field; lra.
+have := Rmult_lt_0_compat _ _ J0 E0 => a1 a2.
+by apply: Rmax_lub; lra.
+Qed.
+
 (* ------------------------------------------------------------------ S9, with actions dropped at the floor *)
 Section General.
 Variables (A B : finType) (S : Type).
@@ -140,19 +157,9 @@ Qed.
 Theorem S9_g : 0 < excess p -> let Jt := excess p in let gain := mean (VV q T) - mean (VV p T) in
   Jt * (exp (b / Jt) - 1) <= gain /\ Rmax b (- Jt) <= Jt * (exp (b / Jt) - 1).
 Proof.
-move=> J0 Jt gain; rewrite -/Jt in J0; have := S9_every_weight_rho (exp_pos (- (b / Jt))); rewrite ln_exp exp_Ropp -/Jt => h.
-have E0 := exp_pos (b / Jt); set E := exp (b / Jt) in E0 h *.
-have gE : gain = excess q - Jt.
+move=> J0 Jt gain; have -> : gain = excess q - Jt.
   by rewrite /gain /Jt /excess /from_rho -!sumB; apply: sumE => i; lra.
-split.
-  have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ E0) h.
-  have -> : E * ((1 + - (b / Jt)) * Jt + b) = E * Jt by field; lra.
-  have -> : E * (/ E * excess q) = excess q by field; lra.
-  by rewrite gE; lra.
-have l1 := exp_ineq1_le (b / Jt); rewrite -/E in l1.
-have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ J0) l1; have -> : Jt * (1 + b / Jt) = Jt + b by field; lra.
-have := Rmult_lt_0_compat _ _ J0 E0 => a1 a2.
-by apply: Rmax_lub; lra.
+by apply: every_weight_g => // lam l0; exact: S9_every_weight_rho.
 Qed.
 End General.
 (* ... and it increases with b, so that the step of (d) maximises it too *)
@@ -1115,19 +1122,9 @@ Qed.
 Theorem S9_g_discounted : let Jt := at_rho rho (fun s => v s - Phi s) in let b := under m sc in 0 < Jt ->
   Jt * (exp (b / Jt) - 1) <= at_rho rho v' - at_rho rho v /\ Rmax b (- Jt) <= Jt * (exp (b / Jt) - 1).
 Proof.
-move=> Jt b J0; have := every_weight_discounted (exp_pos (- (b / Jt))); rewrite ln_exp exp_Ropp -/Jt -/b => h.
-have E0 := exp_pos (b / Jt); set E := exp (b / Jt) in E0 h *.
-have gE : at_rho rho v' - at_rho rho v = at_rho rho (fun s => v' s - Phi s) - Jt.
+move=> Jt b J0; have -> : at_rho rho v' - at_rho rho v = at_rho rho (fun s => v' s - Phi s) - Jt.
   by rewrite /Jt /at_rho -!sumB; apply: sumE => i; lra.
-split.
-  have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ E0) h.
-  have -> : E * ((1 + - (b / Jt)) * Jt + b) = E * Jt by field; lra.
-  set X := at_rho rho (fun s => v' s - Phi s) in gE *; have -> : E * (/ E * X) = X by field; lra.
-  by rewrite gE; lra.
-have l1 := exp_ineq1_le (b / Jt); rewrite -/E in l1.
-have := Rmult_le_compat_l _ _ _ (Rlt_le _ _ J0) l1; have -> : Jt * (1 + b / Jt) = Jt + b by field; lra.
-have := Rmult_lt_0_compat _ _ J0 E0 => a1 a2.
-by apply: Rmax_lub; lra.
+by apply: every_weight_g => // lam l0; exact: every_weight_discounted.
 Qed.
 End Discounted.
 

@@ -1,13 +1,13 @@
-(* What S7 and S5 attain: S7 with kappa_0 subtracted (the first step does not pay for its own reward), the branch (S7 is
-   sharp), the bandit (S5 is). *)
+(* What S7 and S5 attain: the branch (S7 is sharp, and so is its form with kappa_0, First.v), the bandit (S5 is). And S9 in which
+   the first step does not pay for its own reward. *)
 From mathcomp Require Import all_ssreflect.
 Require Import Reals Lra Psatz.
 From TeamTR Require Import Sums Episodic Pinsker Discounted Paper.
 Set Implicit Arguments. Unset Strict Implicit. Unset Printing Implicit Defensive.
 Local Open Scope R_scope.
 
-(* ------------------------------------------------------------------ S7 with kappa_0 *)
-Section Kappa.
+(* ------------------------------------------------------------------ S9: the first step *)
+Section FirstStep.
 Variables (S A : finType) (P : S -> A -> S -> R) (g : R) (rho : S -> R).
 Hypotheses (g01 : 0 <= g < 1) (P_dist : forall s a, dist (P s a)) (rho_dist : dist rho).
 Variables (p q : S -> A -> R) (m : S -> R).
@@ -70,65 +70,7 @@ have : at_rho rho (first r Phi) + at_rho rho (W P g p f T.+1) - 2 * C * g ^ T <=
   have := Rmult_le_compat_l _ _ _ (proj1 rho_dist s) gg; rewrite /=; lra.
 lra.
 Qed.
-
-Let K := under m (fun s => kl (p s) (q s)).
-Let kappa0 := at_rho rho (fun s => kl (p s) (q s)).
-Lemma m_rho s : 0 <= m s - rho s.
-Proof.
-rewrite (proj2 fl s) (_ : _ - _ = g * \sum_(x : S) (m x * \sum_(a : A) (p x a * P x a s))); last lra.
-apply: Rmult_le_pos (proj1 g01) _; apply: sum_ge0 => x; apply: Rmult_le_pos (proj1 fl x) _.
-by apply: sum_ge0 => a; apply: Rmult_le_pos; [exact: (proj1 (hp x)) | exact: (proj1 (P_dist x a))].
-Qed.
-
-Lemma kappa_side r v v' lo hi : bellman P g r p v -> bellman P g r q v' -> (forall s a, lo <= r s a <= hi) ->
-  - ((hi - lo) / (1 - g) * (K - (1 - g) * kappa0)) <= at_rho rho v' - at_rho rho v - under m (gaind P g r p v q).
-Proof.
-move=> bp bq hr; set R := (hi - lo) / (1 - g); pose Phi (_ : S) := lo / (1 - g).
-have hf : floord P g r Phi by apply: const_floor => // s a; have := hr s a; lra.
-have hn : floord P g (fun s a => - r s a) (fun _ => - hi / (1 - g)) by apply: const_floor => // s a; have := hr s a; lra.
-have v1 s : v s - Phi s <= R.
-  have := above g01 P_dist hp hn (bellman_neg bp) s; rewrite /R /Phi.
-  have -> : (hi - lo) / (1 - g) = hi / (1 - g) - lo / (1 - g) by field; lra.
-  have -> : - hi / (1 - g) = - (hi / (1 - g)) by field; lra.
-  lra.
-have w1 s a : ev P s a (fun x => v x - Phi x) <= R by rewrite -(ev1 P_dist s a R); apply: ev_le.
-have ER : R = hi - lo + g * R by rewrite /R; field; lra.
-have sh s a : 0 <= shaped r Phi s a <= hi - lo.
-  rewrite /shaped ev1 // /Phi; have := hr s a.
-  have : lo / (1 - g) = lo + g * (lo / (1 - g)) by field; lra.
-  lra.
-have := S9_first hf bp bq; rewrite /under (sumE (G := fun s => m s * gaind P g r p v q s - m s * charged P g p q r v Phi s)) =>
-  [|s].
-  2: by rewrite (scoredE hp hq hk _ _ bp); lra.
-rewrite sumB -/(under m _) -/(under m _) => h.
-suff : under m (charged P g p q r v Phi) - at_rho rho (first r Phi) <= R * (K - (1 - g) * kappa0) by lra.
-have -> : R * (K - (1 - g) * kappa0) = \sum_(s : S) (((m s - rho s) * R + rho s * (g * R)) * kl (p s) (q s)).
-  rewrite (sumE (G := fun s => R * (m s * kl (p s) (q s)) - R * (1 - g) * (rho s * kl (p s) (q s)))) => [|s]; last lra.
-  by rewrite sumB !sumZ /K /kappa0 /under /at_rho; lra.
-rewrite /under /at_rho -sumB; apply: sum_le => s; rewrite -(kterm_sum (hp s) (hq s)) -sumZ /charged /first -!sumZ -sumB.
-apply: sum_le => a; have k0 := kterm_ge0 a (hp s) (hq s) (hk (s := s)); rewrite (QdE _ _ Phi).
-have rg := Rmult_le_compat_l _ _ _ (proj1 g01) (w1 s a); have [r0 _] := rho_dist; have [s0 s1] := sh s a.
-set c := kterm _ _ _ in k0 *; set x := shaped _ _ _ _ in s0 s1 *; set y := g * ev _ _ _ _ in rg *.
-have a1 := Rmult_le_compat_l _ _ _ (Rmult_le_pos _ _ (m_rho s) k0) (Rplus_le_compat _ _ _ _ s1 rg).
-have a2 := Rmult_le_compat_l _ _ _ (Rmult_le_pos _ _ (r0 s) k0) rg.
-rewrite -ER in a1; lra.
-Qed.
-
-(* ---- S7, the sharper discounted form: K may be replaced by K - (1-g) kappa_0, kappa_0 the expected KL of the first step *)
-Theorem S7_kappa r v v' lo hi : bellman P g r p v -> bellman P g r q v' -> (forall s a, lo <= r s a <= hi) ->
-  Rabs (at_rho rho v' - at_rho rho v - under m (gaind P g r p v q)) <= (hi - lo) / (1 - g) * (K - (1 - g) * kappa0).
-Proof.
-move=> bp bq hr; have c1 := kappa_side bp bq hr.
-have := kappa_side (bellman_neg bp) (bellman_neg bq) (lo := - hi) (hi := - lo) => c2.
-have {}c2 := c2 (fun s a => conj (Ropp_le_contravar _ _ (proj2 (hr s a))) (Ropp_le_contravar _ _ (proj1 (hr s a)))).
-have N f : at_rho rho (fun x => - f x) = - at_rho rho f by rewrite /at_rho -sumN; apply: sumE => s; lra.
-have G : under m (gaind P g (fun s a => - r s a) p (fun x => - v x) q) = - under m (gaind P g r p v q).
-  rewrite /under -sumN; apply: sumE => s; rewrite -Ropp_mult_distr_r_reverse; congr (_ * _).
-  by rewrite /gaind -sumN; apply: sumE => a; rewrite Q_negr; lra.
-rewrite !N G (_ : - lo - - hi = hi - lo) in c2; last lra.
-by apply: Rabs_le; lra.
-Qed.
-End Kappa.
+End FirstStep.
 
 (* ------------------------------------------------------------------ S7 is sharp: the branch *)
 Lemma log_branch x : 0 < x < 1 -> 0 < - ln (1 - x) /\ - ln (1 - x) * (1 - x) <= x.

@@ -44,12 +44,12 @@ def built(golden) -> Stage:
         for name in ("current", "target"):
             rows = [row + ["0/1"] * (max(factors) - len(row)) for row in golden[name]]
             tables.append(np.tile(floats(rows).reshape(n, states, -1), (1, T, 1)))
-    active = None if factors is None else tuple(factors)
+    actions = None if factors is None else tuple(factors)
     team = Team(
         Layered(Dense(jnp.asarray(floats(golden["transition"])), None), T),
         jnp.asarray(np.tile(floats(golden["reward"]), (T, 1))),
         jnp.asarray(np.concatenate([floats(golden["initial"]), np.zeros((T - 1) * states)])),
-        jnp.asarray(np.tile(golden["active"], T)) if factors is None else None, n, active,
+        jnp.asarray(np.tile(golden["active"], T)) if factors is None else None, n, actions,
     )  # fmt: skip
     return Stage(team, *map(jnp.asarray, tables), jnp.asarray(golden["order"]))
 

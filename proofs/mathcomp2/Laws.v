@@ -2,21 +2,10 @@
    The Makefile copies the file for the installed version to Laws.v. *)
 From mathcomp Require Import all_ssreflect.
 From HB Require Import structures.
-Require Import Reals Lra.
+Require Import Reals.
+From TeamTR Require Import Rules.
 Local Open Scope R_scope.
 
-Fact RaddA : associative Rplus. Proof. by move=> x y z; lra. Qed.
-Fact RaddC : commutative Rplus. Proof. by move=> x y; lra. Qed.
-Fact Radd0 : left_id 0 Rplus. Proof. by move=> x; lra. Qed.
-Fact Radd0r : right_id 0 Rplus. Proof. by move=> x; lra. Qed.
-Fact RmulA : associative Rmult. Proof. by move=> x y z; lra. Qed.
-Fact RmulC : commutative Rmult. Proof. by move=> x y; lra. Qed.
-Fact Rmul1 : left_id 1 Rmult. Proof. by move=> x; lra. Qed.
-Fact Rmul1r : right_id 1 Rmult. Proof. by move=> x; lra. Qed.
-Fact Rmul0 : left_zero 0 Rmult. Proof. by move=> x; lra. Qed.
-Fact Rmul0r : right_zero 0 Rmult. Proof. by move=> x; lra. Qed.
-Fact RmulDl : left_distributive Rmult Rplus. Proof. by move=> x y z; lra. Qed.
-Fact RmulDr : right_distributive Rmult Rplus. Proof. by move=> x y z; lra. Qed.
 HB.instance Definition _ := Monoid.isComLaw.Build R 0 Rplus RaddA RaddC Radd0.
 HB.instance Definition _ := Monoid.isComLaw.Build R 1 Rmult RmulA RmulC Rmul1.
 HB.instance Definition _ := Monoid.isMulLaw.Build R 0 Rmult Rmul0 Rmul0r.
