@@ -93,7 +93,7 @@ def test_imports_go_down_only(path):
 
 
 INNER = [
-    {"checked", "sizes"},
+    {"checked", "language_model", "sizes"},
     {"devices", "layout"},
     {"model", "tasks"},
     {"sampler", "description", "transcript_tree"},

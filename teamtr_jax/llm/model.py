@@ -12,18 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
+from jax.sharding import PartitionSpec
 from jaxtyping import Bool, Float, Int
 
 from teamtr_jax.llm.checked import whole
+from teamtr_jax.llm.language_model import Params, logits_of
 from teamtr_jax.llm.layout import Layout
 from teamtr_jax.llm.sizes import require_room
 from teamtr_jax.sharing import Sharing, apart
 from teamtr_jax.validation import X64_REMEDY, InputError, one_of, real_number
 
-__all__ = ["ModelConfig", "Transformer", "Cache", "LanguageTeam", "init_params", "init_team", "init_cache", "agent_params",
+__all__ = ["ModelConfig", "Transformer", "Toy", "Cache", "LanguageTeam", "init_params", "init_team", "init_cache", "agent_params",
            "with_agent_params", "policy_logits", "extend_cache", "is_trained", "split_trained", "parameter_count"]  # fmt: skip
 
-Params = Any
 _Keys = tuple[Array, Array]
 Cache = tuple[_Keys, ...]
 """For each layer keys and values ``[B, H, N, d/H]``. Other layouts are slower, and one of them is wrong on jax 0.10.2."""
@@ -176,14 +177,14 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Logits over the first `actions` ids for the position after each one of a chunk.
+    """What the head reads, for the position after each one of a chunk. The head is the table of the first `actions` ids.
 
     Args of a call:
       tokens: ``[B, C]`` ids at positions `start … start+C−1`.
       readable: ``[B, N]`` which positions are not PAD; without a cache N = C.
       cache: what was written before `start`; it comes back with the chunk in it.
       past: what stands before the cache, part after part; read only.
-      first: entry of the chunk from which on logits are asked for; the last layer computes no others.
+      first: entry of the chunk from which on features are asked for; the last layer computes no others.
 
     Raises:
       InputError: more positions than a transcript has, or a chunk that ends beyond its cache. A traced `start` cannot be
@@ -225,9 +226,50 @@ class Transformer(nn.Module):
                 first if layer == config.layers - 1 else 0,
             )
             caches.append(written)
-        x = RMSNorm()(x)
-        head = table[: self.actions].astype(x.dtype)
-        return product(x, head.T).astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(caches)
+        return RMSNorm()(x), tuple(caches)
+
+
+@dataclass(frozen=True)
+class Toy:
+    """The transformer as a `LanguageModel`: ids stand in their slots, the tables of ids and of the head are one."""
+
+    network: Transformer
+
+    @property
+    def vocabulary(self) -> int:
+        return self.network.actions
+
+    @property
+    def width(self) -> int:
+        return self.network.config.width
+
+    def init(self, key: Array) -> Params:
+        return self.network.init(key, jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool))["params"]
+
+    def init_cache(self, batch: int, length: int) -> Cache:
+        return init_cache(self.network.config, batch, length)
+
+    def features(
+        self,
+        params: Params,
+        ids: Int[Array, "B C"],
+        readable: Bool[Array, "B N"],
+        start: Array | int = 0,
+        cache: Cache | None = None,
+        past: tuple[Cache, ...] = (),
+        first: int = 0,
+    ) -> tuple[Float[Array, "B M D"], Cache]:
+        out = self.network.apply({"params": params}, ids, readable, start, cache, past, first)
+        return cast(tuple[Array, Cache], out)
+
+    def head(self, params: Params) -> Float[Array, "V D"]:
+        return params["embedding"][: self.network.actions]
+
+    def trained(self, params: Params) -> Any:
+        return is_trained(params)
+
+    def partition(self) -> tuple[tuple[str, PartitionSpec], ...]:
+        return ((".*", PartitionSpec()),)  # small: a copy on every device
 
 
 @dataclass(frozen=True)
@@ -306,8 +348,7 @@ def network(config: ModelConfig, layout: Layout) -> Transformer:
 @partial(jax.jit, static_argnums=(0, 1))
 def init_params(config: ModelConfig, layout: Layout, key: Array) -> Params:
     """Random parameters of one agent."""
-    tokens = jnp.zeros((1, 2), jnp.int32)
-    return network(config, layout).init(key, tokens, jnp.ones((1, 2), bool))["params"]
+    return Toy(network(config, layout)).init(key)
 
 
 def init_team(team: LanguageTeam, key: Array) -> Params:
@@ -409,5 +450,6 @@ def extend_cache(
 
 
 def _apply(config: ModelConfig, layout: Layout, params: Params, *arguments: Any) -> tuple[Array, Cache]:
-    out = network(config, layout).apply({"params": params}, *arguments)
-    return cast(tuple[Array, Cache], out)
+    model = Toy(network(config, layout))
+    features, cache = model.features(params, *arguments)
+    return logits_of(features, model.head(params)), cache
