@@ -93,8 +93,8 @@ def test_imports_go_down_only(path):
 
 
 INNER = [
-    {"checked", "drawing", "language_model", "sizes"},
-    {"devices", "layout", "token_statistics"},
+    {"checked", "drawing", "language_model"},
+    {"devices", "layout", "sizes", "token_statistics"},
     {"model", "tasks"},
     {"sampler", "description", "transcript_tree"},
     {"enumeration", "losses", "step_rules", "warm_start"},
