@@ -93,8 +93,8 @@ def test_imports_go_down_only(path):
 
 
 INNER = [
-    {"checked", "language_model", "sizes"},
-    {"devices", "layout"},
+    {"checked", "drawing", "language_model", "sizes"},
+    {"devices", "layout", "token_statistics"},
     {"model", "tasks"},
     {"sampler", "description", "transcript_tree"},
     {"enumeration", "losses", "step_rules", "warm_start"},
