@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -119,7 +119,7 @@ def reading_of(
     position = np.arange(cap)
     there = (own.turn >= 0)[:, :, None] & (position < conversations.length[rows, turn][:, :, None])
     at = (place * length + begin - 1)[:, :, None] + position
-    return Reading(
+    parts: Any = (  # on the host: no array of jax yet
         ids,
         readable,
         np.where(there, at, 0).astype(np.int32),
@@ -127,3 +127,4 @@ def reading_of(
         there,
         there & np.isin(own.agent, credited)[:, :, None],
     )
+    return Reading(*parts)

@@ -14,7 +14,8 @@ from teamtr_jax.validation import InputError
 __all__ = ["ExternalSampler", "Written", "ends", "write_externally"]
 
 ExternalSampler = Callable[
-    [list[list[int]], int, tuple[tuple[int, ...], ...], float, int], tuple[Sequence[Sequence[int]], Sequence[Sequence[float]]]
+    [list[list[int]], int, tuple[tuple[int, ...], ...], float, int],
+    tuple[Sequence[Sequence[int]], Sequence[Sequence[float]]],
 ]
 """``(prompts, cap, stops, temperature, seed) → (ids, log-probabilities)``, one list for each prompt.
 
@@ -33,6 +34,16 @@ class Written(NamedTuple):
     logp: Float[ndarray, "B L"]  #: 0 after the end
     length: Int[ndarray, " B"]
     stopped: Bool[ndarray, " B"]
+
+    @classmethod
+    def empty(cls, rows: int, cap: int) -> Written:
+        """Nothing yet."""
+        return cls(
+            np.zeros((rows, cap), np.int32),
+            np.zeros((rows, cap), np.float32),
+            np.zeros(rows, np.int32),
+            np.zeros(rows, bool),
+        )
 
 
 def ends(ids: Sequence[int], stops: Sequence[Sequence[int]]) -> int | None:
@@ -69,8 +80,8 @@ def write_externally(
       name: what errors call it.
 
     Raises:
-      InputError: not one message for each prompt, an id that is not in the vocabulary, a log-probability that is missing, not finite
-        or above 0, a message that goes on after a stop, or ends before the cap without one.
+      InputError: not one message for each prompt, an id that is not in the vocabulary, a log-probability that is missing, not
+        finite or above 0, a message that goes on after a stop, or ends before the cap without one.
 
     Example:
       >>> import math
@@ -80,8 +91,8 @@ def write_externally(
       ...     ids = [[1] * (n - 1) + [0] if n < cap else [1] * n for n in heads]
       ...     return ids, [[math.log(0.5)] * len(row) for row in ids]
       >>> out = write_externally(coin, [[7, 8], [9]], cap=4, stops=((0,),), temperature=1.0, seed=1, vocabulary=10)
-      >>> out.length.tolist(), out.logp.sum(1).round(3).tolist()
-      ([2, 4], [-1.386, -2.773])
+      >>> out.ids.tolist(), out.length.tolist(), (out.logp[0] / math.log(0.5)).tolist()
+      ([[1, 0, 0, 0], [1, 1, 1, 1]], [2, 4], [1.0, 1.0, 0.0, 0.0])
     """
     stops = tuple(tuple(stop) for stop in stops)
     found = sampler([list(prompt) for prompt in prompts], cap, stops, temperature, seed)
@@ -92,10 +103,7 @@ def write_externally(
         if rows is None or len(rows) != len(prompts):
             number = "none" if rows is None else f"{len(rows)} lists"
             raise InputError(f"{name}: {what}", number, f"{len(prompts)}, one for each prompt")
-    out = Written(
-        np.zeros((len(prompts), cap), np.int32), np.zeros((len(prompts), cap), np.float32),
-        np.zeros(len(prompts), np.int32), np.zeros(len(prompts), bool),
-    )  # fmt: skip
+    out = Written.empty(len(prompts), cap)
     for row, (message, logp) in enumerate(zip(ids, logps, strict=True)):
         where = f"{name}: row {row}"
         own = _ids(where, message, vocabulary)
@@ -121,7 +129,9 @@ def _ids(where: str, message: Sequence[int], vocabulary: int) -> list[int]:
 def _log_probs(where: str, logp: Sequence[float], count: int) -> list[float]:
     if logp is None or len(logp) != count or any(x is None for x in logp):
         number = "none" if logp is None else sum(x is not None for x in logp)
-        raise InputError(f"{where}: log-probabilities", number, f"{count}, one for each id: one that is missing is not 0")
+        raise InputError(
+            f"{where}: log-probabilities", number, f"{count}, one for each id: one that is missing is not 0"
+        )
     booked = np.asarray(logp, np.float64)
     if (bad := ~np.isfinite(booked) | (booked > MOST)).any():
         raise InputError(f"{where}: log-probabilities", booked[bad][0], "finite numbers, at most 0")

@@ -53,6 +53,10 @@ class Desk(Protocol):
         """The text of a message, without its stop."""
         ...
 
+    def drifts(self, ids: Sequence[int]) -> bool:
+        """Whether the text of a message, encoded again, gives other ids."""
+        ...
+
 
 class TextAgent(NamedTuple):
     """One agent. Its parameters stand apart, so that sharers have them once."""
@@ -119,7 +123,9 @@ class TextTeam:
             raise InputError(f"agents[{k}].model", repr(agent.model), f"the network of agent {first}, a sharer")
         for stop in agent.scribe.stops:
             if not stop or min(stop) < 0 or max(stop) >= agent.model.vocabulary:
-                raise InputError(f"agents[{k}].scribe.stops", list(stop), f"ids below {agent.model.vocabulary}, at least one")
+                raise InputError(
+                    f"agents[{k}].scribe.stops", list(stop), f"ids below {agent.model.vocabulary}, at least one"
+                )
 
     @property
     def who(self) -> Sharing:

@@ -16,11 +16,11 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Key
 from numpy.typing import NDArray
 
-from teamtr_jax.dynamics._draw import inverse_cdf
+from teamtr_jax.llm.drawing import draw_token
 from teamtr_jax.llm.language_model import Cache, LanguageModel, Params, logits_of
 
 __all__ = ["Message", "Held", "bucket", "stop_table", "uniforms", "empty", "read", "begin", "write", "grow", "repeat",
-           "gather", "scatter"]  # fmt: skip
+           "take", "gather", "scatter"]  # fmt: skip
 
 PIECE = 128
 """Most ids of a row that are read at once."""
@@ -73,12 +73,14 @@ def stop_table(stops: Sequence[Sequence[int]]) -> NDArray[np.int32]:
 
 
 @partial(jax.jit, static_argnames="length")
-def uniforms(key: Key[Array, ""], rows: Int[Array, " B"], turn: int | Array, attempt: int | Array, *, length: int) -> Float[Array, "B L"]:  # fmt: skip
+def uniforms(
+    key: Key[Array, ""], rows: Int[Array, " B"], turn: int | Array, attempt: int | Array, *, length: int
+) -> Float[Array, "B L 2"]:
     """What the ids of each row's message are drawn with: of its own key, whatever the other rows are."""
 
     def of(row: Array) -> Array:
         own = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, row), turn), attempt)
-        return jax.random.uniform(own, (length,), jnp.float32)
+        return jax.random.uniform(own, (length, 2), jnp.float32)
 
     return jax.vmap(of)(rows)
 
@@ -95,32 +97,27 @@ def read(
     """A chunk into the slots `start … start+C−1`; the features of its last slot, which the head reads.
 
     Args:
-      ids: on the right of each row; C is at most `PIECE`, or a multiple of it.
+      ids: on the right of each row; C is a `bucket`, read in even pieces of at most `PIECE`.
       real: which of them are there.
     """
     batch, chunk = ids.shape
     readable = lax.dynamic_update_slice(held.readable, real, (0, start))
-    width = min(chunk, PIECE)
+    pieces = -(-chunk // PIECE)
+    width = chunk // pieces
 
     def piece(k: Array | int, cache: Cache) -> tuple[Array, Cache]:
         part = lax.dynamic_slice(ids, (0, k * width), (batch, width))
         features, cache = model.features(params, part, readable, start + k * width, cache, (), width - 1)
         return features[:, 0], cache
 
-    cache = lax.fori_loop(0, chunk // width - 1, lambda k, cache: piece(k, cache)[1], held.cache)
-    features, cache = piece(chunk // width - 1, cache)
+    cache = lax.fori_loop(0, pieces - 1, lambda k, cache: piece(k, cache)[1], held.cache)
+    features, cache = piece(pieces - 1, cache)
     return features, Held(cache, readable)
 
 
-def _draw(
-    features: Array, head: Array, uniform: Array, temperature: Array | float
-) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+def _draw(features: Array, head: Array, uniform: Array, temperature: Array | float) -> tuple[Array, Array]:
     """One id of each row from `softmax(logits/temperature)` in float32, and its log-probability."""
-    logits = logits_of(features, head).astype(jnp.float32) / jnp.float32(temperature)
-    above = logits - logits.max(-1, keepdims=True)
-    weight = jnp.exp(above)
-    drawn = inverse_cdf(weight, uniform).astype(jnp.int32)
-    return drawn, jnp.take_along_axis(above, drawn[:, None], 1)[:, 0] - jnp.log(weight.sum(-1))
+    return draw_token(logits_of(features, head).astype(jnp.float32), uniform, temperature=temperature)
 
 
 def _add(message: Message, drawn: Array, logp: Array, stops: Array) -> Message:
@@ -138,13 +135,13 @@ def _add(message: Message, drawn: Array, logp: Array, stops: Array) -> Message:
 def begin(
     features: Float[Array, "B D"],
     head: Float[Array, "V D"],
-    uniform: Float[Array, "B L"],
+    uniform: Float[Array, "B L 2"],
     stops: Int[Array, "K S"],
     temperature: float | Array,
     idle: Bool[Array, " B"],
 ) -> Message:
     """The first id of each row that is not idle."""
-    batch, cap = uniform.shape
+    batch, cap, _ = uniform.shape
     empty = Message(
         jnp.zeros((), jnp.int32), jnp.zeros((batch, cap), jnp.int32), jnp.zeros((batch, cap), jnp.float32),
         jnp.zeros(batch, jnp.int32), idle, jnp.full((batch, stops.shape[1]), -1, jnp.int32),
@@ -158,7 +155,7 @@ def write(
     params: Params,
     held: Held,
     message: Message,
-    uniform: Float[Array, "B L"],
+    uniform: Float[Array, "B L 2"],
     stops: Int[Array, "K S"],
     temperature: float | Array,
     start: Array | int,
@@ -202,6 +199,15 @@ def repeat(held: Held, group: int) -> Held:
     """A copy of each row for each of its rollouts."""
     cache = jax.tree.map(lambda x: jnp.repeat(x, group, axis=x.ndim - 4), held.cache)
     return Held(cache, jnp.repeat(held.readable, group, axis=0))
+
+
+@jax.jit
+def take(
+    message: Message, uniform: Float[Array, "B L 2"], rows: Int[Array, " b"], idle: Bool[Array, " b"]
+) -> tuple[Message, Array]:
+    """Some of the messages, and what their ids are drawn with; idle ones write no more."""
+    some = jax.tree.map(lambda x: x[rows] if x.ndim else x, message)
+    return some._replace(done=some.done | idle), uniform[rows]
 
 
 @jax.jit
