@@ -1,6 +1,6 @@
 """What a policy says of each token, and how far it is from another, over the whole vocabulary and never whole.
 
-An array [rows, tokens, vocabulary] does not fit: 64 × 512 tokens of a vocabulary of 150,000 take 20 GB. Features [rows, tokens, D]
+No array [rows, tokens, vocabulary] fits: 64 × 512 tokens of a vocabulary of 150,000 take 20 GB. Features [rows, tokens, D]
 do, so these are kept, and logits are made of them block after block of token positions; a backward pass makes them again.
 """
 
