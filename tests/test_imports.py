@@ -30,6 +30,7 @@ LEVELS = [
         "path_shift",
         "sharing",
         "programs",
+        "hosts",
         "monitor_settings",
     },
     {"dynamics"},
@@ -94,7 +95,7 @@ def test_imports_go_down_only(path):
 
 INNER = [
     {"checked", "language_model", "sizes"},
-    {"devices", "layout"},
+    {"devices", "layout", "mesh"},
     {"model", "tasks"},
     {"sampler", "description", "transcript_tree"},
     {"enumeration", "losses", "step_rules", "warm_start"},
