@@ -94,8 +94,8 @@ def test_imports_go_down_only(path):
 
 
 INNER = [
-    {"checked", "language_model", "sizes"},
-    {"devices", "layout", "mesh"},
+    {"checked", "drawing", "language_model", "sizes"},
+    {"devices", "layout", "mesh", "token_statistics"},
     {"model", "tasks"},
     {"sampler", "description", "transcript_tree"},
     {"enumeration", "losses", "step_rules", "warm_start"},
