@@ -97,6 +97,7 @@ INNER = [
     {"checked", "drawing", "language_model", "sizes"},
     {"devices", "layout", "mesh", "token_statistics"},
     {"model", "tasks"},
+    {"llama"},
     {"sampler", "description", "transcript_tree"},
     {"enumeration", "losses", "step_rules", "warm_start"},
     {"update_settings"},
