@@ -147,9 +147,14 @@ def everywhere(mesh: Mesh | None, tree: T) -> T:
     return jax.tree.map(lambda x: spread(x, NamedSharding(mesh, PartitionSpec())), tree)
 
 
-def constrain(mesh: Mesh | None, tree: T, axis: int = 0) -> T:
-    """Within a program: the rows, axis `axis` of every leaf, divided over devices as `by_rows` divides them."""
-    if mesh is None:
+def constrain(tree: T, axis: int = 0) -> T:
+    """Within a program: the rows, axis `axis` of every leaf, divided over devices as `by_rows` divides them.
+
+    A network says so of what it passes from layer to layer: a device then fetches the parts of a layer's parameters and keeps its
+    rows. XLA left alone keeps the parameters and sends the activations, several times as much. Outside `jax.set_mesh`, and of a
+    mesh with other axes, nothing happens.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not set(ROWS) <= set(mesh.axis_names) or any(kind != AxisType.Auto for kind in mesh.axis_types):
         return tree
-    spec = PartitionSpec(*(None,) * axis, ROWS)
-    return jax.tree.map(lambda x: lax.with_sharding_constraint(x, NamedSharding(mesh, spec)), tree)
+    return jax.tree.map(lambda x: lax.with_sharding_constraint(x, PartitionSpec(*(None,) * axis, ROWS)), tree)
