@@ -30,6 +30,7 @@ LEVELS = [
         "path_shift",
         "sharing",
         "programs",
+        "hosts",
         "monitor_settings",
     },
     {"dynamics"},
@@ -94,7 +95,7 @@ def test_imports_go_down_only(path):
 
 INNER = [
     {"checked", "drawing", "language_model"},
-    {"devices", "layout", "sizes", "token_statistics"},
+    {"devices", "layout", "mesh", "sizes", "token_statistics"},
     {"model", "tasks"},
     {"llama"},
     {"external", "text_team", "writing"},
