@@ -108,7 +108,9 @@ INNER = [
     {"ascend", "diagnose"},
     {"go_back"},
     {"update"},
-    {"alignment", "backend", "methods"},
+    {"text_update", "token_log"},
+    {"networks"},
+    {"alignment", "backend", "methods", "text_backend"},
     {"replacement"},
 ]
 
