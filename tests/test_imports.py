@@ -93,9 +93,13 @@ def test_imports_go_down_only(path):
 
 
 INNER = [
-    {"checked", "drawing", "language_model", "sizes"},
-    {"devices", "layout", "token_statistics"},
+    {"checked", "drawing", "language_model"},
+    {"devices", "layout", "mesh", "sizes", "text", "text_sizes", "token_statistics"},
     {"model", "tasks"},
+    {"llama"},
+    {"external", "text_team", "writing"},
+    {"conversations", "pens"},
+    {"text_sampler"},
     {"sampler", "description", "transcript_tree"},
     {"enumeration", "losses", "step_rules", "warm_start"},
     {"update_settings"},
@@ -103,7 +107,7 @@ INNER = [
     {"ascend", "diagnose"},
     {"go_back"},
     {"update"},
-    {"alignment", "backend", "methods"},
+    {"alignment", "backend", "methods", "text_backend"},
     {"replacement"},
 ]
 
