@@ -65,8 +65,16 @@ def lora_of(json: Mapping[str, Any], model: LlamaConfig) -> Lora:
         raise InputError("target_modules", repr(plan.targets), "the name of a linear map of the network")
     rank, alpha = whole_number("r", json.get("r", 8), 1), positive("lora_alpha", json.get("lora_alpha", 8))
     ranks, alphas = (json.get(f"{name}_pattern") or {} for name in ("rank", "alpha"))
-    found_ranks = {at: whole_number("rank_pattern", _first(ranks, name, rank), 1) for at, name in taken.items()}
-    found_alphas = {at: positive("alpha_pattern", _first(alphas, name, alpha)) for at, name in taken.items()}
+    found_ranks = {at: whole_number("rank_pattern", _matching(ranks, name, rank)[0], 1) for at, name in taken.items()}
+    found_alphas = {}
+    for at, name in taken.items():
+        if len(set(values := _matching(alphas, name, alpha))) > 1:
+            raise InputError(
+                "alpha_pattern",
+                f"{' and '.join(map(repr, values))} for {name}",
+                "one: PEFT takes the first, sorts the patterns when it saves, and so may load another scale than it trained",
+            )
+        found_alphas[at] = positive("alpha_pattern", values[0])
     targets = tuple(m for m in LINEARS if any(at[0] == m for at in taken))
     every = [(m, i) for m in targets for i in range(model.layers)]
     return Lora(
@@ -165,9 +173,9 @@ def _names(json: Mapping[str, Any], key: str) -> str | tuple[str, ...]:
     return tuple(value)
 
 
-def _first(pattern: Mapping[str, Any], name: str, otherwise: Any) -> Any:
-    """The value of the first key that a name ends with, read as a regular expression."""
-    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", name)), otherwise)
+def _matching(pattern: Mapping[str, Any], name: str, otherwise: Any) -> list[Any]:
+    """The values of the keys that a name ends with, read as regular expressions; PEFT takes the first."""
+    return [value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", name)] or [otherwise]
 
 
 def _exceptions(values: Mapping[tuple[str, int], Any], usual: Any, layers: int) -> tuple[tuple[str, int | None, Any], ...]:
