@@ -16,7 +16,7 @@ from teamtr_jax.llm.language_model import Params
 from teamtr_jax.llm.llama.config import LlamaConfig, config_of
 from teamtr_jax.llm.llama.gguf_config import ARCHITECTURES, config_json
 from teamtr_jax.llm.llama.gguf_tokenizer import tokenizer_files
-from teamtr_jax.llm.llama.tensors import params_of
+from teamtr_jax.llm.llama.tensors import Place, on_device, params_of
 from teamtr_jax.validation import InputError, one_of
 
 __all__ = ["GgufCheckpoint", "read_gguf"]
@@ -52,11 +52,12 @@ class GgufCheckpoint(NamedTuple):
     tokenizer_config: dict[str, Any]  #: as `tokenizer_config.json`
 
 
-def read_gguf(path: str | Path, dtype: str = "float32") -> GgufCheckpoint:
+def read_gguf(path: str | Path, dtype: str = "float32", place: Place = on_device) -> GgufCheckpoint:
     """Read a network of the Llama family from a GGUF file, dequantised tensor by tensor.
 
     Args:
       dtype: of the parameters and of the computation, ``float32`` or ``bfloat16``.
+      place: as in `load_agent`.
 
     Raises:
       InputError: no such file, a damaged one, another architecture, a tensor or key that is missing, unknown or does not fit,
@@ -80,7 +81,7 @@ def read_gguf(path: str | Path, dtype: str = "float32") -> GgufCheckpoint:
     model = replace(config_of(json), dtype=dtype)
     if ARCHITECTURES[fields["general.architecture"]][1]:
         source.heads = {"attn_q": json["num_attention_heads"], "attn_k": json["num_key_value_heads"]}
-    params = params_of(model, source, dtype)
+    params = params_of(model, source, dtype, place)
     if left := sorted(set(tensors) - source.asked):
         raise InputError(f"{path}: {left[0]}", f"{len(left)} tensors that no part of the network reads", "no others")
     return GgufCheckpoint(model, params, json, *files)
@@ -128,7 +129,7 @@ class _Tensors:
         part = theirs.split(".")[-2]
         if part in self.heads:
             if out.shape[0] % (2 * self.heads[part]):
-                raise InputError(f"{self.path}: {theirs}", f"{out.shape[0]} rows", f"an even number for each head")
+                raise InputError(f"{self.path}: {theirs}", f"{out.shape[0]} rows", "an even number for each head")
             out = unpaired(out, self.heads[part])
         return out
 

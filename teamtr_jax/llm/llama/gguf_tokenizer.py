@@ -61,7 +61,7 @@ def tokenizer_files(fields: Mapping[str, Any], vocabulary: int) -> tuple[dict[st
     """`tokenizer.json` and `tokenizer_config.json` of the metadata of a GGUF file.
 
     Nothing is added to an encoded text. Of the config: ``bos_token``, ``eos_token``, ``eot_token``, ``unk_token``, ``pad_token``
-    (texts, where the file names them), ``add_bos_token``, ``chat_template``.
+    (texts, where the file names them), ``eos_token_id`` (ids of eos and eot), ``add_bos_token``, ``chat_template``.
 
     Args:
       fields: the metadata; of a byte-level BPE (`tokenizer.ggml.model` is ``gpt2``).
@@ -151,6 +151,8 @@ def _config(fields: Mapping[str, Any], tokens: Sequence[str], cut: PreTokenizer)
             if not 0 <= at < len(tokens):
                 raise InputError(key, at, f"an id from 0 to {len(tokens) - 1}")
             out[f"{name}_token"] = tokens[at]
+            if name in ("eos", "eot"):
+                out["eos_token_id"] = [*out.get("eos_token_id", []), at]
     for name, otherwise in (("bos", cut.adds_bos), ("eos", False)):
         key = f"tokenizer.ggml.add_{name}_token"
         out[f"add_{name}_token"] = _need(fields, key, bool) if key in fields else otherwise
