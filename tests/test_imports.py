@@ -30,6 +30,7 @@ LEVELS = [
         "path_shift",
         "sharing",
         "programs",
+        "hosts",
         "monitor_settings",
     },
     {"dynamics"},
