@@ -94,7 +94,7 @@ def test_imports_go_down_only(path):
 
 INNER = [
     {"checked", "language_model", "sizes"},
-    {"devices", "layout"},
+    {"devices", "layout", "text"},
     {"model", "tasks"},
     {"sampler", "description", "transcript_tree"},
     {"enumeration", "losses", "step_rules", "warm_start"},
