@@ -12,7 +12,6 @@ from teamtr_jax.llm.tasks import (
     WORD_TASKS,
     Problem,
     Relayed,
-    Role,
     Shop,
     WordProblems,
     WordTask,
@@ -26,6 +25,7 @@ from teamtr_jax.llm.tasks import (
     views_of,
 )
 from teamtr_jax.llm.tasks.answers import choice, exact, number
+from teamtr_jax.llm.text.role import Role
 from teamtr_jax.validation import InputError
 
 needs_gym = pytest.mark.skipif(

@@ -23,12 +23,12 @@ from teamtr_jax.llm.tasks.reasoning import RECIPES, Recipe, reasoning_gym_task
 from teamtr_jax.llm.tasks.relay import Relay
 from teamtr_jax.llm.tasks.roles import Relayed, Shop
 from teamtr_jax.llm.tasks.small import Copy, Parity
-from teamtr_jax.llm.tasks.word_task import Role, WordTask, check_word_task, views_of
+from teamtr_jax.llm.tasks.word_task import WordTask, check_word_task, views_of
 from teamtr_jax.llm.tasks.words import WORDINGS, GymWords, gym_words
 
 __all__ = ["Problem", "Task", "is_held_out", "draw", "earned", "demonstrated", "layout_of", "check_task", "TASKS", "make_task",
            "Carry", "Relay", "Copy", "Parity", "reasoning_gym_task", "Recipe",
-           "WordTask", "Role", "views_of", "check_word_task", "parse_answer", "WORD_TASKS", "make_word_task",
+           "WordTask", "views_of", "check_word_task", "parse_answer", "WORD_TASKS", "make_word_task",
            "WordProblems", "Shop", "Relayed", "GymWords", "gym_words", "JsonLines", "jsonl_task"]  # fmt: skip
 
 TASKS: dict[str, Callable[..., Task]] = {

@@ -11,7 +11,8 @@ import numpy as np
 from teamtr_jax.llm.checked import flags, whole
 from teamtr_jax.llm.tasks.answers import number, verified
 from teamtr_jax.llm.tasks.base import Problem
-from teamtr_jax.llm.tasks.word_task import Role, solving_roles
+from teamtr_jax.llm.tasks.word_task import solving_roles
+from teamtr_jax.llm.text.role import Role
 from teamtr_jax.validation import InputError
 
 __all__ = ["WordProblems", "Story", "STORIES", "NAMES", "tell"]

@@ -15,7 +15,8 @@ import numpy as np
 from teamtr_jax.files import reason, regular_file
 from teamtr_jax.llm.tasks.answers import READERS, verified
 from teamtr_jax.llm.tasks.base import Problem, is_held_out
-from teamtr_jax.llm.tasks.word_task import Role, solving_roles
+from teamtr_jax.llm.tasks.word_task import solving_roles
+from teamtr_jax.llm.text.role import Role
 from teamtr_jax.validation import InputError, one_of, shown
 
 __all__ = ["Row", "Rows", "read_rows", "JsonLines", "jsonl_task", "Verify"]

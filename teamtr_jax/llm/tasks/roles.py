@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,12 +12,16 @@ from teamtr_jax.llm.checked import flags, whole
 from teamtr_jax.llm.tasks.answers import number, verified
 from teamtr_jax.llm.tasks.arithmetic import MOST_NUMBER, NAMES, WordProblems
 from teamtr_jax.llm.tasks.base import Problem
-from teamtr_jax.llm.tasks.word_task import ANSWER, MOST_CAP, Role
+from teamtr_jax.llm.tasks.word_task import ANSWER, MOST_CAP
+from teamtr_jax.llm.text.role import Role
 
 __all__ = ["Shop", "Relayed", "GOODS"]
 
 GOODS = ("apple", "book", "candle", "drum", "fork", "glove", "hat", "kite", "lamp", "mug", "pen", "rope", "soap", "towel",
          "umbrella", "vase")  # fmt: skip
+
+HEARS: dict[str, Any] = {"sees": "last", "sees_problem": False}
+"""Of a role that knows the message before its own, and nothing else."""
 
 LAST = ANSWER.format(form="one number")
 
@@ -115,16 +120,12 @@ class Relayed:
                 "Read the story. Write the calculation that it asks for, such as 12 + 5. Do not explain.",
                 self.cap,
             ),
-            Role("calculator", "Work out the calculation that the reader wrote and say the result.", self.cap),
-            Role("answerer", f"Repeat the result of the calculator as the answer. {LAST}", self.cap),
+            Role("calculator", "Work out the calculation that the reader wrote and say the result.", self.cap, **HEARS),
+            Role("answerer", f"Repeat the result of the calculator as the answer. {LAST}", self.cap, **HEARS),
         )
 
     def sample(self, rng: np.random.Generator) -> Problem:
         return self.source.sample(rng)
-
-    def views(self, problem: Problem) -> tuple[str, str, str]:
-        """Only the reader sees the problem."""
-        return problem.prompt, "", ""
 
     def verify(self, problem: Problem, messages: Sequence[str]) -> float:
         """1 if the answerer's answer is the right number, else 0."""

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from teamtr_jax.llm.tasks.base import Problem, check_attributes, earned, sampled
+from teamtr_jax.llm.text.role import Role
 from teamtr_jax.validation import InputError, whole_number
 
-__all__ = ["Role", "WordTask", "views_of", "check_word_task", "solving_roles", "ANSWER", "MOST_CAP"]
+__all__ = ["WordTask", "views_of", "check_word_task", "solving_roles", "ANSWER", "MOST_CAP"]
 
 MOST_CAP = 2**16
 """Greatest cap of a message, in ids."""
-
-
-class Role(NamedTuple):
-    """Who an agent is."""
-
-    name: str
-    system: str
-    cap: int
 
 
 ANSWER = "End with a line 'Answer: ' and {form}."
@@ -60,14 +53,14 @@ class WordTask(Protocol):
 
 
 def views_of(task: WordTask, problem: Problem) -> tuple[str, ...]:
-    """What each role sees of a problem: all of it, unless the task has `views`.
+    """What each role sees of a problem: all of it if it sees problems (`Role.sees_problem`), unless the task has `views`.
 
     Raises:
       InputError: `views` returns what is not one text for each role.
     """
     views = getattr(task, "views", None)
     if views is None:
-        return (problem.prompt,) * len(task.roles)
+        return tuple(problem.prompt if role.sees_problem else "" for role in task.roles)
     try:
         found = tuple(views(problem))
     except Exception as error:
@@ -88,8 +81,8 @@ def check_word_task(task: Any, size: int = 32, seed: int = 0) -> None:
     """
     check_attributes(task, ("name",), ("turns",), ("sample", "verify"), ("roles",))
     roles = task.roles
-    names = [getattr(role, "name", None) for role in roles] if isinstance(roles, tuple | list) else []
-    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+    known = isinstance(roles, tuple | list) and all(isinstance(role, Role) for role in roles)
+    if not known or not roles or len({role.name for role in roles}) < len(roles):
         raise InputError("task: roles", repr(roles), "a Role for each agent, at least one, each name once")
     problems, again = (_problems(task, size, seed) for _ in range(2))
     if problems != again:

@@ -12,7 +12,8 @@ from teamtr_jax.llm.checked import flags, made
 from teamtr_jax.llm.tasks.answers import READERS, parse_answer
 from teamtr_jax.llm.tasks.base import Problem
 from teamtr_jax.llm.tasks.reasoning import MOST_OPTION, Options, dataset_of
-from teamtr_jax.llm.tasks.word_task import Role, solving_roles
+from teamtr_jax.llm.tasks.word_task import solving_roles
+from teamtr_jax.llm.text.role import Role
 from teamtr_jax.validation import InputError, whole_number
 
 __all__ = ["Wording", "WORDINGS", "GymWords", "gym_words"]
