@@ -96,6 +96,7 @@ INNER = [
     {"checked", "language_model", "sizes"},
     {"devices", "layout", "text"},
     {"model", "tasks"},
+    {"llama"},
     {"sampler", "description", "transcript_tree"},
     {"enumeration", "losses", "step_rules", "warm_start"},
     {"update_settings"},
