@@ -93,10 +93,13 @@ def test_imports_go_down_only(path):
 
 
 INNER = [
-    {"checked", "language_model", "sizes"},
-    {"devices", "layout", "text"},
+    {"checked", "drawing", "language_model", "sizes"},
+    {"devices", "layout", "text", "token_statistics"},
     {"model", "tasks"},
     {"llama"},
+    {"external", "text_team", "writing"},
+    {"conversations", "pens"},
+    {"text_sampler"},
     {"sampler", "description", "transcript_tree"},
     {"enumeration", "losses", "step_rules", "warm_start"},
     {"update_settings"},
