@@ -95,7 +95,7 @@ def test_imports_go_down_only(path):
 
 INNER = [
     {"checked", "drawing", "language_model"},
-    {"devices", "layout", "mesh", "sizes", "token_statistics"},
+    {"devices", "layout", "mesh", "sizes", "text", "text_sizes", "token_statistics"},
     {"model", "tasks"},
     {"llama"},
     {"external", "text_team", "writing"},
