@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from teamtr_jax.llm.conversations import Conversations, Drift, SamplerSettings, View, own_messages, reading_of
 from teamtr_jax.llm.external import ExternalSampler, Written
 from teamtr_jax.llm.language_model import Params
-from teamtr_jax.llm.pens import ExternalPen, Memory, OwnPen, Pen, Turn
+from teamtr_jax.llm.pens import ExternalPen, Memory, OwnPen, Turn
 from teamtr_jax.llm.text_team import TextAgent, TextTeam
 from teamtr_jax.validation import InputError, one_of, whole_number
 
@@ -200,7 +200,7 @@ def _heard(
 
 
 def _message(
-    pen: Pen, agent: TextAgent, rows: int, drift: Drift, redraws: int
+    pen: OwnPen | ExternalPen, agent: TextAgent, rows: int, drift: Drift, redraws: int
 ) -> tuple[Written, list[str], NDArray[np.bool_], NDArray[np.int32]]:
     """Messages, their texts, which drift, and how often each was drawn again."""
 
