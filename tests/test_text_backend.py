@@ -11,7 +11,9 @@ from teamtr_jax.llm.backend import LanguageRollouts, LanguageSampling, language_
 from teamtr_jax.llm.layout import Layout, Vocabulary, round_robin
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Toy, Transformer, agent_params, init_team
 from teamtr_jax.llm.tasks import Problem
+from teamtr_jax.llm.text.drift import drift_between
 from teamtr_jax.llm.text.role import Role
+from teamtr_jax.llm.text.view import Told
 from teamtr_jax.llm.text_backend import init_text_state, text_backend
 from teamtr_jax.llm.text_team import TextAgent, TextTeam
 from teamtr_jax.llm.update import init_train_state
@@ -31,23 +33,23 @@ SAMPLING = LanguageSampling(prompts=4, group=4, held_out=2)
 
 @dataclass(frozen=True)
 class Characters:
-    """A scribe whose ids are those of the layout's vocabulary, so that every agent reads a row of the layout up to its message."""
+    """A scribe whose ids are those of the layout's vocabulary: every agent reads a row of the layout up to its message."""
 
     agent: int
     stops: tuple[tuple[int, ...], ...] = ()
 
-    def opening(self, problem, heard):
-        return [*VOCABULARY.encode(problem).tolist(), *self.between([], heard)]
+    def told_first(self, problem, heard):
+        return Told([*VOCABULARY.encode(problem).tolist(), *self.told_next([], heard, 0).ids], 0)
 
-    def between(self, own_ids, heard):
+    def told_next(self, own_ids, heard, used):
         said = [i for name, text in heard for i in [VOCABULARY.header(int(name)), *VOCABULARY.encode(text).tolist()]]
-        return [*said, VOCABULARY.header(self.agent)]
+        return Told([*said, VOCABULARY.header(self.agent)], 0)
 
-    def read(self, ids):
-        return VOCABULARY.decode(ids)
+    def read(self, own_ids):
+        return VOCABULARY.decode(own_ids)
 
-    def drifts(self, ids):
-        return False
+    def drift(self, own_ids):
+        return drift_between(own_ids, own_ids)
 
 
 class Matches:

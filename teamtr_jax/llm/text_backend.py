@@ -15,13 +15,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from teamtr_jax.hosts import gathered
-from teamtr_jax.llm.conversations import Conversations, Drift, own_messages, reading_of
+from teamtr_jax.llm.conversations import Conversations, own_messages, reading_of
 from teamtr_jax.llm.external import ExternalSampler
 from teamtr_jax.llm.language_model import Params, Reading, joined
-from teamtr_jax.llm.losses import k3
+from teamtr_jax.llm.losses import LARGEST
 from teamtr_jax.llm.mesh import by_rows, everywhere
 from teamtr_jax.llm.networks import Audit, Kind, LanguageEstimate, LanguageSampling, backend_of
 from teamtr_jax.llm.tasks import Problem, WordTask, earned, views_of
+from teamtr_jax.llm.text.drift import DriftPolicy
 from teamtr_jax.llm.text_sampler import converse
 from teamtr_jax.llm.text_team import TextTeam
 from teamtr_jax.llm.text_update import Learner, learner, score_reading, update_reading
@@ -49,8 +50,7 @@ class TextRollouts(NamedTuple):
 class TextTalk(NamedTuple):
     """How a text team talks."""
 
-    drift: Drift = "keep"  #: what happens to a message whose text, encoded again, gives other ids
-    redraws: int = 3  #: most times that it is drawn again
+    drift: DriftPolicy = DriftPolicy()  #: what happens to a message whose text, encoded again, gives other ids
     external: Mapping[int, ExternalSampler] | None = None  #: agent → a sampler that writes in its place
     length: int | None = (
         None  #: slots of a view in updates: one compiled shape for a run. Default: a bucket of the longest
@@ -102,7 +102,8 @@ def text_backend(
     * `floor`: the KL of a policy with itself, scored by two programs: the one that only scores and the one that updates. Less is
       rounding; `below_floor` says that the KL is less, or S7's certificate less than the floor costs: nothing is decided.
     * `drift`: share of messages whose text, encoded again, gives other ids; `redrawn`: how often one was drawn again, on average;
-      `truncated`: share that no stop ended.
+      `dropped`: messages of others that the writer was not told for want of room, on average; `truncated`: share that no stop
+      ended.
 
     Args:
       frozen: what `init_text_state` found beside the state.
@@ -165,9 +166,7 @@ class _TextKind(NamedTuple):
         talk, group = self.talk, self.sampling.group
         texts, params = [views_of(self.task, problem) for problem in problems], whole_params(state, self.frozen)
         with self._devices():
-            said = converse(
-                self.team, params, texts, key, group, drift=talk.drift, redraws=talk.redraws, external=talk.external
-            )
+            said = converse(self.team, params, texts, key, group, drift=talk.drift, external=talk.external)
         reward = [earned(self.task, problems[row // group], list(texts)) for row, texts in enumerate(said.said)]
         grid = jnp.asarray(np.array(reward, np.float32).reshape(len(problems), group))
         return TextRollouts(said, grid, order, state.params, {})
@@ -227,18 +226,19 @@ class _TextKind(NamedTuple):
         scored = self._scored(rollouts, self.team.who.sharers[agent])[:training]
         differs = _per_message(scored - said.logp[:training], own)
         itself = _per_message(np.asarray(outcome.current)[:training] - found.current[:training], own)
-        floor = max(_mean(k3(itself)), abs(float(outcome.start)))
+        floor = max(_mean(_k3(itself)), abs(float(outcome.start)))
         spoke = own.any(-1)
         messages = spoke.sum() / len(spoke)  # of a rollout
         costs = self.settings.reward_range * floor * messages
         return {
             "mismatch_mean": _mean(np.abs(differs)),
             "mismatch_max": float(np.abs(differs).max(initial=0)),
-            "mismatch_k3": _mean(k3(differs)),
+            "mismatch_k3": _mean(_k3(differs)),
             "floor": floor,
             "below_floor": bool(info["message_kl"] <= floor or info["certificate_estimable"] <= costs),
             "drift": _mean(said.drifted[:training][spoke]),
             "redrawn": _mean(said.redrawn[:training][spoke]),
+            "dropped": _mean(said.dropped[:training][spoke]),
             "truncated": _mean(~said.stopped[:training][spoke]),
         }
 
@@ -263,3 +263,8 @@ def _per_message(x: NDArray[np.float64], own: NDArray[np.bool_]) -> NDArray[np.f
 
 def _mean(x: Any) -> float:
     return float(np.mean(x)) if len(x) else 0.0
+
+
+def _k3(log_ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`losses.k3` in float64 whatever the setting: squares of rounding are small."""
+    return np.expm1(np.minimum(log_ratio, LARGEST)) - log_ratio
