@@ -149,7 +149,7 @@ class OwnPen:
         ids, real = right(chunk, bucket(max(map(len, chunk))))
         start = self.memory.used
         self.memory.used += ids.shape[1]
-        return writing.read(self.agent.model, self.params, held, ids, real, start)
+        return writing.read(self.agent.model, self.params, held, ids, real, np.int32(start))
 
     def _read_shared(self, chunk: Sequence[Sequence[int]], common: Sequence[int]) -> list[list[int]]:
         """What the rollouts of each problem have in common is read once; the rest comes back."""
@@ -187,7 +187,7 @@ class OwnPen:
         while True:
             few = -(-len(places) // 2) if self.turn.halve and len(places) >= HALVED else 0
             message, held = writing.write(
-                self.agent.model, self.params, held, message, uniform, stops, heat, start, few
+                self.agent.model, self.params, held, message, uniform, stops, heat, np.int32(start), np.int32(few)
             )
             now = jax.device_get(message)
             mine = (places < len(asked)) & asked[places.clip(max=len(asked) - 1)]
