@@ -94,10 +94,13 @@ def test_imports_go_down_only(path):
 
 
 INNER = [
-    {"checked", "drawing", "language_model", "sizes"},
-    {"devices", "layout", "mesh", "token_statistics"},
+    {"checked", "drawing", "language_model"},
+    {"devices", "layout", "mesh", "sizes", "token_statistics"},
     {"model", "tasks"},
     {"llama"},
+    {"external", "text_team", "writing"},
+    {"conversations", "pens"},
+    {"text_sampler"},
     {"sampler", "description", "transcript_tree"},
     {"enumeration", "losses", "step_rules", "warm_start"},
     {"update_settings"},
