@@ -23,6 +23,9 @@ __all__ = ["Memory", "Turn", "Pen", "OwnPen", "ExternalPen"]
 SHARED = 16
 """Ids that the rollouts of every problem must have in common before they are read once."""
 
+SLOTS = 64
+"""Fewest slots."""
+
 HALVED = 8
 """A batch of fewer rows is not halved: a step of half of them costs as much."""
 
@@ -131,17 +134,28 @@ class OwnPen:
                 chunk = self._read_shared(chunk, common)
             else:
                 memory.held = writing.empty(self.agent.model, total, self._slots(chunk))
+        self._make_room(chunk)
         assert memory.held is not None
-        memory.held = with_room(memory.held, self._slots(chunk))
         self.held = memory.held if whole else writing.gather(memory.held, self.batch.clip(max=total - 1))
         if any(chunk):
             self.features, self.held = self._take_in(self.held, chunk)
         self.first = memory.used
 
-    def _slots(self, chunk: Sequence[Sequence[int]]) -> int:
+    def _slots(self, chunk: Sequence[Sequence[int]], used: int = 0) -> int:
         """How many there must be for these ids and a message."""
         new = max(map(len, chunk))
-        return bucket(self.memory.used + (bucket(new) if new else 0) + self.agent.role.cap)
+        return bucket(used + (bucket(new) if new else 0) + self.agent.role.cap, SLOTS)
+
+    def _make_room(self, chunk: Sequence[Sequence[int]]) -> None:
+        """Gaps are closed where fewer slots do then."""
+        memory = self.memory
+        assert memory.held is not None
+        most = int(memory.held.readable.sum(1).max())
+        slots, fewer = self._slots(chunk, memory.used), self._slots(chunk, most)
+        if self.turn.halve and fewer < slots:
+            memory.held, memory.used = writing.pack(memory.held, fewer), most
+        else:
+            memory.held = with_room(memory.held, slots)
 
     def _take_in(self, held: Held, chunk: Sequence[Sequence[int]]) -> tuple[Array, Held]:
         ids, real = right(chunk, bucket(max(map(len, chunk))))
@@ -253,7 +267,7 @@ def right(chunk: Sequence[Sequence[int]], width: int) -> tuple[NDArray[np.int32]
 
 def with_room(held: Held, slots: int) -> Held:
     """The same with a bucket of at least so many slots."""
-    return held if held.readable.shape[1] >= slots else writing.grow(held, bucket(slots))
+    return held if held.readable.shape[1] >= slots else writing.grow(held, bucket(slots, SLOTS))
 
 
 def shared(chunk: Sequence[Sequence[int]], group: int) -> list[int]:

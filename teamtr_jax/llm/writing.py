@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from teamtr_jax.llm.drawing import draw_token
 from teamtr_jax.llm.language_model import Cache, LanguageModel, Params, logits_of
 
-__all__ = ["Message", "Held", "bucket", "stop_table", "uniforms", "empty", "read", "begin", "write", "grow", "repeat",
+__all__ = ["Message", "Held", "bucket", "stop_table", "uniforms", "empty", "read", "begin", "write", "grow", "pack", "repeat",
            "take", "gather", "scatter"]  # fmt: skip
 
 PIECE = 128
@@ -47,12 +47,12 @@ class Message(NamedTuple):
     tail: Int[Array, "B S"]  #: the last ids, as many as the longest stop has
 
 
-def bucket(count: int, least: int = 16) -> int:
-    """The least of 16, 24, 32, 48, 64, 96, … that is at least `count`: few compiled shapes, at most a third of them empty.
+def bucket(count: int, least: int = 32) -> int:
+    """The least of 32, 48, 64, 96, 128, 192, … that is at least `count`: few compiled shapes, a third of them empty at most.
 
     Example:
-      >>> [bucket(count) for count in (1, 17, 33, 128, 129)]
-      [16, 24, 48, 128, 192]
+      >>> [bucket(count) for count in (1, 33, 64, 129)], bucket(1, 64)
+      ([32, 48, 64, 192], 64)
     """
     size = least
     while size < count:
@@ -192,6 +192,19 @@ def grow(held: Held, slots: int) -> Held:
         return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, slots - x.shape[-2]), (0, 0)])
 
     return Held(jax.tree.map(more, held.cache), jnp.pad(held.readable, ((0, 0), (0, slots - held.readable.shape[1]))))
+
+
+@partial(jax.jit, static_argnums=1)
+def pack(held: Held, slots: int) -> Held:
+    """The ids of each row moved to its first slots, which are so many: a network places an id by those before it, not by its slot."""
+    order = jnp.argsort(~held.readable, axis=1, stable=True)[:, :slots]
+    readable = jnp.take_along_axis(held.readable, order, 1)
+
+    def move(x: Array) -> Array:
+        rows = x.ndim - 4
+        return jax.vmap(lambda own, at: jnp.take(own, at, axis=-2), (rows, 0), rows)(x, order)
+
+    return grow(Held(jax.tree.map(move, held.cache), readable), slots)
 
 
 @partial(jax.jit, static_argnums=1)
