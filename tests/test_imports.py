@@ -95,7 +95,7 @@ def test_imports_go_down_only(path):
 
 INNER = [
     {"checked", "drawing", "language_model"},
-    {"devices", "layout", "mesh", "sizes", "token_statistics"},
+    {"devices", "layout", "mesh", "sizes", "text", "text_sizes", "token_statistics"},
     {"model", "tasks"},
     {"llama"},
     {"external", "text_team", "writing"},
@@ -108,7 +108,9 @@ INNER = [
     {"ascend", "diagnose"},
     {"go_back"},
     {"update"},
-    {"alignment", "backend", "methods"},
+    {"text_update", "token_log"},
+    {"networks"},
+    {"alignment", "backend", "methods", "text_backend"},
     {"replacement"},
 ]
 

@@ -14,10 +14,13 @@ from teamtr_jax.llm.llama.config import LlamaConfig
 from teamtr_jax.llm.llama.lora import LINEARS
 from teamtr_jax.validation import InputError
 
-__all__ = ["Tensor", "hf_names", "params_of", "tensor_shapes"]
+__all__ = ["Place", "Tensor", "hf_names", "on_device", "params_of", "tensor_shapes"]
 
 Tensor = Callable[[str], np.ndarray]
 """From a name to the array of a checkpoint; linear maps are ``[out, in]`` there."""
+
+Place = Callable[[str, np.ndarray], Array]
+"""From the path of a leaf (``layers/q/kernel``) and its array on the host to one on the devices."""
 
 _MODULES = {
     **{name: f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")},
@@ -71,13 +74,19 @@ def tensor_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def params_of(config: LlamaConfig, tensor: Tensor, dtype: str | None = None) -> Params:
+def on_device(path: str, array: np.ndarray) -> Array:
+    """The array on the first device."""
+    return jnp.asarray(array)
+
+
+def params_of(config: LlamaConfig, tensor: Tensor, dtype: str | None = None, place: Place = on_device) -> Params:
     """Parameters, array by array: besides them there is never more than one leaf in memory.
 
     Args:
       config: the network.
       tensor: from a name to the array; each is asked for once and let go.
       dtype: of kernels, biases and tables; default: `config.kept`. Norms are float32.
+      place: from the path of a leaf (``layers/q/kernel``) and its array on the host to one on the devices.
 
     Raises:
       InputError: names the array: another shape than the config says, or numbers that are not finite.
@@ -85,32 +94,21 @@ def params_of(config: LlamaConfig, tensor: Tensor, dtype: str | None = None) -> 
     params: dict[str, Any] = {}
     for path, name in hf_names(config).items():
         kind = np.dtype(np.float32) if path[-1] == "scale" else jnp.dtype(dtype or config.kept)
-        shape, turned = _shape(config, path), path[0] == "layers" and path[-1] == "kernel"
-
-        def one(name: str, kind: np.dtype = kind, shape: tuple[int, ...] = shape, turned: bool = turned) -> np.ndarray:
-            return (
-                _checked(name, tensor(name), shape, kind).swapaxes(0, -1)
-                if turned
-                else _checked(name, tensor(name), shape, kind)
-            )
-
+        shape = _shape(config, path)
         if path[0] != "layers":
-            leaf = one(name)
+            leaf = _checked(name, tensor(name), shape, kind)
         else:
-            size = shape[::-1] if turned else shape
-            leaf = np.empty((config.layers, *size), kind)
+            turned = path[-1] == "kernel"
+            leaf = np.empty((config.layers, *(shape[::-1] if turned else shape)), kind)
             for i in range(config.layers):
-                leaf[i] = one(name.format(i))
-        place = params
+                own = name.format(i)
+                array = _checked(own, tensor(own), shape, kind)
+                leaf[i] = array.T if turned else array
+        inner = params
         for step in path[:-1]:
-            place = place.setdefault(step, {})
-        place[path[-1]] = _moved(leaf)
+            inner = inner.setdefault(step, {})
+        inner[path[-1]] = place("/".join(path), leaf)
     return params
-
-
-def _moved(leaf: np.ndarray) -> Array:
-    """On the device; on a CPU the same memory where that is possible."""
-    return jnp.asarray(leaf)
 
 
 def _checked(name: str, array: np.ndarray, shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
