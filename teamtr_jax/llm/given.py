@@ -87,8 +87,8 @@ def reading_policy(model: LanguageModel, trained: Params, frozen: Params, temper
 
     def features(trained: Params, text: Text) -> Float[Array, "R M L D"]:
         rows, views, length = text.ids.shape
-        flat = (x.reshape(rows * views, length) for x in (text.ids, text.readable))
-        found = model.features(joined(trained, frozen), *flat)[0].reshape(rows, views * length, -1)
+        ids, readable = (x.reshape(rows * views, length) for x in (text.ids, text.readable))
+        found = model.features(joined(trained, frozen), ids, readable)[0].reshape(rows, views * length, -1)
         at = text.at.reshape(rows, -1, 1)
         return jnp.take_along_axis(found, at, 1).reshape(*text.at.shape, -1)
 

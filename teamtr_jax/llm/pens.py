@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from teamtr_jax.hosts import gathered
 from teamtr_jax.llm import writing
 from teamtr_jax.llm.external import ExternalSampler, Written, write_externally
 from teamtr_jax.llm.language_model import Params
@@ -189,7 +190,7 @@ class OwnPen:
             message, held = writing.write(
                 self.agent.model, self.params, held, message, uniform, stops, heat, np.int32(start), np.int32(few)
             )
-            now = jax.device_get(message)
+            now = jax.device_get(gathered(message))
             mine = (places < len(asked)) & asked[places.clip(max=len(asked) - 1)]
             for all_, some in zip(
                 self.wrote, (now.ids, now.logp, now.length, now.done & (now.length > 0)), strict=True
