@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from teamtr_jax.hosts import gathered
 from teamtr_jax.llm import writing
 from teamtr_jax.llm.external import ExternalSampler, Written, write_externally
 from teamtr_jax.llm.language_model import Params
@@ -149,7 +150,7 @@ class OwnPen:
         ids, real = right(chunk, bucket(max(map(len, chunk))))
         start = self.memory.used
         self.memory.used += ids.shape[1]
-        return writing.read(self.agent.model, self.params, held, ids, real, start)
+        return writing.read(self.agent.model, self.params, held, ids, real, np.int32(start))
 
     def _read_shared(self, chunk: Sequence[Sequence[int]], common: Sequence[int]) -> list[list[int]]:
         """What the rollouts of each problem have in common is read once; the rest comes back."""
@@ -187,9 +188,9 @@ class OwnPen:
         while True:
             few = -(-len(places) // 2) if self.turn.halve and len(places) >= HALVED else 0
             message, held = writing.write(
-                self.agent.model, self.params, held, message, uniform, stops, heat, start, few
+                self.agent.model, self.params, held, message, uniform, stops, heat, np.int32(start), np.int32(few)
             )
-            now = jax.device_get(message)
+            now = jax.device_get(gathered(message))
             mine = (places < len(asked)) & asked[places.clip(max=len(asked) - 1)]
             for all_, some in zip(
                 self.wrote, (now.ids, now.logp, now.length, now.done & (now.length > 0)), strict=True
