@@ -1,4 +1,4 @@
-"""Token statistics by blocks: against float64 NumPy and finite differences, exact zeros, infinities, and memory by XLA's analysis."""
+"""Token statistics by blocks: against float64 NumPy and finite differences, exact zeros, infinities, memory as XLA counts it."""
 
 import re
 
@@ -232,7 +232,7 @@ def compiled(positions, argnums, current=True):
 
 @pytest.mark.parametrize("argnums", [(0,), (0, 1)], ids=["frozen head", "trained head"])
 def test_memory_is_that_of_a_block(argnums):
-    """Forward and backward: eight times the positions take no more than their features do; the whole would take 10 times as much."""
+    """Forward and backward: eight times the positions take what their features do; whole logits would take ten times as much."""
     few, many = compiled(16 * ROW, argnums), compiled(128 * ROW, argnums)
     block, features = 4 * ROW * WIDE, 4 * 128 * ROW * NARROW
     small, large = (x.memory_analysis().temp_size_in_bytes for x in (few, many))
