@@ -30,6 +30,7 @@ LEVELS = [
         "path_shift",
         "sharing",
         "programs",
+        "hosts",
         "monitor_settings",
     },
     {"dynamics"},
@@ -93,9 +94,13 @@ def test_imports_go_down_only(path):
 
 
 INNER = [
-    {"checked", "drawing", "language_model", "sizes"},
-    {"devices", "layout", "token_statistics"},
+    {"checked", "drawing", "language_model"},
+    {"devices", "layout", "mesh", "sizes", "text", "text_sizes", "token_statistics"},
     {"model", "tasks"},
+    {"llama"},
+    {"external", "text_team", "writing"},
+    {"conversations", "pens"},
+    {"text_sampler"},
     {"sampler", "description", "transcript_tree"},
     {"enumeration", "losses", "step_rules", "warm_start"},
     {"update_settings"},
@@ -103,7 +108,9 @@ INNER = [
     {"ascend", "diagnose"},
     {"go_back"},
     {"update"},
-    {"alignment", "backend", "methods"},
+    {"text_update", "token_log"},
+    {"networks"},
+    {"alignment", "backend", "methods", "text_backend"},
     {"replacement"},
 ]
 

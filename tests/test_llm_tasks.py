@@ -374,7 +374,7 @@ def test_bad_settings_of_reasoning_gym():
 
 
 def test_without_reasoning_gym(monkeypatch):
-    reasoning._dataset.cache_clear()
+    reasoning.dataset_of.cache_clear()
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(
         InputError, match=r"reasoning_gym: found not installed, expected pip install 'teamtr-jax\[tasks\]'"

@@ -5,58 +5,55 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from experiments.llm.measure import Conversations, Probe, converse, paired_gain
+from experiments.llm.keeping import (
+    ABOUT,
+    COMPILATIONS,
+    FIGURES,
+    START,
+    SUMMARY,
+    TIMED,
+    TOKENS,
+    Compilations,
+    Write,
+    done_of,
+    gained,
+    joined,
+    label,
+    merge_logs,
+    read_summary,
+    stage_seconds,
+    tensorboard,
+    try_places,
+)
+from experiments.llm.measure import Conversations, Probe, converse
 from experiments.llm.plugins import TASK_FILE, task_file
 from experiments.llm.settings import TEST_PROMPTS, Train
 from experiments.llm.setup import Setup, describe, set_up, start_of
 from experiments.networks import backend_of, train_stage
-from experiments.saved import places, read, write_bytes, write_json
+from experiments.saved import read, write_bytes, write_json
 from teamtr_jax.checkpoint import latest, restore
-from teamtr_jax.files import read_json, reason
+from teamtr_jax.files import reason
 from teamtr_jax.llm.backend import TokenLogger
 from teamtr_jax.llm.model import ModelConfig, Params, init_team, parameter_count
 from teamtr_jax.llm.update import TrainState, init_train_state
 from teamtr_jax.llm.warm_start import WarmStart
-from teamtr_jax.monitor import read_token_log, write_token_log
+from teamtr_jax.monitor import write_token_log
 from teamtr_jax.records import dump, update_lines
 from teamtr_jax.stage import Backend
-from teamtr_jax.training import CHECKPOINTS, JOURNAL, read_records, train
+from teamtr_jax.training import CHECKPOINTS, read_records, train
 from teamtr_jax.validation import InputError, shown
 
 __all__ = ["ABOUT", "SUMMARY", "START", "TOKENS", "TIMED", "FIGURES", "train_run", "read_summary", "Loaded", "load_run",
            "Compilations", "COMPILATIONS"]  # fmt: skip
-
-SUMMARY, ABOUT, START, TOKENS = "summary.json", "settings.json", "start", "token_log"
-FIGURES = ("accuracy.png", "kl.png", "certificate.png", "control.png")
-TIMED = ("time", "time_stage")
-"""Keys of the records that differ between two runs of the same seed."""
-
-COMPILED = "/jax/core/compile/backend_compile_duration"
-
-
-class Compilations:
-    """Counts the programs that this process compiles, from when it is made."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-
-    def _listen(self, event: str, duration_secs: float, **about: Any) -> None:
-        del duration_secs, about
-        self.count += event == COMPILED
-
-
-COMPILATIONS = Compilations()
 
 
 def remembering(backend: Backend, states: list[TrainState]) -> Backend:
@@ -70,18 +67,6 @@ def remembering(backend: Backend, states: list[TrainState]) -> Backend:
     return backend._replace(update=update)
 
 
-def read_summary(home: Path) -> dict[str, Any] | None:
-    """The summary of a finished run; `None` where there is none.
-
-    Raises:
-      InputError: a damaged one.
-    """
-    path = home / SUMMARY
-    if not path.exists():
-        return None
-    return read_json(path, "the summary of a run (without it, the same call of `train` writes it again)", sealed=True)
-
-
 def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
     """Train from where the folder is, and write the summary.
 
@@ -92,11 +77,11 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
       InputError: before any work.
     """
     began, compilations = time.perf_counter(), COMPILATIONS.count
-    _try_places(settings)
+    try_places(settings)
     setup = set_up(settings)
     if settings.test_prompts is None and len(setup.test) < TEST_PROMPTS:
         print(f"{shown(setup.task.name)}: {len(setup.test)} held-out prompts are all that were found")
-    write = _tensorboard(settings, setup.team.agents)
+    write = tensorboard(settings, setup.team.agents)
     home = settings.out
     about = describe(settings, setup)
     saved = latest(home / CHECKPOINTS)
@@ -124,15 +109,15 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
     write_json(home / ABOUT, asked)
     if saved == settings.stages and (summary := read_summary(home)) is not None:
         return summary
-    gained = _gained(accuracy(params), accuracy(state.params))
+    gain = gained(accuracy(params), accuracy(state.params))
     if settings.log:
-        _merge(home, settings.log, settings.stages)
+        merge_logs(home, settings.log, settings.stages)
     records = read_records(home)
-    earlier = sum(took for k, took in _stage_seconds(records).items() if k < (saved or 0)) + warmed * warm["seconds"]
-    done = _done(records)
+    earlier = sum(took for k, took in stage_seconds(records).items() if k < (saved or 0)) + warmed * warm["seconds"]
+    done = done_of(records)
     summary = {
         "schema": 1,
-        **gained,
+        **gain,
         "test_prompts": len(setup.test),
         "test_samples": settings.test_samples,
         **done,
@@ -154,14 +139,6 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
     return json.loads(dump(summary))
 
 
-def _try_places(settings: Train) -> None:
-    """Refuse a folder in which something that a run writes cannot be written."""
-    log_file = [f"{TOKENS}.{settings.log}"] if settings.log else []
-    events = ["tensorboard"] if settings.tensorboard else []
-    places(settings.out, (CHECKPOINTS, START, *events), (JOURNAL, ABOUT, SUMMARY, TASK_FILE, *FIGURES, *log_file))
-
-
-Write = Callable[[Mapping[str, Any]], None]
 Stage = Callable[[TrainState, Array, int], tuple[TrainState, list[dict[str, Any]]]]
 
 
@@ -186,7 +163,7 @@ def _stages(settings: Train, setup: Setup, probe_key: Array, write: Write, compi
             line["probe"] = probe.report(before.params, after.params)
         if log is not None:
             (settings.out / TOKENS).mkdir(exist_ok=True)
-            write_token_log(settings.out / TOKENS / f"{k:08d}.{settings.log}", _joined(parts))
+            write_token_log(settings.out / TOKENS / f"{k:08d}.{settings.log}", joined(parts))
         for line in lines:
             line["time_stage"] = time.perf_counter() - begin
             write(line)
@@ -194,52 +171,6 @@ def _stages(settings: Train, setup: Setup, probe_key: Array, write: Write, compi
         return final, lines
 
     return stage
-
-
-def _gained(before: Conversations, after: Conversations) -> dict[str, Any]:
-    """Part of the summary: held-out accuracy."""
-    gain = paired_gain(before.reward, after.reward)
-    return {
-        "accuracy_start": float(before.reward.mean()),
-        "accuracy_end": float(after.reward.mean()),
-        "gain": gain.value,
-        "gain_low95": gain.low,
-        "gain_high95": gain.high,
-        "gain_interval": "two-sided 95 % normal interval of the mean over held-out prompts, paired by prompt and random numbers",
-    }
-
-
-def _stage_seconds(records: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    return {line["stage"]: line["time_stage"] for line in records}
-
-
-def _done(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Part of the summary: what the records say of all stages."""
-    seconds = sum(_stage_seconds(records).values())
-    tokens = sum(line["info"]["tokens"] for line in records if line["resampled"])
-    probed = [line["probe"] for line in records if line["probe"]]
-    return {
-        "tokens": tokens,
-        "tokens_per_second": tokens / seconds,
-        "seconds_stages": seconds,
-        "updates": len(records),
-        "regressions": sum(x["regression"] for x in probed),
-        "regressions_tested": len(probed),
-        "undone": sum(line["info"]["step_scale"] == 0 for line in records),
-        "k1_over_kl": _quartiles(line["info"]["kl_k1"] / line["kl"] for line in records if line["kl"] > 0),
-        "k3_over_kl": _quartiles(line["info"]["kl_k3"] / line["kl"] for line in records if line["kl"] > 0),
-    }
-
-
-def label(task: str) -> str:
-    """A task as it is written into files: of one's own without the folders."""
-    return task if task_file(task) is None else Path(task.rpartition(":")[0]).name + ":" + task.rpartition(":")[2]
-
-
-def _quartiles(x: Iterable[float]) -> list[float] | None:
-    """Over updates; none if there are none."""
-    values = list(x)
-    return [float(q) for q in np.quantile(values, [0.25, 0.5, 0.75])] if values else None
 
 
 class Loaded(NamedTuple):
@@ -301,38 +232,3 @@ def _read_settings(home: Path) -> tuple[Train, Path]:
         raise
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(str(path), f"settings of another program ({reason(error)})", expected) from error
-
-
-def _joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    names = [name for name in parts[0] if all(name in part for part in parts)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in names}
-
-
-def _merge(home: Path, form: str, stages: int) -> Path:
-    """One log of all stages, from one file for each."""
-    parts = [read_token_log(home / TOKENS / f"{k:08d}.{form}").columns() for k in range(stages)]
-    return write_token_log(home / f"{TOKENS}.{form}", _joined(parts), check=False)
-
-
-def _tensorboard(settings: Train, agents: int) -> Write:
-    """What writes a record as events; nothing if it was not asked for."""
-    if not settings.tensorboard:
-        return lambda line: None
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise InputError("tensorboardX", "not installed", "pip install 'teamtr-jax[tensorboard]'") from error
-    done = latest(settings.out / CHECKPOINTS) or 0
-    events: Any = None
-
-    def write(line: Mapping[str, Any]) -> None:
-        nonlocal events
-        events = events or SummaryWriter(str(settings.out / "tensorboard"), purge_step=done * agents)
-        step = line["stage"] * agents + line["update"]
-        values = {"surrogate": line["surrogate"], "kl": line["kl"]}
-        values |= line["info"] | {f"probe/{name}": value for name, value in line["probe"].items()}
-        for name, value in values.items():
-            events.add_scalar(name, float(value), step)
-        events.flush()
-
-    return write

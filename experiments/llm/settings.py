@@ -19,7 +19,7 @@ from teamtr_jax.llm.warm_start import WarmStart
 from teamtr_jax.sharing import Updates, sharers_of
 from teamtr_jax.validation import InputError, one_of
 
-__all__ = ["Train", "Eval", "Show", "Compare", "task_of", "task_settings", "TEST_PROMPTS"]
+__all__ = ["Learn", "Train", "Eval", "Show", "Compare", "task_of", "task_settings", "TEST_PROMPTS"]
 
 TEST_PROMPTS = 512
 """Held-out prompts that accuracy is measured on, where the task has so many."""
@@ -39,19 +39,17 @@ def conversations(settings: object, prompts: str, samples: str) -> None:
 
 
 @dataclass(frozen=True)
-class Train:
-    """What is trained, how, and where it is kept."""
+class Learn:
+    """What every run of training is told, whatever its networks."""
 
     out: Path
     """Folder of the run. The same call goes on where an interrupted one ended."""
-    task: Annotated[str, tyro.conf.arg(help=", ".join(TASKS) + ", or one of your own: FILE.py:NAME")] = "carry"
+    task: str = ""
     difficulty: tuple[str, ...] | None = None
-    """Settings of the task, such as digits=4. None: its own, but digits=2 for carry, length=3 for copy, bits=4 for parity."""
     method: str = "teamtr"
     """Among `teamtr_jax.llm.methods.METHODS`."""
     order: Literal["fixed", "reverse", "random"] = "fixed"
     """Who is updated first."""
-    model: ModelConfig = field(default_factory=ModelConfig)
     sharers: tuple[int, ...] | None = None
     """For each role the number of its parameters, 0 first: 0 1 0 gives roles 0 and 2 one network. None: each has its own."""
     updates: Updates = "sequential"
@@ -69,14 +67,11 @@ class Train:
     """Of Adam."""
     epochs: int = 2
     """Passes over the rollouts of an update, at most."""
-    warm: WarmStart = field(default_factory=lambda: WarmStart(low=0.25, smoothing=0.15, every=50))
     seed: int = 0
     test_prompts: int | None = None
     """Held-out prompts on which the accuracy is measured before and after. None: 512, or as many as the task has."""
     test_samples: int = 4
     """Conversations for each of them."""
-    probe_prompts: int = 1024
-    """Further held-out prompts, one conversation each after every update: which updates were regressions. 0: none."""
     tensorboard: bool = False
     """Also write events for TensorBoard (the extra `tensorboard`)."""
     log: Literal["parquet", "jsonl"] | None = None
@@ -87,8 +82,6 @@ class Train:
     def __post_init__(self):
         places(self, "out")
         made(self, str, "task")
-        made(self, ModelConfig, "model")
-        made(self, WarmStart, "warm")
         one_of("method", self.method, list(METHODS))
         one_of("order", self.order, list(ORDERS))
         one_of("updates", self.updates, get_args(Updates))
@@ -107,9 +100,27 @@ class Train:
             whole(self, 1, "test_prompts", high=MOST_PROMPTS)
         whole(self, 1, "test_samples")
         conversations(self, "test_prompts", "test_samples")
-        whole(self, 0, "probe_prompts", high=MOST_PROMPTS)
         flags(self, "tensorboard", "progress")
         one_of("log", self.log, (None, "parquet", "jsonl"))
+
+
+@dataclass(frozen=True)
+class Train(Learn):
+    """What is trained, how, and where it is kept."""
+
+    task: Annotated[str, tyro.conf.arg(help=", ".join(TASKS) + ", or one of your own: FILE.py:NAME")] = "carry"
+    difficulty: tuple[str, ...] | None = None
+    """Settings of the task, such as digits=4. None: its own, but digits=2 for carry, length=3 for copy, bits=4 for parity."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    warm: WarmStart = field(default_factory=lambda: WarmStart(low=0.25, smoothing=0.15, every=50))
+    probe_prompts: int = 1024
+    """Further held-out prompts, one conversation each after every update: which updates were regressions. 0: none."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        made(self, ModelConfig, "model")
+        made(self, WarmStart, "warm")
+        whole(self, 0, "probe_prompts", high=MOST_PROMPTS)
         if self.difficulty is None:
             object.__setattr__(self, "difficulty", DIFFICULTY.get(self.task, ()))
         texts(self, "difficulty")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from teamtr_jax.llm.layout import Layout, Router, Vocabulary, round_robin
 from teamtr_jax.validation import InputError, whole_number
 
-__all__ = ["Problem", "Task", "HELD_OUT", "is_held_out", "draw", "earned", "demonstrated", "layout_of", "check_task"]
+__all__ = ["Problem", "Source", "Task", "HELD_OUT", "is_held_out", "draw", "earned", "demonstrated", "layout_of", "check_task",
+           "check_attributes", "sampled", "make"]  # fmt: skip
 
 HELD_OUT = 8
 """One prompt in so many is held out."""
@@ -22,6 +23,8 @@ LONGEST = 4096
 
 MOST_PROBLEMS = 10**7
 
+Made = TypeVar("Made")
+
 MISSES = 10_000
 """`draw` gives up after so many prompts in a row that it cannot use."""
 
@@ -31,6 +34,26 @@ class Problem(NamedTuple):
 
     prompt: str
     answer: str
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Problems and their verifier: what `draw` and `earned` need of a task, in characters or in words.
+
+    One more attribute may be there, `listed`: ``listed(held_out) → problems``, of a task that has a list of them, each prompt
+    once, and says itself which are held out.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def sample(self, rng: np.random.Generator) -> Problem:
+        """A random problem. The same generator state gives the same problem."""
+        ...
+
+    def verify(self, problem: Problem, messages: Sequence[str]) -> float:
+        """The reward, in [0, 1], of what was said, one text for each turn; 0 for what cannot be read."""
+        ...
 
 
 @runtime_checkable
@@ -109,7 +132,7 @@ def is_held_out(prompt: str) -> bool:
     return int.from_bytes(blake2b(prompt.encode(), digest_size=8).digest(), "little") % HELD_OUT == 0
 
 
-def _answered(task: Task, method: str, *arguments: Any) -> Any:
+def _answered(task: Source, method: str, *arguments: Any) -> Any:
     """What a method of the task returns; whatever it raises is an `InputError`."""
     try:
         return getattr(task, method)(*arguments)
@@ -129,7 +152,7 @@ RETURNS = {
 """What a method of a task returns, for the message where it fails."""
 
 
-def sampled(task: Task, rng: np.random.Generator) -> Problem:
+def sampled(task: Source, rng: np.random.Generator) -> Problem:
     """`task.sample`, refused by name where it is broken."""
     problem = _answered(task, "sample", rng)
     prompt, answer = getattr(problem, "prompt", None), getattr(problem, "answer", None)
@@ -138,7 +161,7 @@ def sampled(task: Task, rng: np.random.Generator) -> Problem:
     return problem
 
 
-def earned(task: Task, problem: Problem, messages: Sequence[str]) -> float:
+def earned(task: Source, problem: Problem, messages: Sequence[str]) -> float:
     """`task.verify`: the reward of a conversation.
 
     Raises:
@@ -166,7 +189,7 @@ def demonstrated(task: Task, problem: Problem, rng: np.random.Generator) -> list
 
 
 def draw(
-    task: Task, rng: np.random.Generator, size: int, held_out: bool, distinct: bool = False, fewer: bool = False
+    task: Source, rng: np.random.Generator, size: int, held_out: bool, distinct: bool = False, fewer: bool = False
 ) -> list[Problem]:
     """Random problems whose prompts are all held out, or all not.
 
@@ -175,9 +198,11 @@ def draw(
       fewer: where the task has too few such prompts, those that were found, if there is one.
 
     Raises:
-      InputError: the task has too few such prompts: 10,000 in a row were of no use.
+      InputError: the task has too few such prompts: 10,000 in a row were of no use, or its list has no more.
     """
     whole_number("size", size, 0, MOST_PROBLEMS)
+    if hasattr(task, "listed"):
+        return _chosen(task, rng, size, held_out, distinct, fewer)
     problems: list[Problem] = []
     seen: set[str] = set()
     misses = 0
@@ -190,10 +215,29 @@ def draw(
         elif (misses := misses + 1) >= MISSES:
             if fewer and problems:
                 break
-            kind = ("distinct " if distinct else "") + ("held-out" if held_out else "training")
-            found = f"{task.name!r}, which gave {len(problems)} of {size} {kind} prompts and then none in {MISSES}"
-            raise InputError("task", found, "settings with more prompts, or a smaller size")
+            gave = f"gave {len(problems)} of {size} {_kind(held_out, distinct)} prompts and then none in {MISSES}"
+            raise InputError("task", f"{task.name!r}, which {gave}", MORE)
     return problems
+
+
+MORE = "settings with more prompts, or a smaller size"
+
+
+def _kind(held_out: bool, distinct: bool) -> str:
+    return ("distinct " if distinct else "") + ("held-out" if held_out else "training")
+
+
+def _chosen(
+    task: Any, rng: np.random.Generator, size: int, held_out: bool, distinct: bool, fewer: bool
+) -> list[Problem]:
+    """`draw`, from a list."""
+    known: Sequence[Problem] = task.listed(held_out)
+    if fewer and distinct and known:
+        size = min(size, len(known))
+    if size and len(known) < (size if distinct else 1):
+        raise InputError("task", f"{task.name!r}, which has {len(known)} {_kind(held_out, distinct)} prompts", MORE)
+    chosen = rng.permutation(len(known))[:size] if distinct else rng.integers(max(len(known), 1), size=size)
+    return [known[i] for i in chosen.tolist()]
 
 
 def layout_of(task: Task, router: Router | None = None, temperature: float = 1.0, turns: int | None = None) -> Layout:
@@ -237,10 +281,15 @@ def check_task(task: Any, size: int = 64, seed: int = 0) -> None:
         earned(task, problem, [])
 
 
-def _check_attributes(task: object) -> None:
-    """That the attributes of the protocol are there, and of their types; ranges are the layout's to check."""
-    texts, numbers, calls = ("name", "characters", "prompt_only"), ("prompt_length", "message_length", "turns"), RETURNS
-    for name in (*texts, "roles", *numbers, "caps", *calls):
+def check_attributes(
+    task: object, texts: Sequence[str], numbers: Sequence[str], calls: Sequence[str], others: Sequence[str]
+) -> None:
+    """That the attributes of a protocol are there, and of their types; ranges are for others to check.
+
+    Raises:
+      InputError: names the first that is not.
+    """
+    for name in (*texts, *numbers, *others, *calls):
         try:
             value = getattr(task, name)
         except AttributeError as error:
@@ -253,15 +302,20 @@ def _check_attributes(task: object) -> None:
             whole_number(f"task: {name}", value, 1)
         if name in calls and not callable(value):
             raise InputError(f"task: {name}", repr(value), "a method")
-        if name == "roles" and not (
-            isinstance(value, tuple | list) and value and all(isinstance(role, str) for role in value)
-        ):
-            raise InputError("task: roles", repr(value), "names of the agents, at least one")
-    if not getattr(task, "characters"):  # noqa: B009 — `task` is no `Task` yet
+
+
+def _check_attributes(task: Any) -> None:
+    """Those of `Task`."""
+    lengths = ("prompt_length", "message_length", "turns")
+    check_attributes(task, ("name", "characters", "prompt_only"), lengths, tuple(RETURNS), ("roles", "caps"))
+    roles = task.roles
+    if not (isinstance(roles, tuple | list) and roles and all(isinstance(role, str) for role in roles)):
+        raise InputError("task: roles", repr(roles), "names of the agents, at least one")
+    if not task.characters:
         raise InputError("task: characters", "none", "at least one character")
 
 
-def make(registry: dict[str, Callable[..., Task]], name: str, settings: dict[str, Any]) -> Task:
+def make(registry: dict[str, Callable[..., Made]], name: str, settings: dict[str, Any]) -> Made:
     """`registry[name](**settings)`, unknown names and settings refused.
 
     Raises:

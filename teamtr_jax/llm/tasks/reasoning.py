@@ -15,7 +15,8 @@ from teamtr_jax.llm.checked import flags, whole
 from teamtr_jax.llm.tasks.base import MOST_AGENTS, Problem
 from teamtr_jax.validation import InputError, whole_number
 
-__all__ = ["Recipe", "RECIPES", "ReasoningGymTask", "reasoning_gym_task"]
+__all__ = ["Recipe", "RECIPES", "ReasoningGymTask", "reasoning_gym_task", "dataset_of", "Options",
+           "MOST_OPTION"]  # fmt: skip
 
 Entry = dict[str, Any]
 Options = tuple[tuple[str, Any], ...]
@@ -111,7 +112,12 @@ MOST_OPTION, MOST_VALUE = 100, 10**9
 
 
 @lru_cache(maxsize=64)
-def _dataset(name: str, options: Options) -> Any:
+def dataset_of(name: str, options: Options) -> Any:
+    """A dataset of reasoning-gym, of seed 0.
+
+    Raises:
+      InputError: reasoning-gym is not installed; unknown dataset or setting.
+    """
     try:
         import reasoning_gym
     except ImportError as error:
@@ -138,7 +144,7 @@ class ReasoningGymTask:
     def __post_init__(self) -> None:
         whole(self, 2, "agents", high=MOST_AGENTS)
         flags(self, "partial")
-        _dataset(self.name, self.options)
+        dataset_of(self.name, self.options)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -171,7 +177,7 @@ class ReasoningGymTask:
         return self.agents
 
     def sample(self, rng: np.random.Generator) -> Problem:
-        entry = _dataset(self.name, self.options)[int(rng.integers(2**31))]
+        entry = dataset_of(self.name, self.options)[int(rng.integers(2**31))]
         return Problem(self.recipe.prompt(entry), entry["answer"])
 
     def verify(self, problem: Problem, messages: Sequence[str]) -> float:
@@ -179,7 +185,7 @@ class ReasoningGymTask:
         if len(messages) != self.turns:
             return 0.0
         try:
-            score = float(_dataset(self.name, self.options).score_answer(messages[-1], self.recipe.entry(problem)))
+            score = float(dataset_of(self.name, self.options).score_answer(messages[-1], self.recipe.entry(problem)))
         except Exception:  # an answer that the dataset cannot read
             return 0.0
         return min(max(score, 0.0), 1.0) if self.partial else float(score == 1)

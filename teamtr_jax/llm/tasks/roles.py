@@ -1,0 +1,132 @@
+"""Tasks in words in which roles matter: who speaks last has not seen what the answer depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from teamtr_jax.llm.checked import flags, whole
+from teamtr_jax.llm.tasks.answers import number, verified
+from teamtr_jax.llm.tasks.arithmetic import MOST_NUMBER, NAMES, WordProblems
+from teamtr_jax.llm.tasks.base import Problem
+from teamtr_jax.llm.tasks.word_task import ANSWER, MOST_CAP
+from teamtr_jax.llm.text.role import Role
+
+__all__ = ["Shop", "Relayed", "GOODS"]
+
+GOODS = ("apple", "book", "candle", "drum", "fork", "glove", "hat", "kite", "lamp", "mug", "pen", "rope", "soap", "towel",
+         "umbrella", "vase")  # fmt: skip
+
+HEARS: dict[str, Any] = {"sees": "last", "sees_problem": False}
+"""Of a role that knows the message before its own, and nothing else."""
+
+LAST = ANSWER.format(form="one number")
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Two roles: the clerk knows the prices, the cashier the order. The clerk speaks once, then the cashier names the price.
+
+    The prompt is a price list and, after a blank line, an order; each role sees its own part. The clerk does not know what is
+    ordered, so it has to pass on all prices; whoever guesses one price is right once in ``largest − 1`` times.
+
+    Example:
+      >>> task = Shop(goods=2, bought=1, most=1)
+      >>> problem = task.sample(np.random.default_rng(0))
+      >>> task.views(problem)  # the clerk's, the cashier's
+      ('One candle costs 12 dollars. One rope costs 2 dollars.', 'Olga buys 1 candle. How many dollars does Olga pay?')
+    """
+
+    goods: int = 3  #: on the list
+    bought: int = 1  #: kinds in the order
+    most: int = 1  #: greatest number of each; 1: one of each
+    largest: int = 20  #: greatest price
+    cap: int = 48  #: ids of a message
+
+    name = "shop"
+    turns = 2
+
+    def __post_init__(self) -> None:
+        whole(self, 1, "goods", high=len(GOODS))
+        whole(self, 1, "bought", high=self.goods)
+        whole(self, 1, "most", high=MOST_NUMBER)
+        whole(self, 2, "largest", high=MOST_NUMBER)
+        whole(self, 1, "cap", high=MOST_CAP)
+
+    @property
+    def roles(self) -> tuple[Role, Role]:
+        return (
+            Role("clerk", "You know the prices. Tell the cashier the price of everything on your list.", self.cap),
+            Role(
+                "cashier",
+                f"Use the prices that the clerk tells you to work out what the customer pays. {LAST}",
+                self.cap,
+            ),
+        )
+
+    def sample(self, rng: np.random.Generator) -> Problem:
+        goods = [GOODS[i] for i in rng.permutation(len(GOODS))[: self.goods].tolist()]
+        prices = rng.integers(2, self.largest + 1, size=self.goods).tolist()
+        chosen = sorted(rng.permutation(self.goods)[: self.bought].tolist())
+        counts = rng.integers(1, self.most + 1, size=self.bought).tolist()
+        listed = " ".join(f"One {x} costs {price} dollars." for x, price in zip(goods, prices, strict=True))
+        wanted = " and ".join(f"{n} {goods[i]}{'s' * (n > 1)}" for i, n in zip(chosen, counts, strict=True))
+        who = NAMES[int(rng.integers(len(NAMES)))]
+        order = f"{who} buys {wanted}. How many dollars does {who} pay?"
+        return Problem(f"{listed}\n\n{order}", str(sum(prices[i] * n for i, n in zip(chosen, counts, strict=True))))
+
+    def views(self, problem: Problem) -> tuple[str, str]:
+        """The prices for the clerk, the order for the cashier."""
+        listed, _, order = problem.prompt.partition("\n\n")
+        return listed, order
+
+    def verify(self, problem: Problem, messages: Sequence[str]) -> float:
+        """1 if the cashier's answer is the right number, else 0."""
+        return verified(problem, messages, self.turns, number)
+
+
+@dataclass(frozen=True)
+class Relayed:
+    """Three roles: the reader sees a word problem (`WordProblems`), the calculator and the answerer only what was said.
+
+    Reader: the sum as an expression; calculator: its value; answerer: the answer in its form.
+    """
+
+    steps: int = 1  #: operations of a story
+    largest: int = 20
+    multiply: bool = False
+    cap: int = 32  #: ids of a message
+
+    name = "relayed"
+    turns = 3
+
+    def __post_init__(self) -> None:
+        flags(self, "multiply")
+        self.source  # noqa: B018 — checks the rest
+
+    @property
+    def source(self) -> WordProblems:
+        """Where problems come from."""
+        return WordProblems(self.steps, self.steps, self.largest, self.multiply, cap=self.cap)
+
+    @property
+    def roles(self) -> tuple[Role, Role, Role]:
+        return (
+            Role(
+                "reader",
+                "Read the story. Write the calculation that it asks for, such as 12 + 5. Do not explain.",
+                self.cap,
+            ),
+            Role("calculator", "Work out the calculation that the reader wrote and say the result.", self.cap, **HEARS),
+            Role("answerer", f"Repeat the result of the calculator as the answer. {LAST}", self.cap, **HEARS),
+        )
+
+    def sample(self, rng: np.random.Generator) -> Problem:
+        return self.source.sample(rng)
+
+    def verify(self, problem: Problem, messages: Sequence[str]) -> float:
+        """1 if the answerer's answer is the right number, else 0."""
+        return verified(problem, messages, self.turns, number)
