@@ -63,6 +63,9 @@ class Matches:
         text = "".join(rng.choice(list("abcd"), 2))
         return Problem(text, text)
 
+    def demonstrate(self, problem, rng):
+        return ["11"] * TURNS
+
     def verify(self, problem, messages):
         ones = "".join(messages).count("1")
         return min(1.0, ones / 8 + 0.2 * (problem.answer[0] == "a"))
@@ -100,7 +103,7 @@ def as_layout(rollouts, params):
     [
         (None, 0, 0, {}),
         (Sharing((0, 1, 0)), 2, 2, {"ratio": "token", "spending": "chi_square", "step_rule": "certificate"}),
-        (Sharing((0, 1, 0), "joint"), 0, 0, {"epochs": 1, "minibatch": 16, "beta": 0.0, "average": "rollout"}),
+        (Sharing((0, 1, 0), "joint"), 0, 0, {"epochs": 1, "minibatch": 16, "average": "rollout"}),
     ],
     ids=["apart", "sharers, adapters", "joint, one step"],
 )
@@ -129,7 +132,7 @@ def test_a_text_team_is_updated_as_a_layouts(sharing, agent, rank, changes):
             np.testing.assert_allclose(moved.get(path, before[path]), leaf, atol=2e-5, err_msg=str(path))
             if path in moved:
                 assert (np.asarray(leaf) != np.asarray(before[path])).any() == (place == which), path
-    assert float(known["kl"]) > 1e-3
+    assert float(known["kl"]) > 1e-4
     for name, value in known.items():
         assert info[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
     assert float(new.beta[which]) == pytest.approx(float(expected.beta[which]))
