@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from typing import Any
 
 from teamtr_jax.validation import InputError
 
-__all__ = ["regular_file", "output_file", "output_folder", "replacing", "append_bytes", "seal", "unseal", "read_json",
+__all__ = ["regular_file", "output_file", "output_folder", "replacing", "making_folder", "append_bytes", "seal", "unseal", "read_json",
            "reason"]  # fmt: skip
 
 WRITABLE = "a place that can be written"
@@ -142,6 +143,30 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def making_folder(name: str, path: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `path` (links followed) that takes its place where nothing went wrong, and is gone otherwise.
+
+    Args:
+      name: of the option or argument, for the message.
+
+    Raises:
+      InputError: something is there already, an empty folder apart; the place cannot be written, or its disk is full.
+    """
+    real = output_folder(name, path)
+    temporary = real.with_name(f".{real.name[:64]}.{secrets.token_hex(8)}.tmp")
+    try:
+        if real.exists() and any(real.iterdir()):
+            raise InputError(name, f"{real}, which is not empty", "a folder that is new or empty")
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(real)
+    except OSError as error:
+        raise InputError(name, f"{real}: {reason(error)}", WRITABLE) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def append_bytes(path: str | Path, data: bytes) -> None:
