@@ -77,6 +77,7 @@ def test_pieces_of_sentencepiece_stand_where_they_stand():
     assert tokenizer.encode("answer") == tokenizer.encode(" answer")[1:] or len(blank) == 1
     assert tokenizer.decode(tokenizer.encode("answer", opens=True)) == " answer"
     assert tokenizer.encode("a", opens=True) != tokenizer.encode("a")
+    assert tokenizer.decode(tokenizer.encode("a\u2581b")) == "a b"  # a character that they cannot write
     plain = tokenizer_named("smollm2")
     assert plain.encode("a", opens=True) == plain.encode("a")
 
