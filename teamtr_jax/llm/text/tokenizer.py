@@ -276,8 +276,8 @@ def load_tokenizer(folder: str | Path) -> FileTokenizer:
     Reads `tokenizer.json`, `tokenizer_config.json` (older ones `special_tokens_map.json` too), the ids that end a text from
     `generation_config.json` or else `config.json`, and the chat template (`chat_template.jinja` counts more than the entry).
 
-    What `tokenizer.json` says counts. transformers 5 makes some tokenizers anew from their class and leaves out what else the file
-    says: the blanks of Llama 2 behind special tokens; how GPT-2's class, which SmolLM2 names, cuts digits (0.7 % of lines differ).
+    What `tokenizer.json` says counts. transformers 5 makes some tokenizers anew from their class and drops the rest of the file:
+    with `LlamaTokenizer` the blanks behind special tokens, with `GPT2Tokenizer` how SmolLM2 cuts digits (0.7 % of lines differ).
 
     Raises:
       InputError: names the file that is missing or cannot be read, and what does not fit.
