@@ -72,7 +72,7 @@ def config_json(
     if fields.get("split.count", 1) not in (0, 1):
         raise InputError("split.count", fields["split.count"], "one file: join the parts with llama-gguf-split --merge")
     name = fields.get("general.architecture")
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise InputError("general.architecture", repr(name), f"one of {', '.join(ARCHITECTURES)}")
     own = {key[len(name) + 1 :]: value for key, value in fields.items() if key.startswith(f"{name}.")}
     _require_known(own, name)
