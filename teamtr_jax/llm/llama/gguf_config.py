@@ -123,7 +123,7 @@ def _rope(own: Mapping[str, Any], name: str, factors: NDArray[Any] | None) -> di
             continue
         if part not in MEANT[kind]:
             raise InputError(f"{name}.{key}", own[key], f"no such key for the scaling {kind}")
-        out[SCALING[part]] = _real(own, name, key)
+        out[SCALING[part]] = (_whole if part == "original_context_length" else _real)(own, name, key)
     if kind != "none" and "factor" not in out:
         raise InputError(f"{name}.rope.scaling.factor", "no such key in the metadata", "a number")
     if factors is None:
