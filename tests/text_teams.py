@@ -10,29 +10,22 @@ import numpy as np
 from teamtr_jax.llm.language_model import logits_of
 from teamtr_jax.llm.llama.config import LlamaConfig
 from teamtr_jax.llm.llama.rope import Rope
+from teamtr_jax.llm.text.drift import Drift, drift_between
+from teamtr_jax.llm.text.role import Role
+from teamtr_jax.llm.text.view import Told
 from teamtr_jax.llm.text_team import TextAgent, TextTeam
 
 LLAMA = LlamaConfig(vocabulary=12, width=16, layers=2, heads=4, kv_heads=2, head_dim=4, hidden=24, tied=True)
 QWEN2 = replace(LLAMA, vocabulary=10, biases=("q", "k", "v"), tied=False, heads=2, kv_heads=1, head_dim=8)
 QWEN3 = replace(LLAMA, qk_norm=True, head_dim=6, rope=Rope(theta=1e5))
 MISTRAL = replace(LLAMA, window=5, tied=False)
-FAMILIES = {"llama": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3, "mistral": MISTRAL}
-
-
-@dataclass(frozen=True)
-class Part:
-    """A role."""
-
-    name: str
-    cap: int
-    system: str = "a"
 
 
 @dataclass(frozen=True)
 class Pieces:
     """A scribe: the longest piece first; id 0 opens what is said, id 1 opens its own message, unknown characters are id 2."""
 
-    pieces: tuple[str, ...] = ("<", ">", "?", ".", "a", "b", "c", "ab", "d", "e", "f", "g")
+    pieces: tuple[str, ...] = ("<", ">", "?", ".", "a", "b", "c", "d", "ab", "ba", "aa", "cd")
     stops: tuple[tuple[int, ...], ...] = ((3,),)
     system: str = "a"
 
@@ -48,11 +41,11 @@ class Pieces:
     def _heard(self, heard: Sequence[tuple[str, str]]) -> list[int]:
         return [i for name, text in heard for i in [0, *self.encode(name + text)]] + [1]
 
-    def opening(self, problem: str, heard: Sequence[tuple[str, str]]) -> list[int]:
-        return self.encode(self.system + problem) + self._heard(heard)
+    def told_first(self, problem: str, heard: Sequence[tuple[str, str]]) -> Told:
+        return Told(self.encode(self.system + problem) + self._heard(heard), 0)
 
-    def between(self, own_ids: Sequence[int], heard: Sequence[tuple[str, str]]) -> list[int]:
-        return self._heard(heard)
+    def told_next(self, own_ids: Sequence[int], heard: Sequence[tuple[str, str]], used: int = 0) -> Told:
+        return Told(self._heard(heard), 0)
 
     def body(self, ids: Sequence[int]) -> list[int]:
         own = list(ids)
@@ -61,20 +54,23 @@ class Pieces:
     def read(self, ids: Sequence[int]) -> str:
         return "".join(self.pieces[i] for i in self.body(ids))
 
-    def drifts(self, ids: Sequence[int]) -> bool:
-        return self.encode(self.read(ids)) != self.body(ids)
+    def drift(self, ids: Sequence[int]) -> Drift:
+        return drift_between(self.body(ids), self.encode(self.read(ids)))
 
 
 def agent(name: str, model: LlamaConfig = LLAMA, cap: int = 4, **scribe) -> TextAgent:
     """An agent whose tokenizer has as many pieces as its network writes."""
     pieces = Pieces.pieces[: model.vocabulary] if "pieces" not in scribe else scribe.pop("pieces")
-    return TextAgent(Part(name, cap), model, Pieces(pieces, **scribe))
+    return TextAgent(Role(name, cap=cap), model, Pieces(pieces, **scribe))
 
 
 def params_of(team: TextTeam, seed: int = 0, scale: float = 3.0):
     """Random parameters of each set, far from uniform: what is read matters."""
     keys = jax.random.split(jax.random.key(seed), team.who.sets)
-    wide = [jax.tree.map(lambda x: x * scale if x.ndim == 3 else x, m.init(k)) for m, k in zip(team.models, keys, strict=True)]
+    wide = [
+        jax.tree.map(lambda x: x * scale if x.ndim == 3 else x, m.init(k))
+        for m, k in zip(team.models, keys, strict=True)
+    ]
     return tuple(jax.tree.map(jnp.asarray, own) for own in wide)
 
 

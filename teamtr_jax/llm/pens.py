@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from teamtr_jax.llm.language_model import Params
 from teamtr_jax.llm.text_team import TextAgent
 from teamtr_jax.llm.writing import Held, Message, bucket
 
-__all__ = ["Memory", "Turn", "Pen", "OwnPen", "ExternalPen"]
+__all__ = ["Memory", "Turn", "OwnPen", "ExternalPen"]
 
 SHARED = 16
 """Ids that the rollouts of every problem must have in common before they are read once."""
@@ -56,18 +56,6 @@ class Turn(NamedTuple):
     last: bool  #: whether the agent writes no more
 
 
-class Pen(Protocol):
-    """One message in each of some rows."""
-
-    def write(self, again: NDArray[np.bool_], attempt: int) -> Written:
-        """Messages, in those of the pen's rows that are asked for; an earlier one there is forgotten."""
-        ...
-
-    def lay_down(self) -> None:
-        """All messages stay as they are."""
-        ...
-
-
 @dataclass
 class ExternalPen:
     """An external sampler writes; it reads whole views."""
@@ -79,7 +67,7 @@ class ExternalPen:
     name: str
 
     def write(self, again: NDArray[np.bool_], attempt: int) -> Written:
-        """As `Pen.write`."""
+        """Messages, in those of the pen's rows that are asked for; an earlier one there is forgotten."""
         seed = jax.random.bits(
             jax.random.fold_in(jax.random.fold_in(self.turn.key, self.turn.number), attempt), (), "uint32"
         )
@@ -162,7 +150,7 @@ class OwnPen:
         ids, real = right(chunk, bucket(max(map(len, chunk))))
         start = self.memory.used
         self.memory.used += ids.shape[1]
-        return writing.read(self.agent.model, self.params, held, ids, real, start)
+        return writing.read(self.agent.model, self.params, held, ids, real, np.int32(start))
 
     def _read_shared(self, chunk: Sequence[Sequence[int]], common: Sequence[int]) -> list[list[int]]:
         """What the rollouts of each problem have in common is read once; the rest comes back."""
@@ -173,7 +161,7 @@ class OwnPen:
         return [list(row[common[k // group] :]) for k, row in enumerate(chunk)]
 
     def write(self, again: NDArray[np.bool_], attempt: int) -> Written:
-        """As `Pen.write`."""
+        """As `ExternalPen.write`."""
         turn, cap, memory = self.turn, self.agent.role.cap, self.memory
         asked = np.zeros(len(self.batch), bool)
         asked[self.place[again]] = True
@@ -200,7 +188,7 @@ class OwnPen:
         while True:
             few = -(-len(places) // 2) if self.turn.halve and len(places) >= HALVED else 0
             message, held = writing.write(
-                self.agent.model, self.params, held, message, uniform, stops, heat, start, few
+                self.agent.model, self.params, held, message, uniform, stops, heat, np.int32(start), np.int32(few)
             )
             now = jax.device_get(gathered(message))
             mine = (places < len(asked)) & asked[places.clip(max=len(asked) - 1)]
@@ -225,7 +213,7 @@ class OwnPen:
         return int(now.drawn)
 
     def lay_down(self) -> None:
-        """As `Pen.lay_down`."""
+        """The messages stay as they are."""
         memory = self.memory
         if self.turn.last:
             memory.held = None
