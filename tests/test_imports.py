@@ -30,6 +30,7 @@ LEVELS = [
         "path_shift",
         "sharing",
         "programs",
+        "hosts",
         "monitor_settings",
     },
     {"dynamics"},
@@ -93,8 +94,8 @@ def test_imports_go_down_only(path):
 
 
 INNER = [
-    {"checked", "drawing", "language_model", "sizes"},
-    {"devices", "layout", "text", "token_statistics"},
+    {"checked", "drawing", "language_model"},
+    {"devices", "layout", "mesh", "sizes", "text", "text_sizes", "token_statistics"},
     {"model", "tasks"},
     {"llama"},
     {"external", "text_team", "writing"},
@@ -107,7 +108,7 @@ INNER = [
     {"ascend", "diagnose"},
     {"go_back"},
     {"update"},
-    {"alignment", "backend", "methods"},
+    {"alignment", "backend", "methods", "text_backend"},
     {"replacement"},
 ]
 

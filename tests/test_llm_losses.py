@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from teamtr_jax.llm.layout import Layout, Vocabulary, random_router
+from teamtr_jax.llm.layout import Layout, Vocabulary, by_turn, random_router
 from teamtr_jax.llm.losses import (
     ESTIMATORS,
     PENALTIES,
@@ -17,35 +17,38 @@ from teamtr_jax.llm.losses import (
     Divergence,
     clipped_surrogate,
     divergence,
-    entropy,
-    exact_chi_square,
-    exact_kl,
     k1,
     k3,
-    message_log_probs,
     mixed_groups,
     own_tokens,
     per_message,
     ratio_of,
     rollout_advantage,
-    token_log_probs,
     unit_weights,
     within_budget,
 )
+from teamtr_jax.llm.token_statistics import statistics_of_logits
 from teamtr_jax.validation import InputError
+
+
+def compared(current, new):
+    """Two policies at contexts, from log-probabilities ``[…, A]``; of the first action."""
+    return statistics_of_logits(jnp.asarray(current), jnp.asarray(new), jnp.zeros(current.shape[:-1], int))
+
+
+def exact_kl(current, new):
+    return compared(current, new).kl
 
 
 def test_what_is_spent_by_value(rng):
     """S10: `Σ q²/p − 1` over the vocabulary; its mean by samples of p is that of `(ρ−1)²`; every entry of `SPENDING`."""
     current, new = log_softmax(rng.normal(size=(2, 3, 4, 5))), log_softmax(rng.normal(size=(2, 3, 4, 5)))
     exact = (np.exp(2 * new - current)).sum(-1) - 1
-    np.testing.assert_allclose(exact_chi_square(jnp.asarray(current), jnp.asarray(new)), exact, rtol=1e-4)
     squares = (np.exp(new - current) - 1) ** 2
     np.testing.assert_allclose((np.exp(current) * squares).sum(-1), exact, rtol=1e-9)
-    moved = Divergence(jnp.asarray(new - current)[..., 0], jnp.zeros((2, 3, 4)))
     assert list(SPENDING) == ["none", "chi_square", "square"]
     assert SPENDING["none"] is None
-    found = {name: spends(jnp.asarray(current), jnp.asarray(new), moved) for name, spends in SPENDING.items() if spends}
+    found = {name: spends(compared(current, new)) for name, spends in SPENDING.items() if spends}
     np.testing.assert_allclose(found["chi_square"], exact, rtol=1e-4)
     np.testing.assert_allclose(found["square"], squares[..., 0], rtol=1e-4)
 
@@ -123,7 +126,7 @@ def test_exact_kl_and_entropy_against_numpy(rng):
     np.testing.assert_allclose(exact_kl(jnp.float32(p), jnp.float32(q)), expected, rtol=2e-5)
     reverse = exact_kl(jnp.asarray(q), jnp.asarray(p))
     assert np.abs(np.asarray(reverse) / expected - 1).min() > 1e-3  # the direction matters everywhere here
-    np.testing.assert_allclose(entropy(jnp.asarray(p)), -(np.exp(p) * p).sum(-1), rtol=1e-12)
+    np.testing.assert_allclose(compared(q, p).entropy, -(np.exp(p) * p).sum(-1), rtol=1e-12)
 
 
 def test_small_kl_survives_float32(rng):
@@ -259,9 +262,11 @@ def test_gradient_reaches_the_agents_own_tokens_only(layout, transcripts, agent,
     own = own_tokens(layout, tokens, speaker, agent)
     written = tokens[:, layout.prompt :].reshape(2, layout.turns, -1)[:, :, 1:]
 
+    def at_messages(x):  # entry p is about position p + 1
+        return by_turn(layout, jnp.roll(x, 1, axis=1))
+
     def loss(logits):
-        pair = (message_log_probs(layout, x) for x in (old, logits))
-        moved = divergence(*pair, written, own)
+        moved = divergence(statistics_of_logits(at_messages(old), at_messages(logits), jnp.minimum(written, 2)), own)
         gain = clipped_surrogate(per_message(moved.log_ratio), jnp.ones((2, layout.turns)), 0.2, 9.0)
         return (moved.kl - 0.1 * k3(moved.log_ratio)).sum() - gain.sum()
 
@@ -272,7 +277,7 @@ def test_gradient_reaches_the_agents_own_tokens_only(layout, transcripts, agent,
         expected[row, p - 1] = True
     assert int(np.asarray(own).sum()) == len(wanted)
     assert (reached == expected).all()
-    log_probs = token_log_probs(message_log_probs(layout, logits), written)
+    log_probs = statistics_of_logits(at_messages(old), at_messages(logits), jnp.minimum(written, 2)).new
     table = log_softmax(logits)
     found = sorted(np.asarray(log_probs)[np.asarray(own)].tolist())
     np.testing.assert_allclose(found, sorted(table[r, p - 1, int(tokens[r, p])] for r, p in wanted), rtol=1e-12)

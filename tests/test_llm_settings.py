@@ -136,14 +136,14 @@ def test_parameters_are_counted(config):
 
 
 def test_memory_by_hand():
-    """N = 6 positions, A = 2 things to write, 2 written; P parameters of two agents in float32."""
+    """N = 6 positions, 2 written, 16 features at each; P parameters of two agents in float32."""
     one, _ = parameters_of(SMALL, LAYOUT)
     assert required(TEAM) == 4 * 2 * one
     cache = 2 * (2 * 16 * 4)  # keys and values of one layer, two agents
     assert required(TEAM, rows=10) == 8 * one + 10 * 6 * (8 + cache)
     states = 4 * 2 * (2 * one + 2 * 3 * one)  # of two earlier states the parameters, of three the two moments
     inside = 4 * 5 * 6 * (4 * 16 + 3 * 48 + 2 * 6)  # five conversations, hidden width 48
-    assert required(TEAM, 10, 5, 3) == required(TEAM, rows=10) + states + inside + 4 * 10 * (2 * 2 + 3)
+    assert required(TEAM, 10, 5, 3) == required(TEAM, rows=10) + states + inside + 4 * 10 * (2 * 16 + 3)
     assert bytes_text(required(TEAM)) == f"{8 * one / 1000:.3g} kB"
 
 

@@ -15,7 +15,7 @@ from teamtr_jax.llm import enumeration as en
 from teamtr_jax.llm.ascend import _Chunk, _loss
 from teamtr_jax.llm.backend import LanguageSampling, TokenLogger, language_backend
 from teamtr_jax.llm.description import describe_team, team_from_description
-from teamtr_jax.llm.given import Given, policy_of
+from teamtr_jax.llm.given import Given, layout_policy
 from teamtr_jax.llm.layout import Layout, Vocabulary, by_turn, random_router, round_robin
 from teamtr_jax.llm.losses import own_tokens
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, agent_params, init_team, policy_logits, with_agent_params
@@ -348,14 +348,15 @@ def test_the_loss_of_sharers():
     own, credited = (
         own_tokens(LAYOUT, tokens, speaker, jnp.asarray(some)) for some in ([True, False, True], [False, False, True])
     )
-    policy, target = policy_of(SMALL, LAYOUT, old), policy_of(SMALL, LAYOUT, new)
-    current = policy.log_probs(policy.leaves(policy.start), tokens)
+    policy, target = layout_policy(SMALL, LAYOUT, old), layout_policy(SMALL, LAYOUT, new)
+    leaves = policy.leaves(policy.start)
+    current, head = policy.features(leaves, tokens), policy.head(leaves)
     advantage, weight = jnp.linspace(-1.0, 2.0, rows), jnp.linspace(0.5, 1.5, rows)
     chunk = _Chunk(
         tokens, by_turn(LAYOUT, tokens), own, current, advantage, weight, own.any(-1) / rows, credited.any(-1) / rows
     )
     given = Given(policy, compiled, traced, jnp.float32(0.7), None)
-    found, seen = _loss(given, False, policy.leaves(target.start), chunk)
+    found, seen = _loss(given, head, policy.leaves(target.start), chunk)
     both = [jnp.stack([x, x]) for x in jax.tree.leaves(old)], [jnp.stack([x, x]) for x in jax.tree.leaves(new)]
     p, q = (log_probs(TEAM, jax.tree.unflatten(jax.tree.structure(old), x), tokens) for x in both)
     kl = (np.exp(p) * (p - q)).sum(-1)

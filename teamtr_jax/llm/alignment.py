@@ -18,16 +18,17 @@ from scipy.special import log_softmax
 from teamtr_jax.checkpoint import describe, same_leaves
 from teamtr_jax.llm.checked import FLOAT32, SEEDS, real, whole
 from teamtr_jax.llm.description import vocabulary_difference
+from teamtr_jax.llm.language_model import LanguageModel, joined, split_trained
 from teamtr_jax.llm.layout import Layout, Transcripts, Vocabulary, by_turn
-from teamtr_jax.llm.losses import message_log_probs, own_tokens
+from teamtr_jax.llm.losses import own_tokens
 from teamtr_jax.llm.model import (
     LanguageTeam,
     ModelConfig,
     Params,
     agent_params,
     init_params,
+    language_model,
     policy_logits,
-    split_trained,
 )
 from teamtr_jax.llm.update_settings import MOST_EPOCHS
 from teamtr_jax.trust_region.alignment import align_to_ball
@@ -42,7 +43,11 @@ PROBES = 500
 
 
 def check_newcomer(
-    team: LanguageTeam, agent: int, config: ModelConfig, own_params: Params, vocabulary: Vocabulary | None = None
+    team: LanguageTeam,
+    agent: int,
+    config: ModelConfig | LanguageModel,
+    own_params: Params,
+    vocabulary: Vocabulary | None = None,
 ) -> None:
     """Refuse a newcomer that does not read and write the ids of this team, or whose parameters are not those of `config`.
 
@@ -57,7 +62,7 @@ def check_newcomer(
         raise InputError("agent", found, "an agent with parameters of its own")
     if vocabulary is not None and (differs := vocabulary_difference(vocabulary, own)):
         raise InputError("vocabulary of the newcomer", *differs)
-    table = own_params.get("embedding") if isinstance(own_params, dict) else None
+    table = own_params.get("embedding") if isinstance(own_params, dict) and isinstance(config, ModelConfig) else None
     if getattr(table, "ndim", 0) == 2 and table.shape[0] != own.size:  # pyright: ignore[reportOptionalMemberAccess]
         found = f"{table.shape[0]} ids"  # pyright: ignore[reportOptionalMemberAccess]
         raise InputError("embedding of the newcomer", found, f"{own.size}, the size of the team's vocabulary")
@@ -66,12 +71,14 @@ def check_newcomer(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _logits(config: ModelConfig, layout: Layout, params: Params, tokens: Array) -> Array:
+def _logits(config: ModelConfig | LanguageModel, layout: Layout, params: Params, tokens: Array) -> Array:
     """``[B, turns, L, A]``: logits of what is written at each message position."""
     return by_turn(layout, jnp.roll(policy_logits(config, layout, params, tokens), 1, axis=1))
 
 
-def own_log_probs(config: ModelConfig, layout: Layout, params: Params, tokens: ArrayLike) -> NDArray[np.float64]:
+def own_log_probs(
+    config: ModelConfig | LanguageModel, layout: Layout, params: Params, tokens: ArrayLike
+) -> NDArray[np.float64]:
     """``[B, turns, L, A]``: the policy at every message position, `log π(·|context)` in float64, whoever wrote there."""
     return log_softmax(np.asarray(_logits(config, layout, params, jnp.asarray(tokens)), np.float64), axis=-1)
 
@@ -144,7 +151,7 @@ def align(
     team: LanguageTeam,
     params: Params,
     agent: int,
-    config: ModelConfig,
+    config: ModelConfig | LanguageModel,
     own_params: Params,
     probes: Transcripts,
     settings: AlignmentSettings = AlignmentSettings(),
@@ -256,7 +263,7 @@ def targets(
 class _Shape(NamedTuple):
     """What the training of a newcomer is compiled for."""
 
-    config: ModelConfig
+    config: ModelConfig | LanguageModel
     layout: Layout
     direction: str
     held: int  #: rows, the last ones, that only measure
@@ -301,13 +308,15 @@ def _distil(
     forward = direction == "current_to_new"
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b2=0.99))
     training = len(tokens) - held
-    leaves, merge = split_trained(newcomer)
-    start, unflat = ravel_pytree(leaves)
+    trained, frozen = split_trained(newcomer, language_model(config, layout).trained(newcomer))
+    start, unflat = ravel_pytree(trained)
+
+    def params_of(flat: Array) -> Params:
+        return joined(unflat(flat), frozen)
 
     def spent(flat: Array, other: Array, rows: Array | slice) -> Array:
         """Nats of each conversation."""
-        logits = policy_logits(config, layout, merge(unflat(flat)), tokens[rows])
-        net = message_log_probs(layout, logits)
+        net = jax.nn.log_softmax(_logits(config, layout, params_of(flat), tokens[rows]))
         p, q = (other[rows], net) if forward else (net, other[rows])
         return jnp.where(own[rows][..., None], jnp.exp(p) * (p - q), 0.0).sum((1, 2, 3))
 
@@ -331,4 +340,4 @@ def _distil(
 
     state = _Learning(jnp.zeros((), jnp.int32), start, adam.init(start), start, kl, jnp.zeros(most, kl.dtype))
     end = lax.while_loop(lambda s: (s.epochs < most) & (s.least > INSIDE * radius), epoch, state)
-    return _Distilled(merge(unflat(end.best)), end.epochs, end.history)
+    return _Distilled(params_of(end.best), end.epochs, end.history)

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Bool, Float, Int
 
-from teamtr_jax.llm.devices import everybodys, in_chunks, mine_of
-from teamtr_jax.llm.given import Given, Rows
+from teamtr_jax.llm.devices import cut, everybodys, mine_of, uncut
+from teamtr_jax.llm.given import Given, Rows, Spoken
 from teamtr_jax.llm.losses import clipped_surrogate, divergence, per_message, unit_weights, within_budget
 from teamtr_jax.llm.update_settings import CompiledSettings, TracedSettings
 
@@ -21,7 +20,7 @@ __all__ = ["Ascent", "ascend", "optimiser_of"]
 
 
 def optimiser_of(traced: TracedSettings) -> optax.GradientTransformation:
-    """Adam on one vector: it compiles in a fraction of the time that a tree of arrays takes."""
+    """Adam, of gradients whose norm over all that is trained is clipped."""
     b1, b2 = traced.moments
     return optax.chain(
         optax.clip_by_global_norm(traced.max_grad_norm),
@@ -33,7 +32,7 @@ class Ascent(NamedTuple):
     """Where the steps have led."""
 
     taken: Int[Array, ""]  #: steps
-    trained: Float[Array, " P"]
+    trained: Any  #: as `Policy.start`
     moments: Any  #: of the optimiser
     going: Bool[Array, ""]  #: no step was refused
     norms: Float[Array, ""]  #: sum of the gradients' norms
@@ -68,29 +67,27 @@ def _plan(compiled: CompiledSettings, order: Array) -> _Plan:
     return _Plan(order, jnp.pad(order, ((0, 0), (0, slots * size - training))), size, slots)
 
 
-def ascend(
-    given: Given, rows: Rows, moments: Any, order: Int[Array, "epochs training"]
-) -> tuple[Ascent, Float[Array, "R turns L A"]]:
+def ascend(given: Given, rows: Rows, moments: Any, order: Int[Array, "epochs training"]) -> tuple[Ascent, Spoken]:
     """Ascend the objective of `update_agent`, minibatch after minibatch.
 
     A step is refused, and is the last, if the monitor of its minibatch exceeds `delta` under `early_stop`, or its gradient is
     not a number.
 
     Returns:
-      Where it led, and the log-probabilities of the agent as it was, of everything that may be written.
+      Where it led, and the agent as it was, on every row.
     """
     plan, policy = _plan(given.compiled, order), given.policy
     known = plan.training if plan.single else 0
     leaves = policy.leaves(policy.start)
-    current = in_chunks(
-        lambda tokens: policy.log_probs(leaves, tokens), given.compiled.micro_batch, given.mesh, rows.tokens[known:]
-    )
-    current = jnp.concatenate([jnp.zeros((known, *current.shape[1:]), current.dtype), current])
+    unknown = jax.tree.map(lambda x: x[known:], rows.text)
+    features = given.in_chunks(lambda text: policy.features(leaves, text), unknown)
+    features = jnp.concatenate([jnp.zeros((known, *features.shape[1:]), features.dtype), features])
+    current = Spoken(features, policy.head(leaves))
     begin = Ascent(jnp.int32(0), policy.start, moments, jnp.asarray(True), jnp.zeros((), jnp.float32))
     if plan.single:
         ascent, found = _step(given, rows, current, plan, begin)
-        found = found.reshape(plan.size, *current.shape[1:])[:known]
-        return ascent, current.at[order[0]].set(found)
+        found = uncut(found)[:known]
+        return ascent, current._replace(features=features.at[order[0]].set(found))
     return lax.while_loop(
         lambda ascent: ascent.going & (ascent.taken < plan.steps),
         lambda ascent: _step(given, rows, current, plan, ascent)[0],
@@ -98,13 +95,12 @@ def ascend(
     ), current
 
 
-def _step(given: Given, rows: Rows, current: Array, plan: _Plan, ascent: Ascent) -> tuple[Ascent, Array]:
-    """One step, if it may be taken, and the log-probabilities that it began with (of a single step)."""
+def _step(given: Given, rows: Rows, current: Spoken, plan: _Plan, ascent: Ascent) -> tuple[Ascent, Array]:
+    """One step, if it may be taken, and the features that it began with (of a single step)."""
     traced, trained = given.traced, ascent.trained
-    sums, found = _accumulated(
-        given, plan.single, trained, _minibatch(given.compiled, rows, current, plan, ascent.taken)
-    )
-    norm = jnp.linalg.norm(sums.gradient)
+    chunks = _minibatch(given, rows, current.features, plan, ascent.taken)
+    sums, found = _accumulated(given, None if plan.single else current.head, trained, chunks)
+    norm = jnp.sqrt(sum((x**2).sum() for x in jax.tree.leaves(sums.gradient)))  # `optax.tree.norm`, of 0.2.6 on
     seen = sums.monitor / jnp.maximum(sums.messages, jnp.finfo(sums.messages.dtype).tiny)
     go = jnp.isfinite(norm) & ~(jnp.asarray(traced.early_stop) & ~(seen <= traced.delta))
     change, following = optimiser_of(traced).update(sums.gradient, ascent.moments, trained)
@@ -119,18 +115,19 @@ def _step(given: Given, rows: Rows, current: Array, plan: _Plan, ascent: Ascent)
 class _Chunk(NamedTuple):
     """`micro_batch` rows of a minibatch."""
 
-    tokens: Array
+    text: Any
     written: Array
     own: Array
-    current: Array
+    current: Array  #: features of the agent as it was
     advantage: Array
     weight: Array
     unit: Array  #: how much each unit counts in the penalty of the minibatch
     credited: Array  #: and in its surrogate
 
 
-def _minibatch(compiled: CompiledSettings, rows: Rows, current: Array, plan: _Plan, number: Array) -> _Chunk:
+def _minibatch(given: Given, rows: Rows, current: Array, plan: _Plan, number: Array) -> _Chunk:
     """The minibatch of a step, in chunks ``[chunks, micro, …]``."""
+    compiled = given.compiled
     epoch, slot = number // plan.slots, number % plan.slots
     index = lax.dynamic_slice(plan.visits, (epoch, slot * plan.size), (1, plan.size))[0]
     real = (slot * plan.size + jnp.arange(plan.size) < plan.training).astype(rows.counts.dtype)
@@ -140,10 +137,8 @@ def _minibatch(compiled: CompiledSettings, rows: Rows, current: Array, plan: _Pl
         for some in (here.own, here.credited)
     )
     own = here.own & (real > 0)[:, None, None]
-    chunk = _Chunk(here.tokens, here.written, own, current[index], here.advantage, here.weight, unit, credited)
-    return jax.tree.map(
-        lambda x: x.reshape(plan.size // compiled.micro_batch, compiled.micro_batch, *x.shape[1:]), chunk
-    )
+    chunk = _Chunk(here.text, here.written, own, current[index], here.advantage, here.weight, unit, credited)
+    return given.constrain(jax.tree.map(lambda x: cut(x, compiled.micro_batch), chunk))
 
 
 class _Sums(NamedTuple):
@@ -154,10 +149,10 @@ class _Sums(NamedTuple):
     messages: Array  #: `Σ w`
 
 
-def _accumulated(given: Given, single: bool, trained: Array, chunks: _Chunk) -> tuple[_Sums, Array]:
-    """The sums, and of a single step the policy's log-probabilities."""
-    parameters = given.policy.leaves(trained)
-    slope = jax.grad(partial(_loss, given, single), has_aux=True)
+def _accumulated(given: Given, head: Array | None, trained: Any, chunks: _Chunk) -> tuple[_Sums, Array]:
+    """The sums, and of a single step (no `head`) the policy's features."""
+    parameters, back = jax.vjp(given.policy.leaves, trained)
+    slope = jax.grad(partial(_loss, given, head), has_aux=True)
 
     def accumulate(total: _Sums, chunk: _Chunk) -> tuple[_Sums, Array]:
         gradient, (monitor, messages, found) = slope(parameters, chunk)
@@ -167,7 +162,7 @@ def _accumulated(given: Given, single: bool, trained: Array, chunks: _Chunk) -> 
     zero = jnp.zeros((), chunks.weight.dtype)
     begin = _Sums(jax.tree.map(jnp.zeros_like, parameters), zero, zero)
     sums, found = lax.scan(accumulate, begin, mine_of(given.mesh, chunks))
-    sums = sums._replace(gradient=ravel_pytree(sums.gradient)[0].astype(trained.dtype))
+    sums = sums._replace(gradient=back(sums.gradient)[0])
     return sums if given.mesh is None else lax.psum(sums, "rows"), everybodys(given.mesh, found)
 
 
@@ -176,23 +171,28 @@ class _Seen(NamedTuple):
 
     monitor: Array
     messages: Array
-    found: Array  #: log-probabilities of the policy, of a single step
+    found: Array  #: features of the policy, of a single step
 
 
-def _loss(given: Given, single: bool, parameters: list[Array], chunk: _Chunk) -> tuple[Array, _Seen]:
-    """`β Σ ω KL − Σ ω [min(ρA, clip(ρ)A) − A]` over the rows of a chunk; no gain where a rollout has spent its budget."""
-    compiled, traced = given.compiled, given.traced
-    new = given.policy.log_probs(parameters, chunk.tokens)
-    current = lax.stop_gradient(new) if single else chunk.current
-    moved = divergence(current, new, chunk.written, chunk.own)
+def _loss(given: Given, head: Array | None, parameters: Any, chunk: _Chunk) -> tuple[Array, _Seen]:
+    """`β Σ ω KL − Σ ω [min(ρA, clip(ρ)A) − A]` over the rows of a chunk; no gain where a rollout has spent its budget.
+
+    Args:
+      head: of the agent as it was; none where these parameters are its own.
+    """
+    compiled, traced, policy = given.compiled, given.traced, given.policy
+    new = Spoken(policy.features(parameters, chunk.text), policy.head(parameters))
+    current = lax.stop_gradient(new) if head is None else Spoken(chunk.current, head)
+    found = policy.compare(current, new, chunk.written)
+    moved = divergence(found, chunk.own)
     penalty = compiled.penalty(moved)
     log_ratio, kl = compiled.ratio.log_ratio(moved.log_ratio, chunk.own), compiled.ratio.total(penalty)
     lift = (-1,) + (1,) * (log_ratio.ndim - 1)
     gain = clipped_surrogate(log_ratio, chunk.advantage.reshape(lift), traced.clip_low, traced.clip_high)
     if compiled.spending is not None:
-        spent = jnp.where(chunk.own, lax.stop_gradient(compiled.spending(current, new, moved)), 0.0)
+        spent = jnp.where(chunk.own, lax.stop_gradient(compiled.spending(found)), 0.0)
         gain = jnp.where(within_budget(compiled.ratio.total(spent), traced.budget), gain, 0.0)
     total = (chunk.weight.reshape(lift) * (chunk.unit * given.beta * kl - chunk.credited * gain)).sum()
     monitor = (chunk.weight[:, None] * per_message(compiled.monitor(moved))).sum()
     messages = (chunk.weight[:, None] * chunk.own.any(-1)).sum()
-    return total, _Seen(monitor, messages, current if single else jnp.zeros((len(chunk.tokens), 0)))
+    return total, _Seen(monitor, messages, current.features if head is None else jnp.zeros((len(chunk.own), 0)))

@@ -27,6 +27,9 @@ LAYOUT = ("prompt", "message", "turns", "caps", "temperature")
 def describe_team(team: LanguageTeam) -> dict[str, Any]:
     """The fixed part of a team as JSON: ``metadata["team"]`` of a checkpoint, or ``settings["team"]`` of a run.
 
+    Raises:
+      InputError: names a network that is not the toy's: only those are described by their sizes.
+
     Example:
       >>> from teamtr_jax.llm.layout import Layout, Vocabulary, round_robin
       >>> layout = Layout(Vocabulary("01", 2), prompt=1, message=2, turns=2, router=round_robin(2))
@@ -39,12 +42,17 @@ def describe_team(team: LanguageTeam) -> dict[str, Any]:
       ({'sharers': [0, 0], 'updates': 'joint'}, True)
     """
     layout = team.layout
+    for agent, config in enumerate(team.models):
+        if not isinstance(config, ModelConfig):
+            raise InputError(
+                f"models[{agent}]", repr(config), "a ModelConfig: another network is not described by its sizes"
+            )
     about: dict[str, Any] = {name: getattr(layout, name) for name in LAYOUT}
     about["caps"] = None if layout.caps is None else list(layout.caps)
     return {
         "vocabulary": asdict(layout.vocabulary),
         "layout": {**about, "router": layout.router.name},
-        "models": [asdict(config) for config in team.models],
+        "models": [asdict(config) for config in team.models if isinstance(config, ModelConfig)],
     } | ({} if team.who.apart else {"sharing": {"sharers": list(team.who.sharers), "updates": team.who.updates}})
 
 

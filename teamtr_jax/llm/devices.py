@@ -13,7 +13,8 @@ from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-__all__ = ["mesh_for", "everywhere", "by_rows", "onto_first", "on_all", "mine_of", "everybodys", "in_chunks"]
+__all__ = ["mesh_for", "everywhere", "by_rows", "onto_first", "on_all", "mine_of", "everybodys", "in_chunks", "cut",
+           "uncut"]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -81,14 +82,28 @@ def everybodys(mesh: Mesh | None, chunks: Any) -> Any:
     return chunks if mesh is None else lax.all_gather(chunks, "rows", axis=1, tiled=True)
 
 
-def in_chunks(f: Callable[..., Any], micro: int, mesh: Mesh | None, *rows: Array) -> Any:
-    """`f` on `micro` rows at a time, one after the other; results as if on all."""
-    size = rows[0].shape[0]
-    chunks = -(-size // micro)
+def in_chunks(
+    f: Callable[..., Any], micro: int, mesh: Mesh | None, *rows: Any, constrain: Callable[[T], T] = lambda x: x
+) -> Any:
+    """`f` on `micro` rows at a time, one after the other; results as if on all. Arguments are pytrees of arrays ``[R, …]``.
 
-    def cut(x: Array) -> Array:
-        filled = jnp.concatenate([x, jnp.broadcast_to(x[:1], (chunks * micro - size, *x.shape[1:]))])
-        return filled.reshape(chunks, micro, *x.shape[1:])
+    Args:
+      constrain: says where arrays ``[chunks, micro, …]`` lie on a mesh of automatic axes.
+    """
+    size = jax.tree.leaves(rows)[0].shape[0]
 
-    out = everybodys(mesh, lax.map(lambda chunk: f(*chunk), mine_of(mesh, tuple(cut(x) for x in rows))))
-    return jax.tree.map(lambda x: x.reshape(chunks * micro, *x.shape[2:])[:size], out)
+    def filled(x: Array) -> Array:
+        return cut(jnp.concatenate([x, jnp.broadcast_to(x[:1], (-size % micro, *x.shape[1:]))]), micro)
+
+    out = lax.map(lambda chunk: f(*chunk), mine_of(mesh, constrain(jax.tree.map(filled, rows))))
+    return jax.tree.map(lambda x: uncut(x)[:size], everybodys(mesh, out))
+
+
+def cut(x: Array, micro: int) -> Array:
+    """``[R, …]`` as ``[R/micro, micro, …]``: a chunk takes rows from everywhere, which lie on all devices of a mesh."""
+    return x.reshape(micro, len(x) // micro, *x.shape[1:]).swapaxes(0, 1)
+
+
+def uncut(x: Array) -> Array:
+    """The inverse of `cut`."""
+    return x.swapaxes(0, 1).reshape(x.shape[0] * x.shape[1], *x.shape[2:])

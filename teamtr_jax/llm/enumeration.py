@@ -140,7 +140,7 @@ def _stacked(world: Enumeration, reading: Reading, params: Params) -> Params:
     return jax.tree.map(lambda *x: jnp.stack(x), *(params[place] for place in places))
 
 
-def _logits(world: Enumeration, reading: Reading, own: Params, block: Array) -> Array:
+def _logits(world: Enumeration, reading: Reading, own: Params, block: Array | int) -> Array:
     """Teacher-forced, of one block of rows."""
     config = world.language.models[reading.members[0]]
     return policy_logits(config, world.language.layout, own, reading.tokens[block])
@@ -159,13 +159,14 @@ def _fill(
     """`policy` with the nodes that blocks `begin … end−1` are about as the networks of their readers have them."""
     stacked = _stacked(world, reading, params)
     blocks, size, length = reading.tokens.shape
-    dtype = jnp.promote_types(world.language.models[reading.members[0]].dtype, jnp.float32)
+
+    def found(block: Array | int) -> Array:
+        return _logits(world, reading, jax.tree.map(lambda x: x[reading.reader[block]], stacked), block)
 
     def read(block: Array, logits: Array) -> Array:
-        own = jax.tree.map(lambda x: x[reading.reader[block]], stacked)
-        return logits.at[block].set(_logits(world, reading, own, block))
+        return logits.at[block].set(found(block))
 
-    empty = jnp.zeros((blocks, size, length, policy.shape[-1]), dtype)
+    empty = jnp.zeros((blocks, size, length, policy.shape[-1]), jax.eval_shape(found, 0).dtype)
     table = _at_nodes(world, reading, lax.fori_loop(begin, end, read, empty))
     block = reading.row // size
     nodes = jnp.where((begin <= block) & (block < end), reading.nodes, policy.shape[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,8 @@ from jax import Array, lax
 from jaxtyping import Bool, Float
 
 from teamtr_jax.llm import diagnose
-from teamtr_jax.llm.devices import in_chunks
-from teamtr_jax.llm.given import Given, Rows
-from teamtr_jax.llm.losses import Divergence, divergence, entropy
+from teamtr_jax.llm.given import Given, Rows, Spoken
+from teamtr_jax.llm.losses import Divergence, divergence
 from teamtr_jax.llm.step_rules import Search, Trial
 
 __all__ = ["Kept", "go_back"]
@@ -21,7 +20,7 @@ __all__ = ["Kept", "go_back"]
 class Kept(NamedTuple):
     """The point that is kept, and what was seen on the way to it."""
 
-    trained: list[Array]
+    trained: Any  #: as `Policy.start`
     scale: Float[Array, ""]  #: share of the step
     reached: Float[Array, ""]  #: monitor at the end of the step, infinite if it is not a number
     sound: Bool[Array, ""]  #: whether every number of the step's end is one
@@ -36,32 +35,35 @@ class _Carry(NamedTuple):
     entropy: Array
 
 
-def go_back(
-    given: Given, rows: Rows, current: Float[Array, "R turns L A"], training: int, last: Float[Array, " P"]
-) -> Kept:
+def go_back(given: Given, rows: Rows, current: Spoken, training: int, last: Any) -> Kept:
     """The point `θ + c(θ'−θ)` that the step rule keeps. A step that is not a number is no step, whatever the rule.
 
     Args:
       rows: those that are measured; the first `training` of them decide.
-      current: log-probabilities of the agent as it was.
+      current: the agent as it was.
       last: `θ'`, where the steps ended.
     """
-    compiled, start = given.compiled, given.policy.start
+    compiled, policy = given.compiled, given.policy
     one, zero = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
-    sound = jnp.isfinite(last).all()
+    sound = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(last)]).all()
     trained_on = rows.take(slice(0, training))
 
-    def at(scale: Array) -> list[Array]:
-        return given.policy.leaves(jnp.where(scale > 0, start + scale.astype(start.dtype) * (last - start), start))
+    def at(scale: Array) -> Any:
+        def part(start: Array, last: Array) -> Array:
+            return jnp.where(scale > 0, start + scale.astype(start.dtype) * (last - start), start)
+
+        return jax.tree.map(part, policy.start, last)
 
     def assess(scale: Array) -> tuple[Divergence, Array]:
-        trained = at(scale)
+        leaves = policy.leaves(at(scale))
+        head = policy.head(leaves)
 
-        def chunk(tokens: Array, written: Array, own: Array, current: Array) -> tuple[Divergence, Array]:
-            new = given.policy.log_probs(trained, tokens)
-            return divergence(current, new, written, own), jnp.where(own, entropy(new), 0.0)
+        def chunk(text: Any, written: Array, own: Array, features: Array) -> tuple[Divergence, Array]:
+            new = Spoken(policy.features(leaves, text), head)
+            found = policy.compare(Spoken(features, current.head), new, written)
+            return divergence(found, own), jnp.where(own, found.entropy, 0.0)
 
-        return in_chunks(chunk, compiled.micro_batch, given.mesh, rows.tokens, rows.written, rows.own, current)
+        return given.in_chunks(chunk, rows.text, rows.written, rows.own, current.features)
 
     def try_(carry: _Carry) -> _Carry:
         search = carry.search
@@ -76,7 +78,7 @@ def go_back(
         following = jnp.where(found.done, search.scale, jnp.where(sound, found.scale, 0.0)).astype(one.dtype)
         return _Carry(found._replace(scale=following), reached, moved, entropies)
 
-    nothing = jnp.zeros(rows.own.shape, current.dtype)
+    nothing = jnp.zeros(rows.own.shape, jnp.promote_types(current.features.dtype, one.dtype))
     search = Search(jnp.where(sound, one, zero), jnp.asarray(False), jnp.int32(0), zero, zero)
     begin = _Carry(search, zero, Divergence(nothing, nothing), nothing)
     end = lax.while_loop(lambda carry: ~carry.search.done, try_, begin)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec
 from jaxtyping import Bool, Float, Int
 
-__all__ = ["Params", "Cache", "LanguageModel", "Reading", "logits_of"]
+__all__ = ["Params", "Cache", "LanguageModel", "Reading", "logits_of", "split_trained", "joined"]
 
 Params = Any
 """Nested dicts of arrays; of a stack of like layers each leaf has a leading axis of layers."""
@@ -22,8 +24,8 @@ Cache = Any
 class LanguageModel(Protocol):
     """A decoder-only network: hashable, a static argument of `jit`; its parameters go beside it.
 
-    Ids stand in slots ``0 … N−1`` of a row. Slot q reads slot k if `k ≤ q` and k is readable, or `k = q`. Where a network says that
-    an id *stands* is its own convention: the toy counts slots, the Llama family counts the readable ids before it.
+    Ids stand in slots ``0 … N−1`` of a row. Slot q reads slot k if `k ≤ q` and k is readable, or `k = q`. Where a network says
+    that an id *stands* is its own convention: the toy counts slots, the Llama family counts the readable ids before it.
     """
 
     @property
@@ -82,6 +84,46 @@ def logits_of(features: Float[Array, "*batch D"], head: Float[Array, "V D"]) -> 
     wide = jnp.promote_types(features.dtype, jnp.float32)
     flat = features.reshape(-1, features.shape[-1]).astype(wide)
     return (flat @ head.astype(wide).T).reshape(*features.shape[:-1], head.shape[0])
+
+
+def split_trained(params: Params, trained: Any) -> tuple[Params, Params]:
+    """Parameters in two: the leaves that an update may change, and the frozen ones; `joined` puts them together again.
+
+    Both are nested dicts with the paths of `params`, and the leaves are the same arrays.
+
+    Args:
+      trained: a pytree of Booleans (`LanguageModel.trained`).
+
+    Example:
+      >>> params = {"a": {"kernel": 1, "lora_a": 2}, "head": 3}
+      >>> split_trained(params, {"a": {"kernel": False, "lora_a": True}, "head": False})
+      ({'a': {'lora_a': 2}}, {'a': {'kernel': 1}, 'head': 3})
+    """
+    return _chosen(params, trained), _chosen(params, jax.tree.map(lambda x: not x, trained))
+
+
+def _chosen(params: Params, which: Any) -> Params:
+    """The leaves that are chosen, without dicts that would be empty."""
+    out = {}
+    for name, value in params.items():
+        if not isinstance(value, Mapping):
+            out |= {name: value} if which[name] else {}
+        elif inner := _chosen(value, which[name]):
+            out[name] = inner
+    return out
+
+
+def joined(trained: Params, frozen: Params) -> Params:
+    """One tree of both; the inverse of `split_trained`.
+
+    Example:
+      >>> joined({"a": {"lora_a": 2}}, {"a": {"kernel": 1}, "head": 3})
+      {'a': {'kernel': 1, 'lora_a': 2}, 'head': 3}
+    """
+    out = dict(frozen)
+    for name, value in trained.items():
+        out[name] = joined(value, out.get(name, {})) if isinstance(value, Mapping) else value
+    return out
 
 
 class Reading(NamedTuple):

@@ -1,6 +1,7 @@
 """Advantages of rollouts, clipped ratios of tokens and messages, and estimators of the KL: pure functions.
 
-Arrays over message positions are ``[R, turns, L]`` (`layout.by_turn`), R conversations. `own` says which of them the updated
+Arrays over message positions are ``[R, turns, L]`` (`layout.by_turn`), R conversations; of a text team's `Reading` its messages
+stand for the turns. `own` says which of them the updated
 agent, or a sharer of its parameters, wrote; every function gives zero, and a zero gradient, elsewhere.
 """
 
@@ -9,19 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from teamtr_jax.llm.layout import Layout, by_turn
+from teamtr_jax.llm.token_statistics import TokenStatistics
 from teamtr_jax.rollouts import centred_advantage, group_normalised_advantage
 from teamtr_jax.validation import one_of
 
-__all__ = ["Advantage", "Average", "LARGEST", "rollout_advantage", "mixed_groups", "own_tokens", "message_log_probs",
-           "token_log_probs", "k1", "k3", "exact_kl", "entropy", "Divergence", "divergence", "per_message", "Estimator",
-           "ESTIMATORS", "PENALTIES", "Ratio", "RATIOS", "Spending", "SPENDING",
-           "exact_chi_square", "within_budget", "ratio_of", "clipped_surrogate", "unit_weights"]  # fmt: skip
+__all__ = ["Advantage", "Average", "LARGEST", "rollout_advantage", "mixed_groups", "own_tokens", "k1", "k3", "Divergence",
+           "divergence", "per_message", "Estimator", "ESTIMATORS", "PENALTIES", "Ratio", "RATIOS", "Spending", "SPENDING",
+           "within_budget", "ratio_of", "clipped_surrogate", "unit_weights"]  # fmt: skip
 
 Advantage = Literal["group_normalised", "centred", "batch_normalised"]
 """Of a rollout with reward R: ``group_normalised``: the paper's `clip((R−μ)/√(σ²+ε), ±A_clip)` over the rollouts of its prompt
@@ -80,24 +80,6 @@ def own_tokens(
     return (by_turn(layout, tokens) != layout.vocabulary.pad) & theirs[:, :, None]
 
 
-def message_log_probs(layout: Layout, logits: Float[Array, "R N A"]) -> Float[Array, "R turns L A"]:
-    """Log-probabilities of everything that may be written at each message position, from teacher-forced logits.
-
-    The token at position p is predicted by entry p−1, so these are the entries from each header to the last but one position.
-    """
-    rows = logits[:, layout.prompt :]
-    turns = rows.reshape(rows.shape[0], layout.turns, 1 + layout.message, rows.shape[-1])
-    return jax.nn.log_softmax(turns[:, :, :-1])
-
-
-def token_log_probs(
-    log_probs: Float[Array, "R turns L A"], tokens: Int[Array, "R turns L"]
-) -> Float[Array, "R turns L"]:
-    """Log-probability of what was written; of anything at PAD, to be masked by the caller."""
-    written = jnp.minimum(tokens, log_probs.shape[-1] - 1)
-    return jnp.take_along_axis(log_probs, written[..., None], -1)[..., 0]
-
-
 # ------------------------------------------------------------------------------------------------------------- divergences
 
 
@@ -111,24 +93,6 @@ def k3(log_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.expm1(jnp.minimum(log_ratio, LARGEST)) - log_ratio
 
 
-def exact_kl(current: Float[Array, "*batch A"], new: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
-    """`KL(current‖new) = Σ_a p_a (r_a − 1 − log r_a)` over the whole vocabulary, from log-probabilities.
-
-    No term is negative, so that a small KL is not lost in float32. Where r is large, `q − p − p log r` has the same value and
-    does not overflow.
-    """
-    d = new - current
-    p = jnp.exp(current)
-    small = d < 1.0
-    near = p * k3(jnp.where(small, d, 0.0))
-    return jnp.where(small, near, jnp.exp(new) - p - p * d).sum(-1)
-
-
-def entropy(log_probs: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
-    """`−Σ_a p_a log p_a` in nats."""
-    return -(jnp.exp(log_probs) * log_probs).sum(-1)
-
-
 class Divergence(NamedTuple):
     """How an agent moved, at each of its tokens; zero elsewhere."""
 
@@ -136,15 +100,9 @@ class Divergence(NamedTuple):
     kl: Float[Array, "R turns L"]  #: `KL(current‖new)` over the vocabulary, given the text before
 
 
-def divergence(
-    current: Float[Array, "R turns L A"],
-    new: Float[Array, "R turns L A"],
-    tokens: Int[Array, "R turns L"],
-    own: Bool[Array, "R turns L"],
-) -> Divergence:
-    """From the log-probabilities of both policies on the same transcripts."""
-    log_ratio = token_log_probs(new, tokens) - token_log_probs(current, tokens)
-    return Divergence(jnp.where(own, log_ratio, 0.0), jnp.where(own, exact_kl(current, new), 0.0))
+def divergence(found: TokenStatistics, own: Bool[Array, "R turns L"]) -> Divergence:
+    """From what both policies say of the same tokens."""
+    return Divergence(jnp.where(own, found.new - found.current, 0.0), jnp.where(own, found.kl, 0.0))
 
 
 def per_message(x: Float[Array, "R turns L"]) -> Float[Array, "R turns"]:
@@ -194,19 +152,14 @@ message of |m| tokens `s = (∏_u π'/π)^{1/|m|}` (GSPO, Zheng et al. 2025, arX
 The KL of a message is the sum over its tokens, whatever is clipped."""
 
 
-Spending = Callable[[Float[Array, "R turns L A"], Float[Array, "R turns L A"], Divergence], Float[Array, "R turns L"]]
-"""(log-probabilities of the current and of the new policy, what moved) → what each token spends of a χ² budget."""
-
-
-def exact_chi_square(current: Float[Array, "*batch A"], new: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
-    """`χ²(new‖current) = Σ_a p_a (r_a − 1)²` over the whole vocabulary, from log-probabilities."""
-    return (jnp.exp(current) * jnp.expm1(jnp.minimum(new - current, LARGEST)) ** 2).sum(-1)
+Spending = Callable[[TokenStatistics], Float[Array, "R turns L"]]
+"""What both policies say of each token → what it spends of a χ² budget."""
 
 
 SPENDING: dict[str, Spending | None] = {
     "none": None,
-    "chi_square": lambda current, new, moved: exact_chi_square(current, new),
-    "square": lambda current, new, moved: (ratio_of(moved.log_ratio) - 1) ** 2,
+    "chi_square": lambda found: found.chi_square,
+    "square": lambda found: (ratio_of(found.new - found.current) - 1) ** 2,
 }
 """What counts against `UpdateSettings.budget` (S10): χ² given the text before each token, or `(ρ−1)²` of what was written, whose
 mean is χ². ``none``: nothing does."""

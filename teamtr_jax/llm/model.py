@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, NamedTuple, cast
@@ -16,14 +15,15 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Bool, Float, Int
 
 from teamtr_jax.llm.checked import whole
-from teamtr_jax.llm.language_model import Params, logits_of
+from teamtr_jax.llm.language_model import LanguageModel, Params, logits_of
 from teamtr_jax.llm.layout import Layout
 from teamtr_jax.llm.sizes import require_room
 from teamtr_jax.sharing import Sharing, apart
 from teamtr_jax.validation import X64_REMEDY, InputError, one_of, real_number
 
-__all__ = ["ModelConfig", "Transformer", "Toy", "Cache", "LanguageTeam", "init_params", "init_team", "init_cache", "agent_params",
-           "with_agent_params", "policy_logits", "extend_cache", "is_trained", "split_trained", "parameter_count"]  # fmt: skip
+__all__ = ["ModelConfig", "Transformer", "Toy", "Cache", "LanguageTeam", "language_model", "init_params", "init_team",
+           "init_cache", "agent_params", "with_agent_params", "policy_logits", "policy_head", "extend_cache", "is_trained",
+           "parameter_count"]  # fmt: skip
 
 _Keys = tuple[Array, Array]
 Cache = tuple[_Keys, ...]
@@ -276,23 +276,26 @@ class Toy:
 class LanguageTeam:
     """The fixed part of a team: transcript layout and the network of each agent. Hashable: a static argument of `jit`.
 
+    A network is a `ModelConfig`, of the toy transformer, or any `LanguageModel` that has all ids of the layout; it writes the
+    first `actions` of them.
+
     Its parameters are one pytree with a leading axis of sets of parameters if all networks are alike, a tuple of pytrees
     otherwise. Without `sharing` there is one set for each agent. Sharers are told apart by their role headers: a transcript says
     who speaks.
 
     Raises:
-      InputError: not one network for each agent, a sharing of another number of agents, or sharers with different networks.
+      InputError: not one network for each agent, a network with fewer ids than the layout or that cannot be hashed, a sharing of
+        another number of agents, or sharers with different networks.
     """
 
     layout: Layout
-    models: tuple[ModelConfig, ...]
+    models: tuple[ModelConfig | LanguageModel, ...]
     sharing: Sharing | None = None  #: who plays with whose parameters; kept as `apart(n)` if not given
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "models", tuple(self.models))
         for number, config in enumerate(self.models):
-            if not isinstance(config, ModelConfig):
-                raise InputError(f"models[{number}]", repr(config), "a ModelConfig")
+            _check_model(f"models[{number}]", config, self.layout)
         if len(self.models) != self.layout.agents:
             raise InputError("models", f"{len(self.models)} networks", f"{self.layout.agents}, one for each agent")
         if self.sharing is None:
@@ -320,7 +323,7 @@ class LanguageTeam:
         return self.sharing
 
     @property
-    def networks(self) -> tuple[ModelConfig, ...]:
+    def networks(self) -> tuple[ModelConfig | LanguageModel, ...]:
         """The network of each set of parameters."""
         return tuple(self.models[agent] for agent in self.who.firsts)
 
@@ -335,9 +338,28 @@ class LanguageTeam:
             return agent
         return jnp.asarray(self.who.sharers)[agent] if isinstance(agent, Array) else self.who.sharers[agent]
 
-    def network(self, agent: int = 0) -> Transformer:
+    def network(self, agent: int = 0) -> LanguageModel:
         """The network of an agent, parameters apart."""
-        return network(self.models[agent], self.layout)
+        return language_model(self.models[agent], self.layout)
+
+
+def _check_model(name: str, model: Any, layout: Layout) -> None:
+    """Refuse what is no network for this layout."""
+    if isinstance(model, ModelConfig):
+        return
+    if not isinstance(model, LanguageModel):
+        raise InputError(name, repr(model), "a ModelConfig or a LanguageModel")
+    try:
+        hash(model)
+    except TypeError as error:
+        raise InputError(name, str(error), "a LanguageModel that can be hashed: a static argument of `jit`") from error
+    if model.vocabulary < layout.vocabulary.size:
+        raise InputError(name, f"{model.vocabulary} ids", f"at least {layout.vocabulary.size}, those of the layout")
+
+
+def language_model(model: ModelConfig | LanguageModel, layout: Layout) -> LanguageModel:
+    """The network that a team's agent has: of a `ModelConfig` the toy transformer for this layout, any other as it is."""
+    return Toy(network(model, layout)) if isinstance(model, ModelConfig) else model
 
 
 def network(config: ModelConfig, layout: Layout) -> Transformer:
@@ -346,9 +368,9 @@ def network(config: ModelConfig, layout: Layout) -> Transformer:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def init_params(config: ModelConfig, layout: Layout, key: Array) -> Params:
+def init_params(config: ModelConfig | LanguageModel, layout: Layout, key: Array) -> Params:
     """Random parameters of one agent."""
-    return Toy(network(config, layout)).init(key)
+    return language_model(config, layout).init(key)
 
 
 def init_team(team: LanguageTeam, key: Array) -> Params:
@@ -393,27 +415,13 @@ def is_trained(params: Params) -> Any:
     return jax.tree.unflatten(structure, lora if any(lora) else [True] * len(lora))
 
 
-def split_trained(params: Params) -> tuple[list[Array], Callable[[list[Array]], Params]]:
-    """The leaves that an update may change, and what puts changed ones back among the others, which stay the same arrays."""
-    leaves, structure = jax.tree.flatten(params)
-    trained = jax.tree.leaves(is_trained(params))
-
-    def merge(new: list[Array]) -> Params:
-        following = iter(new)
-        return jax.tree.unflatten(
-            structure, [next(following) if t else x for x, t in zip(leaves, trained, strict=True)]
-        )
-
-    return [x for x, t in zip(leaves, trained, strict=True) if t], merge
-
-
 def parameter_count(params: Params) -> int:
     """The number of parameters in a pytree."""
     return sum(x.size for x in jax.tree.leaves(params))
 
 
 def policy_logits(
-    config: ModelConfig, layout: Layout, params: Params, tokens: Int[Array, "B N"], first: int = 0
+    config: ModelConfig | LanguageModel, layout: Layout, params: Params, tokens: Int[Array, "B N"], first: int = 0
 ) -> Float[Array, "B M A"]:
     """Teacher-forced logits of the policy, over what an agent may write, already divided by the temperature.
 
@@ -424,14 +432,16 @@ def policy_logits(
     return logits / layout.temperature
 
 
-def init_cache(config: ModelConfig, batch: int, length: int) -> Cache:
+def init_cache(config: ModelConfig | LanguageModel, batch: int, length: int) -> Cache:
     """An empty cache of `length` positions."""
+    if not isinstance(config, ModelConfig):
+        return config.init_cache(batch, length)
     shape = (batch, config.heads, length, config.width // config.heads)
     return tuple((jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)) for _ in range(config.layers))
 
 
 def extend_cache(
-    config: ModelConfig,
+    config: ModelConfig | LanguageModel,
     layout: Layout,
     params: Params,
     tokens: Int[Array, "B C"],
@@ -449,7 +459,11 @@ def extend_cache(
     return logits / layout.temperature, cache
 
 
-def _apply(config: ModelConfig, layout: Layout, params: Params, *arguments: Any) -> tuple[Array, Cache]:
-    model = Toy(network(config, layout))
-    features, cache = model.features(params, *arguments)
-    return logits_of(features, model.head(params)), cache
+def _apply(config: ModelConfig | LanguageModel, layout: Layout, params: Params, *arguments: Any) -> tuple[Array, Cache]:
+    features, cache = language_model(config, layout).features(params, *arguments)
+    return logits_of(features, policy_head(config, layout, params)), cache
+
+
+def policy_head(config: ModelConfig | LanguageModel, layout: Layout, params: Params) -> Float[Array, "A D"]:
+    """The rows of the head that the layout has actions for."""
+    return language_model(config, layout).head(params)[: layout.vocabulary.actions]

@@ -21,6 +21,7 @@ from teamtr_jax.finite_sample import Certificate, finite_sample_certificate
 from teamtr_jax.intervals import Interval
 from teamtr_jax.llm.alignment import check_newcomer, log_kl, own_log_probs, own_positions
 from teamtr_jax.llm.description import described_team, models_of, sharing_of, vocabulary_difference, vocabulary_of
+from teamtr_jax.llm.language_model import LanguageModel
 from teamtr_jax.llm.layout import Layout, Transcripts, Vocabulary, by_turn, round_robin
 from teamtr_jax.llm.model import (
     LanguageTeam,
@@ -40,7 +41,7 @@ __all__ = ["Newcomer", "replace_agent", "agent_from_checkpoint", "swap_report", 
 class Newcomer(NamedTuple):
     """An agent from elsewhere: ``replace_agent(team, params, i, *newcomer)``."""
 
-    config: ModelConfig
+    config: ModelConfig | LanguageModel
     params: Params
     vocabulary: Vocabulary | None = None  #: the tokenizer that it was trained with, where known
 
@@ -49,7 +50,7 @@ def replace_agent(
     team: LanguageTeam,
     params: Params,
     agent: int,
-    config: ModelConfig,
+    config: ModelConfig | LanguageModel,
     own_params: Params,
     vocabulary: Vocabulary | None = None,
 ) -> tuple[LanguageTeam, Params]:
@@ -209,7 +210,7 @@ def sampled_swap(
     team: LanguageTeam,
     params: Params,
     agent: int,
-    config: ModelConfig,
+    config: ModelConfig | LanguageModel,
     own_params: Params,
     probes: Transcripts,
     reward: ArrayLike | None = None,

@@ -215,20 +215,25 @@ def _speak(team: LanguageTeam, params: Params, carry: _Carry, speaker: _Speaker,
     agent, rows = speaker
     place = team.place(agent)
     if team.alike:
-        cache = jax.tree.map(lambda x: _take(x[place], rows), carry.caches)
+        cache = jax.tree.map(lambda x: _of_rows(x[place], rows), carry.caches)
         own, cache = _write(team, 0, agent_params(team, params, agent), carry, cache, speaker, turn)
 
         def put(old: Array, new: Array) -> Array:
-            return old.at[place].set(new) if rows is None else old.at[place, rows].set(new, mode="drop")
+            if rows is None:
+                return old.at[place].set(new)
+            layers = new.ndim - 4  # what is indexed by arrays comes first where something stands between them
+            return old.at[place, *_rows_index(new, rows)].set(jnp.moveaxis(new, layers, 0), mode="drop")
 
         return own._replace(caches=jax.tree.map(put, carry.caches, cache))
 
     def branch(k: int, carry: _Carry) -> _Carry:
-        cache = jax.tree.map(lambda x: _take(x, rows), carry.caches[k])
+        cache = jax.tree.map(lambda x: _of_rows(x, rows), carry.caches[k])
         own, cache = _write(team, k, params[k], carry, cache, speaker, turn)
-        whole = jax.tree.map(
-            lambda old, new: new if rows is None else old.at[rows].set(new, mode="drop"), carry.caches[k], cache
-        )
+
+        def put(old: Array, new: Array) -> Array:
+            return new if rows is None else old.at[_rows_index(new, rows)].set(new, mode="drop")
+
+        whole = jax.tree.map(put, carry.caches[k], cache)
         return own._replace(caches=(*carry.caches[:k], whole, *carry.caches[k + 1 :]))
 
     return lax.switch(place, [partial(branch, k) for k in range(team.who.sets)], carry)
@@ -236,6 +241,15 @@ def _speak(team: LanguageTeam, params: Params, carry: _Carry, speaker: _Speaker,
 
 def _take(x: Array, rows: Array | None) -> Array:
     return x if rows is None else x.at[rows].get(mode="clip")
+
+
+def _of_rows(cache: Array, rows: Array | None) -> Array:
+    """The part of these rows in a cache ``[…, B, H, N, d]``."""
+    return cache if rows is None else cache.at[_rows_index(cache, rows)].get(mode="clip")
+
+
+def _rows_index(cache: Array, rows: Array) -> tuple[slice | Array, ...]:
+    return (*(slice(None),) * (cache.ndim - 4), rows)
 
 
 def _write(

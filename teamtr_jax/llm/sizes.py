@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from teamtr_jax import sizes
+from teamtr_jax.llm.language_model import LanguageModel
 from teamtr_jax.sizes import bytes_text, most
 from teamtr_jax.validation import InputError
 
@@ -30,8 +31,15 @@ def device_memory() -> int:
     return sizes.memory()
 
 
-def parameters_of(config: ModelConfig, layout: Layout) -> tuple[int, int]:
+def parameters_of(config: ModelConfig | LanguageModel, layout: Layout) -> tuple[int, int]:
     """How many numbers a network has, and how many of them an update trains."""
+    if isinstance(config, LanguageModel):
+        shapes = jax.eval_shape(config.init, jax.random.key(0))
+        each = [
+            (x.size, trained)
+            for x, trained in zip(*map(jax.tree.leaves, (shapes, config.trained(shapes))), strict=True)
+        ]
+        return sum(size for size, _ in each), sum(size for size, trained in each if trained)
     width, inner = config.width, config.inner
     maps = ((width, 3 * width), (width, width), (width, 2 * inner), (inner, width))
     adapters = config.layers * sum(config.lora_rank * (a + b) for a, b in maps)
@@ -56,13 +64,31 @@ def required(team: LanguageTeam, rows: int = 0, micro_batch: int = 0, epochs: in
         micro_batch
     ):  # a stage keeps the state before each of its updates; the state has two moments beside what is trained
         out += FLOAT * sum(total * updates + 2 * trained * (updates + 1) for total, trained in each)
-        inside = max(
-            config.layers * (4 * config.width + 3 * config.inner + config.heads * length) for config in team.models
-        )
+        inside = max(_inside(config, length) for config in team.models)
         out += FLOAT * min(micro_batch, max(rows, 1)) * length * inside
-        out += FLOAT * rows * (written * layout.vocabulary.actions + epochs)
-    cache = sum(2 * config.layers * config.width * (2 if config.dtype == "bfloat16" else 4) for config in team.networks)
-    return out + rows * length * (2 * FLOAT + cache)
+        features = max(config.width * _itemsize(config) for config in team.models)
+        out += rows * (written * features + FLOAT * epochs)
+    return out + rows * (length * 2 * FLOAT + sum(_cache(config, length) for config in team.networks))
+
+
+def _itemsize(config: ModelConfig | LanguageModel) -> int:
+    """Bytes of a number of a network's computation."""
+    return 2 if getattr(config, "dtype", "bfloat16") == "bfloat16" else FLOAT
+
+
+def _cache(config: ModelConfig | LanguageModel, length: int) -> int:
+    """Bytes of the keys and values of one conversation."""
+    if isinstance(config, LanguageModel):
+        shapes = jax.eval_shape(lambda: config.init_cache(1, length))
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+    return 2 * config.layers * config.width * _itemsize(config) * length
+
+
+def _inside(config: ModelConfig | LanguageModel, length: int) -> int:
+    """Numbers that a gradient keeps of each position; of a network that is only known by its interface the features alone."""
+    if isinstance(config, LanguageModel):
+        return config.width
+    return config.layers * (4 * config.width + 3 * config.inner + config.heads * length)
 
 
 def require_room(
@@ -98,6 +124,8 @@ def require_room(
 def _width_that_fits(team: LanguageTeam, limit: int, trained: bool) -> str:
     """Of networks like the first of the team, with the usual hidden width."""
     first = team.models[0]
+    if isinstance(first, LanguageModel):
+        return "smaller networks"
     step = 2 * first.heads
 
     def needed(count: int) -> int:

@@ -1,7 +1,8 @@
 """One agent's update on the rollouts in use: Algorithm 1 without the sampling, one compiled program.
 
-The program scores the rollouts with the agent as it is, takes optimiser steps on minibatches until the monitor leaves the
-region (`ascend`), goes back along the step until it is inside (`go_back`), adapts β, and measures what came of it (`diagnose`).
+`improve` knows no architecture and no vocabulary (`given.Policy`): it reads the rollouts with the agent as it is, takes
+optimiser steps on minibatches until the monitor leaves the region (`ascend`), goes back along the step until it is inside
+(`go_back`), adapts β, and measures what came of it (`diagnose`). `update_agent` is its program for a team that writes a `Layout`.
 Rates, radii and the agent's index are arguments of the program, so that a run compiles it once for each size of network.
 """
 
@@ -15,30 +16,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from teamtr_jax.llm.ascend import ascend, optimiser_of
 from teamtr_jax.llm.devices import everywhere, in_chunks, mesh_for, on_all, onto_first
 from teamtr_jax.llm.diagnose import diagnose
-from teamtr_jax.llm.given import Given, Rows, policy_of, written_log_probs
+from teamtr_jax.llm.given import Given, Rows, layout_policy
 from teamtr_jax.llm.go_back import go_back
+from teamtr_jax.llm.language_model import LanguageModel, Params, joined, split_trained
 from teamtr_jax.llm.layout import Layout, by_turn
-from teamtr_jax.llm.losses import own_tokens, token_log_probs
-from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, split_trained
+from teamtr_jax.llm.losses import own_tokens
+from teamtr_jax.llm.model import LanguageTeam, ModelConfig, language_model
+from teamtr_jax.llm.token_statistics import token_log_probs_of
 from teamtr_jax.llm.update_settings import CompiledSettings, TracedSettings, UpdateSettings, parts
 from teamtr_jax.trust_region.adaptive import adapted
 from teamtr_jax.validation import concrete, integers, permutation, whole_number
 
-__all__ = ["TrainState", "UpdateData", "Outcome", "init_train_state", "update_agent", "score", "programs"]
+__all__ = ["TrainState", "UpdateData", "Outcome", "Improved", "improve", "init_train_state", "update_agent", "score",
+           "programs"]  # fmt: skip
 
 
 class TrainState(NamedTuple):
     """What training changes. A pytree of arrays: leading axis of sets of parameters if networks are alike, tuples otherwise."""
 
-    params: Params
-    optimiser: Any  #: of the trained leaves, as one vector
+    params: Params  #: of a text team the trained leaves alone
+    optimiser: Any  #: of the trained leaves: of a `Layout`'s team as one vector
     beta: Float[Array, " sets"]  #: coefficient of the penalty of each set of parameters
 
 
@@ -64,18 +67,17 @@ class Outcome(NamedTuple):
     kl: Float[Array, "R turns L"]
 
 
-def _flat(params: Params) -> Array:
-    """What an update may change, in one vector."""
-    return ravel_pytree(split_trained(params)[0])[0]
-
-
 def init_train_state(team: LanguageTeam, params: Params, settings: UpdateSettings) -> TrainState:
     """The state at the start of training."""
     start = optimiser_of(parts(settings)[1]).init
     beta = jnp.full(team.who.sets, settings.beta, jnp.float32)
+
+    def moments(which: int, own: Params) -> Any:
+        return start(layout_policy(team.networks[which], team.layout, own).start)
+
     if team.alike:
-        return TrainState(params, jax.vmap(start)(jax.vmap(_flat)(params)), beta)
-    return TrainState(params, tuple(start(_flat(own)) for own in params), beta)
+        return TrainState(params, jax.vmap(partial(moments, 0))(params), beta)
+    return TrainState(params, tuple(moments(k, own) for k, own in enumerate(params)), beta)
 
 
 # ------------------------------------------------------------------------------------------------------------------ programs
@@ -84,7 +86,7 @@ def init_train_state(team: LanguageTeam, params: Params, settings: UpdateSetting
 class _Program(NamedTuple):
     """What every program is compiled for."""
 
-    config: ModelConfig
+    config: ModelConfig | LanguageModel
     layout: Layout
     stacked: bool  #: parameters have a leading axis of sets
     mesh: Mesh | None
@@ -92,6 +94,10 @@ class _Program(NamedTuple):
     def own(self, tree: Any, place: Array) -> Any:
         """The part of parameters or moments that the agent plays with."""
         return jax.tree.map(lambda x: x[place], tree) if self.stacked else tree
+
+    def split(self, params: Params) -> tuple[Params, Params]:
+        """Trained and frozen leaves, of one set of parameters or a stack of them."""
+        return split_trained(params, language_model(self.config, self.layout).trained(params))
 
 
 class _Who(NamedTuple):
@@ -107,10 +113,13 @@ def _score(program: _Program, micro: int, params: Params, place: Array, tokens: 
     layout, mesh = program.layout, program.mesh
 
     def all_of(params: Params, place: Array, tokens: Array) -> Array:
-        own = program.own(params, place)
+        policy = layout_policy(program.config, layout, program.own(params, place))
+        leaves = policy.leaves(policy.start)
+        head = policy.head(leaves)
 
         def chunk(tokens: Array) -> Array:
-            return token_log_probs(written_log_probs(program.config, layout, own, tokens), by_turn(layout, tokens))
+            features, written = policy.features(leaves, tokens), by_turn(layout, tokens)
+            return token_log_probs_of(features, head, written, temperature=policy.temperature)
 
         return in_chunks(chunk, micro, mesh, tokens)
 
@@ -130,10 +139,59 @@ def score(
     return onto_first(mesh, _score(program, micro_batch, *arguments))
 
 
+class Improved(NamedTuple):
+    """What an update makes of a policy."""
+
+    trained: Any  #: as `Policy.start`
+    moments: Any
+    beta: Float[Array, ""]
+    outcome: Outcome
+
+
+def improve(given: Given, rows: Rows, moments: Any, order: Int[Array, "epochs training"]) -> Improved:
+    """Ascend, go back, adapt β, diagnose. Within a compiled program.
+
+    Args:
+      rows: those that are trained on first.
+      moments: of the optimiser, as for `Policy.start`.
+      order: the order in which each epoch visits them.
+    """
+    ascent, current = ascend(given, rows, moments, order)
+
+    shape, training = rows.own.shape, order.shape[1]
+    some = math.ceil(given.compiled.measured * training)
+    measured = np.concatenate([np.arange(some) * training // some, np.arange(training, shape[0])])
+    if some < training:
+        rows, current = rows.take(measured), current._replace(features=current.features[measured])
+    kept = go_back(given, rows, current, some, ascent.trained)
+
+    beta = _adapted(given, kept.reached, ascent.taken)
+    moved, entropy = jax.tree.map(lambda x: x[:some], (kept.moved, kept.entropy))
+    found = diagnose(given, rows.take(slice(0, some)), moved, entropy) | {
+        "monitor_reached": kept.reached,
+        "multiplier": given.beta,
+        "memory": beta,
+        "step_scale": kept.scale,
+        "stopped_early": (~ascent.going).astype(jnp.float32),
+        "steps": ascent.taken.astype(jnp.float32),
+        "grad_norm": ascent.norms / jnp.maximum(ascent.taken, 1),
+    }
+    # Of a step that is not a number the moments are forgotten.
+    moments = jax.tree.map(lambda x, y: jnp.where(kept.sound, x, y), ascent.moments, moments)
+    tokens = (jnp.zeros(shape, x.dtype).at[measured].set(x) for x in (rows.own, *kept.moved))
+    return Improved(kept.trained, moments, beta, Outcome(found, *tokens))
+
+
+def _adapted(given: Given, reached: Array, taken: Array) -> Array:
+    """`β` of the next update of these parameters."""
+    following = adapted(given.beta, reached, given.traced.aim, taken, given.traced.beta)
+    return jnp.where(jnp.asarray(given.traced.adaptive), following, given.beta).astype(given.beta.dtype)
+
+
 class _Changed(NamedTuple):
     """What an update has changed: of all sets of parameters where they are stacked."""
 
-    trained: list[Array]
+    trained: Params  #: the leaves that it may change
     moments: Any
     beta: Array  #: of all sets of parameters
     outcome: Outcome
@@ -153,50 +211,20 @@ def _one_update(
     traced: TracedSettings,
     order: Array,
 ) -> _Changed:
-    """Ascend, go back, adapt β, diagnose. Where agents are not alike `state` holds parameters and moments of this one only."""
+    """`improve` one agent. Where agents are not alike `state` holds parameters and moments of this one only."""
     place = who.place
-    policy = policy_of(program.config, program.layout, program.own(state.params, place))
+    policy = layout_policy(program.config, program.layout, program.own(state.params, place))
     moments = program.own(state.optimiser, place)
     given = Given(policy, compiled, traced, state.beta[place], program.mesh)
     written = by_turn(program.layout, data.tokens)
     own, credited = (own_tokens(program.layout, data.tokens, data.speaker, some) for some in (who.moved, who.credited))
     rows = Rows(data.tokens, written, own, credited, data.advantage, data.centred, data.weight, data.counts)
-
-    ascent, current = ascend(given, rows, moments, order)
-
-    size, training = len(own), order.shape[1]
-    some = math.ceil(compiled.measured * training)
-    measured = np.concatenate([np.arange(some) * training // some, np.arange(training, size)])
-    if some < training:
-        rows, current = rows.take(measured), current[measured]
-    kept = go_back(given, rows, current, some, ascent.trained)
-
-    beta = _adapted(given, kept.reached, ascent.taken)
-    moved, entropy = jax.tree.map(lambda x: x[:some], (kept.moved, kept.entropy))
-    found = diagnose(given, rows.take(slice(0, some)), moved, entropy) | {
-        "monitor_reached": kept.reached,
-        "multiplier": given.beta,
-        "memory": beta,
-        "step_scale": kept.scale,
-        "stopped_early": (~ascent.going).astype(jnp.float32),
-        "steps": ascent.taken.astype(jnp.float32),
-        "grad_norm": ascent.norms / jnp.maximum(ascent.taken, 1),
-    }
-    # Of a step that is not a number the moments are forgotten.
-    moments = jax.tree.map(lambda x, y: jnp.where(kept.sound, x, y), ascent.moments, moments)
-    trained = kept.trained
+    new = improve(given, rows, moments, order)
+    trained, moments = policy.leaves(new.trained), new.moments
     if program.stacked:
-        whole = split_trained(state.params)[0]
-        trained = [x.at[place].set(y) for x, y in zip(whole, trained, strict=True)]
-        moments = jax.tree.map(lambda x, y: x.at[place].set(y), state.optimiser, moments)
-    tokens = (jnp.zeros(own.shape, x.dtype).at[measured].set(x) for x in (rows.own, *kept.moved))
-    return _Changed(trained, moments, state.beta.at[place].set(beta), Outcome(found, *tokens))
-
-
-def _adapted(given: Given, reached: Array, taken: Array) -> Array:
-    """`β` of the next update of these parameters."""
-    following = adapted(given.beta, reached, given.traced.aim, taken, given.traced.beta)
-    return jnp.where(jnp.asarray(given.traced.adaptive), following, given.beta).astype(given.beta.dtype)
+        whole = program.split(state.params)[0], state.optimiser
+        trained, moments = jax.tree.map(lambda x, y: x.at[place].set(y), whole, (trained, moments))
+    return _Changed(trained, moments, state.beta.at[place].set(new.beta), new.outcome)
 
 
 def update_agent(
@@ -232,7 +260,7 @@ def update_agent(
     arguments = everywhere(mesh, (own, _Who(np.int32(place), moved, credited), data, traced, order))
     program = _Program(team.models[agent], team.layout, team.alike, mesh)
     changed = onto_first(mesh, _update(program, compiled, *arguments))
-    params, moments = split_trained(own.params)[1](changed.trained), changed.moments
+    params, moments = joined(changed.trained, program.split(own.params)[1]), changed.moments
     if not team.alike:
         params = (*state.params[:place], params, *state.params[place + 1 :])
         moments = (*state.optimiser[:place], moments, *state.optimiser[place + 1 :])

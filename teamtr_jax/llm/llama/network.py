@@ -16,6 +16,7 @@ from teamtr_jax.llm.language_model import Cache, Params
 from teamtr_jax.llm.llama.adapters import adapted
 from teamtr_jax.llm.llama.config import LlamaConfig
 from teamtr_jax.llm.llama.lora import LINEARS
+from teamtr_jax.llm.mesh import constrain
 from teamtr_jax.llm.model import product
 from teamtr_jax.validation import InputError
 
@@ -25,7 +26,7 @@ _INWARD = "layers/(q|k|v|gate|up)/"
 _OUTWARD = "layers/(o|down)/"
 
 PARTITION: tuple[tuple[str, P], ...] = (
-    ("embedding$|head/kernel$", P("tensor", "fsdp")),
+    ("embedding$|head/kernel$", P("tensor", None)),
     (_INWARD + "kernel$", P(None, "fsdp", "tensor")),
     (_INWARD + "bias$", P(None, "tensor")),
     (_INWARD + "lora_a$", P(None, "fsdp", None)),
@@ -106,7 +107,7 @@ def features(
         "full": np.isin(np.arange(config.layers), config.full),
         "past": past,
     }
-    x = params["embedding"][ids].astype(config.dtype)
+    x = constrain(params["embedding"][ids].astype(config.dtype))
     if cache is None:
 
         def block(x: Array, layer: dict[str, Any]) -> tuple[Array, Cache]:
@@ -228,6 +229,6 @@ def _rest(config: LlamaConfig, layer: dict[str, Any], x: Array, where: _Where, q
     ]
     out = (reduce(jnp.add, read) / total).astype(x.dtype)  # fewer divisions than softmax
     out = out.reshape(batch, config.heads, chunk, -1).swapaxes(1, 2).reshape(batch, chunk, -1)
-    x = x + _linear(layer, "o", out)
+    x = constrain(x + _linear(layer, "o", out))
     h = _norm(x, layer["weights"]["mlp_norm"]["scale"], config.norm_eps)
-    return x + _linear(layer, "down", jax.nn.silu(_linear(layer, "gate", h)) * _linear(layer, "up", h))
+    return constrain(x + _linear(layer, "down", jax.nn.silu(_linear(layer, "gate", h)) * _linear(layer, "up", h)))
