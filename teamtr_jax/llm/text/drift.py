@@ -79,7 +79,7 @@ class DriftPolicy:
         if self.kind == "refuse":
             where = f"message of turn {turn} in conversation {conversation}"
             found = (
-                f"{where}: encoding its text changes {drift.changed} of {drift.ids} ids, from the {drift.first}th on"
+                f"{where}: encoding its text changes {drift.changed} of {drift.ids} ids, from place {drift.first} on"
             )
             raise InputError("drift", found, 'messages that are the ids of their text, or drift="keep" or "resample"')
         return drawn <= self.tries

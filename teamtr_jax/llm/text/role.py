@@ -18,6 +18,8 @@ LONGEST_MESSAGE = 2**20
 class Role:
     r"""A part in a conversation. An agent does not condition on what it does not see: one row for all such contexts (U4).
 
+    Headings are plain text, and so an agent can write one itself.
+
     Raises:
       InputError: names the setting.
 

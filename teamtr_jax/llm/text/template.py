@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from teamtr_jax.llm.text.tokenizer import REMEDY, Tokenizer
 from teamtr_jax.validation import InputError
@@ -52,9 +52,9 @@ class ChatTemplate:
         Raises:
           InputError: what the template, or Jinja about it, says.
         """
+        program = _compiled(self.source, self.date)
         import jinja2
 
-        program = _compiled(self.source, self.date)
         try:
             return program.render(
                 messages=[dict(message) for message in messages],
@@ -96,7 +96,7 @@ def _compiled(source: str, today: date) -> Any:
     class Generation(ext.Extension):
         """``{% generation %}`` marks what an assistant wrote; here it changes nothing."""
 
-        tags: ClassVar[set[str]] = {"generation"}
+        tags = {"generation"}  # noqa: RUF012 (as jinja2 has it)
 
         def parse(self, parser: Any) -> Any:
             next(parser.stream)
@@ -193,11 +193,14 @@ def _chat(turns: int, system: bool, contents: Mapping[str, str] | None = None) -
 def _cut(template: ChatTemplate, turns: int, system: bool) -> list[str]:
     """The template's text around the stand-ins of a conversation."""
     chat = _chat(turns, system)
-    rest, out = template.render(chat), []
+    whole = rest = template.render(chat)
+    out: list[str] = []
     for message in chat:
-        if rest.count(message["content"]) != 1:
-            found = f"the {message['role']} message {rest.count(message['content'])} times, or not in its place"
-            raise InputError("chat template", found, "every message once, in its order")
+        if (times := rest.count(message["content"])) != 1 or (times := whole.count(message["content"])) != 1:
+            found = f"{times} times" if message["content"] not in whole or times > 1 else "not in its place"
+            raise InputError(
+                "chat template", f"the {message['role']} message {found}", "every message once, in its order"
+            )
         before, rest = rest.split(message["content"])
         out.append(before)
     return [*out, rest]
@@ -268,12 +271,19 @@ def _trim(template: ChatTemplate, system: bool, plain: str, name: str) -> Trim:
 
 
 def _added(template: ChatTemplate, before: str, after_own: str) -> str:
-    """What stands before the first user message and not before later ones, apart from what begins every text."""
-    before, same = before.removeprefix(template.names.get("bos_token", "")), 0
-    while same < min(len(before), len(after_own)) and before[-1 - same] == after_own[-1 - same]:
+    """What stands before the first user message and not before later ones; nothing if that only begins every text."""
+    begins = template.names.get("bos_token", "")
+    if not _without_end(before.removeprefix(begins), after_own).strip():
+        return ""
+    return _without_end(before, after_own)
+
+
+def _without_end(text: str, other: str) -> str:
+    """A text without the end that it has in common with another one."""
+    same = 0
+    while same < min(len(text), len(other)) and text[-1 - same] == other[-1 - same]:
         same += 1
-    extra = before[: len(before) - same]
-    return extra if extra.strip() else ""
+    return text[: len(text) - same]
 
 
 def _remarks(template: ChatTemplate, system: bool, trims: Mapping[str, Trim], added: str) -> list[str]:

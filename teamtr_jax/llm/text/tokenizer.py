@@ -164,15 +164,19 @@ class FileTokenizer:
         return _ids(tokenizer, text)
 
     def encode(self, text: str, opens: bool = False) -> list[int]:
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise InputError("text", repr(text), "characters: half of a surrogate pair is none")
         ids = self._in_place(self._plain, text, opens)
         if not self._steer.intersection(ids):
             return ids
-        # Some vocabularies spell a control from its characters: such a text is encoded in two parts.
+        # Some vocabularies spell a control from its characters: a text that has it is encoded in parts.
         found = next(control for control, i in self.controls.items() if i in ids)
-        cut = text.find(found) + 1
-        if not cut or len(found) < 2:
+        first, *others = text.split(found)
+        if not others or len(found) < 2:
             raise InputError("text", repr(text), f"text that this tokenizer can encode without {found!r}")
-        return self.encode(text[:cut], opens) + self.encode(text[cut:])
+        parts = [first, *(found[1:] + other for other in others)]
+        parts = [*(part + found[0] for part in parts[:-1]), parts[-1]]
+        return [i for n, part in enumerate(parts) for i in self.encode(part, opens and not n)]
 
     def encode_template(self, text: str, opens: bool = False) -> list[int]:
         first = any(text.startswith(control) for control in self.controls)
@@ -182,7 +186,7 @@ class FileTokenizer:
         parts: list[list[int]] = [[]]
         for i in ids:
             if i in self._known:
-                parts[-1].append(i)
+                parts[-1].append(int(i))
             else:
                 parts.append([])
         return LOST.join(self._decode(part, opens and not n) for n, part in enumerate(parts))
@@ -304,7 +308,8 @@ def tokenizer_of(tokenizer_json: Mapping[str, Any], tokenizer_config: Mapping[st
     Truncation and padding that the file has switched on are switched off.
 
     Raises:
-      InputError: the library is missing; a file that it cannot read; merges left out at random; names that are no tokens.
+      InputError: the library is missing; a file that it cannot read; merges left out at random; ids with gaps; names that
+        are no tokens.
     """
     library = _library()
     if (tokenizer_json.get("model") or {}).get("dropout"):
@@ -315,12 +320,19 @@ def tokenizer_of(tokenizer_json: Mapping[str, Any], tokenizer_config: Mapping[st
         raise InputError("tokenizer.json", error, "a file that the library tokenizers reads") from None
     full.no_truncation()
     full.no_padding()
+    added = tokenizer_json.get("added_tokens") or []
+    for token in added:
+        if (given := full.token_to_id(token["content"])) != token[
+            "id"
+        ]:  # the library gives others where numbers have gaps
+            raise InputError(
+                "tokenizer.json", f"{token['content']!r} as id {token['id']}", f"{given}, the next free id"
+            )
     template = _default_template(tokenizer_config.get("chat_template"))
     names = {name: _text(tokenizer_config[name]) for name in NAMED if tokenizer_config.get(name) is not None}
     late = [_text(token) for token in (tokenizer_config.get("added_tokens_decoder") or {}).values()]
     if missing := [text for text in [*late, *names.values()] if full.token_to_id(text) is None]:
         raise InputError("tokenizer_config.json", f"the token {missing[0]!r}", "tokens that tokenizer.json has")
-    added = tokenizer_json.get("added_tokens") or []
     steer = [t["content"] for t in added if t.get("special") or _named_in(t["content"], template)]
     eos = tokenizer_config.get("eos_token_id")
     ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)

@@ -72,7 +72,7 @@ class Scribe:
         if self.template is None:
             object.__setattr__(self, "template", template_of(self.tokenizer))
         made(self, ChatTemplate, "template")
-        self._close  # noqa: B018  # whatever is wrong with the template is said here
+        self.stops  # noqa: B018  # whatever is wrong with the template is said here
 
     @cached_property
     def parts(self) -> Parts:
@@ -118,10 +118,15 @@ class Scribe:
             self.parts.after_own[len(text) :]
         )
 
+    @property
+    def end(self) -> tuple[int, ...]:
+        """The ids by which the template ends an answer."""
+        return self._close[0]
+
     @cached_property
     def stops(self) -> tuple[tuple[int, ...], ...]:
         """Sequences of ids that end a message, longest first: the template's end of an answer, and every eos."""
-        found = {self._close[0], *((i,) for i in self.tokenizer.eos)}
+        found = {self.end, *((i,) for i in self.tokenizer.eos)}
         return tuple(sorted(found, key=lambda stop: (-len(stop), stop)))
 
     def stop_of(self, own_ids: Sequence[int]) -> tuple[int, ...]:
@@ -132,11 +137,14 @@ class Scribe:
         """The ids of a message without its stop.
 
         Raises:
-          InputError: an eos before its end: whoever drew these ids went on behind it.
+          InputError: a stop before its end: whoever drew these ids went on behind it.
         """
-        ids = list(own_ids)[: len(own_ids) - len(self.stop_of(own_ids))]
-        if late := [i for i in ids if i in self.tokenizer.eos]:
-            raise InputError("ids", f"{late[0]}, which ends messages, before the end of one", "messages that end there")
+        ids = list(own_ids)
+        ids = ids[: len(ids) - len(self.stop_of(ids))]
+        if early := next((n for n in range(1, len(ids) + 1) if self.stop_of(ids[:n])), 0):
+            raise InputError(
+                "ids", f"{ids[early - 1]}, which ends messages, in the middle of one", "messages that end there"
+            )
         return ids
 
     def read(self, own_ids: Sequence[int]) -> str:
@@ -155,6 +163,10 @@ class Scribe:
         """How far the ids of its text are from a message. U+FFFD in the text always counts: it was no text."""
         ids = self.content(own_ids)
         return drift_between(ids, self._again(self._text(ids)))
+
+    def drifts(self, own_ids: Sequence[int]) -> bool:
+        """Whether encoding the text of a message gives other ids."""
+        return self.drift(own_ids).first >= 0
 
     def _again(self, text: str) -> list[int]:
         try:
