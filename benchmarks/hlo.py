@@ -82,6 +82,20 @@ def module_of(text: str) -> Module:
     return Module(entry, computations)
 
 
+def _trips(module: Module, loop: Instruction) -> int | None:
+    """As XLA writes it down, or the constant that the counter is compared with; `None` if neither is there."""
+    if found := TRIPS.search(loop.rest):
+        return int(found[1])
+    condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
+    own = {x.name: x for x in module.computations.get(condition[1] if condition else "", [])}
+    for test in own.values():
+        if test.kind == "compare" and "direction=LT" in test.rest:
+            for name in re.findall(r"%([\w.\-]+)", test.rest.split(")")[0]):
+                if name in own and own[name].kind == "constant" and (value := re.match(r"(\d+)\)", own[name].rest)):
+                    return int(value[1])
+    return None
+
+
 def _counts(module: Module) -> tuple[dict[str, int], int]:
     """How often each computation runs, and the number of loops whose trip count is not known (they count once)."""
     counts: dict[str, int] = defaultdict(int)
@@ -93,9 +107,9 @@ def _counts(module: Module) -> tuple[dict[str, int], int]:
         for instruction in module.computations.get(name, []):
             trips = 1
             if instruction.kind == "while":
-                found = TRIPS.search(instruction.rest)
+                found = _trips(module, instruction)
                 unknown += found is None
-                trips = int(found[1]) if found else 1
+                trips = 1 if found is None else found
             for several, one in CALLED.findall(instruction.rest):
                 for called in (several or one).replace("%", "").split(", "):
                     visit(called, times * trips)
@@ -142,3 +156,8 @@ def dot_flops(text: str) -> int:
         inner = math.prod(left[int(x)] for x in axes[1].split(",") if x) if axes else 1
         total += 2 * math.prod(result) * inner * times
     return total
+
+
+def loops_unknown(text: str) -> int:
+    """Loops whose trip count the text does not tell; all else here counts their bodies once."""
+    return _counts(module_of(text))[1]

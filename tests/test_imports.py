@@ -108,6 +108,8 @@ INNER = [
     {"ascend", "diagnose"},
     {"go_back"},
     {"update"},
+    {"text_update", "token_log"},
+    {"networks"},
     {"alignment", "backend", "methods", "text_backend"},
     {"replacement"},
 ]

@@ -36,6 +36,7 @@ class Ascent(NamedTuple):
     moments: Any  #: of the optimiser
     going: Bool[Array, ""]  #: no step was refused
     norms: Float[Array, ""]  #: sum of the gradients' norms
+    start: Float[Array, ""]  #: the monitor of the first minibatch before its step: 0 but for rounding
 
 
 class _Plan(NamedTuple):
@@ -83,7 +84,8 @@ def ascend(given: Given, rows: Rows, moments: Any, order: Int[Array, "epochs tra
     features = given.in_chunks(lambda text: policy.features(leaves, text), unknown)
     features = jnp.concatenate([jnp.zeros((known, *features.shape[1:]), features.dtype), features])
     current = Spoken(features, policy.head(leaves))
-    begin = Ascent(jnp.int32(0), policy.start, moments, jnp.asarray(True), jnp.zeros((), jnp.float32))
+    zero = jnp.zeros((), jnp.float32)
+    begin = Ascent(jnp.int32(0), policy.start, moments, jnp.asarray(True), zero, zero)
     if plan.single:
         ascent, found = _step(given, rows, current, plan, begin)
         found = uncut(found)[:known]
@@ -109,7 +111,8 @@ def _step(given: Given, rows: Rows, current: Spoken, plan: _Plan, ascent: Ascent
     # The gradient of the agent as it is: where that is not a number nothing can be learned, and `grad_norm` shows it.
     counted = go | ((ascent.taken == 0) & ~jnp.isfinite(norm))
     norms = ascent.norms + jnp.where(counted, norm, 0.0).astype(ascent.norms.dtype)
-    return Ascent(ascent.taken + go, trained, moments, go, norms), found
+    start = jnp.where(ascent.taken == 0, seen, ascent.start).astype(ascent.start.dtype)
+    return Ascent(ascent.taken + go, trained, moments, go, norms, start), found
 
 
 class _Chunk(NamedTuple):
@@ -182,8 +185,7 @@ def _loss(given: Given, head: Array | None, parameters: Any, chunk: _Chunk) -> t
     """
     compiled, traced, policy = given.compiled, given.traced, given.policy
     new = Spoken(policy.features(parameters, chunk.text), policy.head(parameters))
-    current = lax.stop_gradient(new) if head is None else Spoken(chunk.current, head)
-    found = policy.compare(current, new, chunk.written)
+    found = policy.compare(None if head is None else Spoken(chunk.current, head), new, chunk.written)
     moved = divergence(found, chunk.own)
     penalty = compiled.penalty(moved)
     log_ratio, kl = compiled.ratio.log_ratio(moved.log_ratio, chunk.own), compiled.ratio.total(penalty)
@@ -195,4 +197,4 @@ def _loss(given: Given, head: Array | None, parameters: Any, chunk: _Chunk) -> t
     total = (chunk.weight.reshape(lift) * (chunk.unit * given.beta * kl - chunk.credited * gain)).sum()
     monitor = (chunk.weight[:, None] * per_message(compiled.monitor(moved))).sum()
     messages = (chunk.weight[:, None] * chunk.own.any(-1)).sum()
-    return total, _Seen(monitor, messages, current.features if head is None else jnp.zeros((len(chunk.own), 0)))
+    return total, _Seen(monitor, messages, new.features if head is None else jnp.zeros((len(chunk.own), 0)))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from teamtr_jax.llm.language_model import Reading
+from teamtr_jax.llm.text.drift import DriftCount, DriftPolicy
 from teamtr_jax.llm.text_team import TextTeam
 from teamtr_jax.llm.writing import bucket
 from teamtr_jax.validation import InputError, whole_number
 
-__all__ = ["Drift", "SamplerSettings", "View", "Conversations", "Own", "own_messages", "reading_of"]
-
-Drift = Literal["keep", "refuse", "resample"]
-"""Of a message whose text, encoded again, gives other ids: count it, end the run, or draw the message again."""
+__all__ = ["SamplerSettings", "View", "Conversations", "Own", "own_messages", "reading_of"]
 
 
 class SamplerSettings(NamedTuple):
@@ -27,7 +25,7 @@ class SamplerSettings(NamedTuple):
     top_p: None  #: never cut
     dtype: tuple[str, ...]  #: of each agent's network; logits are float32 whatever it is
     sampler: tuple[str, ...]  #: of each agent ``own`` or the name of an external sampler
-    drift: Drift
+    drift: DriftPolicy
 
 
 class View(NamedTuple):
@@ -53,6 +51,8 @@ class Conversations(NamedTuple):
     views: tuple[View, ...]  #: of each agent
     drifted: Bool[ndarray, "R turns"]  #: whether the text of the message, encoded again, gives other ids
     redrawn: Int[ndarray, "R turns"]  #: how many times the message was drawn again for that
+    dropped: Int[ndarray, "R turns"]  #: messages of others that the speaker was not told for want of room
+    drift: DriftCount  #: over all messages
     settings: SamplerSettings
 
 

@@ -47,9 +47,9 @@ class Policy(NamedTuple):
     head: Callable[[Any], Float[Array, "V D"]]  #: arrays → rows of what may be written
     temperature: float | Array
 
-    def compare(self, current: Spoken, new: Spoken, written: Int[Array, "R M L"]) -> TokenStatistics:
-        """Two policies at the same tokens."""
-        return token_statistics(*current, *new, written, temperature=self.temperature)
+    def compare(self, current: Spoken | None, new: Spoken, written: Int[Array, "R M L"]) -> TokenStatistics:
+        """Two policies at the same tokens; without a current one the new one with itself, as it is."""
+        return token_statistics(*(current or (None, None)), *new, written, temperature=self.temperature)
 
 
 def layout_policy(config: ModelConfig | LanguageModel, layout: Layout, params: Params) -> Policy:
@@ -87,8 +87,8 @@ def reading_policy(model: LanguageModel, trained: Params, frozen: Params, temper
 
     def features(trained: Params, text: Text) -> Float[Array, "R M L D"]:
         rows, views, length = text.ids.shape
-        flat = (x.reshape(rows * views, length) for x in (text.ids, text.readable))
-        found = model.features(joined(trained, frozen), *flat)[0].reshape(rows, views * length, -1)
+        ids, readable = (x.reshape(rows * views, length) for x in (text.ids, text.readable))
+        found = model.features(joined(trained, frozen), ids, readable)[0].reshape(rows, views * length, -1)
         at = text.at.reshape(rows, -1, 1)
         return jnp.take_along_axis(found, at, 1).reshape(*text.at.shape, -1)
 

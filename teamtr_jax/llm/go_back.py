@@ -26,13 +26,21 @@ class Kept(NamedTuple):
     sound: Bool[Array, ""]  #: whether every number of the step's end is one
     moved: Divergence
     entropy: Float[Array, "R turns L"]
+    current: Float[Array, "R turns L"]  #: log-probability of what was written, of the agent as it was
+
+
+class _Seen(NamedTuple):
+    """Of each token; zero elsewhere."""
+
+    moved: Divergence
+    entropy: Array
+    current: Array
 
 
 class _Carry(NamedTuple):
     search: Search
     reached: Array  #: the monitor at the first scale
-    moved: Divergence
-    entropy: Array
+    seen: _Seen
 
 
 def go_back(given: Given, rows: Rows, current: Spoken, training: int, last: Any) -> Kept:
@@ -54,21 +62,21 @@ def go_back(given: Given, rows: Rows, current: Spoken, training: int, last: Any)
 
         return jax.tree.map(part, policy.start, last)
 
-    def assess(scale: Array) -> tuple[Divergence, Array]:
+    def assess(scale: Array) -> _Seen:
         leaves = policy.leaves(at(scale))
         head = policy.head(leaves)
 
-        def chunk(text: Any, written: Array, own: Array, features: Array) -> tuple[Divergence, Array]:
+        def chunk(text: Any, written: Array, own: Array, features: Array) -> _Seen:
             new = Spoken(policy.features(leaves, text), head)
             found = policy.compare(Spoken(features, current.head), new, written)
-            return divergence(found, own), jnp.where(own, found.entropy, 0.0)
+            return _Seen(divergence(found, own), *(jnp.where(own, x, 0.0) for x in (found.entropy, found.current)))
 
         return given.in_chunks(chunk, rows.text, rows.written, rows.own, current.features)
 
     def try_(carry: _Carry) -> _Carry:
         search = carry.search
-        moved, entropies = assess(search.scale)
-        front = jax.tree.map(lambda x: x[:training], moved)
+        seen = assess(search.scale)
+        front = jax.tree.map(lambda x: x[:training], seen.moved)
         monitor = diagnose.monitor(given, trained_on, front)
         reached = jnp.where(search.tried == 0, monitor, carry.reached).astype(one.dtype)
         trial = Trial(
@@ -76,11 +84,11 @@ def go_back(given: Given, rows: Rows, current: Spoken, training: int, last: Any)
         )
         found = compiled.step_rule(search._replace(tried=search.tried + 1), trial)
         following = jnp.where(found.done, search.scale, jnp.where(sound, found.scale, 0.0)).astype(one.dtype)
-        return _Carry(found._replace(scale=following), reached, moved, entropies)
+        return _Carry(found._replace(scale=following), reached, seen)
 
     nothing = jnp.zeros(rows.own.shape, jnp.promote_types(current.features.dtype, one.dtype))
     search = Search(jnp.where(sound, one, zero), jnp.asarray(False), jnp.int32(0), zero, zero)
-    begin = _Carry(search, zero, Divergence(nothing, nothing), nothing)
+    begin = _Carry(search, zero, _Seen(Divergence(nothing, nothing), nothing, nothing))
     end = lax.while_loop(lambda carry: ~carry.search.done, try_, begin)
     reached = jnp.where(sound & ~jnp.isnan(end.reached), end.reached, jnp.inf)
-    return Kept(at(end.search.scale), end.search.scale, reached, sound, end.moved, end.entropy)
+    return Kept(at(end.search.scale), end.search.scale, reached, sound, *end.seen)

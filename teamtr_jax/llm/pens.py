@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +12,20 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from teamtr_jax.hosts import gathered
 from teamtr_jax.llm import writing
 from teamtr_jax.llm.external import ExternalSampler, Written, write_externally
 from teamtr_jax.llm.language_model import Params
 from teamtr_jax.llm.text_team import TextAgent
 from teamtr_jax.llm.writing import Held, Message, bucket
 
-__all__ = ["Memory", "Turn", "Pen", "OwnPen", "ExternalPen"]
+__all__ = ["Memory", "Turn", "OwnPen", "ExternalPen"]
 
 SHARED = 16
 """Ids that the rollouts of every problem must have in common before they are read once."""
+
+SLOTS = 64
+"""Fewest slots."""
 
 HALVED = 8
 """A batch of fewer rows is not halved: a step of half of them costs as much."""
@@ -52,18 +56,6 @@ class Turn(NamedTuple):
     last: bool  #: whether the agent writes no more
 
 
-class Pen(Protocol):
-    """One message in each of some rows."""
-
-    def write(self, again: NDArray[np.bool_], attempt: int) -> Written:
-        """Messages, in those of the pen's rows that are asked for; an earlier one there is forgotten."""
-        ...
-
-    def lay_down(self) -> None:
-        """All messages stay as they are."""
-        ...
-
-
 @dataclass
 class ExternalPen:
     """An external sampler writes; it reads whole views."""
@@ -75,7 +67,7 @@ class ExternalPen:
     name: str
 
     def write(self, again: NDArray[np.bool_], attempt: int) -> Written:
-        """As `Pen.write`."""
+        """Messages, in those of the pen's rows that are asked for; an earlier one there is forgotten."""
         seed = jax.random.bits(
             jax.random.fold_in(jax.random.fold_in(self.turn.key, self.turn.number), attempt), (), "uint32"
         )
@@ -131,23 +123,34 @@ class OwnPen:
                 chunk = self._read_shared(chunk, common)
             else:
                 memory.held = writing.empty(self.agent.model, total, self._slots(chunk))
+        self._make_room(chunk)
         assert memory.held is not None
-        memory.held = with_room(memory.held, self._slots(chunk))
         self.held = memory.held if whole else writing.gather(memory.held, self.batch.clip(max=total - 1))
         if any(chunk):
             self.features, self.held = self._take_in(self.held, chunk)
         self.first = memory.used
 
-    def _slots(self, chunk: Sequence[Sequence[int]]) -> int:
+    def _slots(self, chunk: Sequence[Sequence[int]], used: int = 0) -> int:
         """How many there must be for these ids and a message."""
         new = max(map(len, chunk))
-        return bucket(self.memory.used + (bucket(new) if new else 0) + self.agent.role.cap)
+        return bucket(used + (bucket(new) if new else 0) + self.agent.role.cap, SLOTS)
+
+    def _make_room(self, chunk: Sequence[Sequence[int]]) -> None:
+        """Gaps are closed where fewer slots do then."""
+        memory = self.memory
+        assert memory.held is not None
+        most = int(memory.held.readable.sum(1).max())
+        slots, fewer = self._slots(chunk, memory.used), self._slots(chunk, most)
+        if self.turn.halve and fewer < slots:
+            memory.held, memory.used = writing.pack(memory.held, fewer), most
+        else:
+            memory.held = with_room(memory.held, slots)
 
     def _take_in(self, held: Held, chunk: Sequence[Sequence[int]]) -> tuple[Array, Held]:
         ids, real = right(chunk, bucket(max(map(len, chunk))))
         start = self.memory.used
         self.memory.used += ids.shape[1]
-        return writing.read(self.agent.model, self.params, held, ids, real, start)
+        return writing.read(self.agent.model, self.params, held, ids, real, np.int32(start))
 
     def _read_shared(self, chunk: Sequence[Sequence[int]], common: Sequence[int]) -> list[list[int]]:
         """What the rollouts of each problem have in common is read once; the rest comes back."""
@@ -158,7 +161,7 @@ class OwnPen:
         return [list(row[common[k // group] :]) for k, row in enumerate(chunk)]
 
     def write(self, again: NDArray[np.bool_], attempt: int) -> Written:
-        """As `Pen.write`."""
+        """As `ExternalPen.write`."""
         turn, cap, memory = self.turn, self.agent.role.cap, self.memory
         asked = np.zeros(len(self.batch), bool)
         asked[self.place[again]] = True
@@ -185,9 +188,9 @@ class OwnPen:
         while True:
             few = -(-len(places) // 2) if self.turn.halve and len(places) >= HALVED else 0
             message, held = writing.write(
-                self.agent.model, self.params, held, message, uniform, stops, heat, start, few
+                self.agent.model, self.params, held, message, uniform, stops, heat, np.int32(start), np.int32(few)
             )
-            now = jax.device_get(message)
+            now = jax.device_get(gathered(message))
             mine = (places < len(asked)) & asked[places.clip(max=len(asked) - 1)]
             for all_, some in zip(
                 self.wrote, (now.ids, now.logp, now.length, now.done & (now.length > 0)), strict=True
@@ -210,7 +213,7 @@ class OwnPen:
         return int(now.drawn)
 
     def lay_down(self) -> None:
-        """As `Pen.lay_down`."""
+        """The messages stay as they are."""
         memory = self.memory
         if self.turn.last:
             memory.held = None
@@ -253,7 +256,7 @@ def right(chunk: Sequence[Sequence[int]], width: int) -> tuple[NDArray[np.int32]
 
 def with_room(held: Held, slots: int) -> Held:
     """The same with a bucket of at least so many slots."""
-    return held if held.readable.shape[1] >= slots else writing.grow(held, bucket(slots))
+    return held if held.readable.shape[1] >= slots else writing.grow(held, bucket(slots, SLOTS))
 
 
 def shared(chunk: Sequence[Sequence[int]], group: int) -> list[int]:

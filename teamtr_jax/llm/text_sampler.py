@@ -7,23 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import jax
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from teamtr_jax.llm.conversations import Conversations, Drift, SamplerSettings, View, own_messages, reading_of
+from teamtr_jax.llm.conversations import Conversations, SamplerSettings, View, own_messages, reading_of
 from teamtr_jax.llm.external import ExternalSampler, Written
 from teamtr_jax.llm.language_model import Params
-from teamtr_jax.llm.pens import ExternalPen, Memory, OwnPen, Pen, Turn
+from teamtr_jax.llm.pens import ExternalPen, Memory, OwnPen, Turn
+from teamtr_jax.llm.text.drift import NO_DRIFTS, Drift, DriftCount, DriftPolicy
+from teamtr_jax.llm.text.view import Told
 from teamtr_jax.llm.text_team import TextAgent, TextTeam
-from teamtr_jax.validation import InputError, one_of, whole_number
+from teamtr_jax.validation import InputError, whole_number
 
 __all__ = ["Problem", "Conversations", "converse", "own_messages", "reading_of"]
 
 Problem = str | tuple[str, ...]
 """One text that every agent reads, or one for each agent, of which the others know nothing."""
+
+
+KEEP = DriftPolicy()
 
 
 @dataclass
@@ -50,8 +56,7 @@ def converse(
     key: Array,
     group: int = 1,
     *,
-    drift: Drift = "keep",
-    redraws: int = 3,
+    drift: DriftPolicy = KEEP,
     external: Mapping[int, ExternalSampler] | None = None,
     halve: bool = True,
 ) -> Conversations:
@@ -63,31 +68,30 @@ def converse(
     Args:
       params: one pytree for each set of parameters.
       key: a PRNG key.
-      drift: what happens to a message whose text, encoded again, gives other ids. ``resample`` draws the message again; what
-        stays is then distributed as `p/Z`, given no drift, while `p` is booked: `redrawn` says how often.
-      redraws: most times that a message is drawn again. What drifts even then is kept and counted.
+      drift: what happens to a message whose text, encoded again, gives other ids.
       external: agent → a sampler that writes in its place (`external.write_externally`).
       halve: go on with half of the rows where half of them have ended.
 
     Raises:
       InputError: another number of sets than the team has, no problem, a problem without a text for each agent, a view that would
-        be longer than the team's `context`, an external sampler that breaks its word, or a message that drifts under ``refuse``.
+        be too long, an external sampler that breaks its word, or a message that drifts where none may.
       ArithmeticError: logits that are not numbers.
     """
     plugged = dict(external or {})
-    one_of("drift", drift, ("keep", "refuse", "resample"))
-    redraws = whole_number("redraws", redraws, 0) if drift == "resample" else 0
+    if not isinstance(drift, DriftPolicy):
+        raise InputError("drift", repr(drift), "a DriftPolicy")
     rows = _rows(team, params, problems, whole_number("group", group, 1), plugged)
     route, write = jax.random.split(key)
     chance = np.asarray(jax.random.uniform(route, (len(rows), team.turns), np.float32), np.float64)
     readers = [_Reader.of(len(rows), team.turns) for _ in team.agents]
-    out, said = _empty(team, rows, group, plugged, drift), [[] for _ in rows]
+    out, said, drifts = _empty(team, rows, group, plugged, drift), [[] for _ in rows], NO_DRIFTS
     for number in range(team.turns):
         out.speaker[:, number], out.chance[:, number] = _speakers(team, number, out.speaker, said, chance[:, number])
         messages = [""] * len(rows)
         for k in np.unique(out.speaker[:, number]).tolist():
             who, agent, reader = np.flatnonzero(out.speaker[:, number] == k), team.agents[k], readers[k]
-            new = [_heard(team, k, reader, rows[row], out.speaker[row], said[row], row) for row in who.tolist()]
+            told = [_told(team, k, reader, rows[row], out.speaker[row], said[row], row) for row in who.tolist()]
+            out.dropped[who, number] = [dropped for _, dropped in told]
             last = team.router is None and all(team.speaker(later) != k for later in range(number + 1, team.turns))
             turn = Turn(number, write, group, team.temperature, halve, last)
             if k in plugged:
@@ -95,20 +99,22 @@ def converse(
                 pen = ExternalPen(plugged[k], agent, views, turn, f"external[{k}]")
             else:
                 pen = OwnPen(agent, params[team.who.sharers[k]], reader.memory, who, turn)
-                pen.read(new)
-            written, texts, drifted, redrawn = _message(pen, agent, len(who), drift, redraws)
+                pen.read([ids for ids, _ in told])
+            written, draws = _message(pen, agent, who, number, drift)
             pen.lay_down()
+            drifts = reduce(DriftCount.plus, map(DriftCount.of, draws), drifts)
             cap = written.ids.shape[1]
             out.ids[who, number, :cap], out.logp[who, number, :cap] = written.ids, written.logp
             out.length[who, number], out.stopped[who, number] = written.length, written.stopped
-            out.drifted[who, number], out.redrawn[who, number] = drifted, redrawn
-            for row, ids, length, text in zip(who.tolist(), written.ids, written.length, texts, strict=True):
+            out.drifted[who, number] = [found[-1].first >= 0 for found in draws]
+            out.redrawn[who, number] = [len(found) - 1 for found in draws]
+            for row, ids, length in zip(who.tolist(), written.ids, written.length, strict=True):
                 reader.begin[row, number], reader.last[row] = len(reader.views[row]), ids[:length].tolist()
                 reader.views[row] += reader.last[row]
-                messages[row] = text
+                messages[row] = agent.scribe.read(reader.last[row])
         for row, text in zip(said, messages, strict=True):
             row.append(text)
-    return out._replace(said=tuple(map(tuple, said)), views=tuple(map(_view, readers)))
+    return out._replace(said=tuple(map(tuple, said)), views=tuple(map(_view, readers)), drift=drifts)
 
 
 def _rows(
@@ -135,7 +141,7 @@ def _rows(
 
 
 def _empty(
-    team: TextTeam, rows: tuple[Problem, ...], group: int, external: Mapping[int, ExternalSampler], drift: Drift
+    team: TextTeam, rows: tuple[Problem, ...], group: int, external: Mapping[int, ExternalSampler], drift: DriftPolicy
 ) -> Conversations:
     shape, cap = (len(rows), team.turns), max(agent.role.cap for agent in team.agents)
     samplers = (
@@ -155,6 +161,8 @@ def _empty(
         views=(),
         drifted=np.zeros(shape, bool),
         redrawn=np.zeros(shape, np.int32),
+        dropped=np.zeros(shape, np.int32),
+        drift=NO_DRIFTS,
         settings=SamplerSettings(team.temperature, None, None, tuple(dtypes), tuple(samplers), drift),
     )
 
@@ -174,56 +182,53 @@ def _speakers(
     return who, chances
 
 
-def _heard(
+def _told(
     team: TextTeam, k: int, reader: _Reader, problem: Problem, speaker: NDArray[np.int32], said: list[str], row: int
-) -> list[int]:
+) -> Told:
     """What is new to an agent at its turn, in its own ids; its view holds them from here on.
 
     Raises:
       InputError: a view that would be too long.
     """
-    agent, view = team.agents[k], reader.views[row]
-    since = max(reader.known[row], 0)
-    new = [(team.names[speaker[t]], said[t]) for t in range(since, len(said)) if speaker[t] != k]
-    if reader.known[row] < 0:
-        ids = agent.scribe.opening(problem if isinstance(problem, str) else problem[k], new)
+    agent, view, known = team.agents[k], reader.views[row], reader.known[row]
+    heard = [(team.names[speaker[t]], said[t]) for t in range(max(known, 0), len(said)) if speaker[t] != k]
+    if known < 0:
+        told = agent.scribe.told_first(problem if isinstance(problem, str) else problem[k], heard)
     else:
-        ids = agent.scribe.between(reader.last[row], new)
-    reader.known[row] = len(said)
-    if len(view) + len(ids) + agent.role.cap > team.context:
-        found = f"{len(view)} ids read, {len(ids)} new ones and a message of {agent.role.cap}"
-        raise InputError(f"context of {agent.role.name}", found, f"at most {team.context}")
-    if not ids:
+        told = agent.scribe.told_next(reader.last[row], heard, len(view))
+    if not told.ids:
         raise InputError(f"scribe of {agent.role.name}", "no id before a message", "at least one")
-    view += ids
-    return list(ids)
+    view += told.ids
+    longest = getattr(agent.model, "longest", None)
+    if longest is not None and len(view) + agent.role.cap > longest:
+        found = f"{len(view)} ids read and a message of {agent.role.cap}"
+        raise InputError(f"view of {agent.role.name}", found, f"at most {longest}, which its network was made for")
+    reader.known[row] = len(said)
+    return told
 
 
 def _message(
-    pen: Pen, agent: TextAgent, rows: int, drift: Drift, redraws: int
-) -> tuple[Written, list[str], NDArray[np.bool_], NDArray[np.int32]]:
-    """Messages, their texts, which drift, and how often each was drawn again."""
+    pen: OwnPen | ExternalPen, agent: TextAgent, who: NDArray[np.int64], number: int, policy: DriftPolicy
+) -> tuple[Written, list[list[Drift]]]:
+    """A message in each row, and the drift of each of its draws; the last one stands."""
+    written = pen.write(np.ones(len(who), bool), 0)
+    draws = [[agent.scribe.drift(ids)] for ids in _own(written)]
+    while True:
+        again = [
+            policy.again(found[-1], len(found), row, number) for found, row in zip(draws, who.tolist(), strict=True)
+        ]
+        if not any(again):
+            return written, draws
+        rows = np.array(again)
+        for old, new in zip(written, pen.write(rows, max(map(len, draws))), strict=True):
+            old[rows] = new[rows]
+        for found, ids in zip([draws[k] for k in np.flatnonzero(rows)], _own(written, rows), strict=True):
+            found.append(agent.scribe.drift(ids))
 
-    def checked(written: Written) -> tuple[list[list[int]], NDArray[np.bool_]]:
-        own = [ids[:length].tolist() for ids, length in zip(written.ids, written.length, strict=True)]
-        return own, np.array([agent.scribe.drifts(ids) for ids in own])
 
-    written, redrawn = pen.write(np.ones(rows, bool), 0), np.zeros(rows, np.int32)
-    own, drifted = checked(written)
-    for attempt in range(1, redraws + 1):
-        if not drifted.any():
-            break
-        for old, new in zip(written, pen.write(drifted, attempt), strict=True):
-            old[drifted] = new[drifted]
-        redrawn += drifted
-        own, drifted = checked(written)
-    if drift == "refuse" and drifted.any():
-        row = int(np.flatnonzero(drifted)[0])
-        found = f"{agent.scribe.read(own[row])!r}, which encodes to other ids than {own[row]}"
-        raise InputError(
-            f"message of {agent.role.name}", found, "ids that its text encodes to (or another policy of drift)"
-        )
-    return written, [agent.scribe.read(ids) for ids in own], drifted, redrawn
+def _own(written: Written, rows: NDArray[np.bool_] | slice = slice(None)) -> list[list[int]]:
+    """The ids of each message."""
+    return [ids[:length].tolist() for ids, length in zip(written.ids[rows], written.length[rows], strict=True)]
 
 
 def _view(reader: _Reader) -> View:

@@ -11,25 +11,13 @@ import numpy as np
 
 from teamtr_jax.llm.checked import FLOAT32, real, whole
 from teamtr_jax.llm.language_model import LanguageModel, Params
+from teamtr_jax.llm.text.drift import Drift
+from teamtr_jax.llm.text.role import Role
+from teamtr_jax.llm.text.view import Told
 from teamtr_jax.sharing import Sharing, apart
 from teamtr_jax.validation import InputError, real_number, shown, whole_number
 
-__all__ = ["Part", "Desk", "TextAgent", "TextTeam", "Schedule", "TextRouter", "text_params"]
-
-
-@runtime_checkable
-class Part(Protocol):
-    """What a team asks of a role (`teamtr_jax.llm.text.role.Role`)."""
-
-    @property
-    def name(self) -> str:
-        """What the others call the agent."""
-        ...
-
-    @property
-    def cap(self) -> int:
-        """Most ids of one message, its stop included."""
-        ...
+__all__ = ["Desk", "TextAgent", "TextTeam", "Schedule", "TextRouter", "text_params"]
 
 
 @runtime_checkable
@@ -41,27 +29,27 @@ class Desk(Protocol):
         """Sequences of ids each of which ends a message and belongs to it."""
         ...
 
-    def opening(self, problem: str, heard: Sequence[tuple[str, str]]) -> list[int]:
-        """What the agent reads before its first message; `heard`: ``(name, text)`` of what others said."""
+    def told_first(self, problem: str, heard: Sequence[tuple[str, str]]) -> Told:
+        """What the agent reads before its first message; `heard`: ``(name, text)`` of all that others said."""
         ...
 
-    def between(self, own_ids: Sequence[int], heard: Sequence[tuple[str, str]]) -> list[int]:
-        """What it reads between its last message, these ids, and its next."""
+    def told_next(self, own_ids: Sequence[int], heard: Sequence[tuple[str, str]], used: int) -> Told:
+        """What it reads between its last message, these ids, and its next; `used`: ids of its view so far."""
         ...
 
-    def read(self, ids: Sequence[int]) -> str:
+    def read(self, own_ids: Sequence[int]) -> str:
         """The text of a message, without its stop."""
         ...
 
-    def drifts(self, ids: Sequence[int]) -> bool:
-        """Whether the text of a message, encoded again, gives other ids."""
+    def drift(self, own_ids: Sequence[int]) -> Drift:
+        """How far the ids of its text are from a message."""
         ...
 
 
 class TextAgent(NamedTuple):
     """One agent. Its parameters stand apart, so that sharers have them once."""
 
-    role: Part
+    role: Role
     model: LanguageModel
     scribe: Desk
 
@@ -90,13 +78,12 @@ class TextTeam:
     router: TextRouter | None = None
     sharing: Sharing | None = None  #: who plays with whose parameters; kept as `apart(n)` if not given
     temperature: float = 1.0  #: every policy is `softmax(logits/temperature)`: sampled, trained and certified alike
-    context: int = 2048  #: most ids that an agent may have read and written; with more a conversation is refused
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "agents", tuple(self.agents))
         if not self.agents:
             raise InputError("agents", "none", "at least one")
-        whole(self, 1, "turns", "context")
+        whole(self, 1, "turns")
         real(self, "temperature", **FLOAT32)
         names = [agent.role.name for agent in self.agents]
         if twice := [name for name in names if names.count(name) > 1]:
@@ -114,10 +101,9 @@ class TextTeam:
                 whole_number(f"schedule({turn})", self.speaker(turn), 0, len(self.agents) - 1)
 
     def _check(self, k: int, agent: TextAgent) -> None:
-        for part, kind in ((agent.role, Part), (agent.model, LanguageModel), (agent.scribe, Desk)):
+        for part, kind in ((agent.role, Role), (agent.model, LanguageModel), (agent.scribe, Desk)):
             if not isinstance(part, kind):
                 raise InputError(f"agents[{k}]", repr(part), f"a {kind.__name__}")
-        whole_number(f"agents[{k}].role.cap", agent.role.cap, 1, self.context)
         first = self.who.firsts[self.who.sharers[k]]
         if agent.model != self.agents[first].model:
             raise InputError(f"agents[{k}].model", repr(agent.model), f"the network of agent {first}, a sharer")

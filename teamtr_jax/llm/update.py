@@ -33,7 +33,7 @@ from teamtr_jax.llm.update_settings import CompiledSettings, TracedSettings, Upd
 from teamtr_jax.trust_region.adaptive import adapted
 from teamtr_jax.validation import concrete, integers, permutation, whole_number
 
-__all__ = ["TrainState", "UpdateData", "Outcome", "Improved", "improve", "init_train_state", "update_agent", "score",
+__all__ = ["TrainState", "UpdateData", "Lesson", "Outcome", "Improved", "improve", "init_train_state", "update_agent", "score",
            "programs"]  # fmt: skip
 
 
@@ -56,15 +56,25 @@ class UpdateData(NamedTuple):
     counts: Float[Array, " R"]  #: 1, or 0 for a rollout that is left out of the loss
 
 
+class Lesson(NamedTuple):
+    """What an update is told of each rollout, ``[R]``."""
+
+    advantage: Array  #: what the update uses
+    centred: Array  #: unbiased
+    weight: Array  #: importance weight of the transcript
+    counts: Array  #: 1, or 0 for a rollout that is left out of the loss
+
+
 class Outcome(NamedTuple):
     """What an update did."""
 
     numbers: dict[str, Float[Array, ""]]
-    own: Bool[
-        Array, "R turns L"
-    ]  #: the tokens, in the rows that were measured, of the agents that moved; zero elsewhere:
+    own: Bool[Array, "R turns L"]
+    """The tokens, in the rows that were measured, of the agents that moved. What follows is zero elsewhere."""
     log_ratio: Float[Array, "R turns L"]  #: `log π'/π` at these tokens
     kl: Float[Array, "R turns L"]
+    current: Float[Array, "R turns L"]  #: `log π`
+    start: Float[Array, ""]  #: `Ascent.start`
 
 
 def init_train_state(team: LanguageTeam, params: Params, settings: UpdateSettings) -> TrainState:
@@ -178,8 +188,10 @@ def improve(given: Given, rows: Rows, moments: Any, order: Int[Array, "epochs tr
     }
     # Of a step that is not a number the moments are forgotten.
     moments = jax.tree.map(lambda x, y: jnp.where(kept.sound, x, y), ascent.moments, moments)
-    tokens = (jnp.zeros(shape, x.dtype).at[measured].set(x) for x in (rows.own, *kept.moved))
-    return Improved(kept.trained, moments, beta, Outcome(found, *tokens))
+    own, log_ratio, kl, current = (
+        jnp.zeros(shape, x.dtype).at[measured].set(x) for x in (rows.own, *kept.moved, kept.current)
+    )
+    return Improved(kept.trained, moments, beta, Outcome(found, own, log_ratio, kl, current, ascent.start))
 
 
 def _adapted(given: Given, reached: Array, taken: Array) -> Array:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from teamtr_jax.llm.drawing import draw_token
 from teamtr_jax.llm.language_model import Cache, LanguageModel, Params, logits_of
 
-__all__ = ["Message", "Held", "bucket", "stop_table", "uniforms", "empty", "read", "begin", "write", "grow", "repeat",
+__all__ = ["Message", "Held", "bucket", "stop_table", "uniforms", "empty", "read", "begin", "write", "grow", "pack", "repeat",
            "take", "gather", "scatter"]  # fmt: skip
 
 PIECE = 128
@@ -47,12 +47,12 @@ class Message(NamedTuple):
     tail: Int[Array, "B S"]  #: the last ids, as many as the longest stop has
 
 
-def bucket(count: int, least: int = 16) -> int:
-    """The least of 16, 24, 32, 48, 64, 96, … that is at least `count`: few compiled shapes, at most a third of them empty.
+def bucket(count: int, least: int = 32) -> int:
+    """The least of 32, 48, 64, 96, 128, 192, … that is at least `count`: few compiled shapes, a third of them empty at most.
 
     Example:
-      >>> [bucket(count) for count in (1, 17, 33, 128, 129)]
-      [16, 24, 48, 128, 192]
+      >>> [bucket(count) for count in (1, 33, 64, 129)], bucket(1, 64)
+      ([32, 48, 64, 192], 64)
     """
     size = least
     while size < count:
@@ -92,7 +92,7 @@ def empty(model: LanguageModel, batch: int, slots: int) -> Held:
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
 def read(
-    model: LanguageModel, params: Params, held: Held, ids: Int[Array, "B C"], real: Bool[Array, "B C"], start: Array | int
+    model: LanguageModel, params: Params, held: Held, ids: Int[Array, "B C"], real: Bool[Array, "B C"], start: Array | np.int32
 ) -> tuple[Float[Array, "B D"], Held]:  # fmt: skip
     """A chunk into the slots `start … start+C−1`; the features of its last slot, which the head reads.
 
@@ -100,18 +100,18 @@ def read(
       ids: on the right of each row; C is a `bucket`, read in even pieces of at most `PIECE`.
       real: which of them are there.
     """
-    batch, chunk = ids.shape
-    readable = lax.dynamic_update_slice(held.readable, real, (0, start))
+    chunk = ids.shape[1]
+    readable = lax.dynamic_update_slice_in_dim(held.readable, real, start, 1)
     pieces = -(-chunk // PIECE)
     width = chunk // pieces
 
-    def piece(k: Array | int, cache: Cache) -> tuple[Array, Cache]:
-        part = lax.dynamic_slice(ids, (0, k * width), (batch, width))
+    def piece(k: Any, cache: Cache) -> tuple[Array, Cache]:
+        part = lax.dynamic_slice_in_dim(ids, k * width, width, 1)
         features, cache = model.features(params, part, readable, start + k * width, cache, (), width - 1)
         return features[:, 0], cache
 
-    cache = lax.fori_loop(0, pieces - 1, lambda k, cache: piece(k, cache)[1], held.cache)
-    features, cache = piece(pieces - 1, cache)
+    cache = lax.fori_loop(np.int32(0), np.int32(pieces - 1), lambda k, cache: piece(k, cache)[1], held.cache)
+    features, cache = piece(np.int32(pieces - 1), cache)
     return features, Held(cache, readable)
 
 
@@ -123,8 +123,8 @@ def _draw(features: Array, head: Array, uniform: Array, temperature: Array | flo
 def _add(message: Message, drawn: Array, logp: Array, stops: Array) -> Message:
     """One more id in every row that is not done."""
     at, ids, logps, length, done, tail = message
-    ids = lax.dynamic_update_slice(ids, jnp.where(done, 0, drawn)[:, None], (0, at))
-    logps = lax.dynamic_update_slice(logps, jnp.where(done, 0.0, logp)[:, None], (0, at))
+    ids = lax.dynamic_update_slice_in_dim(ids, jnp.where(done, 0, drawn)[:, None], at, 1)
+    logps = lax.dynamic_update_slice_in_dim(logps, jnp.where(done, 0.0, logp)[:, None], at, 1)
     length = length + ~done
     tail = jnp.where(done[:, None], tail, jnp.concatenate([tail[:, 1:], drawn[:, None]], 1))
     ended = ((tail[:, None] == stops) | (stops == ANY)).all(-1).any(-1)
@@ -158,8 +158,8 @@ def write(
     uniform: Float[Array, "B L 2"],
     stops: Int[Array, "K S"],
     temperature: float | Array,
-    start: Array | int,
-    few: Array | int,
+    start: Array | np.int32,
+    few: Array | np.int32,
 ) -> tuple[Message, Held]:
     """Id after id until the cap, or until at most `few` rows still write.
 
@@ -175,8 +175,8 @@ def write(
     def step(state: tuple[Message, Held]) -> tuple[Message, Held]:
         message, held = state
         at = message.drawn
-        last = lax.dynamic_slice(message.ids, (0, at - 1), (uniform.shape[0], 1))
-        readable = lax.dynamic_update_slice(held.readable, (message.length == at)[:, None], (0, start + at - 1))
+        last = lax.dynamic_slice_in_dim(message.ids, at - 1, 1, 1)
+        readable = lax.dynamic_update_slice_in_dim(held.readable, (message.length == at)[:, None], start + at - 1, 1)
         features, cache = model.features(params, last, readable, start + at - 1, held.cache)
         drawn, logp = _draw(features[:, 0], head, lax.dynamic_slice_in_dim(uniform, at, 1, 1)[:, 0], temperature)
         return _add(message, drawn, logp, stops), Held(cache, readable)
@@ -192,6 +192,22 @@ def grow(held: Held, slots: int) -> Held:
         return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, slots - x.shape[-2]), (0, 0)])
 
     return Held(jax.tree.map(more, held.cache), jnp.pad(held.readable, ((0, 0), (0, slots - held.readable.shape[1]))))
+
+
+@partial(jax.jit, static_argnums=1)
+def pack(held: Held, slots: int) -> Held:
+    """The ids of each row moved to its first slots, of which there are then so many.
+
+    What a network makes of an id depends on those before it and on no slot.
+    """
+    order = jnp.argsort(~held.readable, axis=1, stable=True)[:, :slots]
+    readable = jnp.take_along_axis(held.readable, order, 1)
+
+    def move(x: Array) -> Array:
+        rows = x.ndim - 4
+        return jax.vmap(lambda own, at: jnp.take(own, at, axis=-2), (rows, 0), rows)(x, order)
+
+    return grow(Held(jax.tree.map(move, held.cache), readable), slots)
 
 
 @partial(jax.jit, static_argnums=1)

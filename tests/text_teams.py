@@ -1,0 +1,89 @@
+"""Tiny text teams: networks of several families, and scribes whose tokenizers are lists of pieces."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from teamtr_jax.llm.language_model import logits_of
+from teamtr_jax.llm.llama.config import LlamaConfig
+from teamtr_jax.llm.llama.rope import Rope
+from teamtr_jax.llm.text.drift import Drift, drift_between
+from teamtr_jax.llm.text.role import Role
+from teamtr_jax.llm.text.view import Told
+from teamtr_jax.llm.text_team import TextAgent, TextTeam
+
+LLAMA = LlamaConfig(vocabulary=12, width=16, layers=2, heads=4, kv_heads=2, head_dim=4, hidden=24, tied=True)
+QWEN2 = replace(LLAMA, vocabulary=10, biases=("q", "k", "v"), tied=False, heads=2, kv_heads=1, head_dim=8)
+QWEN3 = replace(LLAMA, qk_norm=True, head_dim=6, rope=Rope(theta=1e5))
+MISTRAL = replace(LLAMA, window=5, tied=False)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A scribe: the longest piece first; id 0 opens what is said, id 1 opens its own message, unknown characters are id 2."""
+
+    pieces: tuple[str, ...] = ("<", ">", "?", ".", "a", "b", "c", "d", "ab", "ba", "aa", "cd")
+    stops: tuple[tuple[int, ...], ...] = ((3,),)
+    system: str = "a"
+
+    def encode(self, text: str) -> list[int]:
+        out = []
+        while text:
+            fits = [p for p in self.pieces if text.startswith(p)]
+            piece = max(fits, key=len) if fits else "?"
+            out.append(self.pieces.index(piece))
+            text = text[len(piece) if fits else 1 :]
+        return out
+
+    def _heard(self, heard: Sequence[tuple[str, str]]) -> list[int]:
+        return [i for name, text in heard for i in [0, *self.encode(name + text)]] + [1]
+
+    def told_first(self, problem: str, heard: Sequence[tuple[str, str]]) -> Told:
+        return Told(self.encode(self.system + problem) + self._heard(heard), 0)
+
+    def told_next(self, own_ids: Sequence[int], heard: Sequence[tuple[str, str]], used: int = 0) -> Told:
+        return Told(self._heard(heard), 0)
+
+    def body(self, ids: Sequence[int]) -> list[int]:
+        own = list(ids)
+        return next((own[: -len(stop)] for stop in self.stops if own[-len(stop) :] == list(stop)), own)
+
+    def read(self, ids: Sequence[int]) -> str:
+        return "".join(self.pieces[i] for i in self.body(ids))
+
+    def drift(self, ids: Sequence[int]) -> Drift:
+        return drift_between(self.body(ids), self.encode(self.read(ids)))
+
+
+def agent(name: str, model: LlamaConfig = LLAMA, cap: int = 4, **scribe) -> TextAgent:
+    """An agent whose tokenizer has as many pieces as its network writes."""
+    pieces = Pieces.pieces[: model.vocabulary] if "pieces" not in scribe else scribe.pop("pieces")
+    return TextAgent(Role(name, cap=cap), model, Pieces(pieces, **scribe))
+
+
+def params_of(team: TextTeam, seed: int = 0, scale: float = 3.0):
+    """Random parameters of each set, far from uniform: what is read matters."""
+    keys = jax.random.split(jax.random.key(seed), team.who.sets)
+    wide = [
+        jax.tree.map(lambda x: x * scale if x.ndim == 3 else x, m.init(k))
+        for m, k in zip(team.models, keys, strict=True)
+    ]
+    return tuple(jax.tree.map(jnp.asarray, own) for own in wide)
+
+
+def rescored(team, params, which, reading):
+    """Log-probabilities of what was written, by the network without a cache: the oracle of everything booked."""
+    model = team.models[which]
+    rows, views, length = reading.ids.shape
+    flat = jnp.asarray(reading.ids).reshape(rows * views, length)
+    features, _ = model.features(params, flat, jnp.asarray(reading.readable).reshape(rows * views, length))
+    features = features.reshape(rows, views * length, -1)
+    chosen = jnp.take_along_axis(features, jnp.asarray(reading.at).reshape(rows, -1, 1), 1)
+    logits = logits_of(chosen, model.head(params)) / team.temperature
+    logp = jax.nn.log_softmax(logits, -1)
+    written = np.asarray(reading.written).reshape(rows, -1, 1)
+    found = jnp.take_along_axis(logp, written, 2).reshape(reading.at.shape)
+    return np.where(reading.own, np.asarray(found), 0)
