@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
-from teamtr_jax.llm.text_backend import init_text_state, text_backend, text_policies
 
 from experiments.llm.keeping import (
     ABOUT,
@@ -36,10 +35,12 @@ from experiments.llm.words.setup import TextSetup, describe_text, set_up_text
 from experiments.saved import read, write_json
 from teamtr_jax.checkpoint import latest, read_manifest, restore
 from teamtr_jax.files import reason
-from teamtr_jax.llm.backend import TokenLogger
 from teamtr_jax.llm.language_model import Params
 from teamtr_jax.llm.tasks import Problem, earned, views_of
+from teamtr_jax.llm.text.drift import DriftPolicy
+from teamtr_jax.llm.text_backend import TextTalk, init_text_state, text_backend, whole_params
 from teamtr_jax.llm.text_sampler import converse
+from teamtr_jax.llm.token_log import TokenLogger
 from teamtr_jax.monitor import write_token_log
 from teamtr_jax.records import dump, update_lines
 from teamtr_jax.stage import run_stage
@@ -92,8 +93,9 @@ def train_text(settings: TextTrain) -> dict[str, Any]:
         write_json(home / ABOUT, _asked(settings))
     root = jax.random.key(settings.seed)
     test_key, train_key = (jax.random.fold_in(root, i) for i in (1, 3))
-    first = init_text_state(setup.team, setup.params, setup.update)
-    state, _ = train(_stages(settings, setup, write), first, settings.stages, train_key, home, about, settings.progress)
+    first, frozen = init_text_state(setup.team, setup.params, setup.update)
+    stage = _stages(settings, setup, frozen, write)
+    state, _ = train(stage, first, settings.stages, train_key, home, about, settings.progress)
     write_json(home / ABOUT, _asked(settings))
     if saved == settings.stages and (summary := read_summary(home)) is not None:
         return summary
@@ -101,7 +103,7 @@ def train_text(settings: TextTrain) -> dict[str, Any]:
     def accuracy(params: Sequence[Params]) -> Conversations:
         return talk(setup, params, setup.test, settings.test_samples, test_key)
 
-    gain = gained(accuracy(setup.params), accuracy(text_policies(setup.team, state, setup.params)))
+    gain = gained(accuracy(setup.params), accuracy(whole_params(state, frozen)))
     if settings.log:
         merge_logs(home, settings.log, settings.stages)
     records = read_records(home)
@@ -122,13 +124,12 @@ def train_text(settings: TextTrain) -> dict[str, Any]:
     return json.loads(dump(summary))
 
 
-def _stages(settings: TextTrain, setup: TextSetup, write: Write) -> Any:
+def _stages(settings: TextTrain, setup: TextSetup, frozen: Sequence[Params], write: Write) -> Any:
     """What `train` calls for each stage."""
     parts: list[dict[str, NDArray[Any]]] = []
     log = TokenLogger(parts.append, rescore=True) if settings.log else None
-    backend = text_backend(
-        setup.team, setup.params, setup.task, setup.update, setup.sampling, log=log, drift=settings.drift
-    )
+    talk = TextTalk(DriftPolicy(settings.drift))
+    backend = text_backend(setup.team, frozen, setup.task, setup.update, setup.sampling, talk, log=log)
 
     def stage(state: Any, key: Array, k: int) -> tuple[Any, list[dict[str, Any]]]:
         begin = time.perf_counter()
@@ -182,9 +183,9 @@ def load_text_run(home: Path, start: bool = False) -> TextLoaded:
         )
     if start or not done:
         return TextLoaded(settings, setup, setup.params, 0, [])
-    shapes = jax.eval_shape(lambda: init_text_state(setup.team, setup.params, setup.update))
-    state = restore(home / CHECKPOINTS, shapes, done).tree
-    return TextLoaded(settings, setup, text_policies(setup.team, state, setup.params), done, read_records(home))
+    first, frozen = init_text_state(setup.team, setup.params, setup.update)
+    state = restore(home / CHECKPOINTS, jax.eval_shape(lambda: first), done).tree
+    return TextLoaded(settings, setup, whole_params(state, frozen), done, read_records(home))
 
 
 def _asked(settings: TextTrain) -> dict[str, Any]:
