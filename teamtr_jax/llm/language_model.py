@@ -22,8 +22,8 @@ Cache = Any
 class LanguageModel(Protocol):
     """A decoder-only network: hashable, a static argument of `jit`; its parameters go beside it.
 
-    Ids stand in slots ``0 … N−1`` of a row. Slot q reads slot k if `k ≤ q` and k is readable, or `k = q`. Where a network says that
-    an id *stands* is its own convention: the toy counts slots, the Llama family counts the readable ids before it.
+    Ids stand in slots ``0 … N−1`` of a row. Slot q reads slot k if `k ≤ q` and k is readable, or `k = q`. The position of an id is
+    the network's own convention: the toy counts slots, the Llama family counts the readable ids before it.
     """
 
     @property
