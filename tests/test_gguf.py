@@ -55,6 +55,9 @@ def test_a_gguf_file_is_the_checkpoint_that_it_was_made_of(name, tmp_path):
     )
     assert ours.eos[0] == theirs.eos[0]
     assert ours.chat_template == theirs.chat_template
+    described = json.loads((CHECKPOINTS / name / "tokenizer.json").read_text())["model"]["merges"]
+    merges = read_gguf(tmp_path / "a.gguf").tokenizer["model"]["merges"]
+    assert merges == [merge.split(" ") if isinstance(merge, str) else merge for merge in described]
     for chat in json.loads((CHECKPOINTS / name / "chats.json").read_text()):
         assert ours.encode_template(chat["text"]) == chat["ids"]
         assert ours.decode(chat["ids"]) == chat["text"]
@@ -139,6 +142,17 @@ def fields():
     return {key: field.contents() for key, field in reader.fields.items()}
 
 
+def test_what_a_file_may_leave_out(fields):
+    """As llama.cpp reads it: as many keys as queries, heads of width / heads, theta 10,000, a whole head."""
+    left = {
+        key: value
+        for key, value in fields.items()
+        if not key.endswith(("head_count_kv", "freq_base", "dimension_count"))
+    }
+    model = config_of(config_json(left, ["output.weight"], 300))
+    assert (model.heads, model.kv_heads, model.head_dim, model.rope.theta, model.tied) == (6, 6, 8, 10_000.0, False)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -196,20 +210,20 @@ def test_a_tokenizer_that_is_not_known_is_refused(fields, changes, named):
 
 
 PIECES = {
-    "gpt-2": ["I", "'", "LL", " say", " 12345", "  \n\n", " x", "!_", "\n"],
-    "smollm": ["I", "'", "LL", " say", " ", "1", "2", "3", "4", "5", "  \n\n", " x", "!_", "\n"],
-    "llama-bpe": ["I", "'LL", " say", " ", "123", "45", "  \n\n", " x", "!_\n"],
-    "qwen2": ["I", "'LL", " say", " ", "1", "2", "3", "4", "5", "  \n\n", " x", "!_\n"],
-    "tekken": ["I", "'LL", " say", " ", "1", "2", "3", "4", "5", "  \n\n", " x", "!_\n"],
-    "default": ["I", "'", "LL", " say", " ", "123", "45", "  \n\n", " x", "!_", "\n"],
+    "gpt-2": ["I", "'", "LL", " say", " ", " 12345", "  \n\n", " x", "!_", "\n"],
+    "smollm": ["I", "'", "LL", " say", "  ", "1", "2", "3", "4", "5", "  \n\n", " x", "!_", "\n"],
+    "llama-bpe": ["I", "'LL", " say", " ", " ", "123", "45", "  \n\n", " x", "!_\n"],
+    "qwen2": ["I", "'LL", " say", " ", " ", "1", "2", "3", "4", "5", "  \n\n", " x", "!_\n"],
+    "tekken": ["I", "'LL", " say", " ", " ", "1", "2", "3", "4", "5", "  \n\n", " x", "!_\n"],
+    "default": ["I", "'", "LL", " say", " ", " ", "123", "45", "  \n\n", " x", "!_", "\n"],
 }
-"""Of "I'LL say 12345  \\n\\n x!_\\n". By hand: 318 harder texts become the same ids in llama.cpp (xllamacpp 2026.10)."""
+"""Of "I'LL say  12345  \\n\\n x!_\\n". By hand: 318 harder texts become the same ids in llama.cpp (xllamacpp 2026.10)."""
 
 
 @pytest.mark.parametrize("pre", PIECES)
 def test_texts_are_cut_as_llama_cpp_cuts_them(fields, pre):
     file, _ = tokenizer_files(fields | {"tokenizer.ggml.pre": pre}, 300)
-    cut = tokenizers.Tokenizer.from_str(json.dumps(file)).pre_tokenizer.pre_tokenize_str("I'LL say 12345  \n\n x!_\n")
+    cut = tokenizers.Tokenizer.from_str(json.dumps(file)).pre_tokenizer.pre_tokenize_str("I'LL say  12345  \n\n x!_\n")
     assert [piece.replace("Ġ", " ").replace("Ċ", "\n") for piece, _ in cut] == PIECES[pre]
 
 

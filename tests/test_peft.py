@@ -70,7 +70,7 @@ def test_which_modules_ranks_and_scales_is_read_as_peft_reads_it():
     """`plans.json` holds what PEFT 0.21 made of each; None where it raised. In 12 layers 1 and 11 begin alike."""
     model = config_of(json.loads((CHECKPOINTS / "smollm2" / "config.json").read_text()) | {"num_hidden_layers": 12})
     plans = json.loads((PEFT / "plans.json").read_text())
-    assert len(plans) == 19
+    assert len(plans) == 20
     for plan in plans:
         json_ = {"peft_type": "LORA", **plan["settings"]}
         if plan["modules"] is None:
@@ -222,6 +222,13 @@ def test_nothing_is_left_half_written(agents, tmp_path):
     assert (tmp_path / "out" / "mine").read_text() == "kept"
     with pytest.raises(InputError, match=r"model\.lora: found None"):
         save_adapters(tmp_path / "other", base.model, base.params)
+
+
+def test_leaves_on_the_host_in_any_order_go_out_as_they_are(agents, tmp_path):
+    base = agents["smollm2"]
+    model, params = load_adapters(PEFT / "plain", base.model, base.params)
+    save_adapters(tmp_path / "out", model, jax.tree.map(np.asfortranarray, params))
+    same(load_adapters(tmp_path / "out", base.model, base.params)[1], params)
 
 
 def test_an_empty_folder_and_missing_parents_will_do(agents, tmp_path):
