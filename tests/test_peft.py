@@ -263,6 +263,7 @@ def test_a_trained_network_goes_out_and_back(name, shard, agents, tmp_path):
     )
     for config in (before, after):
         config.pop("torch_dtype", None)
+    assert "torch_dtype" not in json.loads((tmp_path / "out" / "config.json").read_text())
     assert after.pop("dtype") == "float32"
     before.pop("dtype", None)
     assert before == after
