@@ -352,4 +352,8 @@ def _checkpointer() -> Any:
         import orbax.checkpoint as ocp
     except ImportError as error:
         raise InputError("orbax-checkpoint", "not installed", "pip install 'teamtr-jax[train]'") from error
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=True))
+    # This process alone: what is saved is whole here, and Orbax would wait for all others.
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(own, {own}, f"process_{own}")
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=True, multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)

@@ -7,8 +7,9 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from teamtr_jax.checkpoint import (
     save,
 )
 from teamtr_jax.files import regular_file
+from teamtr_jax.hosts import as_spread, from_first, gathered, is_first, on_first, require_same
 from teamtr_jax.records import UPDATE_SCHEMA, dump, update_lines
 from teamtr_jax.types import UpdateRecord
 from teamtr_jax.validation import InputError, whole_number
@@ -72,13 +74,18 @@ def train(
       progress: a bar with the time left, if stderr is a terminal.
       every: save after this many stages only; what was not saved is computed again.
 
+    Processes that `hosts.start_hosts` joined all call this with the same arguments. The first reads and writes the folder, which
+    the others need not see; leaves that lie on several devices come back there, whatever number of them wrote the checkpoint.
+
     Returns:
       The state after the last stage, and where the records are.
 
     Raises:
-      InputError: names the setting, file or leaf that differs or is damaged, or the place that cannot be written.
+      InputError: names the setting, file or leaf that differs or is damaged, the place that cannot be written, or a leaf that
+        is another one on another process.
       ArithmeticError: a record or a state that holds NaN: names the stage and the key or the leaf. The stages before it are
         saved.
+      RuntimeError: on other processes than the first, what the first one raised while it read or wrote.
       KeyboardInterrupt: after a line on stderr that says how much is saved.
 
     Example:
@@ -102,29 +109,56 @@ def train(
     whole_number("every", every, 1)
     state = as_restored(state)
     home = None if folder is None else Path(folder).resolve()
+    about = json.loads(dump(settings or {}))
     try:
-        with _locked(home) if home else nullcontext():
-            about = json.loads(dump(settings or {}))
-            run, done, state = _open(home, state, key, about, stages) if home else _Opened(None, 0, state)
+        with ExitStack() as held:
+            if home:
+                on_first(lambda: held.enter_context(_locked(home)))
+            run, done, state = _opened(home, state, key, about, stages) if home else _Opened(None, 0, state)
             try:
-                with _bar(progress) as bar:
+                with _bar(progress and is_first()) as bar:
                     task = bar.add_task("stages", total=stages, completed=done)
                     for k in range(done, stages):
                         state, lines = _after(stage, state, key, k)
-                        if run:
-                            run.append(lines)
-                            if (k + 1) % every == 0 or k + 1 == stages:
-                                run.commit(k + 1, state)
+                        if home:
+                            _keep(run, lines, state, k + 1, (k + 1) % every == 0 or k + 1 == stages)
                         bar.advance(task)
             except BaseException:
                 if run:
                     run.cut()
                 raise
     except KeyboardInterrupt:
-        if home:
+        if home and is_first():
             _tell_interrupted(home, stages)
         raise
     return state, home / JOURNAL if home else None
+
+
+def _opened(home: Path, state: Any, key: Array, settings: Any, stages: int) -> _Opened:
+    """The run in this folder, new or continued, as every process goes on with it."""
+    whole = _whole(state, "initial state")
+    found = on_first(partial(_open, home, whole, key, settings, stages)) or _Opened(None, 0, whole)
+    done, back = from_first((np.int32(found.done), found.state))
+    return _Opened(found.run, int(done), as_restored(as_spread(back, state)))
+
+
+def _whole(state: Any, name: str) -> Any:
+    """The state as it is saved."""
+    require_same(name, state)
+    return gathered(state)
+
+
+def _keep(run: _Run | None, lines: bytes, state: Any, done: int, save: bool) -> None:
+    """Write down a stage; every process waits until it is written."""
+    whole = _whole(state, f"state after stage {done - 1}") if save else None
+
+    def write() -> None:
+        assert run is not None
+        run.append(lines)
+        if save:
+            run.commit(done, whole)
+
+    on_first(write)
 
 
 def _after(stage: StageFunction, state: Any, key: Array, k: int) -> tuple[Any, bytes]:
@@ -219,7 +253,7 @@ def _open(home: Path, state: Any, key: Array, settings: Any, stages: int) -> _Op
             text = (
                 f"{home} was written by jax {manifest['jax']} on {manifest['backend']}, this is {jax.__version__} on "
             )
-            warnings.warn(f"{text}{jax.default_backend()}: the last bits may differ", stacklevel=3)
+            warnings.warn(f"{text}{jax.default_backend()}: the last bits may differ", stacklevel=5)
         journal = _verified(path, kept["journal"]) if kept["journal"]["bytes"] else b""
         run = _Run(home, about, journal)
     try:

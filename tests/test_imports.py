@@ -30,6 +30,7 @@ LEVELS = [
         "path_shift",
         "sharing",
         "programs",
+        "hosts",
         "monitor_settings",
     },
     {"dynamics"},
@@ -93,8 +94,8 @@ def test_imports_go_down_only(path):
 
 
 INNER = [
-    {"checked", "language_model", "sizes"},
-    {"devices", "layout", "text"},
+    {"checked", "drawing", "language_model", "sizes"},
+    {"devices", "layout", "mesh", "text", "token_statistics"},
     {"model", "tasks"},
     {"llama"},
     {"sampler", "description", "transcript_tree"},

@@ -1,0 +1,144 @@
+"""What a compiled program does, loops included: XLA's own analysis counts the body of a loop once.
+
+The text of the compiled module is read: every instruction counts as often as the loops around it run, by the trip counts that XLA
+writes down. Sizes are of one device.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+__all__ = ["Instruction", "Module", "Collective", "module_of", "executed", "collectives", "dot_flops", "size_of"]
+
+BITS = {
+    "pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "bf16": 16, "f16": 16, "s32": 32, "u32": 32,
+    "f32": 32, "s64": 64, "u64": 64, "f64": 64, "c64": 64,
+}  # fmt: skip
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+SHAPE = re.compile(r"\b([a-z]+\d+[a-z0-9]*|pred)\[([\d,]*)\]")
+INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+CALLED = re.compile(
+    r"(?:calls|to_apply|body|condition|called_computations|branch_computations|true_computation|false_computation)"
+    r"=(?:\{([^}]*)\}|(%?[\w.\-]+))"
+)
+TRIPS = re.compile(r'known_trip_count\\?"?:\{\\?"n\\?":\\?"(\d+)')
+
+
+class Instruction(NamedTuple):
+    """One line of a computation."""
+
+    name: str
+    result: str  #: its type, as written
+    kind: str
+    rest: str  #: operands and attributes
+
+
+class Module(NamedTuple):
+    """The computations of a module."""
+
+    entry: str
+    computations: dict[str, list[Instruction]]
+
+
+class Collective(NamedTuple):
+    """What devices send each other at one place of the program."""
+
+    kind: str
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]  #: dtype and shape of each result
+    size: int  #: bytes of the results
+    times: int
+    where: str  #: as jax names the operation
+
+
+def _shapes(text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((dtype, tuple(int(x) for x in dims.split(",") if x)) for dtype, dims in SHAPE.findall(text))
+
+
+def size_of(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes.
+
+    Example:
+      >>> size_of("bf16", (2, 3))
+      12
+    """
+    return math.prod(shape) * BITS.get(dtype, 8) // 8
+
+
+def module_of(text: str) -> Module:
+    """Read the text of a compiled module (``compiled.as_text()``)."""
+    computations: dict[str, list[Instruction]] = {}
+    entry, current = "", ""
+    for line in text.splitlines():
+        if line.rstrip().endswith("{") and (head := re.match(r"^(ENTRY )?%?([\w.\-]+) .*->", line)):
+            current = head[2]
+            computations[current] = []
+            entry = current if head[1] else entry
+        elif current and (found := INSTRUCTION.match(line)):
+            computations[current].append(Instruction(*found.groups()))
+    return Module(entry, computations)
+
+
+def _counts(module: Module) -> tuple[dict[str, int], int]:
+    """How often each computation runs, and the number of loops whose trip count is not known (they count once)."""
+    counts: dict[str, int] = defaultdict(int)
+    unknown = 0
+
+    def visit(name: str, times: int) -> None:
+        nonlocal unknown
+        counts[name] += times
+        for instruction in module.computations.get(name, []):
+            trips = 1
+            if instruction.kind == "while":
+                found = TRIPS.search(instruction.rest)
+                unknown += found is None
+                trips = int(found[1]) if found else 1
+            for several, one in CALLED.findall(instruction.rest):
+                for called in (several or one).replace("%", "").split(", "):
+                    visit(called, times * trips)
+
+    visit(module.entry, 1)
+    return counts, unknown
+
+
+def executed(module: Module) -> Iterator[tuple[Instruction, int, dict[str, Instruction]]]:
+    """``(instruction, how often it runs, the others of its computation by name)``."""
+    counts, _ = _counts(module)
+    for name, times in counts.items():
+        own = module.computations.get(name, [])
+        by_name = {instruction.name: instruction for instruction in own}
+        for instruction in own:
+            yield instruction, times, by_name
+
+
+def collectives(text: str) -> list[Collective]:
+    """Every collective of the program, largest traffic first."""
+    out = []
+    for instruction, times, _ in executed(module_of(text)):
+        kind = instruction.kind.removesuffix("-start")
+        if kind in KINDS:
+            shapes = _shapes(instruction.result)
+            if instruction.kind.endswith("-start") and len(shapes) > 1:
+                shapes = shapes[len(shapes) // 2 :]  # operands come first
+            where = re.search(r'op_name="([^"]*)"', instruction.rest)
+            out.append(Collective(kind, shapes, sum(size_of(*x) for x in shapes), times, where[1] if where else ""))
+    return sorted(out, key=lambda x: -x.size * x.times)
+
+
+def dot_flops(text: str) -> int:
+    """Floating-point operations of all products of matrices, 2 for each multiplication."""
+    total = 0
+    for instruction, times, others in executed(module_of(text)):
+        if instruction.kind != "dot":
+            continue
+        (_, result), *_ = _shapes(instruction.result)
+        first = re.match(r"(?:[a-z]+\d*\[[\d,]*\](?:\{[^}]*\})? )?%?([\w.\-]+)", instruction.rest)
+        inline = _shapes(instruction.rest.split("%")[0])
+        left = inline[0][1] if inline else _shapes(others[first[1] if first else ""].result)[0][1]
+        axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
+        inner = math.prod(left[int(x)] for x in axes[1].split(",") if x) if axes else 1
+        total += 2 * math.prod(result) * inner * times
+    return total
