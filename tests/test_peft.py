@@ -247,7 +247,7 @@ def test_an_empty_folder_and_missing_parents_will_do(agents, tmp_path):
 def test_a_trained_network_goes_out_and_back(name, shard, agents, tmp_path):
     base = agents[name]
     params = jax.tree.map(lambda leaf: leaf * 1.25, base.params)
-    export_folder(tmp_path / "out", base.model, params, CHECKPOINTS / name, shard)
+    export_folder(tmp_path / "out", replace(base.model, remat=True, unroll=True), params, CHECKPOINTS / name, shard)
     again = load_agent(tmp_path / "out")
     assert again.model == base.model
     same(again.params, params)
