@@ -54,7 +54,15 @@ def by_hand(plan: Plan) -> dict[str, float]:
     c, (_, fsdp, tensor) = LLAMA_3_8B, plan.mesh
     width, hidden, vocabulary = c["hidden_size"], c["intermediate_size"], c["vocab_size"]
     keys = c["num_key_value_heads"] * width // c["num_attention_heads"]
-    sides = [(width, width), (width, keys), (width, keys), (width, width), (width, hidden), (width, hidden), (hidden, width)]
+    sides = [
+        (width, width),
+        (width, keys),
+        (width, keys),
+        (width, width),
+        (width, hidden),
+        (width, hidden),
+        (hidden, width),
+    ]
     layer, adapter = sum(a * b for a, b in sides), sum(a + b for a, b in sides) * plan.rank
     itemsize = 2 if plan.dtype == "bfloat16" else 4
     table = vocabulary * width
@@ -70,13 +78,14 @@ def by_hand(plan: Plan) -> dict[str, float]:
     share = 1 / plan.devices
     # Backward of a frozen base: the gradient of activations alone; of attention both. Adapters: both.
     backward = 2 * plan.layers * (layer + 2 * adapter) * tokens + 2 * attention
+    again = 2 * plan.layers * hidden * width * tokens  # the last map of a layer is not computed again
     return {
         "base_bytes": base,
         "adapter_bytes": adapters,
         "moments_bytes": 2 * adapters,
         "features_bytes": itemsize * plan.rows * plan.message * width / (plan.mesh[0] * fsdp),
         "current_flops": share * plan.rows * forward,
-        "step_flops": share * plan.minibatch * (2 * forward + backward + 5 * head),
+        "step_flops": share * plan.minibatch * (2 * forward - again + backward + 5 * head),
         "trial_flops": share * plan.rows * (forward + 2 * head),
         "gathered_bytes_per_pass": itemsize * plan.layers * layer / tensor,
     }
@@ -123,9 +132,7 @@ def lowered(plan: Plan, mesh: Any) -> tuple[Any, dict[str, int]]:
     reading = Reading(rows("int32", *text), rows("bool", *text), rows("int32", *mine), rows("int32", *mine),
                       rows("bool", *mine), rows("bool", *mine))  # fmt: skip
     lesson = Lesson(*(rows("float32") for _ in range(4)))
-    order = jax.ShapeDtypeStruct(
-        (plan.epochs, plan.rows), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec())
-    )
+    order = jax.ShapeDtypeStruct((plan.epochs, plan.rows), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
     compiled, traced = parts(settings)
     with jax.set_mesh(mesh):
         out = _update.lower(model, compiled, own, frozen, np.float32(1.0), reading, lesson, traced, order)
@@ -137,7 +144,7 @@ def lowered(plan: Plan, mesh: Any) -> tuple[Any, dict[str, int]]:
     return out, found
 
 
-def measure(plan: Plan, target: str) -> dict[str, Any]:
+def measure(plan: Plan, target: str, hlo: Path | None = None) -> dict[str, Any]:
     """What the compiler says of the program, for one device."""
     import jax
 
@@ -158,6 +165,8 @@ def measure(plan: Plan, target: str) -> dict[str, Any]:
     compiled = program.compile()
     end = time.time()
     text = compiled.as_text()
+    if hlo:
+        hlo.write_text(text)
     memory = compiled.memory_analysis()
     sums: dict[str, dict[str, float]] = {}
     for found in collectives(text):
@@ -165,7 +174,11 @@ def measure(plan: Plan, target: str) -> dict[str, Any]:
         total["count"] += found.times
         total["bytes"] += found.times * found.size
     vocabulary = LLAMA_3_8B["vocab_size"]
-    wide = [x for x in collectives(text) if any(d in (vocabulary, vocabulary // plan.mesh[2]) for _, s in x.shapes for d in s)]
+    wide = [
+        x
+        for x in collectives(text)
+        if any(d in (vocabulary, vocabulary // plan.mesh[2]) for _, s in x.shapes for d in s)
+    ]
     return {
         "plan": plan._asdict(), "target": target, "jax": jax.__version__, "lower_seconds": round(middle - begin, 1),
         "compile_seconds": round(end - middle, 1), "arguments": arguments,
@@ -188,13 +201,15 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE of the plan")
     parser.add_argument("--hlo", type=Path, help="write the compiled module there")
     options = parser.parse_args()
-    changed = {name: type(Plan._field_defaults[name])(value) for name, _, value in (x.partition("=") for x in options.set)}
+    changed = {
+        name: type(Plan._field_defaults[name])(value) for name, _, value in (x.partition("=") for x in options.set)
+    }
     plan = Plan(tuple(int(x) for x in options.mesh.split("x")), **changed)  # pyright: ignore[reportArgumentType]
     if options.target != "cpu":
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"v5litepod-{plan.devices}")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    found = measure(plan, options.target)
+    found = measure(plan, options.target, options.hlo)
     text = json.dumps(found, indent=1)
     print(text)
     if options.out:

@@ -152,24 +152,32 @@ def resumed(killed):
     return folder
 
 
+def same_records(found, expected):
+    """Ids to the last, every number but for rounding."""
+    assert [x["ids"] for x in found] == [x["ids"] for x in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one["info"].keys() == other["info"].keys()
+        for name, value in other["info"].items():
+            assert one["info"][name] == pytest.approx(value, rel=2e-4, abs=5e-6), name
+
+
 def test_two_processes_do_what_one_does(resumed):
-    """Stage 0 by two processes on four devices: the same ids, log-probabilities, update and certificate."""
-    pair, alone = (read_records(resumed / name) for name in ("run", "alone"))
-    assert [record["stage"] for record in pair] == [0, 1]
-    assert pair[0]["ids"] == alone[0]["ids"]
-    assert pair[0]["steps"] == 2
-    assert pair[0]["kl"] > 1e-4
-    for name in alone[0].keys() - {"ids", "time"}:
-        assert pair[0][name] == pytest.approx(alone[0][name], rel=1e-4, abs=1e-6), name
+    """Stage 0, rollouts and the updates of both agents, by two processes on four devices and by one on one."""
+    pair, alone = (read_records(resumed / name)[:2] for name in ("run", "alone"))
+    same_records(pair, alone)
+    for record in pair:
+        assert record["info"]["steps"] == 2
+        assert record["kl"] > 1e-3
+        assert record["info"]["certificate_estimable"] > 1e-2
+        assert np.isfinite(float(record["info"]["certificate_finite_sample"]))
 
 
 def test_a_run_goes_on_with_another_number_of_processes(resumed):
     """Stage 1 by one process, from what two of them saved: as if it had been alone."""
-    pair, alone = (read_records(resumed / name)[1] for name in ("run", "alone"))
-    assert pair["ids"] == alone["ids"]
+    same_records(*(read_records(resumed / name)[2:] for name in ("run", "alone")))
     with np.load(resumed / "resumed.npz") as found, np.load(resumed / "alone.npz") as expected:
         for name in expected:
-            np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-5)
 
 
 def test_a_checkpoint_holds_what_is_trained(resumed):
