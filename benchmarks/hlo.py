@@ -138,7 +138,7 @@ def executed(module: Module) -> Iterator[tuple[Instruction, int, dict[str, Instr
 
 
 def collectives(text: str) -> list[Collective]:
-    """Every collective of the program, largest traffic first. One that overlaps with other work is written several times: once."""
+    """Every collective, largest traffic first. One that overlaps with other work is written several times and counts once."""
     found: dict[str, Collective] = {}
     for instruction, times, _ in executed(module_of(text)):
         kind = instruction.kind.removesuffix("-start")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from benchmarks.hlo import collectives, dot_flops, loops_unknown
 from teamtr_jax.checkpoint import latest, restore
 from teamtr_jax.hosts import as_spread, from_first, gathered, on_first, require_same, start_hosts
 from teamtr_jax.llm.mesh import by_rows, constrain, mesh_of, placed, row_parts, shardings
@@ -321,3 +322,19 @@ def test_meshes_that_do_not_fit():
 def test_rows_that_do_not_divide():
     with pytest.raises(InputError, match=r"rows: found 6 over 4 devices .*pad with rows of weight 0"):
         by_rows(mesh(), np.ones((6, 2)))
+
+
+def test_loops_are_counted():
+    """XLA's analysis counts the body of a scan once; `benchmarks.hlo` as often as it runs, also where one is in another."""
+
+    def inner(x, _):
+        return jnp.tanh(x @ x), None
+
+    def outer(x, _):
+        return jax.lax.scan(inner, x, length=5)[0] + 1, None
+
+    program = jax.jit(lambda x: jax.lax.scan(outer, x, length=3)[0]).lower(jnp.ones((4, 4), jnp.float32)).compile()
+    assert dot_flops(program.as_text()) == 3 * 5 * 2 * 4**3
+    assert loops_unknown(program.as_text()) == 0
+    assert program.cost_analysis()["flops"] < 3 * 2 * 4**3
+    assert collectives(program.as_text()) == []
