@@ -13,6 +13,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +45,11 @@ class Plan(NamedTuple):
     @property
     def devices(self) -> int:
         return math.prod(self.mesh)
+
+    @property
+    def steps(self) -> int:
+        """Of the optimiser, in one update."""
+        return self.epochs * -(-self.rows // self.minibatch)
 
 
 # ------------------------------------------------------------------------------------------------------------- by hand
@@ -84,11 +90,15 @@ def by_hand(plan: Plan) -> dict[str, float]:
         "adapter_bytes": adapters,
         "moments_bytes": 2 * adapters,
         "features_bytes": itemsize * plan.rows * plan.message * width / (plan.mesh[0] * fsdp),
-        "current_flops": share * plan.rows * forward,
-        "step_flops": share * plan.minibatch * (2 * forward - again + backward + 5 * head),
-        "trial_flops": share * plan.rows * (forward + 2 * head),
-        "gathered_bytes_per_pass": itemsize * plan.layers * layer / tensor,
-    }
+        "update_flops": share * (
+            plan.rows * forward + plan.steps * plan.minibatch * (2 * forward - again + backward + 5 * head)
+            + plan.rows * (forward + 2 * head)
+        ),
+        # Each chunk of rows fetches every kernel: once to see where it stands and once at the trial, twice in each step.
+        "gathered_bytes": (2 * plan.rows + 2 * plan.steps * plan.minibatch) / plan.micro_batch
+        * itemsize * plan.layers * layer / tensor,
+        "cache_bytes": 2 * itemsize * plan.layers * keys * plan.length * plan.rows / (plan.mesh[0] * fsdp * tensor),
+    }  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------ by the compiler
@@ -192,6 +202,49 @@ def measure(plan: Plan, target: str, hlo: Path | None = None) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# ------------------------------------------------------------------------------------------------------------- the table
+
+
+def table(files: Sequence[Path]) -> str:
+    """What files of `measure` hold, beside formulas, in Markdown; of one device, and one update of one agent."""
+    found = [json.loads(file.read_text()) for file in files]
+    plans = [Plan(**{**each["plan"], "mesh": tuple(each["plan"]["mesh"])}) for each in found]
+    hands = [by_hand(plan) for plan in plans]
+
+    def row(name: str, hand: Callable[[dict[str, float]], str], seen: Callable[[dict[str, Any]], str]) -> str:
+        return f"| {name} | " + " | ".join(f"{hand(h)} | {seen(f)}" for h, f in zip(hands, found, strict=True)) + " |"
+
+    def gb(value: float | None) -> str:
+        return "" if value is None else f"{value / 1e9:.2f} GB"
+
+    def sent(kinds: tuple[str, ...]) -> Callable[[dict[str, Any]], str]:
+        # The CPU's partitioner sends bfloat16 as float32, which its products are made in.
+        def of(each: dict[str, Any]) -> str:
+            half = 0.5 if each["target"] == "cpu" and each["plan"]["dtype"] == "bfloat16" else 1
+            return gb(half * sum(each["collectives"].get(kind, {"bytes": 0})["bytes"] for kind in kinds))
+
+        return of
+
+    def flops(value: float) -> str:
+        return f"{value / 1e12:.0f} T" if value else ""
+
+    heads = [f"{'×'.join(map(str, plan.mesh))}, {each['target']}" for plan, each in zip(plans, found, strict=True)]
+    return "\n".join([
+        "| of one device | " + " | ".join(f"{head}: by hand | XLA" for head in heads) + " |",
+        "|---|" + "--:|" * 2 * len(heads),
+        row("base, once for all agents", lambda h: gb(h["base_bytes"]), lambda f: gb(f["arguments"]["base_bytes"])),
+        row("adapters of an agent", lambda h: gb(h["adapter_bytes"]), lambda f: gb(f["arguments"]["adapter_bytes"])),
+        row("moments of an agent", lambda h: gb(h["moments_bytes"]), lambda f: gb(f["arguments"]["moments_bytes"])),
+        row("caches of an agent", lambda h: gb(h["cache_bytes"]), lambda f: ""),
+        row("features of the agent as it was", lambda h: gb(h["features_bytes"]), lambda f: ""),
+        row("temporaries of an update", lambda h: "", lambda f: gb(f["memory"]["temp"])),
+        row("products of an update (flops)", lambda h: flops(h["update_flops"]), lambda f: flops(f["dot_flops"])),
+        row("parameters fetched", lambda h: gb(h["gathered_bytes"]), sent(("all-gather", "collective-permute"))),
+        row("activations and gradients reduced", lambda h: "", sent(("all-reduce", "reduce-scatter"))),
+        row("collectives as wide as the vocabulary", lambda h: "0", lambda f: str(f["vocabulary_wide_collectives"])),
+    ])  # fmt: skip
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -200,7 +253,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE of the plan")
     parser.add_argument("--hlo", type=Path, help="write the compiled module there")
+    parser.add_argument("--table", type=Path, nargs="+", help="print what these files hold")
     options = parser.parse_args()
+    if options.table:
+        print(table(options.table))
+        return
     changed = {
         name: type(Plan._field_defaults[name])(value) for name, _, value in (x.partition("=") for x in options.set)
     }
