@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -91,8 +91,8 @@ def write_externally(
       ...     ids = [[1] * (n - 1) + [0] if n < cap else [1] * n for n in heads]
       ...     return ids, [[math.log(0.5)] * len(row) for row in ids]
       >>> out = write_externally(coin, [[7, 8], [9]], cap=4, stops=((0,),), temperature=1.0, seed=1, vocabulary=10)
-      >>> out.ids.tolist(), out.length.tolist(), (out.logp[0] / math.log(0.5)).tolist()
-      ([[1, 0, 0, 0], [1, 1, 1, 1]], [2, 4], [1.0, 1.0, 0.0, 0.0])
+      >>> out.ids.tolist(), out.length.tolist(), np.exp(out.logp[0, :2]).tolist()
+      ([[1, 0, 0, 0], [1, 1, 1, 1]], [2, 4], [0.5, 0.5])
     """
     stops = tuple(tuple(stop) for stop in stops)
     found = sampler([list(prompt) for prompt in prompts], cap, stops, temperature, seed)
@@ -117,7 +117,7 @@ def write_externally(
     return out
 
 
-def _ids(where: str, message: Sequence[int], vocabulary: int) -> list[int]:
+def _ids(where: str, message: Any, vocabulary: int) -> list[int]:
     own = np.asarray(message)
     if own.ndim != 1 or not np.issubdtype(own.dtype, np.integer):
         raise InputError(f"{where}: ids", repr(message), "a list of integers, at least one")
@@ -126,7 +126,7 @@ def _ids(where: str, message: Sequence[int], vocabulary: int) -> list[int]:
     return own.tolist()
 
 
-def _log_probs(where: str, logp: Sequence[float], count: int) -> list[float]:
+def _log_probs(where: str, logp: Any, count: int) -> list[float]:
     if logp is None or len(logp) != count or any(x is None for x in logp):
         number = "none" if logp is None else sum(x is not None for x in logp)
         raise InputError(

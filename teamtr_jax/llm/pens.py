@@ -64,18 +64,24 @@ class ExternalPen:
     agent: TextAgent
     views: Sequence[Sequence[int]]  #: of the rows it writes in
     turn: Turn
-    name: str
+    number: int  #: the agent's
 
     def write(self, again: NDArray[np.bool_], attempt: int) -> Written:
         """Messages, in those of the pen's rows that are asked for; an earlier one there is forgotten."""
-        seed = jax.random.bits(
-            jax.random.fold_in(jax.random.fold_in(self.turn.key, self.turn.number), attempt), (), "uint32"
-        )
+        own = self.turn.key
+        for number in (self.number, self.turn.number, attempt):
+            own = jax.random.fold_in(own, number)
         asked, cap = np.flatnonzero(again).tolist(), self.agent.role.cap
         found = write_externally(
-            self.sampler, [list(self.views[k]) for k in asked], cap=cap, stops=self.agent.scribe.stops,
-            temperature=self.turn.temperature, seed=int(seed), vocabulary=self.agent.model.vocabulary, name=self.name,
-        )  # fmt: skip
+            self.sampler,
+            [list(self.views[k]) for k in asked],
+            cap=cap,
+            stops=self.agent.scribe.stops,
+            temperature=self.turn.temperature,
+            seed=int(jax.random.bits(own, (), "uint32")),
+            vocabulary=self.agent.model.vocabulary,
+            name=f"external[{self.number}]",
+        )
         out = Written.empty(len(again), cap)
         for whole, some in zip(out, found, strict=True):
             whole[asked] = some

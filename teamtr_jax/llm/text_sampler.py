@@ -96,7 +96,7 @@ def converse(
             turn = Turn(number, write, group, team.temperature, halve, last)
             if k in plugged:
                 views = [reader.views[row] for row in who.tolist()]
-                pen = ExternalPen(plugged[k], agent, views, turn, f"external[{k}]")
+                pen = ExternalPen(plugged[k], agent, views, turn, k)
             else:
                 pen = OwnPen(agent, params[team.who.sharers[k]], reader.memory, who, turn)
                 pen.read([ids for ids, _ in told])
