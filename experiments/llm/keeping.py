@@ -20,8 +20,9 @@ from teamtr_jax.monitor import read_token_log, write_token_log
 from teamtr_jax.training import CHECKPOINTS, JOURNAL
 from teamtr_jax.validation import InputError
 
-__all__ = ["ABOUT", "SUMMARY", "START", "TOKENS", "TIMED", "FIGURES", "Compilations", "COMPILATIONS",
-           "read_summary", "try_places", "Write", "tensorboard", "gained", "stage_seconds", "done_of", "label", "joined", "merge_logs"]  # fmt: skip
+__all__ = ["ABOUT", "SUMMARY", "START", "TOKENS", "TIMED", "FIGURES", "Compilations", "COMPILATIONS", "read_summary",
+           "try_places", "Write", "tensorboard", "gained", "stage_seconds", "done_of", "label", "joined",
+           "merge_logs"]  # fmt: skip
 
 SUMMARY, ABOUT, START, TOKENS = "summary.json", "settings.json", "start", "token_log"
 FIGURES = ("accuracy.png", "kl.png", "certificate.png", "control.png")

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from teamtr_jax.files import reason, regular_file
-from teamtr_jax.llm.tasks import TASKS, Task, check_task, make_task
+from teamtr_jax.llm.tasks import (
+    TASKS,
+    WORD_TASKS,
+    Task,
+    WordTask,
+    check_task,
+    check_word_task,
+    make_task,
+    make_word_task,
+)
 from teamtr_jax.validation import InputError
 
-__all__ = ["DIFFICULTY", "TASK_FILE", "TaskFile", "task_file", "task_of", "task_settings", "task_identity"]
+__all__ = ["DIFFICULTY", "TASK_FILE", "TaskFile", "task_file", "task_of", "word_task_of", "task_settings", "task_identity",
+           "loaded"]  # fmt: skip
 
 DIFFICULTY: dict[str, tuple[str, ...]] = {"carry": ("digits=2",), "copy": ("length=3",), "parity": ("bits=4",)}
 """Settings for a run, where the task's own have too few prompts to hold some out, or take long."""
@@ -40,13 +50,13 @@ class TaskFile(NamedTuple):
 
 
 def task_file(task: str) -> TaskFile | None:
-    """The file of ``FILE.py:NAME``, read; `None` for a task of the package.
+    """The file of ``FILE.py:NAME``, read; `None` for a name without a file, as tasks of the package have.
 
     Raises:
       InputError: no such file, or none that can be read.
     """
     place, sign, name = task.rpartition(":")
-    if task in TASKS or not sign:
+    if not sign:
         return None
     path = regular_file(place, "a Python file with a task, as FILE.py:NAME")
     try:
@@ -83,19 +93,40 @@ def task_settings(difficulty: Iterable[str]) -> dict[str, int]:
     return settings
 
 
+class _Kind(NamedTuple):
+    """Tasks in characters, or in words."""
+
+    known: Mapping[str, Any]
+    make: Callable[..., Any]
+    check: Callable[[Any], None]
+
+
 def task_of(task: str, difficulty: tuple[str, ...]) -> Task:
     """A task by name, or by ``FILE.py:NAME``, with settings as `task_settings` reads them.
 
     Raises:
       InputError: names the task, the setting or the value that is not known; of a task of one's own what is wrong with it.
     """
+    return _task_of(task, difficulty, _Kind(TASKS, make_task, check_task))
+
+
+def word_task_of(task: str, difficulty: tuple[str, ...]) -> WordTask:
+    """`task_of`, of a task in words.
+
+    Raises:
+      InputError: as there.
+    """
+    return _task_of(task, difficulty, _Kind(WORD_TASKS, make_word_task, check_word_task))
+
+
+def _task_of(task: str, difficulty: tuple[str, ...], kind: _Kind) -> Any:
     settings = task_settings(difficulty)
     own = task_file(task)
     if own is None:
-        if task not in TASKS:
-            raise InputError("task", repr(task), f"{', '.join(TASKS)}, or one of your own as FILE.py:NAME")
-        return make_task(task, **settings)
-    found = _loaded(own)
+        if task not in kind.known:
+            raise InputError("task", repr(task), f"{', '.join(kind.known)}, or one of your own as FILE.py:NAME")
+        return kind.make(task, **settings)
+    found = loaded(own)
     where = f"task {own.path.name}:{own.name}"
     if _makes_tasks(found):
         try:
@@ -107,7 +138,7 @@ def task_of(task: str, difficulty: tuple[str, ...]) -> Task:
     elif settings:
         raise InputError("difficulty", " ".join(difficulty), f"none: {own.name} is a task already, not what makes one")
     try:
-        check_task(found)
+        kind.check(found)
     except InputError as error:
         raise InputError(f"{where}: {error.name}", error.found, error.expected) from error
     except (Exception, SystemExit) as error:  # a property of the task that raises, or returns something odd
@@ -127,7 +158,7 @@ def _said(error: BaseException) -> str:
 
 
 @lru_cache(maxsize=64)
-def _loaded(own: TaskFile) -> Any:
+def loaded(own: TaskFile) -> Any:
     """The object of this name in the file, which is run once."""
     module = ModuleType(f"task_{own.digest[:16]}")
     module.__file__ = str(own.path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -19,7 +19,8 @@ from teamtr_jax.llm.warm_start import WarmStart
 from teamtr_jax.sharing import Updates, sharers_of
 from teamtr_jax.validation import InputError, one_of
 
-__all__ = ["Learn", "Train", "Eval", "Show", "Compare", "task_of", "task_settings", "TEST_PROMPTS"]
+__all__ = ["Learn", "Train", "Eval", "Show", "Compare", "task_of", "task_settings", "TEST_PROMPTS",
+           "MOST_ROLLOUTS", "MOST_RUNS", "require_methods"]  # fmt: skip
 
 TEST_PROMPTS = 512
 """Held-out prompts that accuracy is measured on, where the task has so many."""
@@ -36,6 +37,15 @@ def conversations(settings: object, prompts: str, samples: str) -> None:
     if count[0] * count[1] > MOST_CONVERSATIONS:
         found = f"{count[0]}, {count[1]}: {count[0] * count[1]} conversations"
         raise InputError(f"{prompts}, {samples}", found, f"at most {MOST_CONVERSATIONS}")
+
+
+def require_methods(settings: Any) -> None:
+    """Refuse `methods` that are none, or named twice."""
+    texts(settings, "methods")
+    if not settings.methods or len(set(settings.methods)) < len(settings.methods):
+        raise InputError("methods", repr(settings.methods), "each method at most once, and at least one")
+    for name in settings.methods:
+        one_of("methods", name, list(METHODS))
 
 
 @dataclass(frozen=True)
@@ -191,11 +201,7 @@ class Compare(Train):
         whole(self, 1, "seeds", high=MOST_RUNS)
         whole(self, 0, "seed", high=SEEDS + 1 - self.seeds)
         if self.methods is not None:
-            texts(self, "methods")
-            if not self.methods or len(set(self.methods)) < len(self.methods):
-                raise InputError("methods", repr(self.methods), "each method at most once, and at least one")
-            for name in self.methods:
-                one_of("methods", name, list(METHODS))
+            require_methods(self)
 
     def run(self, method: str, seed: int) -> Train:
         """One of the runs."""

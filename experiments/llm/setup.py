@@ -20,7 +20,7 @@ from teamtr_jax.llm.description import describe_team
 from teamtr_jax.llm.methods import METHODS
 from teamtr_jax.llm.model import LanguageTeam, Params, init_team
 from teamtr_jax.llm.sizes import require_room
-from teamtr_jax.llm.tasks import Problem, Task, draw
+from teamtr_jax.llm.tasks import Problem, Source, draw
 from teamtr_jax.llm.warm_start import require_room_to_start, warm_start
 from teamtr_jax.records import dump
 from teamtr_jax.sharing import Sharing
@@ -59,7 +59,7 @@ def set_up(settings: Train) -> Setup:
     return Setup(**{f.name: getattr(training, f.name) for f in fields(training)}, test=test, probes=probes, rows=rows)
 
 
-def held_out_problems(task: Task, rng: np.random.Generator, size: int | None) -> list[Problem]:
+def held_out_problems(task: Source, rng: np.random.Generator, size: int | None) -> list[Problem]:
     """Distinct held-out problems; `TEST_PROMPTS` of them, or as many as the task has, where no number is given.
 
     Raises:

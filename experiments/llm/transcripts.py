@@ -16,7 +16,7 @@ from experiments.llm.setup import Setup
 from teamtr_jax.llm.tasks import Problem, demonstrated, draw
 from teamtr_jax.validation import shown
 
-__all__ = ["COLOURS", "show", "speakers_of", "transcript"]
+__all__ = ["COLOURS", "show", "speakers_of", "transcript", "verdict"]
 
 COLOURS = ("cyan", "magenta", "yellow", "blue", "bright_green", "bright_red", "bright_cyan", "bright_magenta")
 """One for each agent, in turn."""
@@ -39,10 +39,15 @@ def transcript(
         if message != right:
             text.append(f"   demonstrated: {shown(right)}", "dim")
         text.append("\n")
+    return text.append_text(verdict(reward))
+
+
+def verdict(reward: float, more: str = "") -> Text:
+    """What a conversation earned, on a line of its own."""
     mark, style = (
         ("✓ right", "bold green") if reward == 1 else ("✗ wrong", "bold red") if reward == 0 else ("~ partly", "yellow")
     )
-    return text.append(f"  {mark}", style).append(f"   reward {reward:g}\n", "dim")
+    return Text.assemble((f"  {mark}", style), (f"   reward {reward:g}{more}\n", "dim"))
 
 
 def speakers_of(setup: Setup) -> list[int]:

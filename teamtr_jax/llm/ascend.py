@@ -185,8 +185,7 @@ def _loss(given: Given, head: Array | None, parameters: Any, chunk: _Chunk) -> t
     """
     compiled, traced, policy = given.compiled, given.traced, given.policy
     new = Spoken(policy.features(parameters, chunk.text), policy.head(parameters))
-    current = lax.stop_gradient(new) if head is None else Spoken(chunk.current, head)
-    found = policy.compare(current, new, chunk.written)
+    found = policy.compare(None if head is None else Spoken(chunk.current, head), new, chunk.written)
     moved = divergence(found, chunk.own)
     penalty = compiled.penalty(moved)
     log_ratio, kl = compiled.ratio.log_ratio(moved.log_ratio, chunk.own), compiled.ratio.total(penalty)
@@ -198,4 +197,4 @@ def _loss(given: Given, head: Array | None, parameters: Any, chunk: _Chunk) -> t
     total = (chunk.weight.reshape(lift) * (chunk.unit * given.beta * kl - chunk.credited * gain)).sum()
     monitor = (chunk.weight[:, None] * per_message(compiled.monitor(moved))).sum()
     messages = (chunk.weight[:, None] * chunk.own.any(-1)).sum()
-    return total, _Seen(monitor, messages, current.features if head is None else jnp.zeros((len(chunk.own), 0)))
+    return total, _Seen(monitor, messages, new.features if head is None else jnp.zeros((len(chunk.own), 0)))

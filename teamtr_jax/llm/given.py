@@ -47,9 +47,9 @@ class Policy(NamedTuple):
     head: Callable[[Any], Float[Array, "V D"]]  #: arrays → rows of what may be written
     temperature: float | Array
 
-    def compare(self, current: Spoken, new: Spoken, written: Int[Array, "R M L"]) -> TokenStatistics:
-        """Two policies at the same tokens."""
-        return token_statistics(*current, *new, written, temperature=self.temperature)
+    def compare(self, current: Spoken | None, new: Spoken, written: Int[Array, "R M L"]) -> TokenStatistics:
+        """Two policies at the same tokens; without a current one the new one with itself, as it is."""
+        return token_statistics(*(current or (None, None)), *new, written, temperature=self.temperature)
 
 
 def layout_policy(config: ModelConfig | LanguageModel, layout: Layout, params: Params) -> Policy:

@@ -106,7 +106,7 @@ def rotate(x: Array, start: Array | int, base: float, length: int) -> Array:
     half, chunk = x.shape[-1] // 2, x.shape[2]
     angle = np.arange(length)[:, None] * float(base) ** (-np.arange(half) / half)
     table = jnp.asarray(np.stack([np.cos(angle), np.sin(angle)]), x.dtype)
-    cos, sin = jax.lax.dynamic_slice(table, (0, start, 0), (2, chunk, half))
+    cos, sin = jax.lax.dynamic_slice_in_dim(table, start, chunk, 1)
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], -1)
 
@@ -137,7 +137,7 @@ class Attention(nn.Module):
         if cache is not None:
             at = start - sum(keys.shape[2] for keys, _ in past)
             k, v = (
-                jax.lax.dynamic_update_slice(old, new, (0, 0, at, 0)) for old, new in zip(cache, (k, v), strict=True)
+                jax.lax.dynamic_update_slice_in_dim(old, new, at, 2) for old, new in zip(cache, (k, v), strict=True)
             )
         q, positions = q[:, :, first:], (start + jnp.arange(first, chunk))[:, None]
         scores, begin = [], 0

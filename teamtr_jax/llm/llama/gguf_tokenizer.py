@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file as the files that a folder of Hugging Face would hold: `tokenizer.json`, `tokenizer_config.json`."""
+"""The tokenizer of a GGUF file as the files of a Hugging Face folder: `tokenizer.json` and `tokenizer_config.json`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PUNCTUATION = r"[\p{P}\$\+<=>\^~\|]+"
 
 
 class PreTokenizer(NamedTuple):
-    """How a text is cut before bytes are merged: every pattern cuts the pieces of the one before it, what lies between is kept."""
+    """How a text is cut before bytes are merged: every pattern cuts the pieces of the one before; what lies between is kept."""
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False  #: a piece that is an id as a whole is that id
@@ -72,7 +72,9 @@ def tokenizer_files(fields: Mapping[str, Any], vocabulary: int) -> tuple[dict[st
     """
     model = _need(fields, "tokenizer.ggml.model", str)
     if model != "gpt2":
-        hint = ": SentencePiece's merges are not in the file, load the checkpoint's own folder" if model == "llama" else ""
+        hint = (
+            ": SentencePiece's merges are not in the file, load the checkpoint's own folder" if model == "llama" else ""
+        )
         raise InputError("tokenizer.ggml.model", repr(model), f"'gpt2', a byte-level BPE{hint}")
     pre = _need(fields, "tokenizer.ggml.pre", str)
     if pre not in PRE_TOKENIZERS:
@@ -137,7 +139,9 @@ def _merges(fields: Mapping[str, Any], vocab: Mapping[str, int]) -> list[list[st
         first, _, second = merge[1:].partition(" ")
         pair = [merge[:1] + first, second]
         if any(text not in vocab for text in (*pair, "".join(pair))):
-            raise InputError("tokenizer.ggml.merges", repr(merge), "two ids that make a third, with a blank between them")
+            raise InputError(
+                "tokenizer.ggml.merges", repr(merge), "two ids that make a third, with a blank between them"
+            )
         out.append(pair)
     return out
 

@@ -1,0 +1,1 @@
+"""Runs of teams that talk in text: checkpoints of the Llama family with adapters, tasks in words."""

@@ -1,0 +1,30 @@
+"""Methods side by side on checkpoints: the same tasks, seeds, starts and number of rollouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.llm.compare import report
+from experiments.llm.words.run import train_text
+from experiments.llm.words.settings import TextCompare
+from experiments.saved import places
+
+__all__ = ["compare_text"]
+
+
+def compare_text(settings: TextCompare) -> list[Path]:
+    """Train what is missing, print the table, draw the figure from the summaries.
+
+    Runs of one seed start from the same adapters.
+
+    Raises:
+      InputError: settings that do not fit one of the methods.
+    """
+    places(settings.out, settings.methods, ("compare.json", "compare.png"))
+    found: dict[str, list[dict[str, object]]] = {name: [] for name in settings.methods}
+    for seed in range(settings.seeds):
+        for name in settings.methods:
+            run = settings.run(name, seed)
+            print(f"{name}, seed {run.seed}", flush=True)
+            found[name].append(train_text(run))
+    return report(settings.out, found)

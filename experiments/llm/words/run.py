@@ -1,0 +1,207 @@
+"""One run of checkpoints: stages of training, held-out accuracy before and after. Resumable; everything is kept in one folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from experiments.llm.keeping import (
+    ABOUT,
+    COMPILATIONS,
+    SUMMARY,
+    TOKENS,
+    Write,
+    done_of,
+    gained,
+    joined,
+    merge_logs,
+    read_summary,
+    stage_seconds,
+    tensorboard,
+    try_places,
+)
+from experiments.llm.measure import Conversations
+from experiments.llm.words.settings import Adapters, TextTrain
+from experiments.llm.words.setup import TextSetup, describe_text, set_up_text
+from experiments.saved import read, write_json
+from teamtr_jax.checkpoint import latest, read_manifest, restore
+from teamtr_jax.files import reason
+from teamtr_jax.llm.language_model import Params
+from teamtr_jax.llm.tasks import Problem, earned, views_of
+from teamtr_jax.llm.text.drift import DriftPolicy
+from teamtr_jax.llm.text_backend import TextTalk, init_text_state, text_backend, whole_params
+from teamtr_jax.llm.text_sampler import converse
+from teamtr_jax.llm.token_log import TokenLogger
+from teamtr_jax.monitor import write_token_log
+from teamtr_jax.records import dump, update_lines
+from teamtr_jax.stage import run_stage
+from teamtr_jax.training import CHECKPOINTS, read_records, train
+from teamtr_jax.validation import InputError
+
+__all__ = ["train_text", "talk", "TextLoaded", "load_text_run", "is_text_run"]
+
+KIND = "text"
+"""In the settings of a run, what tells it from one of toy networks."""
+
+
+def talk(
+    setup: TextSetup, params: Sequence[Params], problems: Sequence[Problem], samples: int, key: Array
+) -> Conversations:
+    """Converse and verify, `setup.rows` conversations at a time; `measure.converse` of teams that talk in text.
+
+    Equal keys give equal uniforms to every conversation: teams are compared with common random numbers.
+
+    Raises:
+      InputError: a verifier that raises, or a reward outside [0, 1].
+    """
+    wanted = np.repeat(np.arange(len(problems)), samples)
+    said: list[list[str]] = []
+    for number, first in enumerate(range(0, wanted.size, setup.rows)):
+        chosen = wanted[np.minimum(np.arange(first, first + setup.rows), wanted.size - 1)]
+        views = [views_of(setup.task, problems[b]) for b in chosen.tolist()]
+        found = converse(setup.team, params, views, jax.random.fold_in(key, number))
+        said += [list(texts) for texts in found.said][: wanted.size - first]
+    reward = [earned(setup.task, problems[b], texts) for b, texts in zip(wanted.tolist(), said, strict=True)]
+    grouped = [said[i : i + samples] for i in range(0, len(said), samples)]
+    return Conversations(np.reshape(reward, (len(problems), samples)), grouped)
+
+
+def train_text(settings: TextTrain) -> dict[str, Any]:
+    """Train from where the folder is, and write the summary.
+
+    Raises:
+      InputError: before any work.
+    """
+    began, compilations = time.perf_counter(), COMPILATIONS.count
+    try_places(settings)
+    setup = set_up_text(settings)
+    write = tensorboard(settings, len(setup.team.who.leaders))
+    home, about = settings.out, describe_text(settings, setup)
+    saved = latest(home / CHECKPOINTS)
+    if saved is not None and saved > settings.stages:
+        raise InputError("stages", settings.stages, f"at least {saved}, which {home} holds")
+    if saved is None:
+        write_json(home / ABOUT, _asked(settings))
+    root = jax.random.key(settings.seed)
+    test_key, train_key = (jax.random.fold_in(root, i) for i in (1, 3))
+    first, frozen = init_text_state(setup.team, setup.params, setup.update)
+    stage = _stages(settings, setup, frozen, write)
+    state, _ = train(stage, first, settings.stages, train_key, home, about, settings.progress)
+    write_json(home / ABOUT, _asked(settings))
+    if saved == settings.stages and (summary := read_summary(home)) is not None:
+        return summary
+
+    def accuracy(params: Sequence[Params]) -> Conversations:
+        return talk(setup, params, setup.test, settings.test_samples, test_key)
+
+    gain = gained(accuracy(setup.params), accuracy(whole_params(state, frozen)))
+    if settings.log:
+        merge_logs(home, settings.log, settings.stages)
+    records = read_records(home)
+    earlier = sum(took for k, took in stage_seconds(records).items() if k < (saved or 0))
+    summary = {
+        "schema": 1,
+        **gain,
+        "test_prompts": len(setup.test),
+        "test_samples": settings.test_samples,
+        **done_of(records),
+        "seconds": time.perf_counter() - began + earlier,
+        "compilations": COMPILATIONS.count - compilations,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)) // setup.team.who.sets,
+        **{name: about[name] for name in ("task", "difficulty", "bases", "method", "seed")},
+        "stages": settings.stages,
+    }
+    write_json(home / SUMMARY, summary)
+    return json.loads(dump(summary))
+
+
+def _stages(settings: TextTrain, setup: TextSetup, frozen: Sequence[Params], write: Write) -> Any:
+    """What `train` calls for each stage."""
+    parts: list[dict[str, NDArray[Any]]] = []
+    log = TokenLogger(parts.append, rescore=True) if settings.log else None
+    talk = TextTalk(DriftPolicy(settings.drift))
+    backend = text_backend(setup.team, frozen, setup.task, setup.update, setup.sampling, talk, log=log)
+
+    def stage(state: Any, key: Array, k: int) -> tuple[Any, list[dict[str, Any]]]:
+        begin = time.perf_counter()
+        if log is not None:
+            parts.clear()
+            log.begin(k)
+        final, records = run_stage(backend, state, setup.order, setup.method.schedule, key, k, setup.budget)
+        lines = update_lines(records)
+        if log is not None:
+            (settings.out / TOKENS).mkdir(exist_ok=True)
+            write_token_log(settings.out / TOKENS / f"{k:08d}.{settings.log}", joined(parts))
+        for line in lines:
+            line |= {"delta": setup.update.delta, "probe": {}, "time_stage": time.perf_counter() - begin}
+            write(line)
+        return final, lines
+
+    return stage
+
+
+class TextLoaded(NamedTuple):
+    """A saved run."""
+
+    settings: TextTrain
+    setup: TextSetup
+    params: tuple[Params, ...]
+    stages: int  #: done
+    records: list[dict[str, Any]]
+
+
+def is_text_run(home: Path) -> bool:
+    """Whether a folder holds the settings of a run of checkpoints."""
+    return (home / ABOUT).is_file() and read(home / ABOUT, "the settings of a run of `train`").get("kind") == KIND
+
+
+def load_text_run(home: Path, start: bool = False) -> TextLoaded:
+    """The team as it was saved last, or as it was before training.
+
+    Raises:
+      InputError: no such run, a damaged one, or a base, a task or a data set that is another one now.
+    """
+    settings = _read_settings(home)
+    setup = set_up_text(settings)
+    done = latest(home / CHECKPOINTS)
+    if done is None:
+        raise InputError(str(home / CHECKPOINTS), "no checkpoint", "the folder of a run of `train`")
+    kept = read_manifest(home / CHECKPOINTS, done)["metadata"]["settings"]
+    about = describe_text(settings, setup)
+    if changed := [name for name in about if about[name] != kept.get(name)]:
+        raise InputError(
+            f"settings: {changed[0]}", about[changed[0]], f"{kept.get(changed[0])}, as the run in {home} had"
+        )
+    if start or not done:
+        return TextLoaded(settings, setup, setup.params, 0, [])
+    first, frozen = init_text_state(setup.team, setup.params, setup.update)
+    state = restore(home / CHECKPOINTS, jax.eval_shape(lambda: first), done).tree
+    return TextLoaded(settings, setup, whole_params(state, frozen), done, read_records(home))
+
+
+def _asked(settings: TextTrain) -> dict[str, Any]:
+    about = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
+    return {"kind": KIND, **about}
+
+
+def _read_settings(home: Path) -> TextTrain:
+    path, expected = home / ABOUT, "the settings of a run of `train`, as it wrote them"
+    asked = read(path, expected)
+    try:
+        del asked["kind"]
+        lists = {name: tuple(value) for name, value in asked.items() if isinstance(value, list)}
+        lora = Adapters(**{**asked["lora"], "targets": tuple(asked["lora"]["targets"])})
+        return TextTrain(**{**asked, **lists, "lora": lora, "out": home})
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(str(path), f"settings of another program ({reason(error)})", expected) from error

@@ -1,0 +1,199 @@
+"""What a run of checkpoints is made of: bases, adapters, roles, a task in words, and how they are trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.llm.plugins import loaded, task_file, task_identity, task_settings, word_task_of
+from experiments.llm.setup import held_out_problems
+from experiments.llm.words.bases import base_path, digest_beside
+from experiments.llm.words.settings import TextTrain
+from experiments.networks import ORDERS
+from teamtr_jax.llm.backend import LanguageSampling
+from teamtr_jax.llm.language_model import Params
+from teamtr_jax.llm.llama.adapters import adapted, without_adapters
+from teamtr_jax.llm.llama.load import Agent, load_agent
+from teamtr_jax.llm.methods import METHODS, Method
+from teamtr_jax.llm.tasks import JsonLines, Problem, WordTask, jsonl_task
+from teamtr_jax.llm.tasks.answers import READERS
+from teamtr_jax.llm.text.role import Role
+from teamtr_jax.llm.text.view import Scribe
+from teamtr_jax.llm.text_team import TextAgent, TextTeam
+from teamtr_jax.llm.update_settings import UpdateSettings
+from teamtr_jax.records import dump
+from teamtr_jax.sampled import prompts_per_set
+from teamtr_jax.schedules import Order
+from teamtr_jax.sharing import Sharing
+from teamtr_jax.validation import InputError
+
+__all__ = ["TextSetup", "set_up_text", "describe_text", "text_task_of", "roles_of"]
+
+
+@dataclass(frozen=True)
+class TextSetup:
+    """Everything that a run is made of, checked, nothing computed yet."""
+
+    task: WordTask
+    team: TextTeam
+    desks: tuple[Scribe, ...]  #: of the agents, in the order of roles
+    params: tuple[Params, ...]  #: as training begins, one for each set of parameters; frozen arrays are there once
+    bases: tuple[dict[str, Any], ...]  #: of each set: name and digests
+    method: Method
+    update: UpdateSettings
+    sampling: LanguageSampling
+    order: Order
+    budget: int  #: rollouts of a stage
+    test: list[Problem]
+    rows: int  #: conversations of one call of the sampler where accuracy is measured
+
+
+def text_task_of(settings: TextTrain) -> WordTask:
+    """The task: of the package, of a Python file, or a data set.
+
+    Raises:
+      InputError: names the task, the setting, the verifier, or the line of the file.
+    """
+    difficulty = settings.difficulty or ()
+    if not settings.task.endswith(".jsonl"):
+        return word_task_of(settings.task, difficulty)
+    more: dict[str, Any] = task_settings(difficulty)
+    if unknown := sorted(set(more) - {"agents", "cap"}):
+        raise InputError("difficulty", unknown[0], "agents, cap: the settings of a data set")
+    own = task_file(settings.verifier)
+    if own is None:
+        return jsonl_task(settings.task, settings.verifier, **more)
+    function: Any = loaded(own)
+    if not callable(function):
+        found = f"{own.name}, which is no function"
+        raise InputError("verifier", found, f"problem, messages → reward, or one of {', '.join(READERS)}")
+    return jsonl_task(settings.task, task_identity(settings.verifier), own=function, **more)
+
+
+def roles_of(settings: TextTrain, task: WordTask) -> tuple[Role, ...]:
+    """The task's roles with the system prompts and the cap that were asked for.
+
+    Raises:
+      InputError: a prompt for a role that is not there.
+    """
+    prompted = settings.prompted
+    names = [role.name for role in task.roles]
+    if unknown := [name for name in prompted if name not in names]:
+        raise InputError("roles", unknown[0], " or ".join(names))
+    cap = {} if settings.cap is None else {"cap": settings.cap}
+    return tuple(replace(role, system=prompted.get(role.name, role.system), **cap) for role in task.roles)
+
+
+def set_up_text(settings: TextTrain) -> TextSetup:
+    """Check the settings, one against the other, and read the checkpoints.
+
+    Raises:
+      InputError: names what does not fit.
+    """
+    method, task = METHODS[settings.method], text_task_of(settings)
+    roles = roles_of(settings, task)
+    n = len(roles)
+    if len(settings.base) not in (1, n):
+        raise InputError("base", f"{len(settings.base)} checkpoints", f"one for all, or {n}, one for each role")
+    paths = [base_path(base) for base in settings.base] * (n if len(settings.base) == 1 else 1)
+    sharing = Sharing(tuple(range(n)) if settings.sharers is None else settings.sharers, settings.updates)
+    if sharing.agents != n:
+        raise InputError("sharers", settings.sharers, f"{n} numbers, one for each role")
+    for k, number in enumerate(sharing.sharers):
+        if paths[k] != paths[first := sharing.firsts[number]]:
+            raise InputError(
+                f"base of {roles[k].name}", paths[k], f"{paths[first]}, that of {roles[first].name}, a sharer"
+            )
+    test = held_out_problems(task, np.random.default_rng([settings.seed, 2]), settings.test_prompts)
+    own = [paths[first] for first in sharing.firsts]
+    agents, params = _agents(settings, own)
+    desks = tuple(Scribe(agents[k].tokenizer, role) for k, role in zip(sharing.sharers, roles, strict=True))
+    team = TextTeam(
+        tuple(
+            TextAgent(role, agents[number].model, desk)
+            for number, role, desk in zip(sharing.sharers, roles, desks, strict=True)
+        ),
+        task.turns,
+        sharing=sharing,
+        temperature=settings.temperature,
+    )
+    chosen = {name: getattr(settings, name) for name in ("delta", "learning_rate", "epochs", "micro_batch")}
+    rollouts = settings.prompts * settings.group
+    update = replace(method.settings, **chosen, minibatch=_minibatch(rollouts, settings.micro_batch))
+    budget, updates = rollouts * n, len(sharing.leaders)
+    sampling = LanguageSampling(prompts_per_set(budget, method.schedule, updates, settings.group), settings.group)
+    bases = tuple(
+        {"name": agent.name, "sha256": agent.digest, "beside_sha256": digest_beside(path)}
+        for agent, path in zip(agents, own, strict=True)
+    )
+    order = method.order or ORDERS[settings.order](updates)
+    return TextSetup(task, team, desks, params, bases, method, update, sampling, order, budget, test, rollouts)
+
+
+def _minibatch(rollouts: int, micro_batch: int) -> int:
+    """About a quarter of the rollouts, a multiple of the micro-batch: four steps a pass."""
+    return max(1, rollouts // (4 * micro_batch)) * micro_batch
+
+
+def _agents(settings: TextTrain, paths: Sequence[Path]) -> tuple[list[Agent], tuple[Params, ...]]:
+    """A network for each set of parameters; each checkpoint is read once, its adapters are drawn for each set."""
+    lora = None if settings.full else settings.lora.lora
+    key = jax.random.fold_in(jax.random.key(settings.seed), 0)
+    known: dict[Path, Agent] = {}
+    agents, params = [], []
+    for number, path in enumerate(paths):
+        if path not in known:
+            known[path] = load_agent(path, dtype=settings.dtype, lora=lora)
+        agent = known[path]
+        if lora is None:
+            own = agent.params
+        else:
+            own = adapted(agent.model, without_adapters(agent.params), jax.random.fold_in(key, number))
+        agents.append(agent)
+        params.append(own)
+    return agents, tuple(params)
+
+
+def describe_text(settings: TextTrain, setup: TextSetup) -> dict[str, Any]:
+    """What decides the records of a run, as JSON."""
+    task, team = setup.task, setup.team
+    about: dict[str, Any] = {
+        name: getattr(settings, name)
+        for name in (
+            "difficulty",
+            "method",
+            "order",
+            "prompts",
+            "group",
+            "temperature",
+            "drift",
+            "dtype",
+            "full",
+            "seed",
+        )
+    }
+    about |= {
+        "task": _identity(settings, task),
+        "bases": setup.bases,
+        "lora": None if settings.full else asdict(settings.lora),
+        "roles": [{**asdict(desk.role), "template": getattr(desk.template, "source", None)} for desk in setup.desks],
+        "turns": team.turns,
+        "context": team.context,
+        "sharing": asdict(team.who),
+        "schedule": setup.method.schedule.name,
+        "update": asdict(setup.update),
+        "sampling": asdict(setup.sampling),
+    }
+    return json.loads(dump(about))
+
+
+def _identity(settings: TextTrain, task: WordTask) -> Mapping[str, Any] | str:
+    if isinstance(task, JsonLines):
+        return {"sha256": task.digest, "verifier": task.verifier}
+    return task_identity(settings.task)
