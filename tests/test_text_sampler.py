@@ -129,6 +129,25 @@ def test_a_row_depends_on_no_other_row(talk):
     assert len({tuple(row) for row in found.ids[:2].reshape(2, -1).tolist()}) == 2
 
 
+def test_a_router(talk):
+    """Who speaks is drawn row by row; an agent works on its rows alone or on all: the same conversations, booked right."""
+    team = replace(
+        TEAM, agents=TEAM.agents[:2], turns=4, sharing=None, router=lambda said: (0.75, 0.25) if said else (0.5, 0.5)
+    )
+    params = talk[0][:2]
+    found, again = (converse(team, params, PROBLEMS, KEY, 2, halve=halve) for halve in (True, False))
+    np.testing.assert_array_equal(found.ids, again.ids)
+    np.testing.assert_array_equal(found.speaker, again.speaker)
+    assert set(found.chance[:, 0]) == {0.5}
+    np.testing.assert_array_equal(found.chance[:, 1:], np.where(found.speaker[:, 1:] == 0, 0.75, 0.25))
+    assert (found.speaker[:, 1:] == found.speaker[:, :-1]).any()  # somebody speaks twice running
+    for which in (0, 1):
+        reading, own = reading_of(team, found, which), own_messages(team, found, which)
+        np.testing.assert_array_equal((own.turn >= 0).sum(1), (found.speaker == which).sum(1))
+        np.testing.assert_allclose(rescored(team, params[which], which, reading), own.logp, atol=1e-4)
+        assert (own.logp[reading.own] < 0).all()
+
+
 def test_drift(talk):
     """Kept, refused, or drawn again; what is drawn again stands where the network reads it, and is booked."""
     params, found = talk
