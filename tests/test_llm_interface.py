@@ -104,7 +104,7 @@ def test_certificates_of_updates_are_exact(name):
     """Actual updates of both agents: every claim holds in the enumeration, and the KL of the record is about the exact one."""
     team = TEAMS[name]
     world = en.enumerate_world(team, ["?"], outcome)
-    settings = UpdateSettings(learning_rate=0.02, epochs=1, minibatch=96, micro_batch=48, delta=0.05)
+    settings = UpdateSettings(learning_rate=0.004, epochs=1, minibatch=96, micro_batch=48, delta=0.05)
     backend = language_backend(team, Ones(), settings, LanguageSampling(1, 96), audit=en.network_audit(world))
     state = init_train_state(team, params_of(team), settings)
     end, records = run_stage(backend, state, [1, 0], fresh, jax.random.key(0))
