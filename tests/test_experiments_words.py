@@ -86,14 +86,13 @@ def test_a_run_of_checkpoints(trained, capsys):
     assert json.loads((home / "summary.json").read_text()) == summary
     capsys.readouterr()
     assert main([*arguments, "--out", str(home), "--delta", "0.03"]) == 2
-    assert "settings: update: found" in capsys.readouterr().err
+    assert "settings: found update.delta = 0.03, expected update.delta = 0.02" in capsys.readouterr().err
 
 
 def test_checkpoints_hold_adapters_only(trained):
     """No leaf of the base is in a checkpoint; the base is in memory once."""
     home, _ = trained
-    leaves = read_manifest(home / CHECKPOINTS)["leaves"]
-    names = list(leaves) if isinstance(leaves, dict) else [leaf["path"] for leaf in leaves]
+    names = [leaf["name"] for leaf in read_manifest(home / CHECKPOINTS)["leaves"]]
     assert names
     assert not any("kernel" in name or "embedding" in name for name in names)
     assert any("lora_a" in name for name in names)
