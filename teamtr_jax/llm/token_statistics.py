@@ -80,7 +80,7 @@ def _forward(current: Array | None, new: Array, written: Array) -> tuple[TokenSt
     log_p = jax.nn.log_softmax(current)
     p = jnp.exp(log_p)
     here = p > 0
-    d = log_q - jnp.where(here, log_p, 0.0)
+    d = log_q - log_p
     near = here & (d < 1.0)
     small = jnp.where(near, d, 0.0)
     gain = jnp.expm1(small)  # q/p − 1
