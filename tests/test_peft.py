@@ -127,6 +127,24 @@ def test_what_is_no_plain_adapter_of_linear_maps_is_refused(changes, named, agen
     assert caught.value.name == named
 
 
+def test_whatever_stands_in_a_config_is_read_or_refused(agents):
+    """Every entry with every kind of value that JSON has: no other error."""
+    config = json.loads((PEFT / "plain" / "adapter_config.json").read_text())
+    numbers = [None, True, False, 0, 1, -1, 2.5, float("nan"), float("inf"), 10**30]
+    texts = ["", "x", "(", "layers", [], [1], [-1], ["q_proj"], ["("], [None], [["a"]]]
+    objects = [{}, {"q_proj": 2}, {"q_proj": "x"}, {"(": 3}, {"q_proj": None}, {"q_proj": [1]}, {"a": {}}]
+    read = 0
+    for key in (*config, "new_entry"):
+        for value in (*numbers, *texts, *objects):
+            try:
+                found = lora_of(config | {"layers_to_transform": [1]} | {key: value}, agents["smollm2"].model)
+            except InputError:
+                continue
+            assert found.rank >= 1
+            read += 1
+    assert read > 300
+
+
 def test_ways_to_begin_that_leave_the_base_alone_are_read(agents):
     config = json.loads((PEFT / "plain" / "adapter_config.json").read_text())
     for begin in (True, False, "gaussian", "eva", "orthogonal"):
