@@ -15,6 +15,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from benchmarks.hlo import collectives, dot_flops, loops_unknown
+from benchmarks.scale import Plan, by_hand, table
 from teamtr_jax.checkpoint import latest, restore
 from teamtr_jax.hosts import as_spread, from_first, gathered, on_first, require_same, start_hosts
 from teamtr_jax.llm.mesh import by_rows, constrain, mesh_of, placed, row_parts, shardings
@@ -338,3 +339,19 @@ def test_loops_are_counted():
     assert loops_unknown(program.as_text()) == 0
     assert program.cost_analysis()["flops"] < 3 * 2 * 4**3
     assert collectives(program.as_text()) == []
+
+
+def test_the_page_shows_what_was_found():
+    """Both tables of docs/scale.md are those of the committed files, and XLA agrees with the formulas."""
+    page, results = (ROOT / "docs" / "scale.md").read_text(), ROOT / "benchmarks" / "results" / "scale"
+    for names in (("1x32x2-v5e", "1x32x2-cpu"), ("8x1x8-cpu", "8x1x1-cpu")):
+        assert table([results / f"{name}.json" for name in names]) in page
+    for path in results.glob("*.json"):
+        found = json.loads(path.read_text())
+        plan = Plan(**{**found["plan"], "mesh": tuple(found["plan"]["mesh"])})
+        assert found["by_hand"] == by_hand(plan)
+        for part in ("base_bytes", "adapter_bytes", "moments_bytes"):
+            assert found["arguments"][part] == pytest.approx(found["by_hand"][part], rel=1e-3)
+        if found["target"] == "cpu":  # in the other one, products are inside fusions
+            assert found["dot_flops"] == pytest.approx(found["by_hand"]["update_flops"], rel=0.02)
+        assert found["vocabulary_wide_collectives"] == 0
