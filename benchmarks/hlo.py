@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["Instruction", "Module", "Collective", "module_of", "executed", "collectives", "dot_flops", "size_of"]
+__all__ = ["Instruction", "Module", "Collective", "module_of", "executed", "collectives", "dot_flops", "loops_unknown", "size_of"]
 
 BITS = {
     "pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "bf16": 16, "f16": 16, "s32": 32, "u32": 32,
@@ -88,21 +88,48 @@ def _called(instruction: Instruction) -> list[str]:
     return [name for group in groups for name in group.replace("%", "").split(", ")]
 
 
+def _operands(instruction: Instruction) -> list[str]:
+    return re.findall(r"%([\w.\-]+)", instruction.rest.split(")")[0])
+
+
+def _integer(instruction: Instruction) -> int | None:
+    value = re.match(r"(\d+)\)", instruction.rest) if instruction.kind == "constant" else None
+    return int(value[1]) if value and instruction.result[:3] in ("s32", "u32") else None
+
+
+def _step(module: Module, loop: Instruction, place: int) -> int:
+    """What the body adds to entry `place` of what the loop carries."""
+    own = {x.name: x for x in module.computations[_named(loop, "body")]}
+    root = list(own.values())[-1]
+    if root.kind == "tuple" and (changed := own.get(_operands(root)[place])) and changed.kind == "add":
+        found = [_integer(own[name]) for name in _operands(changed) if name in own]
+        return next((value for value in found if value), 1)
+    return 1
+
+
+def _named(loop: Instruction, name: str) -> str:
+    found = re.search(rf"{name}=%?([\w.\-]+)", loop.rest)
+    assert found, loop
+    return found[1]
+
+
 def _trips(module: Module, loop: Instruction) -> int | None:
-    """As XLA writes it down, or the constant below which the condition wants a counter; `None` if neither is there.
+    """As XLA writes it down, or from the constant below which the condition wants a counter; `None` if neither is there.
 
     Where the condition asks for more than that it is the most that the loop runs.
     """
     if found := TRIPS.search(loop.rest):
         return int(found[1])
-    condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
-    names = [condition[1]] if condition else []
+    names = [_named(loop, "condition")]
     for name in names:  # grows: the comparison may be in a fusion, whose constant is outside
         names += [called for x in module.computations.get(name, []) for called in _called(x)]
     own = [x for name in names for x in module.computations.get(name, [])]
     if any(x.kind == "compare" and "direction=LT" in x.rest for x in own):
-        values = [re.match(r"(\d+)\)", x.rest) for x in own if x.kind == "constant" and x.result[:3] in ("s32", "u32")]
-        return max((int(value[1]) for value in values if value), default=None)
+        limit = max((value for x in own if (value := _integer(x)) is not None), default=None)
+        read = [x for x in module.computations[names[0]] if x.kind == "get-tuple-element"]
+        counter = re.search(r"index=(\d+)", read[0].rest) if len(read) == 1 else None
+        step = _step(module, loop, int(counter[1])) if counter else 1
+        return None if limit is None else -(-limit // step)
     return None
 
 

@@ -95,8 +95,12 @@ def by_hand(plan: Plan) -> dict[str, float]:
             + plan.rows * (forward + 2 * head)
         ),
         # Each chunk of rows fetches every kernel: once to see where it stands and once at the trial, twice in each step.
-        "gathered_bytes": (2 * plan.rows + 2 * plan.steps * plan.minibatch) / plan.micro_batch
+        "gathered_bytes": (fsdp > 1) * (2 * plan.rows + 2 * plan.steps * plan.minibatch) / plan.micro_batch
         * itemsize * plan.layers * layer / tensor,
+        # Over tensor: after o and down; in a step o again, and backward before q, k, v, gate and up.
+        "reduced_bytes": (tensor > 1) * (4 * plan.rows + 8 * plan.steps * plan.minibatch)
+        * itemsize * plan.layers * plan.length * width / (plan.mesh[0] * fsdp),
+        "kept_bytes": itemsize * plan.layers * plan.micro_batch * plan.length * width / (plan.mesh[0] * fsdp),
         "cache_bytes": 2 * itemsize * plan.layers * keys * plan.length * plan.rows / (plan.mesh[0] * fsdp * tensor),
     }  # fmt: skip
 
@@ -237,10 +241,10 @@ def table(files: Sequence[Path]) -> str:
         row("moments of an agent", lambda h: gb(h["moments_bytes"]), lambda f: gb(f["arguments"]["moments_bytes"])),
         row("caches of an agent", lambda h: gb(h["cache_bytes"]), lambda f: ""),
         row("features of the agent as it was", lambda h: gb(h["features_bytes"]), lambda f: ""),
-        row("temporaries of an update", lambda h: "", lambda f: gb(f["memory"]["temp"])),
+        row("temporaries of an update; kept inputs of layers", lambda h: gb(h["kept_bytes"]), lambda f: gb(f["memory"]["temp"])),
         row("products of an update (flops)", lambda h: flops(h["update_flops"]), lambda f: flops(f["dot_flops"])),
         row("parameters fetched", lambda h: gb(h["gathered_bytes"]), sent(("all-gather", "collective-permute"))),
-        row("activations and gradients reduced", lambda h: "", sent(("all-reduce", "reduce-scatter"))),
+        row("activations summed", lambda h: gb(h["reduced_bytes"]), sent(("all-reduce", "reduce-scatter"))),
         row("collectives as wide as the vocabulary", lambda h: "0", lambda f: str(f["vocabulary_wide_collectives"])),
     ])  # fmt: skip
 

@@ -15,6 +15,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from benchmarks.hlo import collectives, dot_flops, loops_unknown
+from benchmarks.scale import Plan, by_hand, table
 from teamtr_jax.checkpoint import latest, restore
 from teamtr_jax.hosts import as_spread, from_first, gathered, on_first, require_same, start_hosts
 from teamtr_jax.llm.mesh import by_rows, constrain, mesh_of, placed, row_parts, shardings
@@ -338,3 +339,67 @@ def test_loops_are_counted():
     assert loops_unknown(program.as_text()) == 0
     assert program.cost_analysis()["flops"] < 3 * 2 * 4**3
     assert collectives(program.as_text()) == []
+
+
+RING = """HloModule ring
+
+%body (a: (u32[], f32[4,8])) -> (u32[], f32[4,8]) {
+  %a = (u32[], f32[4,8]{1,0}) parameter(0)
+  %i = u32[] get-tuple-element(%a), index=0
+  %two = u32[] constant(2)
+  %x = f32[4,8]{1,0} get-tuple-element(%a), index=1
+  %y = f32[4,8]{1,0} collective-permute(%x), channel_id=1, source_target_pairs={{0,1},{1,0}}
+  %next = u32[] add(%i, %two)
+  ROOT %out = (u32[], f32[4,8]{1,0}) tuple(%next, %y)
+}
+
+%test (b: (u32[], f32[4,8])) -> pred[] {
+  %b = (u32[], f32[4,8]{1,0}) parameter(0)
+  %j = u32[] get-tuple-element(%b), index=0
+  %end = u32[] constant(6)
+  ROOT %less = pred[] compare(%j, %end), direction=LT
+}
+
+%part (c: f32[2,8]) -> f32[4,8] {
+  %c = f32[2,8]{1,0} parameter(0)
+  ROOT %whole = f32[4,8]{1,0} all-gather(%c), channel_id=2, dimensions={0}
+}
+
+ENTRY %main (d: f32[2,8]) -> (u32[], f32[4,8]) {
+  %d = f32[2,8]{1,0} parameter(0)
+  %zero = u32[] constant(0)
+  %begun = f32[4,8]{1,0} fusion(%d), kind=kCustom, calls=%part
+  %done = f32[4,8]{1,0} fusion(%d), kind=kCustom, calls=%part.1
+  %start = (u32[], f32[4,8]{1,0}) tuple(%zero, %done)
+  ROOT %loop = (u32[], f32[4,8]{1,0}) while(%start), condition=%test, body=%body
+}
+"""
+
+
+def test_what_a_tpus_compiler_writes_is_read():
+    """A ring whose counter goes in twos runs three times; the two halves of a collective that overlaps are one."""
+    text = RING.replace("ENTRY", RING[RING.index("%part") : RING.index("ENTRY")].replace("%part", "%part.1") + "ENTRY")
+    found = [(x.kind, x.size, x.times) for x in collectives(text)]
+    assert found == [("collective-permute", 128, 3), ("all-gather", 128, 1)]
+    assert loops_unknown(text) == 0
+
+
+def test_the_page_shows_what_was_found():
+    """Both tables of docs/scale.md are those of the committed files, and XLA agrees with the formulas."""
+    page, results = (ROOT / "docs" / "scale.md").read_text(), ROOT / "benchmarks" / "results" / "scale"
+    for names in (("1x32x2-v5e", "1x32x2-cpu"), ("8x1x8-cpu", "8x1x1-cpu")):
+        assert table([results / f"{name}.json" for name in names]) in page
+    for path in results.glob("*.json"):
+        found = json.loads(path.read_text())
+        plan = Plan(**{**found["plan"], "mesh": tuple(found["plan"]["mesh"])})
+        assert found["by_hand"] == by_hand(plan)
+        for part in ("base_bytes", "adapter_bytes", "moments_bytes"):
+            assert found["arguments"][part] == pytest.approx(found["by_hand"][part], rel=1e-3)
+        half = 0.5 if found["target"] == "cpu" else 1  # it sends float32
+        fetched = half * sum(
+            found["collectives"].get(x, {"bytes": 0})["bytes"] for x in ("all-gather", "collective-permute")
+        )
+        assert fetched == pytest.approx(found["by_hand"]["gathered_bytes"], rel=0.07, abs=2e8)
+        if found["target"] == "cpu":  # in the other one, products are inside fusions
+            assert found["dot_flops"] == pytest.approx(found["by_hand"]["update_flops"], rel=0.02)
+        assert found["vocabulary_wide_collectives"] == 0
