@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from benchmarks.hlo import collectives, dot_flops, loops_unknown
 from teamtr_jax.checkpoint import latest, restore
 from teamtr_jax.hosts import as_spread, from_first, gathered, on_first, require_same, start_hosts
 from teamtr_jax.llm.mesh import by_rows, constrain, mesh_of, placed, row_parts, shardings
@@ -152,24 +153,32 @@ def resumed(killed):
     return folder
 
 
+def same_records(found, expected):
+    """Ids to the last, every number but for rounding."""
+    assert [x["ids"] for x in found] == [x["ids"] for x in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one["info"].keys() == other["info"].keys()
+        for name, value in other["info"].items():
+            assert one["info"][name] == pytest.approx(value, rel=2e-4, abs=5e-6), name
+
+
 def test_two_processes_do_what_one_does(resumed):
-    """Stage 0 by two processes on four devices: the same ids, log-probabilities, update and certificate."""
-    pair, alone = (read_records(resumed / name) for name in ("run", "alone"))
-    assert [record["stage"] for record in pair] == [0, 1]
-    assert pair[0]["ids"] == alone[0]["ids"]
-    assert pair[0]["steps"] == 2
-    assert pair[0]["kl"] > 1e-4
-    for name in alone[0].keys() - {"ids", "time"}:
-        assert pair[0][name] == pytest.approx(alone[0][name], rel=1e-4, abs=1e-6), name
+    """Stage 0, rollouts and the updates of both agents, by two processes on four devices and by one on one."""
+    pair, alone = (read_records(resumed / name)[:2] for name in ("run", "alone"))
+    same_records(pair, alone)
+    for record in pair:
+        assert record["info"]["steps"] == 2
+        assert record["kl"] > 1e-3
+        assert record["info"]["certificate_estimable"] > 1e-2
+        assert np.isfinite(float(record["info"]["certificate_finite_sample"]))
 
 
 def test_a_run_goes_on_with_another_number_of_processes(resumed):
     """Stage 1 by one process, from what two of them saved: as if it had been alone."""
-    pair, alone = (read_records(resumed / name)[1] for name in ("run", "alone"))
-    assert pair["ids"] == alone["ids"]
+    same_records(*(read_records(resumed / name)[2:] for name in ("run", "alone")))
     with np.load(resumed / "resumed.npz") as found, np.load(resumed / "alone.npz") as expected:
         for name in expected:
-            np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-5)
 
 
 def test_a_checkpoint_holds_what_is_trained(resumed):
@@ -313,3 +322,19 @@ def test_meshes_that_do_not_fit():
 def test_rows_that_do_not_divide():
     with pytest.raises(InputError, match=r"rows: found 6 over 4 devices .*pad with rows of weight 0"):
         by_rows(mesh(), np.ones((6, 2)))
+
+
+def test_loops_are_counted():
+    """XLA's analysis counts the body of a scan once; `benchmarks.hlo` as often as it runs, also where one is in another."""
+
+    def inner(x, _):
+        return jnp.tanh(x @ x), None
+
+    def outer(x, _):
+        return jax.lax.scan(inner, x, length=5)[0] + 1, None
+
+    program = jax.jit(lambda x: jax.lax.scan(outer, x, length=3)[0]).lower(jnp.ones((4, 4), jnp.float32)).compile()
+    assert dot_flops(program.as_text()) == 3 * 5 * 2 * 4**3
+    assert loops_unknown(program.as_text()) == 0
+    assert program.cost_analysis()["flops"] < 3 * 2 * 4**3
+    assert collectives(program.as_text()) == []

@@ -70,7 +70,7 @@ def test_which_modules_ranks_and_scales_is_read_as_peft_reads_it():
     """`plans.json` holds what PEFT 0.21 made of each; None where it raised. In 12 layers 1 and 11 begin alike."""
     model = config_of(json.loads((CHECKPOINTS / "smollm2" / "config.json").read_text()) | {"num_hidden_layers": 12})
     plans = json.loads((PEFT / "plans.json").read_text())
-    assert len(plans) == 19
+    assert len(plans) == 20
     for plan in plans:
         json_ = {"peft_type": "LORA", **plan["settings"]}
         if plan["modules"] is None:
@@ -224,6 +224,13 @@ def test_nothing_is_left_half_written(agents, tmp_path):
         save_adapters(tmp_path / "other", base.model, base.params)
 
 
+def test_leaves_on_the_host_in_any_order_go_out_as_they_are(agents, tmp_path):
+    base = agents["smollm2"]
+    model, params = load_adapters(PEFT / "plain", base.model, base.params)
+    save_adapters(tmp_path / "out", model, jax.tree.map(np.asfortranarray, params))
+    same(load_adapters(tmp_path / "out", base.model, base.params)[1], params)
+
+
 def test_an_empty_folder_and_missing_parents_will_do(agents, tmp_path):
     base = agents["smollm2"]
     model, params = load_adapters(PEFT / "plain", base.model, base.params)
@@ -240,7 +247,7 @@ def test_an_empty_folder_and_missing_parents_will_do(agents, tmp_path):
 def test_a_trained_network_goes_out_and_back(name, shard, agents, tmp_path):
     base = agents[name]
     params = jax.tree.map(lambda leaf: leaf * 1.25, base.params)
-    export_folder(tmp_path / "out", base.model, params, CHECKPOINTS / name, shard)
+    export_folder(tmp_path / "out", replace(base.model, remat=True, unroll=True), params, CHECKPOINTS / name, shard)
     again = load_agent(tmp_path / "out")
     assert again.model == base.model
     same(again.params, params)
@@ -256,6 +263,7 @@ def test_a_trained_network_goes_out_and_back(name, shard, agents, tmp_path):
     )
     for config in (before, after):
         config.pop("torch_dtype", None)
+    assert "torch_dtype" not in json.loads((tmp_path / "out" / "config.json").read_text())
     assert after.pop("dtype") == "float32"
     before.pop("dtype", None)
     assert before == after

@@ -60,7 +60,8 @@ def export_folder(
     with making_folder("folder", folder) as place:
         texts = _source(source)
         config = json.loads(texts["config.json"])
-        if replace(config_of(config), dtype=model.dtype, remat=model.remat) != replace(model, lora=None):
+        ours = {"dtype": model.dtype, "lora": model.lora, "remat": model.remat, "unroll": model.unroll}
+        if replace(config_of(config), **ours) != model:
             raise InputError("source", f"the config of another network in {source}", "what the network was loaded from")
         dtype = str(params["embedding"].dtype)
         if model.lora is not None:
