@@ -183,7 +183,8 @@ def _unrolled(
     config: LlamaConfig, weights: Any, x: Array, where: _Where, past: tuple[Cache, ...], cache: Cache, at: Array | int
 ) -> tuple[Array, Cache]:
     """The same, layer by layer: nothing is sliced out of a stack, neither weights nor keys."""
-    written = []
+    written, zero = [], jnp.int32(0)
+    place = (zero, zero, jnp.asarray(at, jnp.int32), zero)
     for i in range(config.layers):
         own = _layer(weights, i)
         layer = {
@@ -193,7 +194,7 @@ def _unrolled(
             "past": [part[i] for part in past],
         }
         q, *new = _heads(config, layer, x, where)
-        k, v = (lax.dynamic_update_slice(old, one, (0, 0, at, 0)) for old, one in zip(cache[i], new, strict=True))
+        k, v = (lax.dynamic_update_slice(old, one, place) for old, one in zip(cache[i], new, strict=True))
         x = _rest(config, layer, x, where, q, k, v)
         written.append((k, v))
     return x, tuple(written)
