@@ -225,7 +225,7 @@ class _TextKind(NamedTuple):
         differs = _per_message(scored - said.logp[:training], own)
         itself = _per_message(np.asarray(outcome.current)[:training] - found.current[:training], own)
         floor = max(_mean(_k3(itself)), abs(float(outcome.start)))
-        spoke: NDArray[np.bool_] = own.any(-1)
+        spoke = np.asarray(own.any(-1))
         messages = spoke.sum(1).mean()  # of a rollout
         costs = self.settings.reward_range * floor * messages
         return {
