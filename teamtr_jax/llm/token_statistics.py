@@ -235,11 +235,11 @@ def token_statistics(
         return split(features.astype(wide) / jnp.asarray(temperature, wide))
 
     inputs = _Inputs(
-        None if current is None else lax.stop_gradient(of(current)),
+        None if current is None else of(current),
         of(new),
         split(jnp.clip(written, 0, vocabulary - 1)),
     )
-    heads = lax.stop_gradient(current_head), new_head
+    heads = current_head, new_head
     if blocks == 1:
         found = jax.tree.map(lambda x: x[None], _of_block(jax.tree.map(lambda x: x[0], inputs), heads))
     else:
