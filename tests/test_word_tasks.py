@@ -148,6 +148,8 @@ CHEATS = [
     r"\boxed{7}\boxed{42}",
     r"\boxed{7 \text{ or } 42}",
     r"\boxed{\boxed{42}}",
+    r"<answer>7 and \boxed{42}",
+    r"\boxed{7 <answer>42</answer>",
     r"\boxed {42}",
     r"\boxed{42} or 7",
     r"\boxed{42}, 7",
