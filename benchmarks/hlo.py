@@ -82,17 +82,27 @@ def module_of(text: str) -> Module:
     return Module(entry, computations)
 
 
+def _called(instruction: Instruction) -> list[str]:
+    """Computations that an instruction runs."""
+    groups = (several or one for several, one in CALLED.findall(instruction.rest))
+    return [name for group in groups for name in group.replace("%", "").split(", ")]
+
+
 def _trips(module: Module, loop: Instruction) -> int | None:
-    """As XLA writes it down, or the constant that the counter is compared with; `None` if neither is there."""
+    """As XLA writes it down, or the constant below which the condition wants a counter; `None` if neither is there.
+
+    Where the condition asks for more than that it is the most that the loop runs.
+    """
     if found := TRIPS.search(loop.rest):
         return int(found[1])
     condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
-    own = {x.name: x for x in module.computations.get(condition[1] if condition else "", [])}
-    for test in own.values():
-        if test.kind == "compare" and "direction=LT" in test.rest:
-            for name in re.findall(r"%([\w.\-]+)", test.rest.split(")")[0]):
-                if name in own and own[name].kind == "constant" and (value := re.match(r"(\d+)\)", own[name].rest)):
-                    return int(value[1])
+    names = [condition[1]] if condition else []
+    for name in names:  # grows: the comparison may be in a fusion, whose constant is outside
+        names += [called for x in module.computations.get(name, []) for called in _called(x)]
+    own = [x for name in names for x in module.computations.get(name, [])]
+    if any(x.kind == "compare" and "direction=LT" in x.rest for x in own):
+        values = [re.match(r"(\d+)\)", x.rest) for x in own if x.kind == "constant" and x.result[:3] in ("s32", "u32")]
+        return max((int(value[1]) for value in values if value), default=None)
     return None
 
 
@@ -110,9 +120,8 @@ def _counts(module: Module) -> tuple[dict[str, int], int]:
                 found = _trips(module, instruction)
                 unknown += found is None
                 trips = 1 if found is None else found
-            for several, one in CALLED.findall(instruction.rest):
-                for called in (several or one).replace("%", "").split(", "):
-                    visit(called, times * trips)
+            for called in _called(instruction):
+                visit(called, times * trips)
 
     visit(module.entry, 1)
     return counts, unknown
@@ -129,17 +138,22 @@ def executed(module: Module) -> Iterator[tuple[Instruction, int, dict[str, Instr
 
 
 def collectives(text: str) -> list[Collective]:
-    """Every collective of the program, largest traffic first."""
-    out = []
+    """Every collective, largest traffic first. One that overlaps with other work is written several times and counts once."""
+    found: dict[str, Collective] = {}
     for instruction, times, _ in executed(module_of(text)):
         kind = instruction.kind.removesuffix("-start")
-        if kind in KINDS:
-            shapes = _shapes(instruction.result)
-            if instruction.kind.endswith("-start") and len(shapes) > 1:
-                shapes = shapes[len(shapes) // 2 :]  # operands come first
-            where = re.search(r'op_name="([^"]*)"', instruction.rest)
-            out.append(Collective(kind, shapes, sum(size_of(*x) for x in shapes), times, where[1] if where else ""))
-    return sorted(out, key=lambda x: -x.size * x.times)
+        if kind not in KINDS:
+            continue
+        shapes = _shapes(instruction.result)
+        if instruction.kind.endswith("-start") and len(shapes) > 1:
+            shapes = shapes[len(shapes) // 2 :]  # operands come first
+        where = re.search(r'op_name="([^"]*)"', instruction.rest)
+        channel = re.search(r"channel_id=(\d+)", instruction.rest)
+        new = Collective(kind, shapes, sum(size_of(*x) for x in shapes), times, where[1] if where else "")
+        key = f"{kind} {channel[1]}" if channel else instruction.name
+        if key not in found or found[key].times < times:
+            found[key] = new
+    return sorted(found.values(), key=lambda x: -x.size * x.times)
 
 
 def dot_flops(text: str) -> int:

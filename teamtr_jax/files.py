@@ -15,8 +15,8 @@ from typing import Any
 
 from teamtr_jax.validation import InputError
 
-__all__ = ["regular_file", "output_file", "output_folder", "replacing", "making_folder", "append_bytes", "seal", "unseal", "read_json",
-           "reason"]  # fmt: skip
+__all__ = ["regular_file", "output_file", "output_folder", "replacing", "making_folder", "append_bytes", "seal", "unseal",
+           "read_json", "reason"]  # fmt: skip
 
 WRITABLE = "a place that can be written"
 

@@ -37,9 +37,10 @@ def start_hosts(
 ) -> None:
     """Join the other processes of a run: `jax.devices()` are those of all of them from here on.
 
-    A process that is killed ends all others within the heartbeat: the runtime says so on stderr and aborts them. A process that
-    ends with an error stops them after the same time (jax would wait 300 s for them, and a heartbeat does not shorten that). Both
-    leave the last checkpoint, from which any number of processes goes on.
+    A process that is killed ends all others within the heartbeat: the runtime says so on stderr and aborts them (signal 6); those
+    that wait in vain for others to come it aborts as well. No `except` sees either. A process that ends with an error stops the
+    others after the same time; jax would wait 300 s for them, whatever the heartbeat. The last checkpoint is there, and any
+    number of processes goes on from it.
 
     Args:
       coordinator: ``host:port`` of process 0, which all others reach.
@@ -48,7 +49,7 @@ def start_hosts(
       initialization_timeout_seconds: how long to wait for all to come.
 
     Raises:
-      InputError: an address without a port, numbers that do not fit, a jax that has begun, or others that did not come.
+      InputError: an address without a port or one that is taken, numbers that do not fit, or a jax that has begun.
     """
     host, colon, port = str(coordinator).rpartition(":")
     if not (host and colon and port.isdigit()):
@@ -69,7 +70,7 @@ def start_hosts(
         )
     except RuntimeError as error:  # of jax, and of its runtime, whose errors are of a class below this one
         early = "must be called before" in str(error) or "only be called once" in str(error)
-        expected = UNDER_WAY if early else f"{processes} processes that reach {coordinator}"
+        expected = UNDER_WAY if early else "a free address of process 0 that all reach"
         raise InputError("start_hosts" if early else "coordinator", error, expected) from error
 
 
@@ -104,11 +105,11 @@ def gathered(tree: T) -> T:
 
 
 def spread(x: Any, sharding: Sharding) -> Array:
-    """An array that every process has whole, divided as `sharding` says.
+    """An array that every process has whole, or that lies on several hosts already, divided as `sharding` says.
 
     `jax.device_put` would first send all of a NumPy array to all processes, to see that it is the same.
     """
-    if sharding.is_fully_addressable:
+    if sharding.is_fully_addressable or (isinstance(x, Array) and not x.is_fully_addressable):
         return jax.device_put(x, sharding)
     if _is_key(x):
         words = np.asarray(jax.random.key_data(x))

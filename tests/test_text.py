@@ -77,16 +77,19 @@ def test_pieces_of_sentencepiece_stand_where_they_stand():
     assert tokenizer.encode("answer") == tokenizer.encode(" answer")[1:] or len(blank) == 1
     assert tokenizer.decode(tokenizer.encode("answer", opens=True)) == " answer"
     assert tokenizer.encode("a", opens=True) != tokenizer.encode("a")
+    assert tokenizer.decode(tokenizer.encode("a\u2581b")) == "a b"  # a character that they cannot write
     plain = tokenizer_named("smollm2")
     assert plain.encode("a", opens=True) == plain.encode("a")
 
 
-def spelled(merges, *, control="<s>", **config):
-    """A vocabulary of characters with merges, whose control is among what it spells."""
-    pieces = [*"<s>/ab", *("".join(pair) for pair in merges)]
+def spelled(merges, *, control="<s>", blank="", **config):
+    """A vocabulary of characters with merges, whose control is among what it spells; `blank` is put before texts."""
+    pieces = [*"<s>/ab", *blank, *("".join(pair) for pair in merges)]
     model = tokenizers.models.BPE({piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, merges)
     made = tokenizers.Tokenizer(model)
     made.decoder = tokenizers.decoders.Fuse()
+    if blank:
+        made.normalizer = tokenizers.normalizers.Prepend(blank)
     made.add_special_tokens([control])
     return json.loads(made.to_str()), {"eos_token": control, **config}
 
@@ -100,9 +103,27 @@ def test_a_vocabulary_that_spells_a_control_does_not():
         assert control not in ids
         assert tokenizer.decode(ids) == text
     assert tokenizer.encode_template("a<s>b") == [4, control, 5]
+    blank = tokenizer_of(*spelled([("<", "s"), ("<s", ">")], blank="/"))
+    assert blank.encode("a<s>b", opens=True) == [3, 4, 0, 1, 2, 5]
     alone = tokenizer_of(*spelled([], control="a"))
     with pytest.raises(InputError, match="text: found 'ba', expected text that this tokenizer can encode without 'a'"):
         alone.encode("ba")
+
+
+def test_a_control_in_a_text_is_encoded_as_text():
+    """In the pieces that any text has, not cut where the control's name begins, whether the file calls it special or not."""
+    files = spelled([("<", "s")])
+    assert tokenizer_of(*files).encode("<s>") == [6, 2]
+    files[0]["added_tokens"][0]["special"] = False
+    assert tokenizer_of(*files).encode("<s>") == [6, 2]
+
+
+def test_ids_with_gaps():
+    """A size is one more than the greatest id, not the number of tokens."""
+    described, config = spelled([])
+    described["model"]["vocab"]["b"] = 60
+    described["added_tokens"][0]["id"] = tokenizers.Tokenizer.from_str(json.dumps(described)).token_to_id("<s>")
+    assert tokenizer_of(described, config).size == 61
 
 
 def test_an_added_token_is_a_control_if_special_or_named_by_the_template():
@@ -240,7 +261,8 @@ def test_as_transformers_renders(case):
 
 def rewrites(case):
     """Whether transformers' text of a longer conversation is not the shorter one's with something behind it."""
-    trimmed = case["chat"] == 5 and (case["template"] == "dated" or case["checkpoint"] in ("llama2", "llama3"))
+    own = case["template"] is None and case["checkpoint"] in ("llama2", "llama3")
+    trimmed = case["chat"] == 5 and (own or case["template"] == "dated")
     moved = case["template"] == "moved" and case["chat"] in (1, 3, 4, 5)
     return trimmed or moved or (case["template"] == "thinking" and case["chat"] == 6)
 
@@ -268,9 +290,19 @@ CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_e
 HEADER = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 
 
+def of_answers(text):
+    return f"{{{{ {text} if m.role == 'assistant' }}}}"
+
+
 @pytest.mark.parametrize(
     ("source", "match"),
     [
+        ("{{ messages|length }}" + CHATML + HEADER, "'2.*' that becomes '4.*' in front of an answer"),
+        (CHATML.replace("<|im_end|>", of_answers("loop.index") + "<|im_end|>") + HEADER, "becomes .* behind an answer"),
+        (
+            CHATML.replace("{{ m.con", of_answers("' ' * loop.index") + "{{ m.con") + HEADER,
+            "becomes .* before an answer",
+        ),
         (CHATML.replace("{{ m.role", "{{ loop.revindex }}{{ m.role") + HEADER, "a longer chat that only appends"),
         (CHATML.replace("{{ m.role", "{{ messages|length }}{{ m.role") + HEADER, "a longer chat that only appends"),
         (CHATML.replace("{{ m.role", "{{ loop.index }}{{ m.role") + HEADER, "a longer chat that only appends"),
@@ -282,7 +314,6 @@ HEADER = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
         (CHATML.replace("m.content", "m.content|lower|replace('\n', ' ')") + HEADER, "a changed content of 'user0'"),
         (CHATML.replace("m.content", "m.content[:20]") + HEADER, "a changed content of 'user0'"),
         (CHATML.replace("m.content", "m.content.x.y") + HEADER, "chat template"),
-        (CHATML.replace("m.content", "m.content.__class__.mro()") + HEADER, "chat template"),
         (CHATML + "{% if", "a template that Jinja reads"),
         (CHATML + "{{ 1 // 0 }}", "chat template"),
     ],
@@ -291,6 +322,14 @@ def test_a_template_that_cannot_be_cut(source, match):
     """Says what a longer conversation changes, or what happens to contents."""
     with pytest.raises(InputError, match=match):
         parts_of(ChatTemplate(source), True)
+
+
+def test_a_template_is_kept_in_its_box():
+    """It reaches nothing of Python, changes no list, and writes JSON as transformers does."""
+    assert ChatTemplate("{{ 'é<' | tojson }}{{ ['b'] | tojson(indent=1) }}").render([]) == '"é<"[\n "b"\n]'
+    for source in ("{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}"):
+        with pytest.raises(InputError, match=r"chat template: found .*(unsafe|not safely callable)"):
+            ChatTemplate(source).render([])
 
 
 def test_a_header_that_an_answer_rewrites_is_kept_if_asked():
@@ -378,15 +417,12 @@ def test_a_view_only_grows_and_contents_stay_where_they_stand(checkpoint, texts,
     own = view.spans[1]
     assert scribe.read(view.ids[own.start : own.stop]) == answer
     assert not scribe.drifts(view.ids[own.start : own.stop])
-    parts, trims = scribe.parts, scribe.parts.trims
-    decode = scribe.tokenizer.decode
-    assert decode(view.ids[own.stop :]) == decode(
-        scribe.tokenizer.encode_template(parts.after_own)[len(scribe.end) :]
-    ) + (trims["later"](heard) + parts.header)
-    head = decode(short.ids, opens=True)
-    assert trims["first"](problem) in head
-    assert head.endswith(parts.header)
-    assert trims.get("system", Trim())(system or "s") in head
+    parts, trims, decode = scribe.parts, scribe.parts.trims, scribe.tokenizer.decode
+    rest = decode(scribe.tokenizer.encode_template(parts.after_own)[len(scribe.end) :])
+    assert decode(view.ids[own.stop :]) == rest + trims["later"](heard) + parts.header
+    begin = decode(scribe.tokenizer.encode_template(parts.before_system, opens=True), opens=True)
+    told = trims["system"](system or "s") + parts.before_first + trims["first"](problem)
+    assert decode(short.ids, opens=True) == begin + told + parts.header
 
 
 def test_a_view_by_value():

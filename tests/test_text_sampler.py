@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +17,25 @@ from teamtr_jax.llm import pens, writing
 from teamtr_jax.llm.external import ends
 from teamtr_jax.llm.language_model import logits_of
 from teamtr_jax.llm.llama.adapters import adapted
+from teamtr_jax.llm.llama.load import load_agent
 from teamtr_jax.llm.llama.lora import Lora
 from teamtr_jax.llm.text.drift import DriftPolicy
+from teamtr_jax.llm.text.role import Role
+from teamtr_jax.llm.text.view import Scribe
 from teamtr_jax.llm.text_sampler import converse, own_messages, reading_of
-from teamtr_jax.llm.text_team import TextTeam, text_params
+from teamtr_jax.llm.text_team import TextAgent, TextTeam, text_params
 from teamtr_jax.sharing import Sharing
 from teamtr_jax.validation import InputError
 
+CHECKPOINTS = Path(__file__).parent / "fixtures" / "checkpoints"
 FALSE_ALARM = 1e-4
 """Of one chi-square test, if the sampler were run with a random key; the keys are fixed."""
-TURNS, KEY = 8, jax.random.key(6)
+TURNS, KEY = 8, jax.random.key(8)
 PROBLEMS = ("abc", "dab" * 8, "cd" * 8, "ac" * 9)
 TEAM = TextTeam(
     (
         agent("a", LLAMA),
-        agent("b", QWEN2, cap=6, pieces=("a", "<", "b", ".", ">", "?", "c", "bc", "aa", "ba"), stops=((3, 4), (5,))),
+        agent("b", QWEN2, cap=8, pieces=("a", "<", "b", ".", ">", "?", "c", "bc", "aa", "ba"), stops=((3, 4), (5,))),
         agent("c", MISTRAL, cap=5),
         agent("d", QWEN3),
     ),
@@ -124,6 +129,25 @@ def test_a_row_depends_on_no_other_row(talk):
     assert len({tuple(row) for row in found.ids[:2].reshape(2, -1).tolist()}) == 2
 
 
+def test_a_router(talk):
+    """Who speaks is drawn row by row; an agent works on its rows alone or on all: the same conversations, booked right."""
+    team = replace(
+        TEAM, agents=TEAM.agents[:2], turns=4, sharing=None, router=lambda said: (0.75, 0.25) if said else (0.5, 0.5)
+    )
+    params = talk[0][:2]
+    found, again = (converse(team, params, PROBLEMS, KEY, 2, halve=halve) for halve in (True, False))
+    np.testing.assert_array_equal(found.ids, again.ids)
+    np.testing.assert_array_equal(found.speaker, again.speaker)
+    assert set(found.chance[:, 0]) == {0.5}
+    np.testing.assert_array_equal(found.chance[:, 1:], np.where(found.speaker[:, 1:] == 0, 0.75, 0.25))
+    assert (found.speaker[:, 1:] == found.speaker[:, :-1]).any()  # somebody speaks twice running
+    for which in (0, 1):
+        reading, own = reading_of(team, found, which), own_messages(team, found, which)
+        np.testing.assert_array_equal((own.turn >= 0).sum(1), (found.speaker == which).sum(1))
+        np.testing.assert_allclose(rescored(team, params[which], which, reading), own.logp, atol=1e-4)
+        assert (own.logp[reading.own] < 0).all()
+
+
 def test_drift(talk):
     """Kept, refused, or drawn again; what is drawn again stands where the network reads it, and is booked."""
     params, found = talk
@@ -144,6 +168,35 @@ def test_drift(talk):
         np.testing.assert_allclose(
             rescored(TEAM, params[which], which, reading_of(TEAM, again, which)), booked, atol=1e-4
         )
+
+
+def test_checkpoints_talk():
+    """Two checkpoints, each with its own tokenizer and chat template, one of them unrolled with adapters to write with."""
+    loaded = [load_agent(CHECKPOINTS / name, lora=lora) for name, lora in (("llama3", Lora(rank=2)), ("qwen2", None))]
+    agents = []
+    for one, role in zip(
+        loaded, (Role("solver", "Solve it.", cap=6), Role("checker", cap=5, sees="last")), strict=True
+    ):
+        agents.append(TextAgent(role, replace(one.model, unroll=not agents), Scribe(one.tokenizer, role)))
+    team = TextTeam(tuple(agents), turns=4)
+    params = [
+        jax.tree_util.tree_map_with_path(lambda path, x: x + 0.1 * ("lora_b" in str(path)), one.params)
+        for one in loaded
+    ]
+    found = converse(team, params, ["1 + 2", "what?"], jax.random.key(0), 2)
+    for which in (0, 1):
+        reading, own = reading_of(team, found, which), own_messages(team, found, which)
+        np.testing.assert_allclose(rescored(team, params[which], which, reading), own.logp, atol=1e-4)
+        assert own.logp[reading.own].min() < -1
+        for row in range(4):
+            scribe, problem = agents[which].scribe, found.problems[row]
+            first, second = (found.ids[row, t, : found.length[row, t]].tolist() for t in (which, which + 2))
+            other = [(team.names[1 - which], text) for text in found.said[row][1 - which :: 2]]
+            opening = [*scribe.opening(problem, other[:which]), *first]
+            expected = [*opening, *scribe.between(first, other[which : which + 1], len(opening)), *second]
+            view = found.views[which]
+            assert view.ids[row, : view.length[row]].tolist() == expected
+    assert found.settings.dtype == ("float32", "float32")
 
 
 # ----------------------------------------------------------------------------------------------------- the law

@@ -65,13 +65,17 @@ def agent(name: str, model: LlamaConfig = LLAMA, cap: int = 4, **scribe) -> Text
 
 
 def params_of(team: TextTeam, seed: int = 0, scale: float = 3.0):
-    """Random parameters of each set, far from uniform: what is read matters."""
-    keys = jax.random.split(jax.random.key(seed), team.who.sets)
-    wide = [
-        jax.tree.map(lambda x: x * scale if x.ndim == 3 else x, m.init(k))
-        for m, k in zip(team.models, keys, strict=True)
-    ]
-    return tuple(jax.tree.map(jnp.asarray, own) for own in wide)
+    """Random parameters of each set, far from uniform: what is read matters. Drawn by NumPy, whatever `init` draws."""
+    rng = np.random.default_rng(seed)
+
+    def drawn(path, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if "scale" in jax.tree_util.keystr(path):
+            return jnp.ones(leaf.shape, leaf.dtype)
+        wide = scale * leaf.shape[-2] ** -0.5 if len(leaf.shape) == 3 else leaf.shape[-1] ** -0.5
+        return jnp.asarray(rng.normal(size=leaf.shape) * wide, leaf.dtype)
+
+    shapes = [jax.eval_shape(model.init, jax.random.key(0)) for model in team.models]
+    return tuple(jax.tree_util.tree_map_with_path(drawn, own) for own in shapes)
 
 
 def rescored(team, params, which, reading):

@@ -14,18 +14,33 @@ from typing import Any, TypeVar
 
 import jax
 from jax import Array, lax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from teamtr_jax.hosts import spread
 from teamtr_jax.validation import InputError, whole_number
 
-__all__ = ["AXES", "ROWS", "Rules", "mesh_of", "row_parts", "shardings", "placed", "by_rows", "everywhere", "constrain"]
+__all__ = [
+    "AXES",
+    "ROWS",
+    "AnyMesh",
+    "Rules",
+    "mesh_of",
+    "row_parts",
+    "shardings",
+    "placed",
+    "by_rows",
+    "everywhere",
+    "constrain",
+]
 
 T = TypeVar("T")
 
 AXES = ("rows", "fsdp", "tensor")
 ROWS = ("rows", "fsdp")
 """Axes that rows are divided over: a device that holds a part of the parameters has rows of its own."""
+
+AnyMesh = Mesh | AbstractMesh
+"""Of devices, or of sizes alone, on which nothing can be put."""
 
 Rules = Sequence[tuple[str, PartitionSpec]]
 """(regular expression, spec): the first whose expression is found in ``layers/q/kernel`` counts."""
@@ -51,7 +66,7 @@ def mesh_of(rows: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any
     return jax.make_mesh(sizes, AXES, (AxisType.Auto,) * len(AXES), devices=found)
 
 
-def row_parts(mesh: Mesh | None) -> int:
+def row_parts(mesh: AnyMesh | None) -> int:
     """Into how many parts rows are divided."""
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)
 
@@ -61,7 +76,7 @@ def _names(entry: Any) -> tuple[str, ...]:
     return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
-def _sharding(name: str, shape: Sequence[int], rules: Rules, mesh: Mesh) -> NamedSharding:
+def _sharding(name: str, shape: Sequence[int], rules: Rules, mesh: AnyMesh) -> NamedSharding:
     if not shape:
         return NamedSharding(mesh, PartitionSpec())  # a count of steps, a coefficient
     spec = next((spec for pattern, spec in rules if re.search(pattern, name)), None)
@@ -79,7 +94,7 @@ def _sharding(name: str, shape: Sequence[int], rules: Rules, mesh: Mesh) -> Name
     return NamedSharding(mesh, spec)
 
 
-def shardings(tree: Any, rules: Rules, mesh: Mesh) -> Any:
+def shardings(tree: Any, rules: Rules, mesh: AnyMesh) -> Any:
     """Where each leaf lies, by the rules; of moments too, whose paths end with those of what they belong to.
 
     Args:
@@ -104,7 +119,7 @@ def shardings(tree: Any, rules: Rules, mesh: Mesh) -> Any:
     return jax.tree.unflatten(structure, found)
 
 
-def placed(tree: T, rules: Rules, mesh: Mesh | None) -> T:
+def placed(tree: T, rules: Rules, mesh: AnyMesh | None) -> T:
     """The arrays where `shardings` says; every host has each of them whole. Without a mesh as they are.
 
     A base that several agents share stays one: leaves that are the same array are placed once.
@@ -121,7 +136,7 @@ def placed(tree: T, rules: Rules, mesh: Mesh | None) -> T:
     return jax.tree.map(put, tree, shardings(tree, rules, mesh))
 
 
-def by_rows(mesh: Mesh | None, tree: T) -> T:
+def by_rows(mesh: AnyMesh | None, tree: T) -> T:
     """The leading axis of every leaf divided; every host has all rows.
 
     Raises:
@@ -140,7 +155,7 @@ def by_rows(mesh: Mesh | None, tree: T) -> T:
     return jax.tree.map(put, tree)
 
 
-def everywhere(mesh: Mesh | None, tree: T) -> T:
+def everywhere(mesh: AnyMesh | None, tree: T) -> T:
     """A copy of every leaf on each device."""
     if mesh is None:
         return tree

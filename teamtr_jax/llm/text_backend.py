@@ -204,18 +204,16 @@ class _TextKind(NamedTuple):
                 team.models[which], self.settings, own, self.frozen[which], *rows, order, team.temperature
             )
         found = gathered(new.outcome)
-        own_tokens, log_ratio, kl, current = (
-            _by_turn(given.turn, np.asarray(x), given.shape)
-            for x in (found.own, found.log_ratio, found.kl, found.current)
-        )
+        tokens: dict[str, Any] = {  # on the host: no arrays of jax
+            name: _by_turn(given.turn, np.asarray(getattr(found, name)), given.shape)
+            for name in ("own", "log_ratio", "kl", "current")
+        }
         params, moments = (
             (*each[:which], changed, *each[which + 1 :])
             for each, changed in ((state.params, new.trained), (state.optimiser, new.moments))
         )
         beta = state.beta.at[which].set(gathered(new.beta))
-        return TrainState(params, moments, beta), Outcome(
-            found.numbers, own_tokens, log_ratio, kl, current, found.start
-        )
+        return TrainState(params, moments, beta), found._replace(**tokens)
 
     def more(
         self, found: LanguageEstimate, outcome: Outcome, agent: int, info: Mapping[str, Any]
@@ -227,8 +225,8 @@ class _TextKind(NamedTuple):
         differs = _per_message(scored - said.logp[:training], own)
         itself = _per_message(np.asarray(outcome.current)[:training] - found.current[:training], own)
         floor = max(_mean(_k3(itself)), abs(float(outcome.start)))
-        spoke = own.any(-1)
-        messages = spoke.sum() / len(spoke)  # of a rollout
+        spoke: NDArray[np.bool_] = own.any(-1)
+        messages = spoke.sum(1).mean()  # of a rollout
         costs = self.settings.reward_range * floor * messages
         return {
             "mismatch_mean": _mean(np.abs(differs)),

@@ -72,7 +72,7 @@ def config_json(
     if fields.get("split.count", 1) not in (0, 1):
         raise InputError("split.count", fields["split.count"], "one file: join the parts with llama-gguf-split --merge")
     name = fields.get("general.architecture")
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise InputError("general.architecture", repr(name), f"one of {', '.join(ARCHITECTURES)}")
     own = {key[len(name) + 1 :]: value for key, value in fields.items() if key.startswith(f"{name}.")}
     _require_known(own, name)
@@ -123,7 +123,7 @@ def _rope(own: Mapping[str, Any], name: str, factors: NDArray[Any] | None) -> di
             continue
         if part not in MEANT[kind]:
             raise InputError(f"{name}.{key}", own[key], f"no such key for the scaling {kind}")
-        out[SCALING[part]] = _real(own, name, key)
+        out[SCALING[part]] = (_whole if part == "original_context_length" else _real)(own, name, key)
     if kind != "none" and "factor" not in out:
         raise InputError(f"{name}.rope.scaling.factor", "no such key in the metadata", "a number")
     if factors is None:

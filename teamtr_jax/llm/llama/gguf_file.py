@@ -19,7 +19,7 @@ from teamtr_jax.llm.llama.gguf_tokenizer import tokenizer_files
 from teamtr_jax.llm.llama.tensors import Place, on_device, params_of
 from teamtr_jax.validation import InputError, one_of
 
-__all__ = ["GgufCheckpoint", "read_gguf"]
+__all__ = ["GgufCheckpoint", "read_gguf", "read_gguf_texts"]
 
 EXPECTED = "a whole GGUF file"
 WHOLE = {
@@ -64,27 +64,34 @@ def read_gguf(path: str | Path, dtype: str = "float32", place: Place = on_device
         a tokenizer that is not known, an entry that is not a number.
     """
     one_of("dtype", dtype, ("float32", "bfloat16"))
-    path = regular_file(path, EXPECTED)
-    reader = _open(path)
-    try:
-        fields = {key: field.contents() for key, field in reader.fields.items()}
-    except (ValueError, IndexError) as error:
-        raise InputError(str(path), f"metadata that cannot be read ({reason(error)})", EXPECTED) from error
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-    if "token_embd.weight" not in tensors:
-        raise InputError(f"{path}: token_embd.weight", "no such tensor", "the table of ids")
-    vocabulary = int(tensors["token_embd.weight"].shape[-1])
-    source = _Tensors(path, tensors)
-    factors = source.read("rope_freqs.weight") if "rope_freqs.weight" in tensors else None
-    json = config_json(fields, tensors, vocabulary, factors)
-    files = tokenizer_files(fields, vocabulary)
+    source = _Source(regular_file(path, EXPECTED))
+    json, tokenizer, settings = _texts(source)
     model = replace(config_of(json), dtype=dtype)
-    if ARCHITECTURES[fields["general.architecture"]][1]:
-        source.heads = {"attn_q": json["num_attention_heads"], "attn_k": json["num_key_value_heads"]}
+    if ARCHITECTURES[source.fields["general.architecture"]][1]:
+        source.heads = {"attn_q": model.heads, "attn_k": model.kv_heads}
     params = params_of(model, source, dtype, place)
-    if left := sorted(set(tensors) - source.asked):
+    if left := sorted(set(source.tensors) - source.asked):
         raise InputError(f"{path}: {left[0]}", f"{len(left)} tensors that no part of the network reads", "no others")
-    return GgufCheckpoint(model, params, json, *files)
+    return GgufCheckpoint(model, params, json, tokenizer, settings)
+
+
+def read_gguf_texts(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """`config.json`, `tokenizer.json` and `tokenizer_config.json` of a GGUF file, as `read_gguf` has them; no parameters.
+
+    Raises:
+      InputError: as `read_gguf`, of the metadata alone.
+    """
+    return _texts(_Source(regular_file(path, EXPECTED)))
+
+
+def _texts(source: _Source) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    table = source.tensors.get("token_embd.weight")
+    if table is None or len(table.shape) != 2:
+        raise InputError(f"{source.path}: token_embd.weight", "no such table", "the table of ids")
+    vocabulary = int(table.shape[-1])
+    factors = source.read("rope_freqs.weight") if "rope_freqs.weight" in source.tensors else None
+    json = config_json(source.fields, source.tensors, vocabulary, factors)
+    return json, *tokenizer_files(source.fields, vocabulary)
 
 
 def gguf_name(name: str) -> str:
@@ -115,13 +122,18 @@ def unpaired(matrix: NDArray[Any], heads: int) -> NDArray[Any]:
     return pairs.swapaxes(1, 2).reshape(matrix.shape)
 
 
-class _Tensors:
-    """A call gives the tensor of a name of transformers as float32 ``[out, in]``; which were asked for is kept."""
+class _Source:
+    """An open GGUF file. A call gives the tensor of a name of transformers, float32 ``[out, in]``; what was asked for is kept."""
 
-    def __init__(self, path: Path, tensors: Mapping[str, Any]):
-        self.path, self.tensors = path, tensors
+    def __init__(self, path: Path):
+        self.path, self.asked = path, set[str]()
         self.heads: Mapping[str, int] = {}  #: of maps whose rows stand in pairs
-        self.asked: set[str] = set()
+        reader = _open(path)
+        try:
+            self.fields = {key: field.contents() for key, field in reader.fields.items()}
+        except (ValueError, IndexError) as error:
+            raise InputError(str(path), f"metadata that cannot be read ({reason(error)})", EXPECTED) from error
+        self.tensors = {tensor.name: tensor for tensor in reader.tensors}
 
     def __call__(self, name: str) -> NDArray[np.float32]:
         theirs = gguf_name(name)
@@ -143,7 +155,9 @@ class _Tensors:
         try:
             out = dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
         except (NotImplementedError, ValueError) as error:
-            raise InputError(f"{self.path}: {name}", f"type {tensor.tensor_type.name}", "one that gguf dequantises") from error
+            raise InputError(
+                f"{self.path}: {name}", f"type {tensor.tensor_type.name}", "one that gguf dequantises"
+            ) from error
         return out.reshape([int(size) for size in reversed(tensor.shape)])
 
 
@@ -152,8 +166,17 @@ def _open(path: Path) -> Any:
         from gguf import GGUFReader
     except ImportError as error:
         raise InputError("gguf", "not installed", "pip install 'teamtr-jax[models]'") from error
+
+    class Reader(GGUFReader):
+        """What lies beyond the end of the file is empty for the library: a length that is damaged would keep it reading there."""
+
+        def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+            if int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
+                raise ValueError("it ends early")
+            return super()._get(offset, dtype, count, override_order)
+
     try:
-        reader = GGUFReader(path)
+        reader = Reader(path)
     except (OSError, ValueError, IndexError, KeyError, OverflowError) as error:
         raise InputError(str(path), f"a damaged file ({reason(error)})", EXPECTED) from error
     if reader.byte_order != "I":

@@ -91,7 +91,9 @@ def load_adapters(folder: str | Path, model: LlamaConfig, params: Params) -> tup
         layers[linear] |= _stacked(path, tensors, model, lora, linear)
     if tensors:
         left = min(tensors)
-        tied = ": PEFT merges and reloads it wrong where tables are tied" if "lm_head" in left or "embed" in left else ""
+        tied = (
+            ": PEFT merges and reloads it wrong where tables are tied" if "lm_head" in left or "embed" in left else ""
+        )
         raise InputError(f"{path}: {left}", "a tensor that adapter_config.json does not name", f"no others{tied}")
     return replace(model, lora=lora), {**params, "layers": layers}
 
@@ -115,7 +117,9 @@ def _taken(path: Path, tensors: dict[str, Any], name: str, shape: tuple[int, int
         raise InputError(f"{path}: {name}", "no such tensor", "one that adapter_config.json names")
     tensor = tensors.pop(name)
     if tensor.shape != shape:
-        raise InputError(f"{path}: {name}", f"shape {list(tensor.shape)}", f"{list(shape)}, as the base and the rank give")
+        raise InputError(
+            f"{path}: {name}", f"shape {list(tensor.shape)}", f"{list(shape)}, as the base and the rank give"
+        )
     out = tensor.astype(np.float32)
     _require_finite(f"{path}: {name}", out)
     return out

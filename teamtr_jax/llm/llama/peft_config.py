@@ -59,7 +59,9 @@ def lora_of(json: Mapping[str, Any], model: LlamaConfig) -> Lora:
     plan = _Plan.of(json, names.values())
     for name in OUTSIDE:
         if plan.takes(name):
-            raise InputError("target_modules", name, "linear maps of layers: on a tied table PEFT merges and reloads it wrong")
+            raise InputError(
+                "target_modules", name, "linear maps of layers: on a tied table PEFT merges and reloads it wrong"
+            )
     taken = {at: name for at, name in names.items() if plan.takes(name)}
     if not taken:
         raise InputError("target_modules", repr(plan.targets), "the name of a linear map of the network")
@@ -178,7 +180,9 @@ def _matching(pattern: Mapping[str, Any], name: str, otherwise: Any) -> list[Any
     return [value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", name)] or [otherwise]
 
 
-def _exceptions(values: Mapping[tuple[str, int], Any], usual: Any, layers: int) -> tuple[tuple[str, int | None, Any], ...]:
+def _exceptions(
+    values: Mapping[tuple[str, int], Any], usual: Any, layers: int
+) -> tuple[tuple[str, int | None, Any], ...]:
     """`Lora`'s triples of the values that are not the usual one; one triple for a module with one value."""
 
     def of_each() -> Iterator[tuple[str, int | None, Any]]:

@@ -196,8 +196,8 @@ def _cut(template: ChatTemplate, turns: int, system: bool) -> list[str]:
     whole = rest = template.render(chat)
     out: list[str] = []
     for message in chat:
-        if (times := rest.count(message["content"])) != 1 or (times := whole.count(message["content"])) != 1:
-            found = f"{times} times" if message["content"] not in whole or times > 1 else "not in its place"
+        if (times := whole.count(message["content"])) != 1 or message["content"] not in rest:
+            found = "not in its place" if times == 1 else f"{times} times"
             raise InputError(
                 "chat template", f"the {message['role']} message {found}", "every message once, in its order"
             )

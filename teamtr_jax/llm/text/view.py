@@ -141,7 +141,8 @@ class Scribe:
         """
         ids = list(own_ids)
         ids = ids[: len(ids) - len(self.stop_of(ids))]
-        if early := next((n for n in range(1, len(ids) + 1) if self.stop_of(ids[:n])), 0):
+        lasts = {stop[-1] for stop in self.stops}
+        if early := next((n for n, i in enumerate(ids, 1) if i in lasts and self.stop_of(ids[:n])), 0):
             raise InputError(
                 "ids", f"{ids[early - 1]}, which ends messages, in the middle of one", "messages that end there"
             )

@@ -1,0 +1,343 @@
+"""GGUF files: the network, the parameters and the tokenizer of the checkpoint that they were made of, or one clear error."""
+
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from checkpoint_files import CHECKPOINTS, FIXTURES, same
+
+from teamtr_jax.llm.language_model import logits_of
+from teamtr_jax.llm.llama.config import config_of
+from teamtr_jax.llm.llama.export import export_folder
+from teamtr_jax.llm.llama.gguf_config import config_json, llama3_scaling
+from teamtr_jax.llm.llama.gguf_file import read_gguf
+from teamtr_jax.llm.llama.gguf_tokenizer import tokenizer_files
+from teamtr_jax.llm.llama.load import load_agent
+from teamtr_jax.llm.llama.lora import Lora
+from teamtr_jax.llm.text.tokenizer import tokenizer_of
+from teamtr_jax.validation import InputError
+
+gguf = pytest.importorskip("gguf")
+tokenizers = pytest.importorskip("tokenizers")
+
+_spec = importlib.util.spec_from_file_location("make_gguf", FIXTURES / "gguf" / "make.py")
+assert _spec is not None
+assert _spec.loader is not None
+make = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(make)
+
+
+def test_a_gguf_file_gives_the_logits_of_transformers():
+    agent, expected = (
+        load_agent(FIXTURES / "gguf" / "smollm2.f32.gguf"),
+        np.load(CHECKPOINTS / "smollm2" / "expected.npz"),
+    )
+    readable = jnp.asarray(expected["readable"])
+    features, _ = agent.model.features(agent.params, jnp.asarray(expected["ids"]), readable)
+    found = np.asarray(logits_of(features, agent.model.head(agent.params)))
+    assert np.abs(found - expected["logits"])[expected["readable"]].max() < 1e-4
+
+
+@pytest.mark.parametrize("name", make.PRE)
+def test_a_gguf_file_is_the_checkpoint_that_it_was_made_of(name, tmp_path):
+    agent = load_agent(CHECKPOINTS / name)
+    found = load_agent(make.write(tmp_path / "a.gguf", name))
+    assert found.model == agent.model
+    same(found.params, agent.params)
+    ours, theirs = found.tokenizer, agent.tokenizer
+    assert (ours.size, ours.bos, ours.pad, ours.controls) == (theirs.size, theirs.bos, theirs.pad, theirs.controls)
+    assert ours.eos[0] == theirs.eos[0]
+    assert ours.chat_template == theirs.chat_template
+    described = json.loads((CHECKPOINTS / name / "tokenizer.json").read_text())["model"]["merges"]
+    merges = read_gguf(tmp_path / "a.gguf").tokenizer["model"]["merges"]
+    assert merges == [merge.split(" ") if isinstance(merge, str) else merge for merge in described]
+    for chat in json.loads((CHECKPOINTS / name / "chats.json").read_text()):
+        assert ours.encode_template(chat["text"]) == chat["ids"]
+        assert ours.decode(chat["ids"]) == chat["text"]
+        assert ours.encode(chat["text"]) == theirs.encode(chat["text"])
+
+
+def test_the_committed_files_are_what_the_script_writes(tmp_path):
+    for name, kind in make.COMMITTED.items():
+        written = make.write(tmp_path / "a.gguf", name, kind).read_bytes()
+        assert written == (FIXTURES / "gguf" / f"{name}.{kind.lower()}.gguf").read_bytes()
+
+
+def test_quantised_tensors_are_scale_times_integer(tmp_path):
+    """Q8_0: a block of 32 is a float16 scale and int8; Q4_1: scale, least, 16 bytes of low nibbles, then the high ones."""
+    for kind, path in (("Q8_0", FIXTURES / "gguf" / "llama3.q8_0.gguf"), ("Q4_1", tmp_path / "a.gguf")):
+        found = read_gguf(path if path.exists() else make.write(path, "llama3", kind))
+        reader = gguf.GGUFReader(path)
+        stored = {tensor.name: np.asarray(tensor.data) for tensor in reader.tensors}
+        for name, leaf in (("attn_v", "v"), ("ffn_gate", "gate")):
+            rows = stored[f"blk.1.{name}.weight"]
+            blocks = rows.reshape(rows.shape[0], -1, 34 if kind == "Q8_0" else 20)
+            scale = blocks[..., :2].copy().view(np.float16).astype(np.float32)
+            if kind == "Q8_0":
+                expected = scale * blocks[..., 2:].view(np.int8)
+            else:
+                least, nibbles = blocks[..., 2:4].copy().view(np.float16).astype(np.float32), blocks[..., 4:]
+                expected = scale * np.concatenate([nibbles & 15, nibbles >> 4], -1) + least
+            kernel = np.asarray(found.params["layers"][leaf]["kernel"])[1]
+            assert np.array_equal(kernel, expected.reshape(rows.shape[0], -1).T), (kind, name)
+        q = np.asarray(found.params["layers"]["q"]["kernel"])[0].T
+        exact = np.asarray(load_agent(CHECKPOINTS / "llama3").params["layers"]["q"]["kernel"])[0].T
+        assert np.abs(q - exact).max() < (0.02 if kind == "Q8_0" else 0.2) < np.abs(exact).max()
+
+
+def test_bfloat16_rounds_kernels_and_keeps_norms():
+    path = FIXTURES / "gguf" / "smollm2.f32.gguf"
+    exact, found = read_gguf(path), read_gguf(path, "bfloat16")
+    assert found.model.dtype == "bfloat16"
+    assert found.params["norm"]["scale"].dtype == jnp.float32
+    expected = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), exact.params)
+    same(found.params["layers"]["q"], expected["layers"]["q"])
+    same(found.params["embedding"], expected["embedding"])
+    same(found.params["layers"]["mlp_norm"], exact.params["layers"]["mlp_norm"])
+    agent = load_agent(path, dtype="bfloat16", lora=Lora(2, targets=("q",)))
+    assert {key: str(leaf.dtype) for key, leaf in agent.params["layers"]["q"].items()} == {
+        "kernel": "bfloat16",
+        "lora_a": "float32",
+        "lora_b": "float32",
+    }
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 100.0}
+LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0}
+
+
+@pytest.mark.parametrize("rope", [YARN, LINEAR], ids=["yarn", "linear"])
+def test_scaled_rotations(rope, tmp_path):
+    changes = {"rope_parameters": rope, "rope_theta": None, "max_position_embeddings": 128}
+    found = read_gguf(make.write(tmp_path / "a.gguf", "smollm2", changes=changes))
+    expected = config_of(json.loads((CHECKPOINTS / "smollm2" / "config.json").read_text()) | changes)
+    assert found.model == expected
+    assert expected.rope.kind == rope["rope_type"]
+
+
+@pytest.mark.parametrize(
+    ("theta", "size", "factor", "old"), [(5e5, 128, 8.0, 8192), (5e5, 64, 32.0, 8192), (1e4, 32, 4.0, 777)]
+)
+def test_the_factors_of_llama_3_are_recognised(theta, size, factor, old):
+    scaling = {
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": old,
+    }
+    factors = make.rope_factors({"rope_theta": theta, "rope_scaling": scaling}, size)
+    assert llama3_scaling(factors, theta) == {"rope_type": "llama3", **scaling}
+    changed = factors * np.where(np.arange(len(factors)) == len(factors) // 2, 1.001, 1.0)
+    with pytest.raises(InputError, match="those of the scaling of Llama 3"):
+        llama3_scaling(changed, theta)
+
+
+# ------------------------------------------------------------------------------------------------- metadata
+
+
+@pytest.fixture(scope="module")
+def fields():
+    reader = gguf.GGUFReader(FIXTURES / "gguf" / "smollm2.f32.gguf")
+    return {key: field.contents() for key, field in reader.fields.items()}
+
+
+def test_what_a_file_may_leave_out(fields):
+    """As llama.cpp reads it: as many keys as queries, heads of width / heads, theta 10,000, a whole head."""
+    left = {
+        key: value
+        for key, value in fields.items()
+        if not key.endswith(("head_count_kv", "freq_base", "dimension_count"))
+    }
+    model = config_of(config_json(left, ["output.weight"], 300))
+    assert (model.heads, model.kv_heads, model.head_dim, model.rope.theta, model.tied) == (6, 6, 8, 10_000.0, False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"general.architecture": "gemma3"}, "general.architecture"),
+        ({"general.architecture": ["llama"]}, "general.architecture"),
+        ({"general.type": "adapter"}, "general.type"),
+        ({"split.count": 2}, "split.count"),
+        ({"llama.block_count": None}, "llama.block_count"),
+        ({"llama.attention.head_count": [4, 6]}, "llama.attention.head_count"),
+        ({"llama.attention.layer_norm_rms_epsilon": None}, "llama.attention.layer_norm_rms_epsilon"),
+        ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "llama.attention.layer_norm_rms_epsilon"),
+        ({"llama.attention.sliding_window": 512}, "llama.attention.sliding_window"),
+        ({"llama.attention.value_length": 16}, "llama.attention.value_length"),
+        ({"llama.rope.dimension_count": 4}, "llama.rope.dimension_count"),
+        ({"llama.vocab_size": 299}, "llama.vocab_size"),
+        ({"llama.expert_count": 8}, "llama.expert_count"),
+        ({"llama.logit_scale": 0.5}, "llama.logit_scale"),
+        ({"llama.rope.scaling.type": "longrope"}, "llama.rope.scaling.type"),
+        ({"llama.rope.scaling.type": "linear"}, "llama.rope.scaling.factor"),
+        ({"llama.rope.scaling.factor": 2.0}, "llama.rope.scaling.factor"),
+        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.attn_factor": 2.0}, "llama.rope.scaling.attn_factor"),
+    ],
+)
+def test_a_network_that_is_not_known_is_refused(fields, changes, named):
+    changed = {key: value for key, value in (fields | changes).items() if value is not None}
+    with pytest.raises(InputError) as caught:
+        config_json(changed, ["output_norm.weight"], 300)
+    assert caught.value.name == named
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model"),
+        ({"tokenizer.ggml.model": None}, "tokenizer.ggml.model"),
+        ({"tokenizer.ggml.pre": "my-own"}, "tokenizer.ggml.pre"),
+        ({"tokenizer.ggml.pre": None}, "tokenizer.ggml.pre"),
+        ({"tokenizer.ggml.tokens": ["a"] * 300}, "tokenizer.ggml.tokens"),
+        ({"tokenizer.ggml.tokens": ["a", "b"]}, "tokenizer.ggml.tokens"),
+        ({"tokenizer.ggml.tokens": "ab"}, "tokenizer.ggml.tokens"),
+        ({"tokenizer.ggml.token_type": [1]}, "tokenizer.ggml.token_type"),
+        ({"tokenizer.ggml.token_type": [6] * 300}, "tokenizer.ggml.token_type"),
+        ({"tokenizer.ggml.merges": ["a b c"]}, "tokenizer.ggml.merges"),
+        ({"tokenizer.ggml.merges": None}, "tokenizer.ggml.merges"),
+        ({"tokenizer.ggml.eos_token_id": 300}, "tokenizer.ggml.eos_token_id"),
+        ({"tokenizer.ggml.add_bos_token": 1}, "tokenizer.ggml.add_bos_token"),
+        ({"tokenizer.chat_template": 3}, "tokenizer.chat_template"),
+    ],
+)
+def test_a_tokenizer_that_is_not_known_is_refused(fields, changes, named):
+    changed = {key: value for key, value in (fields | changes).items() if value is not None}
+    with pytest.raises(InputError) as caught:
+        tokenizer_files(changed, 300)
+    assert caught.value.name == named
+
+
+PIECES = {
+    "gpt-2": ["I", "'", "LL", " say", " ", " 12345", "  \n\n", " x", "!_", "\n"],
+    "smollm": ["I", "'", "LL", " say", "  ", "1", "2", "3", "4", "5", "  \n\n", " x", "!_", "\n"],
+    "llama-bpe": ["I", "'LL", " say", " ", " ", "123", "45", "  \n\n", " x", "!_\n"],
+    "qwen2": ["I", "'LL", " say", " ", " ", "1", "2", "3", "4", "5", "  \n\n", " x", "!_\n"],
+    "tekken": ["I", "'LL", " say", " ", " ", "1", "2", "3", "4", "5", "  \n\n", " x", "!_\n"],
+    "default": ["I", "'", "LL", " say", " ", " ", "123", "45", "  \n\n", " x", "!_", "\n"],
+}
+"""Of "I'LL say  12345  \\n\\n x!_\\n". By hand: 318 harder texts become the same ids in llama.cpp (xllamacpp 2026.10)."""
+
+
+@pytest.mark.parametrize("pre", PIECES)
+def test_texts_are_cut_as_llama_cpp_cuts_them(fields, pre):
+    file, _ = tokenizer_files(fields | {"tokenizer.ggml.pre": pre}, 300)
+    cut = tokenizers.Tokenizer.from_str(json.dumps(file)).pre_tokenizer.pre_tokenize_str("I'LL say  12345  \n\n x!_\n")
+    assert [piece.replace("Ġ", " ").replace("Ċ", "\n") for piece, _ in cut] == PIECES[pre]
+
+
+def test_kinds_of_ids_and_named_ones(fields):
+    kinds = [*fields["tokenizer.ggml.token_type"]]
+    kinds[292], kinds[293], kinds[5] = 4, 3, 2
+    named = {
+        "tokenizer.ggml.eot_token_id": 292,
+        "tokenizer.ggml.unknown_token_id": 5,
+        "tokenizer.ggml.add_bos_token": True,
+    }
+    file, config = tokenizer_files(fields | {"tokenizer.ggml.token_type": kinds} | named, 300)
+    tokens = fields["tokenizer.ggml.tokens"]
+    added = {entry["id"]: (entry["content"], entry["special"]) for entry in file["added_tokens"]}
+    assert added == {5: (tokens[5], True), **{i: (tokens[i], i != 292) for i in (292, 293, 294)}}
+    assert (config["eot_token"], config["unk_token"], config["eos_token_id"]) == (tokens[292], tokens[5], [294, 292])
+    assert config["add_bos_token"] is True
+    assert config["add_eos_token"] is False
+    assert tokenizer_of(file, config).eos == (294, 292)
+
+
+def test_where_a_text_begins_with_bos_unless_the_file_says_otherwise(fields):
+    for pre, adds in (("llama-bpe", True), ("tekken", True), ("smollm", False), ("qwen2", False)):
+        assert tokenizer_files(fields | {"tokenizer.ggml.pre": pre}, 300)[1]["add_bos_token"] is adds
+
+
+# ------------------------------------------------------------------------------------------------- files
+
+
+def test_a_file_that_is_cut_short_is_refused_wherever_it_is_cut(tmp_path):
+    whole = (FIXTURES / "gguf" / "llama3.q8_0.gguf").read_bytes()
+    for kept in (0, 3, 8, 30, 200, 3000, 9000, len(whole) // 2, len(whole) - 40):
+        path = tmp_path / "cut.gguf"
+        path.write_bytes(whole[:kept])
+        with pytest.raises(InputError, match=r"a damaged file|no such table|metadata"):
+            read_gguf(path)
+
+
+def test_a_length_that_is_damaged_keeps_nobody_reading(tmp_path):
+    whole = bytearray((FIXTURES / "gguf" / "llama3.q8_0.gguf").read_bytes())
+    at = whole.index(b"tokenizer.ggml.token_type") + len(b"tokenizer.ggml.token_type") + 8
+    assert int.from_bytes(whole[at : at + 8], "little") == 300
+    whole[at + 5] = 1  # 2^40 more of them
+    path = tmp_path / "a.gguf"
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match="it ends early"):
+        read_gguf(path)
+
+
+def _rewritten(path, drop=(), add=None, change=None):
+    """`smollm2.f32.gguf` with other tensors."""
+    reader = gguf.GGUFReader(FIXTURES / "gguf" / "smollm2.f32.gguf")
+    writer = gguf.GGUFWriter(path, "llama")
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            sub = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(key, field.contents(), field.types[0], sub_type=sub)
+    tensors = {tensor.name: np.array(tensor.data) for tensor in reader.tensors if tensor.name not in drop} | (add or {})
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, change(tensor) if change and name == "blk.1.attn_k.weight" else tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def nan(tensor):
+    tensor[3, 4] = np.nan
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"drop": ("blk.1.attn_k.weight",)}, r"blk\.1\.attn_k\.weight: found no such tensor"),
+        ({"drop": ("token_embd.weight",)}, r"token_embd\.weight: found no such table"),
+        (
+            {"add": {"blk.0.attn_qkv.weight": np.zeros((8, 48), np.float32)}},
+            r"blk\.0\.attn_qkv\.weight: found 1 tensors",
+        ),
+        ({"add": {"output_norm.bias": np.zeros(48, np.float32)}}, r"output_norm\.bias: found 1 tensors"),
+        ({"change": nan}, r"model\.layers\.1\.self_attn\.k_proj\.weight: found numbers that are not finite"),
+        ({"change": lambda t: t[:-4].copy()}, r"model\.layers\.1\.self_attn\.k_proj\.weight: found shape"),
+        ({"change": lambda t: t[:-1].copy()}, r"blk\.1\.attn_k\.weight: found 15 rows"),
+    ],
+    ids=["missing", "no table", "fused", "unknown", "nan", "shape", "odd"],
+)
+def test_tensors_that_do_not_fit_are_refused(tmp_path, changes, match):
+    with pytest.raises(InputError, match=match):
+        read_gguf(_rewritten(tmp_path / "a.gguf", **changes))
+
+
+def test_what_is_no_gguf_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_gguf(tmp_path / "none.gguf")
+    (tmp_path / "text.gguf").write_text("no GGUF at all, but long enough to look at")
+    with pytest.raises(InputError, match="a damaged file"):
+        read_gguf(tmp_path / "text.gguf")
+    with pytest.raises(InputError, match="dtype"):
+        read_gguf(FIXTURES / "gguf" / "smollm2.f32.gguf", "float16")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gguf_file_goes_out_as_a_folder(tmp_path, dtype):
+    path = FIXTURES / "gguf" / "llama3.q8_0.gguf"
+    found = read_gguf(path, dtype)
+    export_folder(tmp_path / "out", found.model, found.params, path)
+    agent, tokenizer = load_agent(tmp_path / "out"), tokenizer_of(found.tokenizer, found.tokenizer_config)
+    assert agent.model == config_of(found.config)
+    same(agent.params, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), found.params))
+    assert (agent.tokenizer.eos, agent.tokenizer.bos) == (tokenizer.eos, tokenizer.bos)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype
+    text = json.loads((CHECKPOINTS / "llama3" / "chats.json").read_text())[0]["text"]
+    assert agent.tokenizer.encode_template(text) == tokenizer.encode_template(text)
