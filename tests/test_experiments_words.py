@@ -174,7 +174,7 @@ def test_what_can_be_asked_for(tmp_path):
     two = make(tmp_path, base=(str(BASE), str(CHECKPOINTS_FIXTURE / "qwen2")), cap=7, roles=("clerk=Be brief.",))
     assert [desk.role.cap for desk in two.desks] == [7, 7]
     assert two.desks[0].role.system == "Be brief."
-    assert "Answer: " in two.desks[1].role.system
+    assert "The answer is" in two.desks[1].role.ending
     assert [base["name"] for base in two.bases] == ["smollm2", "qwen2"]
     assert two.team.agents[0].model != two.team.agents[1].model
     full = make(tmp_path, full=True)
