@@ -99,7 +99,7 @@ INNER = [
     {"model", "tasks", "text_sizes"},
     {"llama"},
     {"external", "text_team", "writing"},
-    {"conversations", "pens"},
+    {"checkpoint_team", "conversations", "pens"},
     {"text_sampler"},
     {"sampler", "description", "transcript_tree"},
     {"enumeration", "losses", "step_rules", "warm_start"},
