@@ -102,16 +102,17 @@ def features(
     """
     before = [_slots(part) for part in past]
     length = ids.shape[1] if cache is None else _slots(cache)
-    if config.lora is None and isinstance(params["layers"], dict) and (extra := _adapted(params["layers"])):
+    layers = params["layers"]
+    if config.lora is None and (extra := _adapted(layers if isinstance(layers, dict) else layers[0])):
         raise InputError("params", f"adapters of {', '.join(extra)}", "none: the network has no `lora`")
     _check(config, ids.shape[1], [*before, length], readable.shape[1], start, cache is None)
     where = _where(config, readable, start, ids.shape[1], [*before, length])
     x = constrain(params["embedding"][ids].astype(config.dtype))
     if cache is None:
-        x, written = _whole(config, params["layers"], x, where, past)
+        x, written = _whole(config, layers, x, where, past)
     else:
         extend = _unrolled if config.unroll else _scanned
-        x, written = extend(config, params["layers"], x, where, past, cache, start - sum(before))
+        x, written = extend(config, layers, x, where, past, cache, start - sum(before))
     return _norm(x[:, first:], params["norm"]["scale"], config.norm_eps), written
 
 
