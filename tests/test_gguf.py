@@ -135,6 +135,12 @@ def test_the_factors_of_llama_3_are_recognised(theta, size, factor, old):
         llama3_scaling(changed, theta)
 
 
+@pytest.mark.parametrize("factors", [[0.5, 1.0, 1.0, 1.0], [np.nan, 1.0, 1.0, 1.0], [np.inf, 8.0, 8.0, 8.0]])
+def test_other_factors_are_refused(factors):
+    with pytest.raises(InputError, match="numbers of at least 1"):
+        llama3_scaling(np.array(factors), 1e4)
+
+
 # ------------------------------------------------------------------------------------------------- metadata
 
 
@@ -142,6 +148,31 @@ def test_the_factors_of_llama_3_are_recognised(theta, size, factor, old):
 def fields():
     reader = gguf.GGUFReader(FIXTURES / "gguf" / "smollm2.f32.gguf")
     return {key: field.contents() for key, field in reader.fields.items()}
+
+
+def test_factors_of_another_number_of_pairs_are_refused(fields):
+    config = json.loads((CHECKPOINTS / "llama3" / "config.json").read_text())
+    own = fields | {"llama.rope.freq_base": config["rope_theta"]}
+    assert config_json(own, [], 300, make.rope_factors(config, 8))["rope_parameters"]["rope_type"] == "llama3"
+    for size in (6, 16):
+        with pytest.raises(InputError, match=r"rope_freqs\.weight: found shape \[\d\], expected \[4\]"):
+            config_json(own, [], 300, make.rope_factors(config, size))
+
+
+def test_whatever_stands_in_the_metadata_is_read_or_refused(fields):
+    """Every key with every kind of value: no other error."""
+    own = ("scaling.type", "scaling.factor", "scaling.original_context_length", "scaling.yarn_beta_fast")
+    keys = [*fields, *(f"llama.rope.{key}" for key in own), "llama.attention.key_length", "split.count", "llama.new"]
+    read = 0
+    for key in keys:
+        for value in (True, False, 0, 1, -1, 2.5, float("nan"), float("inf"), "", "x", [], [1], ["a"], ["a b"], 10**15):
+            try:
+                config_of(config_json(fields | {key: value}, [], 300))
+                tokenizer_of(*tokenizer_files(fields | {key: value}, 300))
+            except InputError:
+                continue
+            read += 1
+    assert 50 < read < 200
 
 
 def test_what_a_file_may_leave_out(fields):

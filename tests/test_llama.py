@@ -238,6 +238,14 @@ def test_adapters_are_what_they_say_and_merge(adapters):
             np.testing.assert_allclose(cached(ready, form), wanted, atol=2e-5)
 
 
+def test_x64_off(adapters):
+    """The same numbers, with a cache too."""
+    config, _, params = adapters
+    wanted = np.asarray(whole(config, params, IDS, READABLE))
+    with jax.enable_x64(False):
+        np.testing.assert_allclose(cached(config, params), wanted, atol=2e-5)
+
+
 def test_gradients_with_and_without_remat(adapters):
     """The same; beyond a layer's own rank none, so that ranks stay what they are."""
     config, _, params = adapters

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 from dataclasses import replace
 
 import jax
@@ -20,6 +21,7 @@ from teamtr_jax.llm.llama.peft_adapters import load_adapters, read_lora, save_ad
 from teamtr_jax.llm.llama.peft_config import lora_of, module_name
 from teamtr_jax.validation import InputError
 
+safetensors = pytest.importorskip("safetensors")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 pytest.importorskip("tokenizers")
 
@@ -125,6 +127,24 @@ def test_what_is_no_plain_adapter_of_linear_maps_is_refused(changes, named, agen
     assert caught.value.name == named
 
 
+def test_whatever_stands_in_a_config_is_read_or_refused(agents):
+    """Every entry with every kind of value that JSON has: no other error."""
+    config = json.loads((PEFT / "plain" / "adapter_config.json").read_text())
+    numbers = [None, True, False, 0, 1, -1, 2.5, float("nan"), float("inf"), 10**30]
+    texts = ["", "x", "(", "layers", [], [1], [-1], ["q_proj"], ["("], [None], [["a"]]]
+    objects = [{}, {"q_proj": 2}, {"q_proj": "x"}, {"(": 3}, {"q_proj": None}, {"q_proj": [1]}, {"a": {}}]
+    read = 0
+    for key in (*config, "new_entry"):
+        for value in (*numbers, *texts, *objects):
+            try:
+                found = lora_of(config | {"layers_to_transform": [1]} | {key: value}, agents["smollm2"].model)
+            except InputError:
+                continue
+            assert found.rank >= 1
+            read += 1
+    assert read > 300
+
+
 def test_ways_to_begin_that_leave_the_base_alone_are_read(agents):
     config = json.loads((PEFT / "plain" / "adapter_config.json").read_text())
     for begin in (True, False, "gaussian", "eva", "orthogonal"):
@@ -224,11 +244,28 @@ def test_nothing_is_left_half_written(agents, tmp_path):
         save_adapters(tmp_path / "other", base.model, base.params)
 
 
+def test_a_full_disk_is_an_error_and_leaves_nothing(agents, tmp_path, monkeypatch):
+    base = agents["smollm2"]
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors_numpy, "save_file", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        save_adapters(tmp_path / "out", *load_adapters(PEFT / "plain", base.model, base.params))
+    with pytest.raises(InputError, match="No space left on device"):
+        export_folder(tmp_path / "out", base.model, base.params, CHECKPOINTS / "smollm2")
+    assert places(tmp_path) == []
+
+
 def test_leaves_on_the_host_in_any_order_go_out_as_they_are(agents, tmp_path):
     base = agents["smollm2"]
     model, params = load_adapters(PEFT / "plain", base.model, base.params)
     save_adapters(tmp_path / "out", model, jax.tree.map(np.asfortranarray, params))
     same(load_adapters(tmp_path / "out", base.model, base.params)[1], params)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
+    assert len(modes) == 1, "safetensors gives its files to the owner alone"
 
 
 def test_an_empty_folder_and_missing_parents_will_do(agents, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from text_teams import LLAMA, agent, rescored
 
+from teamtr_jax.llm import text_sizes
 from teamtr_jax.llm.backend import LanguageRollouts, LanguageSampling, language_backend
 from teamtr_jax.llm.conversations import own_messages, reading_of
 from teamtr_jax.llm.language_model import Reading
@@ -325,3 +326,10 @@ def test_refusals(start):
             Reading(*(jnp.zeros((2, 1, 4), dtype) for dtype in (int, bool, int, int, bool, bool))),
             Lesson(*(jnp.ones(2),) * 4), jnp.array([[0, 2]]),
         )  # fmt: skip
+
+
+def test_what_does_not_fit_is_refused_before_it_is_compiled(stage, start, monkeypatch):
+    monkeypatch.setattr(text_sizes, "device_memory", lambda: 10_000)
+    the, rollouts = stage[:2]
+    with pytest.raises(InputError, match=r"base: found .* for 10 kB of memory"):
+        the.estimate(start[0], rollouts, 0, once)

@@ -16,8 +16,17 @@ from teamtr_jax.llm.text.view import Told
 from teamtr_jax.llm.text_team import TextAgent, TextTeam
 
 LLAMA = LlamaConfig(vocabulary=12, width=16, layers=2, heads=4, kv_heads=2, head_dim=4, hidden=24, tied=True)
-QWEN2 = replace(LLAMA, vocabulary=10, biases=("q", "k", "v"), tied=False, heads=2, kv_heads=1, head_dim=8)
-QWEN3 = replace(LLAMA, qk_norm=True, head_dim=6, rope=Rope(theta=1e5))
+QWEN = replace(  # what Qwen 2 and 3 add: biases; norms of queries and keys
+    LLAMA,
+    vocabulary=10,
+    biases=("q", "k", "v"),
+    qk_norm=True,
+    tied=False,
+    heads=2,
+    kv_heads=1,
+    head_dim=6,
+    rope=Rope(theta=1e5),
+)
 MISTRAL = replace(LLAMA, window=5, tied=False)
 
 

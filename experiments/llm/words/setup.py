@@ -152,7 +152,9 @@ def _agents(settings: TextTrain, paths: Sequence[Path]) -> tuple[list[Agent], tu
     agents, params = [], []
     for number, path in enumerate(paths):
         if path not in known:
-            known[path] = load_agent(path, dtype=settings.dtype, lora=lora)
+            found = load_agent(path, dtype=settings.dtype, lora=lora)
+            how = replace(found.model, remat=settings.remat, unroll=settings.unroll)
+            known[path] = found._replace(model=how)
         agent = known[path]
         if lora is None:
             own = agent.params
