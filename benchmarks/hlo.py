@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["Instruction", "Module", "Collective", "module_of", "executed", "collectives", "dot_flops", "size_of"]
+__all__ = ["Instruction", "Module", "Collective", "module_of", "executed", "collectives", "dot_flops", "loops_unknown", "size_of"]
 
 BITS = {
     "pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "bf16": 16, "f16": 16, "s32": 32, "u32": 32,
@@ -82,17 +82,54 @@ def module_of(text: str) -> Module:
     return Module(entry, computations)
 
 
+def _called(instruction: Instruction) -> list[str]:
+    """Computations that an instruction runs."""
+    groups = (several or one for several, one in CALLED.findall(instruction.rest))
+    return [name for group in groups for name in group.replace("%", "").split(", ")]
+
+
+def _operands(instruction: Instruction) -> list[str]:
+    return re.findall(r"%([\w.\-]+)", instruction.rest.split(")")[0])
+
+
+def _integer(instruction: Instruction) -> int | None:
+    value = re.match(r"(\d+)\)", instruction.rest) if instruction.kind == "constant" else None
+    return int(value[1]) if value and instruction.result[:3] in ("s32", "u32") else None
+
+
+def _step(module: Module, loop: Instruction, place: int) -> int:
+    """What the body adds to entry `place` of what the loop carries."""
+    own = {x.name: x for x in module.computations[_named(loop, "body")]}
+    root = list(own.values())[-1]
+    if root.kind == "tuple" and (changed := own.get(_operands(root)[place])) and changed.kind == "add":
+        found = [_integer(own[name]) for name in _operands(changed) if name in own]
+        return next((value for value in found if value), 1)
+    return 1
+
+
+def _named(loop: Instruction, name: str) -> str:
+    found = re.search(rf"{name}=%?([\w.\-]+)", loop.rest)
+    assert found, loop
+    return found[1]
+
+
 def _trips(module: Module, loop: Instruction) -> int | None:
-    """As XLA writes it down, or the constant that the counter is compared with; `None` if neither is there."""
+    """As XLA writes it down, or from the constant below which the condition wants a counter; `None` if neither is there.
+
+    Where the condition asks for more than that it is the most that the loop runs.
+    """
     if found := TRIPS.search(loop.rest):
         return int(found[1])
-    condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
-    own = {x.name: x for x in module.computations.get(condition[1] if condition else "", [])}
-    for test in own.values():
-        if test.kind == "compare" and "direction=LT" in test.rest:
-            for name in re.findall(r"%([\w.\-]+)", test.rest.split(")")[0]):
-                if name in own and own[name].kind == "constant" and (value := re.match(r"(\d+)\)", own[name].rest)):
-                    return int(value[1])
+    names = [_named(loop, "condition")]
+    for name in names:  # grows: the comparison may be in a fusion, whose constant is outside
+        names += [called for x in module.computations.get(name, []) for called in _called(x)]
+    own = [x for name in names for x in module.computations.get(name, [])]
+    if any(x.kind == "compare" and "direction=LT" in x.rest for x in own):
+        limit = max((value for x in own if (value := _integer(x)) is not None), default=None)
+        read = [x for x in module.computations[names[0]] if x.kind == "get-tuple-element"]
+        counter = re.search(r"index=(\d+)", read[0].rest) if len(read) == 1 else None
+        step = _step(module, loop, int(counter[1])) if counter else 1
+        return None if limit is None else -(-limit // step)
     return None
 
 
@@ -110,9 +147,8 @@ def _counts(module: Module) -> tuple[dict[str, int], int]:
                 found = _trips(module, instruction)
                 unknown += found is None
                 trips = 1 if found is None else found
-            for several, one in CALLED.findall(instruction.rest):
-                for called in (several or one).replace("%", "").split(", "):
-                    visit(called, times * trips)
+            for called in _called(instruction):
+                visit(called, times * trips)
 
     visit(module.entry, 1)
     return counts, unknown
@@ -129,17 +165,22 @@ def executed(module: Module) -> Iterator[tuple[Instruction, int, dict[str, Instr
 
 
 def collectives(text: str) -> list[Collective]:
-    """Every collective of the program, largest traffic first."""
-    out = []
+    """Every collective, largest traffic first. One that overlaps with other work is written several times and counts once."""
+    found: dict[str, Collective] = {}
     for instruction, times, _ in executed(module_of(text)):
         kind = instruction.kind.removesuffix("-start")
-        if kind in KINDS:
-            shapes = _shapes(instruction.result)
-            if instruction.kind.endswith("-start") and len(shapes) > 1:
-                shapes = shapes[len(shapes) // 2 :]  # operands come first
-            where = re.search(r'op_name="([^"]*)"', instruction.rest)
-            out.append(Collective(kind, shapes, sum(size_of(*x) for x in shapes), times, where[1] if where else ""))
-    return sorted(out, key=lambda x: -x.size * x.times)
+        if kind not in KINDS:
+            continue
+        shapes = _shapes(instruction.result)
+        if instruction.kind.endswith("-start") and len(shapes) > 1:
+            shapes = shapes[len(shapes) // 2 :]  # operands come first
+        where = re.search(r'op_name="([^"]*)"', instruction.rest)
+        channel = re.search(r"channel_id=(\d+)", instruction.rest)
+        new = Collective(kind, shapes, sum(size_of(*x) for x in shapes), times, where[1] if where else "")
+        key = f"{kind} {channel[1]}" if channel else instruction.name
+        if key not in found or found[key].times < times:
+            found[key] = new
+    return sorted(found.values(), key=lambda x: -x.size * x.times)
 
 
 def dot_flops(text: str) -> int:

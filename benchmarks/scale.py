@@ -13,6 +13,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +46,11 @@ class Plan(NamedTuple):
     def devices(self) -> int:
         return math.prod(self.mesh)
 
+    @property
+    def steps(self) -> int:
+        """Of the optimiser, in one update."""
+        return self.epochs * -(-self.rows // self.minibatch)
+
 
 # ------------------------------------------------------------------------------------------------------------- by hand
 
@@ -54,7 +60,15 @@ def by_hand(plan: Plan) -> dict[str, float]:
     c, (_, fsdp, tensor) = LLAMA_3_8B, plan.mesh
     width, hidden, vocabulary = c["hidden_size"], c["intermediate_size"], c["vocab_size"]
     keys = c["num_key_value_heads"] * width // c["num_attention_heads"]
-    sides = [(width, width), (width, keys), (width, keys), (width, width), (width, hidden), (width, hidden), (hidden, width)]
+    sides = [
+        (width, width),
+        (width, keys),
+        (width, keys),
+        (width, width),
+        (width, hidden),
+        (width, hidden),
+        (hidden, width),
+    ]
     layer, adapter = sum(a * b for a, b in sides), sum(a + b for a, b in sides) * plan.rank
     itemsize = 2 if plan.dtype == "bfloat16" else 4
     table = vocabulary * width
@@ -70,16 +84,25 @@ def by_hand(plan: Plan) -> dict[str, float]:
     share = 1 / plan.devices
     # Backward of a frozen base: the gradient of activations alone; of attention both. Adapters: both.
     backward = 2 * plan.layers * (layer + 2 * adapter) * tokens + 2 * attention
+    again = 2 * plan.layers * hidden * width * tokens  # the last map of a layer is not computed again
     return {
         "base_bytes": base,
         "adapter_bytes": adapters,
         "moments_bytes": 2 * adapters,
         "features_bytes": itemsize * plan.rows * plan.message * width / (plan.mesh[0] * fsdp),
-        "current_flops": share * plan.rows * forward,
-        "step_flops": share * plan.minibatch * (2 * forward + backward + 5 * head),
-        "trial_flops": share * plan.rows * (forward + 2 * head),
-        "gathered_bytes_per_pass": itemsize * plan.layers * layer / tensor,
-    }
+        "update_flops": share * (
+            plan.rows * forward + plan.steps * plan.minibatch * (2 * forward - again + backward + 5 * head)
+            + plan.rows * (forward + 2 * head)
+        ),
+        # Each chunk of rows fetches every kernel: once to see where it stands and once at the trial, twice in each step.
+        "gathered_bytes": (fsdp > 1) * (2 * plan.rows + 2 * plan.steps * plan.minibatch) / plan.micro_batch
+        * itemsize * plan.layers * layer / tensor,
+        # Over tensor: after o and down; in a step o again, and backward before q, k, v, gate and up.
+        "reduced_bytes": (tensor > 1) * (4 * plan.rows + 8 * plan.steps * plan.minibatch)
+        * itemsize * plan.layers * plan.length * width / (plan.mesh[0] * fsdp),
+        "kept_bytes": itemsize * plan.layers * plan.micro_batch * plan.length * width / (plan.mesh[0] * fsdp),
+        "cache_bytes": 2 * itemsize * plan.layers * keys * plan.length * plan.rows / (plan.mesh[0] * fsdp * tensor),
+    }  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------ by the compiler
@@ -123,9 +146,7 @@ def lowered(plan: Plan, mesh: Any) -> tuple[Any, dict[str, int]]:
     reading = Reading(rows("int32", *text), rows("bool", *text), rows("int32", *mine), rows("int32", *mine),
                       rows("bool", *mine), rows("bool", *mine))  # fmt: skip
     lesson = Lesson(*(rows("float32") for _ in range(4)))
-    order = jax.ShapeDtypeStruct(
-        (plan.epochs, plan.rows), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec())
-    )
+    order = jax.ShapeDtypeStruct((plan.epochs, plan.rows), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
     compiled, traced = parts(settings)
     with jax.set_mesh(mesh):
         out = _update.lower(model, compiled, own, frozen, np.float32(1.0), reading, lesson, traced, order)
@@ -137,7 +158,7 @@ def lowered(plan: Plan, mesh: Any) -> tuple[Any, dict[str, int]]:
     return out, found
 
 
-def measure(plan: Plan, target: str) -> dict[str, Any]:
+def measure(plan: Plan, target: str, hlo: Path | None = None) -> dict[str, Any]:
     """What the compiler says of the program, for one device."""
     import jax
 
@@ -158,6 +179,8 @@ def measure(plan: Plan, target: str) -> dict[str, Any]:
     compiled = program.compile()
     end = time.time()
     text = compiled.as_text()
+    if hlo:
+        hlo.write_text(text)
     memory = compiled.memory_analysis()
     sums: dict[str, dict[str, float]] = {}
     for found in collectives(text):
@@ -165,7 +188,11 @@ def measure(plan: Plan, target: str) -> dict[str, Any]:
         total["count"] += found.times
         total["bytes"] += found.times * found.size
     vocabulary = LLAMA_3_8B["vocab_size"]
-    wide = [x for x in collectives(text) if any(d in (vocabulary, vocabulary // plan.mesh[2]) for _, s in x.shapes for d in s)]
+    wide = [
+        x
+        for x in collectives(text)
+        if any(d in (vocabulary, vocabulary // plan.mesh[2]) for _, s in x.shapes for d in s)
+    ]
     return {
         "plan": plan._asdict(), "target": target, "jax": jax.__version__, "lower_seconds": round(middle - begin, 1),
         "compile_seconds": round(end - middle, 1), "arguments": arguments,
@@ -179,6 +206,49 @@ def measure(plan: Plan, target: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# ------------------------------------------------------------------------------------------------------------- the table
+
+
+def table(files: Sequence[Path]) -> str:
+    """What files of `measure` hold, beside formulas, in Markdown; of one device, and one update of one agent."""
+    found = [json.loads(file.read_text()) for file in files]
+    plans = [Plan(**{**each["plan"], "mesh": tuple(each["plan"]["mesh"])}) for each in found]
+    hands = [by_hand(plan) for plan in plans]
+
+    def row(name: str, hand: Callable[[dict[str, float]], str], seen: Callable[[dict[str, Any]], str]) -> str:
+        return f"| {name} | " + " | ".join(f"{hand(h)} | {seen(f)}" for h, f in zip(hands, found, strict=True)) + " |"
+
+    def gb(value: float | None) -> str:
+        return "" if value is None else f"{value / 1e9:.2f} GB"
+
+    def sent(kinds: tuple[str, ...]) -> Callable[[dict[str, Any]], str]:
+        # The CPU's partitioner sends bfloat16 as float32, which its products are made in.
+        def of(each: dict[str, Any]) -> str:
+            half = 0.5 if each["target"] == "cpu" and each["plan"]["dtype"] == "bfloat16" else 1
+            return gb(half * sum(each["collectives"].get(kind, {"bytes": 0})["bytes"] for kind in kinds))
+
+        return of
+
+    def flops(value: float) -> str:
+        return f"{value / 1e12:.0f} T" if value else ""
+
+    heads = [f"{'×'.join(map(str, plan.mesh))}, {each['target']}" for plan, each in zip(plans, found, strict=True)]
+    return "\n".join([
+        "| of one device | " + " | ".join(f"{head}: by hand | XLA" for head in heads) + " |",
+        "|---|" + "--:|" * 2 * len(heads),
+        row("base, once for all agents", lambda h: gb(h["base_bytes"]), lambda f: gb(f["arguments"]["base_bytes"])),
+        row("adapters of an agent", lambda h: gb(h["adapter_bytes"]), lambda f: gb(f["arguments"]["adapter_bytes"])),
+        row("moments of an agent", lambda h: gb(h["moments_bytes"]), lambda f: gb(f["arguments"]["moments_bytes"])),
+        row("caches of an agent", lambda h: gb(h["cache_bytes"]), lambda f: ""),
+        row("features of the agent as it was", lambda h: gb(h["features_bytes"]), lambda f: ""),
+        row("temporaries of an update; kept inputs of layers", lambda h: gb(h["kept_bytes"]), lambda f: gb(f["memory"]["temp"])),
+        row("products of an update (flops)", lambda h: flops(h["update_flops"]), lambda f: flops(f["dot_flops"])),
+        row("parameters fetched", lambda h: gb(h["gathered_bytes"]), sent(("all-gather", "collective-permute"))),
+        row("activations summed", lambda h: gb(h["reduced_bytes"]), sent(("all-reduce", "reduce-scatter"))),
+        row("collectives as wide as the vocabulary", lambda h: "0", lambda f: str(f["vocabulary_wide_collectives"])),
+    ])  # fmt: skip
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -187,14 +257,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE of the plan")
     parser.add_argument("--hlo", type=Path, help="write the compiled module there")
+    parser.add_argument("--table", type=Path, nargs="+", help="print what these files hold")
     options = parser.parse_args()
-    changed = {name: type(Plan._field_defaults[name])(value) for name, _, value in (x.partition("=") for x in options.set)}
+    if options.table:
+        print(table(options.table))
+        return
+    changed = {
+        name: type(Plan._field_defaults[name])(value) for name, _, value in (x.partition("=") for x in options.set)
+    }
     plan = Plan(tuple(int(x) for x in options.mesh.split("x")), **changed)  # pyright: ignore[reportArgumentType]
     if options.target != "cpu":
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"v5litepod-{plan.devices}")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    found = measure(plan, options.target)
+    found = measure(plan, options.target, options.hlo)
     text = json.dumps(found, indent=1)
     print(text)
     if options.out:

@@ -37,10 +37,10 @@ def start_hosts(
 ) -> None:
     """Join the other processes of a run: `jax.devices()` are those of all of them from here on.
 
-    A process that is killed ends all others within the heartbeat: the runtime says so on stderr and aborts them (signal 6), and so
-    it does with those that waited in vain for others to come. No `except` sees that. A process that ends with an error stops the
-    others after the same time; jax would wait 300 s for them, which a heartbeat does not shorten. Each leaves the last checkpoint,
-    from which any number of processes goes on.
+    A process that is killed ends all others within the heartbeat: the runtime says so on stderr and aborts them (signal 6); those
+    that wait in vain for others to come it aborts as well. No `except` sees either. A process that ends with an error stops the
+    others after the same time; jax would wait 300 s for them, whatever the heartbeat. The last checkpoint is there, and any
+    number of processes goes on from it.
 
     Args:
       coordinator: ``host:port`` of process 0, which all others reach.

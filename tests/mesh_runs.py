@@ -14,14 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from teamtr_jax.hosts import gathered, start_hosts
-from teamtr_jax.llm.language_model import Reading, joined
+from teamtr_jax.llm.backend import LanguageSampling
+from teamtr_jax.llm.language_model import Reading
 from teamtr_jax.llm.llama.lora import Lora
 from teamtr_jax.llm.mesh import by_rows, everywhere, mesh_of, placed
-from teamtr_jax.llm.text_sampler import converse, reading_of
+from teamtr_jax.llm.tasks import Problem
+from teamtr_jax.llm.text.role import Role
+from teamtr_jax.llm.text_backend import TextTalk, init_text_state, text_backend
 from teamtr_jax.llm.text_team import TextTeam
-from teamtr_jax.llm.text_update import _update, learner, update_reading
+from teamtr_jax.llm.text_update import _update, learner
 from teamtr_jax.llm.update import Lesson
 from teamtr_jax.llm.update_settings import UpdateSettings, parts
+from teamtr_jax.records import update_lines
+from teamtr_jax.schedules import fresh
+from teamtr_jax.stage import run_stage
 from teamtr_jax.training import train
 from tests.text_teams import LLAMA, agent
 
@@ -37,7 +43,6 @@ SETTINGS = UpdateSettings(
     early_stop=False,
     advantage="centred",
 )
-PROBLEMS = ("ab", "cde", "abc", "d", "ba", "fg", "e", "gab")
 
 
 def base(model, seed=0):
@@ -101,40 +106,48 @@ def eight(out):
 # ------------------------------------------------------------------------------------------------------------------- a run
 
 
+class Letters:
+    """Both write b and g, and are told how many."""
+
+    name, turns, roles = "letters", 2, (Role("a", cap=4), Role("b", cap=4))
+
+    def sample(self, rng):
+        return Problem("".join(rng.choice(list("abcd"), 3)), "")
+
+    def verify(self, problem, messages):
+        return min(1.0, sum(text.count("b") + text.count("c") for text in messages) / 8)
+
+
 def run(folder, stages, mesh, dies=None, said=None):
-    """Stages of a team of two agents on one base: conversations, then the update of agent k mod 2. The state at its end."""
-    team = TextTeam((agent("a", MODEL), agent("b", MODEL)), 2)
-    params = placed((base(MODEL, 1), base(MODEL, 1)), MODEL.partition(), mesh)
-    start = [learner(MODEL, own, SETTINGS) for own in params]
-    frozen = start[0][1]
-    state = tuple(
-        own._replace(moments=placed(own.moments, MODEL.partition(), mesh), beta=everywhere(mesh, own.beta))
-        for own, _ in start
+    """Stages of a team of two agents on one base, each updated once a stage. The state at its end goes to `said`."""
+    team = TextTeam(tuple(agent(role.name, MODEL, role.cap, stops=()) for role in Letters.roles), 2)
+    params = placed((base(MODEL, 1),) * 2, MODEL.partition(), mesh)
+    state, frozen = init_text_state(team, params, SETTINGS)
+    state = state._replace(
+        optimiser=placed(state.optimiser, MODEL.partition(), mesh), beta=everywhere(mesh, state.beta)
     )
-    order = np.tile(np.arange(len(PROBLEMS), dtype=np.int32), (2, 1))
+    sampling, talk = LanguageSampling(prompts=4, group=2, held_out=2), TextTalk(length=32)
+    backend = text_backend(team, frozen, Letters(), SETTINGS, sampling, talk, mesh=mesh)
+
+    written = []
+
+    def rollout(state, key):
+        found = backend.rollout(state, key)
+        written.append(hashlib.sha256(found.said.ids.tobytes()).hexdigest())
+        return found
 
     def stage(state, key, k):
         if dies is not None and k == dies:
             os.kill(os.getpid(), signal.SIGKILL)
-        which = k % 2
-        talk = converse(team, [joined(own.trained, frozen) for own in state], PROBLEMS, key, halve=False)
-        reward = np.array([texts[which].count("b") + texts[which].count("g") for texts in talk.said], np.float32) / 4
-        centred = reward - reward.mean()
-        ones = np.ones(len(centred), np.float32)
-        lesson, reading = Lesson(centred, centred, ones, ones), reading_of(team, talk, which, length=32)
-        new = update_reading(MODEL, SETTINGS, state[which], frozen, *by_rows(mesh, (reading, lesson)), order)
-        numbers = {name: float(x) for name, x in gathered(new.outcome.numbers).items()}
-        digest = hashlib.sha256(talk.ids.tobytes()).hexdigest()
-        record = {"stage": k, "agent": which, "ids": digest, "logp": float(talk.logp.sum()), **numbers}
-        moved = type(state[which])(new.trained, new.moments, new.beta)
-        return (*state[:which], moved, *state[which + 1 :]), [record]
+        written.clear()
+        seen = backend._replace(rollout=rollout)
+        state, records = run_stage(seen, state, order=[0, 1], schedule=fresh, key=key, stage=k)
+        return state, [line | {"ids": ids} for line, ids in zip(update_lines(records), written, strict=True)]
 
-    with on_mesh(mesh):
-        state, _ = train(stage, state, stages, jax.random.key(7), folder, {"about": "two agents"}, progress=False)
-        state = jax.device_get(gathered(state))
+    state, _ = train(stage, state, stages, jax.random.key(7), folder, {"about": "two agents"}, progress=False)
+    state = jax.device_get(gathered(state))
     if said:
         np.savez(said, *jax.tree.leaves(state))
-    return state
 
 
 def resumed(folder, out):

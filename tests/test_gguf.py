@@ -16,6 +16,7 @@ from teamtr_jax.llm.llama.gguf_config import config_json, llama3_scaling
 from teamtr_jax.llm.llama.gguf_file import read_gguf
 from teamtr_jax.llm.llama.gguf_tokenizer import tokenizer_files
 from teamtr_jax.llm.llama.load import load_agent
+from teamtr_jax.llm.llama.lora import Lora
 from teamtr_jax.llm.text.tokenizer import tokenizer_of
 from teamtr_jax.validation import InputError
 
@@ -47,14 +48,12 @@ def test_a_gguf_file_is_the_checkpoint_that_it_was_made_of(name, tmp_path):
     assert found.model == agent.model
     same(found.params, agent.params)
     ours, theirs = found.tokenizer, agent.tokenizer
-    assert (ours.size, ours.bos, ours.pad, ours.controls) == (
-        found.model.vocabulary,
-        theirs.bos,
-        theirs.pad,
-        theirs.controls,
-    )
+    assert (ours.size, ours.bos, ours.pad, ours.controls) == (theirs.size, theirs.bos, theirs.pad, theirs.controls)
     assert ours.eos[0] == theirs.eos[0]
     assert ours.chat_template == theirs.chat_template
+    described = json.loads((CHECKPOINTS / name / "tokenizer.json").read_text())["model"]["merges"]
+    merges = read_gguf(tmp_path / "a.gguf").tokenizer["model"]["merges"]
+    assert merges == [merge.split(" ") if isinstance(merge, str) else merge for merge in described]
     for chat in json.loads((CHECKPOINTS / name / "chats.json").read_text()):
         assert ours.encode_template(chat["text"]) == chat["ids"]
         assert ours.decode(chat["ids"]) == chat["text"]
@@ -98,6 +97,12 @@ def test_bfloat16_rounds_kernels_and_keeps_norms():
     same(found.params["layers"]["q"], expected["layers"]["q"])
     same(found.params["embedding"], expected["embedding"])
     same(found.params["layers"]["mlp_norm"], exact.params["layers"]["mlp_norm"])
+    agent = load_agent(path, dtype="bfloat16", lora=Lora(2, targets=("q",)))
+    assert {key: str(leaf.dtype) for key, leaf in agent.params["layers"]["q"].items()} == {
+        "kernel": "bfloat16",
+        "lora_a": "float32",
+        "lora_b": "float32",
+    }
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 100.0}
@@ -130,6 +135,12 @@ def test_the_factors_of_llama_3_are_recognised(theta, size, factor, old):
         llama3_scaling(changed, theta)
 
 
+@pytest.mark.parametrize("factors", [[0.5, 1.0, 1.0, 1.0], [np.nan, 1.0, 1.0, 1.0], [np.inf, 8.0, 8.0, 8.0]])
+def test_other_factors_are_refused(factors):
+    with pytest.raises(InputError, match="numbers of at least 1"):
+        llama3_scaling(np.array(factors), 1e4)
+
+
 # ------------------------------------------------------------------------------------------------- metadata
 
 
@@ -137,6 +148,42 @@ def test_the_factors_of_llama_3_are_recognised(theta, size, factor, old):
 def fields():
     reader = gguf.GGUFReader(FIXTURES / "gguf" / "smollm2.f32.gguf")
     return {key: field.contents() for key, field in reader.fields.items()}
+
+
+def test_factors_of_another_number_of_pairs_are_refused(fields):
+    config = json.loads((CHECKPOINTS / "llama3" / "config.json").read_text())
+    own = fields | {"llama.rope.freq_base": config["rope_theta"]}
+    assert config_json(own, [], 300, make.rope_factors(config, 8))["rope_parameters"]["rope_type"] == "llama3"
+    for size in (6, 16):
+        with pytest.raises(InputError, match=r"rope_freqs\.weight: found shape \[\d\], expected \[4\]"):
+            config_json(own, [], 300, make.rope_factors(config, size))
+
+
+def test_whatever_stands_in_the_metadata_is_read_or_refused(fields):
+    """Every key with every kind of value: no other error."""
+    own = ("scaling.type", "scaling.factor", "scaling.original_context_length", "scaling.yarn_beta_fast")
+    keys = [*fields, *(f"llama.rope.{key}" for key in own), "llama.attention.key_length", "split.count", "llama.new"]
+    read = 0
+    for key in keys:
+        for value in (True, False, 0, 1, -1, 2.5, float("nan"), float("inf"), "", "x", [], [1], ["a"], ["a b"], 10**15):
+            try:
+                config_of(config_json(fields | {key: value}, [], 300))
+                tokenizer_of(*tokenizer_files(fields | {key: value}, 300))
+            except InputError:
+                continue
+            read += 1
+    assert 50 < read < 200
+
+
+def test_what_a_file_may_leave_out(fields):
+    """As llama.cpp reads it: as many keys as queries, heads of width / heads, theta 10,000, a whole head."""
+    left = {
+        key: value
+        for key, value in fields.items()
+        if not key.endswith(("head_count_kv", "freq_base", "dimension_count"))
+    }
+    model = config_of(config_json(left, ["output.weight"], 300))
+    assert (model.heads, model.kv_heads, model.head_dim, model.rope.theta, model.tied) == (6, 6, 8, 10_000.0, False)
 
 
 @pytest.mark.parametrize(
@@ -196,20 +243,20 @@ def test_a_tokenizer_that_is_not_known_is_refused(fields, changes, named):
 
 
 PIECES = {
-    "gpt-2": ["I", "'", "LL", " say", " 12345", "  \n\n", " x", "!_", "\n"],
-    "smollm": ["I", "'", "LL", " say", " ", "1", "2", "3", "4", "5", "  \n\n", " x", "!_", "\n"],
-    "llama-bpe": ["I", "'LL", " say", " ", "123", "45", "  \n\n", " x", "!_\n"],
-    "qwen2": ["I", "'LL", " say", " ", "1", "2", "3", "4", "5", "  \n\n", " x", "!_\n"],
-    "tekken": ["I", "'LL", " say", " ", "1", "2", "3", "4", "5", "  \n\n", " x", "!_\n"],
-    "default": ["I", "'", "LL", " say", " ", "123", "45", "  \n\n", " x", "!_", "\n"],
+    "gpt-2": ["I", "'", "LL", " say", " ", " 12345", "  \n\n", " x", "!_", "\n"],
+    "smollm": ["I", "'", "LL", " say", "  ", "1", "2", "3", "4", "5", "  \n\n", " x", "!_", "\n"],
+    "llama-bpe": ["I", "'LL", " say", " ", " ", "123", "45", "  \n\n", " x", "!_\n"],
+    "qwen2": ["I", "'LL", " say", " ", " ", "1", "2", "3", "4", "5", "  \n\n", " x", "!_\n"],
+    "tekken": ["I", "'LL", " say", " ", " ", "1", "2", "3", "4", "5", "  \n\n", " x", "!_\n"],
+    "default": ["I", "'", "LL", " say", " ", " ", "123", "45", "  \n\n", " x", "!_", "\n"],
 }
-"""Of "I'LL say 12345  \\n\\n x!_\\n". By hand: 318 harder texts become the same ids in llama.cpp (xllamacpp 2026.10)."""
+"""Of "I'LL say  12345  \\n\\n x!_\\n". By hand: 318 harder texts become the same ids in llama.cpp (xllamacpp 2026.10)."""
 
 
 @pytest.mark.parametrize("pre", PIECES)
 def test_texts_are_cut_as_llama_cpp_cuts_them(fields, pre):
     file, _ = tokenizer_files(fields | {"tokenizer.ggml.pre": pre}, 300)
-    cut = tokenizers.Tokenizer.from_str(json.dumps(file)).pre_tokenizer.pre_tokenize_str("I'LL say 12345  \n\n x!_\n")
+    cut = tokenizers.Tokenizer.from_str(json.dumps(file)).pre_tokenizer.pre_tokenize_str("I'LL say  12345  \n\n x!_\n")
     assert [piece.replace("Ġ", " ").replace("Ċ", "\n") for piece, _ in cut] == PIECES[pre]
 
 
@@ -246,6 +293,17 @@ def test_a_file_that_is_cut_short_is_refused_wherever_it_is_cut(tmp_path):
         path.write_bytes(whole[:kept])
         with pytest.raises(InputError, match=r"a damaged file|no such table|metadata"):
             read_gguf(path)
+
+
+def test_a_length_that_is_damaged_keeps_nobody_reading(tmp_path):
+    whole = bytearray((FIXTURES / "gguf" / "llama3.q8_0.gguf").read_bytes())
+    at = whole.index(b"tokenizer.ggml.token_type") + len(b"tokenizer.ggml.token_type") + 8
+    assert int.from_bytes(whole[at : at + 8], "little") == 300
+    whole[at + 5] = 1  # 2^40 more of them
+    path = tmp_path / "a.gguf"
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match="it ends early"):
+        read_gguf(path)
 
 
 def _rewritten(path, drop=(), add=None, change=None):

@@ -95,8 +95,8 @@ def test_imports_go_down_only(path):
 
 INNER = [
     {"checked", "drawing", "language_model"},
-    {"devices", "layout", "mesh", "sizes", "text", "text_sizes", "token_statistics"},
-    {"model", "tasks"},
+    {"devices", "layout", "mesh", "sizes", "text", "token_statistics"},
+    {"model", "tasks", "text_sizes"},
     {"llama"},
     {"external", "text_team", "writing"},
     {"checkpoint_team", "conversations", "pens"},
@@ -108,7 +108,7 @@ INNER = [
     {"ascend", "diagnose"},
     {"go_back"},
     {"update"},
-    {"text_update", "token_log"},
+    {"self_kl", "text_update", "token_log"},
     {"networks"},
     {"alignment", "backend", "methods", "text_backend"},
     {"replacement"},

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 from dataclasses import replace
 
 import jax
@@ -20,6 +21,7 @@ from teamtr_jax.llm.llama.peft_adapters import load_adapters, read_lora, save_ad
 from teamtr_jax.llm.llama.peft_config import lora_of, module_name
 from teamtr_jax.validation import InputError
 
+safetensors = pytest.importorskip("safetensors")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 pytest.importorskip("tokenizers")
 
@@ -70,7 +72,7 @@ def test_which_modules_ranks_and_scales_is_read_as_peft_reads_it():
     """`plans.json` holds what PEFT 0.21 made of each; None where it raised. In 12 layers 1 and 11 begin alike."""
     model = config_of(json.loads((CHECKPOINTS / "smollm2" / "config.json").read_text()) | {"num_hidden_layers": 12})
     plans = json.loads((PEFT / "plans.json").read_text())
-    assert len(plans) == 19
+    assert len(plans) == 20
     for plan in plans:
         json_ = {"peft_type": "LORA", **plan["settings"]}
         if plan["modules"] is None:
@@ -123,6 +125,24 @@ def test_what_is_no_plain_adapter_of_linear_maps_is_refused(changes, named, agen
             agents["smollm2"].model,
         )
     assert caught.value.name == named
+
+
+def test_whatever_stands_in_a_config_is_read_or_refused(agents):
+    """Every entry with every kind of value that JSON has: no other error."""
+    config = json.loads((PEFT / "plain" / "adapter_config.json").read_text())
+    numbers = [None, True, False, 0, 1, -1, 2.5, float("nan"), float("inf"), 10**30]
+    texts = ["", "x", "(", "layers", [], [1], [-1], ["q_proj"], ["("], [None], [["a"]]]
+    objects = [{}, {"q_proj": 2}, {"q_proj": "x"}, {"(": 3}, {"q_proj": None}, {"q_proj": [1]}, {"a": {}}]
+    read = 0
+    for key in (*config, "new_entry"):
+        for value in (*numbers, *texts, *objects):
+            try:
+                found = lora_of(config | {"layers_to_transform": [1]} | {key: value}, agents["smollm2"].model)
+            except InputError:
+                continue
+            assert found.rank >= 1
+            read += 1
+    assert read > 300
 
 
 def test_ways_to_begin_that_leave_the_base_alone_are_read(agents):
@@ -224,6 +244,30 @@ def test_nothing_is_left_half_written(agents, tmp_path):
         save_adapters(tmp_path / "other", base.model, base.params)
 
 
+def test_a_full_disk_is_an_error_and_leaves_nothing(agents, tmp_path, monkeypatch):
+    base = agents["smollm2"]
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors_numpy, "save_file", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        save_adapters(tmp_path / "out", *load_adapters(PEFT / "plain", base.model, base.params))
+    with pytest.raises(InputError, match="No space left on device"):
+        export_folder(tmp_path / "out", base.model, base.params, CHECKPOINTS / "smollm2")
+    assert places(tmp_path) == []
+
+
+def test_leaves_on_the_host_in_any_order_go_out_as_they_are(agents, tmp_path):
+    base = agents["smollm2"]
+    model, params = load_adapters(PEFT / "plain", base.model, base.params)
+    save_adapters(tmp_path / "out", model, jax.tree.map(np.asfortranarray, params))
+    same(load_adapters(tmp_path / "out", base.model, base.params)[1], params)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
+    assert len(modes) == 1, "safetensors gives its files to the owner alone"
+
+
 def test_an_empty_folder_and_missing_parents_will_do(agents, tmp_path):
     base = agents["smollm2"]
     model, params = load_adapters(PEFT / "plain", base.model, base.params)
@@ -240,7 +284,7 @@ def test_an_empty_folder_and_missing_parents_will_do(agents, tmp_path):
 def test_a_trained_network_goes_out_and_back(name, shard, agents, tmp_path):
     base = agents[name]
     params = jax.tree.map(lambda leaf: leaf * 1.25, base.params)
-    export_folder(tmp_path / "out", base.model, params, CHECKPOINTS / name, shard)
+    export_folder(tmp_path / "out", replace(base.model, remat=True, unroll=True), params, CHECKPOINTS / name, shard)
     again = load_agent(tmp_path / "out")
     assert again.model == base.model
     same(again.params, params)
@@ -256,6 +300,7 @@ def test_a_trained_network_goes_out_and_back(name, shard, agents, tmp_path):
     )
     for config in (before, after):
         config.pop("torch_dtype", None)
+    assert "torch_dtype" not in json.loads((tmp_path / "out" / "config.json").read_text())
     assert after.pop("dtype") == "float32"
     before.pop("dtype", None)
     assert before == after

@@ -1,25 +1,38 @@
 """Text teams in the driver: the same update as a team that writes a `Layout`, S12, floor, drift, token log, resume."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from text_teams import LLAMA, agent, rescored
 
+from teamtr_jax.llm import text_sizes
 from teamtr_jax.llm.backend import LanguageRollouts, LanguageSampling, language_backend
+from teamtr_jax.llm.conversations import own_messages, reading_of
+from teamtr_jax.llm.language_model import Reading
 from teamtr_jax.llm.layout import Layout, Vocabulary, round_robin
+from teamtr_jax.llm.llama.adapters import adapted
+from teamtr_jax.llm.llama.lora import Lora
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Toy, Transformer, agent_params, init_team
 from teamtr_jax.llm.tasks import Problem
 from teamtr_jax.llm.text.drift import drift_between
 from teamtr_jax.llm.text.role import Role
 from teamtr_jax.llm.text.view import Told
-from teamtr_jax.llm.text_backend import init_text_state, text_backend
+from teamtr_jax.llm.text_backend import TextTalk, init_text_state, text_backend, whole_params
 from teamtr_jax.llm.text_team import TextAgent, TextTeam
-from teamtr_jax.llm.update import init_train_state
+from teamtr_jax.llm.text_update import Learner, learner, update_reading
+from teamtr_jax.llm.token_log import TokenLogger
+from teamtr_jax.llm.update import Lesson, init_train_state
 from teamtr_jax.llm.update_settings import UpdateSettings
-from teamtr_jax.schedules import fresh
+from teamtr_jax.schedules import fresh, once
 from teamtr_jax.sharing import Sharing
+from teamtr_jax.stage import run_stage
+from teamtr_jax.training import train
+from teamtr_jax.validation import InputError
 
 AGENTS, TURNS, CAP = 3, 4, 2
 VOCABULARY = Vocabulary("01", AGENTS, prompt_only="abcd", ends=False)
@@ -116,7 +129,8 @@ def test_a_text_team_is_updated_as_a_layouts(sharing, agent, rank, changes):
     rollouts = ours.rollout(state, jax.random.key(1))
     new, info = ours.update(state, ours.estimate(state, rollouts, agent, fresh), agent)
 
-    theirs, begin = language_backend(team, Matches(), settings, SAMPLING), init_train_state(team, params, settings)
+    task: Any = Matches()  # of both kinds
+    theirs, begin = language_backend(team, task, settings, SAMPLING), init_train_state(team, params, settings)
     rows = as_layout(rollouts, begin.params)
     expected, known = theirs.update(begin, theirs.estimate(begin, rows, agent, fresh), agent)
 
@@ -136,3 +150,186 @@ def test_a_text_team_is_updated_as_a_layouts(sharing, agent, rank, changes):
     for name, value in known.items():
         assert info[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
     assert float(new.beta[which]) == pytest.approx(float(expected.beta[which]))
+
+
+# ------------------------------------------------------------------------------------------------- networks on one base
+
+
+class Letters:
+    """Talk about a; the more of it the better."""
+
+    name, turns = "letters", 3
+    roles = (Role("a", cap=4), Role("b", cap=4))
+
+    def sample(self, rng):
+        return Problem("".join(rng.choice(list("abcd"), 3)), "")
+
+    def views(self, problem):
+        return (problem.prompt, "")
+
+    def verify(self, problem, messages):
+        return min(1.0, "".join(messages).count("a") / 6)
+
+
+BASE = replace(LLAMA, lora=Lora(2, 4.0, ("q", "down")))
+TALK = TextTalk(length=64)
+TEAM = TextTeam(tuple(agent(role.name, BASE) for role in Letters.roles), Letters.turns)
+LORA = UpdateSettings(learning_rate=0.02, epochs=2, minibatch=8, micro_batch=4, delta=0.05)
+PLAN = LanguageSampling(prompts=4, group=4, held_out=2)
+
+
+@pytest.fixture(scope="module")
+def start():
+    """Two agents, adapters of their own on one base; the state, and the base."""
+    base = jax.tree.map(lambda x: 3.0 * x if x.ndim == 3 else x, LLAMA.init(jax.random.key(0)))
+    own = [adapted(BASE, base, jax.random.key(k)) for k in (1, 2)]
+    return init_text_state(TEAM, own, LORA)
+
+
+@pytest.fixture(scope="module")
+def stage(start):
+    """A stage of two updates from the same rollouts, with its token log."""
+    written = []
+    log = TokenLogger(written.append)
+    log.begin(0)
+    state, frozen = start
+    the = text_backend(TEAM, frozen, Letters(), LORA, PLAN, TALK, log=log)
+    rollouts = the.rollout(state, jax.random.key(3))
+    states, infos = [state], []
+    for k in (1, 0):
+        new, info = the.update(states[-1], the.estimate(states[-1], rollouts, k, once), k)
+        states.append(new)
+        infos.append(info)
+    return the, rollouts, states, infos, written
+
+
+def test_state_and_base(start):
+    """The state has adapters alone, in float32, with moments of the same structure; the base is there once."""
+    state, frozen = start
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.params)]
+    assert len(paths) == 2 * 4
+    assert all("lora_" in path for path in paths)
+    for one, other in zip(jax.tree.leaves(frozen[0]), jax.tree.leaves(frozen[1]), strict=True):
+        assert one is other
+    whole = whole_params(state, frozen)
+    assert jax.tree.structure(whole[0]) == jax.tree.structure(
+        adapted(BASE, LLAMA.init(jax.random.key(0)), jax.random.key(1))
+    )
+    narrow = replace(LLAMA, dtype="bfloat16")
+    half, _ = learner(narrow, jax.tree.map(lambda x: x.astype(jnp.bfloat16), LLAMA.init(jax.random.key(0))), LORA)
+    assert {x.dtype for x in jax.tree.leaves((half.trained, half.moments)) if x.ndim} == {jnp.dtype("float32")}
+
+
+def test_what_an_update_of_text_reports(stage):
+    """KL, mismatch, drift and truncation from the networks without a cache, message by message."""
+    _, rollouts, states, infos, _ = stage
+    said, training = rollouts.said, PLAN.training
+    for number, k in enumerate((1, 0)):
+        info, rows = infos[number], slice(0, training)
+        spoke = said.speaker[rows] == k
+        assert info["drift"] == pytest.approx(said.drifted[rows][spoke].mean())
+        assert info["truncated"] == pytest.approx(1 - said.stopped[rows][spoke].mean())
+        assert 0 < info["truncated"] < 1
+        assert info["mismatch_max"] < 1e-4
+        assert 0 <= info["mismatch_mean"] <= info["mismatch_max"]
+        assert 0 <= info["floor"] < 1e-6
+        assert not info["below_floor"] or info["certificate_estimable"] <= 1e-6
+        assert info["tokens"] == said.length.sum()
+        assert info["message_kl"] > 1e-4
+    for place in (0, 1):  # each update moves its own set alone
+        moved = [a.params[place] is not b.params[place] for a, b in pairwise(states)]
+        assert moved == [place == 1, place == 0]
+
+
+def test_the_token_log(stage, start):
+    """A row for each id: the sampler's and the trainer's log-probability, and the new one, by the networks without a cache."""
+    _, rollouts, states, _, written = stage
+    said, frozen = rollouts.said, start[1]
+    there = np.arange(said.ids.shape[2]) < said.length[:, :, None]
+    log = []
+    for state in states:
+        params, found = whole_params(state, frozen), np.zeros(said.ids.shape)
+        for k in (0, 1):
+            reading, own = reading_of(TEAM, said, k), own_messages(TEAM, said, k)
+            logp = rescored(TEAM, params[k], k, reading)
+            for row, message in zip(*np.nonzero(own.turn >= 0), strict=True):
+                found[row, own.turn[row, message]] = logp[row, message]
+        log.append(found[there])
+    for number, rows in enumerate(written):
+        row, turn, t = np.nonzero(there)
+        np.testing.assert_array_equal(rows["rollout"], row)
+        np.testing.assert_array_equal(rows["turn"], turn)
+        np.testing.assert_array_equal(rows["t"], t)
+        np.testing.assert_array_equal(rows["agent"], said.speaker[row, turn])
+        np.testing.assert_allclose(rows["logp_behaviour"], said.logp[there])
+        np.testing.assert_allclose(rows["logp_current"], log[number], atol=1e-4)
+        np.testing.assert_allclose(rows["logp_new"], log[number + 1], atol=1e-4)
+        assert abs(log[number + 1] - log[number]).max() > 1e-2
+
+
+def test_a_sampler_that_books_other_numbers(stage):
+    """S12: the sampler's log-probabilities are .25 too high at each id."""
+    the, rollouts, states, *_ = stage
+    said = rollouts.said
+    there = np.arange(said.ids.shape[2]) < said.length[:, :, None]
+    wrong = rollouts._replace(said=said._replace(logp=said.logp + np.float32(0.25) * there), scored={})
+    _, info = the.update(states[0], the.estimate(states[0], wrong, 0, once), 0)
+    length = said.length[: PLAN.training][said.speaker[: PLAN.training] == 0]
+    assert info["mismatch_mean"] == pytest.approx(0.25 * length.mean(), abs=1e-4)
+    assert info["mismatch_max"] == pytest.approx(0.25 * length.max(), abs=1e-4)
+    assert info["mismatch_k3"] == pytest.approx((np.exp(-0.25 * length) - 1 + 0.25 * length).mean(), abs=1e-4)
+    assert info["floor"] < 1e-6  # the trainer's own
+
+
+def test_a_step_below_the_floor_is_flagged(start, stage):
+    state, frozen = start
+    settings = replace(LORA, learning_rate=1e-12)
+    the = text_backend(TEAM, frozen, Letters(), settings, PLAN, TALK)
+    _, info = the.update(state, the.estimate(state, stage[1], 0, once), 0)
+    assert info["message_kl"] < 1e-12
+    assert info["below_floor"]
+
+
+def test_resume_gives_the_same_bits(start, tmp_path):
+    state, frozen = start
+    the = text_backend(TEAM, frozen, Letters(), LORA, PLAN, TALK)
+
+    def one(state, key, k):
+        return run_stage(the, state, [0, 1], fresh, key, k)
+
+    at_once, _ = train(one, state, 2, jax.random.key(5), tmp_path / "at once", progress=False)
+    train(one, state, 1, jax.random.key(5), tmp_path / "twice", progress=False)
+    again, path = train(one, state, 2, jax.random.key(5), tmp_path / "twice", progress=False)
+    for x, y in zip(jax.tree.leaves(at_once), jax.tree.leaves(again), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+    assert any(
+        (x != y).any() for x, y in zip(jax.tree.leaves(state.params), jax.tree.leaves(again.params), strict=True)
+    )
+    assert path is not None
+    assert len(path.read_text().splitlines()) == 4
+
+
+def test_refusals(start):
+    state, frozen = start
+    with pytest.raises(InputError, match="team: found 2 agents, expected 3, the roles of matches"):
+        text_backend(TEAM, frozen, Matches(), LORA, PLAN)
+    short = TextTeam(TEAM.agents, 2)
+    with pytest.raises(InputError, match="team: found 2 turns, expected 3, those of letters"):
+        text_backend(short, frozen, Letters(), LORA, PLAN)
+    with pytest.raises(InputError, match="params: found 1 pytrees, expected 2"):
+        init_text_state(TEAM, whole_params(state, frozen)[:1], LORA)
+    with pytest.raises(InputError, match=r"settings.measured: found 0.5"):
+        text_backend(TEAM, frozen, Letters(), replace(LORA, measured=0.5), PLAN, log=TokenLogger(print))
+    with pytest.raises(InputError, match="order"):
+        update_reading(
+            BASE, LORA, Learner(state.params[0], state.optimiser[0], state.beta[0]), frozen[0],
+            Reading(*(jnp.zeros((2, 1, 4), dtype) for dtype in (int, bool, int, int, bool, bool))),
+            Lesson(*(jnp.ones(2),) * 4), jnp.array([[0, 2]]),
+        )  # fmt: skip
+
+
+def test_what_does_not_fit_is_refused_before_it_is_compiled(stage, start, monkeypatch):
+    monkeypatch.setattr(text_sizes, "device_memory", lambda: 10_000)
+    the, rollouts = stage[:2]
+    with pytest.raises(InputError, match=r"base: found .* for 10 kB of memory"):
+        the.estimate(start[0], rollouts, 0, once)

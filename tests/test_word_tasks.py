@@ -66,6 +66,10 @@ ALL = [pytest.param(name, marks=needs_gym if name in GYM else ()) for name in WO
         "The answer: <answer>42</answer>",
         "Answer: 42\nAnswer: 42.0",
         "Answer: 42\nso <answer>42</answer>",
+        "The answer is 42",
+        "So the answer is: 42.",
+        "The final answer is **42**.",
+        r"The answer is $\boxed{42}$.",
         "I first had 7 or 8, then 41.\nAnswer: 42",
     ],
 )
@@ -77,7 +81,15 @@ CHEATS = [
     "",
     "42",
     "It is 42.",
-    "The answer is 42",
+    "The answer is 7 or 42",
+    "The answer is not 42",
+    "The answer is 42 or so",
+    "The answer is: 7\nThe answer is: 42",
+    "The answer is 40 + 2 = 42",
+    "The answer is\n42",
+    "The answer isn't 42",
+    "The answers are 42",
+    "The answer was 42",
     "Answer:",
     "Answer: ",
     "Answer:\n42",
@@ -136,6 +148,8 @@ CHEATS = [
     r"\boxed{7}\boxed{42}",
     r"\boxed{7 \text{ or } 42}",
     r"\boxed{\boxed{42}}",
+    r"<answer>7 and \boxed{42}",
+    r"\boxed{7 <answer>42</answer>",
     r"\boxed {42}",
     r"\boxed{42} or 7",
     r"\boxed{42}, 7",
@@ -276,9 +290,8 @@ def test_every_task(name):
         assert task.verify(problem, [*said, f"Answer: {problem.answer}"]) == 1
         assert task.verify(problem, [*said, f"Answer: {problem.answer}x1"]) == 0
         assert task.verify(problem, [*said, problem.answer]) == 0
-    assert any(role.system.endswith("or {form}.") is False for role in task.roles)
-    assert "Answer: " in task.roles[-1].system
-    assert all("{" not in role.system for role in task.roles)
+    assert "The answer is" in task.roles[-1].ending
+    assert all("{" not in role.system + role.ending for role in task.roles)
 
 
 @needs_gym
@@ -330,6 +343,10 @@ def cashier(view, heard):
     return f"Answer: {total}"
 
 
+def porter(view, heard):
+    return heard[-1] if heard else "Nothing to carry."
+
+
 def reader(view, heard):
     numbers = re.findall(r"\d+", view)
     return (
@@ -363,6 +380,7 @@ def played(task, policies, size=200):
 SCRIPTED = [
     (Shop(goods=3, bought=2, most=4), (clerk, cashier)),
     (Shop(), (clerk, cashier)),
+    (Shop(porters=1), (clerk, porter, cashier)),
     (Relayed(), (reader, calculator, answerer)),
 ]
 

@@ -16,8 +16,17 @@ from teamtr_jax.llm.text.view import Told
 from teamtr_jax.llm.text_team import TextAgent, TextTeam
 
 LLAMA = LlamaConfig(vocabulary=12, width=16, layers=2, heads=4, kv_heads=2, head_dim=4, hidden=24, tied=True)
-QWEN2 = replace(LLAMA, vocabulary=10, biases=("q", "k", "v"), tied=False, heads=2, kv_heads=1, head_dim=8)
-QWEN3 = replace(LLAMA, qk_norm=True, head_dim=6, rope=Rope(theta=1e5))
+QWEN = replace(  # what Qwen 2 and 3 add: biases; norms of queries and keys
+    LLAMA,
+    vocabulary=10,
+    biases=("q", "k", "v"),
+    qk_norm=True,
+    tied=False,
+    heads=2,
+    kv_heads=1,
+    head_dim=6,
+    rope=Rope(theta=1e5),
+)
 MISTRAL = replace(LLAMA, window=5, tied=False)
 
 
@@ -65,13 +74,17 @@ def agent(name: str, model: LlamaConfig = LLAMA, cap: int = 4, **scribe) -> Text
 
 
 def params_of(team: TextTeam, seed: int = 0, scale: float = 3.0):
-    """Random parameters of each set, far from uniform: what is read matters."""
-    keys = jax.random.split(jax.random.key(seed), team.who.sets)
-    wide = [
-        jax.tree.map(lambda x: x * scale if x.ndim == 3 else x, m.init(k))
-        for m, k in zip(team.models, keys, strict=True)
-    ]
-    return tuple(jax.tree.map(jnp.asarray, own) for own in wide)
+    """Random parameters of each set, far from uniform: what is read matters. Drawn by NumPy, whatever `init` draws."""
+    rng = np.random.default_rng(seed)
+
+    def drawn(path, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        if "scale" in jax.tree_util.keystr(path):
+            return jnp.ones(leaf.shape, leaf.dtype)
+        wide = scale * leaf.shape[-2] ** -0.5 if len(leaf.shape) == 3 else leaf.shape[-1] ** -0.5
+        return jnp.asarray(rng.normal(size=leaf.shape) * wide, leaf.dtype)
+
+    shapes = [jax.eval_shape(model.init, jax.random.key(0)) for model in team.models]
+    return tuple(jax.tree_util.tree_map_with_path(drawn, own) for own in shapes)
 
 
 def rescored(team, params, which, reading):

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Bool, Float, Int
 
 from teamtr_jax.llm.checked import whole
-from teamtr_jax.llm.language_model import LanguageModel, Params, logits_of
+from teamtr_jax.llm.language_model import Cache, LanguageModel, Params, logits_of
 from teamtr_jax.llm.layout import Layout
 from teamtr_jax.llm.sizes import require_room
 from teamtr_jax.sharing import Sharing, apart
@@ -26,8 +26,8 @@ __all__ = ["ModelConfig", "Transformer", "Toy", "Cache", "LanguageTeam", "langua
            "parameter_count"]  # fmt: skip
 
 _Keys = tuple[Array, Array]
-Cache = tuple[_Keys, ...]
-"""For each layer keys and values ``[B, H, N, d/H]``. Other layouts are slower, and one of them is wrong on jax 0.10.2."""
+"""Of one layer, keys and values ``[B, H, N, d/H]``: a cache of the toy has these for each layer. Other layouts are slower, one
+is wrong on jax 0.10.2."""
 
 
 @dataclass(frozen=True)

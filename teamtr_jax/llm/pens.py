@@ -93,7 +93,7 @@ class ExternalPen:
 
 @dataclass
 class OwnPen:
-    """The agent's network writes.
+    """The agent's network writes. One that says `unroll` has its parameters `prepared` for that, a copy as long as it writes.
 
     Messages stand in the same slots of all rows. What is drawn again stands in later ones, and the slots of what was drawn before
     are read no more.
@@ -111,6 +111,10 @@ class OwnPen:
     first: int = field(init=False)  #: slot where messages begin
     unread: NDArray[np.bool_] = field(init=False)  #: whether a message's last id was not read
     wrote: Written = field(init=False)
+
+    def __post_init__(self) -> None:
+        if getattr(self.agent.model, "unroll", False):
+            self.params = self.agent.model.prepared(self.params)  # pyright: ignore[reportAttributeAccessIssue]
 
     def read(self, new: Sequence[Sequence[int]]) -> None:
         """Take in the new ids of each of the rows, at least one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -19,11 +20,12 @@ from teamtr_jax.llm.conversations import Conversations, own_messages, reading_of
 from teamtr_jax.llm.external import ExternalSampler
 from teamtr_jax.llm.language_model import Params, Reading, joined
 from teamtr_jax.llm.losses import LARGEST
-from teamtr_jax.llm.mesh import by_rows, everywhere
+from teamtr_jax.llm.mesh import by_rows, everywhere, row_parts
 from teamtr_jax.llm.networks import Audit, Kind, LanguageEstimate, LanguageSampling, backend_of
 from teamtr_jax.llm.tasks import Problem, WordTask, earned, views_of
 from teamtr_jax.llm.text.drift import DriftPolicy
 from teamtr_jax.llm.text_sampler import converse
+from teamtr_jax.llm.text_sizes import TextSizes, require_text_room
 from teamtr_jax.llm.text_team import TextTeam
 from teamtr_jax.llm.text_update import Learner, learner, score_reading, update_reading
 from teamtr_jax.llm.token_log import TokenLogger
@@ -114,7 +116,7 @@ def text_backend(
 
     Raises:
       InputError: a team whose agents or turns are not the task's; a log of updates that are not measured on every rollout; by an
-        update whose rewards span more than `reward_range`.
+        update whose rewards span more than `reward_range`, or that needs more memory than a device has.
       ArithmeticError: by an update whose loss or diagnostics are not numbers: names the agent.
     """
     if len(team.agents) != len(task.roles):
@@ -193,7 +195,18 @@ class _TextKind(NamedTuple):
     def data(self, rollouts: TextRollouts, agent: int, lesson: Lesson) -> _Given:
         said, which = rollouts.said, self.team.who.sharers[agent]
         reading = reading_of(self.team, said, which, agent, self.talk.length)
+        self._require_room(which, reading)
         return _Given(reading, own_messages(self.team, said, which).turn, said.ids.shape, lesson)
+
+    def _require_room(self, which: int, reading: Reading) -> None:
+        """Refuse an update that does not fit before it is compiled."""
+        (rows, views, length), (_, messages, cap), mesh = reading.ids.shape, reading.written.shape, self.mesh
+        own = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ("fsdp", "tensor"))
+        sizes = TextSizes(
+            rows, length, messages * cap, min(self.settings.micro_batch, rows), views, self.team.who.sets,
+            row_parts(mesh), own,
+        )  # fmt: skip
+        require_text_room(self.team.models[which], sizes)
 
     def advance(self, state: TrainState, agent: int, given: _Given, order: Array) -> tuple[TrainState, Outcome]:
         which, team, mesh = self.team.who.sharers[agent], self.team, self.mesh
@@ -204,18 +217,16 @@ class _TextKind(NamedTuple):
                 team.models[which], self.settings, own, self.frozen[which], *rows, order, team.temperature
             )
         found = gathered(new.outcome)
-        own_tokens, log_ratio, kl, current = (
-            _by_turn(given.turn, np.asarray(x), given.shape)
-            for x in (found.own, found.log_ratio, found.kl, found.current)
-        )
+        tokens: dict[str, Any] = {  # on the host: no arrays of jax
+            name: _by_turn(given.turn, np.asarray(getattr(found, name)), given.shape)
+            for name in ("own", "log_ratio", "kl", "current")
+        }
         params, moments = (
             (*each[:which], changed, *each[which + 1 :])
             for each, changed in ((state.params, new.trained), (state.optimiser, new.moments))
         )
         beta = state.beta.at[which].set(gathered(new.beta))
-        return TrainState(params, moments, beta), Outcome(
-            found.numbers, own_tokens, log_ratio, kl, current, found.start
-        )
+        return TrainState(params, moments, beta), found._replace(**tokens)
 
     def more(
         self, found: LanguageEstimate, outcome: Outcome, agent: int, info: Mapping[str, Any]
@@ -227,8 +238,8 @@ class _TextKind(NamedTuple):
         differs = _per_message(scored - said.logp[:training], own)
         itself = _per_message(np.asarray(outcome.current)[:training] - found.current[:training], own)
         floor = max(_mean(_k3(itself)), abs(float(outcome.start)))
-        spoke = own.any(-1)
-        messages = spoke.sum() / len(spoke)  # of a rollout
+        spoke = np.asarray(own.any(-1))
+        messages = spoke.sum(1).mean()  # of a rollout
         costs = self.settings.reward_range * floor * messages
         return {
             "mismatch_mean": _mean(np.abs(differs)),

@@ -80,7 +80,7 @@ def _forward(current: Array | None, new: Array, written: Array) -> tuple[TokenSt
     log_p = jax.nn.log_softmax(current)
     p = jnp.exp(log_p)
     here = p > 0
-    d = log_q - jnp.where(here, log_p, 0.0)
+    d = log_q - log_p
     near = here & (d < 1.0)
     small = jnp.where(near, d, 0.0)
     gain = jnp.expm1(small)  # q/p − 1
@@ -235,11 +235,11 @@ def token_statistics(
         return split(features.astype(wide) / jnp.asarray(temperature, wide))
 
     inputs = _Inputs(
-        None if current is None else lax.stop_gradient(of(current)),
+        None if current is None else of(current),
         of(new),
         split(jnp.clip(written, 0, vocabulary - 1)),
     )
-    heads = lax.stop_gradient(current_head), new_head
+    heads = current_head, new_head
     if blocks == 1:
         found = jax.tree.map(lambda x: x[None], _of_block(jax.tree.map(lambda x: x[0], inputs), heads))
     else:

@@ -30,6 +30,7 @@ from experiments.llm.keeping import (
     try_places,
 )
 from experiments.llm.measure import Conversations
+from experiments.llm.words.room import room_for
 from experiments.llm.words.settings import Adapters, TextTrain
 from experiments.llm.words.setup import TextSetup, describe_text, set_up_text
 from experiments.saved import read, write_json
@@ -84,6 +85,7 @@ def train_text(settings: TextTrain) -> dict[str, Any]:
     began, compilations = time.perf_counter(), COMPILATIONS.count
     try_places(settings)
     setup = set_up_text(settings)
+    print(room_for(setup), flush=True)
     write = tensorboard(settings, len(setup.team.who.leaders))
     home, about = settings.out, describe_text(settings, setup)
     saved = latest(home / CHECKPOINTS)

@@ -59,6 +59,10 @@ class TextTrain(Learn):
     """Of the computation. In bfloat16 log-probabilities have a floor of some hundredths of a nat a token."""
     micro_batch: int = 8
     """Rollouts of one gradient accumulation."""
+    remat: bool = False
+    """Layers are computed again where they are differentiated, instead of kept: less memory, a third more work."""
+    unroll: bool = True
+    """Messages are written layer by layer with adapters merged: more to compile, a quarter faster."""
     drift: Literal["keep", "refuse", "resample"] = "keep"
     """A message whose text, encoded again, gives other ids: counted, an error, or drawn again."""
     stages: int = 6
@@ -83,7 +87,7 @@ class TextTrain(Learn):
             texts(self, "difficulty")
         made(self, str, "verifier")
         made(self, Adapters, "lora")
-        flags(self, "full")
+        flags(self, "full", "remat", "unroll")
         one_of("dtype", self.dtype, ("float32", "bfloat16"))
         one_of("drift", self.drift, ("keep", "refuse", "resample"))
         whole(self, 1, "micro_batch", high=MOST_ROLLOUTS)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -69,11 +69,11 @@ def text_task_of(settings: TextTrain) -> WordTask:
     own = task_file(settings.verifier)
     if own is None:
         return jsonl_task(settings.task, settings.verifier, **more)
-    function: Any = loaded(own)
+    function = loaded(own)
     if not callable(function):
         found = f"{own.name}, which is no function"
         raise InputError("verifier", found, f"problem, messages → reward, or one of {', '.join(READERS)}")
-    return jsonl_task(settings.task, task_identity(settings.verifier), own=function, **more)
+    return jsonl_task(settings.task, task_identity(settings.verifier), own=cast(Any, function), **more)
 
 
 def roles_of(settings: TextTrain, task: WordTask) -> tuple[Role, ...]:
@@ -113,7 +113,10 @@ def set_up_text(settings: TextTrain) -> TextSetup:
     test = held_out_problems(task, np.random.default_rng([settings.seed, 2]), settings.test_prompts)
     own = [paths[first] for first in sharing.firsts]
     agents, params = _agents(settings, own)
-    desks = tuple(Scribe(agents[k].tokenizer, role) for k, role in zip(sharing.sharers, roles, strict=True))
+    desks = tuple(
+        Scribe(agents[k].tokenizer, role, context=agents[k].model.longest)
+        for k, role in zip(sharing.sharers, roles, strict=True)
+    )
     team = TextTeam(
         tuple(
             TextAgent(role, agents[number].model, desk)
@@ -149,7 +152,9 @@ def _agents(settings: TextTrain, paths: Sequence[Path]) -> tuple[list[Agent], tu
     agents, params = [], []
     for number, path in enumerate(paths):
         if path not in known:
-            known[path] = load_agent(path, dtype=settings.dtype, lora=lora)
+            found = load_agent(path, dtype=settings.dtype, lora=lora)
+            how = replace(found.model, remat=settings.remat, unroll=settings.unroll)
+            known[path] = found._replace(model=how)
         agent = known[path]
         if lora is None:
             own = agent.params
@@ -184,7 +189,7 @@ def describe_text(settings: TextTrain, setup: TextSetup) -> dict[str, Any]:
         "lora": None if settings.full else asdict(settings.lora),
         "roles": [{**asdict(desk.role), "template": getattr(desk.template, "source", None)} for desk in setup.desks],
         "turns": team.turns,
-        "context": team.context,
+        "context": [desk.context for desk in setup.desks],
         "sharing": asdict(team.who),
         "schedule": setup.method.schedule.name,
         "update": asdict(setup.update),

@@ -17,6 +17,7 @@ from teamtr_jax.llm.language_model import Params
 from teamtr_jax.llm.llama.adapters import merged
 from teamtr_jax.llm.llama.config import LlamaConfig, config_of
 from teamtr_jax.llm.llama.gguf_file import read_gguf_texts
+from teamtr_jax.llm.llama.safetensors_file import write_tensors
 from teamtr_jax.llm.llama.tensors import hf_names, tensor_shapes
 from teamtr_jax.validation import InputError
 
@@ -60,7 +61,8 @@ def export_folder(
     with making_folder("folder", folder) as place:
         texts = _source(source)
         config = json.loads(texts["config.json"])
-        if replace(config_of(config), dtype=model.dtype, remat=model.remat) != replace(model, lora=None):
+        ours = {"dtype": model.dtype, "lora": model.lora, "remat": model.remat, "unroll": model.unroll}
+        if replace(config_of(config), **ours) != model:
             raise InputError("source", f"the config of another network in {source}", "what the network was loaded from")
         dtype = str(params["embedding"].dtype)
         if model.lora is not None:
@@ -98,8 +100,7 @@ def tensor_of(model: LlamaConfig, params: Params) -> Callable[[str], NDArray[Any
         for step in path:
             leaf = leaf[step]
         out = np.asarray(leaf if number is None else leaf[number])
-        # safetensors writes down the memory of an array whatever its order.
-        out = np.ascontiguousarray(out.T if path[0] == "layers" and path[-1] == "kernel" else out)
+        out = out.T if path[0] == "layers" and path[-1] == "kernel" else out
         if out.shape != shapes[name]:
             raise InputError("/".join(path), f"shape {list(out.shape)} for {name}", f"{list(shapes[name])}")
         if not np.isfinite(out.astype(np.float32, copy=False)).all():
@@ -125,16 +126,12 @@ def _source(source: Path) -> dict[str, str]:
 
 
 def _write(place: Path, model: LlamaConfig, tensor: Callable[[str], NDArray[Any]], itemsize: int, shard: int) -> None:
-    try:
-        from safetensors.numpy import save_file
-    except ImportError as error:
-        raise InputError("safetensors", "not installed", "pip install 'teamtr-jax[models]'") from error
     sizes = {name: itemsize * int(np.prod(shape)) for name, shape in tensor_shapes(model).items()}
     parts = list(_parts(sizes, shard))
     index: dict[str, str] = {}
     for number, names in enumerate(parts, 1):
         file = "model.safetensors" if len(parts) == 1 else f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-        save_file({name: tensor(name) for name in names}, place / file, metadata={"format": "pt"})
+        write_tensors(place / file, {name: tensor(name) for name in names})
         index |= dict.fromkeys(names, file)
     if len(parts) > 1:
         text = json.dumps({"metadata": {"total_size": sum(sizes.values())}, "weight_map": index}, indent=2)

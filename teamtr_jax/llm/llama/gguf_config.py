@@ -91,6 +91,8 @@ def config_json(
     if "context_length" in own:
         out["max_position_embeddings"] = _whole(own, name, "context_length")
     out["rms_norm_eps"] = _real(own, name, "attention.layer_norm_rms_epsilon")
+    if rope_freqs is not None and rope_freqs.shape != (size // 2,):
+        raise InputError("rope_freqs.weight", f"shape {list(rope_freqs.shape)}", f"[{size // 2}], half a head")
     out["rope_parameters"] = _rope(own, name, rope_freqs)
     out["tie_word_embeddings"] = "output.weight" not in tensors
     if name != "qwen2":
@@ -114,7 +116,7 @@ def _require_known(own: Mapping[str, Any], name: str) -> None:
 def _rope(own: Mapping[str, Any], name: str, factors: NDArray[Any] | None) -> dict[str, Any]:
     theta = _real(own, name, "rope.freq_base") if "rope.freq_base" in own else 10_000.0
     kind = own.get("rope.scaling.type", "none")
-    if kind not in MEANT:
+    if not isinstance(kind, str) or kind not in MEANT:
         raise InputError(f"{name}.rope.scaling.type", repr(kind), f"one of {', '.join(MEANT)}")
     out: dict[str, Any] = {"rope_type": "default" if kind == "none" else kind, "rope_theta": theta}
     for key in own:
@@ -149,6 +151,10 @@ def llama3_scaling(factors: NDArray[Any], theta: float) -> dict[str, Any]:
       teamtr_jax.validation.InputError: rope_freqs.weight: found factors from 1 to 8, expected those of the scaling of Llama 3
     """
     factors = np.asarray(factors, np.float64)
+    if not (np.isfinite(factors) & (factors >= 1)).all():
+        raise InputError(
+            "rope_freqs.weight", f"factors from {factors.min():g} to {factors.max():g}", "numbers of at least 1"
+        )
     frequencies = theta ** (-np.arange(len(factors)) / len(factors))
     greatest = round(float(factors.max()), 6)
     olds, low, high = [8192], 1.0, 4.0

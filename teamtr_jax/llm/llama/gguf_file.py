@@ -166,8 +166,17 @@ def _open(path: Path) -> Any:
         from gguf import GGUFReader
     except ImportError as error:
         raise InputError("gguf", "not installed", "pip install 'teamtr-jax[models]'") from error
+
+    class Reader(GGUFReader):
+        """What lies beyond the end of the file is empty for the library: a length that is damaged would keep it reading there."""
+
+        def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+            if int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
+                raise ValueError("it ends early")
+            return super()._get(offset, dtype, count, override_order)
+
     try:
-        reader = GGUFReader(path)
+        reader = Reader(path)
     except (OSError, ValueError, IndexError, KeyError, OverflowError) as error:
         raise InputError(str(path), f"a damaged file ({reason(error)})", EXPECTED) from error
     if reader.byte_order != "I":

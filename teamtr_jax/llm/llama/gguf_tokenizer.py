@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from teamtr_jax.validation import InputError
@@ -53,15 +53,16 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
 }
 """What `tokenizer.ggml.pre` may be."""
 
-UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
-"""Entries of `tokenizer.ggml.token_type` that are not merged from bytes: found in a text as they are."""
+UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6
+"""Of `tokenizer.ggml.token_type`. The first three are not merged from bytes: they are found in a text as they are."""
 
 
 def tokenizer_files(fields: Mapping[str, Any], vocabulary: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """`tokenizer.json` and `tokenizer_config.json` of the metadata of a GGUF file.
 
-    Nothing is added to an encoded text. Of the config: ``bos_token``, ``eos_token``, ``eot_token``, ``unk_token``, ``pad_token``
-    (texts, where the file names them), ``eos_token_id`` (ids of eos and eot), ``add_bos_token``, ``chat_template``.
+    Nothing is added to an encoded text. Rows without an id, which the converter calls ``[PAD17]``, have none here. Of
+    the config: ``bos_token``, ``eos_token``, ``eot_token``, ``unk_token``, ``pad_token`` (texts, where the file names them),
+    ``eos_token_id`` (ids of eos and eot), ``add_bos_token``, ``chat_template``.
 
     Args:
       fields: the metadata; of a byte-level BPE (`tokenizer.ggml.model` is ``gpt2``).
@@ -85,12 +86,14 @@ def tokenizer_files(fields: Mapping[str, Any], vocabulary: int) -> tuple[dict[st
         raise InputError("tokenizer.ggml.tokens", f"{len(tokens)} ids", f"{vocabulary}, the rows of token_embd.weight")
     if twice := [token for token, times in Counter(tokens).items() if times > 1]:
         raise InputError("tokenizer.ggml.tokens", f"{twice[0]!r} twice", "another text for every id")
-    vocab = {token: i for i, token in enumerate(tokens)}
+    kinds = _kinds(fields, len(tokens))
+    filled = {i for i, kind in enumerate(kinds) if kind in (UNUSED, USER_DEFINED) and tokens[i] == f"[PAD{i}]"}
+    vocab = {token: i for i, token in enumerate(tokens) if i not in filled}
     file = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": _added(fields, tokens),
+        "added_tokens": _added(kinds, tokens, filled),
         "normalizer": {"type": "NFC"} if cut.nfc else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*map(_split, cut.patterns), _bytes()]},
         "post_processor": None,
@@ -119,17 +122,21 @@ def _bytes() -> dict[str, Any]:
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
 
 
-def _added(fields: Mapping[str, Any], tokens: Sequence[str]) -> list[dict[str, Any]]:
+def _kinds(fields: Mapping[str, Any], count: int) -> list[int]:
     kinds = _need(fields, "tokenizer.ggml.token_type", list)
-    if len(kinds) != len(tokens):
-        raise InputError("tokenizer.ggml.token_type", f"{len(kinds)} entries", f"{len(tokens)}, one for every id")
+    if len(kinds) != count:
+        raise InputError("tokenizer.ggml.token_type", f"{len(kinds)} entries", f"{count}, one for every id")
     if BYTE in kinds:
         raise InputError("tokenizer.ggml.token_type", "an id of kind BYTE", "a byte-level BPE, which has none")
+    return kinds
+
+
+def _added(kinds: Sequence[int], tokens: Sequence[str], filled: Collection[int]) -> list[dict[str, Any]]:
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return [
         {"id": i, "content": tokens[i], **plain, "special": kind != USER_DEFINED}
         for i, kind in enumerate(kinds)
-        if kind in (UNKNOWN, CONTROL, USER_DEFINED)
+        if kind in (UNKNOWN, CONTROL, USER_DEFINED) and i not in filled
     ]
 
 

@@ -67,7 +67,7 @@ def load_agent(
     if path.suffix == ".gguf":
         from teamtr_jax.llm.llama.gguf_file import read_gguf
 
-        found = read_gguf(path, "float32" if lora is None else dtype)
+        found = read_gguf(path, "float32" if lora is None else dtype, place)
         config, params, files = replace(found.model, **settings), found.params, [path]
         tokenizer = tokenizer_of(found.tokenizer, found.tokenizer_config)
     elif path.is_dir():

@@ -13,14 +13,14 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Int
 
 from teamtr_jax.llm.language_model import Cache, Params
-from teamtr_jax.llm.llama.adapters import adapted
+from teamtr_jax.llm.llama.adapters import adapted, merged
 from teamtr_jax.llm.llama.config import LlamaConfig
 from teamtr_jax.llm.llama.lora import LINEARS
 from teamtr_jax.llm.mesh import constrain
 from teamtr_jax.llm.model import product
 from teamtr_jax.validation import InputError
 
-__all__ = ["PARTITION", "features", "init", "init_cache"]
+__all__ = ["PARTITION", "features", "init", "init_cache", "prepared"]
 
 _INWARD = "layers/(q|k|v|gate|up)/"
 _OUTWARD = "layers/(o|down)/"
@@ -41,7 +41,8 @@ PARTITION: tuple[tuple[str, P], ...] = (
 
 def init(config: LlamaConfig, key: Array) -> Params:
     """Random parameters: kernels normal with variance 1/in, norms 1, biases 0, adapters as `adapted`."""
-    n, tables, keys = config.layers, jax.random.split(key, 3), iter(jax.random.split(key, 3 + len(LINEARS))[3:])
+    n, (own, *tables, last) = config.layers, jax.random.split(key, 4)
+    keys = iter(jax.random.split(own, len(LINEARS)))
 
     def normal(key: Array, shape: tuple[int, ...], size: int) -> Array:
         return (jax.random.normal(key, shape, jnp.float32) * size**-0.5).astype(config.kept)
@@ -61,13 +62,15 @@ def init(config: LlamaConfig, key: Array) -> Params:
     params["norm"] = {"scale": jnp.ones(config.width, jnp.float32)}
     if not config.tied:
         params["head"] = {"kernel": normal(tables[1], table, config.width)}
-    return params if config.lora is None else adapted(config, params, tables[2])
+    return params if config.lora is None else adapted(config, params, last)
 
 
 def init_cache(config: LlamaConfig, batch: int, length: int) -> Cache:
-    """Keys and values of no ids: two arrays ``[n, B, Hkv, N, d]``."""
-    shape = (config.layers, batch, config.kv_heads, length, config.head_dim)
-    return jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)
+    """Keys and values of no ids: two arrays ``[n, B, Hkv, N, d]``; unrolled, a pair of ``[B, Hkv, N, d]`` for each layer."""
+    shape = (batch, config.kv_heads, length, config.head_dim)
+    if config.unroll:
+        return tuple((jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)) for _ in range(config.layers))
+    return jnp.zeros((config.layers, *shape), config.dtype), jnp.zeros((config.layers, *shape), config.dtype)
 
 
 class _Where(NamedTuple):
@@ -97,40 +100,104 @@ def features(
       InputError: a chunk that ends beyond its cache, `readable` of another length than the slots, more slots than a rotation that
         depends on the length of a text allows. A traced `start` cannot be checked.
     """
-    before = [part[0].shape[3] for part in past]
-    length = ids.shape[1] if cache is None else cache[0].shape[3]
+    before = [_slots(part) for part in past]
+    length = ids.shape[1] if cache is None else _slots(cache)
+    layers = params["layers"]
+    if config.lora is None and (extra := _adapted(layers if isinstance(layers, dict) else layers[0])):
+        raise InputError("params", f"adapters of {', '.join(extra)}", "none: the network has no `lora`")
     _check(config, ids.shape[1], [*before, length], readable.shape[1], start, cache is None)
     where = _where(config, readable, start, ids.shape[1], [*before, length])
-    layers = {
-        "weights": params["layers"],
-        "scales": _scales(config, params["layers"]),
-        "full": np.isin(np.arange(config.layers), config.full),
-        "past": past,
-    }
     x = constrain(params["embedding"][ids].astype(config.dtype))
     if cache is None:
-
-        def block(x: Array, layer: dict[str, Any]) -> tuple[Array, Cache]:
-            q, k, v = _heads(config, layer, x, where)
-            return _rest(config, layer, x, where, q, k, v), (k, v)
-
-        x, written = lax.scan(jax.checkpoint(block, prevent_cse=False) if config.remat else block, x, layers)
+        x, written = _whole(config, layers, x, where, past)
     else:
-        at = start - sum(before)
-
-        def extend(carry: tuple[Array, Cache], layer: dict[str, Any]) -> tuple[tuple[Array, Cache], None]:
-            x, cache = carry
-            q, *new = _heads(config, layer, x, where)
-            place = (layer["number"], 0, 0, at, 0)
-            cache = tuple(
-                lax.dynamic_update_slice(all_, one[None], place) for all_, one in zip(cache, new, strict=True)
-            )
-            k, v = (lax.dynamic_index_in_dim(all_, layer["number"], 0, False) for all_ in cache)
-            return (_rest(config, layer, x, where, q, k, v), cache), None
-
-        layers["number"] = np.arange(config.layers, dtype=np.int32)
-        (x, written), _ = lax.scan(extend, (x, tuple(cache)), layers)
+        extend = _unrolled if config.unroll else _scanned
+        x, written = extend(config, layers, x, where, past, cache, start - sum(before))
     return _norm(x[:, first:], params["norm"]["scale"], config.norm_eps), written
+
+
+def prepared(config: LlamaConfig, params: Params) -> Params:
+    """The same network as it writes fastest: adapters merged if it is float32, and layers apart if they are unrolled.
+
+    `features` with a cache takes it; it is a copy of the kernels.
+    """
+    if config.dtype == "float32" and _adapted(params["layers"]):
+        params = merged(config, params)
+    if config.unroll and isinstance(params["layers"], dict):
+        params = {**params, "layers": tuple(_layer(params["layers"], i) for i in range(config.layers))}
+    return params
+
+
+def _layer(weights: Any, number: int) -> dict[str, Any]:
+    """One out of a stack, or of those that are apart."""
+    return jax.tree.map(lambda x: x[number], weights) if isinstance(weights, dict) else weights[number]
+
+
+def _slots(cache: Cache) -> int:
+    return jax.tree.leaves(cache)[0].shape[-2]
+
+
+def _stacked(config: LlamaConfig, weights: Any, past: tuple[Cache, ...]) -> dict[str, Any]:
+    """What a scan over layers takes of each."""
+    if not isinstance(weights, dict):
+        raise InputError("params", "layers apart", "stacked layers: these are for `unroll` and a cache")
+    if config.unroll:  # a past that was written with a cache
+        past = tuple(jax.tree.map(lambda *x: jnp.stack(x), *part) for part in past)
+    scales = {name: config.lora.scales(name, config.layers) for name in _adapted(weights)} if config.lora else {}
+    full = np.isin(np.arange(config.layers), config.full)
+    return {"weights": weights, "scales": scales, "full": full, "past": past}
+
+
+def _whole(config: LlamaConfig, weights: Any, x: Array, where: _Where, past: tuple[Cache, ...]) -> tuple[Array, Cache]:
+    """A text without a cache, as it is differentiated: one layer is compiled, and with `remat` no more than one is kept."""
+
+    def block(x: Array, layer: dict[str, Any]) -> tuple[Array, Cache]:
+        q, k, v = _heads(config, layer, x, where)
+        return _rest(config, layer, x, where, q, k, v), (k, v)
+
+    layers = _stacked(config, weights, past)
+    x, written = lax.scan(jax.checkpoint(block, prevent_cse=False) if config.remat else block, x, layers)
+    return x, tuple(zip(*written, strict=True)) if config.unroll else written
+
+
+def _scanned(
+    config: LlamaConfig, weights: Any, x: Array, where: _Where, past: tuple[Cache, ...], cache: Cache, at: Array | int
+) -> tuple[Array, Cache]:
+    """A chunk written into slot `at` of the cache and after; the cache is carried through the layers, in place."""
+
+    def block(carry: tuple[Array, Cache], layer: dict[str, Any]) -> tuple[tuple[Array, Cache], None]:
+        x, cache = carry
+        q, *new = _heads(config, layer, x, where)
+        zero = jnp.int32(0)
+        place = (layer["number"], zero, zero, jnp.asarray(at, jnp.int32), zero)  # one type, x64 on or off
+        cache = tuple(lax.dynamic_update_slice(all_, one[None], place) for all_, one in zip(cache, new, strict=True))
+        k, v = (lax.dynamic_index_in_dim(all_, layer["number"], 0, False) for all_ in cache)
+        return (_rest(config, layer, x, where, q, k, v), cache), None
+
+    numbers = np.arange(config.layers, dtype=np.int32)
+    (x, written), _ = lax.scan(block, (x, tuple(cache)), _stacked(config, weights, past) | {"number": numbers})
+    return x, written
+
+
+def _unrolled(
+    config: LlamaConfig, weights: Any, x: Array, where: _Where, past: tuple[Cache, ...], cache: Cache, at: Array | int
+) -> tuple[Array, Cache]:
+    """The same, layer by layer: nothing is sliced out of a stack, neither weights nor keys."""
+    written, zero = [], jnp.int32(0)
+    place = (zero, zero, jnp.asarray(at, jnp.int32), zero)
+    for i in range(config.layers):
+        own = _layer(weights, i)
+        layer = {
+            "weights": own,
+            "scales": {name: config.lora.scale_of(name, i) for name in _adapted(own)} if config.lora else {},
+            "full": i in config.full,
+            "past": [part[i] for part in past],
+        }
+        q, *new = _heads(config, layer, x, where)
+        k, v = (lax.dynamic_update_slice(old, one, place) for old, one in zip(cache[i], new, strict=True))
+        x = _rest(config, layer, x, where, q, k, v)
+        written.append((k, v))
+    return x, tuple(written)
 
 
 def _check(config: LlamaConfig, chunk: int, slots: list[int], readable: int, start: Array | int, whole: bool) -> None:
@@ -163,12 +230,9 @@ def _where(config: LlamaConfig, readable: Array, start: Array | int, chunk: int,
     return _Where(cos, sin, *(tuple(jnp.split(mask, ends, 2)) for mask in (seen, near)))
 
 
-def _scales(config: LlamaConfig, layers: dict[str, Any]) -> dict[str, Array]:
-    """Of the adapters that there are, layer by layer."""
-    have = [name for name in LINEARS if "lora_a" in layers[name]]
-    if have and config.lora is None:
-        raise InputError("params", f"adapters of {', '.join(have)}", "none: the network has no `lora`")
-    return {} if config.lora is None else {name: jnp.asarray(config.lora.scales(name, config.layers)) for name in have}
+def _adapted(layers: dict[str, Any]) -> list[str]:
+    """Linear maps that have an adapter."""
+    return [name for name in LINEARS if "lora_a" in layers[name]]
 
 
 def _linear(layer: dict[str, Any], name: str, x: Array) -> Array:

@@ -16,6 +16,7 @@ from teamtr_jax.llm.language_model import Params
 from teamtr_jax.llm.llama.config import LlamaConfig
 from teamtr_jax.llm.llama.lora import Lora
 from teamtr_jax.llm.llama.peft_config import adapter_config, lora_of, module_name
+from teamtr_jax.llm.llama.safetensors_file import library, write_tensors
 from teamtr_jax.validation import InputError
 
 __all__ = ["load_adapters", "read_lora", "save_adapters"]
@@ -46,11 +47,11 @@ def save_adapters(folder: str | Path, model: LlamaConfig, params: Params, base: 
             for layer in range(model.layers):
                 if rank := model.lora.rank_of(linear, layer):
                     name = PREFIX + module_name(model, linear, layer)
-                    tensors[f"{name}.lora_A.weight"] = _row_major(leaves["lora_a"][layer, :, :rank].T)
-                    tensors[f"{name}.lora_B.weight"] = _row_major(leaves["lora_b"][layer, :rank].T)
+                    tensors[f"{name}.lora_A.weight"] = np.asarray(leaves["lora_a"][layer, :, :rank].T, np.float32)
+                    tensors[f"{name}.lora_B.weight"] = np.asarray(leaves["lora_b"][layer, :rank].T, np.float32)
         for name, tensor in tensors.items():
             _require_finite(name, tensor)
-        _library().save_file(tensors, place / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(place / WEIGHTS, tensors)
         text = json.dumps(adapter_config(model.lora, model, base), indent=2, sort_keys=True)
         (place / CONFIG).write_text(text + "\n")
 
@@ -80,7 +81,7 @@ def load_adapters(folder: str | Path, model: LlamaConfig, params: Params) -> tup
         raise InputError(str(path), "adapter_model.bin, a pickle", "safetensors: pickles can run programs")
     regular_file(path, EXPECTED)
     try:
-        tensors = _library().load_file(path)
+        tensors = library().load_file(path)
     except Exception as error:  # safetensors has errors of its own
         raise InputError(str(path), f"a damaged file ({reason(error)})", EXPECTED) from error
     layers = {
@@ -128,16 +129,3 @@ def _taken(path: Path, tensors: dict[str, Any], name: str, shape: tuple[int, int
 def _require_finite(name: str, tensor: NDArray[np.float32]) -> None:
     if not np.isfinite(tensor).all():
         raise InputError(name, f"{int((~np.isfinite(tensor)).sum())} entries that are not finite", "finite numbers")
-
-
-def _row_major(array: Any) -> NDArray[np.float32]:
-    """On the host, in the order that safetensors takes for granted: it writes another order down as if it were this one."""
-    return np.ascontiguousarray(np.asarray(array, np.float32))
-
-
-def _library() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise InputError("safetensors", "not installed", "pip install 'teamtr-jax[models]'") from error
-    return safetensors.numpy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from teamtr_jax.llm.llama.config import LlamaConfig
@@ -16,6 +16,7 @@ __all__ = ["adapter_config", "lora_of", "module_name"]
 PASSED_BY = {
     "auto_mapping",
     "base_model_name_or_path",
+    "eva_config",
     "inference_mode",
     "lora_dropout",
     "megatron_core",
@@ -66,8 +67,9 @@ def lora_of(json: Mapping[str, Any], model: LlamaConfig) -> Lora:
     if not taken:
         raise InputError("target_modules", repr(plan.targets), "the name of a linear map of the network")
     rank, alpha = whole_number("r", json.get("r", 8), 1), positive("lora_alpha", json.get("lora_alpha", 8))
-    ranks, alphas = (json.get(f"{name}_pattern") or {} for name in ("rank", "alpha"))
-    found_ranks = {at: whole_number("rank_pattern", _matching(ranks, name, rank)[0], 1) for at, name in taken.items()}
+    ranks = _pattern(json, "rank_pattern", lambda value: whole_number("rank_pattern", value, 1))
+    alphas = _pattern(json, "alpha_pattern", lambda value: positive("alpha_pattern", value))
+    found_ranks = {at: _matching(ranks, name, rank)[0] for at, name in taken.items()}
     found_alphas = {}
     for at, name in taken.items():
         if len(set(values := _matching(alphas, name, alpha))) > 1:
@@ -76,7 +78,7 @@ def lora_of(json: Mapping[str, Any], model: LlamaConfig) -> Lora:
                 f"{' and '.join(map(repr, values))} for {name}",
                 "one: PEFT takes the first, sorts the patterns when it saves, and so may load another scale than it trained",
             )
-        found_alphas[at] = positive("alpha_pattern", values[0])
+        found_alphas[at] = values[0]
     targets = tuple(m for m in LINEARS if any(at[0] == m for at in taken))
     every = [(m, i) for m in targets for i in range(model.layers)]
     return Lora(
@@ -133,7 +135,7 @@ class _Plan(NamedTuple):
         if isinstance(targets, str) and targets.lower() == "all-linear":
             targets = tuple(name.split(".")[-1] for name in linears)
         layers = json.get("layers_to_transform")
-        layers = [] if layers is None else [layers] if isinstance(layers, int) else layers
+        layers = [] if layers is None else layers if isinstance(layers, list | tuple) else [layers]
         if isinstance(targets, str) and layers:
             raise InputError("layers_to_transform", repr(layers), "none beside a regular expression: PEFT refuses it")
         patterns = _names(json, "layers_pattern")
@@ -152,17 +154,15 @@ class _Plan(NamedTuple):
             return False
         if isinstance(self.targets, str) or name in self.targets or not self.layers:
             return True
-        found = (re.match(rf"(?:^|.*?\.){part}\.(\d+)\.", name) for part in self.patterns or (r"[^.]*",))
-        layer = next((match[1] for match in found if match), None)
+        parts = self.patterns or (r"[^.]*",)
+        found = (_compiled("layers_pattern", rf"(?:^|.*?\.){part}\.(?P<layer>\d+)\.").match(name) for part in parts)
+        layer = next((match["layer"] for match in found if match), None)
         return layer is not None and int(layer) in self.layers
 
 
 def _matches(names: str | tuple[str, ...], name: str) -> bool:
     if isinstance(names, str):
-        try:
-            return re.fullmatch(names, name) is not None
-        except re.error as error:
-            raise InputError("target_modules", repr(names), f"a regular expression ({error})") from error
+        return _compiled("target_modules", names).fullmatch(name) is not None
     return any(name == end or name.endswith(f".{end}") for end in names)
 
 
@@ -175,9 +175,24 @@ def _names(json: Mapping[str, Any], key: str) -> str | tuple[str, ...]:
     return tuple(value)
 
 
-def _matching(pattern: Mapping[str, Any], name: str, otherwise: Any) -> list[Any]:
-    """The values of the keys that a name ends with, read as regular expressions; PEFT takes the first."""
-    return [value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", name)] or [otherwise]
+def _pattern(json: Mapping[str, Any], key: str, read: Callable[[Any], Any]) -> dict[re.Pattern[str], Any]:
+    """The entries of `rank_pattern` or `alpha_pattern`: of each key the names that it fits, and its value."""
+    entries = json.get(key) or {}
+    if not isinstance(entries, Mapping):
+        raise InputError(key, repr(entries), "an object: from the end of a name to a number")
+    return {_compiled(key, rf"(.*\.)?({end})$"): read(value) for end, value in entries.items()}
+
+
+def _compiled(key: str, text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise InputError(key, repr(text), f"a regular expression ({error})") from error
+
+
+def _matching(pattern: Mapping[re.Pattern[str], Any], name: str, otherwise: Any) -> list[Any]:
+    """The values of the keys that fit the end of a name; PEFT takes the first."""
+    return [value for end, value in pattern.items() if end.match(name)] or [otherwise]
 
 
 def _exceptions(

@@ -23,11 +23,16 @@ AROUND = " \t\r\n*_`\"'“”"
 MINUS = str.maketrans(dict.fromkeys("\u2212\ufe63\uff0d\u2013", "-"))
 """Minus signs, the small and the wide one, and the dash that often stands for one."""
 
-NUMBER = re.compile(r"([+-]?)[$£€]?([+-]?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.([0-9]+))?\.?")
+NUMBER = re.compile(r"([+-]?)[$£€]?([+-]?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.([0-9]+))?")
 
 TAGGED = re.compile(r"\\boxed\{([^{}]*)\}|<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 OPENED = re.compile(r"\\boxed\s*\{|</?answer\b", re.IGNORECASE)
-SAID = re.compile(r"(?<![^\W_])answer[*_ \t]*:([^\n]*)", re.IGNORECASE)
+SAID = re.compile(r"(?<![^\W_])answer[*_ \t]*(?::|is\b[*_ \t]*:?)([^\n]*)", re.IGNORECASE)
+
+
+def _bare(text: str) -> str:
+    """Without what stands around an answer and one period at its end."""
+    return text.strip(AROUND).removesuffix(".").strip(AROUND)
 
 
 def number(text: str) -> str | None:
@@ -37,7 +42,7 @@ def number(text: str) -> str | None:
       >>> [number(x) for x in ("1,234.", "+07", "−3.50", "$12", "-0", "1,23", "7 or 8", "٧", "1e3", "12 apples")]
       ['1234', '7', '-3.5', '12', '0', None, None, None, None, None]
     """
-    found = NUMBER.fullmatch(text.strip(AROUND).translate(MINUS)) if len(text) <= LONGEST else None
+    found = NUMBER.fullmatch(_bare(text).translate(MINUS)) if len(text) <= LONGEST else None
     if found is None or (found[1] and found[2]):
         return None
     whole, part = found[3].replace(",", "").lstrip("0") or "0", (found[4] or "").rstrip("0")
@@ -52,10 +57,9 @@ def exact(text: str) -> str | None:
       >>> [exact(x) for x in (' "mother-in-law". ', "New  York", "Yes", "", ".")]
       ['mother-in-law', 'New York', 'Yes', None, None]
     """
-    text = text.strip(AROUND)
+    text = _bare(text)
     if len(text) > LONGEST or "\n" in text:
         return None
-    text = text.removesuffix(".").strip(AROUND)
     return unicodedata.normalize("NFC", " ".join(text.split())) or None
 
 
@@ -66,7 +70,7 @@ def choice(text: str) -> str | None:
       >>> [choice(x) for x in ("b", "(C)", "D.", "E)", "A or B", "AB", "1", "")]
       ['B', 'C', 'D', 'E', None, None, None, None]
     """
-    found = re.fullmatch(r"\(?([A-Za-z])\)?\.?", text.strip(AROUND))
+    found = re.fullmatch(r"\(?([A-Za-z])\)?", _bare(text))
     return found and found[1].upper()
 
 
@@ -82,7 +86,9 @@ def _inside(text: str) -> str:
 
 
 def parse_answer(text: str, read: Reader = number) -> str | None:
-    r"""The normal form of a message's one answer: what follows ``Answer:`` on its line, or is in ``\boxed{}`` or ``<answer>``.
+    r"""The normal form of a message's one answer.
+
+    It follows ``Answer:``, ``The answer is`` or ``The answer is:`` on its line, or stands in ``\boxed{}`` or ``<answer>``.
 
     `None` where there is no marker, what stands after one cannot be read, two say different things, or anything but closing
     marks follows the last one. So a list of guesses is no answer, whatever its form, and what is read is what was said last.

@@ -110,7 +110,7 @@ class WordProblems:
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        return solving_roles(self.agents, "one number", self.cap)
+        return solving_roles(self.agents, "the number", self.cap)
 
     @property
     def turns(self) -> int:

@@ -29,7 +29,7 @@ TRAINING, HELD = ("train", "training"), ("test", "validation", "valid", "dev", "
 LARGEST = 2**30
 """Most bytes of a file."""
 
-FORMS = {"number": "one number", "exact": "nothing else", "choice": "one letter"}
+FORMS = {"number": "the number", "choice": "one letter"}
 LINE = 'one JSON object a line, such as {"prompt": "2 + 3?", "answer": "5"}'
 
 
@@ -187,5 +187,5 @@ def jsonl_task(
             if READERS[verifier](row.problem.answer) is None:
                 where = f"{path}, line {row.line}: answer"
                 raise InputError(where, row.problem.answer, f"what the verifier {verifier!r} can read")
-    speaking = solving_roles(agents, FORMS.get(verifier, "nothing else"), cap) if roles is None else tuple(roles)
+    speaking = solving_roles(agents, FORMS.get(verifier, "the answer"), cap) if roles is None else tuple(roles)
     return JsonLines(Path(path).name, found.digest, verifier, speaking, found.rows, own)

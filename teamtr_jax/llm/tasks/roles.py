@@ -23,12 +23,12 @@ GOODS = ("apple", "book", "candle", "drum", "fork", "glove", "hat", "kite", "lam
 HEARS: dict[str, Any] = {"sees": "last", "sees_problem": False}
 """Of a role that knows the message before its own, and nothing else."""
 
-LAST = ANSWER.format(form="one number")
+LAST = ANSWER.format(form="the number")
 
 
 @dataclass(frozen=True)
 class Shop:
-    """Two roles: the clerk knows the prices, the cashier the order. The clerk speaks once, then the cashier names the price.
+    """Two roles: the clerk knows the prices, the cashier the order. The clerk speaks, the cashier says what is to be paid.
 
     The prompt is a price list and, after a blank line, an order; each role sees its own part. The clerk does not know what is
     ordered, so it has to pass on all prices; whoever guesses one price is right once in ``largest − 1`` times.
@@ -44,28 +44,32 @@ class Shop:
     bought: int = 1  #: kinds in the order
     most: int = 1  #: greatest number of each; 1: one of each
     largest: int = 20  #: greatest price
+    porters: int = 0  #: between the two, who hear the message before their own and nothing else
     cap: int = 48  #: ids of a message
 
     name = "shop"
-    turns = 2
 
     def __post_init__(self) -> None:
         whole(self, 1, "goods", high=len(GOODS))
         whole(self, 1, "bought", high=self.goods)
         whole(self, 1, "most", high=MOST_NUMBER)
         whole(self, 2, "largest", high=MOST_NUMBER)
+        whole(self, 0, "porters", high=6)
         whole(self, 1, "cap", high=MOST_CAP)
 
     @property
-    def roles(self) -> tuple[Role, Role]:
-        return (
-            Role("clerk", "You know the prices. Tell the cashier the price of everything on your list.", self.cap),
-            Role(
-                "cashier",
-                f"Use the prices that the clerk tells you to work out what the customer pays. {LAST}",
-                self.cap,
-            ),
+    def roles(self) -> tuple[Role, ...]:
+        clerk = Role("clerk", "You know the prices in a shop.", self.cap, ending="Repeat these prices.")
+        names = ["porter"] if self.porters == 1 else [f"porter {i + 1}" for i in range(self.porters)]
+        porters = (
+            Role(name, "You carry messages.", self.cap, **HEARS, ending="Repeat this message.") for name in names
         )
+        cashier = Role("cashier", "You work out what customers pay.", self.cap, "last", ending=LAST)
+        return (clerk, *porters, cashier)
+
+    @property
+    def turns(self) -> int:
+        return 2 + self.porters
 
     def sample(self, rng: np.random.Generator) -> Problem:
         goods = [GOODS[i] for i in rng.permutation(len(GOODS))[: self.goods].tolist()]
@@ -78,10 +82,10 @@ class Shop:
         order = f"{who} buys {wanted}. How many dollars does {who} pay?"
         return Problem(f"{listed}\n\n{order}", str(sum(prices[i] * n for i, n in zip(chosen, counts, strict=True))))
 
-    def views(self, problem: Problem) -> tuple[str, str]:
+    def views(self, problem: Problem) -> tuple[str, ...]:
         """The prices for the clerk, the order for the cashier."""
         listed, _, order = problem.prompt.partition("\n\n")
-        return listed, order
+        return (listed, *[""] * self.porters, order)
 
     def verify(self, problem: Problem, messages: Sequence[str]) -> float:
         """1 if the cashier's answer is the right number, else 0."""
@@ -117,11 +121,12 @@ class Relayed:
         return (
             Role(
                 "reader",
-                "Read the story. Write the calculation that it asks for, such as 12 + 5. Do not explain.",
+                "You read stories.",
                 self.cap,
+                ending="Write the calculation that this asks for, such as 2 + 5.",
             ),
-            Role("calculator", "Work out the calculation that the reader wrote and say the result.", self.cap, **HEARS),
-            Role("answerer", f"Repeat the result of the calculator as the answer. {LAST}", self.cap, **HEARS),
+            Role("calculator", "You calculate.", self.cap, **HEARS, ending="Say the result of this calculation."),
+            Role("answerer", "You give the final answer.", self.cap, **HEARS, ending=LAST),
         )
 
     def sample(self, rng: np.random.Generator) -> Problem:

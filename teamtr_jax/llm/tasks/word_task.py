@@ -17,8 +17,8 @@ MOST_CAP = 2**16
 """Greatest cap of a message, in ids."""
 
 
-ANSWER = "End with a line 'Answer: ' and {form}."
-"""What the one who speaks last is told."""
+ANSWER = "End with 'The answer is' and {form}."
+"""What the one who speaks last is told, at the end of what it reads."""
 
 
 @runtime_checkable
@@ -103,7 +103,7 @@ def solving_roles(agents: int, form: str, cap: int) -> tuple[Role, ...]:
     """One who solves, one who checks, further ones who check again, and one who answers; of one agent, all at once.
 
     Args:
-      form: what an answer is, as ``one number``.
+      form: what an answer is, as ``the number``.
       cap: ids of a message.
 
     Raises:
@@ -113,9 +113,9 @@ def solving_roles(agents: int, form: str, cap: int) -> tuple[Role, ...]:
     whole_number("cap", cap, 1, MOST_CAP)
     last = ANSWER.format(form=form)
     if agents == 1:
-        return (Role("solver", f"Solve the problem in one or two short sentences. {last}", cap),)
-    solver = Role("solver", "Solve the problem in one or two short sentences.", cap)
-    again = "Check the solution and correct its mistakes, in one short sentence."
+        return (Role("solver", "You solve problems.", cap, ending=last),)
+    solver = Role("solver", "You solve problems.", cap, ending="Solve this in one short sentence.")
+    again = "Check the solution. Say the right one in one short sentence."
     names = ["checker"] if agents == 3 else [f"checker {i + 1}" for i in range(agents - 2)]
-    checks = (Role(name, again, cap) for name in names)
-    return (solver, *checks, Role("answerer", f"Give the final answer. {last}", cap))
+    checks = (Role(name, "You check solutions.", cap, ending=again) for name in names)
+    return (solver, *checks, Role("answerer", "You give the final answer.", cap, ending=last))

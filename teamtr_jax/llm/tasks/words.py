@@ -28,9 +28,9 @@ class Wording(NamedTuple):
 
 
 WORDINGS: dict[str, Wording] = {
-    "chain_sum": Wording(dict(min_terms=2, max_terms=3, min_digits=1, max_digits=1), "number", "one number"),
-    "spell_backward": Wording(dict(min_word_len=3, max_word_len=4), "exact", "one word"),
-    "family_relationships": Wording(dict(min_family_size=3, max_family_size=5), "exact", "one word"),
+    "chain_sum": Wording(dict(min_terms=2, max_terms=3, min_digits=1, max_digits=1), "number", "the number"),
+    "spell_backward": Wording(dict(min_word_len=3, max_word_len=4), "exact", "the word"),
+    "family_relationships": Wording(dict(min_family_size=3, max_family_size=5), "exact", "the word"),
 }
 """`chain_sum`: sums and differences. `spell_backward`: a word from its end. `family_relationships`: who is who to whom."""
 

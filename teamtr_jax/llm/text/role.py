@@ -38,9 +38,10 @@ class Role:
     sees_problem: bool = True
     heading: str = "{name}: "  #: stands before what another agent said
     separator: str = "\n\n"  #: stands between the problem and what was said, and between messages
+    ending: str = ""  #: stands at the end of each of its user messages: small networks heed that more than a system prompt
 
     def __post_init__(self) -> None:
-        made(self, str, "name", "system", "heading", "separator")
+        made(self, str, "name", "system", "heading", "separator", "ending")
         if not self.name or not self.name.isprintable():
             raise InputError("name", repr(self.name), "the name of a role, on one line")
         whole(self, 1, "cap", high=LONGEST_MESSAGE)
@@ -70,4 +71,5 @@ class Role:
         that has seen nothing new gets an empty one.
         """
         heads = (self.heading.replace("{name}", who) + text for who, text in seen)
-        return self.separator.join([*([problem] if problem and self.sees_problem else []), *heads])
+        problems = [problem] if problem and self.sees_problem else []
+        return self.separator.join([*problems, *heads, *([self.ending] if self.ending else [])])

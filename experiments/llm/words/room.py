@@ -1,0 +1,52 @@
+"""What a run of checkpoints needs in memory, said and refused before the work."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from experiments.llm.words.setup import TextSetup
+from teamtr_jax.llm.tasks import draw, views_of
+from teamtr_jax.llm.text_sizes import TextSizes, needs_text, require_text_room
+from teamtr_jax.llm.writing import bucket
+
+__all__ = ["sizes_of", "room_for"]
+
+AROUND = 24
+"""Ids that a template and a heading write around a message, about."""
+
+TRIED = 64
+"""Problems that are looked at."""
+
+
+def longest_view(setup: TextSetup, agent: int) -> int:
+    """Most ids that an agent reads and writes in a conversation, about: of some problems, every message at its cap."""
+    problems = draw(setup.task, np.random.default_rng(0), TRIED, held_out=False)
+    views = {views_of(setup.task, problem)[agent] for problem in problems}
+    opening = max(len(setup.desks[agent].opening(view, ())) for view in views)
+    n = len(setup.desks)
+    return opening + sum(setup.desks[turn % n].role.cap + AROUND for turn in range(setup.team.turns))
+
+
+def sizes_of(setup: TextSetup, which: int) -> TextSizes:
+    """Of an update of one set of parameters."""
+    members = [k for k, number in enumerate(setup.team.who.sharers) if number == which]
+    turns = sum(setup.team.speaker(turn) in members for turn in range(setup.team.turns))
+    return TextSizes(
+        rows=max(setup.sampling.rows, setup.rows),
+        length=bucket(max(longest_view(setup, k) for k in members)),
+        written=turns * max(setup.desks[k].role.cap for k in members),
+        micro_batch=setup.update.micro_batch,
+        views=len(members),
+        sets=setup.team.who.sets,
+    )
+
+
+def room_for(setup: TextSetup) -> str:
+    """One line: what an update takes, of the set of parameters that takes most.
+
+    Raises:
+      InputError: more than a device has; says what would fit.
+    """
+    who = setup.team.who
+    needs = [require_text_room(setup.team.models[which], sizes_of(setup, which)) for which in range(who.sets)]
+    return needs_text(max(needs, key=lambda need: need.peak))

