@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from teamtr_jax.llm.language_model import Params
-from teamtr_jax.llm.llama.config import LlamaConfig
 from teamtr_jax.llm.llama.lora import Lora
+from teamtr_jax.llm.llama.shape import LlamaShape
 from teamtr_jax.validation import InputError
 
 __all__ = ["adapted", "merged", "without_adapters"]
 
 
-def adapted(config: LlamaConfig, params: Params, key: Array) -> Params:
+def adapted(config: LlamaShape, params: Params, key: Array) -> Params:
     """`params` with new adapters: A uniform on ±1/√in as PEFT draws it, B = 0, in float32. The other leaves are the same arrays.
 
     Raises:
@@ -40,7 +40,7 @@ def adapted(config: LlamaConfig, params: Params, key: Array) -> Params:
     return {**params, "layers": layers}
 
 
-def merged(config: LlamaConfig, params: Params) -> Params:
+def merged(config: LlamaShape, params: Params) -> Params:
     """`params` with `W + s A B` for each kernel W and no adapters: the same network, a little faster to sample from.
 
     In float32 alone: bfloat16 kernels would lose most of what an adapter adds.
@@ -73,7 +73,7 @@ def _base(leaves: dict[str, Any]) -> dict[str, Any]:
     return {name: leaf for name, leaf in leaves.items() if not name.startswith("lora_")}
 
 
-def _lora(config: LlamaConfig) -> Lora:
+def _lora(config: LlamaShape) -> Lora:
     if config.lora is None:
         raise InputError("config.lora", "None", "a Lora")
     return config.lora

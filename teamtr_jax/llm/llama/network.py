@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 
 from teamtr_jax.llm.language_model import Cache, Params
 from teamtr_jax.llm.llama.adapters import adapted, merged
-from teamtr_jax.llm.llama.config import LlamaConfig
 from teamtr_jax.llm.llama.lora import LINEARS
+from teamtr_jax.llm.llama.shape import LlamaShape
 from teamtr_jax.llm.mesh import constrain
 from teamtr_jax.llm.model import product
 from teamtr_jax.validation import InputError
@@ -39,7 +39,7 @@ PARTITION: tuple[tuple[str, P], ...] = (
 """Heads and hidden features over ``tensor``, the other side over ``fsdp``: one sum over ``tensor`` after o and one after down."""
 
 
-def init(config: LlamaConfig, key: Array) -> Params:
+def init(config: LlamaShape, key: Array) -> Params:
     """Random parameters: kernels normal with variance 1/in, norms 1, biases 0, adapters as `adapted`."""
     n, (own, *tables, last) = config.layers, jax.random.split(key, 4)
     keys = iter(jax.random.split(own, len(LINEARS)))
@@ -65,7 +65,7 @@ def init(config: LlamaConfig, key: Array) -> Params:
     return params if config.lora is None else adapted(config, params, last)
 
 
-def init_cache(config: LlamaConfig, batch: int, length: int) -> Cache:
+def init_cache(config: LlamaShape, batch: int, length: int) -> Cache:
     """Keys and values of no ids: two arrays ``[n, B, Hkv, N, d]``; unrolled, a pair of ``[B, Hkv, N, d]`` for each layer."""
     shape = (batch, config.kv_heads, length, config.head_dim)
     if config.unroll:
@@ -83,7 +83,7 @@ class _Where(NamedTuple):
 
 
 def features(
-    config: LlamaConfig,
+    config: LlamaShape,
     params: Params,
     ids: Int[Array, "B C"],
     readable: Bool[Array, "B N"],
@@ -116,7 +116,7 @@ def features(
     return _norm(x[:, first:], params["norm"]["scale"], config.norm_eps), written
 
 
-def prepared(config: LlamaConfig, params: Params) -> Params:
+def prepared(config: LlamaShape, params: Params) -> Params:
     """The same network as it writes fastest: adapters merged if it is float32, and layers apart if they are unrolled.
 
     `features` with a cache takes it; it is a copy of the kernels.
@@ -137,7 +137,7 @@ def _slots(cache: Cache) -> int:
     return jax.tree.leaves(cache)[0].shape[-2]
 
 
-def _stacked(config: LlamaConfig, weights: Any, past: tuple[Cache, ...]) -> dict[str, Any]:
+def _stacked(config: LlamaShape, weights: Any, past: tuple[Cache, ...]) -> dict[str, Any]:
     """What a scan over layers takes of each."""
     if not isinstance(weights, dict):
         raise InputError("params", "layers apart", "stacked layers: these are for `unroll` and a cache")
@@ -148,7 +148,7 @@ def _stacked(config: LlamaConfig, weights: Any, past: tuple[Cache, ...]) -> dict
     return {"weights": weights, "scales": scales, "full": full, "past": past}
 
 
-def _whole(config: LlamaConfig, weights: Any, x: Array, where: _Where, past: tuple[Cache, ...]) -> tuple[Array, Cache]:
+def _whole(config: LlamaShape, weights: Any, x: Array, where: _Where, past: tuple[Cache, ...]) -> tuple[Array, Cache]:
     """A text without a cache, as it is differentiated: one layer is compiled, and with `remat` no more than one is kept."""
 
     def block(x: Array, layer: dict[str, Any]) -> tuple[Array, Cache]:
@@ -161,7 +161,7 @@ def _whole(config: LlamaConfig, weights: Any, x: Array, where: _Where, past: tup
 
 
 def _scanned(
-    config: LlamaConfig, weights: Any, x: Array, where: _Where, past: tuple[Cache, ...], cache: Cache, at: Array | int
+    config: LlamaShape, weights: Any, x: Array, where: _Where, past: tuple[Cache, ...], cache: Cache, at: Array | int
 ) -> tuple[Array, Cache]:
     """A chunk written into slot `at` of the cache and after; the cache is carried through the layers, in place."""
 
@@ -180,7 +180,7 @@ def _scanned(
 
 
 def _unrolled(
-    config: LlamaConfig, weights: Any, x: Array, where: _Where, past: tuple[Cache, ...], cache: Cache, at: Array | int
+    config: LlamaShape, weights: Any, x: Array, where: _Where, past: tuple[Cache, ...], cache: Cache, at: Array | int
 ) -> tuple[Array, Cache]:
     """The same, layer by layer: nothing is sliced out of a stack, neither weights nor keys."""
     written, zero = [], jnp.int32(0)
@@ -200,7 +200,7 @@ def _unrolled(
     return x, tuple(written)
 
 
-def _check(config: LlamaConfig, chunk: int, slots: list[int], readable: int, start: Array | int, whole: bool) -> None:
+def _check(config: LlamaShape, chunk: int, slots: list[int], readable: int, start: Array | int, whole: bool) -> None:
     held = sum(slots)
     end = start + chunk if isinstance(start, int) else chunk
     if end > held or (whole and isinstance(start, int) and end < held):
@@ -216,7 +216,7 @@ def _check(config: LlamaConfig, chunk: int, slots: list[int], readable: int, sta
         )
 
 
-def _where(config: LlamaConfig, readable: Array, start: Array | int, chunk: int, slots: list[int]) -> _Where:
+def _where(config: LlamaShape, readable: Array, start: Array | int, chunk: int, slots: list[int]) -> _Where:
     """An id stands at the number of readable ids before it; a position without any reads itself: no row is empty."""
     count = readable.astype(jnp.int32)
     stands = jnp.cumsum(count, 1, dtype=jnp.int32) - count
@@ -259,7 +259,7 @@ def _turned(x: Array, where: _Where) -> Array:
     return jnp.concatenate([first * where.cos - second * where.sin, first * where.sin + second * where.cos], -1)
 
 
-def _heads(config: LlamaConfig, layer: dict[str, Any], x: Array, where: _Where) -> tuple[Array, Array, Array]:
+def _heads(config: LlamaShape, layer: dict[str, Any], x: Array, where: _Where) -> tuple[Array, Array, Array]:
     """Queries ``[B, Hkv, G·C, d]`` of the G heads that share each key, divided by √d; keys and values ``[B, Hkv, C, d]``."""
     (batch, chunk, _), size, norms = x.shape, config.head_dim, layer["weights"]
     h = _norm(x, norms["attention_norm"]["scale"], config.norm_eps)
@@ -272,7 +272,7 @@ def _heads(config: LlamaConfig, layer: dict[str, Any], x: Array, where: _Where) 
     return q.reshape(batch, config.kv_heads, -1, size), k, v.swapaxes(1, 2)
 
 
-def _rest(config: LlamaConfig, layer: dict[str, Any], x: Array, where: _Where, q: Array, k: Array, v: Array) -> Array:
+def _rest(config: LlamaShape, layer: dict[str, Any], x: Array, where: _Where, q: Array, k: Array, v: Array) -> Array:
     """Attention over the past and over `k, v`, then SwiGLU, each added to what came in. Softmax in float32."""
     batch, chunk, _ = x.shape
     masks = where.near
