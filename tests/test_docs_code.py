@@ -1,6 +1,6 @@
 """What the pages show is what their code prints; `python docs/_ext/shown.py` writes it again."""
 
-import ast
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -11,6 +11,7 @@ import pytest
 
 from teamtr_jax.bounds import DEFAULT
 from teamtr_jax.claims import Claim
+from teamtr_jax.llm.language_model import LanguageModel
 from teamtr_jax.surrogates import evaluate_stage
 
 ROOT = Path(__file__).parents[1]
@@ -54,15 +55,21 @@ def test_the_example_claim_has_the_fields_of_a_claim():
 
 
 def test_functions_of_a_model_are_those_that_contributing_names():
-    """What an interface will have to offer is what the files of `llm` import from `model.py`."""
-    used = set()
-    for path in (ROOT / "teamtr_jax" / "llm").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module == "teamtr_jax.llm.model":
-                used |= {x.name for x in node.names if x.name.islower()}
+    """The interface is what the table of that section has."""
     section = (ROOT / "CONTRIBUTING.md").read_text().partition("### a model of your own\n")[2].partition("\n### ")[0]
-    named = set(re.findall(r"`([a-z_]+)`", section))
-    assert named == used, named ^ used
+    named = {name for line in section.splitlines() if line.startswith("| `") for name in re.findall(r"`(\w+)`", line)}
+    offered = {name for name in vars(LanguageModel) if not name.startswith("_")}
+    assert named == offered, named ^ offered
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_what_a_page_imports_is_there(page):
+    """Also on pages whose blocks are not run."""
+    text = (ROOT / "docs" / page).read_text()
+    for module, names in re.findall(r"^from (teamtr_jax[\w.]*) import (\([^)]*\)|.*)$", text, re.M):
+        known = importlib.import_module(module)
+        missing = [name for name in re.findall(r"\w+", names) if not hasattr(known, name)]
+        assert not missing, f"{page}: {module} has no {missing}"
 
 
 def test_the_example_rung_is_a_bound():
