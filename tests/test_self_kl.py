@@ -89,7 +89,7 @@ def test_floor_of_a_llama():
         floors[dtype] = self_kl_floor(model, *split_trained(params, model.trained(params)), reading, micro_batch=4)
     assert floors["float32"].kl.value < 1e-9
     assert floors["bfloat16"].kl.value < 0.1
-    assert floors["bfloat16"].log_ratio > 1e-2 > 100 * floors["float32"].log_ratio
+    assert floors["float32"].log_ratio < 1e-4
 
 
 def test_refusals(reading):
