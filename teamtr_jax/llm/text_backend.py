@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from jaxtyping import Float
 from numpy.typing import NDArray
 
@@ -164,7 +165,7 @@ class _TextKind(NamedTuple):
         )
 
     def _devices(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
+        return nullcontext() if self.mesh is None else jax.set_mesh(cast(Mesh, self.mesh))
 
     def collect(self, state: TrainState, problems: list[Problem], key: Array, order: Array) -> TextRollouts:
         talk, group = self.talk, self.sampling.group
