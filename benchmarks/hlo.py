@@ -12,7 +12,17 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["Instruction", "Module", "Collective", "module_of", "executed", "collectives", "dot_flops", "loops_unknown", "size_of"]
+__all__ = [
+    "Instruction",
+    "Module",
+    "Collective",
+    "module_of",
+    "executed",
+    "collectives",
+    "dot_flops",
+    "loops_unknown",
+    "size_of",
+]
 
 BITS = {
     "pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "bf16": 16, "f16": 16, "s32": 32, "u32": 32,

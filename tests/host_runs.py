@@ -1,6 +1,8 @@
 """A program of tests/test_mesh.py: two processes that share a run, without a network."""
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -54,14 +56,16 @@ def careful(process, port, folder, patience=60):
     Path(f"{folder}/{process}.json").write_text(json.dumps(out))
 
 
-def fails(process, port):
-    """Two processes: the second ends with an error, the first waits for it."""
+def ends(process, port, how):
+    """Two processes: the second ends with an error, or is killed; the first waits for it."""
     start_hosts(f"127.0.0.1:{port}", 2, int(process), heartbeat_timeout_seconds=3, initialization_timeout_seconds=60)
     if process == "1":
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
         raise ValueError("of its own")
     from_first(np.ones(1))
 
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 2)
-    {"careful": careful, "fails": fails}[sys.argv[1]](*sys.argv[2:])
+    {"careful": careful, "ends": ends}[sys.argv[1]](*sys.argv[2:])

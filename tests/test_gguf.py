@@ -260,6 +260,19 @@ def test_texts_are_cut_as_llama_cpp_cuts_them(fields, pre):
     assert [piece.replace("Ġ", " ").replace("Ċ", "\n") for piece, _ in cut] == PIECES[pre]
 
 
+def test_a_piece_that_is_an_id_and_composed_characters(fields):
+    """Llama 3 takes a piece that is an id as a whole, whatever merges say; Qwen's tokenizer composes characters first."""
+
+    def ids(pre, text):
+        changed = fields | {"tokenizer.ggml.pre": pre, "tokenizer.ggml.merges": []}
+        return tokenizer_of(*tokenizer_files(changed, 300)).encode(text)
+
+    whole = fields["tokenizer.ggml.tokens"].index("he")
+    assert ids("llama-bpe", "he") == [whole]
+    assert len(ids("gpt-2", "he")) == 2
+    assert ids("qwen2", "e\u0301") == ids("qwen2", "\u00e9") == ids("gpt-2", "\u00e9") != ids("gpt-2", "e\u0301")
+
+
 def test_kinds_of_ids_and_named_ones(fields):
     kinds = [*fields["tokenizer.ggml.token_type"]]
     kinds[292], kinds[293], kinds[5] = 4, 3, 2
@@ -369,6 +382,10 @@ def test_a_gguf_file_goes_out_as_a_folder(tmp_path, dtype):
     assert agent.model == config_of(found.config)
     same(agent.params, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), found.params))
     assert (agent.tokenizer.eos, agent.tokenizer.bos) == (tokenizer.eos, tokenizer.bos)
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype
+    config, settings = (
+        json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("config", "tokenizer_config")
+    )
+    assert config["dtype"] == dtype
+    assert "eos_token_id" not in settings
     text = json.loads((CHECKPOINTS / "llama3" / "chats.json").read_text())[0]["text"]
     assert agent.tokenizer.encode_template(text) == tokenizer.encode_template(text)

@@ -9,7 +9,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ from teamtr_jax.llm.alignment import PROBES, AlignmentSettings, align
 from teamtr_jax.llm.backend import rewards_of
 from teamtr_jax.llm.checked import FLOAT32, SEEDS, flags, real, whole
 from teamtr_jax.llm.description import describe_team
-from teamtr_jax.llm.model import LanguageTeam, Params, agent_params
+from teamtr_jax.llm.model import LanguageTeam, ModelConfig, Params, agent_params
 from teamtr_jax.llm.replacement import replace_agent, sampled_swap
 from teamtr_jax.llm.sampler import sample
 from teamtr_jax.llm.sizes import require_room
@@ -108,7 +108,7 @@ class Course(NamedTuple):
 def _newcomers(settings: Replace, loaded: Loaded) -> tuple[LanguageTeam, Params]:
     """A team of newcomers, warm-started like the team that was trained."""
     setup = loaded.setup
-    config = setup.team.models[0]
+    config = cast(ModelConfig, setup.team.models[0])
     config = replace(config, width=settings.width or config.width)
     team = LanguageTeam(setup.team.layout, (config,) * setup.team.agents)
     asked = replace(loaded.settings, seed=settings.seed + NEWCOMERS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,15 +17,15 @@ from experiments.llm.words.bases import base_path, digest_beside
 from experiments.llm.words.settings import TextTrain
 from experiments.networks import ORDERS
 from teamtr_jax.llm.backend import LanguageSampling
+from teamtr_jax.llm.checkpoint_team import team_of
 from teamtr_jax.llm.language_model import Params
-from teamtr_jax.llm.llama.adapters import adapted, without_adapters
 from teamtr_jax.llm.llama.load import Agent, load_agent
 from teamtr_jax.llm.methods import METHODS, Method
 from teamtr_jax.llm.tasks import JsonLines, Problem, WordTask, jsonl_task
 from teamtr_jax.llm.tasks.answers import READERS
 from teamtr_jax.llm.text.role import Role
 from teamtr_jax.llm.text.view import Scribe
-from teamtr_jax.llm.text_team import TextAgent, TextTeam
+from teamtr_jax.llm.text_team import TextTeam
 from teamtr_jax.llm.update_settings import UpdateSettings
 from teamtr_jax.records import dump
 from teamtr_jax.sampled import prompts_per_set
@@ -111,29 +111,19 @@ def set_up_text(settings: TextTrain) -> TextSetup:
                 f"base of {roles[k].name}", paths[k], f"{paths[first]}, that of {roles[first].name}, a sharer"
             )
     test = held_out_problems(task, np.random.default_rng([settings.seed, 2]), settings.test_prompts)
-    own = [paths[first] for first in sharing.firsts]
-    agents, params = _agents(settings, own)
-    desks = tuple(
-        Scribe(agents[k].tokenizer, role, context=agents[k].model.longest)
-        for k, role in zip(sharing.sharers, roles, strict=True)
-    )
-    team = TextTeam(
-        tuple(
-            TextAgent(role, agents[number].model, desk)
-            for number, role, desk in zip(sharing.sharers, roles, desks, strict=True)
-        ),
-        task.turns,
-        sharing=sharing,
-        temperature=settings.temperature,
-    )
+    known = {path: _agent(settings, path) for path in dict.fromkeys(paths)}
+    agents = [known[path] for path in paths]
+    key = None if settings.full else jax.random.fold_in(jax.random.key(settings.seed), 0)
+    team, params = team_of(agents, roles, task.turns, key=key, sharing=sharing, temperature=settings.temperature)
+    desks = tuple(cast(Scribe, agent.scribe) for agent in team.agents)
     chosen = {name: getattr(settings, name) for name in ("delta", "learning_rate", "epochs", "micro_batch")}
     rollouts = settings.prompts * settings.group
     update = replace(method.settings, **chosen, minibatch=_minibatch(rollouts, settings.micro_batch))
     budget, updates = rollouts * n, len(sharing.leaders)
     sampling = LanguageSampling(prompts_per_set(budget, method.schedule, updates, settings.group), settings.group)
     bases = tuple(
-        {"name": agent.name, "sha256": agent.digest, "beside_sha256": digest_beside(path)}
-        for agent, path in zip(agents, own, strict=True)
+        {"name": agents[k].name, "sha256": agents[k].digest, "beside_sha256": digest_beside(paths[k])}
+        for k in sharing.firsts
     )
     order = method.order or ORDERS[settings.order](updates)
     return TextSetup(task, team, desks, params, bases, method, update, sampling, order, budget, test, rollouts)
@@ -144,25 +134,10 @@ def _minibatch(rollouts: int, micro_batch: int) -> int:
     return max(1, rollouts // (4 * micro_batch)) * micro_batch
 
 
-def _agents(settings: TextTrain, paths: Sequence[Path]) -> tuple[list[Agent], tuple[Params, ...]]:
-    """A network for each set of parameters; each checkpoint is read once, its adapters are drawn for each set."""
-    lora = None if settings.full else settings.lora.lora
-    key = jax.random.fold_in(jax.random.key(settings.seed), 0)
-    known: dict[Path, Agent] = {}
-    agents, params = [], []
-    for number, path in enumerate(paths):
-        if path not in known:
-            found = load_agent(path, dtype=settings.dtype, lora=lora)
-            how = replace(found.model, remat=settings.remat, unroll=settings.unroll)
-            known[path] = found._replace(model=how)
-        agent = known[path]
-        if lora is None:
-            own = agent.params
-        else:
-            own = adapted(agent.model, without_adapters(agent.params), jax.random.fold_in(key, number))
-        agents.append(agent)
-        params.append(own)
-    return agents, tuple(params)
+def _agent(settings: TextTrain, path: Path) -> Agent:
+    """A checkpoint, with adapters or in full, as it computes in this run."""
+    found = load_agent(path, dtype=settings.dtype, lora=None if settings.full else settings.lora.lora)
+    return found._replace(model=replace(found.model, remat=settings.remat, unroll=settings.unroll))
 
 
 def describe_text(settings: TextTrain, setup: TextSetup) -> dict[str, Any]:

@@ -38,7 +38,9 @@ class Role:
     sees_problem: bool = True
     heading: str = "{name}: "  #: stands before what another agent said
     separator: str = "\n\n"  #: stands between the problem and what was said, and between messages
-    ending: str = ""  #: stands at the end of each of its user messages: small networks heed that more than a system prompt
+    ending: str = (
+        ""  #: stands at the end of each of its user messages: small networks heed that more than a system prompt
+    )
 
     def __post_init__(self) -> None:
         made(self, str, "name", "system", "heading", "separator", "ending")
