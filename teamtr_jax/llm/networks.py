@@ -95,8 +95,8 @@ class Kind(NamedTuple):
     rescored: bool = (
         False  #: whether `score` is another program than what wrote: what an agent wrote is scored before its update
     )
-    more: Callable[[LanguageEstimate, Outcome, int, Mapping[str, Any]], dict[str, Any]] = lambda *_: {}
-    """(estimate, outcome, agent, diagnostics so far) → further ones."""
+    more: Callable[[TrainState, LanguageEstimate, Outcome, int, Mapping[str, Any]], dict[str, Any]] = lambda *_: {}
+    """(state before, estimate, outcome, agent, diagnostics so far) → further ones."""
 
 
 class LanguageEstimate(NamedTuple):
@@ -252,7 +252,7 @@ class _Networks(NamedTuple):
         info["tokens"] = int(self.kind.written(found.rollouts).sum())
         if sampling.held_out:
             info["certificate_finite_sample"] = _lower_limit(sampling, found, outcome)
-        info |= self.kind.more(found, outcome, agent, info)
+        info |= self.kind.more(state, found, outcome, agent, info)
         if self.log is not None:
             self.log.add(self.kind, (state, new), found, outcome, agent)
         return new, info

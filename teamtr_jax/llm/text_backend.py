@@ -22,6 +22,7 @@ from teamtr_jax.llm.language_model import Params, Reading, joined
 from teamtr_jax.llm.losses import LARGEST
 from teamtr_jax.llm.mesh import by_rows, everywhere, row_parts
 from teamtr_jax.llm.networks import Audit, Kind, LanguageEstimate, LanguageSampling, backend_of
+from teamtr_jax.llm.self_kl import self_kl_floor
 from teamtr_jax.llm.tasks import Problem, WordTask, earned, views_of
 from teamtr_jax.llm.text.drift import DriftPolicy
 from teamtr_jax.llm.text_sampler import converse
@@ -101,8 +102,9 @@ def text_backend(
 
     * `mismatch_mean`, `mismatch_max`, `mismatch_k3`: S12, the trainer's log-probability of a message against the sampler's, both
       of the parameters that wrote it: mean and greatest `|log ratio|`, mean of k3.
-    * `floor`: the KL of a policy with itself, scored by two programs: the one that only scores and the one that updates. Less is
-      rounding; `below_floor` says that the KL is less, or S7's certificate less than the floor costs: nothing is decided.
+    * `floor`: the KL of a policy with itself, scored by the program that only scores and the one that updates, and on a few rows
+      in two other shapes (`self_kl_floor`), the greatest. Less is rounding; `below_floor` says that the KL is less, or S7's
+      certificate less than the floor costs: nothing is decided.
     * `drift`: share of messages whose text, encoded again, gives other ids; `redrawn`: how often one was drawn again, on average;
       `dropped`: messages of others that the writer was not told for want of room, on average; `truncated`: share that no stop
       ended.
@@ -229,7 +231,7 @@ class _TextKind(NamedTuple):
         return TrainState(params, moments, beta), found._replace(**tokens)
 
     def more(
-        self, found: LanguageEstimate, outcome: Outcome, agent: int, info: Mapping[str, Any]
+        self, state: TrainState, found: LanguageEstimate, outcome: Outcome, agent: int, info: Mapping[str, Any]
     ) -> dict[str, float | bool]:
         rollouts, training = found.rollouts, self.sampling.training
         said, own = rollouts.said, np.asarray(outcome.own)[:training]
@@ -237,7 +239,7 @@ class _TextKind(NamedTuple):
         scored = self._scored(rollouts, self.team.who.sharers[agent])[:training]
         differs = _per_message(scored - said.logp[:training], own)
         itself = _per_message(np.asarray(outcome.current)[:training] - found.current[:training], own)
-        floor = max(_mean(_k3(itself)), abs(float(outcome.start)))
+        floor = max(_mean(_k3(itself)), abs(float(outcome.start)), self._floor(state, found.data.reading, agent))
         spoke = np.asarray(own.any(-1))
         messages = spoke.sum(1).mean()  # of a rollout
         costs = self.settings.reward_range * floor * messages
@@ -252,6 +254,19 @@ class _TextKind(NamedTuple):
             "dropped": _mean(said.dropped[:training][spoke]),
             "truncated": _mean(~said.stopped[:training][spoke]),
         }
+
+    def _floor(self, state: TrainState, reading: Reading, agent: int) -> float:
+        """In programs of other shapes, on a few rows."""
+        which, team, size = self.team.who.sharers[agent], self.team, 2 * self.settings.micro_batch
+        some = jax.tree.map(lambda x: x[:size], reading)
+        if not np.asarray(some.own).any():
+            return 0.0
+        some = by_rows(self.mesh, some)
+        with self._devices():
+            found = self_kl_floor(
+                team.models[which], state.params[which], self.frozen[which], some, team.temperature, size
+            )
+        return float(found.kl.value)
 
 
 def _written(rollouts: TextRollouts) -> NDArray[np.bool_]:
