@@ -47,12 +47,12 @@ def drift_between(written: Sequence[int], again: Sequence[int]) -> Drift:
 class DriftPolicy:
     """What to do about a message that drifts.
 
-    "keep": the agent goes on reading the ids that it wrote; the others read their own encodings of its text. Nothing is lost: the
-      text is a function of the ids, so the probability of a conversation is still the product over messages of `π(ids | view)`,
-      views hold the ids that were read, and log-probabilities are those of the ids that were drawn. Drift then only says what
-      would go wrong if somebody encoded the text again.
-    "refuse": an error that names conversation and turn.
-    "resample": the message is drawn again, at most `tries` times; one that still drifts is kept and counted. The law of an
+    * "keep": the agent goes on reading the ids that it wrote; the others read their own encodings of its text. Nothing is lost:
+      the text is a function of the ids, so the probability of a conversation is still the product over messages of
+      `π(ids | view)`, views hold the ids that were read, and log-probabilities are those of the ids that were drawn. Drift then
+      only says what would go wrong if somebody encoded the text again.
+    * "refuse": an error that names conversation and turn.
+    * "resample": the message is drawn again, at most `tries` times; one that still drifts is kept and counted. The law of an
       accepted message is the policy's given that it does not drift, `π(y) 1[y stable] / Z`, `Z = π(stable | view)`, while the
       booked log-probabilities are `log π(y)`. A ratio of two policies neglects `Z/Z'`; the share of first draws that drifted
       (`DriftCount`) estimates `1 − Z`, and `|log Z − log Z'|` is about the difference of two such shares.
