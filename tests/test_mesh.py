@@ -124,10 +124,10 @@ def killed(tmp_path_factory):
     """A run by two processes, the second of which is killed as stage 1 begins: where, how the first ended, and after how long."""
     folder, port = tmp_path_factory.mktemp("run"), free_port()
     first, second = (begun("tests.mesh_runs", "pair", k, port, folder / "run", 1) for k in range(2))
-    code, said = ended(second)
+    killed, text = ended(second)
     dead = time.monotonic()
-    assert code == -9, said
     code, said = ended(first, 60)
+    assert killed == -9, text
     return folder, code, said, time.monotonic() - dead
 
 

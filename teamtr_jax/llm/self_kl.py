@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from teamtr_jax.hosts import gathered
 from teamtr_jax.intervals import Interval, ratio
 from teamtr_jax.llm.devices import in_chunks
 from teamtr_jax.llm.given import Spoken, Text, reading_policy
@@ -64,9 +65,8 @@ def self_kl_floor(
     """
     if (own := concrete(reading.own)) is not None and not own.any():
         raise InputError("reading", "no message of the agent", "at least one")
-    kl, k3s, log_ratio, there = map(
-        np.asarray, _scores(model, micro_batch, trained, frozen, jnp.asarray(temperature, jnp.float32), reading)
-    )
+    found = _scores(model, micro_batch, trained, frozen, jnp.asarray(temperature, jnp.float32), reading)
+    kl, k3s, log_ratio, there = map(np.asarray, gathered(found))
     if not np.isfinite(log_ratio).all():
         raise InputError("params", "scores that are not numbers", "finite log-probabilities")
     count = there.sum(-1).astype(float)
