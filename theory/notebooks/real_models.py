@@ -116,8 +116,8 @@ print("share of small letters, held-out prompts: before", before, "after", after
 # ## Certify
 #
 # What each update certified, and how far the numbers can be trusted: *mismatch* is how far the trainer's log-probability of a
-# message is from that by which it was drawn (S12), *floor* the KL of a policy with itself, scored by two programs. In float32
-# both are rounding; in bfloat16 the floor can exceed the radius.
+# message is from that by which it was drawn (S12), *floor* the KL of a policy with itself, scored by other programs and in other
+# shapes. In float32 both are rounding; in bfloat16 the floor can exceed the radius.
 
 # %%
 print("update  agent   reward  KL a message      S7       S8    mismatch    floor")
