@@ -57,11 +57,14 @@ llm: setup ## three networks learn a task, three seeds, with and without smoothi
 	cp results/llm/seed-0/accuracy.png results/llm/seed-0/certificate.png docs/llm/
 
 SMOLLM := build/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+# At temperature 1 this network of 135M solves about 1 % of anything here; at .5 enough to learn from.
+SMOLLM_TASK ?= --task shop --difficulty goods=1 porters=1 cap=16 --temperature 0.5 --prompts 6 --group 8 --stages 4 --delta 0.05 \
+  --test-prompts 200
 .PHONY: smollm
 smollm: setup $(SMOLLM) ## a team of three SmolLM2-135M learns a task in words, three seeds (fetches 93 MB; resumes from results/)
 	for seed in 0 1 2; do \
 	  $(LLM) --base smollm2 $(SMOLLM_TASK) --out results/smollm/seed-$$seed --seed $$seed --log parquet && \
-	  .venv/bin/teamtr monitor results/smollm/seed-$$seed/token_log.parquet --delta 0.02 \
+	  .venv/bin/teamtr monitor results/smollm/seed-$$seed/token_log.parquet --delta 0.05 \
 	    --html results/smollm/seed-$$seed/monitor.html || exit 1; done
 
 # The one real model that a package registry ships, pinned by version and SHA-256 (experiments/llm/words/bases.py).

@@ -18,10 +18,16 @@ from benchmarks.hlo import collectives, dot_flops, loops_unknown
 from benchmarks.scale import Plan, by_hand, table
 from teamtr_jax.checkpoint import latest, restore
 from teamtr_jax.hosts import as_spread, from_first, gathered, on_first, require_same, start_hosts
-from teamtr_jax.llm.mesh import by_rows, constrain, mesh_of, placed, row_parts, shardings
+from teamtr_jax.llm.backend import LanguageSampling
+from teamtr_jax.llm.mesh import by_rows, constrain, mesh_of, placed, require_parts, row_parts, shardings
+from teamtr_jax.llm.text_backend import text_backend
+from teamtr_jax.llm.text_team import TextTeam
+from teamtr_jax.llm.update_settings import UpdateSettings
 from teamtr_jax.training import read_records
 from teamtr_jax.validation import InputError
 from tests import host_runs
+from tests.mesh_runs import Letters
+from tests.text_teams import agent
 
 ROOT = Path(__file__).parents[1]
 RULES = (("kernel$", P(None, "fsdp", "tensor")), ("norm", P()))
@@ -326,8 +332,19 @@ def test_meshes_that_do_not_fit():
 
 
 def test_rows_that_do_not_divide():
-    with pytest.raises(InputError, match=r"rows: found 6 over 4 devices .*pad with rows of weight 0"):
+    with pytest.raises(InputError, match=r"rows: found 6 rows over 4 devices .*pad with rows of weight 0"):
         by_rows(mesh(), np.ones((6, 2)))
+    require_parts(mesh(), "rows", 8)
+    require_parts(None, "rows", 7)
+
+
+@pytest.mark.parametrize(("changes", "name"), [({"micro_batch": 2}, "micro_batch"), ({"group": 3}, "prompts, group")])
+def test_a_backend_whose_rows_do_not_divide(changes, name):
+    settings = UpdateSettings(micro_batch=changes.get("micro_batch", 4))
+    sampling = LanguageSampling(prompts=2, group=changes.get("group", 2))
+    team = TextTeam((agent("a"), agent("b")), 2)
+    with pytest.raises(InputError, match=f"{name}: found . rows over 4 devices"):
+        text_backend(team, (), Letters(), settings, sampling, mesh=mesh())
 
 
 def test_loops_are_counted():

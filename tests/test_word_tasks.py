@@ -400,6 +400,16 @@ def test_roles_matter(task, policies):
     assert views_of(task, task.sample(np.random.default_rng(0)))[-1] == "" or last.name == "cashier"
 
 
+def test_what_a_role_is_told_last():
+    """Its instruction stands behind the problem and what it heard, in every user message of its."""
+    role = Role("answerer", ending="Answer now.")
+    assert role.user_text("1 + 2", [("solver", "3")]) == "1 + 2\n\nsolver: 3\n\nAnswer now."
+    assert role.user_text("", []) == "Answer now."
+    assert Role("answerer").user_text("1 + 2", []) == "1 + 2"
+    with pytest.raises(InputError, match="ending: found 3"):
+        Role("answerer", ending=3)  # pyright: ignore[reportArgumentType]
+
+
 def test_nobody_sees_the_whole():
     """No price is in the cashier's view, no order in the clerk's; the best guess of one price is right once in nineteen."""
     task, rng = Shop(), np.random.default_rng(2)

@@ -136,20 +136,28 @@ def placed(tree: T, rules: Rules, mesh: AnyMesh | None) -> T:
     return jax.tree.map(put, tree, shardings(tree, rules, mesh))
 
 
+def require_parts(mesh: AnyMesh | None, name: str, rows: int) -> None:
+    """Refuse a number of rows that do not come in equal parts: XLA would fill them up, or copy them, and say nothing.
+
+    Raises:
+      InputError: with that name; give as many more rows as are missing, with weight 0.
+    """
+    if rows % (parts := row_parts(mesh)):
+        found = f"{rows} rows over {parts} devices ({' × '.join(ROWS)})"
+        raise InputError(name, found, f"a multiple of {parts}; pad with rows of weight 0")
+
+
 def by_rows(mesh: AnyMesh | None, tree: T) -> T:
     """The leading axis of every leaf divided; every host has all rows.
 
     Raises:
-      InputError: rows that do not come in equal parts; give as many more as are missing, with weight 0.
+      InputError: rows that do not come in equal parts.
     """
     if mesh is None:
         return tree
-    parts = row_parts(mesh)
 
     def put(x: Any) -> Array:
-        if x.shape[0] % parts:
-            found = f"{x.shape[0]} over {parts} devices ({' × '.join(ROWS)})"
-            raise InputError("rows", found, f"a multiple of {parts}; pad with rows of weight 0")
+        require_parts(mesh, "rows", x.shape[0])
         return spread(x, NamedSharding(mesh, PartitionSpec(ROWS)))
 
     return jax.tree.map(put, tree)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from teamtr_jax.llm.conversations import Conversations, own_messages, reading_of
 from teamtr_jax.llm.external import ExternalSampler
 from teamtr_jax.llm.language_model import Params, Reading, joined
 from teamtr_jax.llm.losses import LARGEST
-from teamtr_jax.llm.mesh import by_rows, everywhere, row_parts
+from teamtr_jax.llm.mesh import AnyMesh, by_rows, everywhere, require_parts, row_parts
 from teamtr_jax.llm.networks import Audit, Kind, LanguageEstimate, LanguageSampling, backend_of
 from teamtr_jax.llm.self_kl import self_kl_floor
 from teamtr_jax.llm.tasks import Problem, WordTask, earned, views_of
@@ -93,7 +93,7 @@ def text_backend(
     *,
     audit: Audit | None = None,
     log: TokenLogger | None = None,
-    mesh: Mesh | None = None,
+    mesh: AnyMesh | None = None,
 ) -> Backend:
     """A text team on a task in words: G conversations on each of B training problems, updates by `settings`.
 
@@ -117,14 +117,17 @@ def text_backend(
       mesh: where rows, parameters and moments lie (`teamtr_jax.llm.mesh`).
 
     Raises:
-      InputError: a team whose agents or turns are not the task's; a log of updates that are not measured on every rollout; by an
-        update whose rewards span more than `reward_range`, or that needs more memory than a device has.
+      InputError: a team whose agents or turns are not the task's; rows or a micro-batch that the mesh does not divide; a log of
+        updates that are not measured on every rollout; by an update whose rewards span more than `reward_range`, or that needs
+        more memory than a device has.
       ArithmeticError: by an update whose loss or diagnostics are not numbers: names the agent.
     """
     if len(team.agents) != len(task.roles):
         raise InputError("team", f"{len(team.agents)} agents", f"{len(task.roles)}, the roles of {task.name}")
     if team.turns != task.turns:
         raise InputError("team", f"{team.turns} turns", f"{task.turns}, those of {task.name}")
+    require_parts(mesh, "micro_batch", settings.micro_batch)
+    require_parts(mesh, "prompts, group", sampling.rows)
     kind = _TextKind(team, tuple(frozen), task, settings, sampling, talk, mesh).kind()
     return backend_of(kind, task, settings, sampling, audit, log)
 
@@ -147,7 +150,7 @@ class _TextKind(NamedTuple):
     settings: UpdateSettings
     sampling: LanguageSampling
     talk: TextTalk
-    mesh: Mesh | None
+    mesh: AnyMesh | None
 
     def kind(self) -> Kind:
         return Kind(
@@ -164,7 +167,7 @@ class _TextKind(NamedTuple):
         )
 
     def _devices(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
+        return nullcontext() if self.mesh is None else jax.set_mesh(cast(Mesh, self.mesh))
 
     def collect(self, state: TrainState, problems: list[Problem], key: Array, order: Array) -> TextRollouts:
         talk, group = self.talk, self.sampling.group

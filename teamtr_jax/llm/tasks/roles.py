@@ -59,10 +59,10 @@ class Shop:
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        clerk = Role("clerk", "You know the prices in a shop.", self.cap, ending="Repeat these prices.")
+        clerk = Role("clerk", "You know the prices in a shop.", self.cap, ending="What does each thing cost?")
         names = ["porter"] if self.porters == 1 else [f"porter {i + 1}" for i in range(self.porters)]
         porters = (
-            Role(name, "You carry messages.", self.cap, **HEARS, ending="Repeat this message.") for name in names
+            Role(name, "You carry messages.", self.cap, **HEARS, ending="What does each thing cost?") for name in names
         )
         cashier = Role("cashier", "You work out what customers pay.", self.cap, "last", ending=LAST)
         return (clerk, *porters, cashier)

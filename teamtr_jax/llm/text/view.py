@@ -123,7 +123,7 @@ class Scribe:
         """The ids by which the template ends an answer."""
         return self._close[0]
 
-    @cached_property
+    @property
     def stops(self) -> tuple[tuple[int, ...], ...]:
         """Sequences of ids that end a message, longest first: the template's end of an answer, and every eos."""
         found = {self.end, *((i,) for i in self.tokenizer.eos)}
