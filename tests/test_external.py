@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from text_teams import LLAMA, agent, params_of, rescored
 
+from teamtr_jax.llm.conversations import own_messages, reading_of
 from teamtr_jax.llm.external import ends, write_externally
 from teamtr_jax.llm.text.drift import DriftPolicy
-from teamtr_jax.llm.text_sampler import converse, own_messages, reading_of
+from teamtr_jax.llm.text_sampler import converse
 from teamtr_jax.llm.text_team import TextTeam
 from teamtr_jax.validation import InputError
 

@@ -14,6 +14,7 @@ import scipy.stats
 from text_teams import LLAMA, MISTRAL, QWEN, agent, params_of, rescored
 
 from teamtr_jax.llm import pens, writing
+from teamtr_jax.llm.conversations import own_messages, reading_of
 from teamtr_jax.llm.external import ends
 from teamtr_jax.llm.language_model import logits_of
 from teamtr_jax.llm.llama.adapters import adapted
@@ -22,7 +23,7 @@ from teamtr_jax.llm.llama.lora import Lora
 from teamtr_jax.llm.text.drift import DriftPolicy
 from teamtr_jax.llm.text.role import Role
 from teamtr_jax.llm.text.view import Scribe
-from teamtr_jax.llm.text_sampler import converse, own_messages, reading_of
+from teamtr_jax.llm.text_sampler import converse
 from teamtr_jax.llm.text_team import TextAgent, TextTeam, text_params
 from teamtr_jax.sharing import Sharing
 from teamtr_jax.validation import InputError

@@ -14,7 +14,7 @@ from teamtr_jax.llm.text_team import TextTeam
 from teamtr_jax.llm.writing import bucket
 from teamtr_jax.validation import InputError, whole_number
 
-__all__ = ["SamplerSettings", "View", "Conversations", "Own", "own_messages", "reading_of"]
+__all__ = ["SamplerSettings", "View", "Conversations", "OwnMessages", "own_messages", "reading_of"]
 
 
 class SamplerSettings(NamedTuple):
@@ -56,7 +56,7 @@ class Conversations(NamedTuple):
     settings: SamplerSettings
 
 
-class Own(NamedTuple):
+class OwnMessages(NamedTuple):
     """The messages of all who play with one set of parameters, in the order of turns."""
 
     turn: Int[ndarray, "R M"]  #: −1 where a row has fewer
@@ -64,7 +64,7 @@ class Own(NamedTuple):
     logp: Float[ndarray, "R M L"]  #: as it was drawn; 0 where there is no id
 
 
-def own_messages(team: TextTeam, conversations: Conversations, which: int) -> Own:
+def own_messages(team: TextTeam, conversations: Conversations, which: int) -> OwnMessages:
     """Who wrote what when with the parameters `which`: where the messages of `reading_of` come from.
 
     Raises:
@@ -78,7 +78,7 @@ def own_messages(team: TextTeam, conversations: Conversations, which: int) -> Ow
     there = np.take_along_axis(theirs, order, 1)
     cap = max(team.agents[k].role.cap for k in members)
     logp = np.take_along_axis(conversations.logp[:, :, :cap], order[:, :, None], 1)
-    return Own(
+    return OwnMessages(
         np.where(there, order, -1).astype(np.int32),
         np.where(there, np.take_along_axis(speaker, order, 1), -1).astype(np.int32),
         np.where(there[:, :, None], logp, 0),

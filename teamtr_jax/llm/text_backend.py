@@ -136,7 +136,7 @@ class _Given(NamedTuple):
     """What one update is made from."""
 
     reading: Reading
-    turn: NDArray[np.int32]  #: of each message, `Own.turn`
+    turn: NDArray[np.int32]  #: of each message, `OwnMessages.turn`
     shape: tuple[int, ...]  #: ``[R, turns, L]``
     lesson: Lesson
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from teamtr_jax.llm.conversations import Conversations, SamplerSettings, View, own_messages, reading_of
+from teamtr_jax.llm.conversations import Conversations, SamplerSettings, View
 from teamtr_jax.llm.external import ExternalSampler, Written
 from teamtr_jax.llm.language_model import Params
 from teamtr_jax.llm.pens import ExternalPen, Memory, OwnPen, Turn
@@ -23,7 +23,7 @@ from teamtr_jax.llm.text.view import Told
 from teamtr_jax.llm.text_team import TextAgent, TextTeam
 from teamtr_jax.validation import InputError, whole_number
 
-__all__ = ["Problem", "Conversations", "converse", "own_messages", "reading_of"]
+__all__ = ["Problem", "converse"]
 
 Problem = str | tuple[str, ...]
 """One text that every agent reads, or one for each agent, of which the others know nothing."""

@@ -91,13 +91,20 @@ print(f"{said.drift.drifted} of {said.drift.messages} messages drift: their text
 # %%
 settings = UpdateSettings(learning_rate=0.01, epochs=1, minibatch=48, micro_batch=48, delta=0.5, beta=0.05)
 sampling = LanguageSampling(PROMPTS, GROUP, held_out=2)
-STAGES = 9
+STAGES = 8
 start, frozen = init_text_state(team, params, settings)
 backend = text_backend(team, frozen, task, settings, sampling, TextTalk(length=128))
-state, records = start, []
-for stage in range(STAGES):
-    key = jax.random.fold_in(jax.random.key(1), stage)
-    state, new = run_stage(backend, state, [0, 1], fresh, key, stage)
+
+
+def one_stage(state, stage):
+    return run_stage(backend, state, [0, 1], fresh, jax.random.fold_in(jax.random.key(1), stage), stage)
+
+
+state, records = one_stage(start, 0)  # the first one compiles
+
+# %%
+for stage in range(1, STAGES):
+    state, new = one_stage(state, stage)
     records += new
 now = whole_params(state, frozen)
 
@@ -116,15 +123,15 @@ print("share of small letters, held-out prompts: before", before, "after", after
 # ## Certify
 #
 # What each update certified, and how far the numbers can be trusted: *mismatch* is how far the trainer's log-probability of a
-# message is from that by which it was drawn (S12), *floor* the KL of a policy with itself, scored by two programs. In float32
-# both are rounding; in bfloat16 the floor can exceed the radius.
+# message is from that by which it was drawn (S12), *floor* the KL of a policy with itself, scored by other programs and in other
+# shapes. In float32 both are rounding; in bfloat16 the floor can exceed the radius.
 
 # %%
 print("update  agent   reward  KL a message      S7       S8    mismatch    floor")
-for i, x in enumerate(records[:4] + records[-2:]):
+for i, x in [*enumerate(records)][:4] + [*enumerate(records)][-2:]:
     info = x.info
     print(
-        f"{i if i < 4 else len(records) - 6 + i:6d}  {team.names[x.agent]:6}  {info['reward']:6.3f}  {info['message_kl']:12.4f}"
+        f"{i:6d}  {team.names[x.agent]:6}  {info['reward']:6.3f}  {info['message_kl']:12.4f}"
         f"  {info['certificate_estimable']:6.3f}  {info['certificate_finite_sample']:7.3f}"
         f"  {info['mismatch_mean']:10.1e}  {info['floor']:.1e}"
     )
