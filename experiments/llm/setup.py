@@ -59,13 +59,15 @@ def set_up(settings: Train) -> Setup:
     return Setup(**{f.name: getattr(training, f.name) for f in fields(training)}, test=test, probes=probes, rows=rows)
 
 
-def held_out_problems(task: Source, rng: np.random.Generator, size: int | None) -> list[Problem]:
-    """Distinct held-out problems; `TEST_PROMPTS` of them, or as many as the task has, where no number is given.
+def held_out_problems(
+    task: Source, rng: np.random.Generator, size: int | None, usual: int = TEST_PROMPTS
+) -> list[Problem]:
+    """Distinct held-out problems; `usual` of them, or as many as the task has, where no number is given.
 
     Raises:
       InputError: fewer than were asked for, or none.
     """
-    return draw(task, rng, TEST_PROMPTS if size is None else size, held_out=True, distinct=True, fewer=size is None)
+    return draw(task, rng, usual if size is None else size, held_out=True, distinct=True, fewer=size is None)
 
 
 def begins(settings: Train, team: LanguageTeam) -> dict[str, Any]:

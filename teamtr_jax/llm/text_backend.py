@@ -104,7 +104,7 @@ def text_backend(
       of the parameters that wrote it: mean and greatest `|log ratio|`, mean of k3.
     * `floor`: the KL of a policy with itself, scored by the program that only scores and the one that updates, and on a few rows
       in two other shapes (`self_kl_floor`), the greatest. Less is rounding; `below_floor` says that the KL is less, or S7's
-      certificate less than the floor costs: nothing is decided.
+      certificate no further from 0 than the floor costs: nothing is decided.
     * `drift`: share of messages whose text, encoded again, gives other ids; `redrawn`: how often one was drawn again, on average;
       `dropped`: messages of others that the writer was not told for want of room, on average; `truncated`: share that no stop
       ended.
@@ -251,7 +251,7 @@ class _TextKind(NamedTuple):
             "mismatch_max": float(np.abs(differs).max(initial=0)),
             "mismatch_k3": _mean(_k3(differs)),
             "floor": floor,
-            "below_floor": bool(info["message_kl"] <= floor or info["certificate_estimable"] <= costs),
+            "below_floor": bool(info["message_kl"] <= floor or abs(info["certificate_estimable"]) <= costs),
             "drift": _mean(said.drifted[:training][spoke]),
             "redrawn": _mean(said.redrawn[:training][spoke]),
             "dropped": _mean(said.dropped[:training][spoke]),

@@ -15,7 +15,10 @@ from teamtr_jax.llm.tasks import WORD_TASKS
 from teamtr_jax.llm.tasks.word_task import MOST_CAP
 from teamtr_jax.validation import InputError, one_of
 
-__all__ = ["Adapters", "TextTrain", "TextCompare"]
+__all__ = ["Adapters", "TextTrain", "TextCompare", "TEXT_PROMPTS"]
+
+TEXT_PROMPTS = 200
+"""Held-out prompts that accuracy is measured on, where the task has so many."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,8 @@ class TextTrain(Learn):
     """Of Adam."""
     epochs: int = 1
     """Passes over the rollouts of an update, at most."""
-    test_prompts: int | None = 200
-    """Held-out prompts on which the accuracy is measured before and after. None: 512, or as many as the task has."""
+    test_prompts: int | None = None
+    """Held-out prompts on which the accuracy is measured before and after. None: 200, or as many as the task has."""
     test_samples: int = 1
     """Conversations for each of them."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from experiments.llm.plugins import loaded, task_file, task_identity, task_settings, word_task_of
 from experiments.llm.setup import held_out_problems
 from experiments.llm.words.bases import base_path, digest_beside
-from experiments.llm.words.settings import TextTrain
+from experiments.llm.words.settings import TEXT_PROMPTS, TextTrain
 from experiments.networks import ORDERS
 from teamtr_jax.llm.backend import LanguageSampling
 from teamtr_jax.llm.checkpoint_team import team_of
@@ -110,7 +110,8 @@ def set_up_text(settings: TextTrain) -> TextSetup:
             raise InputError(
                 f"base of {roles[k].name}", paths[k], f"{paths[first]}, that of {roles[first].name}, a sharer"
             )
-    test = held_out_problems(task, np.random.default_rng([settings.seed, 2]), settings.test_prompts)
+    rng = np.random.default_rng([settings.seed, 2])
+    test = held_out_problems(task, rng, settings.test_prompts, TEXT_PROMPTS)
     known = {path: _agent(settings, path) for path in dict.fromkeys(paths)}
     agents = [known[path] for path in paths]
     key = None if settings.full else jax.random.fold_in(jax.random.key(settings.seed), 0)
