@@ -149,7 +149,7 @@ def lowered(plan: Plan, mesh: Any) -> tuple[Any, dict[str, int]]:
     order = jax.ShapeDtypeStruct((plan.epochs, plan.rows), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
     compiled, traced = parts(settings)
     with jax.set_mesh(mesh):
-        out = _update.lower(model, compiled, own, frozen, np.float32(1.0), reading, lesson, traced, order)
+        out = _update.lower(model, compiled, own, frozen, np.float32(1.0), reading, lesson, traced=traced, order=order)
 
     def size(tree: Any) -> int:
         return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -64,6 +64,8 @@ def train(
     With a `folder`, the records are appended to ``records.jsonl`` and the state is saved after every stage; called again it
     goes on after the last stage that was saved, and the records are the ones that an uninterrupted run writes, bit for bit on
     the same device, time stamps aside. A finished run is returned as it is; more `stages` continue it.
+    Processes that `hosts.start_hosts` joined all call this with the same arguments. The first reads and writes the folder, which
+    the others need not see; leaves that lie on several devices come back there, whatever number of them wrote the checkpoint.
 
     Args:
       stage: its records are those of `run_stage`, or mappings (`update_lines` makes some, of a batch of teams or to add to).
@@ -74,17 +76,12 @@ def train(
       progress: a bar with the time left, if stderr is a terminal.
       every: save after this many stages only; what was not saved is computed again.
 
-    Processes that `hosts.start_hosts` joined all call this with the same arguments. The first reads and writes the folder, which
-    the others need not see; leaves that lie on several devices come back there, whatever number of them wrote the checkpoint.
-
     Returns:
       The state after the last stage, and where the records are.
 
     Raises:
-      InputError: names the setting, file or leaf that differs or is damaged, the place that cannot be written, or a leaf that
-        is another one on another process.
-      ArithmeticError: a record or a state that holds NaN: names the stage and the key or the leaf. The stages before it are
-        saved.
+      InputError: names the setting, file or leaf that differs, also between processes, or is damaged, or a place that is closed.
+      ArithmeticError: a record or a state that holds NaN: names stage, key or leaf; the stages before it are saved.
       RuntimeError: on other processes than the first, what the first one raised while it read or wrote.
       KeyboardInterrupt: after a line on stderr that says how much is saved.
 
@@ -99,8 +96,7 @@ def train(
       >>> def stage(state, key, k):
       ...     return run_stage(backend, state, order=[0, 1, 2], key=key, stage=k)
       >>> with TemporaryDirectory() as folder:
-      ...     start = team_state(relay.team, relay.current)
-      ...     state, path = train(stage, start, 4, jax.random.key(0), folder, {"radius": 0.01})
+      ...     _, path = train(stage, team_state(relay.team, relay.current), 4, jax.random.key(0), folder, {"radius": 0.01})
       ...     records = read_records(folder)
       >>> print([round(record["objective_before"], 3) for record in records if record["update"] == 0])
       [0.114, 0.206, 0.316, 0.436]

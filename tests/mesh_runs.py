@@ -81,9 +81,10 @@ def one_update(mesh):
     order = np.stack([np.random.default_rng(k).permutation(8) for k in range(2)]).astype(np.int32)
     with on_mesh(mesh):
         compiled, traced = parts(SETTINGS)
-        arguments = own, frozen, jnp.asarray(1.0, jnp.float32), reading, lesson, traced, order
-        program = _update.lower(WIDE, compiled, *arguments).compile()
-        new, text = program(*arguments), program.as_text()
+        arguments = own, frozen, jnp.asarray(1.0, jnp.float32), reading, lesson
+        more = {"traced": traced, "order": order}
+        program = _update.lower(WIDE, compiled, *arguments, **more).compile()
+        new, text = program(*arguments, **more), program.as_text()
     kernel, adapter = (x["layers"]["gate"] for x in (frozen, new.trained))
     where = {
         name: (x.shape, x.addressable_shards[0].data.shape)

@@ -35,7 +35,7 @@ async function look(page) {
     formulas: formulas.length,
     untouched: [...formulas].filter(part => !part.querySelector("mjx-container")).length,
     refused: body.querySelectorAll("[data-mjx-error], [data-mml-node=merror]").length,
-    raw: text.textContent.match(/\\[a-zA-Z]+|\\[()\[\]]|\$[^$\n]*[\\^_{}][^$\n]*\$/g) ?? [],
+    raw: text.textContent.match(/\\(?!n(?![a-zA-Z]))[a-zA-Z]+|\\[()\[\]]|\$[^$\n]*[\\^_{}][^$\n]*\$/g) ?? [],
     wide: wide,
   };
 }

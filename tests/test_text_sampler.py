@@ -154,7 +154,7 @@ def test_rows_that_have_ended_leave_the_batch(talk, monkeypatch):
     whole = converse(team, params, PROBLEMS, KEY, 2, halve=False)
     sizes, write = set(), writing.write
     monkeypatch.setattr(pens, "HALVED", 2)
-    monkeypatch.setattr(writing, "write", lambda *x: sizes.add(len(x[3].done)) or write(*x))
+    monkeypatch.setattr(writing, "write", lambda *x, **more: sizes.add(len(x[3].done)) or write(*x, **more))
     found = converse(team, params, PROBLEMS, KEY, 2)
     assert sizes >= {8, 4, 2}
     np.testing.assert_array_equal(found.ids, whole.ids)

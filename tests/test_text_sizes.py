@@ -44,7 +44,9 @@ def compiled(model: LlamaConfig, sizes: TextSizes) -> Any:
     order = jax.ShapeDtypeStruct((2, sizes.rows), jnp.int32)  # a single step compares a policy with itself: less
     number = jax.ShapeDtypeStruct((), jnp.float32)
     reading = Reading(*texts, at, at, own, own)
-    return _update.lower(model, settings[0], learner, frozen, number, reading, lesson, settings[1], order).compile()
+    fixed, traced = settings
+    program = _update.lower(model, fixed, learner, frozen, number, reading, lesson, traced=traced, order=order)
+    return program.compile()
 
 
 def largest(program: Any) -> int:

@@ -197,9 +197,8 @@ class OwnPen:
         held, whole, places = self.held, None, np.arange(len(asked))  # of the rows at work in the batch
         while True:
             few = -(-len(places) // 2) if self.turn.halve and len(places) >= HALVED else 0
-            message, held = writing.write(
-                self.agent.model, self.params, held, message, uniform, stops, heat, np.int32(start), np.int32(few)
-            )
+            more = {"start": np.int32(start), "few": np.int32(few)}
+            message, held = writing.write(self.agent.model, self.params, held, message, uniform, stops, heat, **more)
             now = jax.device_get(gathered(message))
             mine = (places < len(asked)) & asked[places.clip(max=len(asked) - 1)]
             for all_, some in zip(

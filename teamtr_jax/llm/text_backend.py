@@ -219,7 +219,7 @@ class _TextKind(NamedTuple):
         rows, order = by_rows(mesh, (given.reading, given.lesson)), everywhere(mesh, order)
         with self._devices():
             new = update_reading(
-                team.models[which], self.settings, own, self.frozen[which], *rows, order, team.temperature
+                team.models[which], self.settings, own, self.frozen[which], *rows, order, temperature=team.temperature
             )
         found = gathered(new.outcome)
         tokens: dict[str, Any] = {  # on the host: no arrays of jax

@@ -87,6 +87,7 @@ def _update(
     temperature: Array,
     reading: Reading,
     lesson: Lesson,
+    *,
     traced: TracedSettings,
     order: Array,
 ) -> Improved:
@@ -104,6 +105,7 @@ def update_reading(
     reading: Reading,
     lesson: Lesson,
     order: Int[Array, "epochs training"],
+    *,
     temperature: float | Array = 1.0,
 ) -> Improved:
     """Algorithm 1's update of one set of parameters (`update_agent` says what is ascended).
@@ -120,7 +122,8 @@ def update_reading(
         for rows in integers("order", visits, 0, reading.ids.shape[0]):
             permutation("order", rows, len(rows))
     compiled, traced = parts(settings)
-    return _update(model, compiled, own, frozen, jnp.asarray(temperature, jnp.float32), reading, lesson, traced, order)
+    heat = jnp.asarray(temperature, jnp.float32)
+    return _update(model, compiled, own, frozen, heat, reading, lesson, traced=traced, order=order)
 
 
 def text_programs() -> dict[str, int]:

@@ -158,6 +158,7 @@ def write(
     uniform: Float[Array, "B L 2"],
     stops: Int[Array, "K S"],
     temperature: float | Array,
+    *,
     start: Array | np.int32,
     few: Array | np.int32,
 ) -> tuple[Message, Held]:

@@ -40,7 +40,7 @@ class LlamaConfig(LlamaShape):
         past: tuple[Cache, ...] = (),
         first: int = 0,
     ) -> tuple[Float[Array, "B M D"], Cache]:
-        return network.features(self, params, ids, readable, start, cache, past, first)
+        return network.features(self, params, ids, readable, start, cache, past=past, first=first)
 
     def prepared(self, params: Params) -> Params:
         return network.prepared(self, params)

@@ -89,6 +89,7 @@ def features(
     readable: Bool[Array, "B N"],
     start: Array | int = 0,
     cache: Cache | None = None,
+    *,
     past: tuple[Cache, ...] = (),
     first: int = 0,
 ) -> tuple[Float[Array, "B M D"], Cache]:

@@ -26,8 +26,10 @@ class Role:
     Example:
       >>> role = Role("checker", "Check the sum.", cap=32, sees=("solver",))
       >>> seen = role.seen([("planner", "add"), ("solver", "3")])
-      >>> role.user_text("1 + 2", seen)
-      '1 + 2\n\nsolver: 3'
+      >>> print(role.user_text("1 + 2", seen))
+      1 + 2
+      <BLANKLINE>
+      solver: 3
     """
 
     name: str
