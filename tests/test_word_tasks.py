@@ -61,6 +61,7 @@ ALL = [pytest.param(name, marks=needs_gym if name in GYM else ()) for name in WO
         r"$$\boxed{ 42 }$$",
         r"Answer: \boxed{42}.",
         r"Answer: $\boxed{42}$",
+        "The answer is $42$.",
         "<answer>42</answer>",
         "<answer> 42\n</answer>",
         "The answer: <answer>42</answer>",
