@@ -61,7 +61,7 @@ SMOLLM := build/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 SMOLLM_TASK ?= --task shop --difficulty goods=1 porters=1 cap=16 --temperature 0.5 --prompts 6 --group 8 --stages 4 --delta 0.05 \
   --learning-rate 1e-4 --test-prompts 200
 .PHONY: smollm
-smollm: setup $(SMOLLM) ## a team of three SmolLM2-135M learns a task in words, three seeds (fetches 93 MB; resumes from results/)
+smollm: setup $(SMOLLM) ## three SmolLM2-135M learn to pass a price on, three seeds, onto results/smollm (fetches 93 MB; resumes)
 	for seed in 0 1 2; do \
 	  $(LLM) --base smollm2 $(SMOLLM_TASK) --out results/smollm/seed-$$seed --seed $$seed --log parquet && \
 	  .venv/bin/teamtr monitor results/smollm/seed-$$seed/token_log.parquet --delta 0.05 \

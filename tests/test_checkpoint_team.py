@@ -61,3 +61,6 @@ def test_what_is_refused(base, other):
         team_of([base, base], ROLES, 3)
     with pytest.raises(InputError, match=r"key: found one, but qwen2 has no adapters, expected load_agent"):
         team_of([base, other], ROLES[:2], 2, key=jax.random.key(0))
+    stranger = base._replace(name="stranger", digest="0" * 64)  # of the same sizes
+    with pytest.raises(InputError, match=r"agents\[1\]: found stranger, expected smollm2, that of agent 0, a sharer"):
+        team_of([base, stranger], ROLES[:2], 2, sharing=Sharing((0, 0)))

@@ -479,6 +479,13 @@ def test_spread_over_seeds_by_hand():
     assert spread([4.0]) == (4.0, -math.inf, math.inf)
 
 
+def test_no_regression_is_reported_where_nothing_was_probed(tmp_path, capsys):
+    one = {"accuracy_start": 0.25, "accuracy_end": 0.5, "gain": 0.25, "tokens": 9, "updates": 6}
+    report(tmp_path, {"teamtr": [{**one, "regressions": 0, "regressions_tested": 0}]})
+    assert "0/6" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "compare.json").read_text())["methods"]["teamtr"]["regressions"] == [None]
+
+
 def test_the_comparison_is_of_the_summaries(tmp_path, capsys):
     keys = ("accuracy_start", "accuracy_end", "gain", "regressions", "tokens", "updates")
 
@@ -592,7 +599,7 @@ def test_a_task_with_few_prompts_uses_them_all(tmp_path, monkeypatch):
     every = {a + b + c for a in "abcd" for b in "abcd" for c in "abcd"}
     assert {problem.prompt for problem in setup.test} == {prompt for prompt in every if is_held_out(prompt)}
     assert len(setup.test) == 6
-    with pytest.raises(InputError, match="gave 6 of 7 distinct held-out prompts"):
+    with pytest.raises(InputError, match="test_prompts: found 7, expected at most 6: no more distinct held-out"):
         set_up(Train(tmp_path / "run", **few, test_prompts=7))
 
 
@@ -660,7 +667,7 @@ def test_a_short_run_with_a_task_of_ones_own(trained, tmp_path, capsys):
     capsys.readouterr()
     assert main(["show", str(moved), "--count", "2"]) == 0
     text = capsys.readouterr().out
-    assert "mine [red]\\x1b[31m, teamtr, after 1 stages" in text
+    assert "mine [red]\\x1b[31m, teamtr, after 1 stage, seed" in text
     assert "\x1b" not in text
     assert main(["train", *TINY, "--task", f"{path}:Mine", "--stages", "1", "--out", str(moved)]) == 2
     assert "mine.py: found no such file" in capsys.readouterr().err
@@ -686,12 +693,12 @@ def test_a_run_with_a_task_of_ones_own(trained, tmp_path, monkeypatch, capsys):
 
     assert main(["show", str(moved), "--count", "2"]) == 0
     text = capsys.readouterr().out
-    assert "mine [red]\\x1b[31m, teamtr, after 1 stages" in text
+    assert "mine [red]\\x1b[31m, teamtr, after 1 stage, seed" in text
     assert "\x1b" not in text
     assert main(["eval", str(moved), "--prompts", "64", "--samples", "2"]) == 0
     report = json.loads((moved / "eval.json").read_text())
     assert (report["stages"], report["prompts"]) == (1, 64)
-    assert "mine [red]\\x1b[31m, teamtr, after 1 stages: 64 held-out prompts" in capsys.readouterr().out
+    assert "mine [red]\\x1b[31m, teamtr, after 1 stage: 64 held-out prompts" in capsys.readouterr().out
     asked = [str(moved), "--agents", "1", "--stages", "1", "--probes", "64", "--no-progress"]
     assert swaps.main(asked) == 0
     assert "the team after 1 of 2 stages" in capsys.readouterr().out

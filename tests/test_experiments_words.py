@@ -12,7 +12,7 @@ from rich.console import Console
 from experiments.llm.__main__ import main
 from experiments.llm.keeping import TIMED
 from experiments.llm.settings import Eval, Show
-from experiments.llm.words import bases
+from experiments.llm.words import bases, compare
 from experiments.llm.words import run as runs
 from experiments.llm.words.run import load_text_run
 from experiments.llm.words.settings import Adapters, TextCompare, TextTrain
@@ -37,9 +37,13 @@ from teamtr_jax.llm.text.role import Role
 @dataclass(frozen=True)
 class Mine:
     most: int = 999
+    cap: int = 5
     name = "mine"
     turns = 2
-    roles = (Role("first", "Say something.", 5), Role("second", "", 5))
+
+    @property
+    def roles(self):
+        return Role("first", "Say something.", self.cap), Role("second", "", self.cap)
 
     def sample(self, rng):
         return Problem(f"{rng.integers(self.most)} and more", "yes")
@@ -141,8 +145,55 @@ def test_show_and_eval(trained, capsys):
         == report["difficulties"]["as trained"]["avg"]["value"]
     )
     assert (home / "eval.json").is_file()
+    with pytest.raises(
+        InputError, match="difficulty cap=9: cap of first: found 9, expected 5, as the team was trained"
+    ):
+        evaluate_text(Eval(home, prompts=8, samples=2, difficulty=("cap=9",)))
     assert main(["show", str(home), "--count", "1", "--start"]) == 0
     assert "before training" in capsys.readouterr().out
+
+
+def test_a_summary_of_other_stages_or_prompts_is_made_again(trained, tmp_path):
+    """A run that was stopped while it was measured has the summary of the stages before. One prompt has no interval."""
+    home, arguments = trained
+    copy = shutil.copytree(home, tmp_path / "run")
+    old = json.loads((copy / "summary.json").read_text())
+    del old["sha256"]
+    runs.write_json(copy / "summary.json", {**old, "stages": 1, "accuracy_end": -1.0})
+    assert main([*arguments, "--out", str(copy)]) == 0
+    new = json.loads((copy / "summary.json").read_text())
+    assert (new["stages"], new["accuracy_end"]) == (2, old["accuracy_end"])
+    assert main([*("1" if x == "8" else x for x in arguments), "--out", str(copy)]) == 0
+    one = json.loads((copy / "summary.json").read_text())
+    assert (one["test_prompts"], one["gain_low95"]) == (1, "-inf")
+
+
+def test_a_log_of_stages_without_one_is_refused(trained, tmp_path, capsys):
+    home, arguments = trained
+    copy = shutil.copytree(home, tmp_path / "run")
+    (copy / "token_log" / "00000000.jsonl").unlink()
+    assert main([*arguments, "--out", str(copy)]) == 2
+    assert "log: found jsonl, expected none: stage 0 in" in capsys.readouterr().err
+
+
+def test_what_ends_a_text_is_part_of_a_base(tmp_path):
+    base = shutil.copytree(BASE, tmp_path / "base")
+    before = bases.digest_beside(base)
+    (base / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
+    assert bases.digest_beside(base) != before
+
+
+def test_fewer_held_out_prompts_than_asked_for(tmp_path):
+    lines = [{"prompt": f"{i} + 1?", "answer": i + 1, "split": "test" if i < 3 else "train"} for i in range(5)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match="test_prompts: found 4, expected at most 3"):
+        make(tmp_path, task=str(tmp_path / "x.jsonl"), test_prompts=4)
+
+
+def test_a_method_that_does_not_fit_is_refused_before_the_others_train(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "train_text", lambda run: pytest.fail("trained"))
+    with pytest.raises(InputError, match="method: found lone"):
+        compare.compare_text(TextCompare(tmp_path / "x", base=(str(BASE),), methods=("teamtr", "lone"), seeds=1))
 
 
 def test_another_base_or_task_is_refused(trained, tmp_path):
@@ -198,6 +249,7 @@ def test_what_can_be_asked_for(tmp_path):
         (dict(base=(str(BASE), str(CHECKPOINTS_FIXTURE / "qwen2")), sharers=(0, 0)), "base of cashier: found"),
         (dict(task="sums"), "task: found 'sums', expected arithmetic, shop"),
         (dict(task="none.jsonl"), "none.jsonl: found no such file"),
+        (dict(verifier="exact"), "verifier: found exact, expected none: shop has its own"),
         (dict(difficulty=("good=2",)), "settings of 'shop': found"),
         (dict(roles=("clerk",)), "roles: found 'clerk', expected NAME=TEXT"),
         (dict(roles=("clerk=a", "clerk=b")), "roles: found 'clerk=b'"),

@@ -302,3 +302,11 @@ def test_every_array_of_the_fixtures_has_a_place():
         for file in folder.glob("*.safetensors"):
             found |= {name: array.shape for name, array in arrays(file).items()}
         assert tensor_shapes(config) == found
+
+
+@pytest.mark.parametrize("name", ["factor", "mscale", "mscale_all_dim"])
+@pytest.mark.parametrize("wrong", ["2", [1], {"a": 1}])
+def test_a_number_of_yarn_that_is_none(name, wrong):
+    rope = {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0, "mscale_all_dim": 1.0, name: wrong}
+    with pytest.raises(InputError, match=f"{name}: found"):
+        config_of({"model_type": "llama", "rope_parameters": rope})

@@ -590,3 +590,15 @@ def test_characters_are_enough_for_a_team():
             CharacterTokenizer(characters)
     assert isinstance(tokenizer, tokenizer_module.Tokenizer)
     assert isinstance(tokenizer_named("llama2"), tokenizer_module.Tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("eos_token_id", 1.5), ("eos_token_id", [{}]), ("chat_template", [1]), ("chat_template", [{"name": "default"}]),
+     ("added_tokens_decoder", [1])],
+)  # fmt: skip
+def test_an_entry_of_a_tokenizer_of_another_type(name, wrong):
+    folder = Path(__file__).parent / "fixtures" / "checkpoints" / "smollm2"
+    file, config = (json.loads((folder / f"{x}.json").read_text()) for x in ("tokenizer", "tokenizer_config"))
+    with pytest.raises(InputError, match=f"{name}: found"):
+        tokenizer_of(file, {**config, name: wrong})

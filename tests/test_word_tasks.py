@@ -61,6 +61,7 @@ ALL = [pytest.param(name, marks=needs_gym if name in GYM else ()) for name in WO
         r"$$\boxed{ 42 }$$",
         r"Answer: \boxed{42}.",
         r"Answer: $\boxed{42}$",
+        "The answer is $42$.",
         "<answer>42</answer>",
         "<answer> 42\n</answer>",
         "The answer: <answer>42</answer>",
@@ -471,6 +472,15 @@ def test_splits_of_ones_own(tmp_path):
         jsonl_task(tmp_path / "x.jsonl", "regex")
 
 
+def test_the_same_question_is_on_one_side(tmp_path):
+    """Prompts that differ in case and blanks alone are held out as the first of them is."""
+    lines = [{"prompt": x, "answer": 1} for i in range(40) for x in (f"Say {i}?", f"say  {i}? ", f" SAY {i}?")]
+    task = jsonl_task(write(tmp_path / "x.jsonl", lines))
+    train, held = ([" ".join(p.prompt.lower().split()) for p in task.listed(side)] for side in (False, True))
+    assert not set(train) & set(held)
+    assert len(held) == 3 * sum(is_held_out(f"Say {i}?") for i in range(40)) > 0
+
+
 GOOD = '{"prompt": "1?", "answer": "1"}\n'
 
 
@@ -506,6 +516,12 @@ GOOD = '{"prompt": "1?", "answer": "1"}\n'
         ([{"prompt": "2?", "answer": "2", "split": "train"}], r"found 1 prompts, none held out by their splits"),
         ([GOOD], r"found 1 prompts, none held out by the hashes"),
         (["[" * 100_000 + "\n"], r"line 1: found"),
+        (['{"prompt": "\\ud800?", "answer": "2"}\n'], r"line 1: prompt: found .*expected characters"),
+        (['{"prompt": "2?", "answer": "\\ud800"}\n'], r"line 1: answer: found .*expected characters"),
+        (
+            [{"prompt": "Sum?", "answer": "2", "split": "train"}, {"prompt": "sum? ", "answer": "2", "split": "test"}],
+            r"line 2: split: found test, for the prompt of line 1 but for case and blanks, expected one split for both",
+        ),
     ],
 )
 def test_bad_data_sets(tmp_path, lines, message):

@@ -28,7 +28,7 @@ PROGRAM = "experiments.llm"
 def train(settings: Train) -> None:
     summary = run.train_run(settings)
     figures = draw_run(settings.out)
-    start, end, low = (summary[name] for name in ("accuracy_start", "accuracy_end", "gain_low95"))
+    start, end, low = (float(summary[name]) for name in ("accuracy_start", "accuracy_end", "gain_low95"))
     print(
         f"accuracy on {summary['test_prompts']} held-out prompts: {start:.3f} → {end:.3f}, gain at least {low:.3f} (95 %)"
     )
@@ -50,7 +50,7 @@ def _tell_written(settings: Learn, figures: Sequence[Path]) -> None:
 def train_words(settings: TextTrain) -> None:
     summary = train_text(settings)
     figures = draw_run(settings.out)
-    start, end, low = (summary[name] for name in ("accuracy_start", "accuracy_end", "gain_low95"))
+    start, end, low = (float(summary[name]) for name in ("accuracy_start", "accuracy_end", "gain_low95"))
     print(
         f"accuracy on {summary['test_prompts']} held-out prompts: {start:.3f} → {end:.3f}, gain at least {low:.3f} (95 %)"
     )

@@ -34,6 +34,20 @@ def _shown(x: Sequence[float]) -> str:
     return f"{value:.3f} [{low:.3f}, {high:.3f}]" if len(x) > 1 else f"{value:.3f}"
 
 
+def _tested(summary: dict[str, Any]) -> int:
+    """Updates after which a run looked for a regression: all, or without probes none."""
+    return summary.get("regressions_tested", summary["updates"])
+
+
+def _known(summary: dict[str, Any], key: str) -> Any:
+    return None if key == "regressions" and not _tested(summary) else summary[key]
+
+
+def _regressions(each: Sequence[dict[str, Any]]) -> str:
+    tested = sum(map(_tested, each))
+    return f"{sum(x['regressions'] for x in each)}/{tested}" if tested else "–"
+
+
 def compare(settings: Compare) -> list[Path]:
     """Train what is missing, print the table, draw the figure from the summaries.
 
@@ -64,7 +78,7 @@ def report(out: Path, found: dict[str, list[dict[str, Any]]]) -> list[Path]:
         [
             name,
             *(_shown([x[key] for x in each]) for key in ("accuracy_start", "accuracy_end", "gain")),
-            f"{sum(x['regressions'] for x in each)}/{sum(x['updates'] for x in each)}",
+            _regressions(each),
             f"{np.mean([x['tokens'] for x in each]):.0f}",
         ]
         for name, each in found.items()
@@ -78,7 +92,7 @@ def report(out: Path, found: dict[str, list[dict[str, Any]]]) -> list[Path]:
     )
     content = {
         "seeds": seeds,
-        "methods": {name: {key: [x[key] for x in each] for key in keys} for name, each in found.items()},
+        "methods": {name: {key: [_known(x, key) for x in each] for key in keys} for name, each in found.items()},
     }
     path = write_json(out / "compare.json", content)
     figure, ax = axes(1, 1, (6.4, 0.4 * len(found) + 1.2))

@@ -13,7 +13,7 @@ from experiments.llm.measure import Conversations, Mean, converse, mean_of, pass
 from experiments.llm.run import load_run
 from experiments.llm.settings import Eval, task_of
 from experiments.llm.setup import Setup, held_out_problems
-from experiments.llm.transcripts import speakers_of
+from experiments.llm.transcripts import speakers_of, standing
 from experiments.saved import places, write_json
 from experiments.tables import show as table
 from teamtr_jax.llm.tasks import Problem, Task, demonstrated
@@ -94,7 +94,7 @@ def evaluate(settings: Eval) -> dict[str, Any]:
     setup = loaded.setup
     tasks = tasks_of(settings, setup, loaded.settings.task, loaded.settings.difficulty or ())
     drawn = {
-        difficulty: held_out_problems(task, np.random.default_rng([settings.seed, 5]), settings.prompts)
+        difficulty: held_out_problems(task, np.random.default_rng([settings.seed, 5]), settings.prompts, name="prompts")
         for difficulty, task in tasks.items()
     }
     lone = setup.team.agents == 1
@@ -122,7 +122,7 @@ def evaluate(settings: Eval) -> dict[str, Any]:
                 for role, row in zip(roles, each, strict=True)
             },
         }
-    after = "before training" if not loaded.stages else f"after {loaded.stages} stages"
+    after = standing(loaded.stages)
     title = f"{setup.task.name}, {loaded.settings.method}, {after}: {' and '.join(map(str, counts))} held-out prompts"
     note = "K conversations a prompt; avg: mean reward; pass@k: one of k is right; 95 % intervals over prompts"
     table(

@@ -83,7 +83,7 @@ def _accuracy(path: Path, records: Records, summary: dict[str, Any]) -> Path:
     _legend(ax, agent, *others, ncols=2)
     what = "mean reward after the update" + (f", {summary['probe_prompts']} held-out prompts" if probed else "")
     task = shown(summary["task"], 60)
-    title = f"{task}, {summary['method']}, seed {summary['seed']}: gain ≥ {summary['gain_low95']:.3f} (95 %)"
+    title = f"{task}, {summary['method']}, seed {summary['seed']}: gain ≥ {float(summary['gain_low95']):.3f} (95 %)"
     ax.set(xlabel="update", ylabel=what.replace(", ", ",\n"))
     ax.set_title(title, parse_math=False)
     return save(figure, path)

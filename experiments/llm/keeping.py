@@ -20,7 +20,7 @@ from teamtr_jax.monitor import read_token_log, write_token_log
 from teamtr_jax.training import CHECKPOINTS, JOURNAL
 from teamtr_jax.validation import InputError
 
-__all__ = ["ABOUT", "SUMMARY", "START", "TOKENS", "TIMED", "FIGURES", "Compilations", "COMPILATIONS", "read_summary",
+__all__ = ["ABOUT", "SUMMARY", "START", "TOKENS", "TIMED", "FIGURES", "Compilations", "COMPILATIONS", "read_summary", "finished",
            "try_places", "Write", "tensorboard", "gained", "stage_seconds", "done_of", "label", "joined",
            "merge_logs"]  # fmt: skip
 
@@ -59,11 +59,28 @@ def read_summary(home: Path) -> dict[str, Any] | None:
     return read_json(path, "the summary of a run (without it, the same call of `train` writes it again)", sealed=True)
 
 
+def finished(settings: Learn, prompts: int) -> dict[str, Any] | None:
+    """The summary of these stages, measured on so many held-out prompts; `None` where there is none such.
+
+    A run that was stopped while it was measured still has the summary of the stages before.
+
+    Raises:
+      InputError: a damaged one.
+    """
+    summary = read_summary(settings.out)
+    asked = {"stages": settings.stages, "test_prompts": prompts, "test_samples": settings.test_samples}
+    return summary if summary is not None and all(summary.get(name) == value for name, value in asked.items()) else None
+
+
 def try_places(settings: Learn) -> None:
-    """Refuse a folder in which something that a run writes cannot be written."""
+    """Refuse a folder in which something that a run writes cannot be written, or a log of stages that were trained without."""
     log_file = [f"{TOKENS}.{settings.log}"] if settings.log else []
     events = ["tensorboard"] if settings.tensorboard else []
     places(settings.out, (CHECKPOINTS, START, *events), (JOURNAL, ABOUT, SUMMARY, TASK_FILE, *FIGURES, *log_file))
+    if settings.log:
+        for k in range(latest(settings.out / CHECKPOINTS) or 0):
+            if not (settings.out / TOKENS / f"{k:08d}.{settings.log}").exists():
+                raise InputError("log", settings.log, f"none: stage {k} in {settings.out} was trained without it")
 
 
 Write = Callable[[Mapping[str, Any]], None]

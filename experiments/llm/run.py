@@ -25,6 +25,7 @@ from experiments.llm.keeping import (
     Compilations,
     Write,
     done_of,
+    finished,
     gained,
     joined,
     label,
@@ -107,7 +108,7 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
     first = init_train_state(setup.team, params, setup.update)
     state, _ = train(stage, first, settings.stages, train_key, home, about, settings.progress)
     write_json(home / ABOUT, asked)
-    if saved == settings.stages and (summary := read_summary(home)) is not None:
+    if saved == settings.stages and (summary := finished(settings, len(setup.test))) is not None:
         return summary
     gain = gained(accuracy(params), accuracy(state.params))
     if settings.log:

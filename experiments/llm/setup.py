@@ -60,14 +60,21 @@ def set_up(settings: Train) -> Setup:
 
 
 def held_out_problems(
-    task: Source, rng: np.random.Generator, size: int | None, usual: int = TEST_PROMPTS
+    task: Source, rng: np.random.Generator, size: int | None, usual: int = TEST_PROMPTS, name: str = "test_prompts"
 ) -> list[Problem]:
     """Distinct held-out problems; `usual` of them, or as many as the task has, where no number is given.
+
+    Args:
+      name: of the setting that gives the number.
 
     Raises:
       InputError: fewer than were asked for, or none.
     """
-    return draw(task, rng, usual if size is None else size, held_out=True, distinct=True, fewer=size is None)
+    found = draw(task, rng, usual if size is None else size, held_out=True, distinct=True, fewer=True)
+    if size is not None and len(found) < size:
+        expected = f"at most {len(found)}: no more distinct held-out prompts of {task.name!r} were found"
+        raise InputError(name, size, expected)
+    return found
 
 
 def begins(settings: Train, team: LanguageTeam) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from experiments.llm.setup import Setup
 from teamtr_jax.llm.tasks import Problem, demonstrated, draw
 from teamtr_jax.validation import shown
 
-__all__ = ["COLOURS", "show", "speakers_of", "transcript", "verdict"]
+__all__ = ["COLOURS", "show", "speakers_of", "standing", "transcript", "verdict"]
 
 COLOURS = ("cyan", "magenta", "yellow", "blue", "bright_green", "bright_red", "bright_cyan", "bright_magenta")
 """One for each agent, in turn."""
@@ -50,6 +50,11 @@ def verdict(reward: float, more: str = "") -> Text:
     return Text.assemble((f"  {mark}", style), (f"   reward {reward:g}{more}\n", "dim"))
 
 
+def standing(stages: int) -> str:
+    """How long a team was trained."""
+    return f"after {stages} stage{'s' * (stages > 1)}" if stages else "before training"
+
+
 def speakers_of(setup: Setup) -> list[int]:
     """Who speaks at each turn; the tasks of the package have a round robin."""
     return [turn % setup.team.agents for turn in range(setup.team.layout.turns)]
@@ -69,8 +74,8 @@ def show(settings: Show, console: Console | None = None) -> None:
     problems = draw(setup.task, rng, wanted, held_out=True)
     found = converse(setup.team, loaded.params, setup.task, problems, 1, jax.random.key(settings.seed), setup.rows)
     roles = setup.task.roles if setup.team.agents == len(setup.task.roles) else ("alone",)
-    after = "before training" if not loaded.stages else f"after {loaded.stages} stages"
-    title = f"{shown(setup.task.name)}, {loaded.settings.method}, {after}, seed {loaded.settings.seed}\n"
+    after, seed = standing(loaded.stages), loaded.settings.seed
+    title = f"{shown(setup.task.name)}, {loaded.settings.method}, {after}, seed {seed}\n"
     console.print(Text(title), highlight=False)
     chosen = [b for b in range(wanted) if not settings.failures or found.reward[b, 0] < 1][: settings.count]
     for b in chosen:

