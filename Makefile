@@ -58,10 +58,10 @@ llm: setup ## three networks learn a task, three seeds, with and without smoothi
 
 SMOLLM := build/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 # At temperature 1 this network of 135M solves about 1 % of anything here; at .5 enough to learn from.
-SMOLLM_TASK ?= --task shop --difficulty goods=1 porters=1 cap=16 --temperature 0.5 --prompts 6 --group 8 --stages 4 --delta 0.05 \
-  --learning-rate 1e-4 --test-prompts 200
+SMOLLM_TASK ?= --task arithmetic --difficulty max_steps=1 multiply=False largest=5 cap=24 --temperature 0.5 --prompts 6 --group 8 \
+  --stages 4 --delta 0.05 --learning-rate 1e-4 --test-prompts 200
 .PHONY: smollm
-smollm: setup $(SMOLLM) ## three SmolLM2-135M learn to pass a price on, three seeds, onto results/smollm (fetches 93 MB; resumes)
+smollm: setup $(SMOLLM) ## three SmolLM2-135M on sums in words, three seeds, onto results/smollm (fetches 93 MB; resumes)
 	for seed in 0 1 2; do \
 	  $(LLM) --base smollm2 $(SMOLLM_TASK) --out results/smollm/seed-$$seed --seed $$seed --log parquet && \
 	  .venv/bin/teamtr monitor results/smollm/seed-$$seed/token_log.parquet --delta 0.05 \
