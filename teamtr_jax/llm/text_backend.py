@@ -244,7 +244,7 @@ class _TextKind(NamedTuple):
         itself = _per_message(np.asarray(outcome.current)[:training] - found.current[:training], own)
         floor = max(_mean(_k3(itself)), abs(float(outcome.start)), self._floor(state, found.data.reading, agent))
         spoke = np.asarray(own.any(-1))
-        messages = spoke.sum(1).mean()  # of a rollout
+        messages = spoke.sum() / math.ceil(self.settings.measured * training)  # of a rollout that was measured
         costs = self.settings.reward_range * floor * messages
         return {
             "mismatch_mean": _mean(np.abs(differs)),
