@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from teamtr_jax.hosts import gathered
+from teamtr_jax.hosts import from_first, gathered
 from teamtr_jax.llm.conversations import Conversations, own_messages, reading_of
 from teamtr_jax.llm.external import ExternalSampler
 from teamtr_jax.llm.language_model import Params, Reading, joined
@@ -175,7 +175,7 @@ class _TextKind(NamedTuple):
         with self._devices():
             said = converse(self.team, params, texts, key, group, drift=talk.drift, external=talk.external)
         reward = [earned(self.task, problems[row // group], list(texts)) for row, texts in enumerate(said.said)]
-        grid = jnp.asarray(np.array(reward, np.float32).reshape(len(problems), group))
+        grid = jnp.asarray(from_first(np.array(reward, np.float32)).reshape(len(problems), group))
         return TextRollouts(said, grid, order, state.params, {})
 
     def score(self, state: TrainState, rollouts: TextRollouts, agent: int) -> NDArray[np.float64]:
