@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from text_teams import LLAMA, agent, rescored
 
-from teamtr_jax.llm import text_sizes
+from teamtr_jax.finite_sample import mismatch_certificate
+from teamtr_jax.llm import networks, text_sizes
 from teamtr_jax.llm.backend import LanguageRollouts, LanguageSampling, language_backend
 from teamtr_jax.llm.conversations import own_messages, reading_of
 from teamtr_jax.llm.language_model import Reading
@@ -319,6 +320,33 @@ def test_what_the_floor_costs_is_of_the_rollouts_that_were_measured(start, stage
     floor = more(0.0)["floor"]
     assert floor > 1e-5
     assert [more(x * floor)["below_floor"] for x in (1.99, -1.99, 2.01)] == [True, True, False]
+
+
+def test_what_somebody_else_wrote_is_certified_as_such(start, monkeypatch):
+    """S12 in the place of S8: an engine wrote for one agent, and both policies are weighed against what it booked."""
+    (state, frozen), asked = start, []
+    monkeypatch.setattr(
+        networks, "mismatch_certificate", lambda *x, alpha: asked.append(x) or mismatch_certificate(*x, alpha=alpha)
+    )
+
+    def engine(prompts, cap, stops, temperature, seed):
+        ids = np.random.default_rng(seed).choice([4, 5], (len(prompts), cap)).tolist()
+        return ids, [[-np.log(2)] * cap] * len(ids)
+
+    the = text_backend(TEAM, frozen, Letters(), LORA, PLAN, TALK._replace(external={0: engine}))
+    rollouts = the.rollout(state, jax.random.key(6))
+    new, info = the.update(state, the.estimate(state, rollouts, 1, fresh), 1)
+    said, away = rollouts.said, []
+    for params in (whole_params(x, frozen) for x in (state, new)):
+        found = np.zeros(said.speaker.shape)
+        for k in (0, 1):
+            reading, own = reading_of(TEAM, said, k), own_messages(TEAM, said, k)
+            found[:, own.turn[0]] = (rescored(TEAM, params[k], k, reading) - own.logp).sum(-1)
+        away.append(found[PLAN.training :].reshape(PLAN.held_out, PLAN.group, -1))
+    reward = np.asarray(rollouts.reward, np.float64)[-PLAN.held_out :]
+    for one, other in zip(asked[0], (reward, *away), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+    assert info["certificate_finite_sample"] == mismatch_certificate(*asked[0], alpha=PLAN.alpha).lower
 
 
 def test_resume_gives_the_same_bits(start, tmp_path):

@@ -102,6 +102,7 @@ def text_backend(
 
     * `mismatch_mean`, `mismatch_max`, `mismatch_k3`: S12, the trainer's log-probability of a message against the sampler's, both
       of the parameters that wrote it: mean and greatest `|log ratio|`, mean of k3.
+    * `certificate_finite_sample`: S12 instead of S8 where a sampler of `talk.external` wrote.
     * `floor`: the KL of a policy with itself, scored by the program that only scores and the one that updates, and on a few rows
       in two other shapes (`self_kl_floor`), the greatest. Less is rounding; `below_floor` says that the KL is less, or S7's
       certificate no further from 0 than the floor costs: nothing is decided.
@@ -163,6 +164,7 @@ class _TextKind(NamedTuple):
             data=self.data,
             advance=self.advance,
             rescored=True,
+            foreign=bool(self.talk.external),
             more=self.more,
         )
 
