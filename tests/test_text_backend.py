@@ -302,6 +302,7 @@ def test_an_agent_that_says_nothing_stays(start, stage):
     for x, y in zip(jax.tree.leaves(before.params), jax.tree.leaves(new.params), strict=True):
         np.testing.assert_array_equal(x, y)
     assert info["step_scale"] == info["message_kl"] == info["floor"] == info["mismatch_max"] == 0
+    assert float(new.beta[1]) == float(before.beta[1])  # a KL of nothing says nothing of it
     assert info["below_floor"]
 
 

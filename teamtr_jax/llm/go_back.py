@@ -24,6 +24,7 @@ class Kept(NamedTuple):
     scale: Float[Array, ""]  #: share of the step
     reached: Float[Array, ""]  #: monitor at the end of the step, infinite if it is not a number
     sound: Bool[Array, ""]  #: whether every number of the step's end is one
+    heard: Bool[Array, ""]  #: whether the agents that move said anything where it is measured
     moved: Divergence
     entropy: Float[Array, "R turns L"]
     current: Float[Array, "R turns L"]  #: log-probability of what was written, of the agent as it was
@@ -57,7 +58,8 @@ def go_back(given: Given, rows: Rows, current: Spoken, training: int, last: Any)
     one, zero = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
     sound = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(last)]).all()
     trained_on = rows.take(slice(0, training))
-    allowed = sound & (trained_on.messages.sum() > 0)
+    heard = trained_on.messages.sum() > 0
+    allowed = sound & heard
 
     def at(scale: Array) -> Any:
         def part(start: Array, last: Array) -> Array:
@@ -94,4 +96,4 @@ def go_back(given: Given, rows: Rows, current: Spoken, training: int, last: Any)
     begin = _Carry(search, zero, _Seen(Divergence(nothing, nothing), nothing, nothing))
     end = lax.while_loop(lambda carry: ~carry.search.done, try_, begin)
     reached = jnp.where(sound & ~jnp.isnan(end.reached), end.reached, jnp.inf)
-    return Kept(at(end.search.scale), end.search.scale, reached, sound, *end.seen)
+    return Kept(at(end.search.scale), end.search.scale, reached, sound, heard, *end.seen)
