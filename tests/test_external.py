@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from text_teams import LLAMA, agent, params_of, rescored
 
+from teamtr_jax.llm import pens
 from teamtr_jax.llm.conversations import own_messages, reading_of
-from teamtr_jax.llm.external import ends, write_externally
+from teamtr_jax.llm.external import Written, ends, write_externally
+from teamtr_jax.llm.pens import ExternalPen, Turn
 from teamtr_jax.llm.text.drift import DriftPolicy
 from teamtr_jax.llm.text_sampler import converse
 from teamtr_jax.llm.text_team import TextTeam
@@ -104,3 +106,18 @@ def test_it_writes_in_an_agents_place():
     np.testing.assert_array_equal(again.ids[~found.drifted[:, 0], 0], found.ids[~found.drifted[:, 0], 0])
     assert again.redrawn[:, [1, 3]].any()
     assert [len({x[4] for x in asked[k:]}) for k in (0, 2)] == [4, 4]  # of a turn and an attempt
+
+
+def test_of_several_hosts_the_first_asks(monkeypatch):
+    """Another one asks nobody, and has what the first one heard."""
+    heard = Written(
+        np.array([[4, 3]], np.int32), np.array([[-1, -2]], np.float32), np.array([2], np.int32), np.array([True])
+    )
+    monkeypatch.setattr(pens, "on_first", lambda does: None)
+    monkeypatch.setattr(pens, "from_first", lambda tree: jax.tree.map(lambda mine, first: first, tree, heard))
+    turn = Turn(0, jax.random.key(0), 1, 1.0, halve=True, last=False)
+    asked = []
+    pen = ExternalPen(lambda *question: asked.append(question), agent("a", cap=2), [[5]], turn, 0)
+    for x, y in zip(pen.write(np.ones(1, bool), 0), heard, strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert not asked

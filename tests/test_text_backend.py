@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from text_teams import LLAMA, agent, rescored
 
-from teamtr_jax.llm import text_sizes
+from teamtr_jax.finite_sample import mismatch_certificate
+from teamtr_jax.llm import networks, text_sizes
 from teamtr_jax.llm.backend import LanguageRollouts, LanguageSampling, language_backend
 from teamtr_jax.llm.conversations import own_messages, reading_of
 from teamtr_jax.llm.language_model import Reading
@@ -22,11 +23,11 @@ from teamtr_jax.llm.tasks import Problem
 from teamtr_jax.llm.text.drift import drift_between
 from teamtr_jax.llm.text.role import Role
 from teamtr_jax.llm.text.view import Told
-from teamtr_jax.llm.text_backend import TextTalk, init_text_state, text_backend, whole_params
+from teamtr_jax.llm.text_backend import TextTalk, _TextKind, init_text_state, text_backend, whole_params
 from teamtr_jax.llm.text_team import TextAgent, TextTeam
 from teamtr_jax.llm.text_update import Learner, learner, update_reading
 from teamtr_jax.llm.token_log import TokenLogger
-from teamtr_jax.llm.update import Lesson, init_train_state
+from teamtr_jax.llm.update import Lesson, Outcome, init_train_state
 from teamtr_jax.llm.update_settings import UpdateSettings
 from teamtr_jax.schedules import fresh, once
 from teamtr_jax.sharing import Sharing
@@ -289,6 +290,64 @@ def test_a_step_below_the_floor_is_flagged(start, stage):
     _, info = the.update(state, the.estimate(state, stage[1], 0, once), 0)
     assert info["message_kl"] < 1e-12
     assert info["below_floor"]
+
+
+def test_an_agent_that_says_nothing_stays(start, stage):
+    """No step of it can be seen, and momentum is no reason for one."""
+    before = stage[2][1]  # it has been updated: its moments are not 0
+    team = replace(TEAM, router=lambda said: (1.0, 0.0))
+    the = text_backend(team, start[1], Letters(), LORA, PLAN, TALK)
+    rollouts = the.rollout(before, jax.random.key(4))
+    new, info = the.update(before, the.estimate(before, rollouts, 1, fresh), 1)
+    for x, y in zip(jax.tree.leaves(before.params), jax.tree.leaves(new.params), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert info["step_scale"] == info["message_kl"] == info["floor"] == info["mismatch_max"] == 0
+    assert float(new.beta[1]) == float(before.beta[1])  # a KL of nothing says nothing of it
+    assert info["below_floor"]
+
+
+def test_what_the_floor_costs_is_of_the_rollouts_that_were_measured(start, stage):
+    """Two of eight rollouts, two messages each: the floor counts twice."""
+    the, rollouts, states, *_ = stage
+    found, said = the.estimate(states[0], rollouts, 0, once), rollouts.said
+    own = (np.arange(said.ids.shape[2]) < said.length[:, :, None]) & (said.speaker == 0)[:, :, None]
+    own[np.arange(len(own)) % 4 > 0] = False
+    outcome = Outcome({}, own, own, own, found.current + 0.01 * own, np.zeros(()))
+    kind = _TextKind(TEAM, start[1], Letters(), replace(LORA, measured=0.25), PLAN, TALK, None)
+
+    def more(certificate):
+        return kind.more(states[0], found, outcome, 0, {"message_kl": 1.0, "certificate_estimable": certificate})
+
+    floor = more(0.0)["floor"]
+    assert floor > 1e-5
+    assert [more(x * floor)["below_floor"] for x in (1.99, -1.99, 2.01)] == [True, True, False]
+
+
+def test_what_somebody_else_wrote_is_certified_as_such(start, monkeypatch):
+    """S12 in the place of S8: an engine wrote for one agent, and both policies are weighed against what it booked."""
+    (state, frozen), asked = start, []
+    monkeypatch.setattr(
+        networks, "mismatch_certificate", lambda *x, alpha: asked.append(x) or mismatch_certificate(*x, alpha=alpha)
+    )
+
+    def engine(prompts, cap, stops, temperature, seed):
+        ids = np.random.default_rng(seed).choice([4, 5], (len(prompts), cap)).tolist()
+        return ids, [[-np.log(2)] * cap] * len(ids)
+
+    the = text_backend(TEAM, frozen, Letters(), LORA, PLAN, TALK._replace(external={0: engine}))
+    rollouts = the.rollout(state, jax.random.key(6))
+    new, info = the.update(state, the.estimate(state, rollouts, 1, fresh), 1)
+    said, away = rollouts.said, []
+    for params in (whole_params(x, frozen) for x in (state, new)):
+        found = np.zeros(said.speaker.shape)
+        for k in (0, 1):
+            reading, own = reading_of(TEAM, said, k), own_messages(TEAM, said, k)
+            found[:, own.turn[0]] = (rescored(TEAM, params[k], k, reading) - own.logp).sum(-1)
+        away.append(found[PLAN.training :].reshape(PLAN.held_out, PLAN.group, -1))
+    reward = np.asarray(rollouts.reward, np.float64)[-PLAN.held_out :]
+    for one, other in zip(asked[0], (reward, *away), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+    assert info["certificate_finite_sample"] == mismatch_certificate(*asked[0], alpha=PLAN.alpha).lower
 
 
 def test_resume_gives_the_same_bits(start, tmp_path):

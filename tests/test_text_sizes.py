@@ -97,6 +97,10 @@ def test_parts_by_value():
     assert three.frozen == needs.frozen
     assert three.trained == 3 * needs.trained
     assert three.sampler - needs.sampler == 2 * 64 * 512 * (2 * 2 * 8 * 2)  # keys and values, layers, numbers, bytes
+    apart = text_needs(replace(model, unroll=True), LARGE)  # writes with a copy of its layers
+    assert apart.sampler - needs.sampler == 2 * kernels + 4 * adapters + 4 * 2 * 2 * 64
+    merged = replace(NARROW, unroll=True)
+    assert text_needs(merged, LARGE).sampler - text_needs(NARROW, LARGE).sampler == 4 * kernels + 4 * 2 * 2 * 64
     many = text_needs(model, replace(LARGE, row_devices=4, parameter_devices=2))
     assert many.frozen == needs.frozen // 2
     assert many.statistics == needs.statistics // 4

@@ -57,7 +57,7 @@ class Conversations(NamedTuple):
 
 
 class OwnMessages(NamedTuple):
-    """The messages of all who play with one set of parameters, in the order of turns."""
+    """The messages of all who play with one set of parameters, in the order of turns; M ≥ 1, silent or not."""
 
     turn: Int[ndarray, "R M"]  #: −1 where a row has fewer
     agent: Int[ndarray, "R M"]  #: who wrote; −1 where a row has fewer
@@ -74,7 +74,7 @@ def own_messages(team: TextTeam, conversations: Conversations, which: int) -> Ow
     members = [k for k, number in enumerate(team.who.sharers) if number == which]
     speaker = conversations.speaker
     theirs = np.isin(speaker, members)
-    order = np.argsort(~theirs, axis=1, kind="stable")[:, : theirs.sum(1).max(initial=0)]
+    order = np.argsort(~theirs, axis=1, kind="stable")[:, : theirs.sum(1).max(initial=1)]
     there = np.take_along_axis(theirs, order, 1)
     cap = max(team.agents[k].role.cap for k in members)
     logp = np.take_along_axis(conversations.logp[:, :, :cap], order[:, :, None], 1)

@@ -24,6 +24,7 @@ class Kept(NamedTuple):
     scale: Float[Array, ""]  #: share of the step
     reached: Float[Array, ""]  #: monitor at the end of the step, infinite if it is not a number
     sound: Bool[Array, ""]  #: whether every number of the step's end is one
+    heard: Bool[Array, ""]  #: whether the agents that move said anything where it is measured
     moved: Divergence
     entropy: Float[Array, "R turns L"]
     current: Float[Array, "R turns L"]  #: log-probability of what was written, of the agent as it was
@@ -46,6 +47,8 @@ class _Carry(NamedTuple):
 def go_back(given: Given, rows: Rows, current: Spoken, training: int, last: Any) -> Kept:
     """The point `θ + c(θ'−θ)` that the step rule keeps. A step that is not a number is no step, whatever the rule.
 
+    Nor is one that nobody saw, where the agents that move said nothing: momentum alone leads it, and every monitor is 0.
+
     Args:
       rows: those that are measured; the first `training` of them decide.
       current: the agent as it was.
@@ -55,6 +58,8 @@ def go_back(given: Given, rows: Rows, current: Spoken, training: int, last: Any)
     one, zero = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
     sound = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(last)]).all()
     trained_on = rows.take(slice(0, training))
+    heard = trained_on.messages.sum() > 0
+    allowed = sound & heard
 
     def at(scale: Array) -> Any:
         def part(start: Array, last: Array) -> Array:
@@ -83,12 +88,12 @@ def go_back(given: Given, rows: Rows, current: Spoken, training: int, last: Any)
             monitor, lambda: diagnose.certificate(given, trained_on, front), given.traced.delta, compiled.backtrack
         )
         found = compiled.step_rule(search._replace(tried=search.tried + 1), trial)
-        following = jnp.where(found.done, search.scale, jnp.where(sound, found.scale, 0.0)).astype(one.dtype)
+        following = jnp.where(found.done, search.scale, jnp.where(allowed, found.scale, 0.0)).astype(one.dtype)
         return _Carry(found._replace(scale=following), reached, seen)
 
     nothing = jnp.zeros(rows.own.shape, jnp.promote_types(current.features.dtype, one.dtype))
-    search = Search(jnp.where(sound, one, zero), jnp.asarray(False), jnp.int32(0), zero, zero)
+    search = Search(jnp.where(allowed, one, zero), jnp.asarray(False), jnp.int32(0), zero, zero)
     begin = _Carry(search, zero, _Seen(Divergence(nothing, nothing), nothing, nothing))
     end = lax.while_loop(lambda carry: ~carry.search.done, try_, begin)
     reached = jnp.where(sound & ~jnp.isnan(end.reached), end.reached, jnp.inf)
-    return Kept(at(end.search.scale), end.search.scale, reached, sound, *end.seen)
+    return Kept(at(end.search.scale), end.search.scale, reached, sound, heard, *end.seen)

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from teamtr_jax.finite_sample import finite_sample_certificate
+from teamtr_jax.finite_sample import finite_sample_certificate, mismatch_certificate
 from teamtr_jax.llm.checked import flags, real, whole
 from teamtr_jax.llm.losses import mixed_groups, rollout_advantage
 from teamtr_jax.llm.tasks import Problem, draw
@@ -94,6 +94,9 @@ class Kind(NamedTuple):
     ]  #: (state, agent, data, order of the rows)
     rescored: bool = (
         False  #: whether `score` is another program than what wrote: what an agent wrote is scored before its update
+    )
+    foreign: bool = (
+        False  #: whether somebody else's sampler writes for an agent: the rollouts are of neither policy (S12)
     )
     more: Callable[[TrainState, LanguageEstimate, Outcome, int, Mapping[str, Any]], dict[str, Any]] = lambda *_: {}
     """(state before, estimate, outcome, agent, diagnostics so far) → further ones."""
@@ -218,7 +221,8 @@ class _Networks(NamedTuple):
         compared = not is_fresh and (weighted or sampling.weight_diagnostics or logged)
         if compared or kind.rescored:
             first = kind.who.firsts[kind.who.sharers[agent]]
-            current = team_log_probs(kind, state, rollouts, kind.who.firsts if compared or logged else (first,))
+            everybody = compared or logged or (kind.foreign and sampling.held_out > 0)
+            current = team_log_probs(kind, state, rollouts, kind.who.firsts if everybody else (first,))
         if compared:
             assert current is not None
             whole = transcript_weight(kind.behaviour(rollouts), current).reshape(reward.shape)
@@ -251,7 +255,7 @@ class _Networks(NamedTuple):
         info["reward"] = float(reward.reshape(-1)[: sampling.training].mean())
         info["tokens"] = int(self.kind.written(found.rollouts).sum())
         if sampling.held_out:
-            info["certificate_finite_sample"] = _lower_limit(sampling, found, outcome)
+            info["certificate_finite_sample"] = _lower_limit(self.kind, sampling, found, outcome)
         info |= self.kind.more(state, found, outcome, agent, info)
         if self.log is not None:
             self.log.add(self.kind, (state, new), found, outcome, agent)
@@ -273,12 +277,23 @@ def _require_numbers(agent: int, info: Mapping[str, float]) -> None:
         raise ArithmeticError(f"update of agent {agent}: {', '.join(bad)} not a number")
 
 
-def _lower_limit(sampling: LanguageSampling, found: LanguageEstimate, outcome: Outcome) -> float:
-    """S8 on the held-out prompts where they were written by the team before the update; −∞ elsewhere."""
+def _lower_limit(kind: Kind, sampling: LanguageSampling, found: LanguageEstimate, outcome: Outcome) -> float:
+    """S8 on the held-out prompts where they were written by the team before the update; −∞ elsewhere.
+
+    S12 where somebody else's sampler wrote for an agent: the weight of `π'/π` says nothing of what was written by a third.
+    """
     if not found.fresh:
         return -math.inf
-    ratio = np.asarray(outcome.log_ratio, np.float64)[sampling.training :].sum(-1)
-    reward = np.asarray(found.rollouts.reward, np.float64)[-sampling.held_out :]
-    # Cutting a ratio from above lowers `R(Λ − 1)`: still a lower limit.
-    ratio = np.minimum(ratio, 700.0 / ratio.shape[-1]).reshape(sampling.held_out, sampling.group, -1)
-    return finite_sample_certificate(reward, ratio, alpha=sampling.alpha).lower
+    moved, reward = np.asarray(outcome.log_ratio, np.float64), np.asarray(found.rollouts.reward, np.float64)
+    reward = reward[-sampling.held_out :]
+
+    def messages(log_ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+        ratio = log_ratio[sampling.training :].sum(-1)
+        # Cutting a ratio from above lowers `R(Λ − 1)`: still a lower limit.
+        return np.minimum(ratio, 700.0 / ratio.shape[-1]).reshape(sampling.held_out, sampling.group, -1)
+
+    if not kind.foreign:
+        return finite_sample_certificate(reward, messages(moved), alpha=sampling.alpha).lower
+    assert found.current is not None
+    away = found.current - kind.behaviour(found.rollouts)
+    return mismatch_certificate(reward, messages(away), messages(away + moved), alpha=sampling.alpha).lower

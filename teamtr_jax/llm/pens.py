@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from teamtr_jax.hosts import gathered
+from teamtr_jax.hosts import from_first, gathered, on_first
 from teamtr_jax.llm import writing
 from teamtr_jax.llm.external import ExternalSampler, Written, write_externally
 from teamtr_jax.llm.language_model import Params
@@ -58,7 +59,7 @@ class Turn(NamedTuple):
 
 @dataclass
 class ExternalPen:
-    """An external sampler writes; it reads whole views."""
+    """An external sampler writes; it reads whole views. Of several hosts the first asks it, and all have what it wrote."""
 
     sampler: ExternalSampler
     agent: TextAgent
@@ -69,10 +70,11 @@ class ExternalPen:
     def write(self, again: NDArray[np.bool_], attempt: int) -> Written:
         """Messages, in those of the pen's rows that are asked for; an earlier one there is forgotten."""
         own = self.turn.key
-        for number in (self.number, self.turn.number, attempt):
+        for number in (np.uint32(2**32 - 1 - self.number), self.turn.number, attempt):  # no row has this number
             own = jax.random.fold_in(own, number)
         asked, cap = np.flatnonzero(again).tolist(), self.agent.role.cap
-        found = write_externally(
+        ask = partial(
+            write_externally,
             self.sampler,
             [list(self.views[k]) for k in asked],
             cap=cap,
@@ -82,6 +84,7 @@ class ExternalPen:
             vocabulary=self.agent.model.vocabulary,
             name=f"external[{self.number}]",
         )
+        found = from_first(on_first(ask) or Written.empty(len(asked), cap))
         out = Written.empty(len(again), cap)
         for whole, some in zip(out, found, strict=True):
             whole[asked] = some

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from teamtr_jax.hosts import gathered
+from teamtr_jax.hosts import from_first, gathered
 from teamtr_jax.llm.conversations import Conversations, own_messages, reading_of
 from teamtr_jax.llm.external import ExternalSampler
 from teamtr_jax.llm.language_model import Params, Reading, joined
@@ -102,6 +102,7 @@ def text_backend(
 
     * `mismatch_mean`, `mismatch_max`, `mismatch_k3`: S12, the trainer's log-probability of a message against the sampler's, both
       of the parameters that wrote it: mean and greatest `|log ratio|`, mean of k3.
+    * `certificate_finite_sample`: S12 instead of S8 where a sampler of `talk.external` wrote.
     * `floor`: the KL of a policy with itself, scored by the program that only scores and the one that updates, and on a few rows
       in two other shapes (`self_kl_floor`), the greatest. Less is rounding; `below_floor` says that the KL is less, or S7's
       certificate no further from 0 than the floor costs: nothing is decided.
@@ -163,6 +164,7 @@ class _TextKind(NamedTuple):
             data=self.data,
             advance=self.advance,
             rescored=True,
+            foreign=bool(self.talk.external),
             more=self.more,
         )
 
@@ -175,7 +177,7 @@ class _TextKind(NamedTuple):
         with self._devices():
             said = converse(self.team, params, texts, key, group, drift=talk.drift, external=talk.external)
         reward = [earned(self.task, problems[row // group], list(texts)) for row, texts in enumerate(said.said)]
-        grid = jnp.asarray(np.array(reward, np.float32).reshape(len(problems), group))
+        grid = jnp.asarray(from_first(np.array(reward, np.float32)).reshape(len(problems), group))
         return TextRollouts(said, grid, order, state.params, {})
 
     def score(self, state: TrainState, rollouts: TextRollouts, agent: int) -> NDArray[np.float64]:
@@ -244,7 +246,7 @@ class _TextKind(NamedTuple):
         itself = _per_message(np.asarray(outcome.current)[:training] - found.current[:training], own)
         floor = max(_mean(_k3(itself)), abs(float(outcome.start)), self._floor(state, found.data.reading, agent))
         spoke = np.asarray(own.any(-1))
-        messages = spoke.sum(1).mean()  # of a rollout
+        messages = spoke.sum() / math.ceil(self.settings.measured * training)  # of a rollout that was measured
         costs = self.settings.reward_range * floor * messages
         return {
             "mismatch_mean": _mean(np.abs(differs)),

@@ -66,7 +66,9 @@ class Needs(NamedTuple):
     features: int  #: of the policy as it was, at every message position, and of a micro-batch with their slopes
     activations: int  #: of a micro-batch, that a backward pass asks for
     statistics: int  #: blocks of positions × vocabulary
-    sampler: int  #: caches of every set, and the logits that ids are drawn from; not at the same time as the update
+    sampler: int
+    """Caches of every set, the logits that ids are drawn from, and of a network that says `unroll` the copy of its layers that it
+    writes with; not at the same time as the update."""
 
     @property
     def update(self) -> int:
@@ -133,6 +135,8 @@ def _needs(model: LanguageModel, length: int) -> Callable[[TextSizes], Needs]:
     )
     kept, besides = _activations(model, length)
     cache = _bytes(jax.eval_shape(lambda: model.init_cache(1, length)))
+    prepare: Any = getattr(model, "prepared", None) if getattr(model, "unroll", False) else None
+    copied = 0 if prepare is None else _bytes(jax.eval_shape(prepare, params)["layers"])
 
     def of(sizes: TextSizes) -> Needs:
         rows, micro = (-(-n // sizes.row_devices) for n in (sizes.rows, min(sizes.micro_batch, sizes.rows)))
@@ -151,7 +155,9 @@ def _needs(model: LanguageModel, length: int) -> Callable[[TextSizes], Needs]:
             features=found * sizes.written,
             activations=micro * sizes.views * kept + max(micro * sizes.views * besides - statistics, 0),
             statistics=statistics,
-            sampler=rows * sizes.sets * sizes.views * cache + LOGITS * FLOAT * rows * model.vocabulary,
+            sampler=rows * sizes.sets * sizes.views * cache
+            + LOGITS * FLOAT * rows * model.vocabulary
+            + copied // split,
         )
 
     return of

@@ -175,7 +175,7 @@ def improve(given: Given, rows: Rows, moments: Any, order: Int[Array, "epochs tr
         rows, current = rows.take(measured), current._replace(features=current.features[measured])
     kept = go_back(given, rows, current, some, ascent.trained)
 
-    beta = _adapted(given, kept.reached, ascent.taken)
+    beta = jnp.where(kept.heard, _adapted(given, kept.reached, ascent.taken), given.beta)
     moved, entropy = jax.tree.map(lambda x: x[:some], (kept.moved, kept.entropy))
     found = diagnose(given, rows.take(slice(0, some)), moved, entropy) | {
         "monitor_reached": kept.reached,

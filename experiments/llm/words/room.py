@@ -30,7 +30,7 @@ def longest_view(setup: TextSetup, agent: int) -> int:
 def sizes_of(setup: TextSetup, which: int) -> TextSizes:
     """Of an update of one set of parameters."""
     members = [k for k, number in enumerate(setup.team.who.sharers) if number == which]
-    turns = sum(setup.team.speaker(turn) in members for turn in range(setup.team.turns))
+    turns = max(sum(setup.team.speaker(turn) in members for turn in range(setup.team.turns)), 1)
     return TextSizes(
         rows=max(setup.sampling.rows, setup.rows),
         length=bucket(max(longest_view(setup, k) for k in members)),
