@@ -57,7 +57,8 @@ llm: setup ## three networks learn a task, three seeds, with and without smoothi
 	cp results/llm/seed-0/accuracy.png results/llm/seed-0/certificate.png docs/llm/
 
 SMOLLM := build/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
-# At temperature 1 this network of 135M solves about 1 % of anything here; at .5 enough to learn from.
+# Of 200 held-out sums three of these networks solve .010 [.003, .036] at temperature 1 and .070 [.042, .114] at .5 (95 %, Wilson).
+# That they learn from it is not shown: one stage changed nothing that 200 problems see.
 SMOLLM_TASK ?= --task arithmetic --difficulty max_steps=1 multiply=False largest=5 cap=24 --temperature 0.5 --prompts 6 --group 8 \
   --stages 4 --delta 0.05 --learning-rate 1e-4 --test-prompts 200
 .PHONY: smollm

@@ -3,8 +3,8 @@
 # A transposed array comes back scrambled, of every second entry of a vector the file holds the first half of the memory, and
 # nothing is said. (The torch side refuses both.) And a file in bfloat16 can be read only after somebody imported ml_dtypes:
 # "data type 'bfloat16' not understood" otherwise; jax imports it. The file is its owner's alone (0600), whatever the umask.
-# Guess before: it writes what the array holds, as numpy.save does, or refuses like the torch side; bfloat16 does not depend on
-# imports; the umask counts.
+# Guess before, of the strides: it writes what the array holds, as numpy.save does, or refuses like the torch side. The import and
+# the mode of the file were met on the way, without a guess.
 # For a user: numpy.ascontiguousarray first, and a round trip in the test.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # transformers 5.23.0 (tokenizers 0.23.3, Python 3.11): AutoTokenizer builds a tokenizer again from its class and takes only a part of
-# tokenizer.json. Where tokenizer_config.json says GPT2Tokenizer, as SmolLM2's does, the pre-tokenizer of tokenizer.json (cut digits apart,
+# tokenizer.json. Where tokenizer_config.json says GPT2Tokenizer, the pre-tokenizer of tokenizer.json (cut digits apart,
 # then bytes) is replaced by GPT-2's, which does not cut: "12 + 12" becomes [256, 220, 10, 220, 256] instead of
 # [16, 17, 220, 10, 220, 16, 17]. With PreTrainedTokenizerFast in the same folder the file counts. Nothing is said.
 # Guess before the run: tokenizer.json says all, and the class only names special tokens.
