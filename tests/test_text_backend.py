@@ -320,7 +320,7 @@ def test_what_the_floor_costs_is_of_the_rollouts_that_were_measured(start, stage
 
     floor = more(0.0)["floor"]
     assert floor > 1e-5
-    assert [more(x * floor)["below_floor"] for x in (1.99, -1.99, 2.01)] == [True, True, False]
+    assert [more(x * floor)["below_floor"] for x in (1.99, -1.99, 2.01, -2.01)] == [True, True, False, False]
 
 
 def test_what_somebody_else_wrote_is_certified_as_such(start, monkeypatch):
