@@ -47,9 +47,9 @@ class Reuse:
     """Books how far a team has moved since its rollouts were drawn, and says whether they may be used for the next agent.
 
     Yes, if the certified shift is within the tolerance: S3, `√(K/2)` with `K` the KL of a whole rollout between the team that
-    drew it and the team now. Where the rollouts are scored again, K is measured. Otherwise the K of updates of *different* agents,
-    each on these same rollouts, add up; where an agent, or a sharer of its parameters, moves a second time they do not, and the
-    shift is 1, as the schedule `certificate_driven` books it. Of updates on new rollouts of their own, S2: `Σ√(K_k/2)`.
+    drew it and the team now. Where the rollouts are scored again, K is measured. Otherwise the K of updates of *different*
+    agents, each on these same rollouts, add up; where an agent, or a sharer of its parameters, moves a second time they do not,
+    and the shift is 1, as the schedule `certificate_driven` books it. Of updates on new rollouts of their own, S2: `Σ√(K_k/2)`.
 
     Args:
       tolerance: total variation, between 0 and 1.

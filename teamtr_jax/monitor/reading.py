@@ -43,6 +43,9 @@ __all__ = [
     "read_columns",
     "read_header",
     "form_of",
+    "decoded_lines",
+    "bad_line",
+    "require_room",
 ]
 
 METADATA, SAMPLER = b"teamtr_token_log_schema", b"teamtr_sampler"
@@ -127,7 +130,7 @@ def form_of(path: Path) -> str:
     return SUFFIXES[path.suffix]
 
 
-def _fits(path: Path, rows: int, each: int, remedy: str) -> None:
+def require_room(path: Path, rows: int, each: int, remedy: str) -> None:
     """Refuse rows, of a log or of one stage, that are more than this machine's memory takes together, with `each` in bytes."""
     if rows * each > (limit := memory()):
         found = f"about {rows:.3g} rows, which take {bytes_text(rows * each)}"
@@ -227,7 +230,7 @@ def part_metadata(path: Path) -> dict[bytes, bytes]:
 def read_columns(path: Path) -> tuple[Columns, Sampler | None]:
     """Every column of a Parquet file, as it is, and its sampler settings."""
     with _opened(path) as file:
-        _fits(path, file.metadata.num_rows, AT_ONCE, "write another file")
+        require_room(path, file.metadata.num_rows, AT_ONCE, "write another file")
         names = _names(path, file, file.schema_arrow.names)
         with _named(path):
             table = file.read(names)
@@ -238,7 +241,7 @@ def read_columns(path: Path) -> tuple[Columns, Sampler | None]:
 def _whole(path: Path, file: Any) -> list[int]:
     """All rows as one part."""
     rows = file.metadata.num_rows
-    _fits(path, rows, PIECEWISE, "sorted by stage it can be read in parts (read_stages)")
+    require_room(path, rows, PIECEWISE, "sorted by stage it can be read in parts (read_stages)")
     return [rows]
 
 
@@ -252,7 +255,7 @@ def _stages(path: Path, file: Any) -> list[int]:
         for batch in file.iter_batches(BLOCK, columns=["stage"]):
             stage = np.r_[last, _column(Origin(str(path), "row", first), "stage", batch.column(0))]
             if stage.dtype.kind != "i" or (stage[1:] < stage[:-1]).any():
-                _fits(path, rows, PIECEWISE, "sort its rows by stage, and it is read stage by stage")
+                require_room(path, rows, PIECEWISE, "sort its rows by stage, and it is read stage by stage")
                 return [rows]
             begins.append(first + np.flatnonzero(stage[1:] != stage[:-1]))
             first, last = first + batch.num_rows, stage[-1]
@@ -262,7 +265,7 @@ def _stages(path: Path, file: Any) -> list[int]:
         here, fit = np.searchsorted(ends, [cuts[-1], cuts[-1] + PART], "right").tolist()
         cuts.append(int(ends[max(here, fit - 1)]))
     sizes = np.diff(cuts).tolist()
-    _fits(path, max(sizes), PIECEWISE, "a stage has to fit, see docs/monitor.md")
+    require_room(path, max(sizes), PIECEWISE, "a stage has to fit, see docs/monitor.md")
     return sizes
 
 
@@ -365,7 +368,7 @@ def _joined_log(folder: Path, heads: Sequence[Head], match: float) -> TokenLog:
             found = ", ".join(head.names)
             raise InputError(f"{head.path}: columns", found, f"{', '.join(first.names)}, as {first.path.name} has")
     starts = np.r_[0, np.cumsum([head.rows for head in heads])].tolist()
-    _fits(folder, starts[-1], PIECEWISE, "a stage has to fit, see docs/monitor.md")
+    require_room(folder, starts[-1], PIECEWISE, "a stage has to fit, see docs/monitor.md")
     used: Columns = {}
     for at, (path, names, _, rows) in zip(starts, heads, strict=False):
         origin = Origin(str(path), "row")
@@ -418,7 +421,7 @@ def read_header(path: Path) -> tuple[int, Sampler | None]:
 
 
 def _read_jsonl(path: Path, match: float) -> TokenLog:
-    pa, reader = optional_import("pyarrow"), optional_import("pyarrow.json")
+    pa = optional_import("pyarrow")
     skip, sampler = read_header(path)
     with path.open("rb") as file:
         file.seek(skip)
@@ -428,21 +431,37 @@ def _read_jsonl(path: Path, match: float) -> TokenLog:
     rest = path.stat().st_size - skip
     require_tokens(str(path), rest, rest)
     estimated = rest * max(head.count(b"\n"), 1) // (head.rfind(b"\n") + 1 or len(head))
-    _fits(path, estimated, AT_ONCE, "write Parquet sorted by stage, which is read stage by stage")
-    names = (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL)
-    fields = [(key, pa.float64() if key in NUMBERS else pa.int64()) for key in names]
-    options = reader.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")
+    require_room(path, estimated, AT_ONCE, "write Parquet sorted by stage, which is read stage by stage")
+    origin = Origin(str(path), "line", int(skip > 0))
     try:
         with pa.OSFile(str(path)) as file:
             file.seek(skip)
-            table = reader.read_json(file, reader.ReadOptions(block_size=2**24), options)
+            columns = decoded_lines(file, origin)
     except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
-        raise (_bad_line(path) or InputError(str(path), reason(error), "one JSON object per line")) from error
+        if isinstance(error, InputError):
+            raise
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            wrong = bad_line(lines, str(path))
+        raise (wrong or InputError(str(path), reason(error), "one JSON object per line")) from error
+    return checked_log(columns, origin, match, sampler)
+
+
+def decoded_lines(file: Any, origin: Origin) -> Columns:
+    """The columns of JSON lines that have a value somewhere; `file` is what pyarrow reads from.
+
+    Raises:
+      InputError: a value that is missing.
+      pyarrow.ArrowException: a line that is no row (`bad_line` names it).
+    """
+    pa, reader = optional_import("pyarrow"), optional_import("pyarrow.json")
+    names = (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL)
+    fields = [(key, pa.float64() if key in NUMBERS else pa.int64()) for key in names]
+    options = reader.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")
+    table = reader.read_json(file, reader.ReadOptions(block_size=2**24), options)
     present = [
         key for key in table.column_names if table.column(key).null_count < table.num_rows or table.num_rows == 0
     ]
-    origin = Origin(str(path), "line", int(skip > 0))
-    return checked_log({key: _column(origin, key, table.column(key)) for key in present}, origin, match, sampler)
+    return {key: _column(origin, key, table.column(key)) for key in present}
 
 
 def _column(origin: Origin, key: str, column: Any) -> NDArray[Any]:
@@ -454,26 +473,29 @@ def _column(origin: Origin, key: str, column: Any) -> NDArray[Any]:
     return column.to_numpy(zero_copy_only=False)
 
 
-def _bad_line(path: Path) -> InputError | None:
-    """Names the first line that is not an object with numbers in the columns; slow, used after an error only."""
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
+def bad_line(lines: Iterable[str], name: str, first: int = 0) -> InputError | None:
+    """Names the first line that is not an object with numbers in the columns; slow, used after an error only.
+
+    Args:
+      first: lines of the file before these.
+    """
+    for number, line in enumerate(lines, first + 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            return InputError(f"{name}: line {number}", reason(error), "a JSON object")
+        if number == 1 and isinstance(record, dict) and HEADER in record:
+            continue
+        if not isinstance(record, dict):
+            return InputError(f"{name}: line {number}", f"a {type(record).__name__}", "a JSON object")
+        for key in (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL):
+            value = record.get(key, 0)
+            if key == AGAIN and value is None:
                 continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                return InputError(f"{path}: line {number}", reason(error), "a JSON object")
-            if number == 1 and isinstance(record, dict) and HEADER in record:
-                continue
-            if not isinstance(record, dict):
-                return InputError(f"{path}: line {number}", f"a {type(record).__name__}", "a JSON object")
-            for key in (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL):
-                value = record.get(key, 0)
-                if key == AGAIN and value is None:
-                    continue
-                kinds = (int, float) if key in NUMBERS else (int,)
-                if isinstance(value, bool) or not isinstance(value, kinds):
-                    expected = "a number" if key in NUMBERS else "an integer"
-                    return InputError(f"{path}: column {key}, line {number}", repr(value), expected)
+            kinds = (int, float) if key in NUMBERS else (int,)
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                expected = "a number" if key in NUMBERS else "an integer"
+                return InputError(f"{name}: column {key}, line {number}", repr(value), expected)
     return None

@@ -52,10 +52,8 @@ def booked(books: Books, part: TokenLog, settings: Settings) -> Books:
     """With further stages; the books that are given stay as they are, and of `part` nothing but its last rewards is kept.
 
     Raises:
-      InputError: no `TokenLog`, stages that were read already, or a reward outside the declared range.
+      InputError: stages that were read already, or a reward outside the declared range.
     """
-    if not isinstance(part, TokenLog):
-        raise _other(part, settings)
     if books.last is not None and (stage := int(part.stage[0])) <= books.last[1].stage:
         raise InputError("log", f"stage {stage} after stage {books.last[1].stage}", "parts of whole stages, ascending")
     rng = copy.deepcopy(books.rng)
@@ -105,6 +103,8 @@ def monitor(log: TokenLog | Iterable[TokenLog], settings: Settings | None = None
     settings.check()
     books = no_books(settings)
     for part in log:
+        if not isinstance(part, TokenLog):
+            raise _other(part, settings)
         books = booked(books, part, settings)
         del part  # before the next one is read
     return report_of(books, settings)
