@@ -9,7 +9,7 @@ from pathlib import Path
 
 from teamtr_jax.validation import InputError
 
-__all__ = ["HISTORIES", "memory", "bytes_text", "most", "fitting", "rows_fit"]
+__all__ = ["HISTORIES", "memory", "bytes_text", "most", "fitting", "require_room"]
 
 HISTORIES = 250_000
 """Histories of a game, chance and ends among them, that are walked unless more are allowed."""
@@ -73,7 +73,7 @@ def fitting(name: str, value: int, needed: Callable[[int], int], what: str) -> N
         raise InputError(name, found, f"at most {most(needed, limit)}, what {bytes_text(limit)} of memory hold")
 
 
-def rows_fit(path: Path, rows: int, each: int, remedy: str) -> None:
+def require_room(path: Path, rows: int, each: int, remedy: str) -> None:
     """Refuse rows, of a log or of one stage, that are more than this machine's memory takes together, with `each` in bytes."""
     if rows * each > (limit := memory()):
         found = f"about {rows:.3g} rows, which take {bytes_text(rows * each)}"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax.files import output_folder, reason, replacing
-from teamtr_jax.monitor.log import AGAIN, Columns, Origin, optional_import, token_log, typed
+from teamtr_jax.monitor.log import AGAIN, MATCH, Columns, Origin, check_values, log_of, optional_import, typed
 from teamtr_jax.monitor.parts import Part, parts_of
 from teamtr_jax.monitor.reading import Head, read_head
 from teamtr_jax.monitor.writing import write_parquet
@@ -127,8 +127,9 @@ class LogWriter:
         if self._lock is None:
             raise InputError(str(self.path), "a closed writer", "an open one")
         origin = Origin("rows", "row")
-        token_log(rows, origin.name, origin.unit)
-        used = typed(rows, origin)
+        used = _checked(rows, origin)
+        if not used["stage"].size:
+            return
         at = _one_update(used, origin)
         if self._rows and at != (now := _update(self._rows[0])):
             if at < now:
@@ -157,7 +158,7 @@ class LogWriter:
         table = _joined(self._rows)
         if len(self._rows) > 1:
             try:
-                token_log(table, "rows")
+                _checked(table, Origin("rows", "row"))
             except InputError:
                 self._rows = []
                 raise
@@ -256,6 +257,15 @@ def _following(head: Head) -> int:
     except ValueError:
         expected = "a number, as LogWriter writes it"
         raise InputError(f"{head.path}: metadata {FOLLOWING}", repr(written), expected) from None
+
+
+def _checked(rows: Mapping[str, ArrayLike], origin: Origin) -> Columns:
+    """The columns of rows that a log may have; all of them may be of rollouts without token."""
+    used = typed(rows, origin)
+    check_values(used, origin)
+    if used["stage"].size:
+        log_of(dict(used), origin, MATCH)
+    return used
 
 
 def _update(rows: Columns) -> tuple[int, int]:

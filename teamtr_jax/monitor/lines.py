@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,21 @@ from numpy.typing import NDArray
 
 from teamtr_jax.files import reason
 from teamtr_jax.formats import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
-from teamtr_jax.monitor.log import AGAIN, NUMBERS, Origin, TokenLog, checked_log, optional_import, require_tokens
+from teamtr_jax.monitor.log import (
+    AGAIN,
+    NUMBERS,
+    Columns,
+    Origin,
+    TokenLog,
+    checked_log,
+    optional_import,
+    require_tokens,
+)
 from teamtr_jax.sampler_settings import Sampler, sampler_of
-from teamtr_jax.sizes import rows_fit
+from teamtr_jax.sizes import require_room
 from teamtr_jax.validation import InputError
 
-__all__ = ["HEADER", "AT_ONCE", "read_header", "read_lines", "numbers_of"]
+__all__ = ["HEADER", "AT_ONCE", "read_header", "read_lines", "decoded_lines", "bad_line", "numbers_of"]
 
 HEADER = "teamtr_token_log"
 """The key that a first line has if it is no row: ``{"teamtr_token_log": 1, "sampler": {…}}``."""
@@ -50,7 +60,7 @@ def read_header(path: Path) -> tuple[int, Sampler | None]:
 
 def read_lines(path: Path, match: float) -> TokenLog:
     """Read and check a log, see `reading.read_token_log`."""
-    pa, reader = optional_import("pyarrow"), optional_import("pyarrow.json")
+    pa = optional_import("pyarrow")
     skip, sampler = read_header(path)
     with path.open("rb") as file:
         file.seek(skip)
@@ -60,46 +70,37 @@ def read_lines(path: Path, match: float) -> TokenLog:
     rest = path.stat().st_size - skip
     require_tokens(str(path), rest, rest)
     estimated = rest * max(head.count(b"\n"), 1) // (head.rfind(b"\n") + 1 or len(head))
-    rows_fit(path, estimated, AT_ONCE, "write Parquet sorted by stage, which is read stage by stage")
-    names = (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL)
-    fields = [(key, pa.float64() if key in NUMBERS else pa.int64()) for key in names]
-    options = reader.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")
+    require_room(path, estimated, AT_ONCE, "write Parquet sorted by stage, which is read stage by stage")
+    origin = Origin(str(path), "line", int(skip > 0))
     try:
         with pa.OSFile(str(path)) as file:
             file.seek(skip)
-            table = reader.read_json(file, reader.ReadOptions(block_size=2**24), options)
+            columns = decoded_lines(file, origin)
+    except InputError:
+        raise
     except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
-        raise (_bad_line(path) or InputError(str(path), reason(error), "one JSON object per line")) from error
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            wrong = bad_line(lines, str(path))
+        raise (wrong or InputError(str(path), reason(error), "one JSON object per line")) from error
+    return checked_log(columns, origin, match, sampler)
+
+
+def decoded_lines(file: Any, origin: Origin) -> Columns:
+    """The columns of JSON lines that have a value somewhere; `file` is what pyarrow reads from.
+
+    Raises:
+      InputError: a value that is missing.
+      pyarrow.ArrowException: a line that is no row (`bad_line` names it).
+    """
+    pa, reader = optional_import("pyarrow"), optional_import("pyarrow.json")
+    names = (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL)
+    fields = [(key, pa.float64() if key in NUMBERS else pa.int64()) for key in names]
+    options = reader.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")
+    table = reader.read_json(file, reader.ReadOptions(block_size=2**24), options)
     present = [
         key for key in table.column_names if table.column(key).null_count < table.num_rows or table.num_rows == 0
     ]
-    origin = Origin(str(path), "line", int(skip > 0))
-    return checked_log({key: numbers_of(origin, key, table.column(key)) for key in present}, origin, match, sampler)
-
-
-def _bad_line(path: Path) -> InputError | None:
-    """Names the first line that is not an object with numbers in the columns; slow, used after an error only."""
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                return InputError(f"{path}: line {number}", reason(error), "a JSON object")
-            if number == 1 and isinstance(record, dict) and HEADER in record:
-                continue
-            if not isinstance(record, dict):
-                return InputError(f"{path}: line {number}", f"a {type(record).__name__}", "a JSON object")
-            for key in (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL):
-                value = record.get(key, 0)
-                if key == AGAIN and value is None:
-                    continue
-                kinds = (int, float) if key in NUMBERS else (int,)
-                if isinstance(value, bool) or not isinstance(value, kinds):
-                    expected = "a number" if key in NUMBERS else "an integer"
-                    return InputError(f"{path}: column {key}, line {number}", repr(value), expected)
-    return None
+    return {key: numbers_of(origin, key, table.column(key)) for key in present}
 
 
 def numbers_of(origin: Origin, key: str, column: Any) -> NDArray[Any]:
@@ -110,3 +111,31 @@ def numbers_of(origin: Origin, key: str, column: Any) -> NDArray[Any]:
             raise InputError(origin.column(key, row), "no value", "a number")
         column = column.cast("float64")
     return column.to_numpy(zero_copy_only=False)
+
+
+def bad_line(lines: Iterable[str], name: str, first: int = 0) -> InputError | None:
+    """Names the first line that is not an object with numbers in the columns; slow, used after an error only.
+
+    Args:
+      first: lines of the file before these.
+    """
+    for number, line in enumerate(lines, first + 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            return InputError(f"{name}: line {number}", reason(error), "a JSON object")
+        if number == 1 and isinstance(record, dict) and HEADER in record:
+            continue
+        if not isinstance(record, dict):
+            return InputError(f"{name}: line {number}", f"a {type(record).__name__}", "a JSON object")
+        for key in (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL):
+            value = record.get(key, 0)
+            if key == AGAIN and value is None:
+                continue
+            kinds = (int, float) if key in NUMBERS else (int,)
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                expected = "a number" if key in NUMBERS else "an integer"
+                return InputError(f"{name}: column {key}, line {number}", repr(value), expected)
+    return None

@@ -17,6 +17,7 @@ from teamtr_jax.formats import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_
 from teamtr_jax.monitor.lines import AT_ONCE, numbers_of, read_lines
 from teamtr_jax.monitor.log import (
     AGAIN,
+    MATCH,
     Columns,
     Origin,
     TokenLog,
@@ -28,7 +29,7 @@ from teamtr_jax.monitor.log import (
 )
 from teamtr_jax.monitor.parts import SUFFIXES, parts_of
 from teamtr_jax.sampler_settings import Sampler, sampler_of
-from teamtr_jax.sizes import rows_fit
+from teamtr_jax.sizes import require_room
 from teamtr_jax.validation import InputError, real_number
 
 __all__ = ["METADATA", "SAMPLER", "Head", "read_token_log", "read_stages", "read_parts", "read_head", "read_columns",
@@ -49,7 +50,7 @@ Progress = Callable[[int, int], None]
 """Is told how many rows are done, and how many there are."""
 
 
-def read_token_log(path: Path | str, match: float = 1e-4) -> TokenLog:
+def read_token_log(path: Path | str, match: float = MATCH) -> TokenLog:
     """Read and check a log: JSON lines (``.jsonl``), Parquet (``.parquet``), or a folder of parts.
 
     Raises:
@@ -60,21 +61,24 @@ def read_token_log(path: Path | str, match: float = 1e-4) -> TokenLog:
     if form == "jsonl":
         return read_lines(path, match)
     if form == "folder":
-        return _joined_log(path, _heads(path, [part.name for part in parts_of(path)]), match)
+        return read_parts(path, [part.name for part in parts_of(path)], match)
     (log,) = _parquet_parts(path, match, _whole)
     return log
 
 
-def read_parts(folder: Path | str, names: Iterable[str], match: float = 1e-4) -> TokenLog:
+def read_parts(folder: Path | str, names: Iterable[str], match: float = MATCH) -> TokenLog:
     """Read and check some files of a folder of parts as one log, for instance those of a stage (`parts.parts_of`).
 
     Raises:
       InputError: see `read_token_log`; or they differ in their columns or in their sampler settings.
     """
-    return _joined_log(Path(folder), _heads(Path(folder), list(names)), real_number("match", match, 0.0))
+    heads = _heads(folder := Path(folder), list(names))
+    log = _joined_log(folder, heads, real_number("match", match, 0.0))
+    require_tokens(str(folder), log.stage.size, log.rows)
+    return log
 
 
-def read_stages(path: Path | str, match: float = 1e-4, progress: Progress | None = None) -> Iterator[TokenLog]:
+def read_stages(path: Path | str, match: float = MATCH, progress: Progress | None = None) -> Iterator[TokenLog]:
     """Read and check a log in parts of whole stages, for `monitor`: so much memory as a part takes.
 
     A part has one stage, or several that together have `PART` rows at most. JSON lines, and Parquet whose rows are not sorted by
@@ -209,7 +213,7 @@ def read_head(path: Path, expected: str = "a part of a token log") -> Head:
 def read_columns(path: Path) -> tuple[Columns, Sampler | None]:
     """Every column of a Parquet file, as it is, and its sampler settings."""
     with _opened(path) as file:
-        rows_fit(path, file.metadata.num_rows, AT_ONCE, "write another file")
+        require_room(path, file.metadata.num_rows, AT_ONCE, "write another file")
         names = _names(path, file, file.schema_arrow.names)
         with _named(path):
             table = file.read(names)
@@ -220,7 +224,7 @@ def read_columns(path: Path) -> tuple[Columns, Sampler | None]:
 def _whole(path: Path, file: Any) -> list[int]:
     """All rows as one part."""
     rows = file.metadata.num_rows
-    rows_fit(path, rows, PIECEWISE, "sorted by stage it can be read in parts (read_stages)")
+    require_room(path, rows, PIECEWISE, "sorted by stage it can be read in parts (read_stages)")
     return [rows]
 
 
@@ -234,7 +238,7 @@ def _stages(path: Path, file: Any) -> list[int]:
         for batch in file.iter_batches(BLOCK, columns=["stage"]):
             stage = np.r_[last, numbers_of(Origin(str(path), "row", first), "stage", batch.column(0))]
             if stage.dtype.kind != "i" or (stage[1:] < stage[:-1]).any():
-                rows_fit(path, rows, PIECEWISE, "sort its rows by stage, and it is read stage by stage")
+                require_room(path, rows, PIECEWISE, "sort its rows by stage, and it is read stage by stage")
                 return [rows]
             begins.append(first + np.flatnonzero(stage[1:] != stage[:-1]))
             first, last = first + batch.num_rows, stage[-1]
@@ -244,7 +248,7 @@ def _stages(path: Path, file: Any) -> list[int]:
         here, fit = np.searchsorted(ends, [cuts[-1], cuts[-1] + PART], "right").tolist()
         cuts.append(int(ends[max(here, fit - 1)]))
     sizes = np.diff(cuts).tolist()
-    rows_fit(path, max(sizes), PIECEWISE, "a stage has to fit, see docs/monitor.md")
+    require_room(path, max(sizes), PIECEWISE, "a stage has to fit, see docs/monitor.md")
     return sizes
 
 
@@ -325,13 +329,16 @@ def _folder_stages(folder: Path, match: float, progress: Progress | None = None)
     """The stages of a folder, one after the other; all footers are read first."""
     parts = parts_of(folder)
     heads = dict(zip(parts, _heads(folder, [part.name for part in parts]), strict=True))
-    done, rows = 0, sum(head.rows for head in heads.values())
+    done = tokens = 0
+    rows = sum(head.rows for head in heads.values())
     for _, group in itertools.groupby(heads, lambda part: part.stage):
-        here = [heads[part] for part in group]
-        yield _joined_log(folder, here, match)
-        done += sum(head.rows for head in here)
+        log = _joined_log(folder, [heads[part] for part in group], match)
+        done, tokens = done + log.stage.size, tokens + log.rows
+        yield log
+        del log  # before the next one is made
         if progress is not None and done < rows:
             progress(done, rows)
+    require_tokens(str(folder), rows, tokens)
 
 
 def _joined_log(folder: Path, heads: Sequence[Head], match: float) -> TokenLog:
@@ -345,7 +352,7 @@ def _joined_log(folder: Path, heads: Sequence[Head], match: float) -> TokenLog:
             found = ", ".join(head.names)
             raise InputError(f"{head.path}: columns", found, f"{', '.join(first.names)}, as {first.path.name} has")
     starts = np.r_[0, np.cumsum([head.rows for head in heads])].tolist()
-    rows_fit(folder, starts[-1], PIECEWISE, "a stage has to fit, see docs/monitor.md")
+    require_room(folder, starts[-1], PIECEWISE, "a stage has to fit, see docs/monitor.md")
     used: Columns = {}
     for at, (path, names, _, rows, _) in zip(starts, heads, strict=False):
         origin = Origin(str(path), "row")
@@ -354,9 +361,7 @@ def _joined_log(folder: Path, heads: Sequence[Head], match: float) -> TokenLog:
             _fill(used, starts[-1], at, pieces, rows, origin)
         _as_named(path, used, slice(at, at + rows), origin)
     files = tuple((at, str(head.path)) for at, head in zip(starts, heads, strict=False))
-    log = log_of(used, Origin(str(folder), "row", 0, files), match, first.sampler)
-    require_tokens(str(folder), starts[-1], log.rows)
-    return log
+    return log_of(used, Origin(str(folder), "row", 0, files), match, first.sampler)
 
 
 def _said(sampler: Sampler | None) -> str:
