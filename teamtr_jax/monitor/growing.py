@@ -16,19 +16,12 @@ from numpy.typing import NDArray
 
 from teamtr_jax.files import is_folder, reason, regular_file
 from teamtr_jax.formats import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL
+from teamtr_jax.monitor.lines import HEAD, bad_line, decoded_lines, read_header
 from teamtr_jax.monitor.log import AGAIN, Columns, Origin, TokenLog, check_values, log_of, optional_import, typed
 from teamtr_jax.monitor.parts import Part, parts_of
-from teamtr_jax.monitor.reading import (
-    HEAD,
-    PIECEWISE,
-    bad_line,
-    decoded_lines,
-    form_of,
-    read_header,
-    read_parts,
-    require_room,
-)
+from teamtr_jax.monitor.reading import PIECEWISE, form_of, read_parts
 from teamtr_jax.sampler_settings import Sampler
+from teamtr_jax.sizes import require_room
 from teamtr_jax.validation import InputError, real_number
 
 __all__ = ["Growing", "Lines", "Parts", "Place", "growing", "until"]
