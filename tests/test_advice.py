@@ -174,15 +174,15 @@ def test_thresholds():
     limits = thresholds("--fail-above", ["kl_k1=0.05", "teamtr/shift_upper=.2", "kl_episode_upper=9", "doubts=1"], True)
     assert limits[0] == Threshold("kl_k1", 0.05, True)
     assert passed(record, limits) == [
-        "update 3.1 of 0+2: kl_k1 is 0.07, above 0.05",
-        "update 3.1 of 0+2: kl_episode_upper is inf, above 9",
-        "update 3.1 of 0+2: doubts is 2, above 1",
+        "update 3.1 of agents 0+2: kl_k1 is 0.07, above 0.05",
+        "update 3.1 of agents 0+2: kl_episode_upper is inf, above 9",
+        "update 3.1 of agents 0+2: doubts is 2, above 1",
     ]
     assert (
         passed(record, thresholds("--fail-above", ["kl_k1=0.07", "outside=1"], True)) == []
     )  # the limit itself is not above
     below = thresholds("--fail-below", ["kl_k1=0.08", "kl_k1_low=0.01"], False)
-    assert passed(record, below) == ["update 3.1 of 0+2: kl_k1 is 0.07, below 0.08"]
+    assert passed(record, below) == ["update 3.1 of agents 0+2: kl_k1 is 0.07, below 0.08"]
 
 
 @pytest.mark.parametrize(
