@@ -8,12 +8,14 @@ from teamtr_jax.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from teamtr_jax.integrations.log_writer import LogWriter
+    from teamtr_jax.integrations.reuse import Reuse
     from teamtr_jax.sampler_settings import Sampler
 
-__all__ = ["LogWriter", "Sampler"]
+__all__ = ["LogWriter", "Reuse", "Sampler"]
 
 _HOMES = {
     "LogWriter": "teamtr_jax.integrations.log_writer",
+    "Reuse": "teamtr_jax.integrations.reuse",
     "Sampler": "teamtr_jax.sampler_settings",
 }
 

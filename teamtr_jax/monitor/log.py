@@ -18,7 +18,7 @@ from teamtr_jax.monitor.sources import Again, Rows, rows_of, sources
 from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.validation import InputError, real_number
 
-__all__ = ["AGAIN", "TokenLog", "token_log", "Origin", "typed", "check_values", "checked_log", "log_of", "as_array",
+__all__ = ["AGAIN", "MATCH", "TokenLog", "token_log", "Origin", "typed", "check_values", "checked_log", "log_of", "as_array",
            "optional_import"]  # fmt: skip
 
 AGAIN = "logp_again"
@@ -26,6 +26,8 @@ AGAIN = "logp_again"
 LOG_PROBABILITIES = ("logp_behaviour", "logp_current", "logp_new", "logp_deployed", AGAIN)
 NUMBERS = (*LOG_PROBABILITIES, "reward")
 KEYS = ("stage", "update", "prompt", "rollout", "turn", "t")
+MATCH = 1e-4
+"""Log-probabilities within this, nats per token, are of the same policy, unless something else is declared."""
 ROUNDING = 1e-5
 """A log-probability may exceed 0 by this much: float32 rounding of a log-softmax."""
 COARSE = 0.1
@@ -97,7 +99,7 @@ def token_log(
     columns: Mapping[str, ArrayLike],
     name: str = "log",
     unit: str = "row",
-    match: float = 1e-4,
+    match: float = MATCH,
     sampler: Sampler | None = None,
 ) -> TokenLog:
     """Check the columns of a log and sort its rows.
