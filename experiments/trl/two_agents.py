@@ -123,7 +123,7 @@ def main() -> None:
     team = TrlTeam(trainers, TurnTaking((SCOUT, ACTOR), heard, reward), seed=args.seed)
     torch.manual_seed(args.seed)
     start = time.time()
-    schedule = TeamTRSchedule(team, radius=args.radius, resample=args.resample, order=args.order, seed=args.seed)
+    schedule = TeamTRSchedule(team, log=args.out / "log", radius=args.radius, resample=args.resample, order=args.order, seed=args.seed)
     schedule.report = lambda x: print(
         f"{x.stage}.{x.update} {team.names[x.agent]} source {x.source} reward {x.reward:.3f} k3 {x.kl:.4f} (reached "
         f"{x.kl_reached:.4f}, kept {x.share:.2f} of step {x.steps}) k1 {x.kl_k1:+.4f} L {x.surrogate:+.4f} shift {x.shift:.3f}"

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from teamtr_jax.integrations.log_writer import LogWriter
+from teamtr_jax.integrations.reuse import Answer, Reuse
 from teamtr_jax.integrations.team_rollouts import Moved, Rollouts, moved, require_rollouts, require_scores
+from teamtr_jax.integrations.update_scalars import update_scalars, update_sums
 from teamtr_jax.monitor.writing import token_rows
 from teamtr_jax.path_shift import path_shift
+from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.validation import InputError, one_of, real_number, whole_number
 
 __all__ = ["Team", "TeamUpdate", "Alignment", "TeamTRSchedule", "ORDERS", "RESAMPLE", "promising"]
@@ -40,6 +45,7 @@ class Team(Protocol):
     """What a schedule needs of the trainers. Agents are numbers, 0 first; weights are whatever the team makes of them."""
 
     names: Sequence[str]  #: of the agents
+    sampler: Sampler  #: how their tokens are drawn
 
     def prompts(self) -> Any:
         """The prompts of the next stage."""
@@ -69,6 +75,10 @@ class Team(Protocol):
         """`inside + share·(outside − inside)`."""
         ...
 
+    def tell(self, agent: int, step: int, scalars: Mapping[str, float]) -> None:
+        """Numbers of an update, for the trainer's own logger; `step` counts the agent's updates."""
+        ...
+
     def align(self, agent: int, newcomer: Any, probes: Rollouts, radius: float) -> Alignment:
         """Teach a newcomer to be near the agent on the agent's own messages, and put it in the agent's place."""
         ...
@@ -92,7 +102,8 @@ class TeamUpdate(NamedTuple):
     surrogate: float  #: `L` on the rollouts in use: message ratios, leave-one-out advantages
     reward: float  #: mean of the rollouts in use
     path_kl: float  #: `ΣK` of the updates since the rollouts in use were sampled, with this one, all on these rollouts
-    shift: float  #: S3, total variation since then: at most `√(path_kl/2)`
+    shift: float  #: S3, total variation since then: `√(path_kl/2)`
+    answer: Answer | None = None  #: what `Reuse` said before this update, where it was asked
 
     @property
     def went_back(self) -> bool:
@@ -130,12 +141,8 @@ ORDERS: dict[str, Order] = {
     "promising": promising,
 }
 
-RESAMPLE: dict[str, Callable[[Sequence[TeamUpdate], float], bool]] = {
-    "fresh": lambda since, tolerance: True,
-    "once": lambda since, tolerance: False,
-    "certificate": lambda since, tolerance: since[-1].shift > tolerance,
-}
-"""`(updates since the rollouts in use, tolerance) → whether the next one needs new rollouts`."""
+RESAMPLE = ("fresh", "once", "certificate")
+"""Named answers to the question whether the next update needs new rollouts."""
 
 
 @dataclass
@@ -147,10 +154,11 @@ class TeamTRSchedule:
       radius: `δ`, nats a message: the greatest KL(current‖new), for all agents or by name; ∞ for none.
       order: ``given``, ``reversed``, ``random`` (by `seed`), ``promising``, or a function (`Order`).
       resample: ``fresh``: new rollouts before every update (TeamTR); ``once``: those of the stage's start for all (stale, to
-        compare with); ``certificate``: new ones once S3's shift exceeds `tolerance`; or a function like those in `RESAMPLE`.
-      tolerance: of ``certificate``, total variation.
+        compare with); ``certificate``: new ones where `Reuse` says that the team may have moved by more than `tolerance`; or a
+        function of the updates since the rollouts in use that says whether new ones are needed.
+      tolerance, alpha: of ``certificate``: total variation; all answers of a stage hold together at level `1 − alpha`.
       halvings: how often the way from the last weights inside to the first outside is halved; 0: the last inside are kept.
-      log: a `LogWriter`, or `None`.
+      log: the folder of the token log, or a `LogWriter`; without it none is written.
       twice: share of the prompts on which the team is scored twice before an update: the floor, below which no KL means anything.
       start_again: score the rollouts of the stage's start at every update, for the interaction matrix.
       first_stage: its number; by default the one after the last in the log.
@@ -163,10 +171,11 @@ class TeamTRSchedule:
     team: Team
     radius: float | Mapping[str, float] = 0.01
     order: str | Order = "given"
-    resample: str | Callable[[Sequence[TeamUpdate], float], bool] = "fresh"
+    resample: str | Callable[[Sequence[TeamUpdate]], bool] = "fresh"
     tolerance: float = 0.1
+    alpha: float = 0.1
     halvings: int = 5
-    log: Any = None
+    log: LogWriter | Path | str | None = None
     twice: float = 1 / 8
     start_again: bool = True
     seed: int = 0
@@ -178,11 +187,16 @@ class TeamTRSchedule:
         self.names = list(self.team.names)
         self._radii = _radii(self.radius, self.names)
         self._order = _function("order", self.order, ORDERS)
-        self._resample = _function("resample", self.resample, RESAMPLE)
-        real_number("tolerance", self.tolerance, 0.0, 1.0)
+        if not callable(self.resample):
+            one_of("resample", self.resample, RESAMPLE)
+        certified = self.resample == "certificate"
+        books = Reuse(tolerance=self.tolerance, alpha=self.alpha, updates=len(self.names))
+        self._books = books if certified else None
         real_number("twice", self.twice, 0.0, 1.0)
         whole_number("halvings", self.halvings, 0, 50)
-        last = getattr(self.log, "last", None)
+        if isinstance(self.log, str | Path):
+            self.log = LogWriter(self.log, sampler=self.team.sampler, trainer="TeamTRSchedule")
+        last = None if self.log is None else self.log.last
         first = self.first_stage if self.first_stage is not None else 0 if last is None else last[0] + 1
         self._stage = whole_number("first_stage", first, 0)
         self._rng = np.random.default_rng(whole_number("seed", self.seed, 0))
@@ -205,10 +219,11 @@ class TeamTRSchedule:
         start = use = self._sampled(prompts, 0)
         sets, records = 0, list[TeamUpdate]()
         for update, agent in enumerate(order):
-            if again := update > 0 and bool(self._resample(records[use.source :], self.tolerance)):
+            answer = None if self._books is None or not update else self._books.may_reuse(agent)
+            if again := update > 0 and self._outdated(records[use.source :], answer):
                 sets += 1
                 use = self._sampled(prompts, update, (start.prompt, start.rollout + sets * start.rollouts.group))
-            record = self._update(agent, update, use, start)._replace(resampled=again or update == 0)
+            record = self._update(agent, update, use, start)._replace(resampled=again or not update, answer=answer)
             records.append(record)
             self.updates.append(record)
             if self.report is not None:
@@ -236,11 +251,19 @@ class TeamTRSchedule:
 
     # ------------------------------------------------------------------------------------------------------ one update
 
+    def _outdated(self, since: Sequence[TeamUpdate], answer: Answer | None) -> bool:
+        """Whether the next update needs new rollouts."""
+        if callable(self.resample):
+            return bool(self.resample(since))
+        return self.resample == "fresh" if answer is None else not answer
+
     def _sampled(self, prompts: Any, update: int, ids: tuple[Ints, Ints] | None = None) -> _InUse:
         """New rollouts of the team, scored by every agent. In a stage a prompt keeps its id."""
         rollouts = require_rollouts(self.team.sample(prompts), len(self.names))
         if ids is None and self.log is not None:
             ids = self.log.ids(rollouts.prompts, rollouts.group)
+        if self._books is not None:
+            self._books.resampled()
         return _InUse(
             rollouts, update, ids or np.divmod(np.arange(rollouts.reward.size), rollouts.group), self._all(rollouts)
         )
@@ -261,7 +284,7 @@ class TeamTRSchedule:
     def _twice(self, x: _InUse) -> Floats:
         """``[N, T]``: the team a second time, in a batch of other size, on the first prompts; NaN elsewhere."""
         out = np.full(x.rollouts.mask.shape, np.nan)
-        if self.log is not None and self.twice > 0:
+        if self.twice > 0:
             rows = np.arange(int(np.ceil(self.twice * x.rollouts.prompts)) * x.rollouts.group)
             out[rows] = self._all(x.rollouts, rows)
         return out
@@ -289,7 +312,13 @@ class TeamTRSchedule:
         new = [self._scored(agent, x) for x in sets]
         require_scores("score after the update", new[0], use.rollouts.mask)
         step = moved(use.rollouts, agent, new[0] - use.current)
-        self._write(agent, update, sets, new, again)
+        rows = self._write(agent, update, sets, new, again)
+        if self._books is not None:
+            self._books.book(agent, rows)
+        count = sum(x.agent == agent for x in self.updates)
+        self.team.tell(
+            agent, count, update_scalars(update_sums(rows)) | {"teamtr/share": share, "teamtr/radius": delta}
+        )
         for x, after in zip(sets, new, strict=True):
             x.current = after
         use.path_kl += step.episode
@@ -310,19 +339,24 @@ class TeamTRSchedule:
         self.team.load(agent, self.team.between(inside, outside, low) if low > 0 else inside)
         return low
 
-    def _write(self, agent: int, update: int, sets: Sequence[_InUse], new: Sequence[Floats], again: Floats) -> None:
-        """The rows of an update: the rollouts in use, and those of the stage's start scored again."""
-        if self.log is None:
-            return
-        for x, after in zip(sets, new, strict=True):
-            r = x.rollouts
-            rows = token_rows(
-                r.mask, stage=self._stage, update=update, source=x.source, prompt=x.prompt, rollout=x.rollout, agent=r.agent,
-                turn=r.turn, token=r.token, logp_behaviour=x.behaviour, logp_current=x.current, logp_new=after,
-                logp_again=again if x is sets[0] else np.full(r.mask.shape, np.nan), reward=r.reward, updated=agent,
-            )  # fmt: skip
-            self.log.add(rows)
-        self.log.flush()
+    def _write(
+        self, agent: int, update: int, sets: Sequence[_InUse], new: Sequence[Floats], again: Floats
+    ) -> dict[str, NDArray[Any]]:
+        """The rows of an update: of the rollouts in use, which are returned, and of those of the stage's start scored again."""
+        tables = [
+            token_rows(
+                x.rollouts.mask, stage=self._stage, update=update, source=x.source, prompt=x.prompt, rollout=x.rollout,
+                agent=x.rollouts.agent, turn=x.rollouts.turn, token=x.rollouts.token, reward=x.rollouts.reward, updated=agent,
+                logp_behaviour=x.behaviour, logp_current=x.current, logp_new=after,
+                logp_again=again if x is sets[0] else np.full(x.rollouts.mask.shape, np.nan),
+            )
+            for x, after in zip(sets, new, strict=True)
+        ]  # fmt: skip
+        if self.log is not None:
+            for rows in tables:
+                self.log.add(rows)
+            self.log.flush()
+        return tables[0]
 
 
 def _function(name: str, value: Any, known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:

@@ -15,8 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from teamtr_jax.integrations.checked_version import installed, require_version
 from teamtr_jax.integrations.schedule import Alignment
 from teamtr_jax.integrations.team_rollouts import Rollouts
+from teamtr_jax.integrations.trl import KNOWN
+from teamtr_jax.integrations.trl_alignment import Probe, align
+from teamtr_jax.integrations.trl_settings import require_known_law, sampler_of_trainer
 from teamtr_jax.validation import InputError, positive, whole_number
 
 __all__ = ["TurnTaking", "TrlTeam", "team_reward"]
@@ -93,6 +97,7 @@ class TrlTeam:
         align_rate: float = 1e-4,
         align_epochs: int = 50,
     ) -> None:
+        require_version("trl", installed("trl"), KNOWN)
         self.names = list(trainers)
         self.trainers = list(trainers.values())
         self.environment = environment
@@ -100,6 +105,7 @@ class TrlTeam:
         for name, trainer in trainers.items():
             _require_trainer(name, trainer, self.trainers[0])
         _require_apart(self.names, self.trainers)
+        self.sampler = sampler_of_trainer(self.trainers[0])
         self.group = int(self.trainers[0].num_generations)
         self.batch = int(self.trainers[0].args.generation_batch_size) // self.group
         rows = self.trainers[0].train_dataset if data is None else data
@@ -143,6 +149,7 @@ class TrlTeam:
         """One message in every rollout; added to what the agent has read and written."""
         trainer = self.trainers[agent]
         contexts = [p + c for p, c in zip(view.prompt, view.completion, strict=True)]
+        trainer._last_loaded_step = -1  # an engine may hold weights from before the schedule went back
         with _evaluating(trainer.model):
             ids, logps = trainer._generate_single_turn(contexts, None, {}, 1)
         for i, message in enumerate(ids):
@@ -153,15 +160,21 @@ class TrlTeam:
     # --------------------------------------------------------------------------------------------------------- scoring
 
     def score(self, agent: int, rollouts: Rollouts, rows: Ints | None = None) -> Floats:
-        """``[N, T]``: log-probabilities of the agent's tokens at the sampling temperature, NaN elsewhere."""
+        """``[N, T]``: log-probabilities of the agent's tokens at the sampling temperature, NaN elsewhere.
+
+        Some `rows` are scored in batches of half the size, with more padding.
+        """
         torch = import_module("torch")
         where = rollouts.of(agent) if rows is None else rollouts.of(agent)[rows]
         view = rollouts.data.views[agent]
         trainer = self.trainers[agent]
         ids, attention, own, keep = _padded(trainer, view if rows is None else view.rows(rows.tolist()))
+        batch = trainer.args.per_device_train_batch_size
+        if rows is not None:  # in one shape the numbers of a row are the same, whoever else is in the batch
+            ids, attention, batch = (*(_wider(x) for x in (ids, attention)), max(1, batch // 2))
         with torch.no_grad(), _evaluating(trainer.model):
             logps, _, _ = trainer._get_per_token_logps_and_entropies(
-                trainer.model, ids, attention, keep, batch_size=trainer.args.per_device_train_batch_size
+                trainer.model, ids, attention, keep, batch_size=batch
             )
         out = np.full(where.shape, np.nan)
         out[where] = logps[own].double().cpu().numpy()
@@ -214,8 +227,39 @@ class TrlTeam:
         """`inside + share·(outside − inside)`, leaf by leaf."""
         return {name: x + share * (outside[name] - x) for name, x in inside.items()}
 
+    def tell(self, agent: int, step: int, scalars: Mapping[str, float]) -> None:
+        """The trainer's own logger has them at this step; TRL counts its steps from 0 again with every update."""
+        trainer = self.trainers[agent]
+        trainer.state.global_step = step
+        trainer.log(dict(scalars))
+
     def align(self, agent: int, newcomer: Any, probes: Rollouts, radius: float) -> Alignment:
-        raise NotImplementedError
+        """Stage 0: `newcomer` is a trainer; it takes the agent's place, near it or not: look at `inside`.
+
+        Four fifths of the probes' prompts train, the others only measure.
+
+        Raises:
+          InputError: another vocabulary, settings that differ from the other trainers', parameters that it shares.
+        """
+        name, outgoing = self.names[agent], self.trainers[agent]
+        _require_trainer(name, newcomer, outgoing)
+        _require_apart([*self.names, f"the new {name}"], [*self.trainers, newcomer])
+        if newcomer.processing_class.get_vocab() != outgoing.processing_class.get_vocab():
+            raise InputError(f"processing_class of the new {name}", "another vocabulary", f"that of the old {name}")
+        if probes.prompts < 2:
+            raise InputError("probes", "one prompt", "two at least: one only measures")
+        cut = min(max(1, probes.prompts * 4 // 5), probes.prompts - 1) * self.group
+        parts = []
+        for rows in (range(cut), range(cut, probes.reward.size)):
+            ids, attention, own, _ = _padded(newcomer, probes.data.views[agent].rows(rows))
+            parts.append(Probe(ids, attention, own, len(rows) * list(self.environment.turns).count(name)))
+        with _evaluating(outgoing.model), _evaluating(newcomer.model):
+            info = align(
+                outgoing.model, newcomer.model, parts, radius, rate=self.align_rate, epochs=self.align_epochs,
+                batch=newcomer.args.per_device_train_batch_size, temperature=newcomer.temperature,
+            )  # fmt: skip
+        self.trainers[agent] = newcomer
+        return info
 
 
 def _listen(team: TrlTeam, agent: int, rows: Sequence[Mapping[str, Any]], since: Sequence[Said], view: _View) -> None:
@@ -282,6 +326,11 @@ def _padded(trainer: Any, view: _View) -> tuple[Any, Any, Any, int]:
     return *(torch.tensor(x, device=device) for x in (ids, attention)), torch.tensor(own, device=device).bool(), right
 
 
+def _wider(x: Any) -> Any:
+    """Eight more columns of padding to the left."""
+    return import_module("torch").nn.functional.pad(x, (8, 0), value=0)
+
+
 def _handed_over(view: _View, reward: Floats, group: int) -> Callable[[list[Any], Any], dict[str, Any]]:
     """TRL's `rollout_func`: the rollouts as they are, in the order in which TRL asks for their prompts."""
 
@@ -334,6 +383,10 @@ def _require_trainer(name: str, trainer: Any, first: Any) -> None:
     """Refuse what a schedule would get wrong."""
     if trainer.accelerator.num_processes != 1:
         raise InputError(f"trainer {name}", f"{trainer.accelerator.num_processes} processes", "one process")
+    require_known_law(trainer)
+    if sampler_of_trainer(trainer) != sampler_of_trainer(first):
+        expected = f"{sampler_of_trainer(first)}, as of the first trainer"
+        raise InputError(f"sampler of {name}", sampler_of_trainer(trainer), expected)
     if list(trainer.reward_funcs) != [team_reward]:
         found = ", ".join(trainer.reward_func_names)
         raise InputError(
@@ -351,12 +404,9 @@ def _require_trainer(name: str, trainer: Any, first: Any) -> None:
             f"gradient_accumulation_steps of {name}", trainer.args.gradient_accumulation_steps,
             "a divisor of steps_per_generation · num_iterations: an update is a whole number of steps",
         )  # fmt: skip
-    for setting in ("num_generations", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
-        if (found := getattr(trainer, setting)) != getattr(first, setting):
-            raise InputError(f"{setting} of {name}", found, f"{getattr(first, setting)}, as of the first trainer")
-    if trainer.args.generation_batch_size != first.args.generation_batch_size:
-        found, expected = trainer.args.generation_batch_size, first.args.generation_batch_size
-        raise InputError(f"generation_batch_size of {name}", found, f"{expected}, as of the first trainer")
+    for setting in ("num_generations", "generation_batch_size"):
+        if (found := getattr(trainer.args, setting)) != (expected := getattr(first.args, setting)):
+            raise InputError(f"{setting} of {name}", found, f"{expected}, as of the first trainer")
 
 
 def _require_apart(names: Sequence[str], trainers: Sequence[Any]) -> None:
