@@ -34,7 +34,14 @@ def tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<pad>", "<end>", "<unk>", *"scout actor sees says hears answers".split(), *WORDS, *map(str, range(len(WORDS)))]
+    words = [
+        "<pad>",
+        "<end>",
+        "<unk>",
+        *"scout actor sees says hears answers".split(),
+        *WORDS,
+        *map(str, range(len(WORDS))),
+    ]
     base = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     base.pre_tokenizer = pre_tokenizers.Whitespace()
     out = PreTrainedTokenizerFast(tokenizer_object=base, pad_token="<pad>", eos_token="<end>", unk_token="<unk>")
@@ -115,15 +122,15 @@ def main() -> None:
     torch.set_num_threads(1)
     words = tokenizer()
     rng = np.random.default_rng(args.seed)
-    data = Dataset.from_list(
-        [{"prompt": f"number {x}", "number": x} for x in range(len(WORDS)) for _ in range(2)]
-    )
+    data = Dataset.from_list([{"prompt": f"number {x}", "number": x} for x in range(len(WORDS)) for _ in range(2)])
     nets = {name: taught(model(words, args.seed + i), words, name, rng) for i, name in enumerate((SCOUT, ACTOR))}
     trainers = {name: trainer(net, words, data, args) for name, net in nets.items()}
     team = TrlTeam(trainers, TurnTaking((SCOUT, ACTOR), heard, reward), seed=args.seed)
     torch.manual_seed(args.seed)
     start = time.time()
-    schedule = TeamTRSchedule(team, log=args.out / "log", radius=args.radius, resample=args.resample, order=args.order, seed=args.seed)
+    schedule = TeamTRSchedule(
+        team, log=args.out / "log", radius=args.radius, resample=args.resample, order=args.order, seed=args.seed
+    )
     schedule.report = lambda x: print(
         f"{x.stage}.{x.update} {team.names[x.agent]} source {x.source} reward {x.reward:.3f} k3 {x.kl:.4f} (reached "
         f"{x.kl_reached:.4f}, kept {x.share:.2f} of step {x.steps}) k1 {x.kl_k1:+.4f} L {x.surrogate:+.4f} shift {x.shift:.3f}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ class Alignment(NamedTuple):
     inside: bool  #: whether both are at most the radius now
 
 
+@runtime_checkable
 class Team(Protocol):
     """What a schedule needs of the trainers. Agents are numbers, 0 first; weights are whatever the team makes of them."""
 
@@ -194,9 +195,8 @@ class TeamTRSchedule:
         self._books = books if certified else None
         real_number("twice", self.twice, 0.0, 1.0)
         whole_number("halvings", self.halvings, 0, 50)
-        if isinstance(self.log, str | Path):
-            self.log = LogWriter(self.log, sampler=self.team.sampler, trainer="TeamTRSchedule")
-        last = None if self.log is None else self.log.last
+        self.writer = _writer(self.log, self.team)
+        last = None if self.writer is None else self.writer.last
         first = self.first_stage if self.first_stage is not None else 0 if last is None else last[0] + 1
         self._stage = whole_number("first_stage", first, 0)
         self._rng = np.random.default_rng(whole_number("seed", self.seed, 0))
@@ -231,6 +231,11 @@ class TeamTRSchedule:
         self._stage += 1
         return records
 
+    def close(self) -> None:
+        """Let others have the log."""
+        if self.writer is not None:
+            self.writer.close()
+
     def replace(self, agent: str, newcomer: Any, radius: float | None = None) -> Alignment:
         """Stage 0: put another checkpoint in an agent's place, taught to be near it where the team goes (U3).
 
@@ -260,8 +265,8 @@ class TeamTRSchedule:
     def _sampled(self, prompts: Any, update: int, ids: tuple[Ints, Ints] | None = None) -> _InUse:
         """New rollouts of the team, scored by every agent. In a stage a prompt keeps its id."""
         rollouts = require_rollouts(self.team.sample(prompts), len(self.names))
-        if ids is None and self.log is not None:
-            ids = self.log.ids(rollouts.prompts, rollouts.group)
+        if ids is None and self.writer is not None:
+            ids = self.writer.ids(rollouts.prompts, rollouts.group)
         if self._books is not None:
             self._books.resampled()
         return _InUse(
@@ -352,10 +357,10 @@ class TeamTRSchedule:
             )
             for x, after in zip(sets, new, strict=True)
         ]  # fmt: skip
-        if self.log is not None:
+        if self.writer is not None:
             for rows in tables:
-                self.log.add(rows)
-            self.log.flush()
+                self.writer.add(rows)
+            self.writer.flush()
         return tables[0]
 
 
@@ -365,6 +370,19 @@ def _function(name: str, value: Any, known: Mapping[str, Callable[..., Any]]) ->
         return value
     one_of(name, value, list(known))
     return known[value]
+
+
+def _writer(log: LogWriter | Path | str | None, team: Team) -> LogWriter | None:
+    """A writer for this team.
+
+    Raises:
+      InputError: one that was made for tokens drawn in another way.
+    """
+    if isinstance(log, str | Path):
+        return LogWriter(log, sampler=team.sampler, trainer="TeamTRSchedule")
+    if log is not None and log.sampler != team.sampler:
+        raise InputError("log", f"a writer for {log.sampler}", f"one for {team.sampler}, as the team samples")
+    return log
 
 
 def _radii(radius: float | Mapping[str, float], names: Sequence[str]) -> list[float]:
