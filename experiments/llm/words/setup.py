@@ -21,7 +21,7 @@ from teamtr_jax.llm.checkpoint_team import team_of
 from teamtr_jax.llm.language_model import Params
 from teamtr_jax.llm.llama.load import Agent, load_agent
 from teamtr_jax.llm.methods import METHODS, Method
-from teamtr_jax.llm.tasks import JsonLines, Problem, WordTask, jsonl_task
+from teamtr_jax.llm.tasks import Demonstrates, JsonLines, Problem, WordTask, jsonl_task
 from teamtr_jax.llm.tasks.answers import READERS
 from teamtr_jax.llm.text.role import Role
 from teamtr_jax.llm.text.view import Scribe
@@ -103,6 +103,8 @@ def set_up_text(settings: TextTrain) -> TextSetup:
     method, task = METHODS[settings.method], text_task_of(settings)
     roles = roles_of(settings, task)
     n = len(roles)
+    if settings.warm.steps and not isinstance(task, Demonstrates):
+        raise InputError("warm.steps", settings.warm.steps, f"0: {task.name} has no demonstrations")
     if len(settings.base) not in (1, n):
         raise InputError("base", f"{len(settings.base)} checkpoints", f"one for all, or {n}, one for each role")
     paths = [base_path(base) for base in settings.base] * (n if len(settings.base) == 1 else 1)
@@ -167,6 +169,7 @@ def describe_text(settings: TextTrain, setup: TextSetup) -> dict[str, Any]:
         "task": _identity(settings, task),
         "bases": setup.bases,
         "lora": None if settings.full else asdict(settings.lora),
+        "warm": asdict(settings.warm),
         "roles": [{**asdict(desk.role), "template": getattr(desk.template, "source", None)} for desk in setup.desks],
         "turns": team.turns,
         "context": [desk.context for desk in setup.desks],
