@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from checkpoint_files import CHECKPOINTS, same
+
 from teamtr_jax.llm import text_warm_start as module
 from teamtr_jax.llm.checkpoint_team import team_of
 from teamtr_jax.llm.language_model import logits_of, split_trained
