@@ -78,6 +78,8 @@ class TextTrain(Learn):
     """Of Adam."""
     epochs: int = 1
     """Passes over the rollouts of an update, at most."""
+    steps: int = 4
+    """Of the optimiser in a pass, about: minibatches. A single one needs no pass of its own over the rollouts as they were."""
     test_prompts: int | None = None
     """Held-out prompts on which the accuracy is measured before and after. None: 200, or as many as the task has."""
     test_samples: int = 1
@@ -97,7 +99,7 @@ class TextTrain(Learn):
         flags(self, "full", "remat", "unroll")
         one_of("dtype", self.dtype, ("float32", "bfloat16"))
         one_of("drift", self.drift, ("keep", "refuse", "resample"))
-        whole(self, 1, "micro_batch", high=MOST_ROLLOUTS)
+        whole(self, 1, "micro_batch", "steps", high=MOST_ROLLOUTS)
         if self.cap is not None:
             whole(self, 1, "cap", high=MOST_CAP)
         if METHODS[self.method].lone:

@@ -125,7 +125,7 @@ def set_up_text(settings: TextTrain) -> TextSetup:
     desks = tuple(cast(Scribe, agent.scribe) for agent in team.agents)
     chosen = {name: getattr(settings, name) for name in ("delta", "learning_rate", "epochs", "micro_batch")}
     rollouts = settings.prompts * settings.group
-    update = replace(method.settings, **chosen, minibatch=_minibatch(rollouts, settings.micro_batch))
+    update = replace(method.settings, **chosen, minibatch=_minibatch(rollouts, settings))
     budget, updates = rollouts * n, len(sharing.leaders)
     sampling = LanguageSampling(prompts_per_set(budget, method.schedule, updates, settings.group), settings.group)
     bases = tuple(
@@ -136,9 +136,9 @@ def set_up_text(settings: TextTrain) -> TextSetup:
     return TextSetup(task, team, desks, params, bases, method, update, sampling, order, budget, test, rollouts)
 
 
-def _minibatch(rollouts: int, micro_batch: int) -> int:
-    """About a quarter of the rollouts, a multiple of the micro-batch: four steps a pass."""
-    return max(1, rollouts // (4 * micro_batch)) * micro_batch
+def _minibatch(rollouts: int, settings: TextTrain) -> int:
+    """Rollouts of a step: so many that a pass has about `settings.steps`, a multiple of the micro-batch."""
+    return max(1, rollouts // (settings.steps * settings.micro_batch)) * settings.micro_batch
 
 
 def _agent(settings: TextTrain, path: Path) -> Agent:
