@@ -10,9 +10,9 @@ import numpy as np
 
 from teamtr_jax.llm.checked import flags, whole
 from teamtr_jax.llm.tasks.answers import number, verified
-from teamtr_jax.llm.tasks.arithmetic import MOST_NUMBER, NAMES, WordProblems
+from teamtr_jax.llm.tasks.arithmetic import MOST_NUMBER, NAMES, WordProblems, expression
 from teamtr_jax.llm.tasks.base import Problem
-from teamtr_jax.llm.tasks.word_task import ANSWER, MOST_CAP
+from teamtr_jax.llm.tasks.word_task import ANSWER, MOST_CAP, said
 from teamtr_jax.llm.text.role import Role
 
 __all__ = ["Shop", "Relayed", "GOODS"]
@@ -87,6 +87,12 @@ class Shop:
         listed, _, order = problem.prompt.partition("\n\n")
         return (listed, *[""] * self.porters, order)
 
+    def demonstrate(self, problem: Problem, rng: np.random.Generator) -> list[str]:
+        """The price list, passed on as it is, and the answer; there is one way to say it."""
+        del rng
+        listed, _, _ = problem.prompt.partition("\n\n")
+        return [*[listed] * (1 + self.porters), said(problem.answer)]
+
     def verify(self, problem: Problem, messages: Sequence[str]) -> float:
         """1 if the cashier's answer is the right number, else 0."""
         return verified(problem, messages, self.turns, number)
@@ -131,6 +137,11 @@ class Relayed:
 
     def sample(self, rng: np.random.Generator) -> Problem:
         return self.source.sample(rng)
+
+    def demonstrate(self, problem: Problem, rng: np.random.Generator) -> list[str]:
+        """The calculation, its value, and the answer; there is one way to say it."""
+        del rng
+        return [expression(problem.prompt), problem.answer, said(problem.answer)]
 
     def verify(self, problem: Problem, messages: Sequence[str]) -> float:
         """1 if the answerer's answer is the right number, else 0."""
