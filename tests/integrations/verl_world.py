@@ -1,4 +1,4 @@
-"""A world for verl's own trainers on a CPU: verl's configuration and loop, a tiny network where its workers and engine would be."""
+"""verl's own trainers on a CPU: its configuration and its loop, a tiny network where its workers and its engine would be."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ class StoredEngine:
         import transfer_queue as tq
 
         step = tu.get_non_tensor_data(batch, "global_steps", None)
-        for uid in batch["uid"].tolist():
+        for uid in list(batch["uid"]):
             for session in range(GROUP):
                 self.count += 1
                 if self.count in self.fails:
