@@ -1,7 +1,7 @@
 """TRL's GRPOTrainer writes a token log: `watch(trainer, path)` before `trainer.train()` (docs/trl.md).
 
-A TRL callback is given no trainer, and the rewards and the groups are gone when it is called, so the trainer itself is watched:
-`compute_loss` and `log`, which are public, and four methods that are not, which is why the versions are known by name.
+A TRL callback is given no trainer, and the rewards and the groups are gone when it is called. So three methods of the trainer
+and its scoring are used that are not public, which is why the versions are known by name; the callback and `log` are public.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from teamtr_jax.integrations.checked_version import require_version
+from teamtr_jax.integrations.checked_version import installed, require_version
 from teamtr_jax.integrations.log_writer import LogWriter
 from teamtr_jax.integrations.trl_settings import dropout_of, require_known_law, sampler_of_trainer
 from teamtr_jax.integrations.update_scalars import UpdateSums, update_scalars, update_sums
@@ -27,14 +28,11 @@ __all__ = ["KNOWN", "watch", "Watch"]
 
 KNOWN = ("1.14.2", "1.15.0", "1.16.0")
 """The versions of TRL that the tests ran with (`make integrations`)."""
-ROW = "teamtr_row"
-"""The key under which TRL's batches carry the numbers of their rows through shuffling and splitting."""
 SHARE = 8
-"""One rollout in so many is scored twice where the trainer's own forward pass is no second scoring."""
+"""One rollout in so many is scored twice, and one group at least."""
 UPDATES = 20
 """Updates of a stage that nobody counts: a reader holds one stage at a time."""
-WRAPPED = ("_generate", "_calculate_rewards", "_generate_and_score_completions", "_get_per_token_logps_and_entropies",
-           "compute_loss", "log")  # fmt: skip
+WRAPPED = ("_generate", "_calculate_rewards", "_generate_and_score_completions", "log")
 
 Names = int | Callable[[Sequence[dict[str, Any]]], Sequence[int]]
 """One number, or a function of the rows of the dataset that gives one to each of them."""
@@ -69,10 +67,9 @@ def watch(
       InputError: a version of TRL that is not known; no GRPOTrainer; settings under which no log-probability is the tokens'; a
         place that cannot be written.
     """
-    import trl  # pyright: ignore[reportMissingImports]
-
-    require_version("trl", trl.__version__, KNOWN)
-    if not isinstance(trainer, trl.GRPOTrainer):
+    version = installed("trl")
+    require_version("trl", version, KNOWN)
+    if not isinstance(trainer, import_module("trl").GRPOTrainer):
         raise InputError("trainer", type(trainer).__name__, "a trl.GRPOTrainer")
     if getattr(trainer, "teamtr_watch", None) is not None:
         raise InputError("trainer", "one that is watched", "one that is not: close() the first watch")
@@ -84,7 +81,11 @@ def watch(
     if not isinstance(path, LogWriter):
         at = trainer.accelerator
         path = LogWriter(
-            path, sampler=sampler, process=at.process_index, processes=at.num_processes, trainer=f"trl {trl.__version__}"
+            path,
+            sampler=sampler,
+            process=at.process_index,
+            processes=at.num_processes,
+            trainer=f"trl {version}",
         )
     elif path.sampler != sampler:
         raise InputError("path", f"a writer for {path.sampler}", f"one for {sampler}, as this trainer samples")
@@ -95,7 +96,6 @@ def watch(
 class Rollouts:
     """Rollouts that were sampled together on this process, in the order in which they were made: before TRL shuffles them."""
 
-    first: int  #: the number of the first of them on this process
     step: int  #: steps of the optimiser before they were sampled
     source: int  #: the update, within the stage, for which they were
     ids: Any  #: [N, P+T] tokens of prompt and completion
@@ -115,17 +115,17 @@ class Watch:
     ) -> None:
         self.trainer, self.writer = trainer, writer
         self._agent, self._turn, self._stage_of = agent, turn, stage
-        self._stage, self._update, self._count = -1, 0, 0
+        self._stage, self._update = -1, 0
         self._live: list[Rollouts] = []
-        self._forward: list[tuple[Any, Any]] = []  # rows and log-probabilities of the trainer's own forward passes
-        self._rows: Any = None  # of the micro-batch whose loss is being computed
         self._sampled: tuple[Any, Any] = ((), None)  # completions and the mask of tools, as `_generate` returned them
         self._rewards: Any = None
         self._pending: list[dict[str, float]] = []
         self._told = False
-        # The trainer's forward pass scores the current policy once more, in another batch: if nothing in it is random or masked.
-        self._free = dropout_of(trainer.model) is None and not trainer.mask_truncated_completions
-        self._reused = trainer.num_iterations * trainer.args.steps_per_generation > trainer.args.gradient_accumulation_steps
+        # TRL scores in train mode, and rows that it masks it does not score: else its numbers are those made here, bit for bit.
+        self._theirs = dropout_of(trainer.model) is None and not trainer.mask_truncated_completions
+        self._reused = (
+            trainer.num_iterations * trainer.args.steps_per_generation > trainer.args.gradient_accumulation_steps
+        )
         self._original = {name: getattr(trainer, name) for name in WRAPPED}
         for name in WRAPPED:
             setattr(trainer, name, getattr(self, f"_at_{name.strip('_')}"))
@@ -155,29 +155,11 @@ class Watch:
         return self._rewards
 
     def _at_generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """Number the rows before they are shuffled, and score them."""
-        import torch  # pyright: ignore[reportMissingImports]
-
+        """Keep the rows before they are shuffled and split, and score them: new ones take the place of those of earlier steps."""
         out = self._original["_generate_and_score_completions"](inputs)
         if self.trainer.model.training:
             new = self._rollouts(inputs, out)
             self._live = [old for old in self._live if old.step == new.step] + [new]
-            out[ROW] = torch.arange(new.first, new.first + len(inputs), device=new.ids.device)
-        return out
-
-    def _at_compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **settings: Any) -> Any:
-        """Know which rows the forward pass inside is of."""
-        self._rows = inputs.get(ROW) if self._free else None
-        try:
-            return self._original["compute_loss"](model, inputs, *args, **settings)
-        finally:
-            self._rows = None
-
-    def _at_get_per_token_logps_and_entropies(self, *args: Any, **settings: Any) -> Any:
-        """Keep what the trainer's forward pass says of the current policy: its second scoring costs nothing."""
-        out = self._original["_get_per_token_logps_and_entropies"](*args, **settings)
-        if self._rows is not None:
-            self._forward.append((self._rows, out[0].detach()))
         return out
 
     def _at_log(self, logs: dict[str, float], *args: Any, **settings: Any) -> Any:
@@ -206,21 +188,22 @@ class Watch:
             "token": out["completion_ids"].cpu().numpy(), "reward": self._weighed(len(inputs)),
         }  # fmt: skip
         new = Rollouts(
-            first=self._count, step=self.trainer.state.global_step, source=self._update,
+            step=self.trainer.state.global_step, source=self._update,
             ids=torch.cat([out["prompt_ids"], out["completion_ids"]], 1),
             attention=torch.cat([out["prompt_mask"], attention], 1), wrote=wrote, known=np.isfinite(columns["reward"]),
             columns=columns, current=None, again=np.full(shape, np.nan),
         )  # fmt: skip
-        self._count += len(inputs)
         old = out.get("old_per_token_logps")
-        new.current = self._score(new) if old is None or not self._free else old.float()
+        new.current = self._score(new) if old is None or not self._theirs else old.float()
         engine = out.get("sampling_per_token_logps")
         columns["logp_behaviour"] = _host(new.current if engine is None else engine)
         new.known &= np.where(wrote, np.isfinite(columns["logp_behaviour"]), True).all(1)
         self._score_again(new)
         if not new.known.all() and not self._told:
             self._told = True
-            logger.warning("teamtr: rollouts without a reward or a log-probability of the engine are left out of the log")
+            logger.warning(
+                "teamtr: rollouts without a reward or a log-probability of the engine are left out of the log"
+            )
         return new
 
     def _numbered(self, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -277,12 +260,11 @@ class Watch:
         """Log-probabilities [N, T] at the sampling temperature, by TRL's own head, in eval mode, without a trace."""
         import torch  # pyright: ignore[reportMissingImports]
 
-        score, model = self._original["_get_per_token_logps_and_entropies"], self.trainer.model
-        device = self.trainer.accelerator.device
-        kept = torch.random.fork_rng(
-            [device] if device.type != "cpu" else [], device_type=device.type if device.type != "cpu" else "cuda"
-        )
+        model, device = self.trainer.model, self.trainer.accelerator.device
+        other = device.type != "cpu"
+        kept = torch.random.fork_rng([device] if other else [], device_type=device.type if other else "cuda")
         with _evaluated(model), kept, torch.no_grad():
+            score = self.trainer._get_per_token_logps_and_entropies
             return score(model, ids, attention, width, batch_size=batch)[0].float()
 
     def _score(self, rollouts: Rollouts) -> Any:
@@ -291,30 +273,21 @@ class Watch:
         return self._logps(rollouts.ids, rollouts.attention, width, self.trainer.args.per_device_train_batch_size)
 
     def _score_again(self, rollouts: Rollouts) -> None:
-        """A share of them, in batches of half the size and of other padding: where the trainer's own pass cannot be used."""
+        """A share of them, in batches of half the size and of other padding.
+
+        TRL's own forward pass does not tell: in one shape the numbers of a row do not depend on who else is in the batch.
+        """
         from torch.nn.functional import pad  # pyright: ignore[reportMissingImports]
 
-        if self._free:
-            return
         rows = min(len(rollouts.known), max(-(-len(rollouts.known) // SHARE), self.trainer.num_generations))
         ids, attention = (pad(x[:rows], (SHARE, 0), value=0) for x in (rollouts.ids, rollouts.attention))
         batch = max(1, self.trainer.args.per_device_train_batch_size // 2)
         rollouts.again[:rows] = _host(self._logps(ids, attention, rollouts.wrote.shape[1], batch))
 
-    def _take_again(self) -> None:
-        """What the trainer's own forward passes of this step said of the rows that are live."""
-        for rows, logps in self._forward:
-            rows, logps = rows.cpu().numpy(), _host(logps)
-            for live in self._live:
-                here = (rows >= live.first) & (rows < live.first + len(live.known))
-                live.again[rows[here] - live.first] = logps[here]
-        self._forward = []
-
     # --------------------------------------------------------------------------------------------------- after a step
 
     def _stepped(self) -> None:
         """The optimiser has made a step: score the new policy, write the update."""
-        self._take_again()
         sums = UpdateSums(*(8 * [0.0]))
         for live in self._live:
             new = self._score(live)

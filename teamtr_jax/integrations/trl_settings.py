@@ -110,7 +110,7 @@ def _precision(trainer: Any) -> str:
     """Of the scoring pass: of autocast, or of the weights."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    if (mixed := trainer.accelerator.mixed_precision) != "no":
+    if (mixed := str(trainer.accelerator.mixed_precision)) != "no":
         return {"bf16": "bfloat16", "fp16": "float16", "fp8": "float8"}.get(mixed, mixed)
     dtype = str(next(x for x in trainer.model.parameters() if x.is_floating_point()).dtype).removeprefix("torch.")
     coarse = trainer.accelerator.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
