@@ -176,7 +176,7 @@ def test_what_does_not_fit_says_what_to_sort_or_that_a_stage_has_to(tmp_path, mo
     columns = stages(np.random.default_rng(4))
     rows, largest = columns["t"].size, int(np.bincount(columns["stage"]).max())
     path = write(tmp_path / "log.parquet", columns)
-    monkeypatch.setattr(reading, "memory", lambda: largest * reading.PIECEWISE)
+    monkeypatch.setattr("teamtr_jax.sizes.memory", lambda: largest * reading.PIECEWISE)
     with pytest.raises(InputError, match=rf"found about {rows:.3g} rows.*: sorted by stage it can be read in parts"):
         read_token_log(path)
     assert sum(x.t.size for x in read_stages(path)) == rows  # stage by stage it does
@@ -185,7 +185,7 @@ def test_what_does_not_fit_says_what_to_sort_or_that_a_stage_has_to(tmp_path, mo
         InputError, match=rf"about {rows:.3g} rows.*at most {largest:.3g} rows.*: sort its rows by stage, and"
     ):
         monitor(read_stages(other))
-    monkeypatch.setattr(reading, "memory", lambda: largest * reading.PIECEWISE - 1)
+    monkeypatch.setattr("teamtr_jax.sizes.memory", lambda: largest * reading.PIECEWISE - 1)
     with pytest.raises(InputError, match=rf"about {largest:.3g} rows.*: a stage has to fit"):
         monitor(read_stages(path))
 
@@ -256,7 +256,7 @@ def test_other_parts_are_refused():
 
 def test_of_a_part_nothing_is_kept(tmp_path, monkeypatch):
     """When the next one is read the rows of the one before are gone: every column, and every view of it."""
-    alive, filled, made = [], reading._filled, reading.log_of
+    alive, filled, made = [], reading._fill, reading.log_of
 
     def watched(*arguments):
         assert not any(column() is not None for column in alive)
@@ -267,7 +267,7 @@ def test_of_a_part_nothing_is_kept(tmp_path, monkeypatch):
         alive.extend(weakref.ref(getattr(log, key)) for key in ("stage", "logp_new", "reward", "transcripts", "source"))
         return log
 
-    monkeypatch.setattr(reading, "_filled", watched)
+    monkeypatch.setattr(reading, "_fill", watched)
     monkeypatch.setattr(reading, "log_of", noted)
     monitor(read_stages(write(tmp_path / "log.parquet", stages(np.random.default_rng(3), 4))))
     assert len(alive) == 20
