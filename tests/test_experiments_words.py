@@ -21,6 +21,7 @@ from experiments.llm.words.talking import evaluate_text, show_text
 from teamtr_jax.checkpoint import read_manifest
 from teamtr_jax.llm.tasks import Problem
 from teamtr_jax.monitor import read_token_log
+from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.training import CHECKPOINTS, read_records
 from teamtr_jax.validation import InputError
 
@@ -84,8 +85,9 @@ def test_a_run_of_checkpoints(trained, capsys):
     assert summary["bases"][0]["sha256"] == hashlib.sha256((BASE / "model.safetensors").read_bytes()).hexdigest()
     assert 0 <= summary["accuracy_start"] <= 1
     assert summary["task"].startswith("Mine of a file with SHA-256")
-    log = read_token_log(home / "token_log.jsonl").columns()
-    assert set(log["agent"].tolist()) == {0, 1}
+    log = read_token_log(home / "token_log.jsonl")
+    assert set(log.agent.tolist()) == {0, 1}
+    assert log.sampler == Sampler(json.loads((home / "settings.json").read_text())["temperature"], precision="float32")
     assert main([*arguments, "--out", str(home)]) == 0  # a finished run is returned as it is
     assert json.loads((home / "summary.json").read_text()) == summary
     capsys.readouterr()
