@@ -4,9 +4,11 @@ import hashlib
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from checkpoint_files import same
 from rich.console import Console
 
 from experiments.llm.__main__ import main
@@ -17,9 +19,11 @@ from experiments.llm.words import run as runs
 from experiments.llm.words.run import load_text_run
 from experiments.llm.words.settings import Adapters, TextCompare, TextTrain
 from experiments.llm.words.setup import set_up_text, text_task_of
+from experiments.llm.words.starting import start_of_text
 from experiments.llm.words.talking import evaluate_text, show_text
 from teamtr_jax.checkpoint import read_manifest
 from teamtr_jax.llm.tasks import Problem
+from teamtr_jax.llm.text_warm_start import TextWarmStart
 from teamtr_jax.monitor import read_token_log
 from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.training import CHECKPOINTS, read_records
@@ -32,6 +36,7 @@ MINE = '''
 """Rewards that random networks earn: whether the last message is longer than the one before."""
 from dataclasses import dataclass
 from teamtr_jax.llm.tasks import Problem
+from teamtr_jax.llm.text_warm_start import TextWarmStart
 from teamtr_jax.llm.text.role import Role
 
 
@@ -49,6 +54,9 @@ class Mine:
     def sample(self, rng):
         return Problem(f"{rng.integers(self.most)} and more", "yes")
 
+    def demonstrate(self, problem, rng):
+        return ["a", "ab"]
+
     def verify(self, problem, messages):
         return float(len(messages) == 2 and len(messages[1]) > len(messages[0]))
 '''
@@ -56,12 +64,12 @@ class Mine:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Two stages of two agents, 4 prompts × 2, through the command line; the folder, its task file and its arguments."""
+    """Two stages of two agents, 4 prompts × 2, after a supervised start, through the command line; folder and arguments."""
     home = tmp_path_factory.mktemp("words")
     (home / "mine.py").write_text(MINE)
     arguments = ["train", "--base", str(BASE), "--task", f"{home / 'mine.py'}:Mine", "--prompts", "4", "--group", "2",
                  "--stages", "2", "--test-prompts", "8", "--micro-batch", "4", "--lora.rank", "2", "--log", "jsonl",
-                 "--learning-rate", "0.01", "--no-unroll"]  # fmt: skip
+                 "--learning-rate", "0.01", "--no-unroll", "--warm.steps", "2", "--warm.batch", "2"]  # fmt: skip
     assert main([*arguments, "--out", str(home / "run")]) == 0
     return home / "run", arguments
 
@@ -91,6 +99,8 @@ def test_a_run_of_checkpoints(trained, capsys):
     assert main([*arguments, "--out", str(home)]) == 0  # a finished run is returned as it is
     assert json.loads((home / "summary.json").read_text()) == summary
     capsys.readouterr()
+    assert main([*arguments, "--out", str(home), "--warm.steps", "3"]) == 2
+    assert "settings: warm: found" in capsys.readouterr().err
     assert main([*arguments, "--out", str(home), "--delta", "0.03"]) == 2
     assert "settings: found update.delta = 0.03, expected update.delta = 0.02" in capsys.readouterr().err
 
@@ -108,6 +118,29 @@ def test_checkpoints_hold_adapters_only(trained):
     assert params[0]["layers"]["q"]["kernel"] is params[1]["layers"]["q"]["kernel"]
     assert (params[0]["layers"]["q"]["lora_b"] != 0).any()
     assert (setup.params[0]["layers"]["q"]["lora_a"] != setup.params[1]["layers"]["q"]["lora_a"]).any()
+
+
+def test_the_supervised_start_is_kept(trained, tmp_path):
+    """It is what `--start` shows, the same for every method, made once; before it the adapters do nothing."""
+    home, _ = trained
+    summary = json.loads((home / "summary.json").read_text())
+    assert summary["warm_start"]["demonstrations"] == 4
+    assert len(summary["warm_start"]["loss"]) == 2
+    assert 0 <= summary["accuracy_untrained"] <= 1
+    _, setup, params, done, _ = load_text_run(home, start=True)
+    assert done == 0
+    assert not (setup.params[0]["layers"]["q"]["lora_b"] != 0).any()
+    assert (params[0]["layers"]["q"]["lora_b"] != 0).any()
+    assert params[0]["embedding"] is params[1]["embedding"] is setup.params[0]["embedding"]
+    settings = runs._read_settings(home)[0]
+    again = start_of_text(replace(settings, out=tmp_path, method="grpo"), setup, tmp_path / "start")
+    same(again.params, params)
+    kept = start_of_text(replace(settings, out=tmp_path), setup, tmp_path / "start")
+    same(kept.params, params)
+    assert kept.record == again.record
+    shutil.rmtree(shutil.copytree(home, tmp_path / "run") / "start")
+    with pytest.raises(InputError, match="no checkpoint"):
+        load_text_run(tmp_path / "run", start=True)
 
 
 def test_resumed_records_are_the_same(trained, tmp_path, monkeypatch):
@@ -193,7 +226,7 @@ def test_fewer_held_out_prompts_than_asked_for(tmp_path):
 
 
 def test_a_method_that_does_not_fit_is_refused_before_the_others_train(tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "train_text", lambda run: pytest.fail("trained"))
+    monkeypatch.setattr(compare, "train_text", lambda *_: pytest.fail("trained"))
     with pytest.raises(InputError, match="method: found lone"):
         compare.compare_text(TextCompare(tmp_path / "x", base=(str(BASE),), methods=("teamtr", "lone"), seeds=1))
 
@@ -260,6 +293,11 @@ def test_what_can_be_asked_for(tmp_path):
         (dict(method="lone"), "method: found lone"),
         (dict(dtype="float16"), "dtype: found 'float16'"),
         (dict(lora="rank 8"), "lora: found 'rank 8'"),
+        (dict(warm=3), "warm: found 3"),
+        (
+            dict(task="chain_sum", warm=TextWarmStart(1)),
+            r"warm.steps: found 1, expected 0: chain_sum has no demonstrations",
+        ),
         (dict(cap=0), "cap: found 0"),
         (dict(drift="ignore"), "drift: found 'ignore'"),
         (dict(micro_batch=0), "micro_batch: found 0"),

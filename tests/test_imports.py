@@ -111,7 +111,7 @@ INNER = [
     {"ascend", "diagnose"},
     {"go_back"},
     {"update"},
-    {"self_kl", "text_update", "token_log"},
+    {"self_kl", "text_update", "text_warm_start", "token_log"},
     {"networks"},
     {"alignment", "backend", "methods", "text_backend"},
     {"replacement"},

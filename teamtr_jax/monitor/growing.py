@@ -9,26 +9,19 @@ import json
 import operator
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from teamtr_jax.files import is_folder, reason, regular_file
 from teamtr_jax.formats import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL
+from teamtr_jax.monitor.lines import HEAD, bad_line, decoded_lines, read_header
 from teamtr_jax.monitor.log import AGAIN, Columns, Origin, TokenLog, check_values, log_of, optional_import, typed
 from teamtr_jax.monitor.parts import Part, parts_of
-from teamtr_jax.monitor.reading import (
-    HEAD,
-    PIECEWISE,
-    bad_line,
-    decoded_lines,
-    form_of,
-    read_header,
-    read_parts,
-    require_room,
-)
+from teamtr_jax.monitor.reading import PIECEWISE, form_of, read_parts
 from teamtr_jax.sampler_settings import Sampler
+from teamtr_jax.sizes import require_room
 from teamtr_jax.validation import InputError, real_number
 
 __all__ = ["Growing", "Lines", "Parts", "Place", "growing", "until"]
@@ -38,53 +31,6 @@ BLOCK = 2**24
 
 Place = tuple[int, int]
 """Stage and update."""
-
-
-class Growing(Protocol):
-    """A log that is still written."""
-
-    name: str
-
-    def grown(self) -> bool:
-        """Whether there is more than was read."""
-        ...
-
-    def finished(self) -> Iterator[TokenLog]:
-        """Reads what is new. Each stage that is complete, once: nothing is kept of it."""
-        ...
-
-    def current(self) -> list[TokenLog]:
-        """The stages that are not complete, as far as they are written."""
-        ...
-
-    def end(self) -> None:
-        """Nothing more will be written."""
-        ...
-
-    @property
-    def frontier(self) -> Place | None:
-        """Updates before it are whole: later ones have begun."""
-        ...
-
-    @property
-    def held(self) -> int:
-        """Rows that are in memory between two looks."""
-        ...
-
-
-def growing(path: Path | str, match: float = 1e-4) -> Growing:
-    """A file of JSON lines, or a folder that `LogWriter` writes, to be followed; empty is allowed.
-
-    Raises:
-      InputError: nothing there, or a single Parquet file, which is written anew each time.
-    """
-    path = Path(path)
-    match = real_number("match", match, 0.0)
-    if is_folder(path):
-        return Parts(path, match)
-    if form_of(path) != "jsonl":
-        raise InputError(str(path), "one Parquet file", "JSON lines or a folder of parts: such a file does not grow")
-    return Lines(regular_file(path, "a token log"), match)
 
 
 def until(log: TokenLog, update: int, match: float) -> TokenLog:
@@ -121,13 +67,16 @@ class Lines:
 
     @property
     def frontier(self) -> Place | None:
+        """Updates before it are whole: later ones have begun."""
         return self._frontier
 
     @property
     def held(self) -> int:
+        """Rows that are in memory between two looks."""
         return sum(block.columns["stage"].size for block in self._blocks)
 
     def grown(self) -> bool:
+        """Whether there is more than was read."""
         size = regular_file(self._path, "a token log").stat().st_size
         if size < self._done:
             found = f"{size} bytes, after {self._done} were read"
@@ -139,6 +88,7 @@ class Lines:
         self._ended = True
 
     def finished(self) -> Iterator[TokenLog]:
+        """Read what is new: each stage that is complete, once; nothing is kept of it."""
         while data := self._next():
             for block in self._decoded(data):
                 if self._blocks and block.stage < self._blocks[-1].stage:
@@ -155,6 +105,7 @@ class Lines:
                 self._frontier = max(self._frontier or place, place)
 
     def current(self) -> list[TokenLog]:
+        """The newest stage as far as it is written."""
         return [self._log()] if self._blocks else []
 
     def _next(self) -> bytes:
@@ -248,17 +199,18 @@ class Parts:
 
     @property
     def frontier(self) -> Place | None:
-        newest: dict[int, Place] = {}
-        for part in self._known:
-            if part.stage >= self._known[-1].stage - 1:
-                newest[part.process] = part[:2]
+        """Updates before it are whole: every process has begun a later one."""
+        stages = sorted({part.stage for part in self._known})[-2:]
+        newest = {part.process: part[:2] for part in self._known if part.stage in stages}
         return min(newest.values(), default=None)
 
     @property
     def held(self) -> int:
+        """Rows that are in memory between two looks."""
         return 0
 
     def grown(self) -> bool:
+        """Whether there are other parts of the newest stages than were read."""
         found = parts_of(self._folder)
         last, digest = self._done
         if _digest(part for part in found if part.stage <= last) != digest:
@@ -269,6 +221,7 @@ class Parts:
         return self._known != known
 
     def finished(self) -> Iterator[TokenLog]:
+        """Read what is new: each stage that is complete, once."""
         self.grown()
         while self._known and (frontier := self.frontier) is not None and self._known[0].stage < frontier[0]:
             stage = self._known[0].stage
@@ -278,13 +231,36 @@ class Parts:
             self._known = self._known[len(here) :]
 
     def current(self) -> list[TokenLog]:
+        """The stages that are not complete, as far as they are written."""
         stages = itertools.groupby(self._known, lambda part: part.stage)
         return [read_parts(self._folder, [part.name for part in here], self._match) for _, here in stages]
 
     def end(self) -> None:
-        pass
+        """Nothing more will be written."""
 
 
 def _digest(parts: Iterable[Part]) -> int:
     """Another number where other parts are there; that of two lists is `^` of theirs."""
     return functools.reduce(operator.xor, map(hash, parts), 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------- either
+
+Growing = Lines | Parts
+"""What is followed. Both have: `grown`, whether there is more than was read; `finished`, which reads it and gives each stage that
+is complete, once; `current`, the stages that are not; `frontier`, before which updates are whole; `held`, rows in memory."""
+
+
+def growing(path: Path | str, match: float = 1e-4) -> Growing:
+    """A file of JSON lines, or a folder that `LogWriter` writes, to be followed; empty is allowed.
+
+    Raises:
+      InputError: nothing there, or a single Parquet file, which is written anew each time.
+    """
+    path = Path(path)
+    match = real_number("match", match, 0.0)
+    if is_folder(path):
+        return Parts(path, match)
+    if form_of(path) != "jsonl":
+        raise InputError(str(path), "one Parquet file", "JSON lines or a folder of parts: such a file does not grow")
+    return Lines(regular_file(path, "a token log"), match)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax.files import reason
 from teamtr_jax.formats import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
+from teamtr_jax.monitor.dumps import missing_columns
 from teamtr_jax.monitor.estimates import Floats, Ints
 from teamtr_jax.monitor.sources import Again, Rows, rows_of, sources
 from teamtr_jax.sampler_settings import Sampler
@@ -163,8 +164,8 @@ def typed(columns: Mapping[str, ArrayLike], origin: Origin) -> Columns:
     """The columns that are used, all there, equally long, int64 or float64."""
     name = origin.name
     given = {str(key): as_array(origin.column(key), value) for key, value in columns.items() if value is not None}
-    if missing := [key for key in TOKEN_LOG_COLUMNS if key not in given]:
-        raise InputError(f"{name}: columns", f"no {', '.join(missing)}", ", ".join(TOKEN_LOG_COLUMNS))
+    if any(key not in given for key in TOKEN_LOG_COLUMNS):
+        raise missing_columns(name, given)
     used = {key: given[key] for key in (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL) if key in given}
     rows = used["stage"].size
     for key, array in used.items():

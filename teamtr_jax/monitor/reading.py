@@ -14,6 +14,7 @@ import numpy as np
 
 from teamtr_jax.files import is_folder, reason, regular_file
 from teamtr_jax.formats import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
+from teamtr_jax.monitor.dumps import refuse_dump
 from teamtr_jax.monitor.lines import AT_ONCE, numbers_of, read_lines
 from teamtr_jax.monitor.log import (
     AGAIN,
@@ -100,6 +101,7 @@ def read_stages(path: Path | str, match: float = MATCH, progress: Progress | Non
 def _tried(path: Path | str) -> tuple[Path, str]:
     """The path and the form of a file or folder that may be a log."""
     path = Path(path)
+    refuse_dump(path)
     if is_folder(path):
         return path, "folder"
     form = form_of(path)
