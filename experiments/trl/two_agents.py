@@ -3,7 +3,7 @@
 A *scout* sees a number and says a word; an *actor* hears only that and answers with a number. Paid is the number that the scout
 saw: neither message is worth anything without the other, and what the words mean is theirs to settle. By default both are Llamas
 of two layers and 32 units that know 25 words, made and taught by a few supervised steps in this file: nothing is loaded, one core
-will do. With `--model HF_ID --device cuda` both are that checkpoint, untaught, in float32; that is written for a GPU and was not run.
+will do. `--model HF_ID --device cuda` takes a checkpoint for both, untaught, in float32; written for a GPU and not run.
 
 It needs torch, transformers, trl, datasets (tests/integrations/trl-requirements.txt) and `teamtr-jax[monitor]`.
 """
