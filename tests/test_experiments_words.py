@@ -14,13 +14,14 @@ from rich.console import Console
 from experiments.llm.__main__ import main
 from experiments.llm.keeping import TIMED
 from experiments.llm.settings import Eval, Show
-from experiments.llm.words import bases, compare
+from experiments.llm.words import bases, compare, report
 from experiments.llm.words import run as runs
 from experiments.llm.words.run import load_text_run
 from experiments.llm.words.settings import Adapters, TextCompare, TextTrain
 from experiments.llm.words.setup import set_up_text, text_task_of
 from experiments.llm.words.starting import start_of_text
 from experiments.llm.words.talking import evaluate_text, show_text
+from experiments.saved import read
 from teamtr_jax.checkpoint import read_manifest
 from teamtr_jax.llm.tasks import Problem
 from teamtr_jax.llm.text_warm_start import TextWarmStart
@@ -139,6 +140,30 @@ def test_the_supervised_start_is_kept(trained, tmp_path):
     shutil.rmtree(shutil.copytree(home, tmp_path / "run") / "start")
     with pytest.raises(InputError, match="no checkpoint"):
         load_text_run(tmp_path / "run", start=True)
+
+
+def test_seeds_are_reported_together(trained, tmp_path, capsys):
+    """A mean over seeds whose error is that of independent prompts; what is drawn and kept is what runs said."""
+    for seed in range(2):
+        shutil.copytree(trained[0], tmp_path / f"seed-{seed}")
+    summary = read(tmp_path / "seed-0" / "summary.json", "a summary")
+    runs.write_json(
+        tmp_path / "seed-0" / "summary.json", summary | {"gain": 0.3, "gain_low95": 0.2, "gain_high95": 0.4}
+    )
+    runs.write_json(
+        tmp_path / "seed-1" / "summary.json", summary | {"gain": 0.1, "gain_low95": 0.1, "gain_high95": 0.1}
+    )
+    kept, figure = report.report(tmp_path, tmp_path / "out")
+    content = read(kept, "results")
+    assert content["gain_pooled"] == pytest.approx({"value": 0.2, "low": 0.15, "high": 0.25})
+    assert content["gain_over_seeds"]["low"] == pytest.approx(0.2 - 12.7062 * 0.1, rel=1e-4)
+    assert len(content["updates"][1]) == summary["updates"]
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+    assert "pooled gain 0.200 [0.150, 0.250] (n = 16 prompts)" in capsys.readouterr().out
+    low = report.wilson(0.0, 200)
+    assert (round(low.low, 6), round(low.high, 4)) == (0, 0.0188)
+    with pytest.raises(InputError, match="no finished run"):
+        report.report(tmp_path / "out", tmp_path)
 
 
 def test_resumed_records_are_the_same(trained, tmp_path, monkeypatch):
