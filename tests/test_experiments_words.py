@@ -7,6 +7,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from checkpoint_files import same
 from rich.console import Console
@@ -95,6 +96,12 @@ def test_a_run_of_checkpoints(trained, capsys):
     assert summary["task"].startswith("Mine of a file with SHA-256")
     log = read_token_log(home / "token_log.jsonl").columns()
     assert set(log["agent"].tolist()) == {0, 1}
+    fresh, apart = log["source"] == log["update"], np.abs(log["logp_current"] - log["logp_behaviour"])
+    assert apart[fresh].max() < 1e-4
+    assert not apart[
+        fresh & (log["agent"] != log["update"])
+    ].any()  # agent k is moved by update k: others are not scored again
+    assert apart[fresh & (log["agent"] == log["update"])].any()
     assert main([*arguments, "--out", str(home)]) == 0  # a finished run is returned as it is
     assert json.loads((home / "summary.json").read_text()) == summary
     capsys.readouterr()
