@@ -14,10 +14,11 @@ from teamtr_jax.formats import dump
 from teamtr_jax.monitor.log import optional_import
 from teamtr_jax.monitor.page import write_page
 from teamtr_jax.monitor.reading import Progress, read_stages
+from teamtr_jax.monitor.remarks import refused
 from teamtr_jax.monitor.report import monitor
 from teamtr_jax.monitor.terminal import show
 from teamtr_jax.monitor_settings import Settings
-from teamtr_jax.validation import InputError
+from teamtr_jax.validation import InputError, shown
 
 __all__ = ["run"]
 
@@ -52,6 +53,9 @@ def _progress() -> Iterator[Progress | None]:
 def run(file: Path, settings: Settings, json: bool = False, html: Path | None = None) -> int:
     """Read stage by stage, report, print: tables, or one strict-JSON object per update; and a page with figures.
 
+    Returns:
+      1 where the log is refused: it contradicts itself and has no sampler settings. What is known of it is printed all the same.
+
     Raises:
       InputError: before anything is printed or written.
     """
@@ -70,4 +74,6 @@ def run(file: Path, settings: Settings, json: bool = False, html: Path | None = 
         sys.stdout.flush()
     else:
         show(report, str(file))
-    return 0
+    if why := refused(report):
+        sys.stderr.write(f"teamtr: refused: {shown(str(file))}: {why}\n")
+    return int(bool(why))
