@@ -306,7 +306,8 @@ TOKEN_KL = (
     Column("floor_shift", "", ESTIMABLE, "mean of log again − log current, nats a message: 0 where both scores have one law",
            _floor(lambda x: plain(x.shift))),
     Column("floor_law", "", "",
-           "alike (that mean is 0, at 1e-3), drawn (tokens were drawn by current as it stands in the log) or apart",
+           "alike (that mean is 0, at 1e-3), drawn (tokens were drawn by current as it stands in the log), apart or off (by more "
+           "than the floor)",
            _floor(lambda x: x.kind)),
     Column("scored_twice", "", "", "rollouts whose current policy was scored a second time",
            lambda j: 0 if j.own.floor is None else j.own.floor.rollouts),

@@ -61,7 +61,10 @@ def doubts_of(log: TokenLog, u: Update, settings: Settings, floor: Floor | None 
             ("messages of sharers were not scored", bool(u.unscored)),
             ("the log contradicts itself", contradicted is not None),
             (f"the sampler has {law}, and the scores do not show it", bool(law)),
-            ("scored twice, the current policy is off itself by more than its floor", _off_itself(floor)),
+            (
+                "scored twice, the current policy is off itself by more than its floor",
+                floor is not None and floor.kind == "off",
+            ),
             ("prompts whose rollouts have equal rewards were left out", one_sided_groups(log, u.chosen) > 0),
             ("groups of unequal size: rollouts may be missing", groups is not None and not settings.complete),
             ("rollout ids are missing", missing > 0 and not settings.complete),
@@ -76,11 +79,6 @@ def doubts_of(log: TokenLog, u: Update, settings: Settings, floor: Floor | None 
         missing,
         [{key: value for key, value in x._asdict().items() if key not in ("stage", "update")} for x in u.again],
     )
-
-
-def _off_itself(floor: Floor | None) -> bool:
-    """Whether the two scores of the current policy differ in the mean by more than noise can make."""
-    return floor is not None and max(floor.shift.low, -floor.shift.high) > floor.kl.high
 
 
 def beyond_softmax(sampler: Mapping[str, Any]) -> str:

@@ -40,8 +40,10 @@ class Floor(NamedTuple):
     episode: Interval  #: the same of a rollout
     shift: Interval  #: nats a message: the mean of `Σ_u d`; 0 where both scores have one law
     token: float  #: standard deviation of the noise of one score of a token, `std(d)/√2`
-    kind: str  #: alike, drawn (tokens were drawn by current as it is in the log, the second score has its own noise) or apart
-    corrected: Interval | None  #: nats a message: k3 less the floor and the product term
+    kind: (
+        str  #: alike, drawn (tokens were drawn by current as it is in the log), apart, or off (by more than the floor)
+    )
+    corrected: Interval | None  #: nats a message: k3 without noise
     unknown: str  #: why not, where it is `None`
     path: Interval  #: of a rollout: the mean of `Λ(e^D − 1 − D)`, D the sum of d over it: by how much weights are too large
     excess: Interval  #: the same of a token
@@ -73,6 +75,11 @@ class Noise(NamedTuple):
         r = growth(self.step)
         return np.where(self.mine, (r - r[self.mine].mean()) * self.d**2 / 2, 0.0)
 
+    @property
+    def shared(self) -> Floats:
+        """[T] k3 of new against the first score less that against the second: below 0 where new shares noise with the first."""
+        return np.where(self.mine, k3(self.step + self.d / 2) - k3(self.step - self.d / 2), 0.0)
+
     def weight(self, whole: bool) -> Floats:
         """[T], or [R] of `whole` rollouts: the larger weight of new and current, times `e^d − 1 − d`."""
         step, since, d = (self.sums(x) if whole else x for x in (self.step, self.since, self.d))
@@ -86,7 +93,7 @@ class Sums(NamedTuple):
     messages: Floats
     floor: Floats  #: `Σ e^d − 1 − d`
     shift: Floats  #: `Σ d`
-    product: Floats
+    more: Floats  #: product term and shared noise
     again: Floats  #: messages that were scored twice
 
 
@@ -125,7 +132,7 @@ def _sums(s: Scored, again: Scored, noise: Noise) -> Sums:
         messages=_totals(every, s.mine.astype(float), prompts),
         floor=_totals(some, again.k3, prompts),
         shift=_totals(some, -again.k1, prompts),
-        product=_totals(of, noise.sums(noise.product), prompts),
+        more=_totals(of, noise.sums(noise.product + noise.shared), prompts),
         again=_totals(some, again.mine.astype(float), prompts),
     )
 
@@ -165,24 +172,30 @@ def floor_of(log: TokenLog, u: Update, settings: Settings) -> Floor | None:
 
 
 def _kind(shift: Floats, floor: Floats, count: Floats) -> str:
-    """Whether the two scores have one law; if not, whether `E e^d = 1`, as where tokens are drawn by the first of them."""
-    found = ratio(shift, count, STRANGE)
+    """Whether the two scores have one law, by tests at 1e-3.
+
+    If not: whether they differ in the mean by more than the floor, and else whether `E e^d = 1`, as where tokens are drawn by the
+    first of them.
+    """
+    found, most = ratio(shift, count, STRANGE), ratio(floor, count, STRANGE).high
     if found.low <= 0 <= found.high:
         return "alike"
+    if max(found.low, -found.high) > most:
+        return "off"
     weight = ratio(floor + shift, count, STRANGE)  # of Σ e^d − 1
     return "drawn" if found.high < 0 and weight.low <= 0 <= weight.high else "apart"
 
 
 def _corrected(sums: Sums, kind: str, alpha: float) -> tuple[Interval | None, str]:
-    """k3 less the floor and the product term, and why its bias is not known where it is not."""
+    """k3 less the floor, the product term and what new and current share; and why its bias is not known where it is not."""
     if kind != "alike":
         return None, "scored twice, the current policy is off itself in the mean"
-    taken = sums.k3, sums.messages, sums.floor + sums.product, sums.again
+    taken = sums.k3, sums.messages, sums.floor + sums.more, sums.again
     found = left(*taken, alpha)
     if not np.isfinite(found.error):
         return None, "one prompt was scored twice"
     if left(*taken, STRANGE).high < 0:
-        return None, "k3 is below the floor: new has roundings in common with current"
+        return None, "k3 is too far below its noise: that has not one law"
     return found, ""
 
 
