@@ -9,6 +9,7 @@ from monitor_oracle import LOW, columns, stage
 from scipy.stats import binom
 from scipy.stats import t as student
 
+from teamtr_jax.intervals import upper_limit
 from teamtr_jax.monitor import Settings, monitor, run, token_log, verdicts, write_page, write_token_log
 from teamtr_jax.monitor.doubts import beyond_softmax, contradiction
 from teamtr_jax.monitor.floor import floor_of, left
@@ -96,6 +97,37 @@ def test_the_floor_by_loops():
     error = math.sqrt(sum((p - q) ** 2 for p, q in zip(a, b, strict=True)))
     wide = r["kl_k3_corrected"]["high"] - r["kl_k3_corrected"]["value"]
     assert wide == pytest.approx(student.ppf(0.9, freedom) * error)
+
+
+def test_by_how_much_weights_are_too_large():
+    """`max(Λ, 1)(e^D − 1 − D)` of a rollout and of a token, all agents' tokens; Λ by the mean of both scores, of agent 0 alone."""
+    table = scored_twice()
+    log = token_log(table)
+    (u,) = updates_of(log, OPTIONS)
+    floor = floor_of(log, u, OPTIONS)
+    known = {p: x for p, x in by_prompt(table).items() if p != 7}
+
+    def raised(d, step):
+        return math.exp(max(sum(step), 0.0)) * k3(sum(d))
+
+    pairs = [[[(y[1], y[2] if y[0] else 0.0) for y in x] for x in rolls.values()] for rolls in known.values()]
+    whole = [np.mean([raised(*zip(*x, strict=True)) for x in rolls]) for rolls in pairs]
+    tokens = [y for rolls in pairs for x in rolls for y in x]
+    assert (floor.path.value, floor.path.n) == (pytest.approx(np.mean(whole)), 3)
+    assert floor.excess.value == pytest.approx(np.mean([raised([d], [s]) for d, s in tokens]))
+
+
+def test_s8_pays_for_noise():
+    """Half of α for the bets, half for the upper limit of what noise adds."""
+    log = sampled(TEAM, np.random.default_rng(2), 0.05, prompts=60, share=2)
+    (u,) = updates_of(log, Settings())
+    floor = floor_of(log, u, Settings())
+    noisy, bare = (
+        monitor(x, Settings(alpha=alpha, draws=1)).records[0]["certificate_finite_sample"]["lower"]
+        for x, alpha in ((log, 0.1), (log._replace(logp_again=None), 0.05))
+    )
+    assert noisy == pytest.approx(bare - upper_limit(floor.path, 0.05))
+    assert upper_limit(floor.path, 0.05) > floor.path.value > 0.01
 
 
 def test_which_score_is_the_second():
@@ -284,7 +316,7 @@ def wrong():
 
 def test_a_contradiction_without_settings_is_refused(tmp_path, capsys):
     table, settings = wrong(), Settings(reward_range=(LOW, 3.0), draws=1)
-    assert run(write_token_log(tmp_path / "log.jsonl", table), settings, json=True) == 1
+    assert run(write_token_log(tmp_path / "log.jsonl", table), settings, json=True) == 2
     out, err = capsys.readouterr()
     assert "teamtr: refused: " in err
     assert "no sampler settings: nothing is certified or decided" in err

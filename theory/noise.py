@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 KINDS = ("alike", "rare tokens", "with current", "in common", "drawn")
 """Noise of one law; of a size that grows with the surprise of a token; new with 0.7 of the noise of current, as in one shape;
-half of its variance the same in all of a rollout; tokens drawn by `logp_current` itself, so that only the other scores have noise."""
+half of its variance the same in all of a rollout; tokens drawn by `logp_current` itself, which then has no noise."""
 
 
 class Team(NamedTuple):

@@ -54,7 +54,7 @@ def run(file: Path, settings: Settings, json: bool = False, html: Path | None = 
     """Read stage by stage, report, print: tables, or one strict-JSON object per update; and a page with figures.
 
     Returns:
-      1 where the log is refused: it contradicts itself and has no sampler settings. What is known of it is printed all the same.
+      2 (bad input) where the log contradicts itself and has no sampler settings. What is known of it is printed all the same.
 
     Raises:
       InputError: before anything is printed or written.
@@ -76,4 +76,4 @@ def run(file: Path, settings: Settings, json: bool = False, html: Path | None = 
         show(report, str(file))
     if why := refused(report):
         sys.stderr.write(f"teamtr: refused: {shown(str(file))}: {why}\n")
-    return int(bool(why))
+    return 2 if why else 0
