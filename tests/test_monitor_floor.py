@@ -100,7 +100,7 @@ def test_the_floor_by_loops():
 
 
 def test_by_how_much_weights_are_too_large():
-    """`max(Λ, 1)(e^D − 1 − D)` of a rollout and of a token, all agents' tokens; Λ by the mean of both scores, of agent 0 alone."""
+    """`max(Λ, 1)(e^D − 1 − D)` of a rollout and of a token, D of all agents; Λ by the mean of both scores, of agent 0 alone."""
     table = scored_twice()
     log = token_log(table)
     (u,) = updates_of(log, OPTIONS)
@@ -273,7 +273,8 @@ def test_what_is_below_the_floor_decides_nothing(tmp_path, capsys):
     (r,) = report.records
     assert {"kl_k1", "kl_k3", "outside", "kl_episode", "certificate"} <= set(r["below_floor"])
     assert abs(r["certificate"]["lower"]) <= r["floor_episode"]["high"]
-    inside, certified, *_ = verdicts(report)[0].answers
+    inside, certified, *_, radius = verdicts(report)[0].answers
+    assert radius.because.startswith("Its steps are below the floor.")
     assert (inside.answer, inside.tone) == ("below the floor", "open")
     assert f"floor {r['floor']['value']:.3g} [" in inside.because
     assert "score in float32" in inside.because

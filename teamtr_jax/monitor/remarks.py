@@ -84,7 +84,7 @@ def _floor(report: MonitorReport) -> list[str]:
     if noisy := _those(report, lambda r: r["floor"] is not None and r["floor_episode"]["value"] > VISIBLE):
         out.append(
             f"Noise makes weights too large in the mean at {names(noisy)}: S7 by message ratios and S7c have no limit there, S8 "
-            "pays for it; S7 by token ratios and S9 hold as they are. `improvement`, `gap` and the interaction carry it."
+            "pays for it; S7 by token ratios and S9 hold as they are. `improvement`, `gap`, shifts and the interaction carry it."
         )
     coarse = _those(report, lambda r: r["floor"] is None and r["sampler"] and r["sampler"]["precision"] not in FINE)
     if coarse:

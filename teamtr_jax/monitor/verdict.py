@@ -230,10 +230,12 @@ def _radius(records: list[Record], settings: Settings) -> Answer:
     """
     question, width = "What radius to try?", settings.reward_range[1] - settings.reward_range[0]
     fresh = [r for r in records if r["evidence"] == "fresh" and not r["invalid"] and not r["mean_weight_high"]]
-    used = [r for r in fresh if r["kl_k3"] is not None]
+    wrote = [r for r in fresh if r["kl_k3"] is not None]
+    used = [r for r in wrote if "kl_k3" not in r["below_floor"]]
     if not used:
-        why = "It wrote nothing on fresh rollouts without doubt." if fresh else (
-            "None of its updates has fresh rollouts without doubt.")  # fmt: skip
+        why = f"Its steps are below the floor. {BELOW}" if wrote else (
+            "It wrote nothing on fresh rollouts without doubt." if fresh else (
+            "None of its updates has fresh rollouts without doubt."))  # fmt: skip
         return Answer(question, "no other radius", why, "open")
     m = len(used)
     surrogate, k, k3 = (sum(r[key]["value"] for r in used) / m for key in ("surrogate", "kl_episode", "kl_k3"))
