@@ -279,8 +279,10 @@ def test_what_is_below_the_floor_decides_nothing(tmp_path, capsys):
     assert f"floor {r['floor']['value']:.3g} [" in inside.because
     assert "score in float32" in inside.because
     assert certified.answer in ("certificate below the floor", "not certified")
-    assert r["floor"]["low"] < (k1 := 0.5 * (r["floor"]["value"] + r["floor"]["high"])) < r["floor"]["high"]
-    at = log._replace(logp_new=log.logp_new + np.where(log.agent == 0, (r["kl_k1"]["value"] - k1) / 2, 0.0))  # two tokens
+    k1 = 0.5 * (r["floor"]["value"] + r["floor"]["high"])
+    at = log._replace(
+        logp_new=log.logp_new + np.where(log.agent == 0, (r["kl_k1"]["value"] - k1) / 2, 0.0)
+    )  # two tokens
     (moved,) = monitor(at, Settings(draws=1)).records
     assert moved["kl_k1"]["value"] == pytest.approx(k1)
     assert {"kl_k1", "outside"} <= set(moved["below_floor"])  # by the upper end
