@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -400,7 +401,9 @@ def test_two_writers_with_one_number(tmp_path):
         )
         writer_of(tmp_path / "log", process=1, processes=2).close()
         first.add(rows(0))
+        inherited = os.dup(first._lock)  # as in a child that was forked, and lives longer
     writer_of(tmp_path / "log").close()
+    os.close(inherited)
 
 
 def test_a_full_disk_keeps_the_rows(tmp_path):
