@@ -131,6 +131,17 @@ def test_what_is_no_part(tmp_path):
         assert "found a folder without parts" in refused(lambda read=read: list(read(tmp_path / "empty")))
 
 
+def test_nobody_says_anything(tmp_path):
+    """An update or a stage may be without token, a log may not."""
+    table = rows()
+    mute = token_rows(np.zeros((2, 1)), **{key: column[::2] for key, column in table.items() if key != "t"})
+    folder = written(tmp_path / "log", mute)
+    for read in (read_token_log, lambda path: list(read_stages(path))):
+        assert "found no token" in refused(read, folder)
+    written(folder, rows(stage=1), process=1, processes=2)
+    assert [x.rows for x in read_stages(folder)] == [0, 4]
+
+
 def test_parts_that_do_not_belong_together(tmp_path):
     """In one stage: one sampler and one set of columns. Another stage may have others, unless both are wanted at once."""
     other = Sampler(temperature=1.0)
