@@ -141,7 +141,7 @@ def replacing(path: str | Path, durable: bool = False) -> Iterator[Path]:
     What was there before stays whole until then, and keeps its access rights.
 
     Args:
-      durable: wait until the disk has it, so that it outlives a machine that stops too.
+      durable: wait until the disk has it: where the machine stops, the file has its old content or its new one, whole.
 
     Raises:
       InputError: the place cannot be written, or its disk is full.
@@ -154,29 +154,14 @@ def replacing(path: str | Path, durable: bool = False) -> Iterator[Path]:
             temporary.chmod(stat.S_IMODE(real.stat().st_mode))
         yield temporary
         if durable:
-            _synced(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(real)
-        if durable:
-            _synced(real.parent)
     except OSError as error:
         raise InputError(str(path), reason(error), WRITABLE) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def _synced(path: Path) -> None:
-    """The disk has the file, or the names in the folder; where a system cannot open folders, their names are its own affair."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except PermissionError:
-        if path.is_dir():
-            return
-        raise
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class Sampler:
         }
 
 
-def sampler_of(settings: Mapping[str, Any], name: str = "sampler") -> Sampler:
+def sampler_of(settings: object, name: str = "sampler") -> Sampler:
     """The settings that `Sampler.to_json` wrote. A key that is not known is refused: it may change the law.
 
     Args:

@@ -4,23 +4,30 @@ import hashlib
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from checkpoint_files import same
 from rich.console import Console
 
 from experiments.llm.__main__ import main
 from experiments.llm.keeping import TIMED
 from experiments.llm.settings import Eval, Show
-from experiments.llm.words import bases, compare
+from experiments.llm.words import bases, compare, report
 from experiments.llm.words import run as runs
 from experiments.llm.words.run import load_text_run
 from experiments.llm.words.settings import Adapters, TextCompare, TextTrain
 from experiments.llm.words.setup import set_up_text, text_task_of
+from experiments.llm.words.starting import start_of_text
 from experiments.llm.words.talking import evaluate_text, show_text
+from experiments.saved import read
 from teamtr_jax.checkpoint import read_manifest
 from teamtr_jax.llm.tasks import Problem
+from teamtr_jax.llm.text_warm_start import TextWarmStart
 from teamtr_jax.monitor import read_token_log
+from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.training import CHECKPOINTS, read_records
 from teamtr_jax.validation import InputError
 
@@ -31,6 +38,7 @@ MINE = '''
 """Rewards that random networks earn: whether the last message is longer than the one before."""
 from dataclasses import dataclass
 from teamtr_jax.llm.tasks import Problem
+from teamtr_jax.llm.text_warm_start import TextWarmStart
 from teamtr_jax.llm.text.role import Role
 
 
@@ -48,6 +56,9 @@ class Mine:
     def sample(self, rng):
         return Problem(f"{rng.integers(self.most)} and more", "yes")
 
+    def demonstrate(self, problem, rng):
+        return ["a", "ab"]
+
     def verify(self, problem, messages):
         return float(len(messages) == 2 and len(messages[1]) > len(messages[0]))
 '''
@@ -55,12 +66,12 @@ class Mine:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Two stages of two agents, 4 prompts × 2, through the command line; the folder, its task file and its arguments."""
+    """Two stages of two agents, 4 prompts × 2, after a supervised start, through the command line; folder and arguments."""
     home = tmp_path_factory.mktemp("words")
     (home / "mine.py").write_text(MINE)
     arguments = ["train", "--base", str(BASE), "--task", f"{home / 'mine.py'}:Mine", "--prompts", "4", "--group", "2",
                  "--stages", "2", "--test-prompts", "8", "--micro-batch", "4", "--lora.rank", "2", "--log", "jsonl",
-                 "--learning-rate", "0.01", "--no-unroll"]  # fmt: skip
+                 "--learning-rate", "0.01", "--no-unroll", "--warm.steps", "2", "--warm.batch", "2"]  # fmt: skip
     assert main([*arguments, "--out", str(home / "run")]) == 0
     return home / "run", arguments
 
@@ -84,11 +95,22 @@ def test_a_run_of_checkpoints(trained, capsys):
     assert summary["bases"][0]["sha256"] == hashlib.sha256((BASE / "model.safetensors").read_bytes()).hexdigest()
     assert 0 <= summary["accuracy_start"] <= 1
     assert summary["task"].startswith("Mine of a file with SHA-256")
-    log = read_token_log(home / "token_log.jsonl").columns()
+    found = read_token_log(home / "token_log.jsonl")
+    assert found.sampler == Sampler(
+        json.loads((home / "settings.json").read_text())["temperature"], precision="float32"
+    )
+    log = found.columns()
     assert set(log["agent"].tolist()) == {0, 1}
+    fresh, apart = log["source"] == log["update"], np.abs(log["logp_current"] - log["logp_behaviour"])
+    others = log["agent"] != log["update"]  # agent k is moved by update k: others are not scored again
+    assert apart[fresh].max() < 1e-4
+    assert not apart[fresh & others].any()
+    assert apart[fresh & ~others].any()
     assert main([*arguments, "--out", str(home)]) == 0  # a finished run is returned as it is
     assert json.loads((home / "summary.json").read_text()) == summary
     capsys.readouterr()
+    assert main([*arguments, "--out", str(home), "--warm.steps", "3"]) == 2
+    assert "settings: warm: found" in capsys.readouterr().err
     assert main([*arguments, "--out", str(home), "--delta", "0.03"]) == 2
     assert "settings: found update.delta = 0.03, expected update.delta = 0.02" in capsys.readouterr().err
 
@@ -106,6 +128,53 @@ def test_checkpoints_hold_adapters_only(trained):
     assert params[0]["layers"]["q"]["kernel"] is params[1]["layers"]["q"]["kernel"]
     assert (params[0]["layers"]["q"]["lora_b"] != 0).any()
     assert (setup.params[0]["layers"]["q"]["lora_a"] != setup.params[1]["layers"]["q"]["lora_a"]).any()
+
+
+def test_the_supervised_start_is_kept(trained, tmp_path):
+    """It is what `--start` shows, the same for every method, made once; before it the adapters do nothing."""
+    home, _ = trained
+    summary = json.loads((home / "summary.json").read_text())
+    assert summary["warm_start"]["demonstrations"] == 4
+    assert len(summary["warm_start"]["loss"]) == 2
+    assert 0 <= summary["accuracy_untrained"] <= 1
+    _, setup, params, done, _ = load_text_run(home, start=True)
+    assert done == 0
+    assert not (setup.params[0]["layers"]["q"]["lora_b"] != 0).any()
+    assert (params[0]["layers"]["q"]["lora_b"] != 0).any()
+    assert params[0]["embedding"] is params[1]["embedding"] is setup.params[0]["embedding"]
+    settings = runs._read_settings(home)[0]
+    again = start_of_text(replace(settings, out=tmp_path, method="grpo"), setup, tmp_path / "start")
+    same(again.params, params)
+    kept = start_of_text(replace(settings, out=tmp_path), setup, tmp_path / "start")
+    same(kept.params, params)
+    assert kept.record == again.record
+    shutil.rmtree(shutil.copytree(home, tmp_path / "run") / "start")
+    with pytest.raises(InputError, match="no checkpoint"):
+        load_text_run(tmp_path / "run", start=True)
+
+
+def test_seeds_are_reported_together(trained, tmp_path, capsys):
+    """A mean over seeds whose error is that of independent prompts; what is drawn and kept is what runs said."""
+    for seed in range(2):
+        shutil.copytree(trained[0], tmp_path / f"seed-{seed}")
+    summary = read(tmp_path / "seed-0" / "summary.json", "a summary")
+    runs.write_json(
+        tmp_path / "seed-0" / "summary.json", summary | {"gain": 0.3, "gain_low95": 0.2, "gain_high95": 0.4}
+    )
+    runs.write_json(
+        tmp_path / "seed-1" / "summary.json", summary | {"gain": 0.1, "gain_low95": 0.1, "gain_high95": 0.1}
+    )
+    kept, figure = report.report(tmp_path, tmp_path / "out")
+    content = read(kept, "results")
+    assert content["gain_pooled"] == pytest.approx({"value": 0.2, "low": 0.15, "high": 0.25})
+    assert content["gain_over_seeds"]["low"] == pytest.approx(0.2 - 12.7062 * 0.1, rel=1e-4)
+    assert len(content["updates"][1]) == summary["updates"]
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+    assert "pooled gain 0.200 [0.150, 0.250] (n = 16 prompts)" in capsys.readouterr().out
+    low = report.wilson(0.0, 200)
+    assert (round(low.low, 6), round(low.high, 4)) == (0, 0.0188)
+    with pytest.raises(InputError, match="no finished run"):
+        report.report(tmp_path / "out", tmp_path)
 
 
 def test_resumed_records_are_the_same(trained, tmp_path, monkeypatch):
@@ -191,7 +260,7 @@ def test_fewer_held_out_prompts_than_asked_for(tmp_path):
 
 
 def test_a_method_that_does_not_fit_is_refused_before_the_others_train(tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "train_text", lambda run: pytest.fail("trained"))
+    monkeypatch.setattr(compare, "train_text", lambda *_: pytest.fail("trained"))
     with pytest.raises(InputError, match="method: found lone"):
         compare.compare_text(TextCompare(tmp_path / "x", base=(str(BASE),), methods=("teamtr", "lone"), seeds=1))
 
@@ -258,6 +327,11 @@ def test_what_can_be_asked_for(tmp_path):
         (dict(method="lone"), "method: found lone"),
         (dict(dtype="float16"), "dtype: found 'float16'"),
         (dict(lora="rank 8"), "lora: found 'rank 8'"),
+        (dict(warm=3), "warm: found 3"),
+        (
+            dict(task="chain_sum", warm=TextWarmStart(1)),
+            r"warm.steps: found 1, expected 0: chain_sum has no demonstrations",
+        ),
         (dict(cap=0), "cap: found 0"),
         (dict(drift="ignore"), "drift: found 'ignore'"),
         (dict(micro_batch=0), "micro_batch: found 0"),

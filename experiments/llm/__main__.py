@@ -54,6 +54,9 @@ def train_words(settings: TextTrain) -> None:
     print(
         f"accuracy on {summary['test_prompts']} held-out prompts: {start:.3f} → {end:.3f}, gain at least {low:.3f} (95 %)"
     )
+    if summary["warm_start"] is not None:
+        print(f"the start is after {summary['warm_start']['demonstrations']} demonstrations; "
+              f"before them: {summary['accuracy_untrained']:.3f}")  # fmt: skip
     print(f"{summary['updates']} updates, {summary['undone']} undone, {summary['tokens_per_second']:.0f} tokens/s, "
           f"{summary['seconds']:.0f} s, {summary['compilations']} programs compiled")  # fmt: skip
     _tell_written(settings, figures)

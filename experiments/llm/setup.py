@@ -15,7 +15,7 @@ import numpy as np
 from experiments.llm.plugins import task_identity, task_of
 from experiments.llm.settings import TEST_PROMPTS, Train
 from experiments.networks import Training, team_for, training_of
-from teamtr_jax.checkpoint import latest, read_manifest, restore, save
+from teamtr_jax.checkpoint import Checkpoint, latest, read_manifest, restore, save
 from teamtr_jax.llm.description import describe_team
 from teamtr_jax.llm.methods import METHODS
 from teamtr_jax.llm.model import LanguageTeam, Params, init_team
@@ -26,7 +26,7 @@ from teamtr_jax.records import dump
 from teamtr_jax.sharing import Sharing
 from teamtr_jax.validation import InputError
 
-__all__ = ["Setup", "set_up", "begins", "describe", "start_of", "held_out_problems"]
+__all__ = ["Setup", "set_up", "begins", "describe", "start_of", "kept_start", "held_out_problems"]
 
 
 @dataclass(frozen=True)
@@ -104,20 +104,34 @@ def start_of(settings: Train, setup: Setup, folder: Path) -> tuple[Params, dict[
     team = setup.team
     key = jax.random.fold_in(jax.random.key(settings.seed), 0)
     want = begins(settings, team)
-    if (step := latest(folder)) is not None:
-        have = read_manifest(folder, step)["metadata"].get("settings")
-        if not isinstance(have, Mapping):
-            raise InputError(str(folder), "a checkpoint of something else", "the start of a run of `train`")
-        for name in [*want, *(name for name in have if name not in want)]:
-            if have.get(name) != want.get(name):
-                raise InputError(
-                    f"settings: {name}", want.get(name), f"{have.get(name)}, as in {folder} (or another folder)"
-                )
-        like = jax.eval_shape(lambda: init_team(team, key))
-        found = restore(folder, like, step)
+    like = jax.eval_shape(lambda: init_team(team, key))
+    if (found := kept_start(folder, want, like)) is not None:
         return found.tree, found.metadata["record"]
     began = time.perf_counter()
     params, record = warm_start(team, setup.task, init_team(team, key), settings.seed, settings.warm)
     about = {**record._asdict(), "seconds": time.perf_counter() - began}
     save(folder, record.steps, params, {"settings": want, "team": want["team"], "record": about})
     return params, json.loads(dump(about))
+
+
+def kept_start(folder: Path, want: Mapping[str, Any], like: Any) -> Checkpoint | None:
+    """The start that a folder holds; none where it holds nothing.
+
+    Args:
+      want: what decides where training starts, as JSON.
+      like: the parameters, or their shapes.
+
+    Raises:
+      InputError: a start made under other settings, or no start.
+    """
+    if (step := latest(folder)) is None:
+        return None
+    have = read_manifest(folder, step)["metadata"].get("settings")
+    if not isinstance(have, Mapping):
+        raise InputError(str(folder), "a checkpoint of something else", "the start of a run of `train`")
+    for name in [*want, *(name for name in have if name not in want)]:
+        if have.get(name) != want.get(name):
+            raise InputError(
+                f"settings: {name}", want.get(name), f"{have.get(name)}, as in {folder} (or another folder)"
+            )
+    return restore(folder, like, step)

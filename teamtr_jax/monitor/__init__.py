@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 from teamtr_jax.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from teamtr_jax.monitor.advice import Advice, advices
     from teamtr_jax.monitor.columns import INFORMATION, MONITOR_SCHEMA
     from teamtr_jax.monitor.command import run
+    from teamtr_jax.monitor.follow import Followed, Follower
     from teamtr_jax.monitor.interaction import Interaction, Pooled, pool
     from teamtr_jax.monitor.log import TokenLog, token_log
     from teamtr_jax.monitor.page import write_page
     from teamtr_jax.monitor.reading import read_stages, read_token_log
     from teamtr_jax.monitor.report import MonitorReport, monitor
+    from teamtr_jax.monitor.scalars import SCALARS
     from teamtr_jax.monitor.terminal import show
     from teamtr_jax.monitor.verdict import Verdict, verdicts
     from teamtr_jax.monitor.writing import append_token_log, token_rows, write_token_log
@@ -24,16 +27,20 @@ if TYPE_CHECKING:
 
 __all__ = ["run", "TokenLog", "token_log", "read_token_log", "read_stages", "write_token_log", "append_token_log", "token_rows",
            "Settings", "MonitorReport", "monitor", "Interaction", "Pooled", "pool", "Verdict", "verdicts",
-           "show", "write_page", "MONITOR_SCHEMA", "INFORMATION"]  # fmt: skip
+           "show", "write_page", "Advice", "advices", "Followed", "Follower", "SCALARS", "MONITOR_SCHEMA",
+           "INFORMATION"]  # fmt: skip
 
 _HOMES = {
+    "advice": ("Advice", "advices"),
     "columns": ("INFORMATION", "MONITOR_SCHEMA"),
     "command": ("run",),
+    "follow": ("Followed", "Follower"),
     "interaction": ("Interaction", "Pooled", "pool"),
     "log": ("TokenLog", "token_log"),
     "page": ("write_page",),
     "reading": ("read_stages", "read_token_log"),
     "report": ("MonitorReport", "monitor"),
+    "scalars": ("SCALARS",),
     "terminal": ("show",),
     "verdict": ("Verdict", "verdicts"),
     "writing": ("append_token_log", "token_rows", "write_token_log"),

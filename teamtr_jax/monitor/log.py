@@ -13,12 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax.files import reason
 from teamtr_jax.formats import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
+from teamtr_jax.monitor.dumps import missing_columns
 from teamtr_jax.monitor.estimates import Floats, Ints
+from teamtr_jax.monitor.frames import columns_of
 from teamtr_jax.monitor.sources import Again, Rows, rows_of, sources
 from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.validation import InputError, real_number
 
-__all__ = ["AGAIN", "TokenLog", "token_log", "Origin", "typed", "check_values", "checked_log", "log_of", "as_array",
+__all__ = ["AGAIN", "MATCH", "TokenLog", "token_log", "Origin", "typed", "check_values", "checked_log", "log_of", "as_array",
            "optional_import"]  # fmt: skip
 
 AGAIN = "logp_again"
@@ -26,6 +28,8 @@ AGAIN = "logp_again"
 LOG_PROBABILITIES = ("logp_behaviour", "logp_current", "logp_new", "logp_deployed", AGAIN)
 NUMBERS = (*LOG_PROBABILITIES, "reward")
 KEYS = ("stage", "update", "prompt", "rollout", "turn", "t")
+MATCH = 1e-4
+"""Log-probabilities within this, nats per token, are of the same policy, unless something else is declared."""
 ROUNDING = 1e-5
 """A log-probability may exceed 0 by this much: float32 rounding of a log-softmax."""
 COARSE = 0.1
@@ -94,19 +98,19 @@ def optional_import(name: str) -> ModuleType:
 
 
 def token_log(
-    columns: Mapping[str, ArrayLike],
+    columns: Any,
     name: str = "log",
     unit: str = "row",
-    match: float = 1e-4,
+    match: float = MATCH,
     sampler: Sampler | None = None,
 ) -> TokenLog:
     """Check the columns of a log and sort its rows.
 
     Args:
-      columns: `formats.TOKEN_LOG_COLUMNS`; optional `formats.TOKEN_LOG_OPTIONAL`: `source` (the update at which the transcript
-        was sampled), `token` (its id), `updated` (who is updated, −1 for all), `logp_deployed` (under the sampler with the
-        weights after the update), `logp_again` (`logp_current` scored a second time, NaN where it was not), `schema`; others are
-        ignored.
+      columns: a mapping, or a table (pandas, polars, Arrow, Hugging Face). `formats.TOKEN_LOG_COLUMNS`; optional
+        `formats.TOKEN_LOG_OPTIONAL`: `source` (the update at which the transcript was sampled), `token` (its id), `updated` (who
+        is updated, −1 for all), `logp_deployed` (under the sampler with the weights after the update), `logp_again`
+        (`logp_current` scored a second time, NaN where it was not), `schema`; others are ignored.
       name: what the messages call the log.
       unit: what they call a row.
       match: a transcript is the one of an earlier update if ids and tokens agree, and `logp_behaviour` within this per token.
@@ -115,7 +119,8 @@ def token_log(
     Raises:
       InputError: names column and row of the first thing that is wrong.
     """
-    return checked_log(columns, Origin(name, unit), real_number("match", match, 0.0), sampler)
+    match = real_number("match", match, 0.0)
+    return checked_log(columns_of(columns, name), Origin(name, unit), match, sampler)
 
 
 Columns = dict[str, NDArray[Any]]
@@ -161,8 +166,8 @@ def typed(columns: Mapping[str, ArrayLike], origin: Origin) -> Columns:
     """The columns that are used, all there, equally long, int64 or float64."""
     name = origin.name
     given = {str(key): as_array(origin.column(key), value) for key, value in columns.items() if value is not None}
-    if missing := [key for key in TOKEN_LOG_COLUMNS if key not in given]:
-        raise InputError(f"{name}: columns", f"no {', '.join(missing)}", ", ".join(TOKEN_LOG_COLUMNS))
+    if any(key not in given for key in TOKEN_LOG_COLUMNS):
+        raise missing_columns(name, given)
     used = {key: given[key] for key in (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL) if key in given}
     rows = used["stage"].size
     for key, array in used.items():

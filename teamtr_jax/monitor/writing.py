@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax.files import append_bytes, output_file, regular_file, replacing
 from teamtr_jax.formats import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
+from teamtr_jax.monitor.lines import HEADER, read_header
 from teamtr_jax.monitor.log import AGAIN, LOG_PROBABILITIES, as_array, optional_import, token_log
-from teamtr_jax.monitor.reading import HEADER, METADATA, SAMPLER, form_of, read_columns, read_header
+from teamtr_jax.monitor.reading import METADATA, SAMPLER, form_of, read_columns
 from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.validation import InputError
 

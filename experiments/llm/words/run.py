@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from experiments.llm.keeping import (
     ABOUT,
     COMPILATIONS,
+    START,
     SUMMARY,
     TOKENS,
     Write,
@@ -33,6 +35,7 @@ from experiments.llm.measure import Conversations
 from experiments.llm.words.room import room_for
 from experiments.llm.words.settings import Adapters, TextTrain
 from experiments.llm.words.setup import TextSetup, describe_text, set_up_text
+from experiments.llm.words.starting import start_of_text
 from experiments.saved import read, write_json
 from teamtr_jax.checkpoint import latest, read_manifest, restore
 from teamtr_jax.files import reason
@@ -41,9 +44,11 @@ from teamtr_jax.llm.tasks import Problem, earned, views_of
 from teamtr_jax.llm.text.drift import DriftPolicy
 from teamtr_jax.llm.text_backend import TextTalk, init_text_state, text_backend, whole_params
 from teamtr_jax.llm.text_sampler import converse
+from teamtr_jax.llm.text_warm_start import TextWarmStart
 from teamtr_jax.llm.token_log import TokenLogger
 from teamtr_jax.monitor import write_token_log
 from teamtr_jax.records import dump, update_lines
+from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.stage import run_stage
 from teamtr_jax.training import CHECKPOINTS, read_records, train
 from teamtr_jax.validation import InputError
@@ -76,8 +81,11 @@ def talk(
     return Conversations(np.reshape(reward, (len(problems), samples)), grouped)
 
 
-def train_text(settings: TextTrain) -> dict[str, Any]:
+def train_text(settings: TextTrain, start: Path | None = None) -> dict[str, Any]:
     """Train from where the folder is, and write the summary.
+
+    Args:
+      start: folder of the supervised start, if it is shared with other runs.
 
     Raises:
       InputError: before any work.
@@ -91,21 +99,26 @@ def train_text(settings: TextTrain) -> dict[str, Any]:
     saved = latest(home / CHECKPOINTS)
     if saved is not None and saved > settings.stages:
         raise InputError("stages", settings.stages, f"at least {saved}, which {home} holds")
+    start = home / START if start is None else start
+    asked = {**_asked(settings), "start": str(os.path.relpath(start, home))}
     if saved is None:
-        write_json(home / ABOUT, _asked(settings))
+        write_json(home / ABOUT, asked)
+    begun = start_of_text(settings, setup, start)
     root = jax.random.key(settings.seed)
     test_key, train_key = (jax.random.fold_in(root, i) for i in (1, 3))
-    first, frozen = init_text_state(setup.team, setup.params, setup.update)
+    first, frozen = init_text_state(setup.team, begun.params, setup.update)
     stage = _stages(settings, setup, frozen, write)
     state, _ = train(stage, first, settings.stages, train_key, home, about, settings.progress)
-    write_json(home / ABOUT, _asked(settings))
+    write_json(home / ABOUT, asked)
     if saved == settings.stages and (summary := finished(settings, len(setup.test))) is not None:
         return summary
 
     def accuracy(params: Sequence[Params]) -> Conversations:
         return talk(setup, params, setup.test, settings.test_samples, test_key)
 
-    gain = gained(accuracy(setup.params), accuracy(whole_params(state, frozen)))
+    before = accuracy(begun.params)
+    gain = gained(before, accuracy(whole_params(state, frozen)))
+    untrained = before if begun.record is None else accuracy(setup.params)
     if settings.log:
         merge_logs(home, settings.log, settings.stages)
     records = read_records(home)
@@ -113,6 +126,8 @@ def train_text(settings: TextTrain) -> dict[str, Any]:
     summary = {
         "schema": 1,
         **gain,
+        "accuracy_untrained": float(untrained.reward.mean()),
+        "warm_start": begun.record,
         "test_prompts": len(setup.test),
         "test_samples": settings.test_samples,
         **done_of(records),
@@ -142,7 +157,8 @@ def _stages(settings: TextTrain, setup: TextSetup, frozen: Sequence[Params], wri
         lines = update_lines(records)
         if log is not None:
             (settings.out / TOKENS).mkdir(exist_ok=True)
-            write_token_log(settings.out / TOKENS / f"{k:08d}.{settings.log}", joined(parts))
+            path = settings.out / TOKENS / f"{k:08d}.{settings.log}"
+            write_token_log(path, joined(parts), sampler=Sampler(settings.temperature, precision=settings.dtype))
         for line in lines:
             line |= {"delta": setup.update.delta, "probe": {}, "time_stage": time.perf_counter() - begin}
             write(line)
@@ -172,7 +188,7 @@ def load_text_run(home: Path, start: bool = False) -> TextLoaded:
     Raises:
       InputError: no such run, a damaged one, or a base, a task or a data set that is another one now.
     """
-    settings = _read_settings(home)
+    settings, begun = _read_settings(home)
     setup = set_up_text(settings)
     done = latest(home / CHECKPOINTS)
     if done is None:
@@ -184,7 +200,9 @@ def load_text_run(home: Path, start: bool = False) -> TextLoaded:
             f"settings: {changed[0]}", about[changed[0]], f"{kept.get(changed[0])}, as the run in {home} had"
         )
     if start or not done:
-        return TextLoaded(settings, setup, setup.params, 0, [])
+        if settings.warm.steps and latest(begun) is None:
+            raise InputError(str(begun), "no checkpoint", f"the team that the run in {home} started from")
+        return TextLoaded(settings, setup, start_of_text(settings, setup, begun).params, 0, [])
     first, frozen = init_text_state(setup.team, setup.params, setup.update)
     state = restore(home / CHECKPOINTS, jax.eval_shape(lambda: first), done).tree
     return TextLoaded(settings, setup, whole_params(state, frozen), done, read_records(home))
@@ -195,14 +213,17 @@ def _asked(settings: TextTrain) -> dict[str, Any]:
     return {"kind": KIND, **about}
 
 
-def _read_settings(home: Path) -> TextTrain:
+def _read_settings(home: Path) -> tuple[TextTrain, Path]:
+    """What a run was asked for, and the folder of its start."""
     path, expected = home / ABOUT, "the settings of a run of `train`, as it wrote them"
     asked = read(path, expected)
     try:
         del asked["kind"]
+        begun = home / asked.pop("start")
+        warm = TextWarmStart(**asked["warm"])
         lists = {name: tuple(value) for name, value in asked.items() if isinstance(value, list)}
         lora = Adapters(**{**asked["lora"], "targets": tuple(asked["lora"]["targets"])})
-        return TextTrain(**{**asked, **lists, "lora": lora, "out": home})
+        return TextTrain(**{**asked, **lists, "lora": lora, "warm": warm, "out": home}), begun
     except InputError:
         raise
     except (KeyError, TypeError, AttributeError) as error:

@@ -13,6 +13,7 @@ from teamtr_jax.llm.llama.lora import LINEARS, Lora
 from teamtr_jax.llm.methods import METHODS
 from teamtr_jax.llm.tasks import WORD_TASKS
 from teamtr_jax.llm.tasks.word_task import MOST_CAP
+from teamtr_jax.llm.text_warm_start import TextWarmStart
 from teamtr_jax.validation import InputError, one_of
 
 __all__ = ["Adapters", "TextTrain", "TextCompare", "TEXT_PROMPTS"]
@@ -56,6 +57,8 @@ class TextTrain(Learn):
     cap: int | None = None
     """Most ids of a message. None: the task's own."""
     lora: Adapters = field(default_factory=Adapters)
+    warm: TextWarmStart = field(default_factory=TextWarmStart)
+    """A supervised start on `task.demonstrate`, of training problems; the accuracy before it is measured too."""
     full: bool = False
     """Everything is trained, there are no adapters."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -75,6 +78,8 @@ class TextTrain(Learn):
     """Of Adam."""
     epochs: int = 1
     """Passes over the rollouts of an update, at most."""
+    steps: int = 4
+    """Of the optimiser in a pass, about: minibatches. A single one needs no pass of its own over the rollouts as they were."""
     test_prompts: int | None = None
     """Held-out prompts on which the accuracy is measured before and after. None: 200, or as many as the task has."""
     test_samples: int = 1
@@ -90,10 +95,11 @@ class TextTrain(Learn):
             texts(self, "difficulty")
         made(self, str, "verifier")
         made(self, Adapters, "lora")
+        made(self, TextWarmStart, "warm")
         flags(self, "full", "remat", "unroll")
         one_of("dtype", self.dtype, ("float32", "bfloat16"))
         one_of("drift", self.drift, ("keep", "refuse", "resample"))
-        whole(self, 1, "micro_batch", high=MOST_ROLLOUTS)
+        whole(self, 1, "micro_batch", "steps", high=MOST_ROLLOUTS)
         if self.cap is not None:
             whole(self, 1, "cap", high=MOST_CAP)
         if METHODS[self.method].lone:

@@ -21,7 +21,7 @@ from teamtr_jax.llm.checkpoint_team import team_of
 from teamtr_jax.llm.language_model import Params
 from teamtr_jax.llm.llama.load import Agent, load_agent
 from teamtr_jax.llm.methods import METHODS, Method
-from teamtr_jax.llm.tasks import JsonLines, Problem, WordTask, jsonl_task
+from teamtr_jax.llm.tasks import Demonstrates, JsonLines, Problem, WordTask, jsonl_task
 from teamtr_jax.llm.tasks.answers import READERS
 from teamtr_jax.llm.text.role import Role
 from teamtr_jax.llm.text.view import Scribe
@@ -103,6 +103,8 @@ def set_up_text(settings: TextTrain) -> TextSetup:
     method, task = METHODS[settings.method], text_task_of(settings)
     roles = roles_of(settings, task)
     n = len(roles)
+    if settings.warm.steps and not isinstance(task, Demonstrates):
+        raise InputError("warm.steps", settings.warm.steps, f"0: {task.name} has no demonstrations")
     if len(settings.base) not in (1, n):
         raise InputError("base", f"{len(settings.base)} checkpoints", f"one for all, or {n}, one for each role")
     paths = [base_path(base) for base in settings.base] * (n if len(settings.base) == 1 else 1)
@@ -123,7 +125,7 @@ def set_up_text(settings: TextTrain) -> TextSetup:
     desks = tuple(cast(Scribe, agent.scribe) for agent in team.agents)
     chosen = {name: getattr(settings, name) for name in ("delta", "learning_rate", "epochs", "micro_batch")}
     rollouts = settings.prompts * settings.group
-    update = replace(method.settings, **chosen, minibatch=_minibatch(rollouts, settings.micro_batch))
+    update = replace(method.settings, **chosen, minibatch=_minibatch(rollouts, settings))
     budget, updates = rollouts * n, len(sharing.leaders)
     sampling = LanguageSampling(prompts_per_set(budget, method.schedule, updates, settings.group), settings.group)
     bases = tuple(
@@ -134,9 +136,9 @@ def set_up_text(settings: TextTrain) -> TextSetup:
     return TextSetup(task, team, desks, params, bases, method, update, sampling, order, budget, test, rollouts)
 
 
-def _minibatch(rollouts: int, micro_batch: int) -> int:
-    """About a quarter of the rollouts, a multiple of the micro-batch: four steps a pass."""
-    return max(1, rollouts // (4 * micro_batch)) * micro_batch
+def _minibatch(rollouts: int, settings: TextTrain) -> int:
+    """Rollouts of a step: so many that a pass has about `settings.steps`, a multiple of the micro-batch."""
+    return max(1, rollouts // (settings.steps * settings.micro_batch)) * settings.micro_batch
 
 
 def _agent(settings: TextTrain, path: Path) -> Agent:
@@ -167,6 +169,7 @@ def describe_text(settings: TextTrain, setup: TextSetup) -> dict[str, Any]:
         "task": _identity(settings, task),
         "bases": setup.bases,
         "lora": None if settings.full else asdict(settings.lora),
+        "warm": asdict(settings.warm),
         "roles": [{**asdict(desk.role), "template": getattr(desk.template, "source", None)} for desk in setup.desks],
         "turns": team.turns,
         "context": [desk.context for desk in setup.desks],

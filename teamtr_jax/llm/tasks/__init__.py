@@ -7,6 +7,7 @@ from typing import Any
 from teamtr_jax.llm.tasks.answers import parse_answer
 from teamtr_jax.llm.tasks.arithmetic import WordProblems
 from teamtr_jax.llm.tasks.base import (
+    Demonstrates,
     Problem,
     Source,
     Task,
@@ -27,8 +28,8 @@ from teamtr_jax.llm.tasks.small import Copy, Parity
 from teamtr_jax.llm.tasks.word_task import WordTask, check_word_task, views_of
 from teamtr_jax.llm.tasks.words import WORDINGS, GymWords, gym_words
 
-__all__ = ["Problem", "Source", "Task", "is_held_out", "draw", "earned", "demonstrated", "layout_of", "check_task",
-           "TASKS", "make_task",
+__all__ = ["Problem", "Source", "Demonstrates", "Task", "is_held_out", "draw", "earned", "demonstrated", "layout_of",
+           "check_task", "TASKS", "make_task",
            "Carry", "Relay", "Copy", "Parity", "reasoning_gym_task", "Recipe",
            "WordTask", "views_of", "check_word_task", "parse_answer", "WORD_TASKS", "make_word_task",
            "WordProblems", "Shop", "Relayed", "GymWords", "gym_words", "JsonLines", "jsonl_task"]  # fmt: skip

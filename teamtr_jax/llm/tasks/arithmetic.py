@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,11 +12,11 @@ import numpy as np
 from teamtr_jax.llm.checked import flags, whole
 from teamtr_jax.llm.tasks.answers import number, verified
 from teamtr_jax.llm.tasks.base import Problem
-from teamtr_jax.llm.tasks.word_task import solving_roles
+from teamtr_jax.llm.tasks.word_task import said, solving_roles
 from teamtr_jax.llm.text.role import Role
 from teamtr_jax.validation import InputError
 
-__all__ = ["WordProblems", "Story", "STORIES", "NAMES", "tell"]
+__all__ = ["WordProblems", "Story", "STORIES", "NAMES", "tell", "expression"]
 
 NAMES = ("Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Hugo", "Ines", "Jack", "Kira", "Liam", "Maria", "Noah",
          "Olga", "Peter", "Rosa", "Sam", "Tara", "Victor")  # fmt: skip
@@ -120,6 +121,12 @@ class WordProblems:
         text, total = tell(self, rng)
         return Problem(text, str(total))
 
+    def demonstrate(self, problem: Problem, rng: np.random.Generator) -> list[str]:
+        """The calculation and its value, as often as there are agents before the last; the answer."""
+        del rng
+        solved = f"{expression(problem.prompt)} = {problem.answer}"
+        return [*[solved] * (self.agents - 1), said(problem.answer)]
+
     def verify(self, problem: Problem, messages: Sequence[str]) -> float:
         """1 if the answer of the last message is the right number, else 0."""
         return verified(problem, messages, self.turns, number)
@@ -155,3 +162,51 @@ def tell(task: WordProblems, rng: np.random.Generator) -> tuple[str, int]:
         total = {"more": total + a, "fewer": total - a, "times": total * k, "shared": total // k}[way]
     said.append(one(story.ask).format(**who))
     return " ".join(said), total
+
+
+SIGNS = {"more": "+", "fewer": "-", "times": "*", "shared": "/"}
+
+
+def expression(prompt: str) -> str:
+    """The calculation that a story asks for, in its order; the last operation is outermost.
+
+    Raises:
+      InputError: a sentence that is in no story.
+
+    Example:
+      >>> expression("Ben has 2 eggs. Ben buys another 3 eggs. Then the number of eggs grows to 4 times what it was. How many?")
+      '(2 + 3) * 4'
+    """
+    *told, _ = re.split(r"(?<=\.) ", prompt)
+    out = ""
+    for sentence in told:
+        kind, numbers = _read(sentence)
+        a, k = numbers.get("a", ""), numbers.get("k", "")
+        if not out:
+            out = f"{k} * {a}" if kind == "begin_many" else a
+            continue
+        inner = f"({out})" if " " in out else out
+        out = f"{inner} {SIGNS[kind]} {a or k}"
+    return out
+
+
+def _read(sentence: str) -> tuple[str, dict[str, str]]:
+    for kind, pattern in _PATTERNS:
+        if found := pattern.fullmatch(sentence):
+            return kind, found.groupdict()
+    raise InputError("prompt", repr(sentence), "sentences of a story of `WordProblems`")
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """What a sentence becomes; the text between its blanks is verbatim."""
+    parts = re.split(r"(\{[xytak]\})", template)
+    blanks = {"{a}": r"(?P<a>[0-9]+)", "{k}": r"(?P<k>[0-9]+)"}
+    return re.compile("".join(blanks.get(p, "[A-Za-z]+" if p.startswith("{") else re.escape(p)) for p in parts))
+
+
+_PATTERNS = [
+    (kind, _pattern(template))
+    for story in STORIES
+    for kind in ("begin", "begin_many", *SIGNS)
+    for template in getattr(story, kind)
+]

@@ -11,8 +11,8 @@ import numpy as np
 from teamtr_jax.llm.layout import Layout, Router, Vocabulary, round_robin
 from teamtr_jax.validation import InputError, whole_number
 
-__all__ = ["Problem", "Source", "Task", "HELD_OUT", "is_held_out", "draw", "earned", "demonstrated", "layout_of", "check_task",
-           "check_attributes", "sampled", "make"]  # fmt: skip
+__all__ = ["Problem", "Source", "Demonstrates", "Task", "HELD_OUT", "is_held_out", "draw", "earned", "demonstrated", "layout_of",
+           "check_task", "check_attributes", "sampled", "make"]  # fmt: skip
 
 HELD_OUT = 8
 """One prompt in so many is held out."""
@@ -53,6 +53,18 @@ class Source(Protocol):
 
     def verify(self, problem: Problem, messages: Sequence[str]) -> float:
         """The reward, in [0, 1], of what was said, one text for each turn; 0 for what cannot be read."""
+        ...
+
+
+@runtime_checkable
+class Demonstrates(Source, Protocol):
+    """A `Source` that shows how its problems are solved: what a supervised start needs, in characters or in words."""
+
+    @property
+    def turns(self) -> int: ...
+
+    def demonstrate(self, problem: Problem, rng: np.random.Generator) -> list[str]:
+        """Messages of reward 1, one for each turn. `rng` chooses among several, if there are."""
         ...
 
 
@@ -174,7 +186,7 @@ def earned(task: Source, problem: Problem, messages: Sequence[str]) -> float:
     return float(value)
 
 
-def demonstrated(task: Task, problem: Problem, rng: np.random.Generator) -> list[str]:
+def demonstrated(task: Demonstrates, problem: Problem, rng: np.random.Generator) -> list[str]:
     """`task.demonstrate`: messages that solve the problem.
 
     Raises:

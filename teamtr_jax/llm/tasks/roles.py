@@ -10,9 +10,9 @@ import numpy as np
 
 from teamtr_jax.llm.checked import flags, whole
 from teamtr_jax.llm.tasks.answers import number, verified
-from teamtr_jax.llm.tasks.arithmetic import MOST_NUMBER, NAMES, WordProblems
+from teamtr_jax.llm.tasks.arithmetic import MOST_NUMBER, NAMES, WordProblems, expression
 from teamtr_jax.llm.tasks.base import Problem
-from teamtr_jax.llm.tasks.word_task import ANSWER, MOST_CAP
+from teamtr_jax.llm.tasks.word_task import ANSWER, MOST_CAP, said
 from teamtr_jax.llm.text.role import Role
 
 __all__ = ["Shop", "Relayed", "GOODS"]
@@ -40,7 +40,7 @@ class Shop:
       ('One candle costs 12 dollars. One rope costs 2 dollars.', 'Olga buys 1 candle. How many dollars does Olga pay?')
     """
 
-    goods: int = 3  #: on the list
+    goods: int = 3  #: on the list; a single one makes so few lists that training would show most of the held-out ones
     bought: int = 1  #: kinds in the order
     most: int = 1  #: greatest number of each; 1: one of each
     largest: int = 20  #: greatest price
@@ -50,7 +50,7 @@ class Shop:
     name = "shop"
 
     def __post_init__(self) -> None:
-        whole(self, 1, "goods", high=len(GOODS))
+        whole(self, 2, "goods", high=len(GOODS))
         whole(self, 1, "bought", high=self.goods)
         whole(self, 1, "most", high=MOST_NUMBER)
         whole(self, 2, "largest", high=MOST_NUMBER)
@@ -86,6 +86,12 @@ class Shop:
         """The prices for the clerk, the order for the cashier."""
         listed, _, order = problem.prompt.partition("\n\n")
         return (listed, *[""] * self.porters, order)
+
+    def demonstrate(self, problem: Problem, rng: np.random.Generator) -> list[str]:
+        """The price list, passed on as it is, and the answer; there is one way to say it."""
+        del rng
+        listed, _, _ = problem.prompt.partition("\n\n")
+        return [*[listed] * (1 + self.porters), said(problem.answer)]
 
     def verify(self, problem: Problem, messages: Sequence[str]) -> float:
         """1 if the cashier's answer is the right number, else 0."""
@@ -131,6 +137,11 @@ class Relayed:
 
     def sample(self, rng: np.random.Generator) -> Problem:
         return self.source.sample(rng)
+
+    def demonstrate(self, problem: Problem, rng: np.random.Generator) -> list[str]:
+        """The calculation, its value, and the answer; there is one way to say it."""
+        del rng
+        return [expression(problem.prompt), problem.answer, said(problem.answer)]
 
     def verify(self, problem: Problem, messages: Sequence[str]) -> float:
         """1 if the answerer's answer is the right number, else 0."""

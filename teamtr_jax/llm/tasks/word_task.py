@@ -7,11 +7,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from teamtr_jax.llm.tasks.base import Problem, check_attributes, earned, sampled
+from teamtr_jax.llm.tasks.base import Problem, check_attributes, demonstrated, earned, sampled
 from teamtr_jax.llm.text.role import Role
 from teamtr_jax.validation import InputError, whole_number
 
-__all__ = ["WordTask", "views_of", "check_word_task", "solving_roles", "ANSWER", "MOST_CAP"]
+__all__ = ["WordTask", "views_of", "check_word_task", "solving_roles", "said", "ANSWER", "MOST_CAP"]
 
 MOST_CAP = 2**16
 """Greatest cap of a message, in ids."""
@@ -21,13 +21,19 @@ ANSWER = "End with 'The answer is' and {form}."
 """What the one who speaks last is told, at the end of what it reads."""
 
 
+def said(answer: str) -> str:
+    """An answer in the form that `ANSWER` asks for."""
+    return f"The answer is {answer}."
+
+
 @runtime_checkable
 class WordTask(Protocol):
     """Any object with these attributes and methods is a task in words; nothing is registered.
 
     Agent `t mod n` speaks at turn `t`. A reward may depend on everything that was said, is in [0, 1], and is 0 for what cannot be
-    read: `verify` never raises. Two more methods may be there: ``views(problem)``, one text for each role, what it sees of the
-    problem, where some know what others do not (``""``: nothing); and `listed` (`base.Source`).
+    read: `verify` never raises. More methods may be there: `demonstrate`, messages of reward 1 for a supervised start
+    (`base.Demonstrates`); ``views(problem)``, one text for each role, what it sees of the problem, where some know what others do
+    not (``""``: nothing); and `listed` (`base.Source`).
 
     Attributes:
       roles: of the agents, in the order of speaking; `n = len(roles)`.
@@ -87,6 +93,11 @@ def check_word_task(task: Any, size: int = 32, seed: int = 0) -> None:
     problems, again = (_problems(task, size, seed) for _ in range(2))
     if problems != again:
         raise InputError("sample", "other problems from the same seed", "the same: let chance come from rng alone")
+    if hasattr(task, "demonstrate"):
+        rng = np.random.default_rng(seed)
+        for problem, messages in [(x, demonstrated(task, x, rng)) for x in problems]:
+            if (value := earned(task, problem, messages)) != 1:
+                raise InputError("demonstrate", f"{messages} for {problem}, reward {value}", "messages of reward 1")
     for problem in problems:
         views_of(task, problem)
         for text in ("", "²", "Answer: ", "\x00"):

@@ -152,6 +152,10 @@ class Scribe:
         """The text of a message without its stop, as others hear it."""
         return self._text(self.content(own_ids)).removeprefix(self.parts.lead)
 
+    def message(self, text: str) -> list[int]:
+        """The ids of a text as a message, with the template's end of an answer; `read` gives the text back."""
+        return [*self.tokenizer.encode(self.parts.lead + text, self._opens), *self.end]
+
     def _text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, self._opens)
 
