@@ -6,7 +6,10 @@ and trains in their place), FSDP, Megatron, vLLM, SGLang. One environment has on
 """
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 from collections import defaultdict
 
 import numpy as np
@@ -434,3 +437,36 @@ def test_its_own_dump_is_refused(tmp_path):
             InputError, match=r"a dump of verl's .*no prompt, rollout, stage, update, agent, turn, t, logp_b"
         ):
             read_token_log(given)
+
+
+# --------------------------------------------------------------------------------------------------- without a line of Python
+
+PLUGIN = """
+import sys
+from pathlib import Path
+import verl_world as world
+import verl
+trainers = {"verl.trainer.ppo.ray_trainer", "verl.trainer.ppo.v1.trainer_base"} & set(sys.modules)
+assert not trainers, f"{trainers}: a worker would pay for it"
+from teamtr_jax.monitor import read_token_log
+folder = Path(sys.argv[1])
+trainer = world.held_trainer(folder, "trainer.total_training_steps=1")
+trainer.fit()
+assert trainer.__dict__.get("teamtr_watch") is None
+print("rows", read_token_log(folder / "run").rows)
+"""
+
+
+def test_an_environment_variable_is_enough(tmp_path):
+    """verl's own variable for external modules: `fit` writes a log, and nothing is imported before a trainer is."""
+    set_here = {"VERL_USE_EXTERNAL_MODULES": "teamtr_jax.integrations.verl_plugin", "TEAMTR_LOG": str(tmp_path / "run")}
+    paths = os.pathsep.join(sys.path)
+    command = [sys.executable, "-c", PLUGIN, str(tmp_path)]
+    done = subprocess.run(command, env={**os.environ, **set_here, "PYTHONPATH": paths}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(r"rows \d\d", done.stdout)
+    set_here["TEAMTR_LOG"] = ""
+    program = PLUGIN.replace('print("rows"', 'print("none", (folder / "run").exists()) or exit(0); print("rows"')
+    command[2] = program.replace("from teamtr_jax.monitor import read_token_log", "")
+    done = subprocess.run(command, env={**os.environ, **set_here, "PYTHONPATH": paths}, capture_output=True, text=True)
+    assert "none False" in done.stdout, done.stderr[-2000:]
