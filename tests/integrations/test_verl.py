@@ -32,8 +32,9 @@ CLOSE = 2e-5
 """Nats a token: the float32 of verl's tensors."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def store():
+    """TransferQueue without anything in it."""
     world.store()
 
 
@@ -196,7 +197,7 @@ def test_what_is_rejected_was_written(tmp_path, monkeypatch):
     """A mask of the loss is none of the policy: tokens that rollout correction rejects stand in the log."""
     count = rejected(monkeypatch)
     workers, made = held(tmp_path, *REJECTING, noise=0.5)
-    assert count[0] > 20
+    assert count[0] >= 10
     check(workers, made, read_token_log(tmp_path / "run"))
 
 
@@ -205,7 +206,7 @@ def test_what_is_rejected_was_written_in_the_store_too(tmp_path, monkeypatch, st
     """The same of 0.9's trainer."""
     count = rejected(monkeypatch)
     workers, made = stored(tmp_path, *REJECTING, noise=0.5)
-    assert count[0] > 20
+    assert count[0] >= 10
     check(workers, made, read_token_log(tmp_path / "run"))
 
 
@@ -344,7 +345,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path):
         resumed.fit()
     log = read_token_log(tmp_path / "run")
     assert sorted(responses_of(log)) == [0, 1, 2]
-    assert len(list((tmp_path / "run").glob("*.before-*"))) == 2
+    assert len(list((tmp_path / "run").glob("*.parquet.*"))) == 2
 
 
 class watch_of:
