@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from monitor_logs import joined, sampled, world
+from monitor_logs import joined, sampled, world, write_folder
 
 from teamtr_jax.monitor import Settings, command, monitor, read_stages, read_token_log, reading, run, token_log
 from teamtr_jax.monitor import write_token_log as write
+from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.validation import InputError
 
 pa = pytest.importorskip("pyarrow")
@@ -132,6 +133,9 @@ def test_stage_by_stage_is_whole(tmp_path):
         parts = list(read_stages(path))
         assert [np.unique(x.stage).tolist() for x in parts] == [[x] for x in np.unique(columns["stage"])]
         same(monitor(read_stages(path), settings), expected)
+        if seed < 3:  # parts of two processes
+            folder = write_folder(tmp_path / f"{seed}", columns, Sampler(1.0), processes=2)
+            same(monitor(read_stages(folder), settings), expected)
         shown |= seen(expected)
     for what in (
         ("evidence", "fresh"), ("evidence", "reused"), ("evidence", "incomplete"), ("paired", True), ("paired", False),
@@ -254,13 +258,14 @@ def test_other_parts_are_refused():
 # --------------------------------------------------------------------------------------------------- memory, progress, imports
 
 
-def test_of_a_part_nothing_is_kept(tmp_path, monkeypatch):
+@pytest.mark.parametrize("folder", [False, True])
+def test_of_a_part_nothing_is_kept(tmp_path, monkeypatch, folder):
     """When the next one is read the rows of the one before are gone: every column, and every view of it."""
     alive, filled, made = [], reading._fill, reading.log_of
 
-    def watched(*arguments):
-        assert not any(column() is not None for column in alive)
-        return filled(*arguments)
+    def watched(used, *arguments):
+        assert used or not any(column() is not None for column in alive)
+        return filled(used, *arguments)
 
     def noted(*arguments):
         log = made(*arguments)
@@ -269,7 +274,11 @@ def test_of_a_part_nothing_is_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr(reading, "_fill", watched)
     monkeypatch.setattr(reading, "log_of", noted)
-    monitor(read_stages(write(tmp_path / "log.parquet", stages(np.random.default_rng(3), 4))))
+    columns = stages(np.random.default_rng(3), 4)
+    path = write(tmp_path / "log.parquet", columns)
+    if folder:
+        path = write_folder(tmp_path / "log", columns, Sampler(1.0))
+    monitor(read_stages(path))
     assert len(alive) == 20
 
 

@@ -149,7 +149,8 @@ def test_certified_rollouts_are_kept():
     """`Reuse` is asked before every update but the first, with what was measured on these very rollouts."""
     still = TeamTRSchedule(Coins(size=0.01), radius=np.inf, resample="certificate", tolerance=0.2).stage()
     assert [x.source for x in still] == [0, 0, 0]
-    assert still[1].answer and still[1].answer.rung.startswith("S3")
+    assert still[1].answer
+    assert still[1].answer.rung.startswith("S3")
     far = TeamTRSchedule(Coins(size=0.6), radius=np.inf, resample="certificate", tolerance=0.2).stage()
     assert [x.source for x in far] == [0, 1, 2]
     assert far[0].answer is None

@@ -50,6 +50,7 @@ class Reuse:
     drew it and the team now. Where the rollouts are scored again, K is measured. Otherwise the K of updates of *different*
     agents, each on these same rollouts, add up; where an agent, or a sharer of its parameters, moves a second time they do not,
     and the shift is 1, as the schedule `certificate_driven` books it. Of updates on new rollouts of their own, S2: `Σ√(K_k/2)`.
+    Limits from rollouts on which the update was trained are in-sample: no guarantee.
 
     Args:
       tolerance: total variation, between 0 and 1.

@@ -24,7 +24,7 @@ from teamtr_jax.path_shift import path_shift
 from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.validation import InputError, one_of, real_number, whole_number
 
-__all__ = ["Team", "TeamUpdate", "Alignment", "TeamTRSchedule", "ORDERS", "RESAMPLE", "promising"]
+__all__ = ["Team", "TeamUpdate", "Alignment", "TeamTRSchedule", "ORDERS", "RESAMPLE", "ESTIMATORS", "promising"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -96,7 +96,7 @@ class TeamUpdate(NamedTuple):
     radius: float  #: `δ`, nats a message
     kl: float  #: mean over its messages of KL(current‖new) by k3, on the rollouts in use, after going back
     kl_k1: float  #: the same by k1, the paper's monitor
-    kl_reached: float  #: by k3, where the trainer's steps ended
+    kl_reached: float  #: by the estimator, where the trainer's steps ended
     kl_episode: float  #: `K`: by k3, summed over a rollout
     steps: int  #: of the optimiser
     share: float  #: 1 where the trainer stayed inside, else how much of its last step is kept
@@ -146,6 +146,14 @@ RESAMPLE = ("fresh", "once", "certificate")
 """Named answers to the question whether the next update needs new rollouts."""
 
 
+ESTIMATORS: dict[str, Callable[[Moved], float]] = {
+    "k3": lambda step: step.kl,
+    "k1": lambda step: step.k1,
+    "larger": lambda step: step.k1 if np.isnan(step.k1) else max(step.kl, step.k1),
+}
+"""Which estimate of the KL is held against `δ`, on the rollouts that trained: k3 is nearer the truth there, the paper has k1."""
+
+
 @dataclass
 class TeamTRSchedule:
     """Sequential fine-tuning: in a stage each agent is updated once, inside its own trust region.
@@ -158,6 +166,7 @@ class TeamTRSchedule:
         compare with); ``certificate``: new ones where `Reuse` says that the team may have moved by more than `tolerance`; or a
         function of the updates since the rollouts in use that says whether new ones are needed.
       tolerance, alpha: of ``certificate``: total variation; all answers of a stage hold together at level `1 − alpha`.
+      estimator: which estimate of it is held against `δ`: ``k3``, ``k1`` (the paper's) or ``larger``.
       halvings: how often the way from the last weights inside to the first outside is halved; 0: the last inside are kept.
       log: the folder of the token log, or a `LogWriter`; without it none is written.
       twice: share of the prompts on which the team is scored twice before an update: the floor, below which no KL means anything.
@@ -175,6 +184,7 @@ class TeamTRSchedule:
     resample: str | Callable[[Sequence[TeamUpdate]], bool] = "fresh"
     tolerance: float = 0.1
     alpha: float = 0.1
+    estimator: str = "k3"
     halvings: int = 5
     log: LogWriter | Path | str | None = None
     twice: float = 1 / 8
@@ -190,6 +200,7 @@ class TeamTRSchedule:
         self._order = _function("order", self.order, ORDERS)
         if not callable(self.resample):
             one_of("resample", self.resample, RESAMPLE)
+        one_of("estimator", self.estimator, list(ESTIMATORS))
         certified = self.resample == "certificate"
         books = Reuse(tolerance=self.tolerance, alpha=self.alpha, updates=len(self.names))
         self._books = books if certified else None
@@ -299,20 +310,20 @@ class TeamTRSchedule:
         again = self._twice(use)
         delta = self._radii[agent]
 
-        def measured() -> Moved:
-            return moved(use.rollouts, agent, self._scored(agent, use) - use.current)
+        def measured() -> float:
+            return ESTIMATORS[self.estimator](moved(use.rollouts, agent, self._scored(agent, use) - use.current))
 
         inside, reached = self.team.weights(agent), 0.0
 
         def stop() -> bool:
             nonlocal inside, reached
-            reached = measured().kl
+            reached = measured()
             if reached <= delta:
                 inside = self.team.weights(agent)
             return not reached <= delta  # NaN is outside
 
         steps = self.team.train(agent, use.rollouts, stop)
-        share = 1.0 if reached <= delta else self._back(agent, inside, lambda: measured().kl <= delta)
+        share = 1.0 if reached <= delta else self._back(agent, inside, lambda: measured() <= delta)
         sets = [use] if use is start or not self.start_again else [use, start]
         new = [self._scored(agent, x) for x in sets]
         require_scores("score after the update", new[0], use.rollouts.mask)

@@ -7,8 +7,7 @@ and its scoring are used that are not public, which is why the versions are know
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +18,8 @@ from numpy.typing import NDArray
 
 from teamtr_jax.integrations.checked_version import installed, require_version
 from teamtr_jax.integrations.log_writer import LogWriter
+from teamtr_jax.integrations.messages import message_numbers
+from teamtr_jax.integrations.trl_scoring import token_log_probs
 from teamtr_jax.integrations.trl_settings import dropout_of, require_known_law, sampler_of_trainer
 from teamtr_jax.integrations.update_scalars import UpdateSums, update_scalars, update_sums
 from teamtr_jax.monitor.writing import token_rows
@@ -115,9 +116,17 @@ class Watch:
     ) -> None:
         self.trainer, self.writer = trainer, writer
         self._agent, self._turn, self._stage_of = agent, turn, stage
-        self._stage, self._update = -1, 0
+        self._stage, self._update, self._steps = (
+            -1,
+            0,
+            0,
+        )  # a second `train()` begins to count its steps anew, this does not
         self._live: list[Rollouts] = []
-        self._sampled: tuple[Any, Any] = ((), None)  # completions and the mask of tools, as `_generate` returned them
+        self._sampled: tuple[Any, Any, Any] = (
+            (),
+            None,
+            None,
+        )  # completions, mask of tools, the engine's log-probabilities
         self._rewards: Any = None
         self._pending: list[dict[str, float]] = []
         self._told = False
@@ -146,7 +155,7 @@ class Watch:
     def _at_generate(self, *args: Any, **settings: Any) -> Any:
         """Keep what was sampled at its own length: a padded batch does not show it where pad is a token that is written."""
         out = self._original["_generate"](*args, **settings)
-        self._sampled = out[1], out[2]
+        self._sampled = out[1], out[2], out[4]
         return out
 
     def _at_calculate_rewards(self, *args: Any, **settings: Any) -> Any:
@@ -176,27 +185,30 @@ class Watch:
         """What `_generate_and_score_completions` made, as rows of a log are made of it."""
         import torch  # pyright: ignore[reportMissingImports]
 
-        completions, tools = self._sampled
+        completions, tools, engine = self._sampled
+        if engine is None and (self.trainer.use_vllm or self.trainer.rollout_func is not None):
+            raise InputError(
+                "logprobs", None, "those of the engine that sampled: without them nothing is known of its law"
+            )
         shape = tuple(out["completion_ids"].shape)
         filled = _padded(shape, [np.ones(len(x)) for x in completions]) != 0
         wrote = filled if tools is None else filled & (_padded(shape, tools) != 0)
         prompt, rollout = self._numbered(len(inputs))
         attention = torch.as_tensor(filled, dtype=out["prompt_mask"].dtype, device=out["prompt_mask"].device)
-        turn = np.asarray(self._named("turn", self._turn, inputs))[:, None] + _message(wrote)
+        turn = np.asarray(self._named("turn", self._turn, inputs))[:, None] + message_numbers(wrote)
         columns = {
             "prompt": prompt, "rollout": rollout, "agent": self._named("agent", self._agent, inputs), "turn": turn,
             "token": out["completion_ids"].cpu().numpy(), "reward": self._weighed(len(inputs)),
         }  # fmt: skip
         new = Rollouts(
-            step=self.trainer.state.global_step, source=self._update,
+            step=self._steps, source=self._update,
             ids=torch.cat([out["prompt_ids"], out["completion_ids"]], 1),
             attention=torch.cat([out["prompt_mask"], attention], 1), wrote=wrote, known=np.isfinite(columns["reward"]),
             columns=columns, current=None, again=np.full(shape, np.nan),
         )  # fmt: skip
         old = out.get("old_per_token_logps")
         new.current = self._score(new) if old is None or not self._theirs else old.float()
-        engine = out.get("sampling_per_token_logps")
-        columns["logp_behaviour"] = _host(new.current if engine is None else engine)
+        columns["logp_behaviour"] = _host(new.current) if engine is None else _padded(shape, engine, np.nan)
         new.known &= np.where(wrote, np.isfinite(columns["logp_behaviour"]), True).all(1)
         self._score_again(new)
         if not new.known.all() and not self._told:
@@ -227,11 +239,11 @@ class Watch:
 
     def _place(self, last: tuple[int, int]) -> tuple[int, int]:
         """Stage and update for new rollouts, behind the newest of the log."""
-        step = self.trainer.state.global_step
-        if self._live and self._live[-1].step == step:  # more rollouts for the same step
+        if self._live and self._live[-1].step == self._steps:  # more rollouts for the same step
             return self._stage, self._update
         if self._stage_of is not None:
-            stage = whole_number("stage", self._stage_of(step) if callable(self._stage_of) else self._stage_of, 0)
+            step, stage = self.trainer.state.global_step, self._stage_of
+            stage = whole_number("stage", stage(step) if callable(stage) else stage, 0)
         elif self._stage < 0 or last[1] + 1 >= UPDATES:
             stage = last[0] + 1
         else:
@@ -256,21 +268,12 @@ class Watch:
 
     # --------------------------------------------------------------------------------------------------- scoring
 
-    def _logps(self, ids: Any, attention: Any, width: int, batch: int) -> Any:
-        """Log-probabilities [N, T] at the sampling temperature, by TRL's own head, in eval mode, without a trace."""
-        import torch  # pyright: ignore[reportMissingImports]
-
-        model, device = self.trainer.model, self.trainer.accelerator.device
-        other = device.type != "cpu"
-        kept = torch.random.fork_rng([device] if other else [], device_type=device.type if other else "cuda")
-        with _evaluated(model), kept, torch.no_grad():
-            score = self.trainer._get_per_token_logps_and_entropies
-            return score(model, ids, attention, width, batch_size=batch)[0].float()
-
     def _score(self, rollouts: Rollouts) -> Any:
         """All of them, in the one shape in which every scoring of them is made."""
         width = rollouts.wrote.shape[1]
-        return self._logps(rollouts.ids, rollouts.attention, width, self.trainer.args.per_device_train_batch_size)
+        return token_log_probs(
+            self.trainer, rollouts.ids, rollouts.attention, width, self.trainer.args.per_device_train_batch_size
+        )
 
     def _score_again(self, rollouts: Rollouts) -> None:
         """A share of them, in batches of half the size and of other padding.
@@ -282,13 +285,16 @@ class Watch:
         rows = min(len(rollouts.known), max(-(-len(rollouts.known) // SHARE), self.trainer.num_generations))
         ids, attention = (pad(x[:rows], (SHARE, 0), value=0) for x in (rollouts.ids, rollouts.attention))
         batch = max(1, self.trainer.args.per_device_train_batch_size // 2)
-        rollouts.again[:rows] = _host(self._logps(ids, attention, rollouts.wrote.shape[1], batch))
+        rollouts.again[:rows] = _host(token_log_probs(self.trainer, ids, attention, rollouts.wrote.shape[1], batch))
 
     # --------------------------------------------------------------------------------------------------- after a step
 
     def _stepped(self) -> None:
         """The optimiser has made a step: score the new policy, write the update."""
         sums = UpdateSums(*(8 * [0.0]))
+        stage, update = self.writer.last or (-1, -1)
+        if stage == self._stage:  # another trainer may have written since
+            self._update = max(self._update, update + 1)
         for live in self._live:
             new = self._score(live)
             rows = self._written(live, new)
@@ -302,6 +308,7 @@ class Watch:
         if self._live:
             self._pending.append(update_scalars(self._of_all(sums)))
         self._update += 1
+        self._steps += 1
 
     def _written(self, live: Rollouts, new: Any) -> dict[str, NDArray[Any]]:
         """The rows of the log."""
@@ -334,36 +341,13 @@ def _after_each_step(told: Callable[[], None]) -> Any:
     return AfterEachStep()
 
 
-@contextmanager
-def _evaluated(model: Any) -> Iterator[None]:
-    """The model in eval mode; afterwards every module is in the mode in which it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def _host(tensor: Any) -> Floats:
-    return tensor.detach().double().cpu().numpy()
+    return tensor.detach().cpu().double().numpy()
 
 
-def _padded(shape: tuple[int, ...], rows: Sequence[Any]) -> Floats:
-    """Rows of unequal length in an array [N, T], 0 behind them."""
-    out = np.zeros(shape)
+def _padded(shape: tuple[int, ...], rows: Sequence[Any], behind: float = 0.0) -> Floats:
+    """Rows of unequal length in an array [N, T], `behind` where there is none; `None` in a row is NaN."""
+    out = np.full(shape, behind)
     for i, row in enumerate(rows):
-        out[i, : len(row)] = row
+        out[i, : len(row)] = np.asarray(row, float)
     return out
-
-
-def _message(wrote: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """[N, T] the number of the message in its completion: a new one begins where the network writes after a tool did.
-
-    Example:
-      >>> _message(np.array([[True, True, False, True, False, False]]))
-      array([[0, 0, 0, 1, 1, 1]])
-    """
-    begins = wrote & ~np.pad(wrote, ((0, 0), (1, 0)))[:, :-1]
-    return np.maximum(begins.cumsum(1) - 1, 0)

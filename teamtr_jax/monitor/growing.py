@@ -9,7 +9,7 @@ import json
 import operator
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,53 +31,6 @@ BLOCK = 2**24
 
 Place = tuple[int, int]
 """Stage and update."""
-
-
-class Growing(Protocol):
-    """A log that is still written."""
-
-    name: str
-
-    def grown(self) -> bool:
-        """Whether there is more than was read."""
-        ...
-
-    def finished(self) -> Iterator[TokenLog]:
-        """Reads what is new. Each stage that is complete, once: nothing is kept of it."""
-        ...
-
-    def current(self) -> list[TokenLog]:
-        """The stages that are not complete, as far as they are written."""
-        ...
-
-    def end(self) -> None:
-        """Nothing more will be written."""
-        ...
-
-    @property
-    def frontier(self) -> Place | None:
-        """Updates before it are whole: later ones have begun."""
-        ...
-
-    @property
-    def held(self) -> int:
-        """Rows that are in memory between two looks."""
-        ...
-
-
-def growing(path: Path | str, match: float = 1e-4) -> Growing:
-    """A file of JSON lines, or a folder that `LogWriter` writes, to be followed; empty is allowed.
-
-    Raises:
-      InputError: nothing there, or a single Parquet file, which is written anew each time.
-    """
-    path = Path(path)
-    match = real_number("match", match, 0.0)
-    if is_folder(path):
-        return Parts(path, match)
-    if form_of(path) != "jsonl":
-        raise InputError(str(path), "one Parquet file", "JSON lines or a folder of parts: such a file does not grow")
-    return Lines(regular_file(path, "a token log"), match)
 
 
 def until(log: TokenLog, update: int, match: float) -> TokenLog:
@@ -106,6 +59,7 @@ class Lines:
     def __init__(self, path: Path, match: float):
         self.name, self._path, self._match = str(path), path, match
         self._done = self._lines = 0  # bytes and lines that were read
+        self._seen = 0  # bytes that were there when they were
         self._sampler: Sampler | None = None
         self._names: set[str] = set()
         self._blocks: list[_Block] = []  # of the newest stage
@@ -114,24 +68,29 @@ class Lines:
 
     @property
     def frontier(self) -> Place | None:
+        """Updates before it are whole: later ones have begun."""
         return self._frontier
 
     @property
     def held(self) -> int:
+        """Rows that are in memory between two looks."""
         return sum(block.columns["stage"].size for block in self._blocks)
 
     def grown(self) -> bool:
-        size = regular_file(self._path, "a token log").stat().st_size
+        """Whether there is more than at the last time; of a line without its end, whether that grew."""
+        size, seen = regular_file(self._path, "a token log").stat().st_size, self._seen
         if size < self._done:
             found = f"{size} bytes, after {self._done} were read"
             raise InputError(self.name, found, "a file that grows: it was cut or replaced, begin again")
-        return size > self._done
+        self._seen = size
+        return size > seen or (self._ended and size > self._done)
 
     def end(self) -> None:
         """A last line without a line break is one if it is whole."""
         self._ended = True
 
     def finished(self) -> Iterator[TokenLog]:
+        """Read what is new: each stage that is complete, once; nothing is kept of it."""
         while data := self._next():
             for block in self._decoded(data):
                 if self._blocks and block.stage < self._blocks[-1].stage:
@@ -148,6 +107,7 @@ class Lines:
                 self._frontier = max(self._frontier or place, place)
 
     def current(self) -> list[TokenLog]:
+        """The newest stage as far as it is written."""
         return [self._log()] if self._blocks else []
 
     def _next(self) -> bytes:
@@ -241,17 +201,18 @@ class Parts:
 
     @property
     def frontier(self) -> Place | None:
-        newest: dict[int, Place] = {}
-        for part in self._known:
-            if part.stage >= self._known[-1].stage - 1:
-                newest[part.process] = part[:2]
+        """Updates before it are whole: every process has begun a later one."""
+        stages = sorted({part.stage for part in self._known})[-2:]
+        newest = {part.process: part[:2] for part in self._known if part.stage in stages}
         return min(newest.values(), default=None)
 
     @property
     def held(self) -> int:
+        """Rows that are in memory between two looks."""
         return 0
 
     def grown(self) -> bool:
+        """Whether there are other parts of the newest stages than were read."""
         found = parts_of(self._folder)
         last, digest = self._done
         if _digest(part for part in found if part.stage <= last) != digest:
@@ -262,6 +223,7 @@ class Parts:
         return self._known != known
 
     def finished(self) -> Iterator[TokenLog]:
+        """Read what is new: each stage that is complete, once."""
         self.grown()
         while self._known and (frontier := self.frontier) is not None and self._known[0].stage < frontier[0]:
             stage = self._known[0].stage
@@ -271,13 +233,36 @@ class Parts:
             self._known = self._known[len(here) :]
 
     def current(self) -> list[TokenLog]:
+        """The stages that are not complete, as far as they are written."""
         stages = itertools.groupby(self._known, lambda part: part.stage)
         return [read_parts(self._folder, [part.name for part in here], self._match) for _, here in stages]
 
     def end(self) -> None:
-        pass
+        """Nothing more will be written."""
 
 
 def _digest(parts: Iterable[Part]) -> int:
     """Another number where other parts are there; that of two lists is `^` of theirs."""
     return functools.reduce(operator.xor, map(hash, parts), 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------- either
+
+Growing = Lines | Parts
+"""What is followed. Both have: `grown`, whether there is more than was read; `finished`, which reads it and gives each stage that
+is complete, once; `current`, the stages that are not; `frontier`, before which updates are whole; `held`, rows in memory."""
+
+
+def growing(path: Path | str, match: float = 1e-4) -> Growing:
+    """A file of JSON lines, or a folder that `LogWriter` writes, to be followed; empty is allowed.
+
+    Raises:
+      InputError: nothing there, or a single Parquet file, which is written anew each time.
+    """
+    path = Path(path)
+    match = real_number("match", match, 0.0)
+    if is_folder(path):
+        return Parts(path, match)
+    if form_of(path) != "jsonl":
+        raise InputError(str(path), "one Parquet file", "JSON lines or a folder of parts: such a file does not grow")
+    return Lines(regular_file(path, "a token log"), match)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from teamtr_jax.monitor.columns import Record, name, number, who
+from teamtr_jax.monitor.columns import Record, agents_text, name, number
 from teamtr_jax.validation import InputError, real_number
 
 __all__ = ["SCALARS", "Threshold", "scalars", "thresholds", "passed"]
@@ -122,6 +122,6 @@ def passed(record: Record, limits: Sequence[Threshold]) -> list[str]:
     for x in limits:
         value = values[x.key]
         if value is not None and (value > x.limit if x.above else value < x.limit):
-            update = f"update {name(record)} of {who(record['agents'])}"
+            update = f"update {name(record)} of {agents_text(record['agents'])}"
             out.append(f"{update}: {x.key} is {number(float(value))}, {'above' if x.above else 'below'} {x.limit:g}")
     return out

@@ -7,6 +7,8 @@ from oracle import numbers
 from trl_runs import PROMPTS, expected, flat, logged, network, read, trainer
 
 from teamtr_jax.integrations.trl import watch
+from teamtr_jax.integrations.trl_scoring import token_log_probs
+from teamtr_jax.validation import InputError
 
 
 def agree(log, plain, tolerance=2e-5):
@@ -184,6 +186,31 @@ def test_a_missing_engine_number_is_not_one(tmp_path):
     assert read(tmp_path / "log").groupby(["prompt", "rollout"]).ngroups == 8
 
 
+def test_an_engine_that_tells_less(tmp_path):
+    """A number that is not there is no 0, which is what TRL pads with; and without any nothing is written."""
+
+    def engine(logprobs):
+        logprobs[2].pop()
+
+    made, _ = trainer(tmp_path, max_steps=1, rollout_func=ending(PROMPTS, engine))
+    watch(made, tmp_path / "log")
+    made.train()
+    made.teamtr_watch.close()
+    table = read(tmp_path / "log")
+    assert table.groupby(["prompt", "rollout"]).ngroups == 7
+    assert (table["logp_behaviour"] < 0).all()
+
+    def silent(asked, trainer):
+        return ending(PROMPTS)(asked, trainer) | {"logprobs": None}
+
+    made, _ = trainer(tmp_path, max_steps=1, rollout_func=silent)
+    watch(made, tmp_path / "none")
+    with pytest.raises(InputError, match="logprobs: found None"):
+        made.train()
+    made.teamtr_watch.close()
+    assert not list((tmp_path / "none").glob("*.parquet"))
+
+
 def test_rewards_of_several_functions(tmp_path):
     """Weighed as TRL does; a function that gives none is left out of the sum, a rollout without any out of the log."""
     plain = network()
@@ -267,16 +294,14 @@ def test_the_training_is_the_same(tmp_path, name):
 
 def test_scoring_leaves_every_module_as_it_was(tmp_path):
     made, _ = trainer(tmp_path, max_steps=1)
-    watched = watch(made, tmp_path / "log")
     made.model.train()
     made.model.model.layers[1].mlp.eval()
     before = [module.training for module in made.model.modules()]
     ids = torch.full((4, 6), 5)
     gradients = torch.is_grad_enabled()
-    watched._logps(ids, torch.ones_like(ids), 3, 2)
+    token_log_probs(made, ids, torch.ones_like(ids), 3, 2)
     assert [module.training for module in made.model.modules()] == before
     assert torch.is_grad_enabled() == gradients
-    watched.close()
 
 
 def test_scalars_reach_the_trainers_logger(tmp_path):
@@ -350,6 +375,23 @@ def test_groups_stages_and_ids(tmp_path):
     _, prompts, completions, _ = seen.sampled[1]
     assert [list(x["token"]) for _, x in here.groupby(["prompt", "rollout"])] == completions
     assert prompts[:4] == [prompts[0]] * 4 != prompts[4:]
+
+
+def test_training_that_goes_on(tmp_path):
+    """A second `train()` of one trainer counts its steps from 0 again: its rollouts are new ones."""
+    plain = network()
+    made, seen = trainer(tmp_path, max_steps=1)
+    watch(made, tmp_path / "log")
+    made.train()
+    made.args.max_steps = 2
+    made.train()
+    made.teamtr_watch.close()
+    table = read(tmp_path / "log")
+    assert table.groupby("update")["source"].agg(["min", "max"]).to_numpy().tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert len(seen.sampled) == 3
+    seen.sampled = [(i, *sampled[1:]) for i, sampled in enumerate(seen.sampled)]
+    for i in range(3):
+        agree(logged(table, i), expected(seen, plain, i))
 
 
 def test_stages_and_agents_of_a_user(tmp_path):

@@ -132,11 +132,11 @@ def test_what_is_refused_before_anything_is_written(tmp_path, monkeypatch):
         watch(made, tmp_path / "log")
     monkeypatch.undo()
     for wrong, message in (
-        (dict(agent=-1), "agent: found -1"), (dict(turn=1.5), "turn: found 1.5"), (dict(stage="0"), "stage: found 0"),
+        (dict(agent=-1), "agent: found -1"), (dict(turn=1.5), "turn: found 1.5"), (dict(stage="0"), "stage: found '0'"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
             watch(made, tmp_path / "log", **wrong)
-    with pytest.raises(InputError, match="trainer: found object, expected a trl.GRPOTrainer"):
+    with pytest.raises(InputError, match=r"trainer: found object, expected a trl\.GRPOTrainer"):
         watch(object(), tmp_path / "log")
     assert not (tmp_path / "log").exists()
     first = watch(made, tmp_path / "log")
