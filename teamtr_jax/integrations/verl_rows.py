@@ -91,7 +91,11 @@ def require_behaviour(responses: Responses, current: Floats) -> None:
 
 
 def written(
-    responses: Responses, current: Floats, new: Floats, again: Floats, ids: Callable[[int, int], tuple[Ints, Ints]],
+    responses: Responses,
+    current: Floats,
+    new: Floats,
+    again: Floats,
+    ids: Callable[[int, int], tuple[Ints, Ints]],
     agent: Agent,
 ) -> dict[str, NDArray[Any]]:
     """The rows of the log, without stage, update and source.
