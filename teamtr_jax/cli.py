@@ -144,6 +144,8 @@ class MonitorCommand:
     """What to do with each agent, with reasons, instead of tables: rollouts, radius, whom to hold. --json: one object each."""
     tensorboard: Path | None = None
     """Also write scalars as events into this folder (the extra `tensorboard`)."""
+    latex: Path | None = None
+    """Also write the tables as LaTeX (booktabs) into this file."""
 
     def run(self) -> int:
         from teamtr_jax.monitor import run
@@ -156,6 +158,7 @@ class MonitorCommand:
             watching=self.watching,
             advice=self.advice,
             tensorboard=self.tensorboard,
+            latex=self.latex,
         )
 
 

@@ -22,7 +22,8 @@ TEXT = {
     "\n": " ", "\t": " ", "\r": " ", "°": r"\textdegree{}", "•": r"\textbullet{}",
 }  # fmt: skip
 """Of a character its text, outside of mathematics."""
-GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho . sigma tau upsilon phi chi psi omega"
+GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho . sigma tau upsilon phi chi"
+GREEK += " psi omega"
 LATIN = {"Alpha": "A", "Beta": "B", "Epsilon": "E", "Zeta": "Z", "Eta": "H", "Iota": "I", "Kappa": "K", "Mu": "M", "Nu": "N",
          "Omicron": "O", "Rho": "P", "Tau": "T", "Chi": "X"}  # fmt: skip
 """Capitals that have no command: they look like these."""
@@ -37,7 +38,7 @@ SYMBOLS = {
     "⊗": r"\otimes", "⊕": r"\oplus", "ℓ": r"\ell", "ℝ": r"\mathbb{R}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
     "𝔼": r"\mathbb{E}", "½": r"\tfrac12", "¼": r"\tfrac14", "¾": r"\tfrac34", "⅓": r"\tfrac13", "ϱ": r"\varrho",
     "ε": r"\varepsilon", "ϵ": r"\epsilon", "ϕ": r"\varphi", "ϑ": r"\vartheta", "ς": r"\varsigma", "µ": r"\mu", "…": r"\ldots",
-    "≪": r"\ll", "≫": r"\gg", "≲": r"\lesssim", "≳": r"\gtrsim", "⋅": r"\cdot", "∘": r"\circ", "‑": "-", "≔": ":=", "∎": r"\blacksquare",
+    "≪": r"\ll", "≫": r"\gg", "≲": r"\lesssim", "≳": r"\gtrsim", "⋅": r"\cdot", "∘": r"\circ", "‑": "-", "≔": ":=",
     "𝟙": r"\mathbf{1}", "𝟏": r"\mathbf{1}", "⁻": "{}^{-}", "⁺": "{}^{+}", "₊": "{}_{+}", "₋": "{}_{-}", "‾": r"\bar{}",
 }  # fmt: skip
 """Of a character its command, inside of mathematics."""

@@ -7,6 +7,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from checkpoint_files import same
 from rich.console import Console
@@ -14,13 +15,14 @@ from rich.console import Console
 from experiments.llm.__main__ import main
 from experiments.llm.keeping import TIMED
 from experiments.llm.settings import Eval, Show
-from experiments.llm.words import bases, compare
+from experiments.llm.words import bases, compare, report
 from experiments.llm.words import run as runs
 from experiments.llm.words.run import load_text_run
 from experiments.llm.words.settings import Adapters, TextCompare, TextTrain
 from experiments.llm.words.setup import set_up_text, text_task_of
 from experiments.llm.words.starting import start_of_text
 from experiments.llm.words.talking import evaluate_text, show_text
+from experiments.saved import read
 from teamtr_jax.checkpoint import read_manifest
 from teamtr_jax.llm.tasks import Problem
 from teamtr_jax.llm.text_warm_start import TextWarmStart
@@ -93,9 +95,17 @@ def test_a_run_of_checkpoints(trained, capsys):
     assert summary["bases"][0]["sha256"] == hashlib.sha256((BASE / "model.safetensors").read_bytes()).hexdigest()
     assert 0 <= summary["accuracy_start"] <= 1
     assert summary["task"].startswith("Mine of a file with SHA-256")
-    log = read_token_log(home / "token_log.jsonl")
-    assert set(log.agent.tolist()) == {0, 1}
-    assert log.sampler == Sampler(json.loads((home / "settings.json").read_text())["temperature"], precision="float32")
+    found = read_token_log(home / "token_log.jsonl")
+    assert found.sampler == Sampler(
+        json.loads((home / "settings.json").read_text())["temperature"], precision="float32"
+    )
+    log = found.columns()
+    assert set(log["agent"].tolist()) == {0, 1}
+    fresh, apart = log["source"] == log["update"], np.abs(log["logp_current"] - log["logp_behaviour"])
+    others = log["agent"] != log["update"]  # agent k is moved by update k: others are not scored again
+    assert apart[fresh].max() < 1e-4
+    assert not apart[fresh & others].any()
+    assert apart[fresh & ~others].any()
     assert main([*arguments, "--out", str(home)]) == 0  # a finished run is returned as it is
     assert json.loads((home / "summary.json").read_text()) == summary
     capsys.readouterr()
@@ -141,6 +151,30 @@ def test_the_supervised_start_is_kept(trained, tmp_path):
     shutil.rmtree(shutil.copytree(home, tmp_path / "run") / "start")
     with pytest.raises(InputError, match="no checkpoint"):
         load_text_run(tmp_path / "run", start=True)
+
+
+def test_seeds_are_reported_together(trained, tmp_path, capsys):
+    """A mean over seeds whose error is that of independent prompts; what is drawn and kept is what runs said."""
+    for seed in range(2):
+        shutil.copytree(trained[0], tmp_path / f"seed-{seed}")
+    summary = read(tmp_path / "seed-0" / "summary.json", "a summary")
+    runs.write_json(
+        tmp_path / "seed-0" / "summary.json", summary | {"gain": 0.3, "gain_low95": 0.2, "gain_high95": 0.4}
+    )
+    runs.write_json(
+        tmp_path / "seed-1" / "summary.json", summary | {"gain": 0.1, "gain_low95": 0.1, "gain_high95": 0.1}
+    )
+    kept, figure = report.report(tmp_path, tmp_path / "out")
+    content = read(kept, "results")
+    assert content["gain_pooled"] == pytest.approx({"value": 0.2, "low": 0.15, "high": 0.25})
+    assert content["gain_over_seeds"]["low"] == pytest.approx(0.2 - 12.7062 * 0.1, rel=1e-4)
+    assert len(content["updates"][1]) == summary["updates"]
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+    assert "pooled gain 0.200 [0.150, 0.250] (n = 16 prompts)" in capsys.readouterr().out
+    low = report.wilson(0.0, 200)
+    assert (round(low.low, 6), round(low.high, 4)) == (0, 0.0188)
+    with pytest.raises(InputError, match="no finished run"):
+        report.report(tmp_path / "out", tmp_path)
 
 
 def test_resumed_records_are_the_same(trained, tmp_path, monkeypatch):

@@ -33,6 +33,7 @@ LEVELS = [
         "hosts",
         "monitor_settings",
         "sampler_settings",
+        "latex",
         "lazy_names",
     },
     {"dynamics"},

@@ -276,9 +276,9 @@ def test_training_goes_on_from_a_checkpoint(tmp_path):
     folder = written(tmp_path / "log", *(rows(update, prompt=update) for update in range(4)))
     written(folder, *(rows(update, prompt=9 + update) for update in range(4)), process=1, processes=2)
     for update in (2, 3):
-        with pytest.raises(InputError, match="go_back"), writer_of(folder) as writer:
+        with pytest.raises(InputError, match="go_back"), writer_of(folder, processes=2) as writer:
             writer.add(rows(update))
-    with writer_of(folder) as writer:
+    with writer_of(folder, processes=2) as writer:
         assert writer.last == (0, 3)
         moved = writer.go_back(0, 2)
         assert [path.name for path in moved] == [f"00000000-000{u}-0000-0000.parquet.aside-0" for u in (3, 2)]
@@ -296,6 +296,33 @@ def test_training_goes_on_from_a_checkpoint(tmp_path):
         writer.add(rows(0))
     assert sorted(set(read_token_log(folder).prompt.tolist())) == [0, 9, 10, 11, 12]
     assert "stage: found -1" in refused(writer.go_back, -1, 0)
+
+
+def test_training_goes_on_with_fewer_processes(tmp_path):
+    """Parts of processes that there are no more are looked after too: by process number modulo so many."""
+    folder = tmp_path / "log"
+    for process in range(5):
+        written(
+            folder, *(rows(update, prompt=10 * process + update) for update in range(3)), process=process, processes=5
+        )
+    for process in range(2):
+        with writer_of(folder, process=process, processes=2) as writer:
+            assert writer.last == (0, 2)
+            assert "expected an update after 2 of stage 0" in refused(writer.add, rows(2))
+            moved = [path.name[9:18] for path in writer.go_back(0, 1)]
+            assert moved == [f"{u:04d}-000{p}" for u in (2, 1) for p in (4, 3, 2, 1, 0) if p % 2 == process]
+            writer.add(rows(1, prompt=writer.ids(1, 1)[0].item()))
+    assert sorted({*read_token_log(folder).prompt.tolist()}) == [0, 10, 20, 30, 40, 44, 47]
+
+
+def test_float16_is_kept(tmp_path):
+    """And float32 stays as wide as it is."""
+    for kind, name in ((np.float16, "float"), (np.float32, "float")):
+        table = rows()
+        table["logp_new"] = table["logp_new"].astype(kind)
+        folder = written(tmp_path / np.dtype(kind).name, table)
+        assert str(parquet.read_schema(folder / parts(folder)[0]).field("logp_new").type) == name
+        assert read_token_log(folder).logp_new.tolist() == [-0.5] * 4
 
 
 def test_what_add_refuses(tmp_path):
@@ -355,8 +382,10 @@ def test_places_are_tried_before_the_work(tmp_path, monkeypatch):
         ({"sampler": {"temperature": 1.0}}, "sampler: found"),
         ({"process": 2, "processes": 2}, "process: found 2, expected an integer from 0 to 1"),
         ({"processes": 0}, "processes: found 0"),
+        ({"path": "log.jsonl"}, "log.jsonl: found suffix '.jsonl', expected a folder"),
     ):
-        assert refused(writer_of, tmp_path / "log", **settings).startswith(message)
+        path = settings.pop("path", tmp_path / "log")
+        assert refused(writer_of, path, **settings).startswith(message)
         assert not (tmp_path / "log").exists()
     monkeypatch.setattr(log_writer, "optional_import", lambda name: optional_import("no_" + name))
     assert "no_pyarrow: found no such package" in refused(writer_of, tmp_path / "log")

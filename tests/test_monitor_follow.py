@@ -1,5 +1,6 @@
 """A log that is followed: the report of it read whole, bit for bit, in the memory of a stage; what ends it, what it refuses."""
 
+import io
 import itertools
 import json
 import os
@@ -13,11 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from monitor_logs import joined, sampled, world
+from rich.console import Console
 
 from teamtr_jax.formats import dump
 from teamtr_jax.integrations import LogWriter, Sampler
 from teamtr_jax.monitor import Follower, Settings, append_token_log, command, growing, monitor, read_stages
 from teamtr_jax.monitor import write_token_log as write
+from teamtr_jax.monitor.columns import number
+from teamtr_jax.monitor.dashboard import drawn
 from teamtr_jax.monitor.follow import follow
 from teamtr_jax.monitor_settings import Watching
 from teamtr_jax.validation import InputError
@@ -43,8 +47,8 @@ def log(stages=3, prompts=4, seed=0):
 
 def of(columns, stage=None, update=None):
     kept = np.ones(columns["t"].size, bool)
-    for key, number in (("stage", stage), ("update", update)):
-        kept &= True if number is None else columns[key] == number
+    for key, wanted in (("stage", stage), ("update", update)):
+        kept &= True if wanted is None else columns[key] == wanted
     return {key: x[kept] for key, x in columns.items()}
 
 
@@ -110,7 +114,7 @@ def test_a_last_line_without_its_end(tmp_path, monkeypatch, block):
     assert follower.report().rows == data.count(b"\n")
     same(follower.end(), monitor(read_stages(tmp_path / "whole.jsonl"), SETTINGS))
     path.write_bytes(data[:-5])
-    assert follow(path, SETTINGS, until_idle=0).report.rows == data.count(b"\n")
+    assert follow(path, SETTINGS, every=0.01, until_idle=0.02).report.rows == data.count(b"\n")
 
 
 def test_sampler_settings_and_second_scorings(tmp_path):
@@ -250,6 +254,22 @@ def test_the_command_follows(tmp_path, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert [json.loads(x)["update"] for x in out.splitlines()] == [0]
     assert "teamtr: update 0.0 of" in err
+
+
+def test_no_number_is_cut_on_a_narrow_screen(tmp_path):
+    """Whatever its width: verdicts and the last updates; before the first row that there is none."""
+    report = monitor(read_stages(write(tmp_path / "run.jsonl", log(1))), SETTINGS)
+    for width in (60, 200):
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(drawn(report, "run", "Ctrl-C ends"))
+        text = console.export_text()
+        assert "…" not in text
+        assert "Agent 0: " in text
+        assert "Ctrl-C ends" in text
+        if width == 200:
+            assert all(number(r["kl_k1"]["value"]) in text for r in report.records)
+    console.print(drawn(None, "run", ""))
+    assert "run: nothing yet" in console.export_text()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT there")

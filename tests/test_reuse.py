@@ -58,8 +58,9 @@ def test_own_rollouts_add_up_as_they_are():
     r.book(0, 0.02)
     r.book(1, 0.02)
     r.book(0, 0.08, rollouts="own")
+    r.book(0, 0.005, rollouts="own")
     _, shift, rung, _ = r.may_reuse(2)
-    np.testing.assert_allclose(shift, math.sqrt(0.04 / 2) + math.sqrt(0.08 / 2), rtol=1e-12)
+    np.testing.assert_allclose(shift, math.sqrt(0.04 / 2) + math.sqrt(0.08 / 2) + 0.05, rtol=1e-12)
     assert rung == SUMMED
     with pytest.raises(InputError, match="rollouts: found in use, after own"):
         r.book(2, 0.01)

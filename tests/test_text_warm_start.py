@@ -73,6 +73,7 @@ def test_held_out_problems_are_never_demonstrated(team, monkeypatch):
         shown.append([x.prompt for x in problems])
         raise KeyboardInterrupt
 
+    whole = module.demonstrated_conversations
     monkeypatch.setattr(module, "demonstrated_conversations", recorded)
     for seed in range(2):
         with pytest.raises(KeyboardInterrupt):
@@ -80,6 +81,15 @@ def test_held_out_problems_are_never_demonstrated(team, monkeypatch):
     assert not any(is_held_out(prompt) for prompts in shown for prompt in prompts)
     assert shown[0] != shown[1]
     assert len(set(shown[0])) > 150
+
+    def passed_on(team, task, problems, rng):
+        shown.append([x.prompt for x in problems])
+        return whole(team, task, problems, rng)
+
+    shown.clear()
+    monkeypatch.setattr(module, "demonstrated_conversations", passed_on)
+    text_warm_start(team[0], TASK, team[1], 5, FEW)
+    assert len({prompt for prompts in shown for prompt in prompts}) == FEW.demonstrations
 
 
 def test_the_same_seed_gives_the_same_start(team, started):

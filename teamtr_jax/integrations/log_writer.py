@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax.files import output_folder, reason, replacing
 from teamtr_jax.monitor.log import AGAIN, MATCH, Columns, Origin, check_values, log_of, optional_import, typed
-from teamtr_jax.monitor.parts import Part, parts_of
+from teamtr_jax.monitor.parts import SUFFIXES, Part, parts_of
 from teamtr_jax.monitor.reading import Head, read_head
 from teamtr_jax.monitor.writing import write_parquet
 from teamtr_jax.sampler_settings import Sampler
@@ -69,6 +69,10 @@ class LogWriter:
         self.processes = whole_number("processes", processes, 1)
         self.process = whole_number("process", process, 0, self.processes - 1)
         self.sampler, self.trainer = sampler, str(trainer)
+        if Path(path).suffix in SUFFIXES:
+            raise InputError(
+                str(path), f"suffix {Path(path).suffix!r}", "a folder: LogWriter writes parts, one file each"
+            )
         self.path = output_folder(str(path), path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -86,16 +90,25 @@ class LogWriter:
     def _begin(self) -> None:
         """Go on from what the folder has."""
         self._rows = []
-        found = _found(self.path, self.process)
-        self._last, self._following = found.last, found.following
-        self._earlier = None if found.last is None else found.last[:2]
-        self._stage = None
-        if found.last is not None and found.head is not None:
-            self._stage = _Stage(found.last.stage, found.head.sampler, frozenset(found.head.names))
+        newest = {part.process: part for part in parts_of(self.path)}  # sorted: the last one of each process
+        heads = {part: read_head(self.path / part.name) for part in newest.values()}
+        self._following = max(map(_following, heads.values()), default=0)
+        self._last = max(filter(self._mine, heads), default=None)
+        self._earlier, self._stage = self.last, None
+        if self._last is not None:
+            head = heads[self._last]
+            self._stage = _Stage(self._last.stage, head.sampler, frozenset(head.names))
+
+    def _mine(self, part: Part) -> bool:
+        """Whether this process looks after a part: its own, and those of processes that there are no more."""
+        return part.process % self.processes == self.process
 
     @property
     def last(self) -> tuple[int, int] | None:
-        """Stage and update of the newest part of this process; `None` where there is none."""
+        """Stage and update of the newest part that this process looks after; `None` where there is none.
+
+        These are its own; where the folder is of a run with more processes, those of process, process + processes, … .
+        """
         return None if self._last is None else self._last[:2]
 
     def ids(self, prompts: int, group: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -141,7 +154,7 @@ class LogWriter:
         if self._stage is not None and self._stage.stage == at[0]:
             self._stage.require(self.sampler, names, used)
         self._stage = _Stage(at[0], self.sampler, names)
-        self._rows.append({key: np.array(rows[key]) for key in used})
+        self._rows.append({key: _kept(rows[key]) for key in used})
 
     def _refused(self, at: tuple[int, int], last: tuple[int, int]) -> InputError:
         expected = f"an update after {last[1]} of stage {last[0]}, which {self.path} has (go_back sets it aside)"
@@ -174,15 +187,15 @@ class LogWriter:
     def go_back(self, stage: int, update: int) -> list[Path]:
         """Training goes on from a checkpoint: what is here of this update and later ones is of weights that are gone.
 
-        Parts of this process get other names, so that no reader takes them for parts, and stay. Rows that were not flushed are
-        dropped.
+        Parts that this process looks after (`last`) get other names, so that no reader takes them for parts, and stay. Rows that
+        were not flushed are dropped.
 
         Returns:
           where they are now.
         """
         at = whole_number("stage", stage, 0), whole_number("update", update, 0)
         moved = []
-        gone = [part for part in parts_of(self.path) if part.process == self.process and part[:2] >= at]
+        gone = [part for part in parts_of(self.path) if self._mine(part) and part[:2] >= at]
         for part in reversed(gone):  # the last first: if this is interrupted, a beginning is left
             path = self.path / part.name
             names = (path.with_name(f"{part.name}{ASIDE}{number}") for number in itertools.count())
@@ -202,7 +215,7 @@ class LogWriter:
         try:
             self.flush()
         finally:
-            os.close(self._lock)
+            _unlock(self._lock)
             self._lock = None
 
     def __enter__(self) -> LogWriter:
@@ -233,20 +246,6 @@ class _Stage(NamedTuple):
         if (columns ^ self.columns) - {AGAIN}:
             found, expected = (", ".join(sorted(x)) for x in (used, self.columns))
             raise InputError("rows: columns", found, f"{expected}, as the rows of stage {self.stage} before")
-
-
-class _Found(NamedTuple):
-    """What a folder has."""
-
-    last: Part | None  #: the newest part of this process
-    head: Head | None  #: its footer
-    following: int  #: above every prompt id, of all processes
-
-
-def _found(folder: Path, process: int) -> _Found:
-    newest = {part.process: part for part in parts_of(folder)}  # sorted: the last one of each process
-    heads = {number: read_head(folder / part.name) for number, part in newest.items()}
-    return _Found(newest.get(process), heads.get(process), max(map(_following, heads.values()), default=0))
 
 
 def _following(head: Head) -> int:
@@ -284,6 +283,12 @@ def _one_update(used: Columns, origin: Origin) -> tuple[int, int]:
     return _update(used)
 
 
+def _kept(column: ArrayLike) -> NDArray[Any]:
+    """A copy, for who uses an array again; as wide as it was, but for float16, which not every Parquet has."""
+    out = np.array(column)
+    return out.astype(np.float32) if out.dtype == np.float16 else out
+
+
 def _joined(parts: list[Columns]) -> Columns:
     """Rows one after the other; where some were not scored twice, NaN."""
     names = dict.fromkeys(itertools.chain.from_iterable(parts))
@@ -311,3 +316,12 @@ def _locked(folder: Path, process: int) -> int:
             found = f"another open writer with process {process}"
             raise InputError(str(folder), found, "a number for each: process=RANK, processes=WORLD SIZE") from None
     return handle
+
+
+def _unlock(handle: int) -> None:
+    """Also for a child that has the file open as well, since it was forked."""
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)

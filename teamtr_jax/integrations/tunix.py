@@ -74,14 +74,18 @@ class Scored(NamedTuple):
     """`current` a second time, NaN where a rollout was scored once"""
 
 
+UPDATES = 20
+"""Global steps of a stage of the log: nobody counts stages here, and a reader holds one at a time."""
+
+
 @dataclass
 class _Update:
     """An update of the log while it is made."""
 
-    stage: int
-    """Global step."""
-    update: int
-    """Which of the global step's updates, from 0."""
+    step: int
+    """tunix's global step."""
+    number: int
+    """Of the update, within the stage, from 0."""
     steps: int
     """The optimiser's steps before it."""
     scored: list[Scored] = field(default_factory=list)
@@ -96,7 +100,7 @@ class Watch:
 
     An *update* of the log is a global step where the rollout worker has weights of its own: all rollouts are of the weights
     at its start. Where trainer and rollout worker share the weights it is a mini-batch: the next one samples from what
-    this one made of them.
+    this one made of them. Twenty global steps are a stage.
     """
 
     def __init__(self, learner: Any, path: Path, agent: int, turn: int, again: float, rows: int | None) -> None:
@@ -112,11 +116,13 @@ class Watch:
         self._score = scorer(self._pad, eos, float(config.temperature), self._stops)
         self._sampler = sampler_settings(cluster)
         self._writer = LogWriter(path, sampler=self._sampler, trainer="tunix")
-        self._writer.go_back(cluster.global_steps, 0)
+        step, steps = int(cluster.global_steps), self._trainer.train_steps
+        each = 1 if self._apart or not step else max(steps // (step * learner.algo_config.num_iterations), 1)
+        self._update = _Update(step, step % UPDATES * each - 1, steps)
+        self._writer.go_back(step // UPDATES, step % UPDATES * each)
         self._lock = threading.Lock()
         self._last: dict[int, Batch] = {}
         self._made: list[Batch] = []
-        self._update = _Update(-1, 0, 0)
         self._calls = {name: getattr(cluster, name) for name in ("generate", "sync_weights", "close")}
         for name in self._calls:
             setattr(cluster, name, getattr(self, f"_{name}"))
@@ -160,7 +166,7 @@ class Watch:
 
     def _generate(self, *arguments: Any, **named: Any) -> Any:
         """The engine is asked. Where it has the trainer's weights, the update before is over."""
-        given = inspect.signature(self._calls["generate"]).bind(*arguments, **named)
+        given = inspect.signature(type(self._cluster).generate).bind(self._cluster, *arguments, **named)
         given.apply_defaults()
         if self._trainer.training_hooks is not self._mine or self._rewarded not in self._learner.metric_fns:
             raise InputError("training_hooks, metric_fns", "others, set after watch", "theirs set first, then watch")
@@ -190,9 +196,9 @@ class Watch:
             return
         now = self._update
         if not now.scored:
-            stage = int(self._cluster.global_steps)
-            now = _Update(stage, now.update + 1 if stage == now.stage else 0, trainer.train_steps)
-            self._update = now
+            step = int(self._cluster.global_steps)
+            number = now.number + 1 if step // UPDATES == now.step // UPDATES else 0
+            now = self._update = _Update(step, number, trainer.train_steps)
         graph, state = import_module("flax.nnx").split(trainer.model) if now.start is None else now.start
         if self._apart and self._cluster.cluster_config.training_config.mini_batch_size:
             now.start = (graph, import_module("jax").tree.map(lambda leaf: leaf, state))
@@ -285,7 +291,7 @@ class Watch:
     def _finish(self) -> None:
         """The update is over: score the weights it ended with, write, and tell the trainer's logger."""
         update, moved = self._update, self._moved()
-        self._update = _Update(update.stage, update.update if moved else update.update - 1, 0)
+        self._update = _Update(update.step, update.number if moved or not update.scored else update.number - 1, 0)
         if not moved:  # data ended before the optimiser made a step
             return
         graph, state = import_module("flax.nnx").split(self._trainer.model)
@@ -296,7 +302,7 @@ class Watch:
         sums = UpdateSums(*map(sum, zip(*map(update_sums, tables), strict=True)))
         for name, value in update_scalars(sums).items():
             prefix, _, rest = name.partition("/")
-            self._trainer.metrics_logger.log(prefix, rest, value, "train", update.stage)
+            self._trainer.metrics_logger.log(prefix, rest, value, "train", update.step)
 
     def _table(self, one: Scored, new: Numbers, update: _Update) -> dict[str, NDArray[Any]]:
         """The rows of the log."""
@@ -305,9 +311,9 @@ class Watch:
             one.batch.mask,
             prompt=prompt,
             rollout=rollout,
-            stage=update.stage,
-            update=update.update,
-            source=update.update,
+            stage=update.step // UPDATES,
+            update=update.number,
+            source=update.number,
             agent=self._agent,
             turn=self._turn,
             logp_behaviour=one.behaviour,

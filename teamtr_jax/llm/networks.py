@@ -221,7 +221,8 @@ class _Networks(NamedTuple):
         compared = not is_fresh and (weighted or sampling.weight_diagnostics or logged)
         if compared or kind.rescored:
             first = kind.who.firsts[kind.who.sharers[agent]]
-            everybody = compared or logged or (kind.foreign and sampling.held_out > 0)
+            # Of fresh rollouts of its own sampler the others' booked log-probabilities are the trainer's, to rounding.
+            everybody = compared or (kind.foreign and (logged or sampling.held_out > 0))
             current = team_log_probs(kind, state, rollouts, kind.who.firsts if everybody else (first,))
         if compared:
             assert current is not None

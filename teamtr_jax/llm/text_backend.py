@@ -114,7 +114,8 @@ def text_backend(
       frozen: what `init_text_state` found beside the state.
       audit: the driver's, with `TrainState`s.
       log: gets a row for each token of the rollouts in use, at every update; its three log-probabilities are the sampler's and
-        the trainer's before and after the update.
+        the trainer's before and after the update. Of agents that do not move the trainer's is not computed again where it is the
+        sampler's, in fresh rollouts that no external sampler wrote.
       mesh: where rows, parameters and moments lie (`teamtr_jax.llm.mesh`).
 
     Raises:

@@ -25,6 +25,7 @@ from teamtr_jax.monitor.reading import Progress, read_stages
 from teamtr_jax.monitor.report import MonitorReport, monitor
 from teamtr_jax.monitor.scalars import Threshold, passed, thresholds
 from teamtr_jax.monitor.terminal import show
+from teamtr_jax.monitor.tex import write_latex
 from teamtr_jax.monitor_settings import Settings, Watching
 from teamtr_jax.validation import InputError, shown
 
@@ -173,6 +174,7 @@ def run(
     watching: Watching | None = None,
     advice: bool = False,
     tensorboard: Path | None = None,
+    latex: Path | None = None,
 ) -> int:
     """Read stage by stage, report, print: tables, or one strict-JSON object per update; and a page with figures.
 
@@ -180,6 +182,7 @@ def run(
       watching: whether the log is still written, and thresholds.
       advice: print what to do with each agent instead.
       tensorboard: a folder for events.
+      latex: a file for the tables.
 
     Returns:
       The exit code: `PASSED` where an update passes a threshold, otherwise 0.
@@ -198,6 +201,8 @@ def run(
         optional_import("matplotlib")
         if output_file("--html", html) == Path(os.path.realpath(file)):
             raise InputError("--html", str(html), "another file than the log")
+    if latex is not None and output_file("--latex", latex) == Path(os.path.realpath(file)):
+        raise InputError("--latex", str(latex), "another file than the log")
     events = None if tensorboard is None else Events(tensorboard)
     lines = json and not advice
     if watching.follow:
@@ -215,6 +220,8 @@ def run(
     texts = [] if watching.follow else [dump(record) for record in report.records]
     if html is not None:
         write_page(report, html, str(file))
+    if latex is not None:
+        write_latex(report, latex, str(file))
     if events is not None:
         events.close()
     if advice:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -24,20 +27,26 @@ TONES = {"good": "green", "bad": "red", "open": ""}
 HEADS = ("update", "agent", "reward", "k1 per message", "δ", "L", "lower", "S8 lower", "shift upper", "doubts")
 
 
-def _cells(r: Record) -> list[str]:
+def _cells(r: Record, show: Callable[[Mapping[str, Any] | None], str]) -> list[str]:
+    """An update; `show` writes an estimate."""
     finite = r["certificate_finite_sample"]
     return [
         name(r),
         who(r["agents"]),
-        interval_text(r["reward"]),
-        interval_text(r["kl_k1"]),
+        show(r["reward"]),
+        show(r["kl_k1"]),
         "–" if r["outside"] is None else "outside" if r["outside"] else "inside",
-        interval_text(r["surrogate"]),
+        show(r["surrogate"]),
         number(r["certificate"]["lower"]),
         "–" if finite is None else number(finite["lower"]),
         number(r["shift_upper"]),
         str(len(r["invalid"])),
     ]
+
+
+def _value(x: Mapping[str, Any] | None) -> str:
+    """An estimate without its interval: a screen is narrow, and a number that is cut is another one."""
+    return number(None if x is None else x["value"])
 
 
 def drawn(report: MonitorReport | None, log: str, where: str) -> Group:
@@ -55,17 +64,17 @@ def drawn(report: MonitorReport | None, log: str, where: str) -> Group:
         for i, answer in enumerate(verdict.answers):
             line.append(", " * (i > 0)).append(answer.answer, TONES[answer.tone])
         parts.append(line)
-    table = Table()
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
     for i, head in enumerate(HEADS):
-        table.add_column(head, justify="left" if i < 2 else "right", no_wrap=True)
+        table.add_column(head, justify="left" if i < 2 else "right", overflow="fold")
     for record in report.records[-UPDATES:]:
-        table.add_row(*map(escape, _cells(record)))
+        table.add_row(*map(escape, _cells(record, _value)))
     return Group(*parts, table, Text(where, "dim"))
 
 
 def line_of(record: Record) -> str:
     """An update in one line, where there is no terminal."""
-    return ", ".join(f"{head} {cell}" for head, cell in zip(HEADS, _cells(record), strict=True))
+    return ", ".join(f"{head} {cell}" for head, cell in zip(HEADS, _cells(record, interval_text), strict=True))
 
 
 class Dashboard:

@@ -59,6 +59,7 @@ class Lines:
     def __init__(self, path: Path, match: float):
         self.name, self._path, self._match = str(path), path, match
         self._done = self._lines = 0  # bytes and lines that were read
+        self._seen = 0  # bytes that were there when they were
         self._sampler: Sampler | None = None
         self._names: set[str] = set()
         self._blocks: list[_Block] = []  # of the newest stage
@@ -76,12 +77,13 @@ class Lines:
         return sum(block.columns["stage"].size for block in self._blocks)
 
     def grown(self) -> bool:
-        """Whether there is more than was read."""
-        size = regular_file(self._path, "a token log").stat().st_size
+        """Whether there is more than at the last time; of a line without its end, whether that grew."""
+        size, seen = regular_file(self._path, "a token log").stat().st_size, self._seen
         if size < self._done:
             found = f"{size} bytes, after {self._done} were read"
             raise InputError(self.name, found, "a file that grows: it was cut or replaced, begin again")
-        return size > self._done
+        self._seen = size
+        return size > seen or (self._ended and size > self._done)
 
     def end(self) -> None:
         """A last line without a line break is one if it is whole."""

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from teamtr_jax.files import reason
 from teamtr_jax.formats import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
+from teamtr_jax.monitor.frames import without_nulls
 from teamtr_jax.monitor.log import (
     AGAIN,
     NUMBERS,
@@ -105,12 +105,7 @@ def decoded_lines(file: Any, origin: Origin) -> Columns:
 
 def numbers_of(origin: Origin, key: str, column: Any) -> NDArray[Any]:
     """A column of pyarrow; a value that is missing is NaN where it may be, and refused elsewhere."""
-    if column.null_count:
-        if key != AGAIN:
-            row = int(np.argmax(column.is_null().to_numpy(False)))
-            raise InputError(origin.column(key, row), "no value", "a number")
-        column = column.cast("float64")
-    return column.to_numpy(zero_copy_only=False)
+    return without_nulls(column, lambda row: origin.column(key, row), key == AGAIN)
 
 
 def bad_line(lines: Iterable[str], name: str, first: int = 0) -> InputError | None:

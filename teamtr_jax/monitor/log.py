@@ -15,6 +15,7 @@ from teamtr_jax.files import reason
 from teamtr_jax.formats import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
 from teamtr_jax.monitor.dumps import missing_columns
 from teamtr_jax.monitor.estimates import Floats, Ints
+from teamtr_jax.monitor.frames import columns_of
 from teamtr_jax.monitor.sources import Again, Rows, rows_of, sources
 from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.validation import InputError, real_number
@@ -97,7 +98,7 @@ def optional_import(name: str) -> ModuleType:
 
 
 def token_log(
-    columns: Mapping[str, ArrayLike],
+    columns: Any,
     name: str = "log",
     unit: str = "row",
     match: float = MATCH,
@@ -106,10 +107,10 @@ def token_log(
     """Check the columns of a log and sort its rows.
 
     Args:
-      columns: `formats.TOKEN_LOG_COLUMNS`; optional `formats.TOKEN_LOG_OPTIONAL`: `source` (the update at which the transcript
-        was sampled), `token` (its id), `updated` (who is updated, −1 for all), `logp_deployed` (under the sampler with the
-        weights after the update), `logp_again` (`logp_current` scored a second time, NaN where it was not), `schema`; others are
-        ignored.
+      columns: a mapping, or a table (pandas, polars, Arrow, Hugging Face). `formats.TOKEN_LOG_COLUMNS`; optional
+        `formats.TOKEN_LOG_OPTIONAL`: `source` (the update at which the transcript was sampled), `token` (its id), `updated` (who
+        is updated, −1 for all), `logp_deployed` (under the sampler with the weights after the update), `logp_again`
+        (`logp_current` scored a second time, NaN where it was not), `schema`; others are ignored.
       name: what the messages call the log.
       unit: what they call a row.
       match: a transcript is the one of an earlier update if ids and tokens agree, and `logp_behaviour` within this per token.
@@ -118,7 +119,8 @@ def token_log(
     Raises:
       InputError: names column and row of the first thing that is wrong.
     """
-    return checked_log(columns, Origin(name, unit), real_number("match", match, 0.0), sampler)
+    match = real_number("match", match, 0.0)
+    return checked_log(columns_of(columns, name), Origin(name, unit), match, sampler)
 
 
 Columns = dict[str, NDArray[Any]]

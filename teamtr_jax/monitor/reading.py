@@ -15,6 +15,7 @@ import numpy as np
 from teamtr_jax.files import is_folder, reason, regular_file
 from teamtr_jax.formats import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
 from teamtr_jax.monitor.dumps import refuse_dump
+from teamtr_jax.monitor.frames import is_table
 from teamtr_jax.monitor.lines import AT_ONCE, numbers_of, read_lines
 from teamtr_jax.monitor.log import (
     AGAIN,
@@ -26,6 +27,7 @@ from teamtr_jax.monitor.log import (
     log_of,
     optional_import,
     require_tokens,
+    token_log,
     typed,
 )
 from teamtr_jax.monitor.parts import SUFFIXES, parts_of
@@ -51,12 +53,18 @@ Progress = Callable[[int, int], None]
 """Is told how many rows are done, and how many there are."""
 
 
-def read_token_log(path: Path | str, match: float = MATCH) -> TokenLog:
-    """Read and check a log: JSON lines (``.jsonl``), Parquet (``.parquet``), or a folder of parts.
+def read_token_log(path: Any, match: float = MATCH) -> TokenLog:
+    """Read and check a log: JSON lines (``.jsonl``), Parquet (``.parquet``), or a folder of parts; or what is in memory already.
+
+    Args:
+      path: or a mapping of columns, a data frame, an Arrow table, a Hugging Face dataset (`token_log`).
+      match: see `token_log`.
 
     Raises:
       InputError: names file, column and row of the first thing that is wrong, or the extra that is not installed.
     """
+    if isinstance(path, Mapping) or is_table(path):
+        return token_log(path, match=match)
     path, form = _tried(path)
     match = real_number("match", match, 0.0)
     if form == "jsonl":

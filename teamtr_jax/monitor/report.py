@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +12,10 @@ import numpy as np
 from teamtr_jax.monitor.between import Following, Rewards, matrices, next_rewards, rewards_of, shifts
 from teamtr_jax.monitor.columns import Judged, Record, record_of
 from teamtr_jax.monitor.doubts import doubts_of
+from teamtr_jax.monitor.frames import frame_of, is_table
 from teamtr_jax.monitor.interaction import Interaction
 from teamtr_jax.monitor.limits import limits
-from teamtr_jax.monitor.log import TokenLog
+from teamtr_jax.monitor.log import TokenLog, token_log
 from teamtr_jax.monitor.own import own
 from teamtr_jax.monitor.updates import updates_of
 from teamtr_jax.monitor_settings import Settings
@@ -30,6 +31,17 @@ class MonitorReport(NamedTuple):
     interactions: list[Interaction]
     settings: Settings
     rows: int
+
+    def frame(self, kind: str = "pandas") -> Any:
+        """The records as a data frame, a row for every update; an interval is three columns (docs/frames.md).
+
+        Args:
+          kind: pandas or polars.
+
+        Raises:
+          InputError: another kind; or it is not installed.
+        """
+        return frame_of(self.records, kind)
 
 
 class Books(NamedTuple):
@@ -85,17 +97,20 @@ def report_of(books: Books, settings: Settings) -> MonitorReport:
     return MonitorReport([*books.records, record_of(books.last[0])], books.interactions, settings, books.rows)
 
 
-def monitor(log: TokenLog | Iterable[TokenLog], settings: Settings | None = None) -> MonitorReport:
+def monitor(log: Any, settings: Settings | None = None) -> MonitorReport:
     """Everything that the log says about every update.
 
     Args:
-      log: whole, or its parts one after the other (`read_stages`): a stage is in one part, and stages ascend. The report is the
-        same, number by number; of a part nothing is kept but the rewards of its last update.
+      log: a `TokenLog`, or what `token_log` takes (a mapping, a data frame, an Arrow table, a Hugging Face dataset); or its parts
+        one after the other (`read_stages`): a stage is in one part, and stages ascend. The report is the same, number by number;
+        of a part nothing is kept but the rewards of its last update.
 
     Raises:
       InputError: a setting, or a reward outside the declared range.
     """
     settings = Settings() if settings is None else settings
+    if isinstance(settings, Settings) and (isinstance(log, Mapping) or is_table(log)):
+        log = token_log(log, match=settings.match)
     if isinstance(log, TokenLog):
         log = (log,)
     if not isinstance(log, Iterable) or not isinstance(settings, Settings):

@@ -1,7 +1,7 @@
 """Tiny GRPO runs, and what happened in them as TRL's own public hooks tell it: rewards see the tokens, a callback the weights."""
 
 import copy
-import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,12 @@ from oracle import Message, Rollout
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
+
+from teamtr_jax.integrations import trl as adapter
+from teamtr_jax.integrations.checked_version import installed
+
+if os.environ.get("NEWEST"):  # try a version that the adapter does not know
+    adapter.KNOWN = (*adapter.KNOWN, installed("trl"))
 
 WORDS = 24
 PAD, EOS = 0, 1
@@ -152,8 +158,3 @@ def read(folder):
 
 def flat(rollouts, key):
     return np.concatenate([getattr(m, key) for r in rollouts for m in r.messages])
-
-
-def chunks(values, size):
-    iterator = iter(values)
-    return list(iter(lambda: list(itertools.islice(iterator, size)), []))

@@ -1,10 +1,11 @@
-"""A world for verl's own trainers on a CPU: verl's configuration and loop, a tiny network where its workers and engine would be."""
+"""verl's own trainers on a CPU: its configuration and its loop, a tiny network where its workers and its engine would be."""
 
 from __future__ import annotations
 
 import asyncio
 import types
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -51,8 +52,11 @@ def configuration(folder: Path, *changes: str):
     return config
 
 
-def sampled(model, temperature: float, seed: int, turns: int = 1):
-    """One response of the network: tokens, 1 for its own and 0 for a tool's, log-probabilities (0 for a tool's)."""
+def sampled(model, temperature: float, seed: int, turns: int = 1, noise: float = 0.0):
+    """One response of the network: tokens, 1 for its own and 0 for a tool's, log-probabilities (0 for a tool's).
+
+    With `noise` the engine is another one: of every third response its numbers lie below the trainer's by so much.
+    """
     generator = torch.Generator().manual_seed(seed)
     prompt = torch.randint(2, VOCABULARY, (1 + seed % PROMPT,), generator=generator)
     ids, mask, logp = prompt, [], []
@@ -64,7 +68,27 @@ def sampled(model, temperature: float, seed: int, turns: int = 1):
             ids, mask, logp = torch.cat([ids, token]), [*mask, 1], [*logp, law[token].item()]
         if turn + 1 < turns:
             ids, mask, logp = torch.cat([ids, torch.tensor([2])]), [*mask, 0], [*logp, 0.0]
+    logp = [x - noise * m * (seed % 3 == 0) for x, m in zip(logp, mask, strict=True)]
     return prompt, ids[len(prompt) :][:RESPONSE], mask[:RESPONSE], logp[:RESPONSE]
+
+
+class Made(NamedTuple):
+    """A response as the engine made it."""
+
+    update: int  #: optimiser's steps before it
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+    mask: tuple[int, ...]
+    logp: tuple[float, ...]  #: as float32
+    reward: float
+    key: str  #: 0.9: uid_session_index
+
+
+def made(workers, prompt, response, mask, logp, key="") -> Made:
+    logp = tuple(torch.tensor(logp).float().tolist())
+    return Made(
+        workers.updates, tuple(prompt.tolist()), tuple(response.tolist()), tuple(mask), logp, reward_of(response), key
+    )
 
 
 def reward_of(response: torch.Tensor) -> float:
@@ -79,7 +103,7 @@ class Workers:
     def __init__(self, config, model):
         self.config, self.model, self.calls, self.updates = config, model, [], 0
         self._dispatch_info = {"actor": [0, 1]}
-        self.optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+        self.optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
         self.before: list[dict[str, torch.Tensor]] = []  # weights before each update
 
     def __getattr__(self, name):
@@ -124,6 +148,12 @@ class Workers:
         self.updates += 1
         return tu.get_tensordict({}, {"metrics": {"loss": [loss.item()], "mfu": 0.0, "grad_norm": 1.0}})
 
+    def save_model_to_cpu(self, key):
+        self.saved = {**getattr(self, "saved", {}), key: {k: x.clone() for k, x in self.model.state_dict().items()}}
+
+    def restore_model_from_cpu(self, key):
+        self.model.load_state_dict(self.saved[key])
+
     def compute_log_prob(self, data):
         return self.score(data)
 
@@ -134,8 +164,8 @@ class Workers:
 class Engine:
     """In the place of the agent loops: returns what they would for the prompts of the loader."""
 
-    def __init__(self, workers: Workers, turns: int = 1):
-        self.workers, self.turns, self.count = workers, turns, 0
+    def __init__(self, workers: Workers, turns: int = 1, noise: float = 0.0):
+        self.workers, self.turns, self.noise, self.count, self.made = workers, turns, noise, 0, []
 
     def generate_sequences(self, batch):
         from verl import DataProto
@@ -147,7 +177,10 @@ class Engine:
         logps, scores = torch.zeros(n, RESPONSE), torch.zeros(n, RESPONSE)
         for i in range(n):
             self.count += 1
-            prompt, response, mask, logp = sampled(self.workers.model, rollout.temperature, self.count, self.turns)
+            prompt, response, mask, logp = sampled(
+                self.workers.model, rollout.temperature, self.count, self.turns, self.noise
+            )
+            self.made.append(made(self.workers, prompt, response, mask, logp))
             t = len(response)
             prompts[i, PROMPT - len(prompt) :], responses[i, :t] = prompt, response
             attention[i, PROMPT - len(prompt) : PROMPT + t] = 1
@@ -162,7 +195,7 @@ class Engine:
         return DataProto.from_dict(tensors, extra, meta_info={"timing": {}, "reward_extra_keys": []})
 
 
-def held_trainer(folder: Path, *changes: str, turns: int = 1, seed: int = 0):
+def held_trainer(folder: Path, *changes: str, seed: int = 0, **engine):
     """A `RayPPOTrainer` without Ray: verl's class and its `fit`; what Ray would start is put in its place."""
     from verl.trainer.ppo.ray_trainer import RayPPOTrainer
 
@@ -173,7 +206,7 @@ def held_trainer(folder: Path, *changes: str, turns: int = 1, seed: int = 0):
         update_weights=lambda *_: None, sleep_replicas=lambda *_: None, get_n_gpus=lambda: 1
     )
     trainer.config, trainer.actor_rollout_wg = config, workers
-    trainer.async_rollout_manager = Engine(workers, turns)
+    trainer.async_rollout_manager = Engine(workers, **engine)
     trainer.checkpoint_manager = trainer.resource_pool_manager = trainer.llm_server_manager = manager
     trainer.use_critic = trainer.use_reference_policy = trainer.use_rm = trainer.ref_in_actor = False
     trainer.use_prefix_grouper, trainer.use_legacy_worker_impl = False, "disable"
@@ -183,6 +216,18 @@ def held_trainer(folder: Path, *changes: str, turns: int = 1, seed: int = 0):
     if hasattr(trainer, "_init_dump_executor"):
         trainer._init_dump_executor()
     return trainer
+
+
+class Words:
+    """A tokenizer: numbers as words."""
+
+    eos_token_id, pad_token_id = END, PAD
+
+    def decode(self, ids, **_) -> str:
+        return " ".join(map(str, ids.tolist()))
+
+    def batch_decode(self, rows, **_) -> list[str]:
+        return [self.decode(row) for row in rows]
 
 
 class Loader:
@@ -230,36 +275,42 @@ class StoredEngine:
     With `outputs` 2 a rollout has two responses, as of an agent loop that cuts its context.
     """
 
-    def __init__(self, workers: Workers, turns: int = 1, outputs: int = 1, fails: tuple[int, ...] = ()):
+    def __init__(
+        self, workers: Workers, turns: int = 1, outputs: int = 1, fails: tuple[int, ...] = (), noise: float = 0.0
+    ):
         from verl.trainer.ppo.v1 import AgentLoopWorkerTQ
 
         self.worker = object.__new__(AgentLoopWorkerTQ.__ray_metadata__.modified_class)
         self.worker.processor, self.worker.reward_loop_worker_handles = None, None
         self.worker._compute_teacher_logprobs = _nothing
-        self.workers, self.turns, self.outputs, self.fails, self.count = workers, turns, outputs, fails, 0
+        self.workers, self.turns, self.outputs, self.fails, self.noise = workers, turns, outputs, fails, noise
+        self.count, self.made = 0, []
 
     def generate_sequences(self, batch) -> None:
         import transfer_queue as tq
 
         step = tu.get_non_tensor_data(batch, "global_steps", None)
-        for uid in batch["uid"].tolist():
+        for uid in list(batch["uid"]):
             for session in range(GROUP):
                 self.count += 1
                 if self.count in self.fails:
                     continue
                 asyncio.run(self.worker._agent_loop_postprocess(
-                    self.made(step), False, uid=uid, session_id=session, global_steps=step, data_source="x",
+                    self.said(step, f"{uid}_{session}"), False, uid=uid, session_id=session, global_steps=step, data_source="x",
                     reward_model={"ground_truth": "1"},
                 ))  # fmt: skip
             tq.kv_put(key=uid, partition_id="train", tag={"status": "finished"})
 
-    def made(self, step: int):
+    def said(self, step: int, key: str):
         from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
 
         temperature = self.workers.config.actor_rollout_ref.rollout.temperature
         out = []
         for i in range(self.outputs):
-            prompt, response, mask, logp = sampled(self.workers.model, temperature, 1000 * i + self.count, self.turns)
+            prompt, response, mask, logp = sampled(
+                self.workers.model, temperature, 1000 * i + self.count, self.turns, self.noise
+            )
+            self.made.append(made(self.workers, prompt, response, mask, logp, f"{key}_{i}"))
             out.append(AgentLoopOutput(
                 prompt_ids=prompt.tolist(), response_ids=response.tolist(), response_mask=mask, response_logprobs=logp,
                 reward_score=reward_of(response), num_turns=2, metrics=AgentLoopMetrics(),
@@ -294,11 +345,18 @@ def stored_trainer(folder: Path, *changes: str, kind: str = "PPOTrainerSync", se
     trainer.replay_buffer = trainer._build_replay_buffer()
     trainer._rollout_moe_lb_metrics_accumulator = RolloutMoELoadBalanceMetricsAccumulator()
     trainer._restored_tq_prompt_count, trainer.timing_raw = 0, {}
-    trainer.tokenizer = types.SimpleNamespace(eos_token_id=END, pad_token_id=PAD)
+    trainer.tokenizer = Words()
     trainer.reward_loop_manager = types.SimpleNamespace(reward_loop_worker_handles=[])
     trainer.train_dataloader, trainer.train_dataloader_it = Loader(1000), None
     trainer.total_training_steps = trainer.steps_per_epoch = config.trainer.total_training_steps
     trainer._init_dump_executor()
+    if kind == "PPOTrainerSeparateAsync":  # two updates with the weights of the first as `old`
+        from verl.trainer.ppo.v1.trainer_separate_async import HybridEngineMode
+
+        trainer.parameter_sync_step, trainer.current_mode = 2, HybridEngineMode.TRAINER
+        trainer._enable_hybrid_replicas = False
+        trainer.hybrid_rollout_config = types.SimpleNamespace(enable_switch=False)
+        trainer.on_train_begin = lambda: None
     return trainer, StoredEngine(workers, **engine)
 
 

@@ -14,10 +14,11 @@ from matplotlib.lines import Line2D
 from experiments.commands import exit_code
 from experiments.figures import axes, save
 from experiments.llm.figures import AGENTS
-from experiments.llm.keeping import SUMMARY
+from experiments.llm.keeping import SUMMARY, TOKENS
 from experiments.llm.measure import Mean
 from experiments.saved import read, write_json
 from teamtr_jax import intervals
+from teamtr_jax.monitor import MonitorReport, Settings, monitor, pool, read_stages, verdicts
 from teamtr_jax.training import read_records
 from teamtr_jax.validation import InputError
 
@@ -57,6 +58,8 @@ def pooled(summaries: Sequence[Summary]) -> Mean:
 def report(folder: Path, out: Path) -> list[Path]:
     """The table on the terminal, and `results.json` and `accuracy.png` in `out`, of the runs ``folder/seed-*``.
 
+    Certificates are the monitor's, of the token logs: of the rollouts that trained, so no guarantee.
+
     Raises:
       InputError: no finished run.
     """
@@ -65,6 +68,8 @@ def report(folder: Path, out: Path) -> list[Path]:
         raise InputError(str(folder), "no finished run", "folders seed-0, seed-1, … of `train`")
     summaries = [read(home / SUMMARY, "the summary of a run") for home in homes]
     records = [read_records(home) for home in homes]
+    monitored = [_monitored(home, lines[0]["delta"]) for home, lines in zip(homes, records, strict=True)]
+    spoiled = pool([matrix for found in monitored for matrix in found.interactions], 0.1)
     together, over = pooled(summaries), intervals.mean(np.array([float(x["gain"]) for x in summaries]), 0.05)
     print(
         "| seed | before demonstrations | start | end | gain, paired by prompt | seconds |\n|---|---|---|---|---|---|"
@@ -79,7 +84,12 @@ def report(folder: Path, out: Path) -> list[Path]:
         "runs": summaries,
         "gain_pooled": together._asdict(),
         "gain_over_seeds": {"value": over.value, "low": over.low, "high": over.high, "n": over.n},
-        "updates": [[_told(line) for line in lines] for lines in records],
+        "updates": [
+            [_told(*both) for both in zip(lines, found.records, strict=True)]
+            for lines, found in zip(records, monitored, strict=True)
+        ],
+        "verdicts": [[x.headline for x in verdicts(found)] for found in monitored],
+        "interaction": {"alpha": 0.1, "stages": spoiled.stages, "agents": spoiled.agents, "entries": spoiled.entries},
     }
     return [write_json(out / "results.json", content), _figure(out / "accuracy.png", summaries, records)]
 
@@ -87,9 +97,19 @@ def report(folder: Path, out: Path) -> list[Path]:
 STEPS = ("accuracy_untrained", "accuracy_start", "accuracy_end")
 
 
-def _told(line: dict[str, Any]) -> dict[str, Any]:
+def _monitored(home: Path, delta: float) -> MonitorReport:
+    path = next((path for path in sorted(home.glob(f"{TOKENS}.*")) if path.is_file()), None)
+    if path is None:
+        raise InputError(str(home), "no token log", "a run with --log")
+    return monitor(read_stages(path), Settings(delta=delta))
+
+
+def _told(line: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
+    """An update: of its record, and of what the monitor says of its rollouts."""
     numbers = {name: line["info"][name] for name in TOLD if name in line["info"]}
-    return {name: line[name] for name in ("stage", "agent", *KEPT)} | numbers
+    rungs = {f"{x['id']}, {x['name']}": x["certificate"]["value"] for x in seen["rungs"]}
+    limits = {"certified_lower": seen["certificate"]["lower"], "S8_lower": seen["certificate_finite_sample"]["lower"]}
+    return {name: line[name] for name in ("stage", "agent", *KEPT)} | numbers | {"certificates": rungs | limits}
 
 
 def _figure(path: Path, summaries: Sequence[Summary], records: Sequence[Sequence[dict[str, Any]]]) -> Path:
@@ -104,7 +124,7 @@ def _figure(path: Path, summaries: Sequence[Summary], records: Sequence[Sequence
     demonstrations = summaries[0]["warm_start"]["demonstrations"] if summaries[0]["warm_start"] else 0
     left.set_xticks(range(3), ["untrained", f"after {demonstrations}\ndemonstrations", "trained"])
     left.set(ylabel="held-out accuracy, 95 % (Wilson)", ylim=(0, None))
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8, loc="upper left")
     for lines in records:
         kl = [float(line["info"]["message_kl"]) for line in lines]
         right.scatter(range(1, len(lines) + 1), kl, c=[AGENTS[line["agent"]] for line in lines], s=14)
