@@ -45,7 +45,7 @@ def trainer(folder, seed, **more):
 def team(folder, seed=0, **more):
     torch.manual_seed(seed)
     trainers = {"writer": trainer(folder, 1, **more), "editor": trainer(folder, 2, **more)}
-    return TrlTeam(trainers, GAME, align_rate=3e-3)
+    return TrlTeam(trainers, GAME, align_rate=1e-4)
 
 
 def alone(model, context, message):
@@ -200,32 +200,41 @@ def test_once_and_certificate(tmp_path):
     assert [x.source for x in renewed] == [0, 1]
 
 
-def test_a_newcomer_is_aligned(tmp_path):
-    """KL(outgoing‖newcomer) along the outgoing agent's messages, summed over the vocabulary by hand, is what is reported."""
-    made = team(tmp_path)
-    schedule = TeamTRSchedule(made, log=tmp_path / "log")
-    outgoing, newcomer = made.trainers[1].model, trainer(tmp_path, 7)
-    probes, align = [], made.align
-    made.align = lambda agent, new, rollouts, radius: probes.append(rollouts) or align(agent, new, rollouts, radius)
-    info = schedule.replace("editor", newcomer, radius=1.0)
-    schedule.close()
-    assert made.trainers[1] is newcomer
-    assert info.inside
-    assert info.steps > 0
-    assert max(info.after, info.held_out_after) <= 1.0 < min(info.before, info.held_out_before)
-    view = probes[0].data.views[1]
-    total = []
+def kl_by_hand(outgoing, newcomer, view):
+    """KL(outgoing‖newcomer) along each message, the vocabulary summed, one row at a time."""
+    out = []
     for prompt, completion in zip(view.prompt, view.completion, strict=True):
         ids = torch.tensor([prompt + completion])
-        old, new = (
-            torch.log_softmax(m.lm_head(m.model(input_ids=ids).last_hidden_state)[0].double() / TEMPERATURE, -1)[
-                len(prompt) - 1 : -1
-            ]
-            for m in (outgoing, newcomer.model)
+        heads = (
+            m.lm_head(m.model(input_ids=ids).last_hidden_state)[0, len(prompt) - 1 : -1] for m in (outgoing, newcomer)
         )
-        total.append(float((old.exp() * (old - new)).sum()))
-    assert np.mean(total[:8]) == pytest.approx(info.after, rel=1e-4)
-    assert np.mean(total[8:]) == pytest.approx(info.held_out_after, rel=1e-4)
+        old, new = (torch.log_softmax(x.double() / TEMPERATURE, -1) for x in heads)
+        out.append(float((old.exp() * (old - new)).sum()))
+    return np.array(out)
+
+
+@pytest.mark.parametrize(("seed", "scale", "radius", "inside"), [(2, 0.8, 0.12, True), (7, 1.0, 0.01, False)])
+def test_a_newcomer_is_aligned(tmp_path, seed, scale, radius, inside):
+    """What is reported is the KL along the messages of the outgoing agent; who cannot come near is left no farther away."""
+    made = team(tmp_path)
+    schedule = TeamTRSchedule(made, log=tmp_path / "log")
+    outgoing, newcomer = made.trainers[1].model, trainer(tmp_path, seed)
+    with torch.no_grad():
+        newcomer.model.lm_head.weight.mul_(scale)
+    old, probes, align = state(made, 1), [], made.align
+    made.align_epochs = 20
+    made.align = lambda agent, new, rollouts, radius: probes.append(rollouts) or align(agent, new, rollouts, radius)
+    info = schedule.replace("editor", newcomer, radius=radius)
+    schedule.close()
+    assert made.trainers[1] is newcomer
+    assert all(torch.equal(x, old[name]) for name, x in outgoing.state_dict().items())
+    assert info.inside == inside == (max(info.after, info.held_out_after) <= radius)
+    assert radius < max(info.before, info.held_out_before)
+    assert max(info.after, info.held_out_after) <= max(info.before, info.held_out_before)
+    assert info.steps > 0
+    found = kl_by_hand(outgoing, newcomer.model, probes[0].data.views[1])
+    assert found[:8].mean() == pytest.approx(info.after, rel=1e-3)
+    assert found[8:].mean() == pytest.approx(info.held_out_after, rel=1e-3)
     log = read_token_log(tmp_path / "log")
     assert ((log.logp_new != log.logp_current) == (log.agent == 1)).all()
 
