@@ -137,6 +137,15 @@ def test_who_leaves_its_region_goes_back_into_it(halvings):
     assert team.theta[1] == 4.5  # its own radius
 
 
+@pytest.mark.parametrize("estimator", ["k1", "larger"])
+def test_the_radius_by_the_papers_monitor(estimator):
+    """Then k1 is inside, whatever k3 is."""
+    records = TeamTRSchedule(Coins(size=0.5, steps=9), radius=0.05, estimator=estimator).train(2)
+    assert all(x.kl_k1 <= 0.05 for x in records)
+    assert any(x.went_back for x in records)
+    assert all(x.kl <= 0.05 for x in records) == (estimator == "larger")
+
+
 def test_a_score_that_is_no_number_is_outside():
     """A step that breaks the weights is taken back: nothing of it is kept, and no NaN is booked."""
     team = Coins(size=np.nan, steps=2)
@@ -199,6 +208,7 @@ def test_numbers_for_the_trainers_own_logger():
     told = [call[1:] for call in team.calls if call[0] == "tell"]
     assert [(agent, step) for agent, step, _ in told] == [(k, s) for s in range(2) for k in range(3)]
     for x, (_, _, scalars) in zip(records, told, strict=True):
+        assert scalars["teamtr/kl_k3"] == pytest.approx(x.kl)  # of its own messages
         assert scalars["teamtr/share"] == x.share
         assert scalars["teamtr/radius"] == 0.13
 
@@ -243,6 +253,7 @@ BAD = [
     (dict(radius=0.0), "radius: found 0.0"),
     (dict(radius={"a": 0.1}), "radius: found a, expected one for each of a, b, c"),
     (dict(radius={"a": 0.1, "b": -1.0, "c": 1.0}), "radius of b: found -1.0"),
+    (dict(estimator="k2"), "estimator: found 'k2'"),
     (dict(halvings=-1), "halvings"),
     (dict(twice=2.0), "twice"),
 ]
