@@ -124,6 +124,33 @@ mutants: setup .venv-mutants/installed ## small wrong changes to the code: how m
 	.venv-mutants/bin/python -m pip install --quiet --disable-pip-version-check -r tests/mutants/requirements.txt
 	@touch $@
 
+# Each adapter against the released library that it is for: an environment and a file of requirements each. NEWEST=1 takes the newest
+# releases instead of the pinned ones, and tries versions that the adapters would refuse.
+INTEGRATIONS := $(patsubst tests/integrations/%-requirements.txt,%,$(wildcard tests/integrations/*-requirements.txt))
+NEW := $(if $(NEWEST),-newest)
+.PHONY: integrations
+integrations: setup $(foreach name,$(or $(NAMES),$(INTEGRATIONS)),integration-$(name)) ## adapters against the real trainers (NAMES=trl NEWEST=1)
+
+.PHONY: $(INTEGRATIONS:%=integration-%)
+$(INTEGRATIONS:%=integration-%): integration-%: .venv-%$(NEW)/installed
+	@.venv-$*$(NEW)/bin/python -m pip list --disable-pip-version-check 2>/dev/null | \
+	  grep -iE '^(trl|torch|transformers|peft|accelerate|google-tunix|verl|jax|flax|numpy|pyarrow|pytest) '
+	PYTHONPATH=. OMP_NUM_THREADS=1 NEWEST=$(NEWEST) TEAMTR_PYTHON=$(CURDIR)/$(RUN) .venv-$*$(NEW)/bin/python -m pytest \
+	  -c tests/integrations/pytest.ini tests/integrations/test_$**.py
+
+.venv-%-newest/installed: FORCE
+	test -x .venv-$*-newest/bin/python || $(PYTHON) -m venv .venv-$*-newest
+	sed 's/^-r \(.*\)/cat tests\/integrations\/\1/e' tests/integrations/$*-requirements.txt | sed 's/ *[=<>~!]=.*//' > .venv-$*-newest/wanted.txt
+	.venv-$*-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -r .venv-$*-newest/wanted.txt
+
+.venv-%/installed: tests/integrations/%-requirements.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.PHONY: FORCE
+FORCE:
+
 .PHONY: notebooks
 notebooks: $(NOTEBOOKS) ## theory/notebooks/*.py as .ipynb, beside them
 
@@ -156,4 +183,4 @@ clean: ## remove what was built, keep .venv
 
 .PHONY: distclean
 distclean: clean ## remove .venv too
-	rm -rf .venv .venv-torch .venv-mutants
+	rm -rf .venv .venv-torch .venv-mutants $(INTEGRATIONS:%=.venv-%) $(INTEGRATIONS:%=.venv-%-newest)

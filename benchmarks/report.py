@@ -69,7 +69,7 @@ Programs (`python -m benchmarks.PROGRAM --groups GROUP`) and their groups:
 
 LLM_LABELS = dict(
     one="package, one agent", one_shared="package, one agent, prompts shared", step="package, KL of a quarter",
-    step_all="package, KL of all",
+    step_all="package, KL of all", lora="package, LoRA step, KL of all",
     hf="transformers generate",
     hf_static="transformers generate, static cache", hand="hand-written torch loop", hand_step="hand-written torch step",
     trl="TRL GRPOTrainer step", three="package, three agents", alone="package, one agent + prefill",

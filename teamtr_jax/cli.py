@@ -21,7 +21,7 @@ from teamtr_jax.command_line import parsed
 from teamtr_jax.files import output_file, reason
 from teamtr_jax.formats import dump
 from teamtr_jax.import_commands import ImportGymCommand, ImportOpenSpielCommand
-from teamtr_jax.monitor_settings import Settings
+from teamtr_jax.monitor_settings import Settings, Watching
 from teamtr_jax.validation import InputError, shown
 
 if TYPE_CHECKING:
@@ -127,21 +127,39 @@ def _verdict(stage: Stage, claim: str, name: str, check: Judged) -> tuple[bool, 
 
 @dataclass(frozen=True)
 class MonitorCommand:
-    """What a token log says about every update: KL, weights, certificates, resampling, interaction."""
+    """What a token log says about every update: KL, weights, certificates, resampling, interaction. Exit code 4: a threshold."""
 
-    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="LOG.jsonl|.parquet")]
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="LOG.jsonl|.parquet|FOLDER")]
     settings: Annotated[Settings, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff] = field(
         default_factory=Settings
     )
+    watching: Annotated[
+        Watching, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction
+    ] = field(default_factory=Watching)
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """One strict-JSON object per update, one per line, instead of tables."""
     html: Path | None = None
-    """Also write one page with tables and figures."""
+    """Also write one page with tables and figures; under --follow again and again, and it loads itself."""
+    advice: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """What to do with each agent, with reasons, instead of tables: rollouts, radius, whom to hold. --json: one object each."""
+    tensorboard: Path | None = None
+    """Also write scalars as events into this folder (the extra `tensorboard`)."""
+    latex: Path | None = None
+    """Also write the tables as LaTeX (booktabs) into this file."""
 
     def run(self) -> int:
         from teamtr_jax.monitor import run
 
-        return run(self.file, self.settings, self.json, self.html)
+        return run(
+            self.file,
+            self.settings,
+            self.json,
+            self.html,
+            watching=self.watching,
+            advice=self.advice,
+            tensorboard=self.tensorboard,
+            latex=self.latex,
+        )
 
 
 def _read_all(files: tuple[Path, ...]) -> list[tuple[Path, Stage]]:
@@ -209,7 +227,7 @@ def _fail(text: str, code: int) -> int:
 
 
 def _run(command: Any) -> int:
-    """The exit code: 1 comes from a violated claim alone."""
+    """The exit code: 1 comes from a violated claim alone, 4 from a threshold of the monitor."""
     try:
         if not isinstance(command, MonitorCommand):
             import jax

@@ -15,8 +15,8 @@ from typing import Any
 
 from teamtr_jax.validation import InputError
 
-__all__ = ["regular_file", "output_file", "output_folder", "replacing", "making_folder", "append_bytes", "seal", "unseal",
-           "read_json", "reason"]  # fmt: skip
+__all__ = ["is_folder", "regular_file", "output_file", "output_folder", "replacing", "making_folder", "append_bytes", "seal",
+           "unseal", "read_json", "reason"]  # fmt: skip
 
 WRITABLE = "a place that can be written"
 
@@ -45,6 +45,19 @@ def _kind(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     return next((text for test, text in KINDS if test(mode)), None)
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether a folder is there, links followed; what cannot be looked at is none.
+
+    Example:
+      >>> is_folder("/"), is_folder("/nothing here")
+      (True, False)
+    """
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return False
 
 
 def regular_file(path: str | Path, expected: str) -> Path:
@@ -122,10 +135,13 @@ def output_folder(name: str, path: str | Path) -> Path:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, durable: bool = False) -> Iterator[Path]:
     """A temporary file beside `path` (links followed) that takes its place where nothing went wrong, and is gone otherwise.
 
     What was there before stays whole until then, and keeps its access rights.
+
+    Args:
+      durable: wait until the disk has it: where the machine stops, the file has its old content or its new one, whole.
 
     Raises:
       InputError: the place cannot be written, or its disk is full.
@@ -137,6 +153,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         if real.exists():
             temporary.chmod(stat.S_IMODE(real.stat().st_mode))
         yield temporary
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(real)
     except OSError as error:
         raise InputError(str(path), reason(error), WRITABLE) from error

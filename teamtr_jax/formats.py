@@ -17,7 +17,7 @@ TOKEN_LOG_SCHEMA = 1
 TOKEN_LOG_COLUMNS = (
     "prompt", "rollout", "stage", "update", "agent", "turn", "t", "logp_behaviour", "logp_current", "logp_new", "reward",
 )  # fmt: skip
-TOKEN_LOG_OPTIONAL = ("source", "token", "updated", "logp_deployed", "schema")
+TOKEN_LOG_OPTIONAL = ("source", "token", "updated", "logp_deployed", "logp_again", "schema")
 
 
 def dump(record: Mapping[str, Any]) -> str:

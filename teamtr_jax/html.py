@@ -73,8 +73,13 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], name: str = "") -
     return f"<div class=wide><table{mark}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def page(title: str, body: str, style: str = "") -> str:
-    """The whole page. `title` is text, `body` is markup, `style` is added to `STYLE`."""
+def page(title: str, body: str, style: str = "", refresh: float | None = None) -> str:
+    """The whole page. `title` is text, `body` is markup, `style` is added to `STYLE`.
+
+    Args:
+      refresh: seconds after which a browser loads it again.
+    """
+    again = "" if refresh is None else f"<meta http-equiv=refresh content={math.ceil(refresh)}>"
     wide = "<meta name=viewport content='width=device-width,initial-scale=1'>"
-    head = f"<meta charset=utf-8>{wide}<title>{escaped(title)}</title><style>{STYLE}{style}</style>"
+    head = f"<meta charset=utf-8>{wide}{again}<title>{escaped(title)}</title><style>{STYLE}{style}</style>"
     return f"<!doctype html><html lang=en><head>{head}</head><body>\n{body}\n</body></html>\n"

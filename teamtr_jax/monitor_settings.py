@@ -9,7 +9,7 @@ import numpy as np
 from teamtr_jax.sharing import sharers_of
 from teamtr_jax.validation import InputError, real_number, whole_number
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "Watching"]
 
 MOST_DRAWS = 10_000
 
@@ -62,3 +62,34 @@ class Settings:
         whole_number("--seed", self.seed, 0)
         if self.sharers is not None:
             sharers_of("--sharers", self.sharers)
+
+
+@dataclass(frozen=True)
+class Watching:
+    """Of a log that is still written, and what ends the command with another exit code."""
+
+    follow: bool = False
+    """The log is still written (JSON lines or a folder of parts): report on it as it grows, until Ctrl-C."""
+    refresh: float = 2.0
+    """Seconds between two looks, at least."""
+    until_idle: float | None = None
+    """Also end after so many seconds without a new row."""
+    settle: float = 30.0
+    """The last update counts as whole after so many seconds without a new row; any other once a later one has begun."""
+    fail_above: tuple[str, ...] = ()
+    """KEY=VALUE, as kl_k1=0.05: exit code 4 if an update has a number above it, and --follow ends at once."""
+    fail_below: tuple[str, ...] = ()
+    """The same of a number below it."""
+
+    def check(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+          InputError: names the option.
+        """
+        real_number("--refresh", self.refresh, above=0.0)
+        real_number("--settle", self.settle, 0.0)
+        if self.until_idle is not None:
+            real_number("--until-idle", self.until_idle, 0.0)
+            if not self.follow:
+                raise InputError("--until-idle", "no --follow", "--follow too: otherwise the log is read once")

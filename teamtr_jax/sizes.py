@@ -9,7 +9,7 @@ from pathlib import Path
 
 from teamtr_jax.validation import InputError
 
-__all__ = ["HISTORIES", "memory", "bytes_text", "most", "fitting"]
+__all__ = ["HISTORIES", "memory", "bytes_text", "most", "fitting", "require_room"]
 
 HISTORIES = 250_000
 """Histories of a game, chance and ends among them, that are walked unless more are allowed."""
@@ -71,3 +71,12 @@ def fitting(name: str, value: int, needed: Callable[[int], int], what: str) -> N
     if (size := needed(value)) > limit:
         found = f"{value}, which takes {bytes_text(size)} ({what})"
         raise InputError(name, found, f"at most {most(needed, limit)}, what {bytes_text(limit)} of memory hold")
+
+
+def require_room(path: Path, rows: int, each: int, remedy: str) -> None:
+    """Refuse rows, of a log or of one stage, that are more than this machine's memory takes together, with `each` in bytes."""
+    if rows * each > (limit := memory()):
+        found = f"about {rows:.3g} rows, which take {bytes_text(rows * each)}"
+        raise InputError(
+            str(path), found, f"at most {limit // each:.3g} rows in {bytes_text(limit)} of memory: {remedy}"
+        )

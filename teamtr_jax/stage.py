@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from teamtr_jax.path_shift import Since
 from teamtr_jax.schedules import Order, Schedule, fixed, fresh
 from teamtr_jax.sharing import Sharing, apart
 from teamtr_jax.types import UpdateRecord
@@ -199,8 +200,8 @@ class _InUse(NamedTuple):
 
     def moved_on(self, moves: NDArray[np.bool_], kl: Any) -> _InUse:
         """After an update that moves some agents, ``[..., n]``. The KL adds up over different agents only."""
-        twice = (self.moved & moves).any(-1)
-        return self._replace(moved=self.moved | moves, path_kl=np.where(twice, np.inf, self.path_kl + np.asarray(kl)))
+        since = Since(self.moved, self.path_kl).moved_on(moves, kl)
+        return self._replace(moved=since.moved, path_kl=since.path_kl)
 
 
 def _agents(asked: NDArray[Any], n: int, batch: tuple[int, ...]) -> NDArray[np.int64]:

@@ -143,3 +143,18 @@ def sampled(w: World, rng, prompts: int, group: int, fresh: bool = True, again: 
         if update > 0 and fresh:
             parts.append(rows(w, update, update, ids[0], ids[1] + group * update, question[ids[0]], draw(update)))
     return joined(parts)
+
+
+def write_folder(folder, columns, sampler, processes: int = 1):
+    """A log as a folder of parts: `processes` writers take turns, each has the prompts that are its number modulo so many."""
+    from teamtr_jax.integrations import LogWriter
+
+    for process in range(processes):
+        with LogWriter(folder, sampler=sampler, process=process, processes=processes) as writer:
+            mine = columns["prompt"] % processes == process
+            for stage, update in sorted(
+                {*zip(columns["stage"][mine].tolist(), columns["update"][mine].tolist(), strict=True)}
+            ):
+                here = mine & (columns["stage"] == stage) & (columns["update"] == update)
+                writer.add({key: column[here] for key, column in columns.items()})
+    return folder

@@ -46,6 +46,7 @@ from teamtr_jax.llm.model import ModelConfig
 from teamtr_jax.llm.replacement import agent_from_checkpoint
 from teamtr_jax.llm.tasks import TASKS, Copy, Problem, base, is_held_out
 from teamtr_jax.monitor import read_token_log
+from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.training import CHECKPOINTS, JOURNAL, read_records
 from teamtr_jax.validation import InputError
 
@@ -128,6 +129,7 @@ def test_the_token_log_is_one_that_the_monitor_reads(trained):
     fresh = 12 * 64 * 8 * 6
     assert log.rows == fresh + 4 * 2 * 64 * 8 * 6  # the first rollouts of a stage once more at its two other updates
     assert set(log.stage.tolist()) == {0, 1, 2, 3}
+    assert log.sampler == Sampler(1.0, precision="float32")
 
 
 def test_figures_are_drawn_from_what_is_saved(trained, capsys):
@@ -401,7 +403,9 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_success():
 def test_the_interval_of_the_gain_pairs_prompts():
     before = np.array([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
     found = paired_gain(before, before + 0.25)
-    assert found == pytest.approx((0.25, 0.25, 0.25))
+    others = 1 - 0.05 ** (1 / 3)  # the largest share of prompts with another gain that three equal ones do not rule out
+    assert found == pytest.approx((0.25, 0.25 - 1.25 * others, 0.25 + 0.75 * others))
+    assert mean_of(np.ones(10)) == pytest.approx((1, 0.05**0.1, 1))
     after = np.array([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
     found = paired_gain(before, after)
     assert found.value == pytest.approx(1 / 6)

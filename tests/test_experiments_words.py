@@ -27,6 +27,7 @@ from teamtr_jax.checkpoint import read_manifest
 from teamtr_jax.llm.tasks import Problem
 from teamtr_jax.llm.text_warm_start import TextWarmStart
 from teamtr_jax.monitor import read_token_log
+from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.training import CHECKPOINTS, read_records
 from teamtr_jax.validation import InputError
 
@@ -94,14 +95,17 @@ def test_a_run_of_checkpoints(trained, capsys):
     assert summary["bases"][0]["sha256"] == hashlib.sha256((BASE / "model.safetensors").read_bytes()).hexdigest()
     assert 0 <= summary["accuracy_start"] <= 1
     assert summary["task"].startswith("Mine of a file with SHA-256")
-    log = read_token_log(home / "token_log.jsonl").columns()
+    found = read_token_log(home / "token_log.jsonl")
+    assert found.sampler == Sampler(
+        json.loads((home / "settings.json").read_text())["temperature"], precision="float32"
+    )
+    log = found.columns()
     assert set(log["agent"].tolist()) == {0, 1}
     fresh, apart = log["source"] == log["update"], np.abs(log["logp_current"] - log["logp_behaviour"])
+    others = log["agent"] != log["update"]  # agent k is moved by update k: others are not scored again
     assert apart[fresh].max() < 1e-4
-    assert not apart[
-        fresh & (log["agent"] != log["update"])
-    ].any()  # agent k is moved by update k: others are not scored again
-    assert apart[fresh & (log["agent"] == log["update"])].any()
+    assert not apart[fresh & others].any()
+    assert apart[fresh & ~others].any()
     assert main([*arguments, "--out", str(home)]) == 0  # a finished run is returned as it is
     assert json.loads((home / "summary.json").read_text()) == summary
     capsys.readouterr()

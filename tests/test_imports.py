@@ -32,6 +32,9 @@ LEVELS = [
         "programs",
         "hosts",
         "monitor_settings",
+        "sampler_settings",
+        "latex",
+        "lazy_names",
     },
     {"dynamics"},
     {"teams", "divergences"},
@@ -49,6 +52,7 @@ LEVELS = [
     {"checkpoint"},
     {"training"},
     {"monitor"},
+    {"integrations"},
     {"llm"},
     {"claims"},
     {"cli"},
@@ -309,7 +313,8 @@ assert not jax.config.jax_enable_x64
 def test_the_monitor_needs_no_networks():
     """Anybody's trainer: `import teamtr_jax.monitor` in a fresh process brings neither flax nor `teamtr_jax.llm`."""
     script = """
-import sys, teamtr_jax.monitor
+import sys, teamtr_jax.monitor as monitor
+[getattr(monitor, name) for name in monitor.__all__]
 found = sorted(x for x in sys.modules if x.partition(".")[0] == "flax" or x.startswith("teamtr_jax.llm"))
 assert not found, found
 """

@@ -17,6 +17,7 @@ from monitor_logs import sampled, world
 from teamtr_jax.monitor import (
     Settings,
     append_token_log,
+    lines,
     monitor,
     read_token_log,
     run,
@@ -298,7 +299,8 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
     os.mkfifo(pipe)
     device = tmp_path / "device.parquet"
     device.symlink_to("/dev/zero")
-    for path, found in ((pipe, "a pipe"), (device, "a device"), (_folder(tmp_path / "folder.parquet"), "a folder")):
+    empty = _folder(tmp_path / "folder.parquet")
+    for path, found in ((pipe, "a pipe"), (device, "a device"), (empty, "a folder without parts")):
         with pytest.raises(InputError, match=f"found {found}, expected a token log"):
             read_token_log(path)
     for path, found in ((pipe, "a pipe"), (device, "a device")):
@@ -311,9 +313,10 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
 def test_a_log_that_does_not_fit_is_refused_before_it_is_read(table, tmp_path, form, monkeypatch):
     """Its rows are in the footer, or estimated from the length of the first lines, within 10 %."""
     path = write_token_log(tmp_path / f"log.{form}", table)
-    rows, each = table["t"].size, module.AT_ONCE if form == "jsonl" else module.PIECEWISE
-    monkeypatch.setattr(module, "memory", lambda: int(0.9 * rows * each))
-    monkeypatch.setattr(module, "token_log", None)
+    rows, each = table["t"].size, lines.AT_ONCE if form == "jsonl" else module.PIECEWISE
+    monkeypatch.setattr("teamtr_jax.sizes.memory", lambda: int(0.9 * rows * each))
+    monkeypatch.setattr(lines, "checked_log", None)
+    monkeypatch.setattr(module, "log_of", None)
     with pytest.raises(InputError) as error:
         read_token_log(path)
     found = float(re.search(r"found about ([\d.e+]+) rows, which take ([\d.]+) [kM]B", str(error.value)).group(1))

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from monitor_logs import joined, sampled, world
+from monitor_logs import joined, sampled, world, write_folder
 
 from teamtr_jax.monitor import Settings, command, monitor, read_stages, read_token_log, reading, run, token_log
 from teamtr_jax.monitor import write_token_log as write
+from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.validation import InputError
 
 pa = pytest.importorskip("pyarrow")
@@ -132,6 +133,9 @@ def test_stage_by_stage_is_whole(tmp_path):
         parts = list(read_stages(path))
         assert [np.unique(x.stage).tolist() for x in parts] == [[x] for x in np.unique(columns["stage"])]
         same(monitor(read_stages(path), settings), expected)
+        if seed < 3:  # parts of two processes
+            folder = write_folder(tmp_path / f"{seed}", columns, Sampler(1.0), processes=2)
+            same(monitor(read_stages(folder), settings), expected)
         shown |= seen(expected)
     for what in (
         ("evidence", "fresh"), ("evidence", "reused"), ("evidence", "incomplete"), ("paired", True), ("paired", False),
@@ -176,7 +180,7 @@ def test_what_does_not_fit_says_what_to_sort_or_that_a_stage_has_to(tmp_path, mo
     columns = stages(np.random.default_rng(4))
     rows, largest = columns["t"].size, int(np.bincount(columns["stage"]).max())
     path = write(tmp_path / "log.parquet", columns)
-    monkeypatch.setattr(reading, "memory", lambda: largest * reading.PIECEWISE)
+    monkeypatch.setattr("teamtr_jax.sizes.memory", lambda: largest * reading.PIECEWISE)
     with pytest.raises(InputError, match=rf"found about {rows:.3g} rows.*: sorted by stage it can be read in parts"):
         read_token_log(path)
     assert sum(x.t.size for x in read_stages(path)) == rows  # stage by stage it does
@@ -185,7 +189,7 @@ def test_what_does_not_fit_says_what_to_sort_or_that_a_stage_has_to(tmp_path, mo
         InputError, match=rf"about {rows:.3g} rows.*at most {largest:.3g} rows.*: sort its rows by stage, and"
     ):
         monitor(read_stages(other))
-    monkeypatch.setattr(reading, "memory", lambda: largest * reading.PIECEWISE - 1)
+    monkeypatch.setattr("teamtr_jax.sizes.memory", lambda: largest * reading.PIECEWISE - 1)
     with pytest.raises(InputError, match=rf"about {largest:.3g} rows.*: a stage has to fit"):
         monitor(read_stages(path))
 
@@ -254,22 +258,27 @@ def test_other_parts_are_refused():
 # --------------------------------------------------------------------------------------------------- memory, progress, imports
 
 
-def test_of_a_part_nothing_is_kept(tmp_path, monkeypatch):
+@pytest.mark.parametrize("folder", [False, True])
+def test_of_a_part_nothing_is_kept(tmp_path, monkeypatch, folder):
     """When the next one is read the rows of the one before are gone: every column, and every view of it."""
-    alive, filled, made = [], reading._filled, reading.log_of
+    alive, filled, made = [], reading._fill, reading.log_of
 
-    def watched(*arguments):
-        assert not any(column() is not None for column in alive)
-        return filled(*arguments)
+    def watched(used, *arguments):
+        assert used or not any(column() is not None for column in alive)
+        return filled(used, *arguments)
 
     def noted(*arguments):
         log = made(*arguments)
         alive.extend(weakref.ref(getattr(log, key)) for key in ("stage", "logp_new", "reward", "transcripts", "source"))
         return log
 
-    monkeypatch.setattr(reading, "_filled", watched)
+    monkeypatch.setattr(reading, "_fill", watched)
     monkeypatch.setattr(reading, "log_of", noted)
-    monitor(read_stages(write(tmp_path / "log.parquet", stages(np.random.default_rng(3), 4))))
+    columns = stages(np.random.default_rng(3), 4)
+    path = write(tmp_path / "log.parquet", columns)
+    if folder:
+        path = write_folder(tmp_path / "log", columns, Sampler(1.0))
+    monitor(read_stages(path))
     assert len(alive) == 20
 
 

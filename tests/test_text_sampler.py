@@ -3,7 +3,9 @@
 import itertools
 from collections import Counter
 from dataclasses import replace
+from inspect import unwrap
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import scipy.special
 import scipy.stats
 from text_teams import LLAMA, MISTRAL, QWEN, agent, params_of, rescored
 
-from teamtr_jax.llm import pens, writing
+from teamtr_jax.llm import pens, text_sampler, writing
 from teamtr_jax.llm.conversations import own_messages, reading_of
 from teamtr_jax.llm.external import ends
 from teamtr_jax.llm.language_model import logits_of
@@ -349,8 +351,14 @@ def test_sharers_have_one_set_of_parameters_and_a_view_each():
 def test_what_is_refused():
     """By name, before any work."""
     alone = (agent("a"),)
+    sees_nobody = alone[0]._replace(role=replace(alone[0].role, sees=("solvr",)))
     refused = [
         (dict(agents=()), "agents"),
+        (dict(agents=(1,)), r"agents\[0\]: found 1, expected a TextAgent"),
+        (dict(agents=(alone[0]._replace(role=None),)), r"agents\[0\]: found None, expected a Role"),
+        (dict(agents=(sees_nobody,)), r"agents\[0\].role.sees: found 'solvr', expected a role of the team: a"),
+        (dict(agents=alone, router=0.5), "router: found 0.5, expected a function"),
+        (dict(agents=alone, schedule=[0, 0]), r"schedule: found \[0, 0\], expected a function"),
         (dict(agents=alone * 2), "named 'a'"),
         (dict(agents=alone, turns=0), "turns"),
         (dict(agents=alone, temperature=0.0), "temperature"),
@@ -374,6 +382,9 @@ def test_what_is_refused():
     ):
         with pytest.raises(InputError, match=match):
             converse(team, *arguments)
+    for wrong, match in (([3], r"problems\[0\]: found 3"), (3, "problems: found 3"), ([None], "found None")):
+        with pytest.raises(InputError, match=match):
+            unwrap(text_sampler._rows)(team, params, cast(Any, wrong), 1, {})  # without the suite's type checker
     with pytest.raises(InputError, match="external"):
         converse(team, params, ["a"], key, external={2: lambda *x: ([], [])})
     with pytest.raises(InputError, match="params: found 1"):
@@ -383,3 +394,6 @@ def test_what_is_refused():
         converse(team, (broken, params[1]), ["a"], key)
     with pytest.raises(InputError, match="router: found"):
         converse(replace(team, router=lambda said: (0.5, 0.6)), params, ["a"], key)
+    for wrong in (0.5, "ab", None, ((0.5, 0.5),)):
+        with pytest.raises(InputError, match=r"router: found .* expected 2 probabilities"):
+            converse(replace(team, router=lambda said, wrong=wrong: wrong), params, ["a"], key)

@@ -13,7 +13,7 @@ from teamtr_jax.llm.ascend import optimiser_of
 from teamtr_jax.llm.language_model import Reading, split_trained
 from teamtr_jax.llm.llama.config import LlamaConfig
 from teamtr_jax.llm.llama.lora import Lora
-from teamtr_jax.llm.text_sizes import Needs, TextSizes, needs_text, require_text_room, text_needs
+from teamtr_jax.llm.text_sizes import Needs, TextSizes, bytes_beside, needs_text, require_text_room, text_needs
 from teamtr_jax.llm.text_update import Learner, _update
 from teamtr_jax.llm.token_statistics import BLOCK
 from teamtr_jax.llm.update import Lesson
@@ -101,6 +101,7 @@ def test_parts_by_value():
     assert apart.sampler - needs.sampler == 2 * kernels + 4 * adapters + 4 * 2 * 2 * 64
     merged = replace(NARROW, unroll=True)
     assert text_needs(merged, LARGE).sampler - text_needs(NARROW, LARGE).sampler == 4 * kernels + 4 * 2 * 2 * 64
+    assert text_needs(model, replace(LARGE, beside=1_000)).frozen == needs.frozen + 1_000
     many = text_needs(model, replace(LARGE, row_devices=4, parameter_devices=2))
     assert many.frozen == needs.frozen // 2
     assert many.statistics == needs.statistics // 4
@@ -108,6 +109,14 @@ def test_parts_by_value():
     assert many.activations == needs.activations // 4
     assert text_needs(replace(model, remat=False), LARGE).activations > 5 * needs.activations
     assert needs.peak == needs.frozen + needs.trained + max(needs.sampler, needs.update - needs.frozen - needs.trained)
+
+
+def test_bases_of_others_are_counted_once():
+    """Two agents on one base and one on another: each sees what it has not got, and what it shares is no other's."""
+    one = {"a": jnp.ones((3, 5), jnp.float32), "b": jnp.ones(7, jnp.float32)}
+    team = (one, {"a": one["a"], "b": one["b"] + 1}, {"a": jnp.ones((2, 2), jnp.bfloat16)})
+    assert [bytes_beside(team, which) for which in range(3)] == [28 + 8, 28 + 8, 4 * 15 + 28 + 28]
+    assert bytes_beside((one, one), 0) == 0
 
 
 def test_what_is_printed():

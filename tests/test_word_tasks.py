@@ -595,6 +595,7 @@ def test_a_broken_task_is_refused(wrong, message):
         (lambda: WordProblems(agents=9), r"agents: found 9"),
         (lambda: WordProblems(cap=0), r"cap: found 0"),
         (lambda: Shop(goods=17), r"goods: found 17"),
+        (lambda: Shop(goods=1), r"goods: found 1, expected an integer from 2 to 16"),
         (lambda: Shop(bought=4), r"bought: found 4, expected an integer from 1 to 3"),
         (lambda: Relayed(steps=0), r"min_steps: found 0"),
         (lambda: make_word_task("sums"), r"task: found 'sums', expected one of arithmetic, "),

@@ -38,6 +38,8 @@ class VerifySettings:
     """A million stages. Can be interrupted; the same command goes on where it was."""
     json: Path | None = None
     """Also write the ledger to this file."""
+    latex: Path | None = None
+    """Also write the ledger's table as LaTeX (booktabs) into this file."""
     out: Path = Path("results/theory")
     """Where the ledger and the figures go."""
     instances: int | None = None
@@ -52,7 +54,7 @@ class VerifySettings:
         flags(self, "quick", "full")
         if self.quick and self.full:
             raise InputError("--quick, --full", "both", "at most one of them")
-        places(self, "out", *(name for name in ("json", "plugin") if getattr(self, name) is not None))
+        places(self, "out", *(name for name in ("json", "latex", "plugin") if getattr(self, name) is not None))
         texts(self, "only")
         whole_number("--seed", self.seed, 0)
         if self.instances is not None:
@@ -77,6 +79,8 @@ def _places(settings: VerifySettings, keep: bool) -> None:
             output_folder("--out", out / PROGRESS)
     if settings.json is not None and (out.is_dir() or settings.json.resolve().parent != out):
         output_file("--json", settings.json)
+    if settings.latex is not None and (out.is_dir() or settings.latex.resolve().parent != out):
+        output_file("--latex", settings.latex)
 
 
 def _draw(draw: Callable[[Path], Any], path: Path) -> None:
@@ -89,11 +93,12 @@ def _draw(draw: Callable[[Path], Any], path: Path) -> None:
             shutil.copyfile(Path(folder) / path.name, temporary)
 
 
-def write(result: Result, out: Path, copy: Path | None, console: Console) -> list[str]:
+def write(result: Result, out: Path, copy: Path | None, console: Console, latex: Path | None = None) -> list[str]:
     """Write the ledger, print it, then write and draw all else; one that fails takes nothing else with it.
 
     Args:
       copy: where the ledger goes too.
+      latex: where its table goes as LaTeX.
 
     Returns:
       What failed, a line each. Where no file could hold the ledger, it was printed as JSON.
@@ -130,6 +135,8 @@ def write(result: Result, out: Path, copy: Path | None, console: Console) -> lis
         tried("terminal", lambda: print(ledger.as_json(rows, about), flush=True))
     if tried("ledger.md", lambda: page(out / "ledger.md")):
         paths.append(out / "ledger.md")
+    if latex is not None and tried(str(latex), lambda: ledger.write_latex(rows, latex, about)):
+        paths.append(latex)
     for file, draw in result.draws.items():
         if tried(file, lambda file=file, draw=draw: _draw(draw, out / file)):
             paths.append(out / file)
@@ -165,7 +172,7 @@ def run(settings: VerifySettings) -> int:
         tier, plugins, settings.seed, settings.instances, journal=settings.out / PROGRESS, console=console,
         studies=studies, claims=claims,
     )  # fmt: skip
-    failed = write(result, settings.out, settings.json, console)
+    failed = write(result, settings.out, settings.json, console, settings.latex)
     for line in failed:
         print(f"theory: error: {shown(line)}", file=sys.stderr)
     return 1 if any(row.violations + row.exact_violations for row in result.rows) else 3 if failed else 0

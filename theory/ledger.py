@@ -13,9 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from teamtr_jax.files import replacing
+from teamtr_jax.latex import NEEDED, table
 from teamtr_jax.records import LEDGER_SCHEMA, dump
 
-__all__ = ["Row", "merged", "as_json", "write_json", "terminal", "verdict", "markdown", "page_of"]
+__all__ = ["Row", "merged", "as_json", "write_json", "terminal", "verdict", "markdown", "latex", "write_latex",
+           "page_of"]  # fmt: skip
 
 SHARED = {"R6": "rates", "R7": "regimes"}
 """Pages that are not named like the ids on them."""
@@ -234,3 +236,26 @@ def markdown(rows: Sequence[Row], settings: dict[str, Any], root: str = "../../"
         lines.append("| " + " | ".join([*(cell.replace("|", "\\|") for cell in cells), page, figure, row.id]) + " |")
     notes = [f"* **{row.id}**: {row.note}" for row in rows if row.note]
     return "\n".join([*lines, "", *notes, ""])
+
+
+def latex(rows: Sequence[Row], settings: dict[str, Any]) -> str:
+    """The ledger's table for a paper: LaTeX with booktabs, the preamble that it needs on its first line."""
+    shown = [heading for heading in COLUMNS if heading != "statement"]
+    caption = (
+        f"{settings['instances']:,} stages, seed {settings['seed']}, {settings['date']}. {EXPLAINED.replace('*', '')}"
+    )
+    cells = [[row.id, *(COLUMNS[heading](row) for heading in shown), row.statement] for row in rows]
+    return f"% python -m theory. Preamble: {NEEDED}\n" + table(
+        "Claim ledger", ["id", *shown, "statement"], cells, caption, wide=("statement",)
+    )
+
+
+def write_latex(rows: Sequence[Row], path: Path, settings: dict[str, Any]) -> None:
+    """Write it, whole or not at all.
+
+    Raises:
+      InputError: a place that cannot be written.
+    """
+    text = latex(rows, settings)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -13,19 +13,32 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.llm.sizes import SIZES, SMALLEST, Size, size_of
+from benchmarks.llm.sizes import SIZES, SMALLEST, size_of
 from benchmarks.report import LLM_HEAD, llm_cells, peak_of
 from benchmarks.stage import BLAS_VARIABLES, commit, cores, machine
 from benchmarks.timing import Samples, quartiles, ratio
 from benchmarks.writer import writer
 
-__all__ = ["GROUPS", "TARGETS", "main", "rows_of", "smallest"]
+__all__ = [
+    "Compared",
+    "Side",
+    "TORCH",
+    "SETUPS",
+    "measure",
+    "table_of",
+    "GROUPS",
+    "TARGETS",
+    "main",
+    "rows_of",
+    "smallest",
+]
 
 GROUPS = {
     "sample": "the sampler of one agent, beside transformers' `generate` and a hand-written torch loop",
@@ -43,15 +56,33 @@ TARGETS = {
 }
 """Least ratio of the rival's time to the package's."""
 
+
 TEAM_TARGET = 1.3  # most that a token of a team of three costs, in tokens of one agent plus its prefill
 MATMUL = 2 * 2048**3
 TORCH = ".venv-torch/bin/python"
 
 
+class Batch(Protocol):
+    """A network and the batch that it reads and writes."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def new(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+    def flops(self, passes: float = 1.0) -> float: ...
+    def _asdict(self) -> dict[str, Any]: ...
+
+
 class Side:
     """One process that measures on request."""
 
-    def __init__(self, library: str, what: str, size: str, python: str, pinned: bool) -> None:
+    def __init__(self, library: str, what: str, size: str, python: str, pinned: bool, package: str = "llm") -> None:
         threads = 1 if pinned else len(cores())
         env = dict(os.environ) | {name: str(threads) for name in BLAS_VARIABLES}
         env |= dict(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TEAMTR_BENCH_CLOCK="cpu" if pinned else "wall")
@@ -60,7 +91,7 @@ class Side:
             env["TEAMTR_BENCH_CORE"] = str(cores()[-1])
         interpreter = python if library == "torch" else sys.executable
         self.process = subprocess.Popen(
-            [interpreter, "-m", f"benchmarks.llm.{library}_side", what, size], env=env, text=True,
+            [interpreter, "-m", f"benchmarks.{package}.{library}_side", what, size], env=env, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self.name = f"{library}_side {what} {size}"
@@ -83,18 +114,54 @@ class Side:
 
     def close(self) -> None:
         """End it."""
-        assert self.process.stdin is not None
+        assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
 
 
-def measure(group: str, size: str, rounds: int, python: str, pinned: bool) -> tuple[Samples, list[dict]]:
+class Compared(NamedTuple):
+    """What a program of this kind compares."""
+
+    package: str  #: of `benchmarks`, where the sides are
+    about: str
+    groups: Mapping[str, str]
+    sides: Mapping[str, Sequence[tuple[str, str]]]  #: group → (library, what it is asked for)
+    ours: Mapping[str, str]  #: group → the package's contender
+    targets: Mapping[tuple[str, str], Mapping[str, float]]  #: (group, size) → least ratio of a rival's time
+    sizes: Sequence[str]
+    sizes_help: str
+    shape: Callable[[str], Batch]
+    rounds: int
+    without: Collection[tuple[str, str]] = ()  #: pairs of group and size that are not measured
+
+    def smallest(self, group: str, contenders: Mapping[str, Callable[[], object]]) -> None:
+        """The package's contenders once, untimed; PyTorch's too where `.venv-torch` is there.
+
+        Each side compares what it sampled with its own teacher-forced log-probabilities before anything is measured.
+        """
+        for run in contenders.values():
+            run()
+        for library, what in self.sides[group]:
+            if library == "torch" and Path(TORCH).exists():
+                Side(library, what, "smallest", TORCH, True, self.package).close()
+
+
+NETWORKS = Compared(
+    "llm", (__doc__ or "").split("\n\n")[0], GROUPS, SIDES, OURS, TARGETS, sorted(SIZES),
+    f"{', '.join(SIZES)}, or a width: large at that width", size_of, 7, {("team", "small")},
+)  # fmt: skip
+
+
+def measure(
+    group: str, size: str, rounds: int, python: str, pinned: bool, compared: Compared = NETWORKS
+) -> tuple[Samples, list[dict]]:
     """Seconds of every contender in every round, and what the sides say of themselves."""
     sides: list[Side] = []
     try:
-        for library, what in SIDES[group]:
+        for library, what in compared.sides[group]:
             if library == "jax" or python:
-                sides.append(Side(library, what, size, python, pinned))
+                sides.append(Side(library, what, size, python, pinned, compared.package))
         contenders = [(side, name) for side in sides for name in side.names]
         samples: Samples = {name: [] for _, name in contenders}
         for done in range(rounds + 1):  # the first round warms up
@@ -123,9 +190,10 @@ class Row(NamedTuple):
     met: bool | None
 
 
-def rows_of(group: str, size: str, samples: Samples) -> list[Row]:
+def rows_of(group: str, size: str, samples: Samples, compared: Compared | None = None) -> list[Row]:
     """Medians, ratios and targets."""
-    shape: Size = size_of(size)
+    compared = compared or NETWORKS
+    shape = compared.shape(size)
     tokens, flops = shape.tokens, shape.flops(3.0 + 1.0 if group == "step" else 1.0)
     if group == "team":
         tokens = shape.batch * 3 * (shape.new // 3)
@@ -140,8 +208,9 @@ def rows_of(group: str, size: str, samples: Samples) -> list[Row]:
         if group == "team" and name == "three":
             spread, target = ratio(samples, "three", "alone"), TEAM_TARGET
             met = spread[1] <= target
-        elif group in OURS and not matmul and name != OURS[group]:
-            spread, target = ratio(samples, name, OURS[group]), TARGETS.get((group, size), {}).get(name)
+        elif group in compared.ours and not matmul and name != compared.ours[group]:
+            spread = ratio(samples, name, compared.ours[group])
+            target = compared.targets.get((group, size), {}).get(name)
             met = None if target is None else spread[1] >= target
         done = (MATMUL if matmul else flops) / middle / 1e9
         out.append(Row(group, size, name, 0 if matmul else tokens, quartiles(seconds), done, spread, target, met))
@@ -149,17 +218,10 @@ def rows_of(group: str, size: str, samples: Samples) -> list[Row]:
 
 
 def smallest(group: str) -> None:
-    """The package's contenders once, untimed, at a size of their own; PyTorch's too where `.venv-torch` is there.
-
-    Each side compares what it sampled with its own teacher-forced log-probabilities before anything is measured.
-    """
+    """Every contender once, at a size of its own."""
     from benchmarks.llm.jax_side import contenders
 
-    for run in contenders(group, SMALLEST).values():
-        run()
-    for library, what in SIDES[group]:
-        if library == "torch" and Path(TORCH).exists():
-            Side(library, what, "smallest", TORCH, True).close()
+    NETWORKS.smallest(group, contenders(group, SMALLEST))
 
 
 def table_of(title: str, rows: list[dict[str, Any]], library: str, peak: float) -> Table:
@@ -174,15 +236,15 @@ def table_of(title: str, rows: list[dict[str, Any]], library: str, peak: float) 
     return table
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, compared: Compared | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.llm", description=(__doc__ or "").split("\n\n")[0])
+    compared = compared or NETWORKS
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{compared.package}", description=compared.about)
     parser.add_argument("--torch", metavar="PYTHON", default=TORCH, help="interpreter with torch and TRL")
     parser.add_argument("--without-torch", action="store_true", help="the package alone")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS))
-    widths = f"{', '.join(SIZES)}, or a width: large at that width"
-    parser.add_argument("--sizes", nargs="+", metavar="SIZE", default=sorted(SIZES), help=widths)
+    parser.add_argument("--rounds", type=int, default=compared.rounds)
+    parser.add_argument("--groups", nargs="+", choices=list(compared.groups), default=list(compared.groups))
+    parser.add_argument("--sizes", nargs="+", metavar="SIZE", default=list(compared.sizes), help=compared.sizes_help)
     parser.add_argument("--setup", choices=SETUPS, default="all-cores")
     parser.add_argument("--json", metavar="FILE", help="write the results here")
     args = parser.parse_args(argv)
@@ -192,7 +254,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{python} does not exist: `make bench-llm` creates it, --torch names another, --without-torch does without"
         )
     try:
-        list(map(size_of, args.sizes))
+        shapes = {size: compared.shape(size) for size in args.sizes}
     except ValueError as error:
         parser.error(f"--sizes: {error}")
     if args.rounds < 2:
@@ -201,19 +263,18 @@ def main(argv: list[str] | None = None) -> None:
     console = Console(width=130)
     result: dict[str, Any] = dict(schema=1, machine=machine(), commit=commit(), setup=args.setup, cores=len(cores()), versions={},
                                   comparisons=[])  # fmt: skip
-    for group in GROUPS:
-        for size in sorted(args.sizes):
-            if group not in args.groups or (group == "team" and size == "small"):
+    for group in compared.groups:
+        for size, shape in shapes.items():
+            if group not in args.groups or (group, size) in compared.without:
                 continue
             load = os.getloadavg()[0]
-            samples, about = measure(group, size, args.rounds, python, args.setup == "one-core")
-            rows = rows_of(group, size, samples)
+            samples, about = measure(group, size, args.rounds, python, args.setup == "one-core", compared)
+            rows = rows_of(group, size, samples, compared)
             for side in about:
                 result["versions"] |= side["versions"]
                 result["device"] = side.get("device", result.get("device"))
-            shape = size_of(size)
             work = f"d={shape.width}, {shape.layers} layers, {shape.batch}×{shape.new} tokens"
-            title = f"{group}, {work}; {args.setup}, load {load:.1f}"
+            title = f"{group}, {size}: {work}; {args.setup}, load {load:.1f}"
             result["comparisons"].append(
                 dict(group=group, size=size, shape=shape._asdict(), load=load, first=[side["first"] for side in about],
                      rows=[row._asdict() for row in rows], samples=samples)

@@ -16,7 +16,7 @@ from pathlib import Path
 __all__ = ["PAGES", "ROOT", "outputs"]
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/quickstart.md", "docs/check-my-team.md", "docs/watch-my-trainer.md")
+PAGES = ("README.md", "docs/quickstart.md", "docs/check-my-team.md", "docs/watch-my-trainer.md", "docs/token-log.md")
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.M | re.S)
 MARK = "-- end of the output of a block --"
 

@@ -138,9 +138,13 @@ def joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any
 
 
 def merge_logs(home: Path, form: str, stages: int) -> Path:
-    """One log of all stages, from one file for each."""
-    parts = [read_token_log(home / TOKENS / f"{k:08d}.{form}").columns() for k in range(stages)]
-    return write_token_log(home / f"{TOKENS}.{form}", joined(parts), check=False)
+    """One log of all stages, from one file for each; how the tokens were drawn is in it where all of them say the same."""
+    logs = [read_token_log(home / TOKENS / f"{k:08d}.{form}") for k in range(stages)]
+    said = {log.sampler for log in logs}
+    sampler = said.pop() if len(said) == 1 else None
+    return write_token_log(
+        home / f"{TOKENS}.{form}", joined([log.columns() for log in logs]), check=False, sampler=sampler
+    )
 
 
 def tensorboard(settings: Learn, agents: int) -> Write:

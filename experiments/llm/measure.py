@@ -73,15 +73,26 @@ class Mean(NamedTuple):
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def mean_of(x: Floats) -> Mean:
-    """`x̄ ± 1.96·s/√B` of one number for each prompt; a single one has no limits."""
+def mean_of(x: Floats, least: float = 0.0, most: float = 1.0) -> Mean:
+    """`x̄ ± 1.96·s/√B` of one number for each prompt, from `least` to `most`; a single one has no limits.
+
+    B equal numbers v say nothing of their spread. That a share q of all prompts has others shows in none of B with probability
+    `(1 − q)^B`; at .05 it is `p = 1 − .05^(1/B)`, and the mean lies from `v − p·(v − least)` to `v + p·(most − v)`.
+
+    Example:
+      >>> print(mean_of(np.zeros(200)))
+      0.000 [0.000, 0.015]
+    """
     value, error = float(x.mean()), 1.96 * float(x.std(ddof=1)) / math.sqrt(x.size) if x.size > 1 else math.inf
+    if x.size > 1 and np.ptp(x) == 0:
+        p = 1 - 0.05 ** (1 / x.size)
+        return Mean(value, value - p * (value - least), value + p * (most - value))
     return Mean(value, value - error, value + error)
 
 
 def paired_gain(before: Floats, after: Floats) -> Mean:
     """`mean_of` the differences: the same prompts ``[B, K]`` before and after, K conversations averaged first."""
-    return mean_of((after - before).mean(-1))
+    return mean_of((after - before).mean(-1), least=-1.0)
 
 
 class Regression(NamedTuple):

@@ -49,6 +49,7 @@ from teamtr_jax.llm.update import TrainState, init_train_state
 from teamtr_jax.llm.warm_start import WarmStart
 from teamtr_jax.monitor import write_token_log
 from teamtr_jax.records import dump, update_lines
+from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.stage import Backend
 from teamtr_jax.training import CHECKPOINTS, read_records, train
 from teamtr_jax.validation import InputError, shown
@@ -164,7 +165,8 @@ def _stages(settings: Train, setup: Setup, probe_key: Array, write: Write, compi
             line["probe"] = probe.report(before.params, after.params)
         if log is not None:
             (settings.out / TOKENS).mkdir(exist_ok=True)
-            write_token_log(settings.out / TOKENS / f"{k:08d}.{settings.log}", joined(parts))
+            path = settings.out / TOKENS / f"{k:08d}.{settings.log}"
+            write_token_log(path, joined(parts), sampler=Sampler(settings.temperature, precision=settings.model.dtype))
         for line in lines:
             line["time_stage"] = time.perf_counter() - begin
             write(line)

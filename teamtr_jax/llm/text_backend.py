@@ -26,7 +26,7 @@ from teamtr_jax.llm.self_kl import self_kl_floor
 from teamtr_jax.llm.tasks import Problem, WordTask, earned, views_of
 from teamtr_jax.llm.text.drift import DriftPolicy
 from teamtr_jax.llm.text_sampler import converse
-from teamtr_jax.llm.text_sizes import TextSizes, require_text_room
+from teamtr_jax.llm.text_sizes import TextSizes, bytes_beside, require_text_room
 from teamtr_jax.llm.text_team import TextTeam
 from teamtr_jax.llm.text_update import Learner, learner, score_reading, update_reading
 from teamtr_jax.llm.token_log import TokenLogger
@@ -212,7 +212,7 @@ class _TextKind(NamedTuple):
         own = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ("fsdp", "tensor"))
         sizes = TextSizes(
             rows, length, messages * cap, min(self.settings.micro_batch, rows), views, self.team.who.sets,
-            row_parts(mesh), own,
+            row_parts(mesh), own, bytes_beside(self.frozen, which),
         )  # fmt: skip
         require_text_room(self.team.models[which], sizes)
 

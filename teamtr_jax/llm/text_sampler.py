@@ -21,7 +21,7 @@ from teamtr_jax.llm.pens import ExternalPen, Memory, OwnPen, Turn
 from teamtr_jax.llm.text.drift import NO_DRIFTS, Drift, DriftCount, DriftPolicy
 from teamtr_jax.llm.text.view import Told
 from teamtr_jax.llm.text_team import TextAgent, TextTeam
-from teamtr_jax.validation import InputError, whole_number
+from teamtr_jax.validation import InputError, shown, whole_number
 
 __all__ = ["Problem", "converse"]
 
@@ -129,14 +129,15 @@ def _rows(
         raise InputError("params", f"{len(params)} pytrees", f"{team.who.sets}, one for each set of parameters")
     for k in external:
         whole_number("external", k, 0, len(team.agents) - 1)
-    if isinstance(problems, str) or not len(problems):
-        raise InputError("problems", repr(problems), "a list of problems, at least one")
+    if isinstance(problems, str) or not isinstance(problems, Sequence | np.ndarray) or not len(problems):
+        raise InputError("problems", shown(repr(problems)), "a list of problems, at least one")
     for k, problem in enumerate(problems):
         texts = (problem,) * len(team.agents) if isinstance(problem, str) else problem
-        if len(texts) != len(team.agents) or not all(isinstance(text, str) for text in texts):
-            raise InputError(
-                f"problems[{k}]", repr(problem), f"a text, or {len(team.agents)} of them, one for each agent"
-            )
+        expected = f"a text, or {len(team.agents)} of them, one for each agent"
+        if not isinstance(texts, list | tuple) or len(texts) != len(team.agents):
+            raise InputError(f"problems[{k}]", shown(repr(problem)), expected)
+        if not all(isinstance(text, str) for text in texts):
+            raise InputError(f"problems[{k}]", shown(repr(problem)), expected)
     return tuple(problem if isinstance(problem, str) else tuple(problem) for problem in problems for _ in range(group))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from teamtr_jax.llm.token_statistics import block_of
 from teamtr_jax.sizes import bytes_text, most
 from teamtr_jax.validation import InputError
 
-__all__ = ["BLOCKS", "TextSizes", "Needs", "text_needs", "needs_text", "require_text_room"]
+__all__ = ["BLOCKS", "TextSizes", "Needs", "bytes_beside", "text_needs", "needs_text", "require_text_room"]
 
 FLOAT = 4
 """Bytes of a float32: of trained leaves, moments, logits, slopes in features."""
@@ -51,15 +51,17 @@ class TextSizes:
     sets: int = 1  #: sets of trained leaves on one base
     row_devices: int = 1  #: among which rows are divided
     parameter_devices: int = 1  #: among which each parameter is divided
+    beside: int = 0  #: bytes of the bases of others (`bytes_beside`)
 
     def __post_init__(self) -> None:
-        whole(self, 1, *self.__dataclass_fields__)
+        whole(self, 1, *(name for name in self.__dataclass_fields__ if name != "beside"))
+        whole(self, 0, "beside")
 
 
 class Needs(NamedTuple):
     """Bytes on each device."""
 
-    frozen: int  #: the base, once
+    frozen: int  #: every base of the team, once
     trained: int  #: trained leaves with their moments, of every set, before its update and after
     gradient: int  #: of the micro-batch and of the minibatch
     head: int  #: the head in float32, where it is kept in another dtype
@@ -84,6 +86,12 @@ class Needs(NamedTuple):
 
 def _bytes(tree: Any) -> int:
     return sum(x.size * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree))
+
+
+def bytes_beside(frozen: Sequence[Params], which: int) -> int:
+    """Of the frozen arrays of all sets of parameters, those that set `which` has not got, each once: the bases of others."""
+    arrays = {id(x): x for own in frozen for x in jax.tree.leaves(own)}
+    return _bytes([x for number, x in arrays.items() if number not in set(map(id, jax.tree.leaves(frozen[which])))])
 
 
 def _kept(model: LanguageModel, trained: Params, frozen: Params, length: int) -> int:
@@ -148,7 +156,7 @@ def _needs(model: LanguageModel, length: int) -> Callable[[TextSizes], Needs]:
         block = min(block_of(model.vocabulary, sizes.micro_batch * sizes.written), sizes.micro_batch * sizes.written)
         statistics = BLOCKS * FLOAT * model.vocabulary * -(-block // sizes.row_devices)
         return Needs(
-            frozen=_bytes(frozen) // split,
+            frozen=(_bytes(frozen) + sizes.beside) // split,
             trained=2 * sizes.sets * ADAM * numbers * FLOAT // split,
             gradient=GRADIENTS * numbers * FLOAT // split,
             head=0 if head.dtype == jnp.float32 else head.size * FLOAT // split,

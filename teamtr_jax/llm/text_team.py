@@ -69,7 +69,8 @@ class TextTeam:
 
     Raises:
       InputError: no agent, two of one name, a sharing of another number of agents, sharers with different networks, a schedule of
-        agents who are not there, a stop that the network cannot write, a schedule beside a router.
+        agents who are not there, a role that sees one who is not there, a stop that the network cannot write, a schedule beside a
+        router, what is no function.
     """
 
     agents: tuple[TextAgent, ...]
@@ -85,6 +86,10 @@ class TextTeam:
             raise InputError("agents", "none", "at least one")
         whole(self, 1, "turns")
         real(self, "temperature", **FLOAT32)
+        for k, agent in enumerate(self.agents):
+            if not isinstance(agent, TextAgent):
+                raise InputError(f"agents[{k}]", shown(repr(agent)), "a TextAgent")
+            self._check_parts(k, agent)
         names = [agent.role.name for agent in self.agents]
         if twice := [name for name in names if names.count(name) > 1]:
             raise InputError("agents", f"{names.count(twice[0])} named {twice[0]!r}", "another name for each")
@@ -94,16 +99,24 @@ class TextTeam:
             raise InputError("sharing", repr(self.sharing), f"a Sharing of {len(self.agents)} agents")
         if self.schedule is not None and self.router is not None:
             raise InputError("schedule, router", "both", "one of them")
+        for name in ("schedule", "router"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise InputError(name, shown(repr(getattr(self, name))), "a function")
         for k, agent in enumerate(self.agents):
-            self._check(k, agent)
+            self._check(k, agent, names)
         if self.router is None:
             for turn in range(self.turns):
                 whole_number(f"schedule({turn})", self.speaker(turn), 0, len(self.agents) - 1)
 
-    def _check(self, k: int, agent: TextAgent) -> None:
+    def _check_parts(self, k: int, agent: TextAgent) -> None:
         for part, kind in ((agent.role, Role), (agent.model, LanguageModel), (agent.scribe, Desk)):
             if not isinstance(part, kind):
-                raise InputError(f"agents[{k}]", repr(part), f"a {kind.__name__}")
+                raise InputError(f"agents[{k}]", shown(repr(part)), f"a {kind.__name__}")
+
+    def _check(self, k: int, agent: TextAgent, names: list[str]) -> None:
+        sees = () if isinstance(agent.role.sees, str) else agent.role.sees
+        if strangers := [name for name in sees if name not in names]:
+            raise InputError(f"agents[{k}].role.sees", repr(strangers[0]), f"a role of the team: {', '.join(names)}")
         first = self.who.firsts[self.who.sharers[k]]
         if agent.model != self.agents[first].model:
             raise InputError(f"agents[{k}].model", repr(agent.model), f"the network of agent {first}, a sharer")
@@ -140,6 +153,8 @@ class TextTeam:
         """
         assert self.router is not None
         found = self.router(said)
+        if not isinstance(found, Sequence | np.ndarray | jax.Array) or isinstance(found, str) or np.ndim(found) != 1:
+            raise InputError("router", shown(repr(found)), f"{len(self.agents)} probabilities, one for each agent")
         if len(found) != len(self.agents):
             raise InputError("router", f"{len(found)} probabilities", f"{len(self.agents)}, one for each agent")
         chances = np.array([real_number("router", p, 0.0, 1.0, expected="probabilities") for p in found])

@@ -17,7 +17,7 @@ from teamtr_jax.monitor.own import Own
 from teamtr_jax.monitor.scored import per_prompt, score
 from teamtr_jax.monitor.updates import Update
 from teamtr_jax.monitor_settings import Settings
-from teamtr_jax.path_shift import path_shift
+from teamtr_jax.path_shift import Since, path_shift, summed_shift
 
 __all__ = ["Rewards", "rewards_of", "Following", "next_rewards", "Shift", "shifts", "matrices"]
 
@@ -81,9 +81,7 @@ def shifts(
         for previous, i in itertools.pairwise(members):
             since = [j for j in members if base <= j < i]
             doubted = any(doubts[j].invalid for j in (*since, i))
-            moved = [agent for j in since for agent in updates[j].agents]
-            again = len(set(moved)) < len(moved)  # their KLs do not add up
-            booked = float(path_shift(np.inf if again else sum(found[j].episode.value for j in since), None))
+            booked = float(path_shift(_booked([updates[j] for j in since], [found[j] for j in since]), None))
             direct = _path(log, updates, base, i, previous, settings)
             if doubted:
                 shift, upper, rung = 1.0, 1.0, "none: the rollouts are in doubt"
@@ -91,9 +89,11 @@ def shifts(
                 shift, upper, rung = direct.value, upper_limit(direct, level), "S3, re-scored rollouts"
                 shift, upper = float(path_shift(shift, None)), float(path_shift(upper, None))
             elif all(updates[j].evidence == "fresh" for j in since):
-                shift = float(sum(path_shift(found[j].episode.value, None) for j in since))
-                upper = float(sum(path_shift(upper_limit(found[j].episode, level), None) for j in since))
-                shift, upper, rung = min(shift, 1.0), min(upper, 1.0), "S2, summed over updates"
+                shift = summed_shift(found[j].episode.value for j in since)
+                upper, rung = (
+                    summed_shift(upper_limit(found[j].episode, level) for j in since),
+                    "S2, summed over updates",
+                )
             else:
                 shift, upper, rung = 1.0, 1.0, "none: no re-scored rollouts"
             skippable = None
@@ -103,6 +103,15 @@ def shifts(
                     base = i
             out[i] = Shift(shift, upper, rung, booked, skippable)
     return out
+
+
+def _booked(updates: Sequence[Update], found: Sequence[Own]) -> float:
+    """`Σ K` of these updates, as the schedule `certificate_driven` books it; ∞ where an agent moved twice."""
+    agents = np.arange(1 + max((agent for u in updates for agent in u.agents), default=0))
+    since = Since(agents < 0, np.float64(0.0))
+    for u, own in zip(updates, found, strict=True):
+        since = since.moved_on(np.isin(agents, u.agents), own.episode.value)
+    return float(since.path_kl)
 
 
 def _path(

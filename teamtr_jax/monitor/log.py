@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from bisect import bisect
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -12,15 +13,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax.files import reason
 from teamtr_jax.formats import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
+from teamtr_jax.monitor.dumps import missing_columns
 from teamtr_jax.monitor.estimates import Floats, Ints
+from teamtr_jax.monitor.frames import columns_of
 from teamtr_jax.monitor.sources import Again, Rows, rows_of, sources
+from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.validation import InputError, real_number
 
-__all__ = ["TokenLog", "token_log", "Origin", "typed", "check_values", "log_of", "as_array", "optional_import"]
+__all__ = ["AGAIN", "MATCH", "TokenLog", "token_log", "Origin", "typed", "check_values", "checked_log", "log_of", "as_array",
+           "optional_import"]  # fmt: skip
 
-LOG_PROBABILITIES = ("logp_behaviour", "logp_current", "logp_new", "logp_deployed")
+AGAIN = "logp_again"
+"""The one column in which a value may be missing (NaN): a rollout that was not scored twice."""
+LOG_PROBABILITIES = ("logp_behaviour", "logp_current", "logp_new", "logp_deployed", AGAIN)
 NUMBERS = (*LOG_PROBABILITIES, "reward")
 KEYS = ("stage", "update", "prompt", "rollout", "turn", "t")
+MATCH = 1e-4
+"""Log-probabilities within this, nats per token, are of the same policy, unless something else is declared."""
 ROUNDING = 1e-5
 """A log-probability may exceed 0 by this much: float32 rounding of a log-softmax."""
 COARSE = 0.1
@@ -50,6 +59,7 @@ class TokenLog(NamedTuple):
     updated: Ints | None  #: who is updated, −1 for the whole team; `None`: to be found from the log-probabilities
     token: Ints | None  #: token ids
     logp_deployed: Floats | None  #: under the sampler with the weights after the update (S12)
+    logp_again: Floats | None  #: `logp_current` scored a second time; NaN in all rows of a rollout that was not
     transcripts: Ints  #: [N+1] first row of every scored transcript, and the number of rows
     messages: Ints  #: [M+1] first row of every message, and the number of rows
     source: Ints  #: [N] the update at which the transcript was sampled
@@ -57,6 +67,7 @@ class TokenLog(NamedTuple):
     usable: NDArray[np.bool_]  #: [N] not of a set of which only a part was scored again
     again: tuple[Again, ...]  #: for every update, what it has of sets that are older
     masked: NDArray[np.bool_]  #: [N] a rollout of which tokens are missing: it has none, or `t` has holes
+    sampler: Sampler | None  #: how the tokens were drawn; `None` where the log does not say it
 
     @property
     def rows(self) -> int:
@@ -65,7 +76,7 @@ class TokenLog(NamedTuple):
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """The columns that a file of this log has, `source` only where the log says it."""
-        out = {key: getattr(self, key) for key in (*TOKEN_LOG_COLUMNS, "updated", "token", "logp_deployed")}
+        out = {key: getattr(self, key) for key in (*TOKEN_LOG_COLUMNS, "updated", "token", "logp_deployed", AGAIN)}
         out["source"] = np.repeat(self.source, np.diff(self.transcripts)) if self.told else None
         return {key: column for key, column in out.items() if column is not None}
 
@@ -86,26 +97,30 @@ def optional_import(name: str) -> ModuleType:
 # ------------------------------------------------------------------------------------------------------------- checking
 
 
-def token_log(columns: Mapping[str, ArrayLike], name: str = "log", unit: str = "row", match: float = 1e-4) -> TokenLog:
+def token_log(
+    columns: Any,
+    name: str = "log",
+    unit: str = "row",
+    match: float = MATCH,
+    sampler: Sampler | None = None,
+) -> TokenLog:
     """Check the columns of a log and sort its rows.
 
     Args:
-      columns: `formats.TOKEN_LOG_COLUMNS`; optional `formats.TOKEN_LOG_OPTIONAL`: `source` (the update at which the transcript
-        was sampled), `token` (its id), `updated` (who is updated, −1 for all), `logp_deployed` (under the sampler with the
-        weights after the update), `schema`; others are ignored.
+      columns: a mapping, or a table (pandas, polars, Arrow, Hugging Face). `formats.TOKEN_LOG_COLUMNS`; optional
+        `formats.TOKEN_LOG_OPTIONAL`: `source` (the update at which the transcript was sampled), `token` (its id), `updated` (who
+        is updated, −1 for all), `logp_deployed` (under the sampler with the weights after the update), `logp_again`
+        (`logp_current` scored a second time, NaN where it was not), `schema`; others are ignored.
       name: what the messages call the log.
       unit: what they call a row.
       match: a transcript is the one of an earlier update if ids and tokens agree, and `logp_behaviour` within this per token.
+      sampler: how the tokens were drawn.
 
     Raises:
       InputError: names column and row of the first thing that is wrong.
     """
     match = real_number("match", match, 0.0)
-    origin = Origin(name, unit)
-    used = typed(columns, origin)
-    check_values(used, origin)
-    require_tokens(name, used["t"].size, int((used["t"] >= 0).sum()))
-    return log_of(used, origin, match)
+    return checked_log(columns_of(columns, name), Origin(name, unit), match, sampler)
 
 
 Columns = dict[str, NDArray[Any]]
@@ -117,18 +132,42 @@ class Origin(NamedTuple):
     name: str  #: of the log
     unit: str  #: what a row is called
     first: int = 0  #: rows of the log before these
+    files: tuple[tuple[int, str], ...] = ()  #: of a log in several files, the first row of each and its name
 
     def column(self, key: str, row: int | None = None) -> str:
         """A column, or one value of it; `row` counts from 0 among these rows."""
-        return f"{self.name}: column {key}" + ("" if row is None else f", {self.unit} {self.first + row + 1}")
+        if row is None:
+            return f"{self.name}: column {key}"
+        name, number = self._place(row)
+        return f"{name}: column {key}, {self.unit} {number}"
+
+    def at(self, row: int) -> str:
+        """A row, for a message that names the log already."""
+        name, number = self._place(row)
+        return f"{self.unit} {number}" + (f" of {name}" if self.files else "")
+
+    def _place(self, row: int) -> tuple[str, int]:
+        """The file of a row, and its number there, from 1."""
+        if not self.files:
+            return self.name, self.first + row + 1
+        first, name = self.files[bisect(self.files, row, key=lambda file: file[0]) - 1]
+        return name, row - first + 1
+
+
+def checked_log(columns: Mapping[str, ArrayLike], origin: Origin, match: float, sampler: Sampler | None) -> TokenLog:
+    """See `token_log`."""
+    used = typed(columns, origin)
+    check_values(used, origin)
+    require_tokens(origin.name, used["t"].size, int((used["t"] >= 0).sum()))
+    return log_of(used, origin, match, sampler)
 
 
 def typed(columns: Mapping[str, ArrayLike], origin: Origin) -> Columns:
     """The columns that are used, all there, equally long, int64 or float64."""
     name = origin.name
     given = {str(key): as_array(origin.column(key), value) for key, value in columns.items() if value is not None}
-    if missing := [key for key in TOKEN_LOG_COLUMNS if key not in given]:
-        raise InputError(f"{name}: columns", f"no {', '.join(missing)}", ", ".join(TOKEN_LOG_COLUMNS))
+    if any(key not in given for key in TOKEN_LOG_COLUMNS):
+        raise missing_columns(name, given)
     used = {key: given[key] for key in (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL) if key in given}
     rows = used["stage"].size
     for key, array in used.items():
@@ -176,11 +215,12 @@ def check_values(used: Columns, origin: Origin) -> None:
             refuse(key, (used[key] > COARSE) & (used[key] < np.inf), "a log-probability, at most 0")
             above = "a log-probability, at most 0; bfloat16 rounds it up by so much: take log_softmax in float32"
             refuse(key, (used[key] > ROUNDING) & (used[key] <= COARSE), above)
-            refuse(key, absent & (used[key] != 0), "0: t = −1 is a rollout without token")
-        refuse(key, ~np.isfinite(used[key]), "a finite number")
+            zero = used[key] == 0 if key != AGAIN else (used[key] == 0) | np.isnan(used[key])
+            refuse(key, absent & ~zero, "0: t = −1 is a rollout without token")
+        refuse(key, np.isinf(used[key]) if key == AGAIN else ~np.isfinite(used[key]), "a finite number")
 
 
-def log_of(used: Columns, origin: Origin, match: float) -> TokenLog:
+def log_of(used: Columns, origin: Origin, match: float, sampler: Sampler | None = None) -> TokenLog:
     """The log of checked columns: its rows sorted, checked against their neighbours, and the sources found.
 
     Columns are sorted one by one in `used`, so that the log is never held twice.
@@ -202,11 +242,11 @@ def log_of(used: Columns, origin: Origin, match: float) -> TokenLog:
     holes = used["t"][messages[1:] - 1] != np.diff(messages) - 1  # t are distinct, ≥ 0 and sorted, or one −1
     masked = np.logical_or.reduceat(holes, np.searchsorted(messages, transcripts[:-1]))
     source, usable, again = sources(Rows(transcripts, used), match)
-    fields: dict[str, Any] = {"updated": None, "token": None, "logp_deployed": None}
+    fields: dict[str, Any] = {"updated": None, "token": None, "logp_deployed": None, AGAIN: None}
     fields |= {key: array for key, array in used.items() if key not in ("schema", "source")}
     return TokenLog(
         **fields, transcripts=transcripts, messages=messages, source=source, told="source" in used, usable=usable,
-        again=again, masked=masked,
+        again=again, masked=masked, sampler=sampler,
     )  # fmt: skip
 
 
@@ -223,7 +263,7 @@ def _check_neighbours(used: Columns, change: NDArray[np.bool_], origin: Origin, 
         if bad.any():
             r = int(np.argmax(bad)) + 1
             before, row = (r - 1, r) if order is None else order[r - 1 : r + 1].tolist()
-            what = f"{used[key][r]}, and {used[key][r - 1]} in {origin.unit} {origin.first + before + 1}"
+            what = f"{used[key][r]}, and {used[key][r - 1]} in {origin.at(before)}"
             raise InputError(origin.column(key, row), what, expected)
 
     def differs(key: str) -> NDArray[np.bool_]:
@@ -237,6 +277,13 @@ def _check_neighbours(used: Columns, change: NDArray[np.bool_], origin: Origin, 
     clash(~change[3] & differs("reward"), "reward", "one reward for all tokens of a rollout")
     if "updated" in used:
         clash(~change[1] & differs("updated"), "updated", "one value for each update")
+    if AGAIN in used:
+        missing = np.isnan(used[AGAIN])
+        clash(
+            ~change[3] & (missing[1:] != missing[:-1]),
+            AGAIN,
+            "a number in all rows of a rollout at an update, or in none",
+        )
 
 
 def as_array(name: str, value: ArrayLike) -> NDArray[Any]:

@@ -30,6 +30,7 @@ figure{margin:0;min-width:0}figure svg{width:100%;height:auto;max-width:30em}
 .long{grid-column:1/-1}.long svg{min-width:44em;max-width:60em}figcaption,summary{color:#444;font-size:.92em}
 td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}td:first-child,th:first-child{position:sticky;left:0;background:#fff}
 details{margin:.3em 0}code{font-size:.95em}"""
+_LIVE = ", and still written: the last update may lack rows"
 LIMIT = 200
 """Rows of a table that are shown on the page; figures show every update."""
 TERMS = {
@@ -118,20 +119,23 @@ def _tables(report: MonitorReport) -> str:
     return "\n".join(parts)
 
 
-def write_page(report: MonitorReport, path: Path, name: str) -> Path:
+def write_page(report: MonitorReport, path: Path, name: str, refresh: float | None = None) -> Path:
     """Write the page, whole or not at all.
+
+    Args:
+      refresh: seconds after which a browser loads it again: the log is still written.
 
     Raises:
       InputError: if matplotlib is not installed, or the place cannot be written.
     """
     name = shown(name)
     body = [
-        f"<h1>{escape(name)}</h1><p>{report.rows} tokens, {len(report.records)} updates.</p>",
+        f"<h1>{escape(name)}</h1><p>{report.rows} tokens, {len(report.records)} updates{_LIVE * (refresh is not None)}.</p>",
         _verdicts(report),
         _figures(report),
         f"<h2 id=remarks>Before using a number</h2><ul>{''.join(f'<li>{_prose(x)}</li>' for x in remarks(report))}</ul>",
         _tables(report),
     ]
     with replacing(path) as temporary:
-        temporary.write_text(page(name, "\n".join(body), STYLE), encoding="utf-8")
+        temporary.write_text(page(name, "\n".join(body), STYLE, refresh), encoding="utf-8")
     return path

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from teamtr_jax.files import reason, regular_file
+from teamtr_jax.files import is_folder, reason, regular_file
 from teamtr_jax.formats import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
+from teamtr_jax.monitor.dumps import refuse_dump
+from teamtr_jax.monitor.frames import is_table
+from teamtr_jax.monitor.lines import AT_ONCE, numbers_of, read_lines
 from teamtr_jax.monitor.log import (
-    NUMBERS,
+    AGAIN,
+    MATCH,
     Columns,
     Origin,
     TokenLog,
@@ -26,17 +30,18 @@ from teamtr_jax.monitor.log import (
     token_log,
     typed,
 )
-from teamtr_jax.sizes import bytes_text, memory
+from teamtr_jax.monitor.parts import SUFFIXES, parts_of
+from teamtr_jax.sampler_settings import Sampler, sampler_of
+from teamtr_jax.sizes import require_room
 from teamtr_jax.validation import InputError, real_number
 
-__all__ = ["read_token_log", "read_stages", "read_columns", "form_of"]
+__all__ = ["METADATA", "SAMPLER", "Head", "read_token_log", "read_stages", "read_parts", "read_head", "read_columns",
+           "form_of"]  # fmt: skip
 
-METADATA = b"teamtr_token_log_schema"
-SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet"}
-PIECEWISE, AT_ONCE = 250, 500
-"""Memory that reading and reporting take for a row: of Parquet, read in pieces (180 were measured), and of JSON lines (390)."""
-HEAD = 2**20
-"""Bytes of JSON lines from which their number is estimated."""
+METADATA, SAMPLER = b"teamtr_token_log_schema", b"teamtr_sampler"
+"""Keys of the metadata of a Parquet file: the schema, and how its tokens were drawn, as JSON."""
+PIECEWISE = 250
+"""Bytes of memory that reading in pieces and reporting take for a row (180 were measured)."""
 PART = 2**20
 """Rows of a part that has several stages, at most."""
 BLOCK = 2**16
@@ -48,24 +53,45 @@ Progress = Callable[[int, int], None]
 """Is told how many rows are done, and how many there are."""
 
 
-def read_token_log(path: Path | str, match: float = 1e-4) -> TokenLog:
-    """Read and check a log: JSON lines (``.jsonl``) or Parquet (``.parquet``).
+def read_token_log(path: Any, match: float = MATCH) -> TokenLog:
+    """Read and check a log: JSON lines (``.jsonl``), Parquet (``.parquet``), or a folder of parts; or what is in memory already.
+
+    Args:
+      path: or a mapping of columns, a data frame, an Arrow table, a Hugging Face dataset (`token_log`).
+      match: see `token_log`.
 
     Raises:
       InputError: names file, column and row of the first thing that is wrong, or the extra that is not installed.
     """
+    if isinstance(path, Mapping) or is_table(path):
+        return token_log(path, match=match)
     path, form = _tried(path)
+    match = real_number("match", match, 0.0)
     if form == "jsonl":
-        return token_log(_read_jsonl(path), str(path), "line", match)
-    (log,) = _parquet_parts(path, real_number("match", match, 0.0), _whole)
+        return read_lines(path, match)
+    if form == "folder":
+        return read_parts(path, [part.name for part in parts_of(path)], match)
+    (log,) = _parquet_parts(path, match, _whole)
     return log
 
 
-def read_stages(path: Path | str, match: float = 1e-4, progress: Progress | None = None) -> Iterator[TokenLog]:
+def read_parts(folder: Path | str, names: Iterable[str], match: float = MATCH) -> TokenLog:
+    """Read and check some files of a folder of parts as one log, for instance those of a stage (`parts.parts_of`).
+
+    Raises:
+      InputError: see `read_token_log`; or they differ in their columns or in their sampler settings.
+    """
+    heads = _heads(folder := Path(folder), list(names))
+    log = _joined_log(folder, heads, real_number("match", match, 0.0))
+    require_tokens(str(folder), log.stage.size, log.rows)
+    return log
+
+
+def read_stages(path: Path | str, match: float = MATCH, progress: Progress | None = None) -> Iterator[TokenLog]:
     """Read and check a log in parts of whole stages, for `monitor`: so much memory as a part takes.
 
     A part has one stage, or several that together have `PART` rows at most. JSON lines, and Parquet whose rows are not sorted by
-    stage, are one part.
+    stage, are one part. Of a folder every stage is one.
 
     Args:
       progress: called after every part but the last.
@@ -76,12 +102,16 @@ def read_stages(path: Path | str, match: float = 1e-4, progress: Progress | None
     path, form = _tried(path)
     if form == "jsonl":
         return iter([read_token_log(path, match)])
-    return _parquet_parts(path, real_number("match", match, 0.0), _stages, progress)
+    read = _folder_stages if form == "folder" else partial(_parquet_parts, cut=_stages)
+    return read(path, real_number("match", match, 0.0), progress=progress)
 
 
 def _tried(path: Path | str) -> tuple[Path, str]:
-    """The path and the form of a file that may be a log."""
+    """The path and the form of a file or folder that may be a log."""
     path = Path(path)
+    refuse_dump(path)
+    if is_folder(path):
+        return path, "folder"
     form = form_of(path)
     regular_file(path, "a token log")
     if path.stat().st_size == 0:
@@ -94,15 +124,6 @@ def form_of(path: Path) -> str:
     if path.suffix not in SUFFIXES:
         raise InputError(str(path), f"suffix {path.suffix!r}", " or ".join(SUFFIXES))
     return SUFFIXES[path.suffix]
-
-
-def _fits(path: Path, rows: int, each: int, remedy: str) -> None:
-    """Refuse rows, of a log or of one stage, that are more than this machine's memory takes together, with `each` in bytes."""
-    if rows * each > (limit := memory()):
-        found = f"about {rows:.3g} rows, which take {bytes_text(rows * each)}"
-        raise InputError(
-            str(path), found, f"at most {limit // each:.3g} rows in {bytes_text(limit)} of memory: {remedy}"
-        )
 
 
 # -------------------------------------------------------------------------------------------------------------- Parquet
@@ -120,15 +141,48 @@ def _named(path: Path) -> Iterator[None]:
         raise InputError(str(path), f"a damaged file ({reason(error)})", "a Parquet file") from error
 
 
+class Head(NamedTuple):
+    """What the footer of a Parquet file says."""
+
+    path: Path
+    names: list[str]  #: of the columns that are read
+    sampler: Sampler | None
+    rows: int
+    about: dict[bytes, bytes]  #: the metadata
+
+
+def _head(path: Path, file: Any) -> Head:
+    """The footer of an open file."""
+    names = _names(path, file, [*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL])
+    about = dict(file.schema_arrow.metadata or {})
+    return Head(path, names, _sampler(path, about), file.metadata.num_rows, about)
+
+
+def _sampler(path: Path, about: Mapping[bytes, bytes]) -> Sampler | None:
+    """The sampler settings in the metadata of a file."""
+    written = about.get(SAMPLER)
+    if written is None:
+        return None
+    try:
+        settings = json.loads(written)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: metadata {SAMPLER.decode()}", reason(error), "a JSON object") from error
+    return sampler_of(settings, f"{path}: metadata {SAMPLER.decode()}")
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A Parquet file whose footer is that of a token log; its pages are read with their checksums, a few at a time."""
+def _opened(path: Path, footer: bool = False) -> Iterator[Any]:
+    """A Parquet file whose footer is that of a token log; its pages are read with their checksums, a few at a time.
+
+    Args:
+      footer: nothing else will be read.
+    """
     parquet = optional_import("pyarrow.parquet")
     options = dict(page_checksum_verification=True, pre_buffer=False, buffer_size=BUFFER)
     with _named(path):
         file = parquet.ParquetFile(path, **options)
     with file:
-        if _joined(path):
+        if not footer and _joined(path):
             raise InputError(str(path), "two files, one after the other", "a Parquet file: use append_token_log")
         written = (file.schema_arrow.metadata or {}).get(METADATA, str(TOKEN_LOG_SCHEMA).encode())
         if written != str(TOKEN_LOG_SCHEMA).encode():
@@ -155,20 +209,32 @@ def _names(path: Path, file: Any, wanted: list[str]) -> list[str]:
     return [key for key in wanted if key in names]
 
 
-def read_columns(path: Path) -> Columns:
-    """Every column of a Parquet file, as it is."""
+def read_head(path: Path, expected: str = "a part of a token log") -> Head:
+    """The footer of a file.
+
+    Raises:
+      InputError: no such file, a damaged one, or one with sampler settings that make no sense.
+    """
+    regular_file(path, expected)
+    with _opened(path, footer=True) as file:
+        return _head(path, file)
+
+
+def read_columns(path: Path) -> tuple[Columns, Sampler | None]:
+    """Every column of a Parquet file, as it is, and its sampler settings."""
     with _opened(path) as file:
-        _fits(path, file.metadata.num_rows, AT_ONCE, "write another file")
+        require_room(path, file.metadata.num_rows, AT_ONCE, "write another file")
         names = _names(path, file, file.schema_arrow.names)
         with _named(path):
             table = file.read(names)
-            return {key: _column(Origin(str(path), "row"), key, table.column(key)) for key in names}
+            columns = {key: numbers_of(Origin(str(path), "row"), key, table.column(key)) for key in names}
+        return columns, _head(path, file).sampler
 
 
 def _whole(path: Path, file: Any) -> list[int]:
     """All rows as one part."""
     rows = file.metadata.num_rows
-    _fits(path, rows, PIECEWISE, "sorted by stage it can be read in parts (read_stages)")
+    require_room(path, rows, PIECEWISE, "sorted by stage it can be read in parts (read_stages)")
     return [rows]
 
 
@@ -180,9 +246,9 @@ def _stages(path: Path, file: Any) -> list[int]:
     begins, first, last = [], 0, np.iinfo(np.int64).min
     with _named(path):
         for batch in file.iter_batches(BLOCK, columns=["stage"]):
-            stage = np.r_[last, _column(Origin(str(path), "row", first), "stage", batch.column(0))]
+            stage = np.r_[last, numbers_of(Origin(str(path), "row", first), "stage", batch.column(0))]
             if stage.dtype.kind != "i" or (stage[1:] < stage[:-1]).any():
-                _fits(path, rows, PIECEWISE, "sort its rows by stage, and it is read stage by stage")
+                require_room(path, rows, PIECEWISE, "sort its rows by stage, and it is read stage by stage")
                 return [rows]
             begins.append(first + np.flatnonzero(stage[1:] != stage[:-1]))
             first, last = first + batch.num_rows, stage[-1]
@@ -192,7 +258,7 @@ def _stages(path: Path, file: Any) -> list[int]:
         here, fit = np.searchsorted(ends, [cuts[-1], cuts[-1] + PART], "right").tolist()
         cuts.append(int(ends[max(here, fit - 1)]))
     sizes = np.diff(cuts).tolist()
-    _fits(path, max(sizes), PIECEWISE, "a stage has to fit, see docs/monitor.md")
+    require_room(path, max(sizes), PIECEWISE, "a stage has to fit, see docs/monitor.md")
     return sizes
 
 
@@ -202,13 +268,15 @@ def _parquet_parts(
     """The parts of a file, whose sizes `cut` says."""
     tokens = first = 0
     with _opened(path) as file:
-        names = _names(path, file, [*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL])
-        require_tokens(str(path), rows := file.metadata.num_rows, rows)
+        _, names, sampler, rows, _ = _head(path, file)
+        require_tokens(str(path), rows, rows)
         sizes = cut(path, file)
         pieces = _pieces(path, file.iter_batches(BLOCK, columns=names), sizes)
         for size in sizes:
-            origin = Origin(str(path), "row", first)
-            log = log_of(_filled(pieces, size, origin), origin, match)
+            origin, used = Origin(str(path), "row", first), {}
+            _fill(used, size, 0, pieces, size, origin)
+            log = log_of(used, origin, match, sampler)
+            del used
             tokens, first = tokens + log.rows, first + size
             yield log
             del log  # before the next one is made
@@ -234,69 +302,86 @@ def _pieces(path: Path, batches: Iterator[Any], sizes: list[int]) -> Iterator[An
         first += rows
 
 
-def _filled(pieces: Iterator[Any], size: int, origin: Origin) -> Columns:
-    """The columns of the next rows, checked piece by piece: never more of the file at once than a piece."""
-    used: Columns = {}
+def _fill(used: Columns, size: int, at: int, pieces: Iterator[Any], rows: int, origin: Origin) -> None:
+    """Fill the next `rows` of columns of `size` rows from row `at` on, checked piece by piece: never more of a file at once.
+
+    Args:
+      used: the columns, made here where they are not there yet.
+    """
     filled = 0
-    while filled < size:
+    while filled < rows:
         piece = next(pieces)
         here = origin._replace(first=origin.first + filled)
-        columns = typed({key: _column(here, key, piece.column(key)) for key in piece.schema.names}, here)
+        columns = typed({key: numbers_of(here, key, piece.column(key)) for key in piece.schema.names}, here)
         check_values(columns, here)
-        if not used:
-            used = {key: np.empty(size, column.dtype) for key, column in columns.items()}
         for key, column in columns.items():
-            used[key][filled : filled + column.size] = column
+            if key not in used:
+                used[key] = np.full(size, np.nan) if key == AGAIN else np.empty(size, column.dtype)
+            used[key][at + filled : at + filled + column.size] = column
         filled += piece.num_rows
-    return used
 
 
-# ----------------------------------------------------------------------------------------------------------- JSON lines
+# ------------------------------------------------------------------------------------------------------ folders of parts
 
 
-def _read_jsonl(path: Path) -> dict[str, NDArray[Any]]:
-    pa, reader = optional_import("pyarrow"), optional_import("pyarrow.json")
-    with path.open("rb") as file:
-        head = file.read(HEAD)
-    if b"\n" not in head and len(head) == HEAD:
-        raise InputError(f"{path}: line 1", f"no line break in {HEAD} bytes", "one JSON object per line")
-    estimated = path.stat().st_size * max(head.count(b"\n"), 1) // (head.rfind(b"\n") + 1 or len(head))
-    _fits(path, estimated, AT_ONCE, "write Parquet sorted by stage, which is read stage by stage")
-    names = (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL)
-    fields = [(key, pa.float64() if key in NUMBERS else pa.int64()) for key in names]
-    options = reader.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")
-    try:
-        table = reader.read_json(path, reader.ReadOptions(block_size=2**24), options)
-    except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
-        raise (_bad_line(path) or InputError(str(path), reason(error), "one JSON object per line")) from error
-    present = [
-        key for key in table.column_names if table.column(key).null_count < table.num_rows or table.num_rows == 0
-    ]
-    return {key: _column(Origin(str(path), "line"), key, table.column(key)) for key in present}
+def _heads(folder: Path, names: Sequence[str]) -> list[Head]:
+    """The footers of files in a folder."""
+    if not names:
+        raise InputError(str(folder), "a folder without parts", "a token log: a file, or a folder that LogWriter wrote")
+    heads = []
+    for name in names:
+        heads.append(head := read_head(folder / name))
+        require_tokens(str(head.path), head.rows, head.rows)
+    return heads
 
 
-def _column(origin: Origin, key: str, column: Any) -> NDArray[Any]:
-    if column.null_count:
-        raise InputError(origin.column(key, int(np.argmax(column.is_null().to_numpy(False)))), "no value", "a number")
-    return column.to_numpy(zero_copy_only=False)
+def _folder_stages(folder: Path, match: float, progress: Progress | None = None) -> Iterator[TokenLog]:
+    """The stages of a folder, one after the other; all footers are read first."""
+    parts = parts_of(folder)
+    heads = dict(zip(parts, _heads(folder, [part.name for part in parts]), strict=True))
+    done = tokens = 0
+    rows = sum(head.rows for head in heads.values())
+    for _, group in itertools.groupby(heads, lambda part: part.stage):
+        log = _joined_log(folder, [heads[part] for part in group], match)
+        done, tokens = done + log.stage.size, tokens + log.rows
+        yield log
+        del log  # before the next one is made
+        if progress is not None and done < rows:
+            progress(done, rows)
+    require_tokens(str(folder), rows, tokens)
 
 
-def _bad_line(path: Path) -> InputError | None:
-    """Names the first line that is not an object with numbers in the columns; slow, used after an error only."""
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                return InputError(f"{path}: line {number}", reason(error), "a JSON object")
-            if not isinstance(record, dict):
-                return InputError(f"{path}: line {number}", f"a {type(record).__name__}", "a JSON object")
-            for key in (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL):
-                value = record.get(key, 0)
-                kinds = (int, float) if key in NUMBERS else (int,)
-                if isinstance(value, bool) or not isinstance(value, kinds):
-                    expected = "a number" if key in NUMBERS else "an integer"
-                    return InputError(f"{path}: column {key}, line {number}", repr(value), expected)
-    return None
+def _joined_log(folder: Path, heads: Sequence[Head], match: float) -> TokenLog:
+    """Some parts as one log."""
+    first = heads[0]
+    for head in heads:
+        if head.sampler != first.sampler:
+            expected = f"{_said(first.sampler)}, as {first.path.name} has: one sampler for each stage"
+            raise InputError(f"{head.path}: sampler settings", _said(head.sampler), expected)
+        if ({*head.names} ^ {*first.names}) - {AGAIN}:
+            found = ", ".join(head.names)
+            raise InputError(f"{head.path}: columns", found, f"{', '.join(first.names)}, as {first.path.name} has")
+    starts = np.r_[0, np.cumsum([head.rows for head in heads])].tolist()
+    require_room(folder, starts[-1], PIECEWISE, "a stage has to fit, see docs/monitor.md")
+    used: Columns = {}
+    for at, (path, names, _, rows, _) in zip(starts, heads, strict=False):
+        origin = Origin(str(path), "row")
+        with _opened(path) as file:
+            pieces = _pieces(path, file.iter_batches(BLOCK, columns=names), [rows])
+            _fill(used, starts[-1], at, pieces, rows, origin)
+        _as_named(path, used, slice(at, at + rows), origin)
+    files = tuple((at, str(head.path)) for at, head in zip(starts, heads, strict=False))
+    return log_of(used, Origin(str(folder), "row", 0, files), match, first.sampler)
+
+
+def _said(sampler: Sampler | None) -> str:
+    return "none" if sampler is None else json.dumps(sampler.to_json())
+
+
+def _as_named(path: Path, used: Columns, rows: slice, origin: Origin) -> None:
+    """Refuse rows of another stage or update than the name of their file says."""
+    stage, update, *_ = map(int, path.stem.split("-"))
+    for key, number in (("stage", stage), ("update", update)):
+        if (bad := used[key][rows] != number).any():
+            row = int(np.argmax(bad))
+            raise InputError(origin.column(key, row), used[key][rows][row], f"{number}, as the name of the file says")

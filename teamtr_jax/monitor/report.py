@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,15 +12,16 @@ import numpy as np
 from teamtr_jax.monitor.between import Following, Rewards, matrices, next_rewards, rewards_of, shifts
 from teamtr_jax.monitor.columns import Judged, Record, record_of
 from teamtr_jax.monitor.doubts import doubts_of
+from teamtr_jax.monitor.frames import frame_of, is_table
 from teamtr_jax.monitor.interaction import Interaction
 from teamtr_jax.monitor.limits import limits
-from teamtr_jax.monitor.log import TokenLog
+from teamtr_jax.monitor.log import TokenLog, token_log
 from teamtr_jax.monitor.own import own
 from teamtr_jax.monitor.updates import updates_of
 from teamtr_jax.monitor_settings import Settings
 from teamtr_jax.validation import InputError
 
-__all__ = ["MonitorReport", "monitor"]
+__all__ = ["MonitorReport", "Books", "no_books", "booked", "report_of", "monitor"]
 
 
 class MonitorReport(NamedTuple):
@@ -30,46 +32,97 @@ class MonitorReport(NamedTuple):
     settings: Settings
     rows: int
 
+    def frame(self, kind: str = "pandas") -> Any:
+        """The records as a data frame, a row for every update; an interval is three columns (docs/frames.md).
+
+        Args:
+          kind: pandas or polars.
+
+        Raises:
+          InputError: another kind; or it is not installed.
+        """
+        return frame_of(self.records, kind)
+
+
+class Books(NamedTuple):
+    """What is kept of the stages that were read: of the last update also what the next one's rollouts are compared with."""
+
+    records: list[Record]  #: of every update but the last
+    interactions: list[Interaction]
+    rows: int
+    last: tuple[Judged, Rewards] | None
+    rng: np.random.Generator  #: as it is before the next update
+
+
+def no_books(settings: Settings) -> Books:
+    """Before the first stage."""
+    return Books([], [], 0, None, np.random.default_rng(settings.seed))
+
 
 @np.errstate(over="ignore", invalid="ignore")
-def monitor(log: TokenLog | Iterable[TokenLog], settings: Settings | None = None) -> MonitorReport:
+def booked(books: Books, part: TokenLog, settings: Settings) -> Books:
+    """With further stages; the books that are given stay as they are, and of `part` nothing but its last rewards is kept.
+
+    Raises:
+      InputError: stages that were read already, or a reward outside the declared range.
+    """
+    if books.last is not None and (stage := int(part.stage[0])) <= books.last[1].stage:
+        raise InputError("log", f"stage {stage} after stage {books.last[1].stage}", "parts of whole stages, ascending")
+    rng = copy.deepcopy(books.rng)
+    judged, rewards = _judged(part, settings, rng)
+    known = judged if books.last is None else [books.last[0], *judged]
+    earned = rewards if books.last is None else [books.last[1], *rewards]
+    records = [
+        record_of(x._replace(following=next_rewards(this, following, settings)))
+        for x, (this, following) in zip(known, itertools.pairwise(earned), strict=False)
+    ]
+    matrix = {x.matrix.stage: x.matrix for x in judged if x.matrix is not None}
+    return Books(
+        [*books.records, *records],
+        [*books.interactions, *matrix.values()],
+        books.rows + part.rows,
+        (known[-1], earned[-1]),
+        rng,
+    )
+
+
+def report_of(books: Books, settings: Settings) -> MonitorReport:
+    """The report of all that was read.
+
+    Raises:
+      InputError: that is nothing.
+    """
+    if books.last is None:
+        raise InputError("log", "no part", "at least one token")
+    return MonitorReport([*books.records, record_of(books.last[0])], books.interactions, settings, books.rows)
+
+
+def monitor(log: Any, settings: Settings | None = None) -> MonitorReport:
     """Everything that the log says about every update.
 
     Args:
-      log: whole, or its parts one after the other (`read_stages`): a stage is in one part, and stages ascend. The report is the
-        same, number by number; of a part nothing is kept but the rewards of its last update.
+      log: a `TokenLog`, or what `token_log` takes (a mapping, a data frame, an Arrow table, a Hugging Face dataset); or its parts
+        one after the other (`read_stages`): a stage is in one part, and stages ascend. The report is the same, number by number;
+        of a part nothing is kept but the rewards of its last update.
 
     Raises:
       InputError: a setting, or a reward outside the declared range.
     """
     settings = Settings() if settings is None else settings
+    if isinstance(settings, Settings) and (isinstance(log, Mapping) or is_table(log)):
+        log = token_log(log, match=settings.match)
     if isinstance(log, TokenLog):
         log = (log,)
     if not isinstance(log, Iterable) or not isinstance(settings, Settings):
         raise _other(log, settings)
     settings.check()
-    rng = np.random.default_rng(settings.seed)
-    records: list[Record] = []
-    interactions: list[Interaction] = []
-    rows, before = 0, None  # `before`: the update whose next rollouts are still to be read, and what it earned
+    books = no_books(settings)
     for part in log:
         if not isinstance(part, TokenLog):
             raise _other(part, settings)
-        if before is not None and (stage := int(part.stage[0])) <= before[1].stage:
-            raise InputError("log", f"stage {stage} after stage {before[1].stage}", "parts of whole stages, ascending")
-        judged, rewards = _judged(part, settings, rng)
-        known = judged if before is None else [before[0], *judged]
-        earned = rewards if before is None else [before[1], *rewards]
-        for x, (this, following) in zip(known, itertools.pairwise(earned), strict=False):
-            records.append(record_of(x._replace(following=next_rewards(this, following, settings))))
-        before = known[-1], earned[-1]
-        matrix = {x.matrix.stage: x.matrix for x in judged if x.matrix is not None}
-        interactions += matrix.values()
-        rows += part.rows
-        del part, judged, known  # before the next part is read
-    if before is None:
-        raise InputError("log", "no part", "at least one token")
-    return MonitorReport([*records, record_of(before[0])], interactions, settings, rows)
+        books = booked(books, part, settings)
+        del part  # before the next one is read
+    return report_of(books, settings)
 
 
 def _other(log: Any, settings: Any) -> InputError:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from teamtr_jax.intervals import Interval
-from teamtr_jax.monitor.columns import Record, agents_text, interval_text, name, number
+from teamtr_jax.monitor.columns import ESTIMABLE, RANGE, Record, agents_text, interval_text, name, number
 from teamtr_jax.monitor.interaction import pool
 from teamtr_jax.monitor.own import MOVED_TWICE
 from teamtr_jax.monitor.report import MonitorReport
 from teamtr_jax.monitor_settings import Settings
 from teamtr_jax.sharing import members_of
 
-__all__ = ["FURTHEST", "Answer", "Verdict", "verdicts"]
+__all__ = ["FURTHEST", "Answer", "Verdict", "verdict_of", "verdicts"]
 
 FURTHEST = 2.0
 """No step is proposed that is more than so many times the one that was made: what is known is of first order in it."""
@@ -30,6 +30,8 @@ class Answer(NamedTuple):
     answer: str
     because: str
     tone: str  #: good, bad or open
+    value: Any = None  #: what was decided, for `advice`; `None` where nothing can be known
+    information: str = ESTIMABLE  #: who can know it
 
     def __str__(self) -> str:
         return f"{self.question} {self.answer}. {self.because}"
@@ -176,8 +178,8 @@ def _spoils(agent: int, report: MonitorReport, alone: bool) -> Answer:
         said.append(f"{'i' if said else 'I'}t would move {_moved(never, agent, row, sharers)}, had that come later")
     why = f"{'; '.join(said) or 'No entry of its row is clearly apart from 0'} ({over})."
     if not spoiled:
-        return Answer(question, "spoils nobody visibly", why, "open")
-    return Answer(question, f"spoils {_list(spoiled, agent, sharers)} contexts", why, "bad")
+        return Answer(question, "spoils nobody visibly", why, "open", ())
+    return Answer(question, f"spoils {_list(spoiled, agent, sharers)} contexts", why, "bad", tuple(spoiled))
 
 
 def _rollouts(records: list[Record], settings: Settings) -> Answer:
@@ -186,7 +188,8 @@ def _rollouts(records: list[Record], settings: Settings) -> Answer:
     known = [r for r in records if r["shift_upper"] is not None]
     bounded = [r for r in known if not r["shift_rung"].startswith("none")]
     if not known:
-        return Answer(question, "resample as the stage begins", "Its updates are the first of their stages.", "open")
+        why = "Its updates are the first of their stages."
+        return Answer(question, "resample as the stage begins", why, "open", False, "prior")
     r = known[-1]
     count = _of(sum(x["shift_upper"] <= settings.tolerance for x in bounded), len(bounded), "Old ones would do")
     if r not in bounded:
@@ -197,7 +200,7 @@ def _rollouts(records: list[Record], settings: Settings) -> Answer:
     keep = r["shift_upper"] <= settings.tolerance
     moved = f"{number(r['shift_upper'])} {'≤' if keep else '>'} tolerance {settings.tolerance:g}"
     why = f"Before update {name(r)} the team had moved by up to {moved}, in total variation ({r['shift_rung']}).{count}"
-    return Answer(question, "keep the rollouts" if keep else "resample", why, "good" if keep else "open")
+    return Answer(question, "keep the rollouts" if keep else "resample", why, "good" if keep else "open", keep)
 
 
 def _radius(records: list[Record], settings: Settings) -> Answer:
@@ -235,28 +238,25 @@ def _radius(records: list[Record], settings: Settings) -> Answer:
         f"at {number(size)} times {steps}{cut}: {number(slope * step - bend * step**2)} instead of "
         f"{number(surrogate - width * k)}. Now δ = {settings.delta:g}."
     )
-    return Answer(question, f"try {step**2:.2g}", why, "open")
+    return Answer(question, f"try {step**2:.2g}", why, "open", step**2, RANGE)
+
+
+def verdict_of(agent: int, report: MonitorReport) -> Verdict:
+    """Of an agent that was updated, and who plays with its parameters."""
+    members = members_of(report.settings.sharers, agent)
+    records = [r for r in report.records if agent in r["agents"]]
+    answers = [
+        _inside(records),
+        _certified(records),
+        _spoils(members[0], report, any(r["agents"] == members for r in records)),
+        _rollouts(records, report.settings),
+        _radius(records, report.settings),
+    ]
+    return Verdict(members[0], answers, members)
 
 
 def verdicts(report: MonitorReport) -> list[Verdict]:
     """One for each agent that was updated; of sharers one for all."""
     sharers = report.settings.sharers
     agents = sorted({members_of(sharers, agent)[0] for r in report.records for agent in r["agents"]})
-    out = []
-    for agent in agents:
-        members = members_of(sharers, agent)
-        records = [r for r in report.records if agent in r["agents"]]
-        out.append(
-            Verdict(
-                agent,
-                [
-                    _inside(records),
-                    _certified(records),
-                    _spoils(agent, report, any(r["agents"] == members for r in records)),
-                    _rollouts(records, report.settings),
-                    _radius(records, report.settings),
-                ],
-                members,
-            )
-        )
-    return out
+    return [verdict_of(agent, report) for agent in agents]

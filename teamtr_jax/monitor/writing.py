@@ -13,11 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax.files import append_bytes, output_file, regular_file, replacing
 from teamtr_jax.formats import TOKEN_LOG_COLUMNS, TOKEN_LOG_OPTIONAL, TOKEN_LOG_SCHEMA
-from teamtr_jax.monitor.log import LOG_PROBABILITIES, as_array, optional_import, token_log
-from teamtr_jax.monitor.reading import METADATA, form_of, read_columns
+from teamtr_jax.monitor.lines import HEADER, read_header
+from teamtr_jax.monitor.log import AGAIN, LOG_PROBABILITIES, as_array, optional_import, token_log
+from teamtr_jax.monitor.reading import METADATA, SAMPLER, form_of, read_columns
+from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.validation import InputError
 
-__all__ = ["token_rows", "write_token_log", "append_token_log"]
+__all__ = ["token_rows", "write_token_log", "append_token_log", "write_parquet"]
 
 ABSENT = {"t": -1, "token": -1, **dict.fromkeys(LOG_PROBABILITIES, 0.0)}
 """What stands in the one row of a rollout without token."""
@@ -59,7 +61,10 @@ def token_rows(mask: ArrayLike, **columns: ArrayLike) -> dict[str, NDArray[Any]]
         one = array.shape != kept.shape
         array = np.broadcast_to(array[:, None] if array.ndim == 1 else array, kept.shape)
         out[key] = array[row]
-        if key in ABSENT:
+        if key == AGAIN:  # scored twice or not, whatever the mask keeps
+            absent_here = absent & ~np.isnan(out[key])
+            out[key] = np.where(absent_here, np.zeros((), array.dtype), out[key])
+        elif key in ABSENT:
             out[key] = np.where(absent, np.asarray(ABSENT[key], array.dtype), out[key])
         elif key in ("agent", "turn") and not one:
             out[key] = np.where(absent, np.zeros((), array.dtype), out[key])
@@ -76,7 +81,9 @@ def token_rows(mask: ArrayLike, **columns: ArrayLike) -> dict[str, NDArray[Any]]
     return out
 
 
-def write_token_log(path: Path | str, table: Mapping[str, ArrayLike], check: bool = True) -> Path:
+def write_token_log(
+    path: Path | str, table: Mapping[str, ArrayLike], check: bool = True, sampler: Sampler | None = None
+) -> Path:
     """Write columns as a log, whole or not at all: into a temporary file beside it that is then renamed.
 
     Parquet has a checksum in every page.
@@ -85,6 +92,7 @@ def write_token_log(path: Path | str, table: Mapping[str, ArrayLike], check: boo
       path: ``.jsonl`` or ``.parquet``; links are followed.
       table: `formats.TOKEN_LOG_COLUMNS`, and any further columns of the same length.
       check: refuse what `read_token_log` would refuse.
+      sampler: how the tokens were drawn.
 
     Raises:
       InputError: see `token_log`; or the place cannot be written.
@@ -96,45 +104,75 @@ def write_token_log(path: Path | str, table: Mapping[str, ArrayLike], check: boo
         token_log(table, str(path))
     with replacing(path) as temporary:
         if form == "parquet":
-            pa, parquet = optional_import("pyarrow"), optional_import("pyarrow.parquet")
-            metadata = {METADATA: str(TOKEN_LOG_SCHEMA)}
-            columns = pa.table({key: np.asarray(value) for key, value in table.items()})
-            parquet.write_table(columns.replace_schema_metadata(metadata), temporary, write_page_checksum=True)
+            write_parquet(temporary, table, sampler)
         else:
             with temporary.open("w", encoding="utf-8") as file:
+                if sampler is not None:
+                    header = {HEADER: TOKEN_LOG_SCHEMA, "sampler": sampler.to_json()}
+                    file.write(json.dumps(header) + "\n")
                 file.writelines(_lines(table))
     return path
 
 
-def append_token_log(path: Path | str, table: Mapping[str, ArrayLike], check: bool = True) -> Path:
+def write_parquet(
+    path: Path, table: Mapping[str, ArrayLike], sampler: Sampler | None, about: Mapping[str, str] | None = None
+) -> None:
+    """Columns as Parquet, with a checksum in every page.
+
+    Args:
+      about: further metadata of the file.
+    """
+    pa, parquet = optional_import("pyarrow"), optional_import("pyarrow.parquet")
+    metadata = {METADATA: str(TOKEN_LOG_SCHEMA), **(about or {})}
+    if sampler is not None:
+        metadata[SAMPLER] = json.dumps(sampler.to_json())
+    columns = pa.table({key: np.asarray(value) for key, value in table.items()})
+    parquet.write_table(columns.replace_schema_metadata(metadata), path, write_page_checksum=True)
+
+
+def append_token_log(
+    path: Path | str, table: Mapping[str, ArrayLike], check: bool = True, sampler: Sampler | None = None
+) -> Path:
     """Add rows to a log. JSON lines: at its end, all or none. Parquet: the file is written again, whole or not at all.
 
     Rows are checked among themselves; that they fit the rows before is checked by `read_token_log`.
 
+    Args:
+      sampler: how the tokens were drawn; `None`: as those that are there.
+
     Raises:
-      InputError: see `write_token_log`; other columns than the file has; its last line is cut off.
+      InputError: see `write_token_log`; other columns or sampler settings than the file has; its last line is cut off.
     """
     path = Path(path)
     form = form_of(path)
     output_file(str(path), path)
     if not path.exists() or path.stat().st_size == 0:
-        return write_token_log(path, table, check)
+        return write_token_log(path, table, check, sampler)
     regular_file(path, "a token log")
     if check:
         token_log(table, str(path))
     if form == "parquet":
-        old = read_columns(path)
+        old, there = read_columns(path)
         _same_columns(path, table, old)
-        return write_token_log(
-            path, {key: np.concatenate([old[key], np.asarray(table[key])]) for key in table}, check=False
-        )
-    first, last, ended = _ends(path)
+        _same_sampler(path, sampler, there)
+        joined = {key: np.concatenate([old[key], np.asarray(table[key])]) for key in table}
+        return write_token_log(path, joined, check=False, sampler=there)
+    skip, there = read_header(path)
+    first, last, ended = _ends(path, skip)
     known = {*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL}
     _same_columns(path, known & set(table), known & set(first))
+    _same_sampler(path, sampler, there)
     if last is None:
         raise InputError(f"{path}: last line", "cut off", "a JSON object; cut the file back to its last whole line")
     append_bytes(path, (("" if ended else "\n") + "".join(_lines(table))).encode())
     return path
+
+
+def _same_sampler(path: Path, here: Sampler | None, there: Sampler | None) -> None:
+    """Refuse rows that were drawn in another way than those of the file."""
+    if here is not None and here != there:
+        found, expected = ("none" if x is None else json.dumps(x.to_json()) for x in (here, there))
+        raise InputError(f"{path}: sampler settings", found, f"{expected}, as in the file")
 
 
 def _same_columns(path: Path, here: Iterable[str], there: Iterable[str]) -> None:
@@ -143,9 +181,14 @@ def _same_columns(path: Path, here: Iterable[str], there: Iterable[str]) -> None
         raise InputError(f"{path}: columns", ", ".join(sorted(here)), ", ".join(sorted(there)) or "rows in the file")
 
 
-def _ends(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None, bool]:
-    """The first and the last line of JSON lines, `None` for a last one that is cut off; whether a line break follows it."""
+def _ends(path: Path, skip: int) -> tuple[dict[str, Any], dict[str, Any] | None, bool]:
+    """The first and the last line of JSON lines, `None` for a last one that is cut off; whether a line break follows it.
+
+    Args:
+      skip: bytes of a header.
+    """
     with path.open("rb") as file:
+        file.seek(skip)
         first = _object(file.readline())
         size = file.seek(0, os.SEEK_END)
         tail, block = b"", 2**16
@@ -171,6 +214,9 @@ def _lines(table: Mapping[str, ArrayLike]) -> list[str]:
 
 def _encoded(key: str, column: NDArray[Any]) -> list[str]:
     """The values of a column as JSON."""
-    if column.dtype.kind == "f" and not np.isfinite(column).all():
+    missing = np.isnan(column) if key == AGAIN else np.zeros(column.shape, bool)
+    if column.dtype.kind == "f" and not (np.isfinite(column) | missing).all():
         raise InputError(f"column {key}", "NaN or infinity", "finite numbers: JSON has no others")
+    if missing.any():
+        return ["null" if none else repr(x) for x, none in zip(column.tolist(), missing, strict=True)]
     return list(map(repr if column.dtype.kind in "iuf" else json.dumps, column.tolist()))

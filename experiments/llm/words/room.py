@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.llm.words.setup import TextSetup
+from teamtr_jax.llm.language_model import Params, split_trained
 from teamtr_jax.llm.tasks import draw, views_of
-from teamtr_jax.llm.text_sizes import TextSizes, needs_text, require_text_room
+from teamtr_jax.llm.text_sizes import TextSizes, bytes_beside, needs_text, require_text_room
 from teamtr_jax.llm.writing import bucket
 
 __all__ = ["sizes_of", "room_for"]
@@ -38,7 +39,13 @@ def sizes_of(setup: TextSetup, which: int) -> TextSizes:
         micro_batch=setup.update.micro_batch,
         views=len(members),
         sets=setup.team.who.sets,
+        beside=bytes_beside([_frozen(setup, k) for k in range(setup.team.who.sets)], which),
     )
+
+
+def _frozen(setup: TextSetup, which: int) -> Params:
+    own = setup.params[which]
+    return split_trained(own, setup.team.models[which].trained(own))[1]
 
 
 def room_for(setup: TextSetup) -> str:

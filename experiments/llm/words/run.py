@@ -48,6 +48,7 @@ from teamtr_jax.llm.text_warm_start import TextWarmStart
 from teamtr_jax.llm.token_log import TokenLogger
 from teamtr_jax.monitor import write_token_log
 from teamtr_jax.records import dump, update_lines
+from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.stage import run_stage
 from teamtr_jax.training import CHECKPOINTS, read_records, train
 from teamtr_jax.validation import InputError
@@ -156,7 +157,8 @@ def _stages(settings: TextTrain, setup: TextSetup, frozen: Sequence[Params], wri
         lines = update_lines(records)
         if log is not None:
             (settings.out / TOKENS).mkdir(exist_ok=True)
-            write_token_log(settings.out / TOKENS / f"{k:08d}.{settings.log}", joined(parts))
+            path = settings.out / TOKENS / f"{k:08d}.{settings.log}"
+            write_token_log(path, joined(parts), sampler=Sampler(settings.temperature, precision=settings.dtype))
         for line in lines:
             line |= {"delta": setup.update.delta, "probe": {}, "time_stage": time.perf_counter() - begin}
             write(line)

@@ -1,0 +1,1 @@
+"""Checkpoints that talk in text, beside transformers and TRL on the same network."""

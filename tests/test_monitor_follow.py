@@ -1,0 +1,352 @@
+"""A log that is followed: the report of it read whole, bit for bit, in the memory of a stage; what ends it, what it refuses."""
+
+import io
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from monitor_logs import joined, sampled, world
+from rich.console import Console
+
+from teamtr_jax.formats import dump
+from teamtr_jax.integrations import LogWriter, Sampler
+from teamtr_jax.monitor import Follower, Settings, append_token_log, command, growing, monitor, read_stages
+from teamtr_jax.monitor import write_token_log as write
+from teamtr_jax.monitor.columns import number
+from teamtr_jax.monitor.dashboard import drawn
+from teamtr_jax.monitor.follow import follow
+from teamtr_jax.monitor_settings import Watching
+from teamtr_jax.validation import InputError
+
+pytest.importorskip("pyarrow")
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = Settings(held_out=True, tolerance=0.3, draws=1)
+PLAIN = Sampler(temperature=1.0)
+
+
+def log(stages=3, prompts=4, seed=0):
+    """Some with the start scored again, some without; agents and updates in several orders."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for stage in range(stages):
+        w = world(rng, owners=(0, 1, 2), order=tuple(rng.permutation(3)), step=rng.choice([0.1, 1.0]))
+        again = bool(stage % 2)
+        parts.append(sampled(w, rng, prompts, 3, fresh=not again or stage > 1, again=again))
+        parts[-1]["stage"] += 2 * stage
+    return joined(parts)
+
+
+def of(columns, stage=None, update=None):
+    kept = np.ones(columns["t"].size, bool)
+    for key, wanted in (("stage", stage), ("update", update)):
+        kept &= True if wanted is None else columns[key] == wanted
+    return {key: x[kept] for key, x in columns.items()}
+
+
+def places(columns):
+    return sorted(set(zip(columns["stage"].tolist(), columns["update"].tolist(), strict=True)))
+
+
+def same(a, b):
+    """All of two reports: strings of floats are exact."""
+    assert repr(a) == repr(b)
+
+
+def until(columns, stage, update):
+    """The last record of the log as it was at this update."""
+    kept = (columns["stage"] < stage) | ((columns["stage"] == stage) & (columns["update"] <= update))
+    return {key: x[kept] for key, x in columns.items()}
+
+
+# --------------------------------------------------------------------------------------------------------------- the report
+
+
+def test_lines_that_come_in_pieces(tmp_path):
+    """Cut anywhere, in the middle of lines too: in the end the report of the whole; of each update the record as it was then."""
+    columns = log()
+    data = write(tmp_path / "whole.jsonl", columns).read_bytes()
+    path, told = tmp_path / "run.jsonl", []
+    path.touch()
+    follower = Follower(path, SETTINGS, told.append)
+    assert not follower.look()
+    assert follower.report() is None
+    rng = np.random.default_rng(1)
+    cuts = [0, 3, *np.sort(rng.integers(3, len(data), 6)).tolist(), len(data)]
+    for a, b in itertools.pairwise(cuts):
+        with path.open("ab") as file:
+            file.write(data[a:b])
+        follower.look()
+        lines = data[:b].count(b"\n")
+        found = follower.report()
+        assert (0 if found is None else found.rows) == lines  # the half of a line waits
+        assert [(r["stage"], r["update"]) for r in told] == [
+            x for x in places(columns) if x < max(seen(data[:b]), default=(0, 0))
+        ]
+    same(follower.end(), monitor(read_stages(tmp_path / "whole.jsonl"), SETTINGS))
+    for record, place in zip(told, places(columns), strict=True):
+        write(tmp_path / "cut.jsonl", until(columns, *place))
+        assert dump(record) == dump(monitor(read_stages(tmp_path / "cut.jsonl"), SETTINGS).records[-1])
+
+
+def seen(data):
+    rows = map(json.loads, data[: data.rfind(b"\n") + 1].splitlines())
+    return [(row["stage"], row["update"]) for row in rows]
+
+
+@pytest.mark.parametrize("block", [2**24, 4000])
+def test_a_last_line_without_its_end(tmp_path, monkeypatch, block):
+    """It waits while the log is written, and counts in the end as it does in the log read whole; half of one never does."""
+    monkeypatch.setattr(growing, "BLOCK", block)
+    data = write(tmp_path / "whole.jsonl", log(2)).read_bytes().rstrip(b"\n")
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(data)
+    follower = Follower(path, SETTINGS)
+    follower.look()
+    assert follower.report().rows == data.count(b"\n")
+    same(follower.end(), monitor(read_stages(tmp_path / "whole.jsonl"), SETTINGS))
+    path.write_bytes(data[:-5])
+    assert follow(path, SETTINGS, every=0.01, until_idle=0.02).report.rows == data.count(b"\n")
+
+
+def test_sampler_settings_and_second_scorings(tmp_path):
+    """The first line says how tokens were drawn; `logp_again` may be missing in some stages."""
+    columns = log(3)
+    again = np.where(columns["stage"] == 2, np.nan, columns["logp_current"] + 1e-9)
+    path = write(tmp_path / "run.jsonl", columns | {"logp_again": again}, sampler=PLAIN)
+    follower = Follower(path, SETTINGS)
+    follower.look()
+    same(follower.end(), monitor(read_stages(path), SETTINGS))
+
+
+def test_a_folder_of_parts(tmp_path):
+    """Two processes, one behind the other: a stage is finished once both have begun a later one."""
+    columns = log(3)
+    told, finished = [], []
+    follower = None
+    with (
+        LogWriter(tmp_path / "run", sampler=PLAIN, processes=2) as a,
+        LogWriter(tmp_path / "run", sampler=PLAIN, process=1, processes=2) as b,
+    ):
+        for place in places(columns):
+            for process, writer in enumerate((a, b)):
+                rows = of(columns, *place)
+                writer.add({key: x[rows["prompt"] % 2 == process] for key, x in rows.items()})
+                writer.flush()
+                if follower is None:
+                    follower = Follower(tmp_path / "run", SETTINGS, lambda r: told.append((r["stage"], r["update"])))
+                assert follower.look()
+                assert not follower.look()
+                finished.append((place, process, follower._source._done[0], len(told)))
+    stages = [x[0] for x in places(columns)]
+    for (stage, _), process, done, count in finished:
+        before = stages.index(stage)
+        assert done == (-1 if before == 0 else stages[before - 1] if process == 1 or count > before else done)
+    assert [count for *_, count in finished] == [0, *(n // 2 for n in range(2 * len(stages) - 1))]
+    same(follower.end(), monitor(read_stages(tmp_path / "run"), SETTINGS))
+    assert told == places(columns)
+
+
+def test_memory_does_not_grow_with_the_stages(tmp_path, monkeypatch):
+    """Of 12 stages of equal size never more rows are held than one has; nothing of a finished one is read again."""
+    one = sampled(
+        world(np.random.default_rng(0), owners=(0, 1), order=(0, 1)), np.random.default_rng(0), 4, 2, again=False
+    )
+    path, size, held = tmp_path / "run.jsonl", one["t"].size, []
+    follower = None
+    for stage in range(12):
+        append_token_log(path, one | {"stage": one["stage"] + stage})
+        follower = follower or Follower(path, SETTINGS)
+        follower.look()
+        held.append(follower.held)
+        assert sum(x.rows for x in follower._current) == size
+    assert held == [size] * 12
+    assert len(follower.end().records) == 24
+    whole = path.stat().st_size
+    monkeypatch.setattr(growing, "BLOCK", 5000)  # at once, from the beginning: in blocks, and as little
+    late = Follower(path, SETTINGS)
+    most = []
+    original = growing.log_of
+    monkeypatch.setattr(growing, "log_of", lambda used, *rest: most.append(used["t"].size) or original(used, *rest))
+    late.look()
+    assert whole > 5 * 5000
+    assert max(most) == late.held == size
+    same(late.end(), follower.end())
+    monkeypatch.setattr(growing, "decoded_lines", None)  # nothing is decoded any more
+    assert not late.look()
+
+
+# --------------------------------------------------------------------------------------------------------------- what ends it
+
+
+def test_it_ends_when_nothing_comes(tmp_path):
+    path = write(tmp_path / "run.jsonl", log(1))
+    found = follow(path, SETTINGS, every=0.01, until_idle=0.05)
+    assert (found.because, found.record) == ("idle", None)
+    same(found.report, monitor(read_stages(path), SETTINGS))
+
+
+def test_it_ends_when_it_is_told(tmp_path):
+    """While another thread writes: reports on the way, each record once, and the end."""
+    columns, stop = log(2), threading.Event()
+    path, reports, records = tmp_path / "run.jsonl", [], []
+    path.touch()
+
+    def trainer():
+        for place in places(columns):
+            append_token_log(path, of(columns, *place))
+            time.sleep(0.02)
+        stop.set()
+
+    thread = threading.Thread(target=trainer)
+    thread.start()
+    found = follow(path, SETTINGS, every=0.01, on_report=reports.append, on_record=records.append, stop=stop)
+    thread.join()
+    assert found.because == "stopped"
+    assert [(r["stage"], r["update"]) for r in records] == places(columns)
+    assert [x.rows for x in reports] == sorted(x.rows for x in reports)
+    same(found.report, monitor(read_stages(path), SETTINGS))
+
+
+def test_a_callback_ends_it_at_once(tmp_path):
+    """Nothing after that update is told, and no later stage is read."""
+    columns = log()
+    path, told = write(tmp_path / "run.jsonl", columns), []
+    found = follow(path, SETTINGS, on_record=lambda r: told.append(r) or r["stage"] == 2)
+    assert (found.because, found.record) == ("enough", told[-1])
+    assert [(r["stage"], r["update"]) for r in told] == [x for x in places(columns) if x <= (2, 0)]
+    assert {r["stage"] for r in found.report.records} == {0, 2}
+
+
+def test_the_last_update_settles(tmp_path):
+    """Without a later one it is whole after a while, and is told once."""
+    path, told = write(tmp_path / "run.jsonl", of(log(1), update=0)), []
+    follow(path, SETTINGS, every=0.01, settle=0.0, until_idle=0.05, on_record=told.append)
+    assert len(told) == 1
+
+
+def test_the_command_follows(tmp_path, capsys, monkeypatch):
+    """Lines where there is no terminal, the verdict in the end, where the figures are; a threshold ends it, exit code 4."""
+    path, page = write(tmp_path / "run.jsonl", log(1)), tmp_path / "page.html"
+    still, pages = Watching(follow=True, until_idle=0.0, refresh=1.5), []
+    original = command.write_page
+    monkeypatch.setattr(command, "write_page", lambda *args: pages.append(original(*args).read_text()))
+    assert command.run(path, SETTINGS, html=page, watching=still) == 0
+    out = capsys.readouterr()[0]
+    first, last = pages  # on the way and in the end
+    assert "<meta http-equiv=refresh content=2>" in first
+    assert "still written" in first
+    assert "http-equiv=refresh" not in last
+    assert last == page.read_text()
+    assert out.startswith("update 0.0, agent")
+    assert f"\nFigures: {page}\n" in out
+    assert "Inside its radius?" in out
+    failing = Watching(follow=True, until_idle=60.0, fail_above=("kl_k3=1e-12",))
+    assert command.run(path, SETTINGS, json=True, watching=failing) == command.PASSED
+    out, err = capsys.readouterr()
+    assert [json.loads(x)["update"] for x in out.splitlines()] == [0]
+    assert "teamtr: update 0.0 of" in err
+
+
+def test_no_number_is_cut_on_a_narrow_screen(tmp_path):
+    """Whatever its width: verdicts and the last updates; before the first row that there is none."""
+    report = monitor(read_stages(write(tmp_path / "run.jsonl", log(1))), SETTINGS)
+    for width in (60, 200):
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(drawn(report, "run", "Ctrl-C ends"))
+        text = console.export_text()
+        assert "…" not in text
+        assert "Agent 0: " in text
+        assert "Ctrl-C ends" in text
+        if width == 200:
+            assert all(number(r["kl_k1"]["value"]) in text for r in report.records)
+    console.print(drawn(None, "run", ""))
+    assert "run: nothing yet" in console.export_text()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT there")
+def test_control_c_ends_with_the_verdict(tmp_path):
+    path = write(tmp_path / "run.jsonl", log(1))
+    run = subprocess.Popen(
+        [sys.executable, "-m", "teamtr_jax.cli", "monitor", str(path), "--follow", "--refresh", "0.1"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert run.stdout.readline().startswith("update 0.0")
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    assert "Inside its radius?" in out
+    assert err == ""
+
+
+# --------------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_what_cannot_be_followed_is_named(tmp_path):
+    columns = log(3)
+    parquet = write(tmp_path / "run.parquet", columns)
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    for call, message in (
+        (lambda: Follower(parquet), "found one Parquet file, expected JSON lines or a folder of parts"),
+        (lambda: Follower(tmp_path / "none.jsonl"), "found no such file"),
+        (lambda: follow(empty, until_idle=0), "empty.jsonl: found nothing until now"),
+        (lambda: follow(empty, every=0.0), "--refresh: found 0.0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_bad_lines_are_named(tmp_path):
+    """With the line of the file, whenever it was read."""
+    columns, path = log(3), tmp_path / "run.jsonl"
+    first, last = of(columns, 0), of(columns, 4)
+    row = {key: x[0].item() for key, x in last.items()}
+    number = first["t"].size + 1
+    early = {key: x[0].item() for key, x in first.items()}
+    for more, message in (
+        ([{"stage": 4}], "run.jsonl: columns: found no prompt"),
+        ([row, {"stage": 4}], f"column prompt, line {number + 1}: found no value"),
+        ([[]], f"line {number}: found a list, expected a JSON object"),
+        ([row | {"reward": 2}], "column reward: found 2.0"),
+        ([row | {"logp_new": 1.0}], f"column logp_new, line {number}: found 1.0"),
+        ([row, early], f"column stage, line {number + 1}: found 0, expected at least 4"),
+        ([early], f"column t, line {number}: found 0, and 0 in line 1, expected one row"),
+        ([row | {"token": 3}], f"column token, line {number}: found values, expected none, as in the lines before"),
+    ):
+        write(path, first)
+        follower = Follower(path, SETTINGS, lambda r: None)
+        follower.look()
+        with path.open("a") as file:
+            file.writelines(json.dumps(x) + "\n" for x in more)
+        with pytest.raises(InputError, match=message):
+            follower.end()
+    write(path, first)
+    follower = Follower(path, SETTINGS)
+    follower.look()
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"found 100 bytes, after \d+ were read, expected a file that grows"):
+        follower.look()
+
+
+def test_a_part_of_a_finished_stage_is_named(tmp_path):
+    """Training that goes back behind it, or a process that is late."""
+    columns = log(2)
+    with LogWriter(tmp_path, sampler=PLAIN) as writer:
+        for place in places(columns):
+            writer.add(of(columns, *place))
+        writer.flush()
+        follower = Follower(tmp_path, SETTINGS)
+        follower.look()
+        assert follower._source._done[0] == 0
+        writer.go_back(0, 2)
+        with pytest.raises(InputError, match="other parts of stages up to 0 than were read"):
+            follower.look()
