@@ -201,10 +201,9 @@ def run(
     ]
     if html is not None:
         optional_import("matplotlib")
-        if output_file("--html", html) == Path(os.path.realpath(file)):
-            raise InputError("--html", str(html), "another file than the log")
-    if latex is not None and output_file("--latex", latex) == Path(os.path.realpath(file)):
-        raise InputError("--latex", str(latex), "another file than the log")
+    for option, place in (("--html", html), ("--latex", latex)):
+        if place is not None and output_file(option, place) == Path(os.path.realpath(file)):
+            raise InputError(option, str(place), "another file than the log")
     events = None if tensorboard is None else Events(tensorboard)
     lines = json and not advice
     if watching.follow:
