@@ -141,7 +141,7 @@ def test_bfloat16_cut_sampler_several_stops(tmp_path):
     train(made, 1)
     log = read_token_log(tmp_path / "log")
     assert log.sampler.precision == "bfloat16"
-    assert (log.sampler.top_k, log.sampler.top_p) == (20, 0.9)
+    assert (log.sampler.top_k, log.sampler.top_p) == (8, 0.9)
     assert sorted(set(zip(log.stage.tolist(), log.update.tolist(), strict=True))) == [(0, 0), (0, 1)]
     for update, (_, at, padded, batch, engine) in enumerate(seen.batches):
         here, tokens, again = logged(log, 0, update)
