@@ -186,7 +186,7 @@ THEORY = [
     {"networks", "families", "tiers", "proved"},
     {"exact_audit"},
     {"audit", "plugins", "adversarial"},
-    {"evidence", "figures", "claims", "regimes", "studies"},
+    {"evidence", "figures", "claims", "regimes", "studies", "noise"},
     {"run"},
     {"__main__"},
 ]

@@ -21,8 +21,9 @@ DECISIONS = (
 )  # fmt: skip
 """1 or 0."""
 INTERVALS = (
-    "reward", "kl_k1", "kl_k3", "kl_episode", "mean_weight", "surrogate", "surrogate_tokens", "improvement", "gap",
-    "improvement_next", "drift", "kl_sampler_current", "kl_sampler_new", "sampler_misses", "kl_deployed", "improvement_deployed",
+    "reward", "kl_k1", "kl_k3", "floor", "kl_k3_corrected", "kl_episode", "floor_episode", "mean_weight", "surrogate",
+    "surrogate_tokens", "improvement", "gap", "improvement_next", "drift", "kl_sampler_current", "kl_sampler_new",
+    "sampler_misses", "kl_deployed", "improvement_deployed",
 )  # fmt: skip
 """The value, and with `_low` and `_high` the ends."""
 LIMITS = (

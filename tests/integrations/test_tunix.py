@@ -113,8 +113,7 @@ def test_two_meshes_mini_and_micro_batches_lora(tmp_path, monitored):
         assert here[row].reward == pytest.approx(runs.reward(ids))
         if not padded[row]:
             agree([here[row]] * GROUP, [want[row]] * GROUP)
-    its = numbers([r for r, odd in zip(here, padded, strict=True) if not odd], True)  # they did move
-    assert its["kl_k3"] > 1e-4
+    assert max(abs(r.messages[0].new - r.messages[0].current).max() for r in here) > 0.01
     # the behaviour: what the engine says itself
     fresh, other = learner(**settings, return_logprobs=True)
     train(fresh, 1)

@@ -16,7 +16,7 @@ from oracle import Message, Rollout
 from tunix import ClusterConfig, GRPOConfig, GRPOLearner, RLCluster, RLTrainingConfig, Role, RolloutConfig
 from tunix.models.qwen3 import model as qwen3
 
-WORDS, EOS, GROUP, LIMIT = 24, 2, 4, 6
+WORDS, EOS, GROUP, LIMIT = 12, 2, 4, 6
 PROMPTS = np.array(["3 4 5", "6 7", "8 9 10", "11"])
 
 
@@ -65,6 +65,8 @@ def network(lora=False, dtype=jnp.float32):
         rope_theta=10_000, norm_eps=1e-6, use_tied_embedding=True, dtype=dtype, param_dtype=dtype,
     )  # fmt: skip
     model = qwen3.Qwen3(config, rngs=nnx.Rngs(0))
+    table = model.embedder.input_embedding
+    table.set_value(40 * table.get_value())
     if lora:
         provider = qwix.LoraProvider(module_path=".*q_proj|.*down_proj", rank=2, alpha=8.0)
         model = qwix.apply_lora_to_model(model, provider, **model.get_model_input(), rngs=nnx.Rngs(1))
