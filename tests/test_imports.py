@@ -227,7 +227,7 @@ def test_one_way_down(package):
             assert place(target) < place(source), f"{source} imports {target}"
 
 
-STUDIES = {"tabular": set(), "llm": set(), "reproduce": {"llm"}}
+STUDIES = {"tabular": set(), "llm": set(), "reproduce": {"llm"}, "trl": set()}
 """Programs under `experiments/`, and those whose parts they may use."""
 
 

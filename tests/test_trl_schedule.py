@@ -167,6 +167,18 @@ def test_certified_rollouts_are_kept():
     assert far[1].answer.shift > 0.2
 
 
+def test_a_function_decides_on_new_rollouts():
+    """It is given the updates since the rollouts in use were sampled."""
+    asked = []
+    schedule = TeamTRSchedule(
+        Coins(), radius=np.inf, resample=lambda since: asked.append(since) or since[-1].agent == 0
+    )
+    records = schedule.stage()
+    assert [x.source for x in records] == [0, 1, 1]
+    assert [x.resampled for x in records] == [True, True, False]
+    assert asked == [[records[0]], [records[1]]]
+
+
 def test_the_log_has_every_update(tmp_path):
     """Ids, sources, the start scored again, other agents' rows, the second scoring; the next run goes on behind it."""
     team = Coins()
@@ -225,6 +237,7 @@ def test_a_replacement_is_aligned_and_logged(tmp_path):
     schedule.close()
     log = read_token_log(tmp_path / "log")
     rows = log.stage == 0
+    assert rows.sum() == PROMPTS * GROUP * 3
     assert ((log.logp_new != log.logp_current)[rows] == (log.agent[rows] == 1)).all()
     with pytest.raises(InputError, match="agent: found 'd', expected a or b or c"):
         schedule.replace("d", 0.0)
