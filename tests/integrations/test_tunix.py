@@ -132,7 +132,7 @@ def test_bfloat16_cut_sampler_several_stops(tmp_path):
         mini=2,
         micro=2,
         iterations=1,
-        top_k=20,
+        top_k=8,
         top_p=0.9,
         eos_tokens=list(stops),
         return_logprobs=True,
