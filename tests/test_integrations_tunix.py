@@ -245,7 +245,7 @@ def test_it_goes_on_where_the_learner_does(made, tmp_path):
         learner.rl_cluster.close()
     found, _ = updates(tmp_path)
     assert list(found) == [(0, n) for n in range(6)]
-    assert len(list((tmp_path / "log").glob("*.before-*"))) == 4
+    assert len([path for path in (tmp_path / "log").glob("*.parquet*") if path.suffix != ".parquet"]) == 4
 
 
 def test_without_a_step_nothing_is_written(made, tmp_path):
