@@ -17,6 +17,15 @@ from teamtr_jax.monitor import Settings, monitor, token_log
 from teamtr_jax.records import TOKEN_LOG_COLUMNS
 
 LOW, HIGH = -1.0, 3.0
+NOT_SCORED_TWICE = (
+    "floor",
+    "kl_k3_corrected",
+    "not_corrected",
+    "floor_episode",
+    "floor_token",
+    "floor_shift",
+    "floor_law",
+)
 REWARDS = (-1.0, -0.25, 0.5, 1.75, 3.0)
 LETTERS, TURNS, LONGEST = 3, 5, 3
 
@@ -413,6 +422,7 @@ def expected(table, settings):
             "mean_weight_low": len(new) > 1 and one_sided(new, 1e-6, 1) < 1,
             "mean_weight_high": betting([x - 1 for x in weights], alpha / 10) > 0,
             "groups": None if len(set(sizes)) == 1 else [min(sizes), max(sizes)],
+            **dict.fromkeys(NOT_SCORED_TWICE), "scored_twice": 0, "below_floor": [], "sampler": None,
         }  # fmt: skip
         shown = [record["certificate"], record["certificate_finite_sample"]]
         record["limit_cut"] = any(x["lower"] > room for x in shown)

@@ -75,6 +75,15 @@ def test_records_say_the_same(report):
             assert advice(report.records[:count], SETTINGS) == next(x for x in advices(cut) if x.agents == (agent,))
 
 
+def test_infinities_come_back_from_json(report):
+    """Strict JSON writes them as words; an update in doubt has them everywhere."""
+    none = {"lower": -math.inf, "label": "none: tokens are masked", "alpha": 0.1, "rung": "S9", "union": 3}
+    interval = {"value": math.inf, "low": -math.inf, "high": math.inf, "n": 1}
+    r = report.records[1] | {"certificate": none, "surrogate": interval, "kl_episode": interval}
+    assert '"low": "-inf"' in dump(r)
+    assert advice(read_back([r]), SETTINGS) == advice(r, SETTINGS)
+
+
 def test_one_record_will_do(report):
     found = advice(report.records[4], SETTINGS)
     assert (found.agents, found.update, found.keep_rollouts) == ((1,), "1.1", report.records[4]["skippable"])
@@ -115,6 +124,7 @@ def test_it_is_strict_json(report):
         ({"rungs": []}, "record: key rungs"),
         ({"delta": 0.5}, "settings: found delta = 0.02, expected 0.5, as record 0.1 has it"),
         ({"interaction": [{"update": 0}]}, "record: key interaction"),
+        ({"floor": 0.1}, "record: key floor: found 0.1"),
     ],
 )
 def test_a_bad_record_is_named(report, change, message):
@@ -162,8 +172,11 @@ def test_scalars_have_stable_names(report):
     keys = {column.key for column in COLUMNS}
     bare = {x.removesuffix(end) for x in SCALARS for end in ("_low", "_high", "_lower") if x.endswith(end)}
     weights = {x for x in SCALARS if "ess" in x or "weight_" in x}
-    assert {x for x in SCALARS if not x.endswith(("_low", "_high", "_lower"))} - weights - {"doubts"} <= keys
-    assert bare - {"mean_weight"} <= keys | {"mean_weight"}
+    assert {x for x in SCALARS if not x.endswith(("_low", "_high", "_lower"))} - weights - {
+        "doubts",
+        "floor_k3",
+    } <= keys
+    assert bare <= keys | {"mean_weight", "floor_k3"}
 
 
 def test_thresholds():

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,17 @@ def test_what_is_no_part(tmp_path):
     (tmp_path / "empty").mkdir()
     for read in (read_token_log, read_stages):
         assert "found a folder without parts" in refused(lambda read=read: list(read(tmp_path / "empty")))
+
+
+def test_nobody_says_anything(tmp_path):
+    """An update or a stage may be without token, a log may not."""
+    table = rows()
+    mute = token_rows(np.zeros((2, 1)), **{key: column[::2] for key, column in table.items() if key != "t"})
+    folder = written(tmp_path / "log", mute)
+    for read in (read_token_log, lambda path: list(read_stages(path))):
+        assert "found no token" in refused(read, folder)
+    written(folder, rows(stage=1), process=1, processes=2)
+    assert [x.rows for x in read_stages(folder)] == [0, 4]
 
 
 def test_parts_that_do_not_belong_together(tmp_path):
@@ -400,7 +412,9 @@ def test_two_writers_with_one_number(tmp_path):
         )
         writer_of(tmp_path / "log", process=1, processes=2).close()
         first.add(rows(0))
+        inherited = os.dup(first._lock)  # as in a child that was forked, and lives longer
     writer_of(tmp_path / "log").close()
+    os.close(inherited)
 
 
 def test_a_full_disk_keeps_the_rows(tmp_path):

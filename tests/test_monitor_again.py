@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from monitor_logs import sampled, world
 
+from experiments.llm.keeping import merge_logs
 from teamtr_jax.monitor import (
     append_token_log,
     monitor,
@@ -157,3 +158,16 @@ def test_lines_are_counted_with_the_header(table, tmp_path):
         assert expected in refused(read_token_log, path)
     path.write_text("\n".join(['{"teamtr_token_log": 1}', *lines]))
     assert read_token_log(path).sampler is None
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_logs_of_stages_are_joined(table, tmp_path, form):
+    """By `experiments.llm`: how the tokens were drawn is said where all stages say the same."""
+    (tmp_path / "token_log").mkdir()
+    for second, sampler in ((SAMPLER, SAMPLER), (None, None), (Sampler(1.0), None)):
+        for stage, own in enumerate((SAMPLER, second)):
+            columns = table | {"stage": table["stage"] + stage}
+            write_token_log(tmp_path / "token_log" / f"{stage:08d}.{form}", columns, sampler=own)
+        log = read_token_log(merge_logs(tmp_path, form, 2))
+        assert log.sampler == sampler
+        np.testing.assert_array_equal(log.logp_again, np.tile(table["logp_again"], 2))

@@ -380,7 +380,7 @@ def test_other_arguments_are_refused(table):
     for match in (-1.0, float("nan")):
         with pytest.raises(InputError, match=r"^match: "):
             token_log(table, match=match)
-    for wrong in ((table, Settings()), (None, Settings()), (token_log(table), {"alpha": 0.1})):
+    for wrong in ((list(table), Settings()), (None, Settings()), (token_log(table), {"alpha": 0.1})):
         with pytest.raises(InputError, match=r"^log, settings: "):
             inspect.unwrap(monitor)(*wrong)  # past the checks of annotations that tests run under
     assert "column prompt" in refused(table | {"prompt": [[1], [2, 3]]})

@@ -139,6 +139,7 @@ def test_every_cell_is_under_its_heading(real):
     monitored = {
         "k1 per message": "2.25 [1.75, 3.25]", "k3 per message": "3.25 [2.75, 4.25]", "δ = 0.035": "> δ",
         "flips %, 25 / 50": "76 / 93", "K per episode": "4.25 [3.75, 5.25]",
+        **dict.fromkeys(("floor, k3", "k3 − floor", "floor of K", "noise per token"), "–"),
     }  # fmt: skip
     assert grids[1] == [one | monitored, two | dict.fromkeys(monitored, "–") | {"K per episode": "4.25 [3.75, 5.25]"}]
     names = ("ESS/B", "P95", "P99", "max", "Pr[w > 10]")
@@ -177,7 +178,7 @@ def test_every_cell_is_under_its_heading(real):
 
 def test_answers_in_words(real):
     found = tables(made(real, FULL | {"outside": False, "skippable": False, "flips_25": 0.0, "flips_50": 1.0}))
-    assert found[1][2][0][4:6] == ["≤ δ", "0 / 100"]
+    assert found[1][2][0][6:8] == ["≤ δ", "0 / 100"]
     assert found[4][2][0][-1] == "needed"
 
 

@@ -31,6 +31,7 @@ RECORD = {
     "rungs": [rung("S7", "message ratios", -0.3, -0.4), rung("S7", "token ratios", -0.35, -0.5)],
     "certificate": {"rung": "S7, message ratios", "lower": -0.4, "alpha": 0.2, "union": 2, "label": LABEL},
     "certificate_finite_sample": {"lower": -0.7, "label": LABEL}, "shift_upper": None, "shift_rung": None,
+    "floor": None, "kl_k3_corrected": None, "floor_episode": None, "below_floor": [],
 }  # fmt: skip
 
 

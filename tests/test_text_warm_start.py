@@ -56,7 +56,9 @@ def test_the_loss_is_the_policys_own_at_its_temperature(team, started):
             texts = TASK.demonstrate(problem, rng)
             heard = [] if k == 0 else [(team.names[k - 1], texts[k - 1])]
             read, own = agent.scribe.opening(problem.prompt, heard), agent.scribe.message(texts[k])
-            ids = jnp.array([[*read, *own]])
+            ids = jnp.array(
+                [[*read, *own, *[0] * (256 - len(read) - len(own))]]
+            )  # one shape; nothing reads what follows it
             features, _ = agent.model.features(params[k], ids, jnp.ones_like(ids, bool))
             logits = np.asarray(logits_of(features, agent.model.head(params[k])), np.float64)[0] / 0.7
             logp = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))

@@ -137,6 +137,15 @@ def test_who_leaves_its_region_goes_back_into_it(halvings):
     assert team.theta[1] == 4.5  # its own radius
 
 
+@pytest.mark.parametrize("estimator", ["k1", "larger"])
+def test_the_radius_by_the_papers_monitor(estimator):
+    """Then k1 is inside, whatever k3 is."""
+    records = TeamTRSchedule(Coins(size=0.5, steps=9), radius=0.05, estimator=estimator).train(2)
+    assert all(x.kl_k1 <= 0.05 for x in records)
+    assert any(x.went_back for x in records)
+    assert all(x.kl <= 0.05 for x in records) == (estimator == "larger")
+
+
 def test_a_score_that_is_no_number_is_outside():
     """A step that breaks the weights is taken back: nothing of it is kept, and no NaN is booked."""
     team = Coins(size=np.nan, steps=2)
@@ -156,6 +165,18 @@ def test_certified_rollouts_are_kept():
     assert far[0].answer is None
     assert not far[1].answer
     assert far[1].answer.shift > 0.2
+
+
+def test_a_function_decides_on_new_rollouts():
+    """It is given the updates since the rollouts in use were sampled."""
+    asked = []
+    schedule = TeamTRSchedule(
+        Coins(), radius=np.inf, resample=lambda since: asked.append(since) or since[-1].agent == 0
+    )
+    records = schedule.stage()
+    assert [x.source for x in records] == [0, 1, 1]
+    assert [x.resampled for x in records] == [True, True, False]
+    assert asked == [[records[0]], [records[1]]]
 
 
 def test_the_log_has_every_update(tmp_path):
@@ -199,6 +220,7 @@ def test_numbers_for_the_trainers_own_logger():
     told = [call[1:] for call in team.calls if call[0] == "tell"]
     assert [(agent, step) for agent, step, _ in told] == [(k, s) for s in range(2) for k in range(3)]
     for x, (_, _, scalars) in zip(records, told, strict=True):
+        assert scalars["teamtr/kl_k3"] == pytest.approx(x.kl)  # of its own messages
         assert scalars["teamtr/share"] == x.share
         assert scalars["teamtr/radius"] == 0.13
 
@@ -215,6 +237,7 @@ def test_a_replacement_is_aligned_and_logged(tmp_path):
     schedule.close()
     log = read_token_log(tmp_path / "log")
     rows = log.stage == 0
+    assert rows.sum() == PROMPTS * GROUP * 3
     assert ((log.logp_new != log.logp_current)[rows] == (log.agent[rows] == 1)).all()
     with pytest.raises(InputError, match="agent: found 'd', expected a or b or c"):
         schedule.replace("d", 0.0)
@@ -243,6 +266,7 @@ BAD = [
     (dict(radius=0.0), "radius: found 0.0"),
     (dict(radius={"a": 0.1}), "radius: found a, expected one for each of a, b, c"),
     (dict(radius={"a": 0.1, "b": -1.0, "c": 1.0}), "radius of b: found -1.0"),
+    (dict(estimator="k2"), "estimator: found 'k2'"),
     (dict(halvings=-1), "halvings"),
     (dict(twice=2.0), "twice"),
 ]

@@ -332,9 +332,8 @@ class TeamTRSchedule:
         if self._books is not None:
             self._books.book(agent, rows)
         count = sum(x.agent == agent for x in self.updates)
-        self.team.tell(
-            agent, count, update_scalars(update_sums(rows)) | {"teamtr/share": share, "teamtr/radius": delta}
-        )
+        its = {key: column[rows["agent"] == agent] for key, column in rows.items()}
+        self.team.tell(agent, count, update_scalars(update_sums(its)) | {"teamtr/share": share, "teamtr/radius": delta})
         for x, after in zip(sets, new, strict=True):
             x.current = after
         use.path_kl += step.episode

@@ -35,7 +35,8 @@ def align(
 
     Along the outgoing agent's messages that sum has the mean KL(outgoing‖newcomer) of a message (P3.2), the `δ` of the
     certificates. It stops at the first epoch at which both are at most the radius: what the newcomer brings is kept as far as
-    gradient steps keep it; it is no projection.
+    gradient steps keep it; it is no projection. If there is none, the weights of the epoch are left at which the greater of both
+    was least, the newcomer as it came among them: few probes are soon learned by heart, and the other part moves away.
 
     Args:
       outgoing, newcomer: models of one vocabulary, without dropout.
@@ -53,8 +54,9 @@ def align(
         with torch.no_grad():
             return sum(float(part) for part in _parts(outgoing, newcomer, probe, batch, temperature)) / probe.messages
 
+    trained = [p for p in newcomer.parameters() if p.requires_grad]
     before = after = kl(train), kl(held)
-    steps = 0
+    best, steps = (after, [p.detach().clone() for p in trained]), 0
     for _ in range(epochs):
         if max(after) <= radius:
             break
@@ -64,6 +66,13 @@ def align(
             optimiser.step()
             steps += 1
         after = kl(train), kl(held)
+        if max(after) < max(best[0]):
+            best = after, [p.detach().clone() for p in trained]
+    after = best[0]
+    with torch.no_grad():
+        for p, kept in zip(trained, best[1], strict=True):
+            p.copy_(kept)
+    newcomer.zero_grad()
     return Alignment(before[0], after[0], before[1], after[1], steps, max(after) <= radius)
 
 

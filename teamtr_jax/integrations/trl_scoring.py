@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["token_log_probs"]
+__all__ = ["evaluated", "token_log_probs"]
 
 
 def token_log_probs(trainer: Any, ids: Any, attention: Any, width: int, batch: int) -> Any:
@@ -29,13 +29,13 @@ def token_log_probs(trainer: Any, ids: Any, attention: Any, width: int, batch: i
     device = trainer.accelerator.device
     other = device.type != "cpu"
     kept = torch.random.fork_rng([device] if other else [], device_type=device.type if other else "cuda")
-    with _evaluated(trainer.model), kept, torch.no_grad():
+    with evaluated(trainer.model), kept, torch.no_grad():
         found = trainer._get_per_token_logps_and_entropies(trainer.model, ids, attention, width, batch_size=batch)
         return found[0].float()
 
 
 @contextmanager
-def _evaluated(model: Any) -> Iterator[None]:
+def evaluated(model: Any) -> Iterator[None]:
     """The model in eval mode; afterwards every module is in the mode in which it was."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -6,8 +6,7 @@ is handed: the transcript as this agent read it, the others' words masked out of
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from teamtr_jax.integrations.schedule import Alignment
 from teamtr_jax.integrations.team_rollouts import Rollouts
 from teamtr_jax.integrations.trl import KNOWN
 from teamtr_jax.integrations.trl_alignment import Probe, align
+from teamtr_jax.integrations.trl_scoring import evaluated, token_log_probs
 from teamtr_jax.integrations.trl_settings import require_known_law, sampler_of_trainer
 from teamtr_jax.validation import InputError, positive, whole_number
 
@@ -150,7 +150,7 @@ class TrlTeam:
         trainer = self.trainers[agent]
         contexts = [p + c for p, c in zip(view.prompt, view.completion, strict=True)]
         trainer._last_loaded_step = -1  # an engine may hold weights from before the schedule went back
-        with _evaluating(trainer.model):
+        with evaluated(trainer.model):
             ids, logps = trainer._generate_single_turn(contexts, None, {}, 1)
         for i, message in enumerate(ids):
             view.completion[i].extend(message)
@@ -164,7 +164,6 @@ class TrlTeam:
 
         Some `rows` are scored in batches of half the size, with more padding.
         """
-        torch = import_module("torch")
         where = rollouts.of(agent) if rows is None else rollouts.of(agent)[rows]
         view = rollouts.data.views[agent]
         trainer = self.trainers[agent]
@@ -172,10 +171,7 @@ class TrlTeam:
         batch = trainer.args.per_device_train_batch_size
         if rows is not None:  # in one shape the numbers of a row are the same, whoever else is in the batch
             ids, attention, batch = (*(_wider(x) for x in (ids, attention)), max(1, batch // 2))
-        with torch.no_grad(), _evaluating(trainer.model):
-            logps, _, _ = trainer._get_per_token_logps_and_entropies(
-                trainer.model, ids, attention, keep, batch_size=batch
-            )
+        logps = token_log_probs(trainer, ids, attention, keep, batch)
         out = np.full(where.shape, np.nan)
         out[where] = logps[own].double().cpu().numpy()
         return out
@@ -253,7 +249,7 @@ class TrlTeam:
         for rows in (range(cut), range(cut, probes.reward.size)):
             ids, attention, own, _ = _padded(newcomer, probes.data.views[agent].rows(rows))
             parts.append(Probe(ids, attention, own, len(rows) * list(self.environment.turns).count(name)))
-        with _evaluating(outgoing.model), _evaluating(newcomer.model):
+        with evaluated(outgoing.model), evaluated(newcomer.model):
             info = align(
                 outgoing.model, newcomer.model, parts, radius, rate=self.align_rate, epochs=self.align_epochs,
                 batch=newcomer.args.per_device_train_batch_size, temperature=newcomer.temperature,
@@ -352,17 +348,6 @@ def _handed_over(view: _View, reward: Floats, group: int) -> Callable[[list[Any]
         }
 
     return rollout_func
-
-
-@contextlib.contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Without dropout; the mode is put back."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def _steps(trainer: Any) -> int:

@@ -95,7 +95,7 @@ class Watch:
         at = self._place()
         responses = self._batches.read(batch, self._old_is_current())
         current = self._batches.score(batch) if responses.old is None else responses.old
-        require_behaviour(responses, current)
+        require_behaviour(responses, current, self.writer.sampler.cuts)
         again = self._again(batch, responses)
         out = self.original["_update_actor"](batch, *args, **settings)
         new = self._batches.score(batch)

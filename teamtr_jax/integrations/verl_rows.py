@@ -16,8 +16,8 @@ __all__ = ["Agent", "Responses", "places", "scored_twice", "require_behaviour", 
 
 SHARE = 8
 """One rollout in so many is scored twice."""
-UNEXPLAINED = 0.01
-"""Nats: an engine without cuts that is certain of a token (log-probability 0) and a trainer agree within this."""
+UNEXPLAINED = 1.0
+"""Nats: an engine without cuts that is certain of a token, or of a whole response, and a trainer differ by less."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -75,15 +75,22 @@ def scored_twice(responses: Responses, multiple: int) -> Ints:
     return np.array((chosen + rest[: -len(chosen) % multiple])[::-1], np.int64)
 
 
-def require_behaviour(responses: Responses, current: Floats) -> None:
-    """Refuse a token without a log-probability of the engine: verl fills up with 0, which says that it was certain.
+def require_behaviour(responses: Responses, current: Floats, cuts: bool = False) -> None:
+    """Refuse a token without a log-probability of the engine: agent loops fill up with 0, which says that it was certain.
+
+    Args:
+      current: [N, T] log-probabilities of the trainer.
+      cuts: top-k or top-p may leave one token, of which the engine is certain and the trainer is not.
 
     Raises:
       InputError: names row and token.
     """
     wrote = responses.wrote & responses.real[:, None]
     missing = wrote & ~np.isfinite(responses.behaviour)
-    missing |= wrote & (responses.behaviour == 0) & (current < -UNEXPLAINED)
+    if not cuts:
+        zero = wrote & (responses.behaviour == 0)
+        row = (zero.sum(1) == wrote.sum(1)) & (np.where(wrote, current, 0.0).sum(1) < -UNEXPLAINED)
+        missing |= zero & ((current < -UNEXPLAINED) | row[:, None])
     if missing.any():
         row, t = np.argwhere(missing)[0].tolist()
         found = f"{responses.behaviour[row, t]} in row {row}, token {t}, where the trainer has {current[row, t]:.3g}"
@@ -91,7 +98,11 @@ def require_behaviour(responses: Responses, current: Floats) -> None:
 
 
 def written(
-    responses: Responses, current: Floats, new: Floats, again: Floats, ids: Callable[[int, int], tuple[Ints, Ints]],
+    responses: Responses,
+    current: Floats,
+    new: Floats,
+    again: Floats,
+    ids: Callable[[int, int], tuple[Ints, Ints]],
     agent: Agent,
 ) -> dict[str, NDArray[Any]]:
     """The rows of the log, without stage, update and source.

@@ -154,6 +154,10 @@ KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "shift_rung": (_or_none(_is(str)), "a text or null"),
     "interaction": (_or_none(_entries), "a list of entries or null"),
     "invalid": (_is(list), "a list"),
+    "floor": (_or_none(_interval), "value, low, high, n or null"),
+    "kl_k3_corrected": (_or_none(_interval), "value, low, high, n or null"),
+    "floor_episode": (_or_none(_interval), "value, low, high, n or null"),
+    "below_floor": (_is(list), "a list"),
     "contradiction": (_or_none(_is(Mapping)), "an object or null"),
     "schema": (_integer, f"{MONITOR_SCHEMA}"),
 }

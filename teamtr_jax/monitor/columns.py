@@ -7,18 +7,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from teamtr_jax.monitor.below import below_floor
 from teamtr_jax.monitor.between import Following, Shift
 from teamtr_jax.monitor.doubts import Doubts
 from teamtr_jax.monitor.estimates import plain
+from teamtr_jax.monitor.floor import Floor
 from teamtr_jax.monitor.interaction import Interaction
 from teamtr_jax.monitor.limits import DeployedLimits, Limits
 from teamtr_jax.monitor.own import Own
 from teamtr_jax.monitor.updates import Update
 from teamtr_jax.monitor_settings import Settings
+from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.sharing import set_of
 
 __all__ = ["MONITOR_SCHEMA", "INFORMATION", "RUNGS", "WEIGHTS", "Record", "Judged", "Column", "GROUPS", "COLUMNS", "record_of",
-           "number", "interval_text", "text", "who", "agents_text", "name"]  # fmt: skip
+           "number", "interval_text", "text", "who", "agents_text", "name", "below"]  # fmt: skip
 
 MONITOR_SCHEMA = 1
 
@@ -37,6 +40,7 @@ class Judged(NamedTuple):
     shift: Shift
     matrix: Interaction | None  #: of its stage
     settings: Settings
+    sampler: Sampler | None  #: how tokens were drawn, where the log says it
 
 
 # ---------------------------------------------------------------------------------------------------------------- as text
@@ -76,6 +80,11 @@ def agents_text(agents: list[int]) -> str:
 def name(record: Record) -> str:
     """The update of a record: stage.update."""
     return f"{record['stage']}.{record['update']}"
+
+
+def below(record: Record, key: str) -> str:
+    """What stands behind a number that rounding could have made."""
+    return ", below the floor" if key in record["below_floor"] else ""
 
 
 # ---------------------------------------------------------------------------------------------------------------- columns
@@ -141,7 +150,8 @@ def _flips(record: Record) -> str:
 
 
 def _decision(record: Record) -> str:
-    return "–" if record["outside"] is None else "> δ" if record["outside"] else "≤ δ"
+    found = "> δ" if record["outside"] else "≤ δ"
+    return "–" if record["outside"] is None else found + below(record, "outside")
 
 
 def _skippable(record: Record) -> str:
@@ -159,7 +169,7 @@ def _rung(record: Record) -> str:
 
 def _lower(key: str) -> Callable[[Record], str]:
     """The limit of a certificate."""
-    return lambda record: "–" if record[key] is None else number(record[key]["lower"])
+    return lambda record: "–" if record[key] is None else number(record[key]["lower"]) + below(record, key)
 
 
 def _rungs(j: Judged) -> list[dict[str, Any]]:
@@ -182,9 +192,10 @@ def _certificate(j: Judged) -> dict[str, Any]:
 
 
 def _s8(j: Judged, found: Limits | DeployedLimits, estimator: str) -> dict[str, Any]:
+    noisy = found is j.limits and j.own.floor is not None and j.own.floor.visible
     return {
         "lower": found.finite, "estimate": found.finite_value, "alpha": j.settings.alpha, "estimator": estimator,
-        "bound": "betting", "label": found.label,
+        "bound": "betting, less what noise adds (asymptotic)" if noisy else "betting", "label": found.finite_label,
     }  # fmt: skip
 
 
@@ -219,6 +230,11 @@ def _drift(j: Judged) -> dict[str, Any] | None:
 def _of(found: Any, pick: Callable[[Any], Any]) -> Any:
     """A number of what there is, or none."""
     return None if found is None else pick(found)
+
+
+def _floor(pick: Callable[[Floor], Any]) -> Callable[[Judged], Any]:
+    """Of the floor, where rollouts were scored twice."""
+    return lambda j: _of(j.own.floor, pick)
 
 
 def _kl(j: Judged, pick: Callable[[Any], Any]) -> Any:
@@ -267,6 +283,13 @@ TOKEN_KL = (
            lambda j: _kl(j, lambda x: plain(x.k1))),
     Column("kl_k3", "k3 per message", ESTIMABLE, "the same with r − 1 − log r, r = π_new/π_current; never negative (P3.2)",
            lambda j: _kl(j, lambda x: plain(x.k3))),
+    Column("floor", "floor, k3", ESTIMABLE,
+           "k3 of the current policy with itself, scored twice: what noise of the scores makes of a KL of 0, nats a message",
+           _floor(lambda x: plain(x.kl))),
+    Column("kl_k3_corrected", "k3 − floor", ESTIMABLE,
+           "KL(current‖new) by k3 without what noise of the scores adds to it, where that is known",
+           _floor(lambda x: plain(x.corrected))),
+    Column("not_corrected", "", "", "why there is none, where rollouts were scored twice", _floor(lambda x: x.unknown)),
     Column("outside", {"δ = {delta:g}": _decision}, ESTIMABLE,
            "whether k1 exceeds δ; also where the log contradicts itself; unknown where the rollouts are in doubt", _outside),
     Column("flips_25", {"flips %, 25 / 50": _flips}, ESTIMABLE,
@@ -277,6 +300,20 @@ TOKEN_KL = (
            lambda j: plain(j.own.episode)),
     Column("kl_episode_upper", "", ESTIMABLE, "the one-sided upper limit of K",
            lambda j: np.inf if j.doubts.invalid else j.own.episode_upper),
+    Column("floor_episode", "floor of K", ESTIMABLE, "the floor of a whole rollout", _floor(lambda x: plain(x.episode))),
+    Column("floor_token", "noise per token", ESTIMABLE, "standard deviation of the noise of one score of a token, nats",
+           _floor(lambda x: x.token)),
+    Column("floor_shift", "", ESTIMABLE, "mean of log again − log current, nats a message: 0 where both scores have one law",
+           _floor(lambda x: plain(x.shift))),
+    Column("floor_law", "", "",
+           "alike (that mean is 0, at 1e-3), drawn (tokens were drawn by current as it stands in the log), apart or off (by more "
+           "than the floor)",
+           _floor(lambda x: x.kind)),
+    Column("scored_twice", "", "", "rollouts whose current policy was scored a second time",
+           lambda j: 0 if j.own.floor is None else j.own.floor.rollouts),
+    Column("below_floor", "", "",
+           "keys and rungs that the floor hides: KLs within its interval, the decision by k1, lower limits within ϱ times it; "
+           "they decide nothing", lambda j: below_floor(j.own, j.limits, j.doubts, j.settings)),
 )  # fmt: skip
 
 TAILS = (
@@ -305,7 +342,7 @@ CERTIFICATES = (
            "J(π̂ⁱ) − J(π̂ⁱ⁻¹) − L by importance ratios, Σ_m (Λ(<m) − 1)(ρ_m − 1) A (exact mean, large variance)",
            lambda j: plain(j.own.surrogate.gap)),
     Column("rungs", {"certificate": _best}, "", "lower bounds on the improvement (S6); the table has the best of them", _rungs),
-    Column("certificate", {"rung": _rung, "lower": lambda r: number(r["certificate"]["lower"])}, RANGE,
+    Column("certificate", {"rung": _rung, "lower": _lower("certificate")}, RANGE,
            "the rung with the greatest lower limit, and this limit: above 0 the update is certified (S6); asymptotic",
            _certificate),
     Column("certificate_finite_sample", {"S8 lower": _lower("certificate_finite_sample")}, FINITE,
@@ -364,6 +401,8 @@ INTERACTION = (
 
 DOUBTS = (
     Column("schema", "", "", "1", lambda j: MONITOR_SCHEMA),
+    Column("sampler", "", "", "how tokens were drawn and scored, where the log says it",
+           lambda j: _of(j.sampler, Sampler.to_json)),
     Column("invalid", "", "", "why there is no certificate, empty where there is one", lambda j: j.doubts.invalid),
     Column("masked", "", "", "rollouts that lack tokens", lambda j: j.doubts.masked),
     Column("contradiction", "", "", "what shows that tokens were not drawn from the behaviour", lambda j: j.doubts.contradiction),

@@ -22,6 +22,7 @@ from teamtr_jax.monitor.follow import Followed, follow
 from teamtr_jax.monitor.log import optional_import
 from teamtr_jax.monitor.page import write_page
 from teamtr_jax.monitor.reading import Progress, read_stages
+from teamtr_jax.monitor.remarks import refused
 from teamtr_jax.monitor.report import MonitorReport, monitor
 from teamtr_jax.monitor.scalars import Threshold, passed, thresholds
 from teamtr_jax.monitor.terminal import show
@@ -185,7 +186,8 @@ def run(
       latex: a file for the tables.
 
     Returns:
-      The exit code: `PASSED` where an update passes a threshold, otherwise 0.
+      The exit code: 2 (bad input) where the log contradicts itself and has no sampler settings, what is known of it being
+      printed all the same; `PASSED` where an update passes a threshold; otherwise 0.
 
     Raises:
       InputError: before anything is printed or written; of a log that is followed also later.
@@ -199,10 +201,9 @@ def run(
     ]
     if html is not None:
         optional_import("matplotlib")
-        if output_file("--html", html) == Path(os.path.realpath(file)):
-            raise InputError("--html", str(html), "another file than the log")
-    if latex is not None and output_file("--latex", latex) == Path(os.path.realpath(file)):
-        raise InputError("--latex", str(latex), "another file than the log")
+    for option, place in (("--html", html), ("--latex", latex)):
+        if place is not None and output_file(option, place) == Path(os.path.realpath(file)):
+            raise InputError(option, str(place), "another file than the log")
     events = None if tensorboard is None else Events(tensorboard)
     lines = json and not advice
     if watching.follow:
@@ -233,4 +234,8 @@ def run(
         show(report, str(file))
     if watching.follow and html is not None and not json:
         sys.stdout.write(f"Figures: {shown(html)}\n")
-    return PASSED if _failed(judged, limits) else 0
+    failed = _failed(judged, limits)
+    if why := refused(report):
+        sys.stderr.write(f"teamtr: refused: {shown(str(file))}: {why}\n")
+        return 2
+    return PASSED if failed else 0

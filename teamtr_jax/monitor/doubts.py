@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from teamtr_jax.finite_sample import FALSE_ALARM, log_evidence
-from teamtr_jax.intervals import mean, ratio
-from teamtr_jax.monitor.estimates import Floats, Ints, plain
+from teamtr_jax.intervals import lower_limit, mean, ratio, upper_limit
+from teamtr_jax.monitor.estimates import Floats, Ints, growth, plain
+from teamtr_jax.monitor.floor import Floor
 from teamtr_jax.monitor.log import TokenLog
+from teamtr_jax.monitor.scored import per_prompt, score
 from teamtr_jax.monitor.sources import rows_of
 from teamtr_jax.monitor.updates import Update
 from teamtr_jax.monitor_settings import Settings
@@ -19,6 +22,8 @@ __all__ = [
     "Doubts",
     "doubts_of",
     "contradiction",
+    "beyond_softmax",
+    "hidden_law",
     "one_sided_groups",
     "unequal",
     "holes",
@@ -41,13 +46,13 @@ class Doubts(NamedTuple):
     scored_again: list[dict[str, Any]]  #: of each older set, what is here of it
 
 
-def doubts_of(log: TokenLog, u: Update, settings: Settings) -> Doubts:
+def doubts_of(log: TokenLog, u: Update, settings: Settings, floor: Floor | None = None) -> Doubts:
     """Why the rollouts of an update carry no certificate, if they do not, and what else is odd about them."""
     agents = np.asarray(u.agents, np.int64)
     chosen = [*u.sets.values()] or [u.chosen]
-    drawn = [contradiction(log, x, agents, settings.match, settings.alpha) for x in chosen]
+    drawn = [contradiction(log, x, agents, settings.match, settings.alpha, floor) for x in chosen]
     contradicted = next((x for x in drawn if x is not None), None)
-    groups, missing = unequal(log, u.chosen), holes(log, u.chosen)
+    groups, missing, law = unequal(log, u.chosen), holes(log, u.chosen), hidden_law(log, u, settings)
     invalid = [
         reason
         for reason, found in (
@@ -55,6 +60,11 @@ def doubts_of(log: TokenLog, u: Update, settings: Settings) -> Doubts:
             ("tokens are masked", any(log.masked[x].any() for x in chosen)),
             ("messages of sharers were not scored", bool(u.unscored)),
             ("the log contradicts itself", contradicted is not None),
+            (f"the sampler has {law}, and the scores do not show it", bool(law)),
+            (
+                "scored twice, the current policy is off itself by more than its floor",
+                floor is not None and floor.kind == "off",
+            ),
             ("prompts whose rollouts have equal rewards were left out", one_sided_groups(log, u.chosen) > 0),
             ("groups of unequal size: rollouts may be missing", groups is not None and not settings.complete),
             ("rollout ids are missing", missing > 0 and not settings.complete),
@@ -71,12 +81,49 @@ def doubts_of(log: TokenLog, u: Update, settings: Settings) -> Doubts:
     )
 
 
-def contradiction(log: TokenLog, chosen: Ints, updated: Ints, match: float, alpha: float) -> dict[str, Any] | None:
+def beyond_softmax(sampler: Mapping[str, Any]) -> str:
+    """The settings of a sampler that are more than a temperature.
+
+    Example:
+      >>> beyond_softmax({"temperature": 0.7, "top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0})
+      'top_k = 50'
+    """
+    none = {"top_k": 0, "top_p": 1, "min_p": 0, "repetition_penalty": 1}
+    return ", ".join(f"{key} = {sampler[key]:g}" for key, value in none.items() if sampler[key] != value)
+
+
+def hidden_law(log: TokenLog, u: Update, settings: Settings) -> str:
+    """What the settings say that the sampler does beside `softmax(logits/temperature)`, where no score shows it; or nothing.
+
+    A cut is shown by a mean weight current/behaviour below 1 (at 1e-6), a penalty by any distance of the two.
+    """
+    if (sampler := log.sampler) is None or sampler.plain:
+        return ""
+    if u.evidence != "fresh":
+        s = score(log, u.chosen, np.asarray(u.agents, np.int64))
+        misses = mean(per_prompt(s, -growth(s.sums(s.current))), settings.alpha)
+        if not sampler.cuts or lower_limit(misses, FALSE_ALARM) > 0:
+            return ""
+    return beyond_softmax(sampler.to_json())
+
+
+def _widened(floor: Floor | None) -> tuple[float, float]:
+    """By how much noise raises the log of the mean weight of a token and of a rollout, at most (1e-6 each)."""
+    if floor is None:
+        return 0.0, 0.0
+    token, rollout = (max(upper_limit(x, FALSE_ALARM), 0.0) for x in (floor.excess, floor.path))
+    return float(np.log1p(token)), float(np.log1p(rollout))
+
+
+def contradiction(
+    log: TokenLog, chosen: Ints, updated: Ints, match: float, alpha: float, floor: Floor | None = None
+) -> dict[str, Any] | None:
     """The statistic that shows that the tokens were not drawn from the behaviour; `None` where none does.
 
     Given what was before, a token of the behaviour b has `E_b π(u)/b(u) ≤ 1` for every policy π that did not see it, here current
     and new: so has a rollout, and `E_b log(b/π) ≥ 0`. Eight bets for each of the two policies have the mean capital
-    that is compared with `1/FALSE_ALARM`. Where current and behaviour are within `match`, the larger of both is b.
+    that is compared with `1/FALSE_ALARM`. Where current and behaviour are within `match`, the larger of both is b. Scores with
+    noise have `E w ≤ 1 + E w(e^d − 1 − d)`: with a `floor` every weight is divided by the upper limit of that.
 
     Args:
       updated: agents whose `logp_new` counts.
@@ -94,13 +141,14 @@ def contradiction(log: TokenLog, chosen: Ints, updated: Ints, match: float, alph
         "current/behaviour": current - drawn,
     }  # fmt: skip
     found: list[tuple[float, str, str]] = []
+    token, rollout = _widened(floor)
     for name, x in ratios.items():
         if not x.any():  # as where all of the rollouts are on-policy: nothing is won or lost
             found += [(0.0, name, KL)] * (len(TOKEN_STAKES) + len(ROLLOUT_STAKES))
             continue
         whole = np.add.reduceat(x, start)
-        found += [(log_evidence(x, stake), name, KL if stake == 1 else TOKEN) for stake in TOKEN_STAKES]
-        found += [(log_evidence(whole, stake), name, ROLLOUT) for stake in ROLLOUT_STAKES]
+        found += [(log_evidence(x - token, stake), name, KL if stake == 1 else TOKEN) for stake in TOKEN_STAKES]
+        found += [(log_evidence(whole - rollout, stake), name, ROLLOUT) for stake in ROLLOUT_STAKES]
     evidence = float(np.logaddexp.reduce([x for x, *_ in found]) - np.log(len(found)))
     if evidence < -np.log(FALSE_ALARM):
         return None

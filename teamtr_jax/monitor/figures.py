@@ -133,6 +133,10 @@ def _kl(ax: Any, report: MonitorReport) -> None:
     _band(ax, report.records, "kl_k3", "s", "k3 per message", 0.1)
     _level(ax, report.settings.delta, f"δ = {report.settings.delta:g}")
     marks = [("o", "k1 per message", False), ("s", "k3 per message", False)]
+    if any(r["floor"] is not None for r in report.records):
+        _band(ax, report.records, "floor", "_", "floor", 0.2)
+        _band(ax, report.records, "kl_k3_corrected", "D", "k3 − floor", 0.3)
+        marks += [("_", "floor", False), ("D", "k3 − floor", False)]
     _finish(ax, report, marks, title="Token KL(current‖new) per message", ylabel="nats")
 
 
@@ -208,7 +212,8 @@ FIGURES: Sequence[tuple[Draw, str]] = (
         _kl,
         (
             "How far an update moved its agents, in nats a message. k1 averages log π_current/π_new and k3 r − 1 − log r, where "
-            "r = π_new/π_current: two estimates of the same KL; k3 is never negative. k1 above δ: outside the radius."
+            "r = π_new/π_current: two estimates of the same KL; k3 is never negative. k1 above δ: outside the radius. floor: "
+            "k3 of the current policy with itself, scored twice; what is not above it decides nothing."
         ),
     ),
     (

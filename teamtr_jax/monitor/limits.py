@@ -8,8 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from teamtr_jax.finite_sample import Sample, betting_bound
+from teamtr_jax.intervals import upper_limit
 from teamtr_jax.monitor.doubts import Doubts
 from teamtr_jax.monitor.estimates import Floats
+from teamtr_jax.monitor.floor import Floor
 from teamtr_jax.monitor.own import Own
 from teamtr_jax.monitor_settings import Settings
 
@@ -26,6 +28,7 @@ class DeployedLimits(NamedTuple):
     finite: float  #: S8
     finite_value: float
     label: str
+    finite_label: str  #: of S8
 
 
 class Limits(NamedTuple):
@@ -37,6 +40,7 @@ class Limits(NamedTuple):
     finite: float  #: S8, no asymptotics
     finite_value: float  #: what it is a limit of, estimated
     label: str
+    finite_label: str  #: of S8
     mean_weight_high: bool
     limit_cut: bool
     deployed: DeployedLimits | None
@@ -47,22 +51,35 @@ def label(settings: Settings, invalid: Sequence[str]) -> str:
     return f"none: {invalid[0]}" if invalid else "held-out" if settings.held_out else "in-sample: not a guarantee"
 
 
-def _betting(values: Sequence[Floats | None], settings: Settings) -> list[tuple[float, bool, float] | None]:
-    """By update: the S8 limit in units of the range, whether the mean weight is above 1, the mean."""
-    out: list[tuple[float, bool, float] | None] = [None] * len(values)
-    by_size: dict[int, list[tuple[int, Floats]]] = {}
-    for i, z in enumerate(values):
+class _Bet(NamedTuple):
+    """In units of the range."""
+
+    limit: float  #: S8
+    above: bool  #: the mean weight is above 1
+    value: float
+
+
+def _betting(values: Sequence[Floats | None], floors: Sequence[Floor | None], settings: Settings) -> list[_Bet | None]:
+    """By update, the S8 limit and whether the mean weight is above 1.
+
+    Of a visible floor both pay by how much noise raises weights, at half of the level each.
+    """
+    out: list[_Bet | None] = [None] * len(values)
+    by_kind: dict[tuple[int, bool], list[tuple[int, Floats, Floor | None]]] = {}
+    for i, (z, floor) in enumerate(zip(values, floors, strict=True)):
         if z is not None:
-            by_size.setdefault(z.shape[1], []).append((i, z))
-    for size, members in by_size.items():
-        z = np.stack([x for _, x in members])
-        levels = (settings.alpha, settings.alpha * RARELY)
+            noisy = floor is not None and floor.visible
+            by_kind.setdefault((z.shape[1], noisy), []).append((i, z, floor))
+    for (size, noisy), members in by_kind.items():
+        z = np.stack([x for _, x, _ in members])
+        levels = [x / (2 if noisy else 1) for x in (settings.alpha, settings.alpha * RARELY)]
         lower, weight = (
             betting_bound(Sample(z[:, j], -1.0, np.inf), level) if size > 1 else np.full(len(members), -1.0)
             for j, level in enumerate(levels)
         )
-        for (i, _), limit, above, value in zip(members, lower, weight, z[:, 0].mean(-1), strict=True):
-            out[i] = max(float(limit), -1.0), bool(above > 0), float(value)
+        for (i, _, floor), limit, above, value in zip(members, lower, weight, z[:, 0].mean(-1), strict=True):
+            raised = [upper_limit(floor.path, level) if noisy and floor else 0.0 for level in levels]
+            out[i] = _Bet(max(float(limit) - raised[0], -1.0), bool(above > raised[1]), float(value))
     return out
 
 
@@ -74,10 +91,16 @@ class _Kept(NamedTuple):
     heavy: bool  #: the mean weight is above 1
     cut: bool  #: a limit is larger than the improvement can be
     label: str
+    finite_label: str
 
 
 def _kept(
-    limits: tuple[float, float], heavy: bool, weights: str, room: float, settings: Settings, invalid: Sequence[str]
+    limits: tuple[float, float],
+    heavy: tuple[bool, str],
+    room: float,
+    settings: Settings,
+    invalid: Sequence[str],
+    noise: str,
 ) -> _Kept:
     """The asymptotic limit and that of S8.
 
@@ -85,14 +108,20 @@ def _kept(
     does that too, rarely.
 
     Args:
-      weights: what they are of.
+      heavy: whether it does, and what these weights are of.
+      noise: why S8 has no limit; empty where it has.
     """
-    heavy = heavy and not invalid
+    above, weights = heavy[0] and not invalid, heavy[1]
+    if noise:
+        limits = limits[0], -np.inf
     cut = not invalid and max(limits) > room
-    withheld = [f"the mean weight {weights} lies above 1"] if heavy else []
+    withheld = [f"the mean weight {weights} lies above 1"] if above else []
     withheld += ["a limit exceeds high − mean reward"] if cut else []
-    lower, finite = (-np.inf, -np.inf) if withheld or invalid else limits
-    return _Kept(lower, finite, heavy, cut, label(settings, withheld or invalid))
+    withheld = withheld or [*invalid]
+    lower, finite = (-np.inf, -np.inf) if withheld else limits
+    return _Kept(
+        lower, finite, above, cut, label(settings, withheld), label(settings, withheld or [noise] * bool(noise))
+    )
 
 
 def limits(
@@ -110,27 +139,30 @@ def limits(
     low, high = settings.reward_range
     width = high - low
     out = []
-    for own, s8, s8_deployed, doubt in zip(
-        found, _betting(values, settings), _betting(engine, settings), doubts, strict=True
-    ):
+    floors = [own.floor for own in found]
+    bets, deployed_bets = _betting(values, floors, settings), _betting(engine, [None] * len(found), settings)
+    for own, s8, s8_deployed, doubt in zip(found, bets, deployed_bets, doubts, strict=True):
         assert s8 is not None
         best = own.rungs[int(np.argmax([x.lower for x in own.rungs]))]
         room = high - own.rollouts.reward.value
         weights = "new/current" if own.fresh else "of new and current over behaviour"
-        kept = _kept((best.lower, s8[0] * width), s8[1], weights, room, settings, doubt.invalid)
+        unknown = own.noise if own.floor is None else ""
+        kept = _kept((best.lower, s8.limit * width), (s8.above, weights), room, settings, doubt.invalid, unknown)
         deployed = None
         if own.deployed is not None and s8_deployed is not None:
-            pair = own.deployed.lower, s8_deployed[0] * width
-            its = _kept(pair, s8_deployed[1], "deployed/behaviour", room, settings, doubt.invalid)
-            deployed = DeployedLimits(its.lower, its.finite, s8_deployed[2] * width, its.label)
+            pair, heavy = (own.deployed.lower, s8_deployed.limit * width), (s8_deployed.above, "deployed/behaviour")
+            unknown = own.noise and "the engine's noise is not known"
+            its = _kept(pair, heavy, room, settings, doubt.invalid, unknown)
+            deployed = DeployedLimits(its.lower, its.finite, s8_deployed.value * width, its.label, its.finite_label)
         out.append(
             Limits(
                 rung=f"{best.id}, {best.name}",
                 lower=kept.lower,
                 union=len(own.rungs),
                 finite=kept.finite,
-                finite_value=s8[2] * width,
+                finite_value=s8.value * width,
                 label=kept.label,
+                finite_label=kept.finite_label,
                 mean_weight_high=kept.heavy,
                 limit_cut=kept.cut,
                 deployed=deployed,

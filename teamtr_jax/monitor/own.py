@@ -9,13 +9,14 @@ import numpy as np
 from teamtr_jax.intervals import Interval, lower_limit, mean, ratio, upper_limit
 from teamtr_jax.monitor.doubts import FALSE_ALARM
 from teamtr_jax.monitor.estimates import Floats, Weights, flips, gain, grow, growth, normalised, weights
+from teamtr_jax.monitor.floor import Floor, rounding
 from teamtr_jax.monitor.interaction import gap_values
 from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.scored import Scored, per_prompt, score
 from teamtr_jax.monitor.updates import Update
 from teamtr_jax.monitor_settings import Settings
 
-__all__ = ["Collected", "TokenKL", "Surrogates", "Tails", "Rung", "Sampler", "Deployed", "Own", "own"]
+__all__ = ["STEADY", "Collected", "TokenKL", "Surrogates", "Tails", "Rung", "Sampler", "Deployed", "Own", "own"]
 
 CUT = 300.0
 """Log weights are cut at this for S8: from above, so the limit holds, and their squares are finite."""
@@ -25,6 +26,9 @@ MOVED_TWICE = "reused, agent moved twice"
 
 MISMATCH = "mismatch"
 """Name of the rung of rollouts of neither policy (S12): S9's floor for new and its ceiling for current."""
+
+STEADY = ("token ratios", "value-weighted", MISMATCH)
+"""Names of the rungs whose mean noise in the scores does not raise (docs/monitor.md, limits under noise)."""
 
 
 class Collected(NamedTuple):
@@ -108,6 +112,8 @@ class Own(NamedTuple):
     rungs: list[Rung]
     sampler: Sampler
     deployed: Deployed | None  #: where the log has its log-probabilities
+    floor: Floor | None  #: where rollouts were scored twice
+    noise: str  #: why S7 by message ratios, S7c and S8 have to reckon with noise; empty where they do not
 
 
 def _by_prompt(s: Scored, values: Floats) -> Floats:
@@ -218,7 +224,16 @@ def _surrogates(s: Scored, fresh: bool, alpha: float) -> Surrogates:
     )
 
 
-def own(log: TokenLog, u: Update, settings: Settings, rng: np.random.Generator) -> tuple[Own, Floats, Floats | None]:
+def _noise(log: TokenLog, floor: Floor | None) -> str:
+    """What noise of the scores limits have to reckon with."""
+    if floor is not None:
+        return f"noise of {floor.episode.value:.2g} nats a rollout" if floor.visible else ""
+    return f"rounding of {rounding(log)}, and nothing was scored twice" if rounding(log) else ""
+
+
+def own(
+    log: TokenLog, u: Update, settings: Settings, rng: np.random.Generator, floor: Floor | None
+) -> tuple[Own, Floats, Floats | None]:
     """What an update's rollouts say of it, and the numbers per prompt of the S8 certificates, of the update and as deployed."""
     agents, alpha, fresh = np.asarray(u.agents, np.int64), settings.alpha, u.evidence == "fresh"
     s = score(log, u.chosen, agents)
@@ -228,6 +243,9 @@ def own(log: TokenLog, u: Update, settings: Settings, rng: np.random.Generator) 
     episode = mean(per_prompt(s, s.sums(s.k3)), alpha)
     rungs, sampler = _rungs(s, u.evidence, settings), _sampler(s, alpha)
     deployed, values = _deployed(log, u, settings)
+    noise = _noise(log, floor)
+    left_out = [name for _, name, _ in rungs if noise and name not in STEADY]
+    left_out += [name for id, name, _ in rungs if sampler.cuts and id == "S7c"]
     found = Own(
         fresh=fresh,
         rollouts=_rollouts(s, alpha),
@@ -243,10 +261,12 @@ def own(log: TokenLog, u: Update, settings: Settings, rng: np.random.Generator) 
             source=old[0][0] if old else None,
         ),
         rungs=[
-            Rung(id, name, x, -np.inf if sampler.cuts and id == "S7c" else lower_limit(x, alpha / len(rungs)))
+            Rung(id, name, x, -np.inf if name in left_out else lower_limit(x, alpha / len(rungs)))
             for id, name, x in rungs
         ],
         sampler=sampler,
         deployed=deployed,
+        floor=floor,
+        noise=noise,
     )
     return found, _finite_values(s, fresh, settings), values

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from teamtr_jax.monitor.columns import Record, interval_text, name
+from teamtr_jax.monitor.columns import Record, interval_text, name, number
+from teamtr_jax.monitor.doubts import beyond_softmax
+from teamtr_jax.monitor.floor import FINE, VISIBLE
 from teamtr_jax.monitor.limits import RARELY
 from teamtr_jax.monitor.report import MonitorReport
 
-__all__ = ["remarks", "names"]
+__all__ = ["remarks", "names", "refused"]
 
 
 def names(records: list[Any]) -> str:
@@ -20,6 +22,77 @@ def names(records: list[Any]) -> str:
 
 def _those(report: MonitorReport, pick: Callable[[Record], Any]) -> list[Record]:
     return [r for r in report.records if pick(r)]
+
+
+def refused(report: MonitorReport) -> str:
+    """Why the log is refused: it contradicts itself and does not say how its tokens were drawn; nothing where it is not."""
+    found = _those(report, lambda r: r["contradiction"] and r["sampler"] is None)
+    if not found:
+        return ""
+    return (
+        f"the log contradicts itself at {names(found)}, and has no sampler settings: nothing is certified or decided. Write the "
+        "temperature, top-k and top-p with which the tokens were drawn (docs/records.md, token log)"
+    )
+
+
+def _suspect(record: Record) -> str:
+    """The likely cause of a contradiction, as far as the settings say."""
+    if (sampler := record["sampler"]) is None:
+        return "The log has no sampler settings, which would tell the likely one. "
+    if beyond := beyond_softmax(sampler):
+        return f"Likely, as the log says how tokens were drawn: {beyond}, and scores that leave it out. "
+    if record["scored_twice"] == 0 and sampler["precision"] not in FINE:
+        return f"Likely: rounding of {sampler['precision']}; score a share of the rollouts twice, and it is reckoned with. "
+    if sampler["temperature"] != 1:
+        return f"Likely: sampled at temperature {sampler['temperature']:g} and scored at 1. "
+    return "Tokens were drawn from the plain softmax at temperature 1, as the log says: rather a shift, a mask or a filter. "
+
+
+def _sampler(report: MonitorReport) -> list[str]:
+    """What is known of the law of the tokens."""
+    if any(r["sampler"] is None for r in report.records):
+        out = (
+            "No sampler settings in the log: all that is said holds if tokens were drawn from the softmax that was scored, at "
+            "its temperature and with no top-k, top-p or penalty. Libraries have defaults of their own: write the settings."
+        )
+        return [out]
+    laws = {", ".join(f"{key} {value}" for key, value in r["sampler"].items()) for r in report.records}
+    return [f"Tokens were drawn and scored with {x}." for x in sorted(laws)]
+
+
+def _floor(report: MonitorReport) -> list[str]:
+    """Noise of the scores, and what it hides."""
+    out = []
+    known = _those(report, lambda r: r["floor"] is not None)
+    if known:
+        r = max(known, key=lambda r: r["floor"]["value"])
+        out.append(
+            f"Scored twice, the current policy is {interval_text(r['floor'])} nats a message from itself at {name(r)} (k3, the "
+            f"largest floor; {number(r['floor_token'])} nats a token of noise, {r['scored_twice']} rollouts)."
+        )
+    if hidden := _those(
+        report, lambda r: set(r["below_floor"]) & {"outside", "certificate", "certificate_finite_sample"}
+    ):
+        out.append(
+            f"Decisions or certificates of {names(hidden)} are below the floor: roundings alone could have made them. Score in "
+            "float32 (the heads at least), current and new in one shape, without dropout."
+        )
+    if unknown := _those(report, lambda r: r["not_corrected"]):
+        out.append(
+            f"k3 is not corrected for the floor at {names(unknown)}, at {name(unknown[0])}: {unknown[0]['not_corrected']}."
+        )
+    if noisy := _those(report, lambda r: r["floor"] is not None and r["floor_episode"]["value"] > VISIBLE):
+        out.append(
+            f"Noise makes weights too large in the mean at {names(noisy)}: S7 by message ratios and S7c have no limit there, S8 "
+            "pays for it; S7 by token ratios and S9 hold as they are. `improvement`, `gap`, shifts and the interaction carry it."
+        )
+    coarse = _those(report, lambda r: r["floor"] is None and r["sampler"] and r["sampler"]["precision"] not in FINE)
+    if coarse:
+        out.append(
+            f"Scored in {coarse[0]['sampler']['precision']}, and nothing scored twice in {names(coarse)}: the floor is not "
+            "known, so S8, S7c and S7 by message ratios have no limit. Score a share of the rollouts twice (`logp_again`)."
+        )
+    return out
 
 
 def _without_certificate(report: MonitorReport) -> list[str]:
@@ -35,9 +108,9 @@ def _without_certificate(report: MonitorReport) -> list[str]:
         out.append(
             f"The log contradicts itself at {names(wrong)}. At {name(wrong[0])} the {c['statistic']}, {c['ratio']}, is "
             f"{interval_text(c)}; where tokens are drawn from the behaviour it is {c['allowed']} (by chance with probability "
-            f"below 1e{-int(min(c['log_evidence'], 1e15) / 2.302585)}). Causes: scored at another temperature than sampled, "
-            f"log-probabilities shifted by a token, a wrong mask, low precision (bfloat16), a top-k or top-p cut, rollouts left "
-            f"out for what they say{fit}."
+            f"below 1e{-int(min(c['log_evidence'], 1e15) / 2.302585)}). {_suspect(wrong[0])}Causes: scored at another "
+            f"temperature than sampled, log-probabilities shifted by a token, a wrong mask, low precision (bfloat16), a top-k or "
+            f"top-p cut, rollouts left out for what they say{fit}."
         )
     if masked := _those(report, lambda r: r["masked"]):
         out.append(
@@ -137,7 +210,7 @@ def remarks(report: MonitorReport) -> list[str]:
         )
     else:
         out.append("Held-out, as declared: S8 holds if prompts are independent and no update saw these rollouts.")
-    for found in (_without_certificate, _left_out, _weights, _scored_again):
+    for found in (_sampler, _without_certificate, _left_out, _weights, _floor, _scored_again):
         out += found(report)
     noisy = [r for r in report.records if r["changed_besides"]]
     if noisy:

@@ -12,6 +12,7 @@ import numpy as np
 from teamtr_jax.monitor.between import Following, Rewards, matrices, next_rewards, rewards_of, shifts
 from teamtr_jax.monitor.columns import Judged, Record, record_of
 from teamtr_jax.monitor.doubts import doubts_of
+from teamtr_jax.monitor.floor import floor_of
 from teamtr_jax.monitor.frames import frame_of, is_table
 from teamtr_jax.monitor.interaction import Interaction
 from teamtr_jax.monitor.limits import limits
@@ -149,8 +150,10 @@ def _judged(log: TokenLog, settings: Settings, rng: np.random.Generator) -> tupl
             "--sharers", f"{len(settings.sharers)} agents", f"{last + 1} at least: agent {last} is in the log"
         )
     updates = updates_of(log, settings)
-    doubts = [doubts_of(log, u, settings) for u in updates]
-    found, values, engine = zip(*(own(log, u, settings, rng) for u in updates), strict=True)
+    floors = [floor_of(log, u, settings) for u in updates]
+    doubts = [doubts_of(log, u, settings, floor) for u, floor in zip(updates, floors, strict=True)]
+    every = zip(updates, floors, strict=True)
+    found, values, engine = zip(*(own(log, u, settings, rng, floor) for u, floor in every), strict=True)
     matrix = {x.stage: x for x in matrices(log, updates, doubts, settings)}
     judged = map(
         Judged,
@@ -162,5 +165,6 @@ def _judged(log: TokenLog, settings: Settings, rng: np.random.Generator) -> tupl
         shifts(log, updates, found, doubts, settings),
         [matrix.get(u.stage) for u in updates],
         itertools.repeat(settings),
+        itertools.repeat(log.sampler),
     )
     return list(judged), [rewards_of(log, u) for u in updates]

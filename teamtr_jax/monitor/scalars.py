@@ -13,7 +13,7 @@ __all__ = ["SCALARS", "Threshold", "scalars", "thresholds", "passed"]
 
 NUMBERS = (
     "prompts", "rollouts", "tokens", "messages", "messages_max", "off_policy", "kl_episode_upper", "shift", "shift_upper",
-    "shift_booked",
+    "shift_booked", "floor_token", "scored_twice",
 )  # fmt: skip
 """As they stand in the record."""
 DECISIONS = (
@@ -23,12 +23,15 @@ DECISIONS = (
 INTERVALS = (
     "reward", "kl_k1", "kl_k3", "kl_episode", "mean_weight", "surrogate", "surrogate_tokens", "improvement", "gap",
     "improvement_next", "drift", "kl_sampler_current", "kl_sampler_new", "sampler_misses", "kl_deployed", "improvement_deployed",
+    "floor_k3", "floor_episode", "floor_shift", "kl_k3_corrected",
 )  # fmt: skip
 """The value, and with `_low` and `_high` the ends."""
 LIMITS = (
     "certificate", "certificate_finite_sample", "certificate_deployed", "certificate_deployed_finite_sample",
 )  # fmt: skip
 """With `_lower`: above 0 it is certified."""
+KEYS = {"floor_k3": "floor"}
+"""Of names that are not the record's own."""
 WEIGHTS = {"weights_update": "", "weights_behaviour": "behaviour_"}
 """By key, what its names begin with."""
 FIELDS = {
@@ -42,8 +45,9 @@ SCALARS: tuple[str, ...] = (
     *(f"{key}_lower" for key in LIMITS),
     *(f"{short}{field}" for short in WEIGHTS.values() for field in FIELDS.values()),
     "doubts",
+    "below_floor",
 )
-"""Every name there is; `doubts` counts the reasons in `invalid`."""
+"""Every name there is; `doubts` counts the reasons in `invalid`, and `below_floor` the keys in that."""
 
 
 def _values(record: Record) -> dict[str, Any]:
@@ -55,10 +59,13 @@ def _values(record: Record) -> dict[str, Any]:
 
     out: dict[str, Any] = {key: record.get(key) for key in (*NUMBERS, *DECISIONS)}
     for key in INTERVALS:
-        out |= {f"{key}{end}": of(key, field) for end, field in (("", "value"), ("_low", "low"), ("_high", "high"))}
+        out |= {
+            f"{key}{end}": of(KEYS.get(key, key), field)
+            for end, field in (("", "value"), ("_low", "low"), ("_high", "high"))
+        }
     out |= {f"{key}_lower": of(key, "lower") for key in LIMITS}
     out |= {f"{short}{field}": of(key, x) for key, short in WEIGHTS.items() for x, field in FIELDS.items()}
-    return out | {"doubts": len(record.get("invalid", ()))}
+    return out | {"doubts": len(record.get("invalid", ())), "below_floor": len(record.get("below_floor", ()))}
 
 
 def scalars(record: Record, prefix: str = "teamtr/") -> dict[str, float]:
@@ -69,8 +76,10 @@ def scalars(record: Record, prefix: str = "teamtr/") -> dict[str, float]:
       prefix: of every name.
 
     Example:
-      >>> scalars({"kl_k1": {"value": 0.02, "low": 0.01, "high": 0.03}, "outside": True, "gap": None, "invalid": []})
-      {'teamtr/outside': 1.0, 'teamtr/kl_k1': 0.02, 'teamtr/kl_k1_low': 0.01, 'teamtr/kl_k1_high': 0.03, 'teamtr/doubts': 0.0}
+      >>> record = {"kl_k1": {"value": 0.02, "low": 0.01, "high": 0.03}, "outside": True, "gap": None, "invalid": []}
+      >>> found = scalars(record)
+      >>> found["teamtr/kl_k1"], found["teamtr/outside"], found["teamtr/doubts"], "teamtr/gap" in found
+      (0.02, 1.0, 0.0, False)
     """
     found = {key: float(value) for key, value in _values(record).items() if value is not None}
     return {f"{prefix}{key}": value for key, value in found.items() if math.isfinite(value)}

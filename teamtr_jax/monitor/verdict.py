@@ -23,6 +23,12 @@ FURTHEST = 2.0
 """No step is proposed that is more than so many times the one that was made: what is known is of first order in it."""
 
 
+BELOW = (
+    "Roundings alone could do it: score in float32 (the heads at least), current and new in one shape, without dropout."
+)
+"""Of what is below the floor, and what to do."""
+
+
 class Answer(NamedTuple):
     """One question about an agent."""
 
@@ -57,6 +63,14 @@ def _of(hits: int, tries: int, what: str) -> str:
     return f" {what} in {hits} of its {tries} updates." if tries > 1 else ""
 
 
+def _beside(r: Record) -> str:
+    """The floor beside a KL, and what is left without it."""
+    if r["floor"] is None:
+        return ""
+    rest = "" if r["kl_k3_corrected"] is None else f", k3 without it {interval_text(r['kl_k3_corrected'])}"
+    return f", floor {interval_text(r['floor'])}{rest}"
+
+
 def _inside(records: list[Record]) -> Answer:
     """k1 against δ, as the column `outside` decides."""
     question, r = "Inside its radius?", records[-1]
@@ -65,12 +79,14 @@ def _inside(records: list[Record]) -> Answer:
     count = _of(sum(known), len(known), "Outside")
     if k1 is None:
         return Answer(question, "not monitored", f"The log has no token of it at update {name(r)}.{count}", "open")
-    found = f"k1 = {interval_text(k1)} nats a message at update {name(r)}, δ = {r['delta']:g}"
+    found = f"k1 = {interval_text(k1)} nats a message at update {name(r)}, δ = {r['delta']:g}{_beside(r)}"
     if any(x["name"] == MOVED_TWICE for x in r["rungs"]):
         found += ", on tokens of an older policy of it, whose mean is not a KL"
     if outside is None:
         why = f"{found}, but the rollouts are in doubt ({r['invalid'][0]})."
         return Answer(question, "no word on its radius", why + count, "open")
+    if "outside" in r["below_floor"]:
+        return Answer(question, "below the floor", f"{found}. {BELOW}{count}", "open")
     if not outside:
         more = "; the interval reaches beyond δ" if k1["high"] > r["delta"] else ""
         return Answer(question, "inside", f"{found}{more}.{count}", "good")
@@ -120,6 +136,10 @@ def _certified(records: list[Record]) -> Answer:
         return Answer(question, "not certified", f"{c['label'].removeprefix('none: ').capitalize()}.{count}", "bad")
     if not _limit(r) > 0:
         return Answer(question, "not certified", _why_not(r) + count, "bad")
+    if all(key in r["below_floor"] for key, x in (("certificate", c), ("certificate_finite_sample", finite))
+           if x is not None and x["lower"] > 0):  # fmt: skip
+        over = f"The limit {number(_limit(r))} is within ϱ times the floor, {interval_text(r['floor_episode'])} nats a rollout"
+        return Answer(question, "certificate below the floor", f"{over}. {BELOW}{count}", "open")
     said = []
     if c["lower"] > 0:
         said.append(f"{number(c['lower'])} by {c['rung']}, asymptotic")
@@ -210,10 +230,12 @@ def _radius(records: list[Record], settings: Settings) -> Answer:
     """
     question, width = "What radius to try?", settings.reward_range[1] - settings.reward_range[0]
     fresh = [r for r in records if r["evidence"] == "fresh" and not r["invalid"] and not r["mean_weight_high"]]
-    used = [r for r in fresh if r["kl_k3"] is not None]
+    wrote = [r for r in fresh if r["kl_k3"] is not None]
+    used = [r for r in wrote if "kl_k3" not in r["below_floor"]]
     if not used:
-        why = "It wrote nothing on fresh rollouts without doubt." if fresh else (
-            "None of its updates has fresh rollouts without doubt.")  # fmt: skip
+        why = f"Its steps are below the floor. {BELOW}" if wrote else (
+            "It wrote nothing on fresh rollouts without doubt." if fresh else (
+            "None of its updates has fresh rollouts without doubt."))  # fmt: skip
         return Answer(question, "no other radius", why, "open")
     m = len(used)
     surrogate, k, k3 = (sum(r[key]["value"] for r in used) / m for key in ("surrogate", "kl_episode", "kl_k3"))

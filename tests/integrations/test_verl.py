@@ -6,7 +6,10 @@ and trains in their place), FSDP, Megatron, vLLM, SGLang. One environment has on
 """
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 from collections import defaultdict
 
 import numpy as np
@@ -29,8 +32,9 @@ CLOSE = 2e-5
 """Nats a token: the float32 of verl's tensors."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def store():
+    """TransferQueue without anything in it."""
     world.store()
 
 
@@ -193,7 +197,7 @@ def test_what_is_rejected_was_written(tmp_path, monkeypatch):
     """A mask of the loss is none of the policy: tokens that rollout correction rejects stand in the log."""
     count = rejected(monkeypatch)
     workers, made = held(tmp_path, *REJECTING, noise=0.5)
-    assert count[0] > 20
+    assert count[0] >= 10
     check(workers, made, read_token_log(tmp_path / "run"))
 
 
@@ -202,7 +206,7 @@ def test_what_is_rejected_was_written_in_the_store_too(tmp_path, monkeypatch, st
     """The same of 0.9's trainer."""
     count = rejected(monkeypatch)
     workers, made = stored(tmp_path, *REJECTING, noise=0.5)
-    assert count[0] > 20
+    assert count[0] >= 10
     check(workers, made, read_token_log(tmp_path / "run"))
 
 
@@ -341,7 +345,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path):
         resumed.fit()
     log = read_token_log(tmp_path / "run")
     assert sorted(responses_of(log)) == [0, 1, 2]
-    assert len(list((tmp_path / "run").glob("*.before-*"))) == 2
+    assert len(list((tmp_path / "run").glob("*.parquet.*"))) == 2
 
 
 class watch_of:
@@ -434,3 +438,36 @@ def test_its_own_dump_is_refused(tmp_path):
             InputError, match=r"a dump of verl's .*no prompt, rollout, stage, update, agent, turn, t, logp_b"
         ):
             read_token_log(given)
+
+
+# --------------------------------------------------------------------------------------------------- without a line of Python
+
+PLUGIN = """
+import sys
+from pathlib import Path
+import verl_world as world
+import verl
+trainers = {"verl.trainer.ppo.ray_trainer", "verl.trainer.ppo.v1.trainer_base"} & set(sys.modules)
+assert not trainers, f"{trainers}: a worker would pay for it"
+from teamtr_jax.monitor import read_token_log
+folder = Path(sys.argv[1])
+trainer = world.held_trainer(folder, "trainer.total_training_steps=1")
+trainer.fit()
+assert trainer.__dict__.get("teamtr_watch") is None
+print("rows", read_token_log(folder / "run").rows)
+"""
+
+
+def test_an_environment_variable_is_enough(tmp_path):
+    """verl's own variable for external modules: `fit` writes a log, and nothing is imported before a trainer is."""
+    set_here = {"VERL_USE_EXTERNAL_MODULES": "teamtr_jax.integrations.verl_plugin", "TEAMTR_LOG": str(tmp_path / "run")}
+    paths = os.pathsep.join(sys.path)
+    command = [sys.executable, "-c", PLUGIN, str(tmp_path)]
+    done = subprocess.run(command, env={**os.environ, **set_here, "PYTHONPATH": paths}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(r"rows \d\d", done.stdout)
+    set_here["TEAMTR_LOG"] = ""
+    program = PLUGIN.replace('print("rows"', 'print("none", (folder / "run").exists()) or exit(0); print("rows"')
+    command[2:] = [program.replace("from teamtr_jax.monitor import read_token_log", ""), str(tmp_path / "second")]
+    done = subprocess.run(command, env={**os.environ, **set_here, "PYTHONPATH": paths}, capture_output=True, text=True)
+    assert "none False" in done.stdout, done.stderr[-2000:]

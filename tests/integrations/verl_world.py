@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import types
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import verl
 from tensordict import TensorDict
 from transformers import LlamaConfig, LlamaForCausalLM
 from verl.utils import tensordict_utils as tu
 
 VOCABULARY, PROMPT, RESPONSE, GROUP, PROMPTS = 17, 4, 6, 4, 4
 PAD, END = 0, 1
+
+
+def without_flash_attention() -> None:
+    """verl 0.7 and 0.8 take rows without padding from flash_attn, which a CPU has not: the four functions in its place."""
+    with suppress(ImportError):
+        import flash_attn.bert_padding  # noqa: F401
+
+        return
+
+    def unpad_input(hidden, mask):
+        lengths = mask.sum(1, dtype=torch.int32)
+        places = torch.nonzero(mask.flatten()).flatten()
+        ends = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+        return hidden.flatten(0, 1)[places], places, ends, int(lengths.max()), lengths
+
+    made = types.ModuleType("flash_attn.bert_padding")
+    made.__dict__.update(
+        unpad_input=unpad_input, index_first_axis=lambda x, places: x[places], pad_input=None, rearrange=None
+    )
+    sys.modules["flash_attn"] = types.ModuleType("flash_attn")
+    sys.modules["flash_attn.bert_padding"] = made
+
+
+if verl.__version__ < "0.9":
+    without_flash_attention()
 
 
 def network(seed: int = 0) -> LlamaForCausalLM:
@@ -105,6 +133,7 @@ class Workers:
         self._dispatch_info = {"actor": [0, 1]}
         self.optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
         self.before: list[dict[str, torch.Tensor]] = []  # weights before each update
+        self.saved: dict[int, dict[str, torch.Tensor]] = {}
 
     def __getattr__(self, name):
         if name == "async_calls_finalize_fn_exec" or name.startswith("__"):
@@ -149,7 +178,7 @@ class Workers:
         return tu.get_tensordict({}, {"metrics": {"loss": [loss.item()], "mfu": 0.0, "grad_norm": 1.0}})
 
     def save_model_to_cpu(self, key):
-        self.saved = {**getattr(self, "saved", {}), key: {k: x.clone() for k, x in self.model.state_dict().items()}}
+        self.saved[key] = {name: x.clone() for name, x in self.model.state_dict().items()}
 
     def restore_model_from_cpu(self, key):
         self.model.load_state_dict(self.saved[key])
@@ -361,7 +390,7 @@ def stored_trainer(folder: Path, *changes: str, kind: str = "PPOTrainerSync", se
 
 
 def store():
-    """A local Ray and a store; gone when the process ends."""
+    """A local Ray and an empty store; gone when the process ends."""
     import ray
     import transfer_queue as tq
     from omegaconf import OmegaConf
@@ -369,3 +398,6 @@ def store():
     if not ray.is_initialized():
         ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
         tq.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 1}}}))
+    for partition, items in (tq.kv_list() or {}).items():
+        if items:
+            tq.kv_clear(keys=list(items), partition_id=partition)
