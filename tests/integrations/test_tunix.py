@@ -160,9 +160,9 @@ def test_bfloat16_cut_sampler_several_stops(tmp_path):
             assert tokens[row][: len(given)] == list(map(int, batch[row]))
             if ended[row]:
                 stop = np.logaddexp(both[0][row][-1], both[1][row][-1])
-                assert mine.current[-1] == pytest.approx(stop, abs=0.1)
+                assert mine.current[-1] == pytest.approx(stop, abs=0.04)
                 more.append(stop - max(x[row][-1] for x in both))
-    assert max(more) > 0.15  # the sum is another number than either
+    assert max(more) > 0.06  # the sum is another number than either
     assert max(abs(log.logp_again - log.logp_current)) < 0.5
 
 
