@@ -17,7 +17,15 @@ from teamtr_jax.monitor import Settings, monitor, token_log
 from teamtr_jax.records import TOKEN_LOG_COLUMNS
 
 LOW, HIGH = -1.0, 3.0
-NOT_SCORED_TWICE = ("floor", "kl_k3_corrected", "not_corrected", "floor_episode", "floor_token", "floor_shift", "floor_law")
+NOT_SCORED_TWICE = (
+    "floor",
+    "kl_k3_corrected",
+    "not_corrected",
+    "floor_episode",
+    "floor_token",
+    "floor_shift",
+    "floor_law",
+)
 REWARDS = (-1.0, -0.25, 0.5, 1.75, 3.0)
 LETTERS, TURNS, LONGEST = 3, 5, 3
 
@@ -428,6 +436,8 @@ def expected(table, settings):
     for (u, record), following in zip(zip(updates, records, strict=True), [*updates[1:], None], strict=True):
         record |= {"improvement_next": None, "paired": None}
         if following is None or not u["fresh"] or not following["fresh"]:
+            continue
+        if following["stage"] > u["stage"] + 1:  # what came between is not here
             continue
         pair = u["rollouts"], following["rollouts"]
         before, after = (by_prompt(rs, [r.reward for r in rs]) for rs in pair)
