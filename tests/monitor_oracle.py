@@ -437,6 +437,8 @@ def expected(table, settings):
         record |= {"improvement_next": None, "paired": None}
         if following is None or not u["fresh"] or not following["fresh"]:
             continue
+        if following["stage"] > u["stage"] + 1:  # what came between is not here
+            continue
         pair = u["rollouts"], following["rollouts"]
         before, after = (by_prompt(rs, [r.reward for r in rs]) for rs in pair)
         record["paired"] = u["stage"] == following["stage"] and list(groups_of(pair[0])) == list(groups_of(pair[1]))

@@ -303,6 +303,18 @@ def test_what_is_below_the_floor_decides_nothing(tmp_path, capsys):
     assert quiet["rungs"][0]["lower"] > -np.inf
 
 
+def test_one_prompt_scored_twice_in_float32_hides_nothing():
+    """Its floor has no upper end, but at 1e-13 nats nobody needs one; of a visible one everything may be below."""
+    for noise, hidden in ((1e-7, False), (0.1, True)):
+        log = sampled(TEAM, np.random.default_rng(1), noise, share=2)
+        log = log._replace(logp_again=np.where(log.prompt == log.prompt[0], log.logp_current + noise, np.nan))
+        (r,) = monitor(log, Settings(draws=1)).records
+        assert (r["floor"]["n"], r["floor"]["high"]) == (1, np.inf)
+        assert ({"kl_k1", "kl_k3", "kl_episode", "outside", "certificate"} & set(r["below_floor"]) != set()) == hidden
+        same = log._replace(logp_new=log.logp_current + np.where(log.agent == 0, 1e-9, 0.0))
+        assert "kl_k3" in monitor(same, Settings(draws=1)).records[0]["below_floor"]
+
+
 def test_precision_without_a_second_score():
     """bfloat16 says that there is a floor, not how high it is: S8 and S7 by messages have no limit, S9 has."""
     log = sampled(TEAM, np.random.default_rng(1), 0.0, share=0)

@@ -155,6 +155,49 @@ def test_a_folder_of_parts(tmp_path):
     assert told == places(columns)
 
 
+def test_an_update_that_is_made_anew_is_told_again(tmp_path):
+    """After `go_back` parts have the names of those that are gone; at no time are numbers of these in the report."""
+    columns, told = log(1), []
+    other = columns | {"logp_new": columns["logp_new"] * 1.01}
+    with LogWriter(tmp_path / "run", sampler=PLAIN) as writer:
+        follower = Follower(tmp_path / "run", SETTINGS, told.append)
+
+        def written(table, update):
+            writer.add(of(table, 0, update))
+            writer.flush()
+
+        for update in range(3):
+            written(columns, update)
+        follower.look()
+        writer.go_back(0, 2)
+        written(other, 2)
+        assert follower.look()  # the same names as before
+        same(follower.report(), monitor(read_stages(tmp_path / "run"), SETTINGS))
+        writer.go_back(0, 1)
+        follower.look()
+        for update in (1, 2):
+            written(other, update)
+        follower.look()
+        same(follower.end(), monitor(read_stages(tmp_path / "run"), SETTINGS))
+    assert [r["update"] for r in told] == [0, 1, 1, 2]
+    assert told[1]["kl_k1"] != told[2]["kl_k1"] == follower.report().records[1]["kl_k1"]
+
+
+def test_an_update_whose_rows_come_late_is_told_again(tmp_path):
+    """As where two processes append to one file: what was told of a half of its rollouts is put right."""
+    columns, told = of(log(1), 0), []
+    half = columns["prompt"] == columns["prompt"][0]
+    path = write(tmp_path / "log.jsonl", {key: x[half] for key, x in columns.items()})
+    follower = Follower(path, SETTINGS, told.append)
+    follower.look()
+    append_token_log(path, {key: x[~half] for key, x in columns.items()})
+    follower.look()
+    assert [(r["update"], r["rollouts"]) for r in told] == [(0, 3), (1, 3), (0, 12), (1, 12)]
+    assert not follower.look()
+    follower.end()
+    assert [r["update"] for r in told[4:]] == [2]
+
+
 def test_memory_does_not_grow_with_the_stages(tmp_path, monkeypatch):
     """Of 12 stages of equal size never more rows are held than one has; nothing of a finished one is read again."""
     one = sampled(
@@ -334,6 +377,17 @@ def test_bad_lines_are_named(tmp_path):
     follower.look()
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"found 100 bytes, after \d+ were read, expected a file that grows"):
+        follower.look()
+
+
+def test_a_log_that_was_written_anew_is_named(tmp_path):
+    """Longer than the one before: a part of each would be read as one."""
+    columns = log(1)
+    path = write(tmp_path / "log.jsonl", of(columns, 0, 0))
+    follower = Follower(path, SETTINGS)
+    follower.look()
+    write(path, columns | {"logp_new": columns["logp_new"] * 1.01})
+    with pytest.raises(InputError, match=r"found other lines than were read, .* it was cut or replaced, begin again"):
         follower.look()
 
 

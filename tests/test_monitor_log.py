@@ -281,6 +281,19 @@ def test_masked_arrays_are_refused(table):
     token_log(table | {"reward": np.ma.MaskedArray(table["reward"])})
 
 
+def test_a_tensor_that_needs_its_gradient_is_refused(table):
+    """torch raises RuntimeError where NumPy asks it for its numbers."""
+
+    class Tensor:
+        def __array__(self, *args, **kwargs):
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+
+    with pytest.raises(InputError, match=r"column logp_new: found .*Use tensor.detach\(\)"):
+        token_log(table | {"logp_new": Tensor()})
+    with pytest.raises(InputError, match=r"logp_new: found .*Use tensor.detach\(\)"):
+        token_rows([[1]], logp_new=Tensor())
+
+
 def test_damaged_json_lines_are_one_line(table, tmp_path):
     path = write_token_log(tmp_path / "log.jsonl", {key: value[:4] for key, value in table.items()})
     whole = path.read_bytes()
@@ -494,6 +507,7 @@ def test_updated_and_schema_columns(table):
         ("[" * 100_000, "line 3: .*a JSON object"),
         ('{"prompt": "a"}', "column prompt, line 3: found 'a', expected an integer"),
         ('{"prompt": 1.5}', "column prompt, line 3: found 1.5, expected an integer"),
+        (f'{{"prompt": {2**63}}}', f"column prompt, line 3: found {2**63}, expected an integer below 2"),
         ('{"reward": "1"}', "column reward, line 3: found '1', expected a number"),
         ('{"reward": 1}', "column prompt, line 3: found no value"),
     ],

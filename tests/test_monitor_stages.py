@@ -127,7 +127,7 @@ def test_stage_by_stage_is_whole(tmp_path):
         columns = spoil(stages(rng), rng)
         if not columns["t"].size or (columns["t"] < 0).all():
             continue
-        path = write(tmp_path / "log.parquet", columns)
+        path = write(tmp_path / "log.parquet", columns, sampler=Sampler(1.0) if seed < 3 else None)
         settings = Settings(tolerance=0.4, complete=bool(seed % 3 == 0), held_out=bool(seed % 2), draws=20)
         expected = monitor(read_token_log(path), settings)
         parts = list(read_stages(path))

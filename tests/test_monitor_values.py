@@ -258,6 +258,27 @@ def test_an_agent_has_moved_by_more_than_match_a_token(own, twice):
     ]  # fmt: skip
 
 
+def test_an_update_that_is_not_in_the_log_moved_the_team_nobody_knows_how_far():
+    """Only rollouts of the start that were scored again after it measure it: the number of the whole log."""
+    options = Settings(reward_range=(LOW, 3.0), tolerance=1.0, complete=True, draws=1)
+
+    def records(sets, *gone):
+        table = columns(stage(5, TURN_BY_TURN, sets, FOUR))
+        return monitor(token_log(without(table, np.isin(table["update"], gone))), options).records
+
+    whole, (first, third, last) = records(FRESH), records(FRESH, 1)
+    assert (first["improvement_next"], whole[0]["improvement_next"] is None) == (None, False)
+    assert third["improvement_next"] == whole[2]["improvement_next"]
+    assert (third["shift"], third["shift_upper"], third["skippable"]) == (1.0, 1.0, None)
+    assert (third["shift_rung"], third["shift_booked"]) == ("none: update 1 is not in the log", None)
+    assert last["shift_rung"].startswith("S3")  # since update 2, whose rollouts are in use
+    assert last["shift_booked"] > 0
+    assert records(FRESH, 1, 2)[1]["shift_rung"] == "none: updates 1 to 2 are not in the log"
+    for i, (found, wanted) in enumerate(zip(records(AGAIN, 1)[1:], records(AGAIN)[2:], strict=True)):
+        assert (found["shift"], found["shift_rung"]) == (wanted["shift"], "S3, re-scored rollouts"), i
+        assert (found["skippable"], found["shift_booked"]) == (True, None)
+
+
 def test_a_resampling_at_the_tolerance_could_be_skipped():
     table = columns(stage(513, TURN_BY_TURN, FRESH, FOUR))
     upper = monitor(token_log(table), Settings(reward_range=(LOW, HIGH), complete=True, draws=1)).records[1][

@@ -220,6 +220,44 @@ def test_bad_rows_are_named():
             r.book(0, rows_given)
 
 
+def test_rows_of_other_rollouts_measure_nothing():
+    """New rollouts of the team as it is now know nothing of the updates before it: √(K/2) of the last one alone."""
+    w = world(np.random.default_rng(6))
+    own = scored(w, 1, seed=1)
+    own |= {"logp_behaviour": own["logp_current"]}
+    renamed = {**scored(w, 1), "prompt": scored(w, 1)["prompt"] + 1}
+    for other in (own, renamed, {key: x[2400 // 2 :] for key, x in scored(w, 1).items()}):
+        r = drawn(tolerance=1.0)
+        r.book(0, scored(w, 0))
+        shift = r.may_reuse(1).shift
+        with pytest.raises(InputError, match="rows: found other rollouts than those that were booked before"):
+            r.book(1, other)
+        assert r.may_reuse(1).shift == shift > 0  # nothing was booked
+        r.book(1, scored(w, 1))
+        assert r.may_reuse(2).shift > shift
+        r.book(2, 0.01)
+        with pytest.raises(InputError, match="rows: found other rollouts"):
+            r.book(1, other)
+        r.resampled()
+        r.book(1, other)
+
+
+def test_rows_drawn_after_an_update_that_was_booked_as_a_number():
+    """Nothing of it shows in them: current is the behaviour."""
+    w = world(np.random.default_rng(6))
+    own = scored(w, 1)
+    own |= {"logp_behaviour": own["logp_current"]}
+    for kl, answer in ((0.01, False), (1e-8, True)):
+        r = drawn(tolerance=1.0)
+        r.book(0, kl)
+        r.book(1, own)
+        assert r.may_reuse(2).yes == answer
+    r = drawn(tolerance=1.0)
+    r.book(0, 0.01)
+    r.book(1, own)
+    assert r.may_reuse(2).reason == "the rollouts are in doubt: they were drawn after updates that were booked"
+
+
 def test_nothing_is_known_before_the_first_rollouts():
     assert reuse().may_reuse(0) == (False, 1.0, "none", "no rollouts were drawn yet")
 

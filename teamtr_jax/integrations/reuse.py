@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax.path_shift import Since, summed_shift
 from teamtr_jax.sharing import members_of, sharers_of
@@ -18,6 +18,10 @@ from teamtr_jax.validation import InputError, one_of, real_number, whole_number
 
 __all__ = ["Answer", "Reuse"]
 
+IN_USE = "the rollouts in use, with their ids and the scores of who drew them, scored again"
+"""What rows are of."""
+LOOSE = 100.0
+"""By how much a limit of K may exceed what K is."""
 Measured = Literal["in use", "own"]
 """On which rollouts the KL of an update was measured: those that `Reuse` is asked about, or new ones of the team before it."""
 
@@ -41,6 +45,18 @@ class _Books(NamedTuple):
     own: tuple[float, ...] = ()  #: upper limits of K on other rollouts than these, later than all of S3's
     scored: bool = False  #: K is of these rollouts scored again, after the last update
     doubt: str = ""  #: why nothing bounds the shift
+    drawn: _Drawn | None = None  #: the rollouts in use, once they were scored
+
+
+class _Drawn(NamedTuple):
+    """T tokens of rollouts, in the order of a log."""
+
+    names: NDArray[np.int64]  #: [6, T] prompt, rollout, turn, t, agent, token (−1 where ids are not known)
+    behaviour: NDArray[np.float64]  #: [T] nats
+
+    def same(self, other: _Drawn, match: float) -> bool:
+        """Whether these are the same rollouts, scored by who drew them within `match` nats a token."""
+        return np.array_equal(self.names, other.names) and bool((abs(self.behaviour - other.behaviour) <= match).all())
 
 
 class Reuse:
@@ -116,9 +132,9 @@ class Reuse:
         books = _wide(self._books, max(moves) + 1)
         size = np.arange(books.since.moved.size)
         if isinstance(kl, Mapping):
-            found, doubt = self._measured(kl, moves, np.flatnonzero(books.since.moved).tolist())
+            found, doubt, drawn = self._measured(kl, moves, books)
             since = Since(books.since.moved | np.isin(size, moves), np.float64(found))
-            self._books = _Books(since, scored=True, doubt=doubt)
+            self._books = _Books(since, scored=True, doubt=doubt, drawn=drawn)
             return
         limit = real_number("kl", kl, 0.0, infinite=True, expected="an upper limit of K in nats, at least 0, or rows")
         if rollouts == "own":
@@ -128,7 +144,7 @@ class Reuse:
             raise InputError("rollouts", "in use, after own", "own, rows, or resampled() before: these do not add up")
         else:
             since, own = books.since.moved_on(np.isin(size, moves), limit), ()
-        self._books = _Books(since, own, doubt=books.doubt)
+        self._books = _Books(since, own, doubt=books.doubt, drawn=books.drawn)
 
     def may_reuse(self, agent: int) -> Answer:
         """Whether the rollouts in use may be used for an update of this agent, by what was booked since they were drawn.
@@ -142,7 +158,7 @@ class Reuse:
         members = self._members(agent)
         if self._books is None:
             return Answer(False, 1.0, "none", "no rollouts were drawn yet")
-        since, own, scored, doubt = self._books
+        since, own, scored, doubt, _ = self._books
         shift = summed_shift([float(since.path_kl), *own])
         rung = "S2, summed over updates" if own else "S3, re-scored rollouts" if scored else "S3, added over agents"
         if doubt:
@@ -165,8 +181,10 @@ class Reuse:
             raise InputError("agents", "none", "one at least")
         return sorted({k for x in asked for k in members_of(self.sharers, whole_number("agent", x, 0, last))})
 
-    def _measured(self, rows: Mapping[str, ArrayLike], moves: list[int], before: list[int]) -> tuple[float, str]:
-        """The upper limit of `K(rollouts‖now)`, k3 over all tokens, and why the rows are in doubt."""
+    def _measured(
+        self, rows: Mapping[str, ArrayLike], moves: list[int], books: _Books
+    ) -> tuple[float, str, _Drawn | None]:
+        """The upper limit of `K(rollouts‖now)`, k3 over all tokens, why the rows are in doubt, and what they are of."""
         from teamtr_jax.intervals import mean, upper_limit
         from teamtr_jax.monitor.doubts import doubts_of
         from teamtr_jax.monitor.log import token_log
@@ -182,13 +200,30 @@ class Reuse:
         (u,) = found
         if u.changed and u.agents != moves:
             raise InputError("rows: agents that changed", u.agents, f"{moves}, whose update is booked")
+        before = np.flatnonzero(books.since.moved).tolist()
         if silent := sorted({*before, *moves} - set(log.agent[log.t >= 0].tolist())):
             expected = "the messages of all who have moved since these rollouts, scored again"
             raise InputError("rows", f"no token of agent {silent[0]}", expected)
+        names = (
+            log.prompt,
+            log.rollout,
+            log.turn,
+            log.t,
+            log.agent,
+            np.full_like(log.t, -1) if log.token is None else log.token,
+        )
+        drawn = _Drawn(np.stack(names), log.logp_behaviour)
+        if books.drawn is not None and not drawn.same(books.drawn, self.match):
+            raise InputError(
+                "rows", "other rollouts than those that were booked before", f"{IN_USE}, or resampled() first"
+            )
         s = score(log, u.chosen, np.asarray(moves, np.int64))
         limit = upper_limit(mean(per_prompt(s, s.sums(s.k3_new)), self.level), self.level)
         invalid = doubts_of(log, u, settings).invalid
-        return max(limit, 0.0), invalid[0] if invalid else ""
+        unmoved = LOOSE * float(s.tokens.sum()) / s.reward.size * self.match**2  # K where nobody had moved, at most
+        if u.evidence == "fresh" and float(books.since.path_kl) > unmoved:
+            invalid = [*invalid, "they were drawn after updates that were booked"]
+        return max(limit, 0.0), invalid[0] if invalid else "", drawn
 
 
 def _wide(books: _Books, agents: int) -> _Books:

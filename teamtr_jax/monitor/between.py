@@ -26,6 +26,7 @@ class Rewards(NamedTuple):
     """What an update's rollouts earned, as far as its neighbours ask: kept when its rows are gone."""
 
     stage: int
+    update: int
     fresh: bool
     again: bool  #: whether some of the rollouts may be those of the update before
     prompts: Ints  #: [B]
@@ -38,7 +39,7 @@ def rewards_of(log: TokenLog, u: Update) -> Rewards:
     prompts, cluster = np.unique(log.prompt[first], return_inverse=True)
     means = np.bincount(cluster, log.reward[first]) / np.bincount(cluster)
     again = not log.told and any(x.state != "whole" for x in u.again)
-    return Rewards(u.stage, u.evidence == "fresh", again, prompts, means)
+    return Rewards(u.stage, u.update, u.evidence == "fresh", again, prompts, means)
 
 
 class Following(NamedTuple):
@@ -50,8 +51,9 @@ class Following(NamedTuple):
 
 def next_rewards(this: Rewards, following: Rewards, settings: Settings) -> Following:
     """S8: the next agent's rollouts, also of the next stage, estimate `J(π̂ⁱ)` for free."""
-    if not (this.fresh and following.fresh) or following.again:
-        return Following()  # or perhaps the same rollouts
+    stages, updates = following.stage - this.stage, following.update - this.update
+    if not (this.fresh and following.fresh) or following.again or stages > 1 or (stages == 0 and updates > 1):
+        return Following()  # or perhaps the same rollouts, or what came between is not in the log
     paired = this.stage == following.stage and np.array_equal(this.prompts, following.prompts)
     new, old = following.means, this.means
     return Following(mean(new - old, settings.alpha) if paired else two_means(new, old, settings.alpha), paired)
@@ -82,12 +84,15 @@ def shifts(
             since = [j for j in members if base <= j < i]
             doubted = any(doubts[j].invalid for j in (*since, i))
             booked = float(path_shift(_booked([updates[j] for j in since], [found[j] for j in since]), None))
+            left_out = _left_out([updates[j].update for j in (*since, i)])
             direct = _path(log, updates, base, i, previous, settings)
             if doubted:
                 shift, upper, rung = 1.0, 1.0, "none: the rollouts are in doubt"
             elif direct is not None:
                 shift, upper, rung = direct.value, upper_limit(direct, level), "S3, re-scored rollouts"
                 shift, upper = float(path_shift(shift, None)), float(path_shift(upper, None))
+            elif left_out:
+                shift, upper, rung = 1.0, 1.0, f"none: {left_out}"
             elif all(updates[j].evidence == "fresh" for j in since):
                 shift = summed_shift(found[j].episode.value for j in since)
                 upper, rung = (
@@ -98,11 +103,20 @@ def shifts(
                 shift, upper, rung = 1.0, 1.0, "none: no re-scored rollouts"
             skippable = None
             if updates[i].resampled and updates[i].evidence == "fresh":
-                skippable = None if doubted else upper <= settings.tolerance
+                skippable = None if doubted or (left_out and direct is None) else upper <= settings.tolerance
                 if not skippable:
                     base = i
-            out[i] = Shift(shift, upper, rung, booked, skippable)
+            out[i] = Shift(shift, upper, rung, None if left_out else booked, skippable)
     return out
+
+
+def _left_out(updates: Sequence[int]) -> str:
+    """Which updates between these are not in the log, in words; empty where all are."""
+    gaps = [(a + 1, b - 1) for a, b in itertools.pairwise(updates) if b - a > 1]
+    if not gaps:
+        return ""
+    a, b = gaps[0]
+    return f"update {a} is not in the log" if a == b else f"updates {a} to {b} are not in the log"
 
 
 def _booked(updates: Sequence[Update], found: Sequence[Own]) -> float:
@@ -117,11 +131,15 @@ def _booked(updates: Sequence[Update], found: Sequence[Own]) -> float:
 def _path(
     log: TokenLog, updates: Sequence[Update], base: int, i: int, previous: int, settings: Settings
 ) -> Interval | None:
-    """`KL(π̂^{base} ‖ π̂ⁱ⁻¹)` of the transcripts, k3 on rollouts of the base; `None` where they were not scored again."""
+    """`KL(π̂^{base} ‖ π̂ⁱ⁻¹)` of the transcripts, k3 on rollouts of the base; `None` where they were not scored again.
+
+    By the scores of current at i, or of new at the update before it, where that is in the log.
+    """
     source = updates[base].update
     if updates[base].evidence != "fresh":
         return None
-    for j, name in ((i, "k3_current"), (previous, "k3_new")):
+    scored = [(i, "k3_current"), (previous, "k3_new")]
+    for j, name in scored[: 1 if _left_out([updates[previous].update, updates[i].update]) else 2]:
         if (chosen := updates[j].sets.get(source)) is not None:
             s = score(log, chosen, np.asarray(updates[j].agents, np.int64))
             return mean(per_prompt(s, s.sums(getattr(s, name))), settings.alpha)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from teamtr_jax.monitor.columns import Record
 from teamtr_jax.monitor.growing import Growing, Place, growing, until
@@ -35,7 +40,8 @@ class Follower:
       settings: what the reader declares.
       on_record: is given the record of each update once the next one has begun: as it is then, the last record of the report of
         the log until there. Later rows of the stage can change `shift_upper` (a level over more updates), `interaction` and
-        `improvement_next`. Where it answers true, nothing is read any more.
+        `improvement_next`. Where rows of the update itself are others later, it is told again: some came late, or training
+        went back and made it anew. Where it answers true, nothing is read any more.
 
     Raises:
       InputError: see `growing`; or a setting.
@@ -49,7 +55,9 @@ class Follower:
         self._source: Growing = growing(path, self.settings.match)
         self._books: Books = no_books(self.settings)
         self._current: list[TokenLog] = []
-        self._told: Place = (-1, -1)
+        self._told: dict[
+            Place, int
+        ] = {}  # of the updates of stages that are not finished, a digest of the rows that were told
 
     @property
     def held(self) -> int:
@@ -59,7 +67,9 @@ class Follower:
     @property
     def waiting(self) -> bool:
         """Whether updates are there that were not told yet."""
-        return any((int(log.stage[-1]), int(log.update[-1])) > self._told for log in self._current)
+        return self._on_record is not None and any(
+            self._told.get(place) != rows for log in self._current for place, rows in _digests(log).items()
+        )
 
     def look(self) -> bool:
         """Read what is new; whether there was something.
@@ -73,6 +83,7 @@ class Follower:
         for log in self._source.finished():
             self._tell(self._books, log, None)
             self._books = booked(self._books, log, self.settings)
+            self._told = {place: rows for place, rows in self._told.items() if place[0] > log.stage[0]}
             del log  # before the next one is read
             if self.enough is not None:
                 return True
@@ -109,15 +120,23 @@ class Follower:
         """The updates of one stage that lie before the frontier, each as the log was when it was the last one."""
         if self._on_record is None:
             return
-        stage = int(log.stage[0])
-        for update in sorted(set(log.update.tolist())):
-            place = stage, update
-            if self.enough is None and place > self._told and (frontier is None or place < frontier):
-                part = until(log, update, self.settings.match)
+        for place, rows in _digests(log).items():
+            if self.enough is None and self._told.get(place) != rows and (frontier is None or place < frontier):
+                part = until(log, place[1], self.settings.match)
                 record = report_of(booked(books, part, self.settings), self.settings).records[-1]
-                self._told = place
+                self._told[place] = rows
                 if self._on_record(record):
                     self.enough = record
+
+
+def _digests(log: TokenLog) -> dict[Place, int]:
+    """By update of a log of one stage, in order, another number where its rows are others."""
+    begins = np.r_[0, np.flatnonzero(np.diff(log.update)) + 1, log.update.size].tolist()
+    columns, stage = log.columns().values(), int(log.stage[0])
+    return {
+        (stage, int(log.update[a])): functools.reduce(lambda crc, x: zlib.crc32(x[a:b].data, crc), columns, 0)
+        for a, b in itertools.pairwise(begins)
+    }
 
 
 class Followed(NamedTuple):

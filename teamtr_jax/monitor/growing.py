@@ -7,7 +7,9 @@ import io
 import itertools
 import json
 import operator
+import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,9 @@ __all__ = ["Growing", "Lines", "Parts", "Place", "growing", "until"]
 
 BLOCK = 2**24
 """Bytes of JSON lines that are decoded at once."""
+
+TAIL = 2**14
+"""Bytes at the end of what was read, by which a file that was replaced is known. The footer of a part takes 4,000."""
 
 Place = tuple[int, int]
 """Stage and update."""
@@ -60,6 +65,7 @@ class Lines:
         self.name, self._path, self._match = str(path), path, match
         self._done = self._lines = 0  # bytes and lines that were read
         self._seen = 0  # bytes that were there when they were
+        self._last = b""  # of those that were read, the last ones
         self._sampler: Sampler | None = None
         self._names: set[str] = set()
         self._blocks: list[_Block] = []  # of the newest stage
@@ -80,10 +86,12 @@ class Lines:
         """Whether there is more than at the last time; of a line without its end, whether that grew."""
         size, seen = regular_file(self._path, "a token log").stat().st_size, self._seen
         if size < self._done:
-            found = f"{size} bytes, after {self._done} were read"
-            raise InputError(self.name, found, "a file that grows: it was cut or replaced, begin again")
+            raise self._replaced(f"{size} bytes, after {self._done} were read")
         self._seen = size
         return size > seen or (self._ended and size > self._done)
+
+    def _replaced(self, found: str) -> InputError:
+        return InputError(self.name, found, "a file that grows: it was cut or replaced, begin again")
 
     def end(self) -> None:
         """A last line without a line break is one if it is whole."""
@@ -116,7 +124,9 @@ class Lines:
             if not self._done:
                 self._done, self._sampler = self._header(file)
                 self._lines = int(self._done > 0)
-            file.seek(self._done)
+            file.seek(self._done - len(self._last))
+            if file.read(len(self._last)) != self._last:
+                raise self._replaced("other lines than were read")
             data = file.read(BLOCK)
         whole = data.rfind(b"\n") + 1
         if not whole and len(data) >= HEAD:
@@ -126,6 +136,7 @@ class Lines:
         if whole < len(data) < BLOCK and self._ended and _is_json(data[whole:]):
             whole = len(data)
         self._done += whole
+        self._last = data[:whole][-TAIL:] or self._last
         return data[:whole]
 
     def _header(self, file: Any) -> tuple[int, Sampler | None]:
@@ -196,7 +207,7 @@ class Parts:
 
     def __init__(self, folder: Path, match: float):
         self.name, self._folder, self._match = str(folder), folder, match
-        self._known: list[Part] = []  # of the stages that are not complete
+        self._known: dict[Part, int] = {}  # of the stages that are not complete, and a digest of each
         self._done = -1, 0  # of those that are: the last stage, and a digest of their parts
 
     @property
@@ -212,25 +223,24 @@ class Parts:
         return 0
 
     def grown(self) -> bool:
-        """Whether there are other parts of the newest stages than were read."""
-        found = parts_of(self._folder)
+        """Whether there are other parts of the newest stages than were read, by name or by content."""
+        found = {part: _content(self._folder / part.name) for part in parts_of(self._folder)}
         last, digest = self._done
-        if _digest(part for part in found if part.stage <= last) != digest:
+        if _digest(item for item in found.items() if item[0].stage <= last) != digest:
             raise InputError(
                 self.name, f"other parts of stages up to {last} than were read", "finished stages: begin again"
             )
-        known, self._known = self._known, [part for part in found if part.stage > last]
+        known, self._known = self._known, {part: x for part, x in found.items() if part.stage > last}
         return self._known != known
 
     def finished(self) -> Iterator[TokenLog]:
         """Read what is new: each stage that is complete, once."""
         self.grown()
-        while self._known and (frontier := self.frontier) is not None and self._known[0].stage < frontier[0]:
-            stage = self._known[0].stage
-            here = [part for part in self._known if part.stage == stage]
+        while (frontier := self.frontier) is not None and (stage := next(iter(self._known)).stage) < frontier[0]:
+            here = {part: x for part, x in self._known.items() if part.stage == stage}
             yield read_parts(self._folder, [part.name for part in here], self._match)
-            self._done = stage, self._done[1] ^ _digest(here)
-            self._known = self._known[len(here) :]
+            self._done = stage, self._done[1] ^ _digest(here.items())
+            self._known = {part: x for part, x in self._known.items() if part not in here}
 
     def current(self) -> list[TokenLog]:
         """The stages that are not complete, as far as they are written."""
@@ -241,9 +251,24 @@ class Parts:
         """Nothing more will be written."""
 
 
-def _digest(parts: Iterable[Part]) -> int:
+def _digest(parts: Iterable[tuple[Part, int]]) -> int:
     """Another number where other parts are there; that of two lists is `^` of theirs."""
     return functools.reduce(operator.xor, map(hash, parts), 0)
+
+
+def _content(path: Path) -> int:
+    """Of a part another number where it was written anew: its end has the least and the greatest value of each column."""
+    with suppress(OSError):  # set aside this moment: the next look finds it gone
+        found = path.stat()
+        return _end(path, found.st_ino, found.st_mtime_ns, found.st_size)
+    return 0
+
+
+@functools.lru_cache(2**17)
+def _end(path: Path, inode: int, changed: int, size: int) -> int:
+    with path.open("rb") as file:
+        file.seek(max(size - TAIL, 0))
+        return zlib.crc32(file.read(), size)
 
 
 # ---------------------------------------------------------------------------------------------------------------- either

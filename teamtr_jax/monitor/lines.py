@@ -133,4 +133,6 @@ def bad_line(lines: Iterable[str], name: str, first: int = 0) -> InputError | No
             if isinstance(value, bool) or not isinstance(value, kinds):
                 expected = "a number" if key in NUMBERS else "an integer"
                 return InputError(f"{name}: column {key}, line {number}", repr(value), expected)
+            if isinstance(value, int) and key not in NUMBERS and not -(2**63) <= value < 2**63:
+                return InputError(f"{name}: column {key}, line {number}", value, "an integer below 2**63")
     return None

@@ -292,7 +292,7 @@ def as_array(name: str, value: ArrayLike) -> NDArray[Any]:
         raise InputError(name, "a masked array with values masked", "an array without: its mask is lost")
     try:
         return np.asarray(value)
-    except (TypeError, ValueError) as error:  # rows of unequal length
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of unequal length, a tensor that needs its gradient
         raise InputError(name, reason(error), "an array") from error
 
 
