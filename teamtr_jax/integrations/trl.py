@@ -136,16 +136,20 @@ class Watch:
             trainer.num_iterations * trainer.args.steps_per_generation > trainer.args.gradient_accumulation_steps
         )
         self._original = {name: getattr(trainer, name) for name in WRAPPED}
+        self._own = {name: vars(trainer)[name] for name in WRAPPED if name in vars(trainer)}  # others wrap, too
         for name in WRAPPED:
             setattr(trainer, name, getattr(self, f"_at_{name.strip('_')}"))
-        self._callback = _after_each_step(self._stepped)
+        self._callback = _callback(self._begun, self._stepped)
         trainer.add_callback(self._callback)
         trainer.teamtr_watch = self
 
     def close(self) -> None:
         """End the watch: the trainer is as it was, the log is closed."""
+        if getattr(self.trainer, "teamtr_watch", None) is not self:
+            return
         for name in (*WRAPPED, "teamtr_watch"):
             vars(self.trainer).pop(name, None)
+        vars(self.trainer).update(self._own)
         self.trainer.remove_callback(self._callback)
         self._live = []
         self.writer.close()
@@ -244,6 +248,9 @@ class Watch:
         if self._stage_of is not None:
             step, stage = self.trainer.state.global_step, self._stage_of
             stage = whole_number("stage", stage(step) if callable(stage) else stage, 0)
+            if stage < last[0]:
+                expected = f"{last[0]} or more: {self.writer.path} has that stage (its writer's go_back sets it aside)"
+                raise InputError("stage", stage, expected)
         elif self._stage < 0 or last[1] + 1 >= UPDATES:
             stage = last[0] + 1
         else:
@@ -287,7 +294,17 @@ class Watch:
         batch = max(1, self.trainer.args.per_device_train_batch_size // 2)
         rollouts.again[:rows] = _host(token_log_probs(self.trainer, ids, attention, rollouts.wrote.shape[1], batch))
 
-    # --------------------------------------------------------------------------------------------------- after a step
+    # ------------------------------------------------------------------------------------------- before and after steps
+
+    def _begun(self) -> None:
+        """`train()` is called: rollouts of weights that are gone, since a checkpoint was loaded, are not written again.
+
+        What TRL still trains on of them has no rows; with the next rollouts a stage begins.
+        """
+        import torch  # pyright: ignore[reportMissingImports]
+
+        if not all(torch.equal(self._score(live), live.current) for live in self._live):
+            self._live, self._stage = [], -1
 
     def _stepped(self) -> None:
         """The optimiser has made a step: score the new policy, write the update."""
@@ -331,14 +348,17 @@ class Watch:
         return UpdateSums(*reduce(torch.tensor(sums, dtype=torch.float64, device=at.device), "sum").tolist())
 
 
-def _after_each_step(told: Callable[[], None]) -> Any:
+def _callback(begun: Callable[[], None], stepped: Callable[[], None]) -> Any:
     from transformers import TrainerCallback  # pyright: ignore[reportMissingImports]
 
-    class AfterEachStep(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            told()
+    class Told(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            begun()
 
-    return AfterEachStep()
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            stepped()
+
+    return Told()
 
 
 def _host(tensor: Any) -> Floats:

@@ -72,6 +72,7 @@ class Watch:
         self.trainer, self.writer = trainer, writer
         self._batches, self._agent, self._updates = batches, agent, updates
         self.original = {name: getattr(trainer, name) for name in WRAPPED}
+        self._own = {name: vars(trainer)[name] for name in WRAPPED if name in vars(trainer)}  # others wrap, too
         own = type(trainer)._compute_old_log_prob
         self._plain = f"{own.__module__}.{own.__qualname__}" == f"{batches.home}._compute_old_log_prob"
         self._bypassed = bypassed(trainer.config)
@@ -81,8 +82,11 @@ class Watch:
 
     def close(self) -> None:
         """End the watch: the trainer is as it was, the log is closed."""
+        if getattr(self.trainer, "teamtr_watch", None) is not self:
+            return
         for name in (*WRAPPED, "teamtr_watch"):
             vars(self.trainer).pop(name, None)
+        vars(self.trainer).update(self._own)
         self.writer.close()
 
     def _at_compute_old_log_prob(self, batch: Any, *args: Any, **settings: Any) -> Any:
