@@ -21,6 +21,7 @@ from teamtr_jax.integrations.log_writer import LogWriter
 from teamtr_jax.integrations.messages import message_numbers
 from teamtr_jax.integrations.trl_scoring import token_log_probs
 from teamtr_jax.integrations.trl_settings import dropout_of, require_known_law, sampler_of_trainer
+from teamtr_jax.integrations.twice import scored_twice
 from teamtr_jax.integrations.update_scalars import UpdateSums, update_scalars, update_sums
 from teamtr_jax.monitor.writing import token_rows
 from teamtr_jax.validation import InputError, whole_number
@@ -29,8 +30,8 @@ __all__ = ["KNOWN", "watch", "Watch"]
 
 KNOWN = ("1.14.2", "1.16.0")
 """The versions of TRL that the tests ran with. 1.15.0 has the same names, and does not train on a CPU."""
-SHARE = 8
-"""One rollout in so many is scored twice, and one group at least."""
+WIDER = 8
+"""Columns of padding that the second scoring has besides."""
 UPDATES = 20
 """Updates of a stage that nobody counts: a reader holds one stage at a time."""
 WRAPPED = ("_generate", "_calculate_rewards", "_generate_and_score_completions", "log")
@@ -289,10 +290,10 @@ class Watch:
         """
         from torch.nn.functional import pad  # pyright: ignore[reportMissingImports]
 
-        rows = min(len(rollouts.known), max(-(-len(rollouts.known) // SHARE), self.trainer.num_generations))
-        ids, attention = (pad(x[:rows], (SHARE, 0), value=0) for x in (rollouts.ids, rollouts.attention))
+        rows = scored_twice(len(rollouts.known))
+        ids, attention = (pad(x[rows], (WIDER, 0), value=0) for x in (rollouts.ids, rollouts.attention))
         batch = max(1, self.trainer.args.per_device_train_batch_size // 2)
-        rollouts.again[:rows] = _host(token_log_probs(self.trainer, ids, attention, rollouts.wrote.shape[1], batch))
+        rollouts.again[rows] = _host(token_log_probs(self.trainer, ids, attention, rollouts.wrote.shape[1], batch))
 
     # ------------------------------------------------------------------------------------------- before and after steps
 

@@ -15,7 +15,7 @@ from teamtr_jax.integrations.checked_version import installed, require_version
 from teamtr_jax.integrations.log_writer import LogWriter
 from teamtr_jax.integrations.update_scalars import update_scalars, update_sums
 from teamtr_jax.integrations.verl_batches import SEPARATE, Held, Stored
-from teamtr_jax.integrations.verl_rows import Agent, Floats, Responses, require_behaviour, scored_twice, written
+from teamtr_jax.integrations.verl_rows import Agent, Floats, Responses, require_behaviour, rows_scored_twice, written
 from teamtr_jax.integrations.verl_settings import bypassed, sampler_of_config
 from teamtr_jax.validation import InputError, whole_number
 
@@ -118,7 +118,7 @@ class Watch:
     def _again(self, batch: Any, responses: Responses) -> Floats:
         """[N, T] a share of the rows scored in a batch of their own, NaN elsewhere."""
         again = np.full(responses.wrote.shape, np.nan)
-        rows = scored_twice(responses, self.trainer.actor_rollout_wg.world_size)
+        rows = rows_scored_twice(responses, self.trainer.actor_rollout_wg.world_size)
         found = self._batches.score(batch, rows)
         again[rows] = 0.0  # behind the longest of these rows is no token
         again[rows, : found.shape[1]] = found

@@ -346,6 +346,7 @@ def test_a_share_is_scored_twice(tmp_path):
             twice = table.groupby(["prompt", "rollout"])["logp_again"].agg(["count", "size"])
             assert ((twice["count"] == 0) | (twice["count"] == twice["size"])).all()
             assert (twice["count"] > 0).sum() == 4
+            assert twice[twice["count"] > 0].reset_index()["prompt"].nunique() == 4  # intervals are over prompts
             apart = (table["logp_again"] - table["logp_current"]).abs().max()
             assert 1e-4 < apart < 1 if bf16 else apart < 1e-4
 
