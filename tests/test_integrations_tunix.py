@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from teamtr_jax.integrations import tunix, tunix_settings
-from teamtr_jax.integrations.tunix_rollouts import completed, engine_numbers, scored_twice
+from teamtr_jax.integrations.tunix_rollouts import completed, engine_numbers, twice_in_stream
 from teamtr_jax.monitor import read_token_log
 from teamtr_jax.validation import InputError
 
@@ -48,11 +48,14 @@ def test_numbers_of_an_engine():
     np.testing.assert_array_equal(found, [[-1.0, np.nan, np.nan], [-2.0, np.nan, np.nan]])
 
 
-def test_a_share_of_the_groups_is_scored_twice():
-    parts = [scored_twice(first, n, 0.25) for first, n in ((0, 3), (3, 1), (4, 5))]
-    assert np.concatenate(parts).tolist() == [True, False, False, False, True, False, False, False, True]
-    assert scored_twice(0, 1, 0.01).all()
-    assert scored_twice(0, 3, 1.0).all()
+def test_a_share_is_scored_twice_as_rollouts_come():
+    """Of several prompts, which are the units of intervals; the same whatever comes together."""
+    whole = twice_in_stream(0, 64, 4, 0.125)
+    parts = [twice_in_stream(first, n, 4, 0.125) for first, n in ((0, 24), (24, 4), (28, 36))]
+    assert np.array_equal(np.concatenate(parts), whole)
+    assert np.flatnonzero(whole).tolist() == [0, 4, 8, 12, 16, 24, 32, 40, 48, 56]
+    assert twice_in_stream(0, 8, 4, 0.01).tolist() == [True, False, False, False] * 2
+    assert twice_in_stream(0, 12, 4, 1.0).all()
 
 
 # -------------------------------------------------------------------------------------------- what stands for tunix
@@ -166,7 +169,7 @@ def made(monkeypatch, tmp_path):
         cluster.rollout.weights = Weights(w=float(step)) if apart else cluster.actor_trainer.model
         cluster.global_steps, cluster.actor_trainer.train_steps = step, step * (1 if apart else 2)
         learner = Learner(cluster, apart)
-        return learner, tunix.watch(learner, tmp_path / "log", again=1 / 3)
+        return learner, tunix.watch(learner, tmp_path / "log", again=0.5)
 
     return make
 
@@ -213,7 +216,8 @@ def test_one_set_of_weights_every_mini_batch_is_an_update(made, tmp_path, monkey
     assert log.reward[[0, 2, 5]].tolist() == pytest.approx([0, 1 / 3, 2 / 3])
     assert [name for _, name, *_ in cluster.told[:4]] == ["kl_k1", "kl_k3", "floor_k3", "ess"]
     assert [given[-1] for given in cluster.told[::8]] == [0, 1, 2]
-    twice = log.prompt % 4 % 3 == 0  # four groups in an update: the first and the last
+    number = log.prompt % 4 * GROUP + log.rollout
+    twice = (number % 3 == 0) | (log.rollout == 0)  # one in three, and the first of each of four groups
     np.testing.assert_array_equal(np.isnan(log.logp_again), ~twice)
     np.testing.assert_array_equal(log.logp_again[twice], log.logp_current[twice])
 
@@ -245,7 +249,7 @@ def test_it_goes_on_where_the_learner_does(made, tmp_path):
         learner.rl_cluster.close()
     found, _ = updates(tmp_path)
     assert list(found) == [(0, n) for n in range(6)]
-    assert len([path for path in (tmp_path / "log").glob("*.parquet*") if path.suffix != ".parquet"]) == 4
+    assert len(list((tmp_path / "log").glob("*.aside-*"))) == 4
 
 
 def test_without_a_step_nothing_is_written(made, tmp_path):

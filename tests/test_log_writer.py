@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -407,7 +408,10 @@ def test_two_writers_with_one_number(tmp_path):
     """Every process of a run that forgets its number would write the ids of the others."""
     with writer_of(tmp_path / "log", processes=2) as first:
         message = refused(writer_of, tmp_path / "log")
-        assert message.endswith(
+        assert "another writer with process 0 open in this program, expected one: close() the other" in message
+        other = f"from teamtr_jax.integrations import *; LogWriter({str(tmp_path / 'log')!r}, sampler=Sampler(1.0))"
+        message = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, cwd=ROOT).stderr
+        assert message.strip().endswith(
             "another open writer with process 0, expected a number for each: process=RANK, processes=WORLD SIZE"
         )
         writer_of(tmp_path / "log", process=1, processes=2).close()
@@ -415,6 +419,19 @@ def test_two_writers_with_one_number(tmp_path):
         inherited = os.dup(first._lock)  # as in a child that was forked, and lives longer
     writer_of(tmp_path / "log").close()
     os.close(inherited)
+
+
+def test_a_writer_that_nobody_has_lets_others_have_the_folder(tmp_path):
+    """A notebook's cell that runs again: the old trainer and its writer are gone, though each holds the other."""
+    trainer = SimpleNamespace(writer=writer_of(tmp_path / "log"))
+    trainer.writer.trainer_of_it = trainer
+    trainer.writer.add(rows(0))
+    trainer.writer.flush()
+    del trainer
+    with writer_of(tmp_path / "log") as again:
+        assert again.last == (0, 0)
+    with pytest.raises(InputError, match="closed writer"):
+        again.add(rows(1))
 
 
 def test_a_full_disk_keeps_the_rows(tmp_path):

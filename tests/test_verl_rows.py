@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from teamtr_jax.integrations.messages import message_numbers
-from teamtr_jax.integrations.verl_rows import Responses, places, require_behaviour, scored_twice, written
+from teamtr_jax.integrations.verl_rows import Responses, places, require_behaviour, rows_scored_twice, written
 from teamtr_jax.monitor import token_log
 from teamtr_jax.validation import InputError
 
@@ -70,14 +70,16 @@ def test_a_rollout_of_several_responses():
 
 
 def test_scored_twice():
-    """Whole prompts, an eighth of the rows, a multiple of the workers, last first; of a rollout all rows or none."""
-    given = responses()
-    assert scored_twice(given, 1).tolist() == [5, 4, 2, 0]
-    assert scored_twice(given, 3).tolist() == [3, 1, 5, 4, 2, 0]
-    assert scored_twice(given, 5).tolist() == [1, 5, 4, 2, 0]
-    assert scored_twice(given, 100).size == 7
-    many = responses(uid=[str(i // 4) for i in range(100)], real=np.ones(100, bool))
-    assert scored_twice(many, 1).tolist() == list(range(16))[::-1]
+    """An eighth of the rollouts and four at least, of several prompts; of a rollout all rows or none; last first."""
+    given = responses()  # b: rows 0, 2, 4, 5; a: 1, 3
+    assert rows_scored_twice(given, 1).tolist() == [1, 5, 2, 0]
+    assert rows_scored_twice(given, 5).tolist() == [3, 1, 5, 2, 0]
+    assert rows_scored_twice(given, 100).size == 7
+    many = responses(uid=[str(i // 4) for i in range(96)], rollout=np.arange(96) % 4, real=np.ones(96, bool))
+    assert rows_scored_twice(many, 1).tolist() == list(range(0, 96, 8))[::-1]
+    several = responses(uid=["b"] * 7, rollout=np.array([0, 0, 1, 2, 3, 4, 0]))
+    assert rows_scored_twice(several, 1).tolist() == [4, 3, 2, 1, 0]
+    assert rows_scored_twice(responses(real=np.zeros(7, bool)), 1).size == 0
     again = np.where(np.isin(np.arange(7), [0, 2, 3])[:, None], -1.5, np.nan) * np.ones((7, 4))
     rows = rows_of(given, again)
     twice = ~np.isnan(rows["logp_again"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +31,8 @@ FOLLOWING, TRAINER = "teamtr_following_prompt", "teamtr_trainer"
 ASIDE = ".aside-"
 """What is added to the name of a part that training went back behind, and a number."""
 WRITABLE = "a folder that can be written"
+_HERE: set[tuple[int, str, int]] = set()
+"""Which writers this process has open: its own number, the folder, and the number of the writer."""
 
 
 class LogWriter:
@@ -78,7 +82,11 @@ class LogWriter:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(str(path), reason(error), WRITABLE) from error
-        self._lock: int | None = _locked(self.path, self.process)
+        self._lock, key = _locked(self.path, self.process)
+        self._release = weakref.finalize(
+            self, _unlock, self._lock, key
+        )  # also of a writer that nobody closes and nobody has
+        self._release.atexit = False
         self._rows: list[Columns] = []
         try:
             self._begin()
@@ -137,7 +145,7 @@ class LogWriter:
           InputError: what `read_token_log` would refuse; rows of several updates, of one before the last, or of one that was in
             the folder before; other columns or another sampler than the stage has; the writer is closed.
         """
-        if self._lock is None:
+        if not self._release.alive:
             raise InputError(str(self.path), "a closed writer", "an open one")
         origin = Origin("rows", "row")
         used = _checked(rows, origin)
@@ -210,13 +218,12 @@ class LogWriter:
 
     def close(self) -> None:
         """Flush, and let other writers have the folder."""
-        if self._lock is None:
+        if not self._release.alive:
             return
         try:
             self.flush()
         finally:
-            _unlock(self._lock)
-            self._lock = None
+            self._release()
 
     def __enter__(self) -> LogWriter:
         return self
@@ -299,9 +306,24 @@ def _joined(parts: list[Columns]) -> Columns:
     return {name: np.concatenate([column(part, name) for part in parts]) for name in names}
 
 
-def _locked(folder: Path, process: int) -> int:
-    """An open file that says that this process number writes here, until it is closed or the process ends, however."""
-    path = folder / f".writer-{process:04d}.lock"
+def _locked(folder: Path, process: int) -> tuple[int, tuple[int, str, int]]:
+    """An open file that says that this process number writes here, until it is closed or the process ends, however; its key."""
+    key = os.getpid(), str(folder.resolve()), process
+    for again in (True, False):
+        if (handle := _tried(folder / f".writer-{process:04d}.lock")) is not None:
+            _HERE.add(key)
+            return handle, key
+        if again and key in _HERE:
+            gc.collect()  # a trainer that was made anew, in a notebook: the writer of the old one goes with it
+    if key in _HERE:
+        found = f"another writer with process {process} open in this program"
+        raise InputError(str(folder), found, "one: close() the other, or use it for all trainers of this process")
+    found = f"another open writer with process {process}"
+    raise InputError(str(folder), found, "a number for each: process=RANK, processes=WORLD SIZE")
+
+
+def _tried(path: Path) -> int | None:
+    """The open file, locked; `None` if another has it."""
     try:
         handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
     except OSError as error:
@@ -313,15 +335,16 @@ def _locked(folder: Path, process: int) -> int:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
-            found = f"another open writer with process {process}"
-            raise InputError(str(folder), found, "a number for each: process=RANK, processes=WORLD SIZE") from None
+            return None
     return handle
 
 
-def _unlock(handle: int) -> None:
-    """Also for a child that has the file open as well, since it was forked."""
-    with suppress(ImportError, OSError):
-        import fcntl
+def _unlock(handle: int, key: tuple[int, str, int]) -> None:
+    """Also for a child that has the file open as well, since it was forked; a child unlocks nothing."""
+    if key[0] == os.getpid():
+        with suppress(ImportError, OSError):
+            import fcntl
 
-        fcntl.flock(handle, fcntl.LOCK_UN)
+            fcntl.flock(handle, fcntl.LOCK_UN)
+    _HERE.discard(key)
     os.close(handle)

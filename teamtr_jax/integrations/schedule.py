@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from teamtr_jax.integrations.log_writer import LogWriter
 from teamtr_jax.integrations.reuse import Answer, Reuse
 from teamtr_jax.integrations.team_rollouts import Moved, Rollouts, moved, require_rollouts, require_scores
+from teamtr_jax.integrations.twice import scored_twice
 from teamtr_jax.integrations.update_scalars import update_scalars, update_sums
 from teamtr_jax.monitor.writing import token_rows
 from teamtr_jax.path_shift import path_shift
@@ -169,7 +170,7 @@ class TeamTRSchedule:
       estimator: which estimate of it is held against `δ`: ``k3``, ``k1`` (the paper's) or ``larger``.
       halvings: how often the way from the last weights inside to the first outside is halved; 0: the last inside are kept.
       log: the folder of the token log, or a `LogWriter`; without it none is written.
-      twice: share of the prompts on which the team is scored twice before an update: the floor, below which no KL means anything.
+      twice: share of the rollouts on which the team is scored twice before an update: the floor, below which no KL means anything.
       start_again: score the rollouts of the stage's start at every update, for the interaction matrix.
       first_stage: its number; by default the one after the last in the log.
       report: called with every `TeamUpdate`.
@@ -298,10 +299,10 @@ class TeamTRSchedule:
         return np.where(x.rollouts.of(agent), self.team.score(agent, x.rollouts), x.current)
 
     def _twice(self, x: _InUse) -> Floats:
-        """``[N, T]``: the team a second time, in a batch of other size, on the first prompts; NaN elsewhere."""
+        """``[N, T]``: the team a second time, in a batch of other size, on a share of the rollouts; NaN elsewhere."""
         out = np.full(x.rollouts.mask.shape, np.nan)
         if self.twice > 0:
-            rows = np.arange(int(np.ceil(self.twice * x.rollouts.prompts)) * x.rollouts.group)
+            rows = scored_twice(len(out), self.twice)
             out[rows] = self._all(x.rollouts, rows)
         return out
 

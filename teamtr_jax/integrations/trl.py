@@ -21,6 +21,7 @@ from teamtr_jax.integrations.log_writer import LogWriter
 from teamtr_jax.integrations.messages import message_numbers
 from teamtr_jax.integrations.trl_scoring import token_log_probs
 from teamtr_jax.integrations.trl_settings import dropout_of, require_known_law, sampler_of_trainer
+from teamtr_jax.integrations.twice import scored_twice
 from teamtr_jax.integrations.update_scalars import UpdateSums, update_scalars, update_sums
 from teamtr_jax.monitor.writing import token_rows
 from teamtr_jax.validation import InputError, whole_number
@@ -29,8 +30,8 @@ __all__ = ["KNOWN", "watch", "Watch"]
 
 KNOWN = ("1.14.2", "1.16.0")
 """The versions of TRL that the tests ran with. 1.15.0 has the same names, and does not train on a CPU."""
-SHARE = 8
-"""One rollout in so many is scored twice, and one group at least."""
+WIDER = 8
+"""Columns of padding that the second scoring has besides."""
 UPDATES = 20
 """Updates of a stage that nobody counts: a reader holds one stage at a time."""
 WRAPPED = ("_generate", "_calculate_rewards", "_generate_and_score_completions", "log")
@@ -136,16 +137,20 @@ class Watch:
             trainer.num_iterations * trainer.args.steps_per_generation > trainer.args.gradient_accumulation_steps
         )
         self._original = {name: getattr(trainer, name) for name in WRAPPED}
+        self._own = {name: vars(trainer)[name] for name in WRAPPED if name in vars(trainer)}  # others wrap, too
         for name in WRAPPED:
             setattr(trainer, name, getattr(self, f"_at_{name.strip('_')}"))
-        self._callback = _after_each_step(self._stepped)
+        self._callback = _callback(self._begun, self._stepped)
         trainer.add_callback(self._callback)
         trainer.teamtr_watch = self
 
     def close(self) -> None:
         """End the watch: the trainer is as it was, the log is closed."""
+        if getattr(self.trainer, "teamtr_watch", None) is not self:
+            return
         for name in (*WRAPPED, "teamtr_watch"):
             vars(self.trainer).pop(name, None)
+        vars(self.trainer).update(self._own)
         self.trainer.remove_callback(self._callback)
         self._live = []
         self.writer.close()
@@ -244,6 +249,9 @@ class Watch:
         if self._stage_of is not None:
             step, stage = self.trainer.state.global_step, self._stage_of
             stage = whole_number("stage", stage(step) if callable(stage) else stage, 0)
+            if stage < last[0]:
+                expected = f"{last[0]} or more: {self.writer.path} has that stage (its writer's go_back sets it aside)"
+                raise InputError("stage", stage, expected)
         elif self._stage < 0 or last[1] + 1 >= UPDATES:
             stage = last[0] + 1
         else:
@@ -282,12 +290,22 @@ class Watch:
         """
         from torch.nn.functional import pad  # pyright: ignore[reportMissingImports]
 
-        rows = min(len(rollouts.known), max(-(-len(rollouts.known) // SHARE), self.trainer.num_generations))
-        ids, attention = (pad(x[:rows], (SHARE, 0), value=0) for x in (rollouts.ids, rollouts.attention))
+        rows = scored_twice(len(rollouts.known))
+        ids, attention = (pad(x[rows], (WIDER, 0), value=0) for x in (rollouts.ids, rollouts.attention))
         batch = max(1, self.trainer.args.per_device_train_batch_size // 2)
-        rollouts.again[:rows] = _host(token_log_probs(self.trainer, ids, attention, rollouts.wrote.shape[1], batch))
+        rollouts.again[rows] = _host(token_log_probs(self.trainer, ids, attention, rollouts.wrote.shape[1], batch))
 
-    # --------------------------------------------------------------------------------------------------- after a step
+    # ------------------------------------------------------------------------------------------- before and after steps
+
+    def _begun(self) -> None:
+        """`train()` is called: rollouts of weights that are gone, since a checkpoint was loaded, are not written again.
+
+        What TRL still trains on of them has no rows; with the next rollouts a stage begins.
+        """
+        import torch  # pyright: ignore[reportMissingImports]
+
+        if not all(torch.equal(self._score(live), live.current) for live in self._live):
+            self._live, self._stage = [], -1
 
     def _stepped(self) -> None:
         """The optimiser has made a step: score the new policy, write the update."""
@@ -331,14 +349,17 @@ class Watch:
         return UpdateSums(*reduce(torch.tensor(sums, dtype=torch.float64, device=at.device), "sum").tolist())
 
 
-def _after_each_step(told: Callable[[], None]) -> Any:
+def _callback(begun: Callable[[], None], stepped: Callable[[], None]) -> Any:
     from transformers import TrainerCallback  # pyright: ignore[reportMissingImports]
 
-    class AfterEachStep(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            told()
+    class Told(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            begun()
 
-    return AfterEachStep()
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            stepped()
+
+    return Told()
 
 
 def _host(tensor: Any) -> Floats:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teamtr_jax.integrations.log_writer import LogWriter
-from teamtr_jax.integrations.tunix_rollouts import Batch, completed, engine_numbers, scored_twice
+from teamtr_jax.integrations.tunix_rollouts import Batch, completed, engine_numbers, twice_in_stream
 from teamtr_jax.integrations.tunix_settings import require_supported, rollout_config, sampler_settings, scorable
 from teamtr_jax.integrations.update_scalars import UpdateSums, update_scalars, update_sums
 from teamtr_jax.monitor.writing import token_rows
@@ -46,7 +46,7 @@ def watch(
       learner: `tunix.GRPOLearner` or one of its kind (DAPO, Dr. GRPO).
       path: folder of the log. It is made, or gone on with: what it has of the learner's global step and later is set aside.
       agent, turn: who writes these messages, and which message of the episode they are.
-      again: share of the rollouts that is scored twice, for the floor; at least one group of an update.
+      again: share of the rollouts that is scored twice, for the floor; at least one of each of four groups of an update.
       rows: completions in one forward pass of a scoring; as tunix scores if not given.
 
     Returns:
@@ -89,8 +89,8 @@ class _Update:
     steps: int
     """The optimiser's steps before it."""
     scored: list[Scored] = field(default_factory=list)
-    groups: int = 0
-    """Groups that were scored."""
+    rollouts: int = 0
+    """Those that were scored."""
     start: tuple[Any, Any] | None = None
     """The actor it starts from, kept where rollouts may still come when it has moved."""
 
@@ -224,9 +224,8 @@ class Watch:
         """The scorings that are made before the update."""
         current = self._numbers(batch, graph, state)
         again = np.full_like(current, np.nan)
-        groups = len(current) // self._group
-        twice = np.repeat(scored_twice(self._update.groups, groups, self._share), self._group)
-        self._update.groups += groups
+        twice = twice_in_stream(self._update.rollouts, len(current), self._group, self._share)
+        self._update.rollouts += len(current)
         if twice.any():  # among other rows and in the other order, as a trainer's next batch would
             chosen = np.flatnonzero(twice)[::-1]
             again[chosen] = self._numbers(batch, graph, state, chosen)

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from teamtr_jax.integrations.twice import LEAST
 from teamtr_jax.validation import InputError
 
-__all__ = ["Batch", "completed", "engine_numbers", "scored_twice"]
+__all__ = ["Batch", "completed", "engine_numbers", "twice_in_stream"]
 
 
 class Batch(NamedTuple):
@@ -89,14 +90,16 @@ def engine_numbers(logprobs: Sequence[ArrayLike] | None, mask: NDArray[np.bool_]
     return np.where(mask, out, np.float32(np.nan))
 
 
-def scored_twice(first: int, groups: int, share: float) -> NDArray[np.bool_]:
-    """Which of `groups` groups are scored a second time: of all groups of an update the first, and one in every 1/share.
+def twice_in_stream(first: int, rollouts: int, group: int, share: float) -> NDArray[np.bool_]:
+    """Which rollouts are scored a second time, as they come: one in every 1/share, and the first of each of four groups.
 
     Args:
       first: number of the first of them within the update.
+      rollouts: how many come now; group by group.
 
     Example:
-      >>> print(scored_twice(0, 5, 0.5), scored_twice(5, 2, 0.5))
-      [ True False  True False  True] [False  True]
+      >>> np.flatnonzero(twice_in_stream(0, 48, 8, 1 / 12)), np.flatnonzero(twice_in_stream(48, 16, 8, 1 / 12))
+      (array([ 0,  8, 12, 16, 24, 36]), array([ 0, 12]))
     """
-    return (first + np.arange(groups)) % max(round(1 / share), 1) == 0
+    number = first + np.arange(rollouts)
+    return (number % max(round(1 / share), 1) == 0) | ((number % group == 0) & (number < LEAST * group))

@@ -15,7 +15,7 @@ from teamtr_jax.integrations.checked_version import installed, require_version
 from teamtr_jax.integrations.log_writer import LogWriter
 from teamtr_jax.integrations.update_scalars import update_scalars, update_sums
 from teamtr_jax.integrations.verl_batches import SEPARATE, Held, Stored
-from teamtr_jax.integrations.verl_rows import Agent, Floats, Responses, require_behaviour, scored_twice, written
+from teamtr_jax.integrations.verl_rows import Agent, Floats, Responses, require_behaviour, rows_scored_twice, written
 from teamtr_jax.integrations.verl_settings import bypassed, sampler_of_config
 from teamtr_jax.validation import InputError, whole_number
 
@@ -72,6 +72,7 @@ class Watch:
         self.trainer, self.writer = trainer, writer
         self._batches, self._agent, self._updates = batches, agent, updates
         self.original = {name: getattr(trainer, name) for name in WRAPPED}
+        self._own = {name: vars(trainer)[name] for name in WRAPPED if name in vars(trainer)}  # others wrap, too
         own = type(trainer)._compute_old_log_prob
         self._plain = f"{own.__module__}.{own.__qualname__}" == f"{batches.home}._compute_old_log_prob"
         self._bypassed = bypassed(trainer.config)
@@ -81,8 +82,11 @@ class Watch:
 
     def close(self) -> None:
         """End the watch: the trainer is as it was, the log is closed."""
+        if getattr(self.trainer, "teamtr_watch", None) is not self:
+            return
         for name in (*WRAPPED, "teamtr_watch"):
             vars(self.trainer).pop(name, None)
+        vars(self.trainer).update(self._own)
         self.writer.close()
 
     def _at_compute_old_log_prob(self, batch: Any, *args: Any, **settings: Any) -> Any:
@@ -114,7 +118,7 @@ class Watch:
     def _again(self, batch: Any, responses: Responses) -> Floats:
         """[N, T] a share of the rows scored in a batch of their own, NaN elsewhere."""
         again = np.full(responses.wrote.shape, np.nan)
-        rows = scored_twice(responses, self.trainer.actor_rollout_wg.world_size)
+        rows = rows_scored_twice(responses, self.trainer.actor_rollout_wg.world_size)
         found = self._batches.score(batch, rows)
         again[rows] = 0.0  # behind the longest of these rows is no token
         again[rows, : found.shape[1]] = found

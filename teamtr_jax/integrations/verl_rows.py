@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teamtr_jax.integrations.messages import message_numbers
+from teamtr_jax.integrations.twice import scored_twice
 from teamtr_jax.monitor.writing import token_rows
 from teamtr_jax.validation import InputError
 
-__all__ = ["Agent", "Responses", "places", "scored_twice", "require_behaviour", "written"]
+__all__ = ["Agent", "Responses", "places", "rows_scored_twice", "require_behaviour", "written"]
 
-SHARE = 8
-"""One rollout in so many is scored twice."""
 UNEXPLAINED = 1.0
 """Nats: an engine without cuts that is certain of a token, or of a whole response, and a trainer differ by less."""
 
@@ -54,23 +53,19 @@ def places(uid: list[str]) -> Ints:
     return np.array(out, np.int64)
 
 
-def scored_twice(responses: Responses, multiple: int) -> Ints:
-    """Rows that are scored a second time: those of whole prompts, one rollout in `SHARE`, at least one prompt; last ones first.
+def rows_scored_twice(responses: Responses, multiple: int) -> Ints:
+    """Rows that are scored a second time: of some rollouts of as many prompts as can be (`scored_twice`), last ones first.
 
     Args:
       multiple: workers share the rows equally, so their number is a multiple of this, or all; more rows make up for it.
     """
-    rows = [i for i, real in enumerate(responses.real) if real]
-    if not rows:
+    of: dict[str, dict[int, list[int]]] = {}
+    for i in np.flatnonzero(responses.real):
+        of.setdefault(responses.uid[i], {}).setdefault(int(responses.rollout[i]), []).append(int(i))
+    rollouts = [rows for group in of.values() for rows in group.values()]
+    chosen = [i for k in scored_twice(len(rollouts)) for i in rollouts[k]]
+    if not chosen:
         return np.zeros(0, np.int64)
-    order: dict[str, list[int]] = {}
-    for i in rows:
-        order.setdefault(responses.uid[i], []).append(i)
-    chosen: list[int] = []
-    for group in order.values():
-        chosen += group
-        if len(chosen) * SHARE >= len(rows):
-            break
     rest = [i for i in range(len(responses.uid)) if i not in set(chosen)]
     return np.array((chosen + rest[: -len(chosen) % multiple])[::-1], np.int64)
 

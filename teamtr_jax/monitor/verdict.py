@@ -27,6 +27,8 @@ BELOW = (
     "Roundings alone could do it: score in float32 (the heads at least), current and new in one shape, without dropout."
 )
 """Of what is below the floor, and what to do."""
+ALONE = "Of one prompt alone it is not known how far a floor scatters: score rollouts of more prompts twice (`logp_again`)."
+"""The same where the floor has no upper limit."""
 
 
 class Answer(NamedTuple):
@@ -86,7 +88,7 @@ def _inside(records: list[Record]) -> Answer:
         why = f"{found}, but the rollouts are in doubt ({r['invalid'][0]})."
         return Answer(question, "no word on its radius", why + count, "open")
     if "outside" in r["below_floor"]:
-        return Answer(question, "below the floor", f"{found}. {BELOW}{count}", "open")
+        return Answer(question, "below the floor", f"{found}. {_below(r)}{count}", "open")
     if not outside:
         more = "; the interval reaches beyond δ" if k1["high"] > r["delta"] else ""
         return Answer(question, "inside", f"{found}{more}.{count}", "good")
@@ -127,6 +129,10 @@ def _why_not(r: Record) -> str:
     return f"The surrogate L = {number(surrogate)} promises no improvement on these rollouts."
 
 
+def _below(r: Record) -> str:
+    return BELOW if math.isfinite(r["floor"]["high"]) else ALONE
+
+
 def _certified(records: list[Record]) -> Answer:
     """Whether a lower limit is above 0, and if not, why."""
     question, r = "Certified?", records[-1]
@@ -139,7 +145,7 @@ def _certified(records: list[Record]) -> Answer:
     if all(key in r["below_floor"] for key, x in (("certificate", c), ("certificate_finite_sample", finite))
            if x is not None and x["lower"] > 0):  # fmt: skip
         over = f"The limit {number(_limit(r))} is within ϱ times the floor, {interval_text(r['floor_episode'])} nats a rollout"
-        return Answer(question, "certificate below the floor", f"{over}. {BELOW}{count}", "open")
+        return Answer(question, "certificate below the floor", f"{over}. {_below(r)}{count}", "open")
     said = []
     if c["lower"] > 0:
         said.append(f"{number(c['lower'])} by {c['rung']}, asymptotic")
@@ -233,7 +239,7 @@ def _radius(records: list[Record], settings: Settings) -> Answer:
     wrote = [r for r in fresh if r["kl_k3"] is not None]
     used = [r for r in wrote if "kl_k3" not in r["below_floor"]]
     if not used:
-        why = f"Its steps are below the floor. {BELOW}" if wrote else (
+        why = f"Its steps are below the floor. {_below(wrote[-1])}" if wrote else (
             "It wrote nothing on fresh rollouts without doubt." if fresh else (
             "None of its updates has fresh rollouts without doubt."))  # fmt: skip
         return Answer(question, "no other radius", why, "open")

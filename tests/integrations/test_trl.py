@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from oracle import numbers
-from trl_runs import PROMPTS, expected, flat, logged, network, read, trainer
+from trl_runs import PROMPTS, expected, flat, logged, network, read, share_of_even, trainer
 
 from teamtr_jax.integrations.trl import watch
 from teamtr_jax.integrations.trl_scoring import token_log_probs
@@ -346,6 +346,7 @@ def test_a_share_is_scored_twice(tmp_path):
             twice = table.groupby(["prompt", "rollout"])["logp_again"].agg(["count", "size"])
             assert ((twice["count"] == 0) | (twice["count"] == twice["size"])).all()
             assert (twice["count"] > 0).sum() == 4
+            assert twice[twice["count"] > 0].reset_index()["prompt"].nunique() == 4  # intervals are over prompts
             apart = (table["logp_again"] - table["logp_current"]).abs().max()
             assert 1e-4 < apart < 1 if bf16 else apart < 1e-4
 
@@ -415,3 +416,97 @@ def test_stages_and_agents_of_a_user(tmp_path):
     assert list(places.index) == [(4, 0), (4, 1), (4, 2), (5, 0)]
     assert table[table["updated"] == -1].groupby("prompt")["agent"].nunique().eq(1).all()
     assert set(table[table["updated"] == -1]["agent"]) == {1, 2}
+
+
+def test_a_checkpoint_in_the_same_process(tmp_path):
+    """Rollouts of weights that are gone, which TRL still trains on, are not written as if the weights were theirs."""
+    plain = network()
+    made, seen = trainer(tmp_path, num_iterations=2, max_steps=3, save_strategy="steps", save_steps=1)
+    watch(made, tmp_path / "log")
+    made.train()
+    made.args.max_steps = 6
+    made.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    made.teamtr_watch.close()
+    table = read(tmp_path / "log")
+    at = list(map(tuple, table[["stage", "update", "source"]].drop_duplicates().to_numpy().tolist()))
+    assert at == [(0, 0, 0), (0, 1, 0), (0, 2, 2), (1, 0, 0), (1, 1, 0), (1, 2, 2)]
+    # the first step after the checkpoint was on rollouts of the third step before it
+    seen.sampled = [(i, *sampled[1:]) for i, sampled in zip((0, 2, 4, 6), seen.sampled, strict=True)]
+    for stage, update, source in at:
+        first = 4 * stage
+        agree(logged(table, update, stage), expected(seen, plain, first + update, first + source))
+
+
+def test_closing_puts_back_what_was_there(tmp_path):
+    """Wrappers of others too; twice is once; a second watch is not the first one's to close."""
+    made, _ = trainer(tmp_path, max_steps=1)
+    theirs = made.log = lambda *args, **settings: type(made).log(made, *args, **settings)
+    first = watch(made, tmp_path / "log")
+    first.close()
+    first.close()
+    assert made.log is theirs
+    second = watch(made, tmp_path / "log")
+    first.close()
+    assert made.teamtr_watch is second
+    made.train()
+    second.close()
+    assert (
+        not {"_generate", "_calculate_rewards", "_generate_and_score_completions", "teamtr_watch"} & vars(made).keys()
+    )
+    assert len(read(tmp_path / "log")) > 0
+
+
+def test_a_stage_that_goes_back(tmp_path):
+    """Is refused when rollouts are sampled: no step is made for it."""
+    made, seen = trainer(tmp_path)
+    watch(made, tmp_path / "log", stage=lambda step: 3 - step)
+    with pytest.raises(InputError, match="stage: found 2, expected 3 or more"):
+        made.train()
+    made.teamtr_watch.close()
+    assert len(seen.after) == 1
+
+
+def test_a_reward_that_raises(tmp_path):
+    """What was written stays whole, and training may go on."""
+    plain, asked = network(), []
+
+    def reward(completion_ids, **_):
+        asked.append(0)
+        if len(asked) == 2:
+            raise RuntimeError("no connection")
+        return share_of_even(completion_ids)
+
+    made, seen = trainer(tmp_path, rewards=[reward], max_steps=2)
+    watch(made, tmp_path / "log")
+    with pytest.raises(RuntimeError, match="no connection"):
+        made.train()
+    agree(logged(read(tmp_path / "log"), 0), expected(seen, plain, 0))
+    seen.before = seen.before[:1]  # the second step began, and was not made
+    made.train()
+    made.teamtr_watch.close()
+    seen.sampled = [(i, *sampled[1:]) for i, sampled in enumerate(seen.sampled)]
+    for i in range(3):
+        agree(logged(read(tmp_path / "log"), i), expected(seen, plain, i))
+
+
+def test_evaluation_in_between(tmp_path):
+    """Its rollouts are not the training's; neither run is changed by the watch."""
+    ends = []
+    for watched in (False, True):
+        made, seen = trainer(
+            tmp_path, max_steps=3, num_iterations=2, eval_strategy="steps", eval_steps=1, eval_on_start=True,
+            per_device_eval_batch_size=4, num_generations_eval=2, evaluate_on=PROMPTS[:4],
+        )  # fmt: skip
+        if watched:
+            watch(made, tmp_path / "log")
+        torch.manual_seed(5)
+        made.train()
+        ends.append((seen.after, torch.get_rng_state()))
+        assert not any(k.startswith("teamtr") for x in made.state.log_history if "eval_loss" in x for k in x)
+    for a, b in zip(ends[0][0], ends[1][0], strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert torch.equal(ends[0][1], ends[1][1])
+    made.teamtr_watch.close()
+    seen.sampled = [sampled for sampled in seen.sampled if len(sampled[1]) == 8]  # batches of the evaluation are of 4
+    for step in range(3):
+        agree(logged(read(tmp_path / "log"), step), expected(seen, network(), step, 2 * (step // 2)))

@@ -102,7 +102,7 @@ def check(workers, made, log, updates=3, per_update=16):
         assert not expected
         moved = max(abs(log.logp_new[rows] - log.logp_current[rows]).max() for rows in rollouts.values())
         assert moved > 100 * CLOSE, "old and new would look alike"
-    assert updates * world.GROUP <= twice <= updates * per_update / 2
+    assert updates * min(4, per_update) <= twice <= updates * per_update / 2
 
 
 def check_monitor(made, log, records):

@@ -95,7 +95,7 @@ def settings(folder, **more):
 
 
 def trainer(
-    folder, model=None, rewards=(share_of_even,), pad="<pad>", peft=None, rollout_func=None, prompts=None, **more
+    folder, model=None, rewards=(share_of_even,), pad="<pad>", peft=None, rollout_func=None, evaluate_on=None, **more
 ):
     """A trainer, and what will be seen of it."""
     seen = Seen(rewards)
@@ -103,6 +103,7 @@ def trainer(
         network() if model is None else model, seen.functions(), args=settings(folder, **more), callbacks=[seen],
         train_dataset=Dataset.from_dict({"prompt": PROMPTS, "role": [i % 2 for i in range(len(PROMPTS))]}),
         processing_class=tokenizer(pad), peft_config=peft, rollout_func=rollout_func,
+        eval_dataset=None if evaluate_on is None else Dataset.from_dict({"prompt": list(evaluate_on)}),
     )  # fmt: skip
     return made, seen
 
