@@ -2,7 +2,7 @@
 # TRL 1.16.0, transformers 5.23.0: GRPOTrainer hands generate a configuration whose other fields are None, and generate fills those from
 # the checkpoint's own generation_config.json: min_p, typical_p, no_repeat_ngram_size, min_new_tokens, … change what is sampled,
 # while TRL scores softmax(logits/temperature). temperature, top_k, top_p and repetition_penalty are safe: TRL says them.
-# Guess before: the checkpoint's settings are ignored, or all of them are warned about.
+# No guess was noted before the run: met while reading the source, then run. What a reader of TRL alone expects is that its own settings are all.
 # For a user: look into generation_config.json; the rollouts of such a checkpoint are not those that GRPO's ratios are of.
 # An environment that has both may be named: bash trl_samples_by_the_checkpoints_settings.sh PYTHON
 set -euo pipefail

@@ -17,7 +17,15 @@ from teamtr_jax.monitor import Settings, monitor, token_log
 from teamtr_jax.records import TOKEN_LOG_COLUMNS
 
 LOW, HIGH = -1.0, 3.0
-NOT_SCORED_TWICE = ("floor", "kl_k3_corrected", "not_corrected", "floor_episode", "floor_token", "floor_shift", "floor_law")
+NOT_SCORED_TWICE = (
+    "floor",
+    "kl_k3_corrected",
+    "not_corrected",
+    "floor_episode",
+    "floor_token",
+    "floor_shift",
+    "floor_law",
+)
 REWARDS = (-1.0, -0.25, 0.5, 1.75, 3.0)
 LETTERS, TURNS, LONGEST = 3, 5, 3
 

@@ -142,6 +142,9 @@ def test_the_supervised_start_is_kept(trained, tmp_path):
     assert not (setup.params[0]["layers"]["q"]["lora_b"] != 0).any()
     assert (params[0]["layers"]["q"]["lora_b"] != 0).any()
     assert params[0]["embedding"] is params[1]["embedding"] is setup.params[0]["embedding"]
+    begun = read_manifest(home / CHECKPOINTS)["metadata"]["initial"]
+    own = hashlib.sha256(np.asarray(params[0]["layers"]["q"]["lora_b"]).tobytes()).hexdigest()
+    assert own in begun.values()  # training began with it
     settings = runs._read_settings(home)[0]
     again = start_of_text(replace(settings, out=tmp_path, method="grpo"), setup, tmp_path / "start")
     same(again.params, params)

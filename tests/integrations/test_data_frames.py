@@ -1,17 +1,18 @@
 """pandas, polars and Hugging Face datasets themselves: tables in, frames out; and the completions that TRL writes."""
 
-import sys
+import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from test_frames import rows
-
 from teamtr_jax.monitor import Settings, monitor, read_token_log, token_log
 from teamtr_jax.validation import InputError
 
+_spec = importlib.util.spec_from_file_location("test_frames", Path(__file__).parents[1] / "test_frames.py")
+_module = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_module)
+rows = _module.rows
 pandas = pytest.importorskip("pandas")
 polars = pytest.importorskip("polars")
 datasets = pytest.importorskip("datasets")
@@ -86,7 +87,7 @@ def test_completions_of_trl(tmp_path):
 
     trainer, _ = trl_runs.trainer(tmp_path, log_completions=True, max_steps=1, logging_steps=1)
     trainer.train()
-    (path,) = (tmp_path / "completions").glob("*.parquet")
+    (path,) = (tmp_path / "out" / "completions").glob("*.parquet")
     names = list(pandas.read_parquet(path).columns)
     assert names[:3] == ["step", "prompt", "completion"], trl.__version__
     for given in (path, path.parent, pandas.read_parquet(path)):

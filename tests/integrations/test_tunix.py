@@ -132,7 +132,7 @@ def test_bfloat16_cut_sampler_several_stops(tmp_path):
         mini=2,
         micro=2,
         iterations=1,
-        top_k=20,
+        top_k=8,
         top_p=0.9,
         eos_tokens=list(stops),
         return_logprobs=True,
@@ -143,6 +143,7 @@ def test_bfloat16_cut_sampler_several_stops(tmp_path):
     assert log.sampler.precision == "bfloat16"
     assert (log.sampler.top_k, log.sampler.top_p) == (8, 0.9)
     assert sorted(set(zip(log.stage.tolist(), log.update.tolist(), strict=True))) == [(0, 0), (0, 1)]
+    more = []
     for update, (_, at, padded, batch, engine) in enumerate(seen.batches):
         here, tokens, again = logged(log, 0, update)
         assert at == update
@@ -159,8 +160,9 @@ def test_bfloat16_cut_sampler_several_stops(tmp_path):
             assert tokens[row][: len(given)] == list(map(int, batch[row]))
             if ended[row]:
                 stop = np.logaddexp(both[0][row][-1], both[1][row][-1])
-                assert mine.current[-1] == pytest.approx(stop, abs=0.1)
-                assert stop - max(x[row][-1] for x in both) > 0.01  # the sum is another number than either
+                assert mine.current[-1] == pytest.approx(stop, abs=0.04)
+                more.append(stop - max(x[row][-1] for x in both))
+    assert max(more) > 0.06  # the sum is another number than either
     assert max(abs(log.logp_again - log.logp_current)) < 0.5
 
 
@@ -206,7 +208,8 @@ def test_training_goes_on_from_a_checkpoint(tmp_path, plain):
     finally:
         cluster.global_steps = 0
     assert set(read_token_log(tmp_path / "log").update) == {0, 1}
-    assert len(list((tmp_path / "log").glob("*.before-*"))) == 2
+    aside = [path for path in (tmp_path / "log").glob("*.parquet*") if path.suffix != ".parquet"]
+    assert len(aside) == 2
 
 
 def tunix_writer(made, path):

@@ -468,6 +468,6 @@ def test_an_environment_variable_is_enough(tmp_path):
     assert re.search(r"rows \d\d", done.stdout)
     set_here["TEAMTR_LOG"] = ""
     program = PLUGIN.replace('print("rows"', 'print("none", (folder / "run").exists()) or exit(0); print("rows"')
-    command[2] = program.replace("from teamtr_jax.monitor import read_token_log", "")
+    command[2:] = [program.replace("from teamtr_jax.monitor import read_token_log", ""), str(tmp_path / "second")]
     done = subprocess.run(command, env={**os.environ, **set_here, "PYTHONPATH": paths}, capture_output=True, text=True)
     assert "none False" in done.stdout, done.stderr[-2000:]
