@@ -169,7 +169,7 @@ def made(monkeypatch, tmp_path):
         cluster.rollout.weights = Weights(w=float(step)) if apart else cluster.actor_trainer.model
         cluster.global_steps, cluster.actor_trainer.train_steps = step, step * (1 if apart else 2)
         learner = Learner(cluster, apart)
-        return learner, tunix.watch(learner, tmp_path / "log", again=0.5)
+        return learner, tunix.watch(learner, tmp_path / "log", again=1 / 3)
 
     return make
 
@@ -249,7 +249,7 @@ def test_it_goes_on_where_the_learner_does(made, tmp_path):
         learner.rl_cluster.close()
     found, _ = updates(tmp_path)
     assert list(found) == [(0, n) for n in range(6)]
-    assert len(list((tmp_path / "log").glob("*.aside-*"))) == 4
+    assert len([path for path in (tmp_path / "log").glob("*.parquet*") if path.suffix != ".parquet"]) == 4
 
 
 def test_without_a_step_nothing_is_written(made, tmp_path):

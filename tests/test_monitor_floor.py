@@ -278,6 +278,9 @@ def test_what_is_below_the_floor_decides_nothing(tmp_path, capsys):
     assert (inside.answer, inside.tone) == ("below the floor", "open")
     assert f"floor {r['floor']['value']:.3g} [" in inside.because
     assert "score in float32" in inside.because
+    alone = log._replace(logp_again=np.where(log.prompt == log.prompt.min(), log.logp_again, np.nan))
+    inside = verdicts(monitor(alone, Settings(draws=1)))[0].answers[0]
+    assert (inside.answer, "score rollouts of more prompts twice" in inside.because) == ("below the floor", True)
     assert certified.answer in ("certificate below the floor", "not certified")
     k1 = 0.5 * (r["floor"]["value"] + r["floor"]["high"])
     at = log._replace(
