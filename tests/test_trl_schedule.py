@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from teamtr_jax.integrations.schedule import Alignment, TeamTRSchedule, promising
-from teamtr_jax.integrations.team_rollouts import Rollouts, moved, require_rollouts
+from teamtr_jax.integrations.team_rollouts import TeamRollouts, moved, require_rollouts
 from teamtr_jax.monitor.reading import read_token_log
 from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.validation import InputError
@@ -35,7 +35,7 @@ class Coins:
         n = PROMPTS * GROUP
         agent = np.tile(np.arange(3), (n, 1))
         token = (self.rng.random((n, 3)) < 1 / (1 + np.exp(-np.array(self.theta)))).astype(int)
-        return Rollouts(np.ones((n, 3), bool), agent, agent, token, token.mean(1), GROUP)
+        return TeamRollouts(np.ones((n, 3), bool), agent, agent, token, token.mean(1), GROUP)
 
     def score(self, agent, rollouts, rows=None):
         token = rollouts.token if rows is None else rollouts.token[rows]
@@ -248,7 +248,7 @@ def test_moved_is_what_the_equations_say():
     mask = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 1, 1]], bool)
     agent = np.tile([0, 0, 1, 1, 0, 0], (2, 1))
     turn = np.tile([0, 0, 1, 1, 2, 2], (2, 1))
-    rollouts = Rollouts(mask, agent, turn, np.zeros_like(turn), np.array([1.0, 0.0]), 2)
+    rollouts = TeamRollouts(mask, agent, turn, np.zeros_like(turn), np.array([1.0, 0.0]), 2)
     d = np.array([[0.1, -0.2, 7, 7, 0.3, 7], [0.2, 0.1, 7, 7, -0.1, 0.4]])
     found = moved(rollouts, 0, d)
     own = d[mask & (agent == 0)]

@@ -16,7 +16,7 @@ from teamtr_jax.path_shift import Since, summed_shift
 from teamtr_jax.sharing import members_of, sharers_of
 from teamtr_jax.validation import InputError, one_of, real_number, whole_number
 
-__all__ = ["Answer", "Reuse"]
+__all__ = ["ReuseAnswer", "Reuse"]
 
 IN_USE = "the rollouts in use, with their ids and the scores of who drew them, scored again"
 """What rows are of."""
@@ -26,7 +26,7 @@ Measured = Literal["in use", "own"]
 """On which rollouts the KL of an update was measured: those that `Reuse` is asked about, or new ones of the team before it."""
 
 
-class Answer(NamedTuple):
+class ReuseAnswer(NamedTuple):
     """Whether the rollouts may be used once more; false in an `if` where they may not."""
 
     yes: bool
@@ -146,7 +146,7 @@ class Reuse:
             since, own = books.since.moved_on(np.isin(size, moves), limit), ()
         self._books = _Books(since, own, doubt=books.doubt, drawn=books.drawn)
 
-    def may_reuse(self, agent: int) -> Answer:
+    def may_reuse(self, agent: int) -> ReuseAnswer:
         """Whether the rollouts in use may be used for an update of this agent, by what was booked since they were drawn.
 
         No also where the agent itself has moved since and they were not scored again: its own messages are then of an older
@@ -157,21 +157,21 @@ class Reuse:
         """
         members = self._members(agent)
         if self._books is None:
-            return Answer(False, 1.0, "none", "no rollouts were drawn yet")
+            return ReuseAnswer(False, 1.0, "none", "no rollouts were drawn yet")
         since, own, scored, doubt, _ = self._books
         shift = summed_shift([float(since.path_kl), *own])
         rung = "S2, summed over updates" if own else "S3, re-scored rollouts" if scored else "S3, added over agents"
         if doubt:
-            return Answer(False, 1.0, "none", f"the rollouts are in doubt: {doubt}")
+            return ReuseAnswer(False, 1.0, "none", f"the rollouts are in doubt: {doubt}")
         moved = [k for k in members if k < since.moved.size and since.moved[k]]
         if math.isinf(since.path_kl) and not scored:
-            return Answer(False, 1.0, "none", "an agent moved twice, or its K has no limit: these do not add up")
+            return ReuseAnswer(False, 1.0, "none", "an agent moved twice, or its K has no limit: these do not add up")
         text = f"the team has moved by up to {shift:.3g} {{}} tolerance {self.tolerance:g}, in total variation"
         if not shift <= self.tolerance:
-            return Answer(False, shift, rung, text.format(">"))
+            return ReuseAnswer(False, shift, rung, text.format(">"))
         if moved and not scored:
-            return Answer(False, shift, rung, f"agent {moved[0]} has moved since; score them again, and it may")
-        return Answer(True, shift, rung, text.format("≤"))
+            return ReuseAnswer(False, shift, rung, f"agent {moved[0]} has moved since; score them again, and it may")
+        return ReuseAnswer(True, shift, rung, text.format("≤"))
 
     def _members(self, agents: Any) -> list[int]:
         """All whom an update of these agents moves."""

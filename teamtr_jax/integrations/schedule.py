@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teamtr_jax.integrations.log_writer import LogWriter
-from teamtr_jax.integrations.reuse import Answer, Reuse
-from teamtr_jax.integrations.team_rollouts import Moved, Rollouts, moved, require_rollouts, require_scores
+from teamtr_jax.integrations.reuse import Reuse, ReuseAnswer
+from teamtr_jax.integrations.team_rollouts import Moved, TeamRollouts, moved, require_rollouts, require_scores
 from teamtr_jax.integrations.twice import scored_twice
 from teamtr_jax.integrations.update_scalars import update_scalars, update_sums
 from teamtr_jax.monitor.writing import token_rows
@@ -53,15 +53,15 @@ class Team(Protocol):
         """The prompts of the next stage."""
         ...
 
-    def sample(self, prompts: Any) -> Rollouts:
+    def sample(self, prompts: Any) -> TeamRollouts:
         """Rollouts of the team as it is now."""
         ...
 
-    def score(self, agent: int, rollouts: Rollouts, rows: Ints | None = None) -> Floats:
+    def score(self, agent: int, rollouts: TeamRollouts, rows: Ints | None = None) -> Floats:
         """``[N, T]``, or those rows of it: log-probabilities of this agent's tokens under its weights now, anything elsewhere."""
         ...
 
-    def train(self, agent: int, rollouts: Rollouts, stop: Callable[[], bool]) -> int:
+    def train(self, agent: int, rollouts: TeamRollouts, stop: Callable[[], bool]) -> int:
         """Train one agent on these rollouts, until `stop()`, asked after each step of the optimiser; the number of steps."""
         ...
 
@@ -81,7 +81,7 @@ class Team(Protocol):
         """Numbers of an update, for the trainer's own logger; `step` counts the agent's updates."""
         ...
 
-    def align(self, agent: int, newcomer: Any, probes: Rollouts, radius: float) -> Alignment:
+    def align(self, agent: int, newcomer: Any, probes: TeamRollouts, radius: float) -> Alignment:
         """Teach a newcomer to be near the agent on the agent's own messages, and put it in the agent's place."""
         ...
 
@@ -105,7 +105,7 @@ class TeamUpdate(NamedTuple):
     reward: float  #: mean of the rollouts in use
     path_kl: float  #: `ΣK` of the updates since the rollouts in use were sampled, with this one, all on these rollouts
     shift: float  #: S3, total variation since then: `√(path_kl/2)`
-    answer: Answer | None = None  #: what `Reuse` said before this update, where it was asked
+    answer: ReuseAnswer | None = None  #: what `Reuse` said before this update, where it was asked
 
     @property
     def went_back(self) -> bool:
@@ -116,7 +116,7 @@ class TeamUpdate(NamedTuple):
 class _InUse:
     """Rollouts, their ids in the log, and their log-probabilities under the team as it is now."""
 
-    def __init__(self, rollouts: Rollouts, source: int, ids: tuple[Ints, Ints], current: Floats) -> None:
+    def __init__(self, rollouts: TeamRollouts, source: int, ids: tuple[Ints, Ints], current: Floats) -> None:
         self.rollouts, self.source, (self.prompt, self.rollout), self.current = rollouts, source, ids, current
         self.behaviour = current if rollouts.behaviour is None else rollouts.behaviour
         self.path_kl = 0.0
@@ -170,7 +170,7 @@ class TeamTRSchedule:
       estimator: which estimate of it is held against `δ`: ``k3``, ``k1`` (the paper's) or ``larger``.
       halvings: how often the way from the last weights inside to the first outside is halved; 0: the last inside are kept.
       log: the folder of the token log, or a `LogWriter`; without it none is written.
-      twice: share of the rollouts on which the team is scored twice before an update: the floor, below which no KL means anything.
+      twice: share of the rollouts on which the team is scored twice before an update: the floor, below which no KL counts.
       start_again: score the rollouts of the stage's start at every update, for the interaction matrix.
       first_stage: its number; by default the one after the last in the log.
       report: called with every `TeamUpdate`.
@@ -268,7 +268,7 @@ class TeamTRSchedule:
 
     # ------------------------------------------------------------------------------------------------------ one update
 
-    def _outdated(self, since: Sequence[TeamUpdate], answer: Answer | None) -> bool:
+    def _outdated(self, since: Sequence[TeamUpdate], answer: ReuseAnswer | None) -> bool:
         """Whether the next update needs new rollouts."""
         if callable(self.resample):
             return bool(self.resample(since))
@@ -285,7 +285,7 @@ class TeamTRSchedule:
             rollouts, update, ids or np.divmod(np.arange(rollouts.reward.size), rollouts.group), self._all(rollouts)
         )
 
-    def _all(self, rollouts: Rollouts, rows: Ints | None = None) -> Floats:
+    def _all(self, rollouts: TeamRollouts, rows: Ints | None = None) -> Floats:
         """``[N, T]`` or some rows of it: every token under the agent that wrote it, NaN where there is none."""
         out = np.full(rollouts.mask.shape, np.nan)[slice(None) if rows is None else rows]
         for agent in range(len(self.names)):

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from teamtr_jax.monitor.estimates import gain, k3, leave_one_out
 from teamtr_jax.validation import InputError
 
-__all__ = ["Rollouts", "require_rollouts", "require_scores", "Moved", "moved"]
+__all__ = ["TeamRollouts", "require_rollouts", "require_scores", "Moved", "moved"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-class Rollouts(NamedTuple):
+class TeamRollouts(NamedTuple):
     """N transcripts of at most T message tokens; the rollouts of a prompt follow each other."""
 
     mask: NDArray[np.bool_]  #: ``[N, T]``, where an agent wrote a token
@@ -40,7 +40,7 @@ class Rollouts(NamedTuple):
         return self.mask & (self.agent == agent)
 
 
-def require_rollouts(rollouts: Rollouts, agents: int) -> Rollouts:
+def require_rollouts(rollouts: TeamRollouts, agents: int) -> TeamRollouts:
     """Refuse rollouts from which nothing can be learned or booked.
 
     Raises:
@@ -87,7 +87,7 @@ class Moved(NamedTuple):
     surrogate: float  #: `L`, mean of `A Σ_m (ρ_m − 1)`: message ratios, leave-one-out advantages
 
 
-def moved(rollouts: Rollouts, agent: int, log_ratio: Floats) -> Moved:
+def moved(rollouts: TeamRollouts, agent: int, log_ratio: Floats) -> Moved:
     """Compare an agent before and after an update on rollouts.
 
     Args:
@@ -95,7 +95,7 @@ def moved(rollouts: Rollouts, agent: int, log_ratio: Floats) -> Moved:
 
     Example:
       >>> one = np.ones((2, 1), np.int64)
-      >>> rollouts = Rollouts(one > 0, 0 * one, 0 * one, one, np.array([0.0, 1.0]), group=2)
+      >>> rollouts = TeamRollouts(one > 0, 0 * one, 0 * one, one, np.array([0.0, 1.0]), group=2)
       >>> print(round(moved(rollouts, 0, np.log([[0.8], [1.25]])).surrogate, 12))
       0.225
     """

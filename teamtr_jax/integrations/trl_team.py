@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from teamtr_jax.integrations.checked_version import installed, require_version
 from teamtr_jax.integrations.schedule import Alignment
-from teamtr_jax.integrations.team_rollouts import Rollouts
+from teamtr_jax.integrations.team_rollouts import TeamRollouts
 from teamtr_jax.integrations.trl import KNOWN
 from teamtr_jax.integrations.trl_alignment import Probe, align
 from teamtr_jax.integrations.trl_scoring import evaluated, token_log_probs
@@ -126,7 +126,7 @@ class TrlTeam:
         drawn, self._waiting = self._waiting[: self.batch], self._waiting[self.batch :]
         return [self.data[i] for i in drawn]
 
-    def sample(self, prompts: Sequence[Mapping[str, Any]]) -> Rollouts:
+    def sample(self, prompts: Sequence[Mapping[str, Any]]) -> TeamRollouts:
         """G transcripts of each row. Each message is sampled by its trainer, with its weights and settings as they are."""
         rows = [row for row in prompts for _ in range(self.group)]
         views = [_View([], [], []) for _ in self.names]
@@ -159,7 +159,7 @@ class TrlTeam:
 
     # --------------------------------------------------------------------------------------------------------- scoring
 
-    def score(self, agent: int, rollouts: Rollouts, rows: Ints | None = None) -> Floats:
+    def score(self, agent: int, rollouts: TeamRollouts, rows: Ints | None = None) -> Floats:
         """``[N, T]``: log-probabilities of the agent's tokens at the sampling temperature, NaN elsewhere.
 
         Some `rows` are scored in batches of half the size, with more padding.
@@ -178,7 +178,7 @@ class TrlTeam:
 
     # -------------------------------------------------------------------------------------------------------- training
 
-    def train(self, agent: int, rollouts: Rollouts, stop: Callable[[], bool]) -> int:
+    def train(self, agent: int, rollouts: TeamRollouts, stop: Callable[[], bool]) -> int:
         """One update: the trainer's own steps on these rollouts."""
         datasets, callbacks = import_module("datasets"), import_module("transformers")
         trainer = self.trainers[agent]
@@ -229,7 +229,7 @@ class TrlTeam:
         trainer.state.global_step = step
         trainer.log(dict(scalars))
 
-    def align(self, agent: int, newcomer: Any, probes: Rollouts, radius: float) -> Alignment:
+    def align(self, agent: int, newcomer: Any, probes: TeamRollouts, radius: float) -> Alignment:
         """Stage 0: `newcomer` is a trainer; it takes the agent's place, near it or not: look at `inside`.
 
         Four fifths of the probes' prompts train, the others only measure.
@@ -287,7 +287,7 @@ def _reward(environment: TurnTaking, row: Mapping[str, Any], messages: Said) -> 
 
 def _laid_out(
     written: Sequence[tuple[int, list[list[int]], list[list[float]] | None]], reward: Floats, group: int, told: _Told
-) -> Rollouts:
+) -> TeamRollouts:
     """Messages beside each other, ``[N, T]``: each turn has as many columns as its longest message."""
     n = reward.size
     parts: dict[str, list[NDArray[Any]]] = {"mask": [], "agent": [], "turn": [], "token": [], "behaviour": []}
@@ -304,7 +304,7 @@ def _laid_out(
     fields = {name: np.concatenate(part, axis=1) for name, part in parts.items()}
     booked = fields.pop("behaviour") if all(logps is not None for *_, logps in written) else None
     fields.pop("behaviour", None)
-    return Rollouts(**fields, reward=reward, group=group, behaviour=booked, data=told)
+    return TeamRollouts(**fields, reward=reward, group=group, behaviour=booked, data=told)
 
 
 def _padded(trainer: Any, view: _View) -> tuple[Any, Any, Any, int]:

@@ -11,7 +11,7 @@ from teamtr_jax.monitor.below import below_floor
 from teamtr_jax.monitor.between import Following, Shift
 from teamtr_jax.monitor.doubts import Doubts
 from teamtr_jax.monitor.estimates import plain
-from teamtr_jax.monitor.floor import Floor
+from teamtr_jax.monitor.floor import LogFloor
 from teamtr_jax.monitor.interaction import Interaction
 from teamtr_jax.monitor.limits import DeployedLimits, Limits
 from teamtr_jax.monitor.own import Own
@@ -20,8 +20,8 @@ from teamtr_jax.monitor_settings import Settings
 from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.sharing import set_of
 
-__all__ = ["MONITOR_SCHEMA", "INFORMATION", "RUNGS", "WEIGHTS", "Record", "Judged", "Column", "GROUPS", "COLUMNS", "record_of",
-           "number", "interval_text", "text", "who", "agents_text", "name", "below"]  # fmt: skip
+__all__ = ["MONITOR_SCHEMA", "INFORMATION", "RUNGS", "WEIGHTS", "Record", "JudgedUpdate", "Column", "GROUPS", "COLUMNS",
+           "record_of", "number", "interval_text", "text", "who", "agents_text", "name", "below"]  # fmt: skip
 
 MONITOR_SCHEMA = 1
 
@@ -29,7 +29,7 @@ Record = dict[str, Any]
 """Of one update: plain numbers by the key of the column."""
 
 
-class Judged(NamedTuple):
+class JudgedUpdate(NamedTuple):
     """Everything that the log says of one update."""
 
     update: Update
@@ -99,7 +99,7 @@ class Column(NamedTuple):
     information: str
     """Who can know it; "" of what is counted, declared or decided."""
     meaning: str
-    value: Callable[[Judged], Any]
+    value: Callable[[JudgedUpdate], Any]
 
     def cells(self) -> dict[str, Callable[[Record], str]]:
         """By heading, the cell of a record."""
@@ -129,14 +129,14 @@ WEIGHTS: Mapping[str, str] = {
 """Headings of the table of weights, and the field of each."""
 
 
-def _kind(j: Judged) -> str:
+def _kind(j: JudgedUpdate) -> str:
     agents = j.update.agents
     if not j.update.changed:
         return "nothing changed"
     return "single" if len(agents) < 2 else "joint" if set_of(j.settings.sharers, agents) is None else "sharers"
 
 
-def _outside(j: Judged) -> bool | None:
+def _outside(j: JudgedUpdate) -> bool | None:
     if j.own.kl is None:
         return None
     weighty = j.limits.mean_weight_high and j.own.kl.k1.high < 0
@@ -172,7 +172,7 @@ def _lower(key: str) -> Callable[[Record], str]:
     return lambda record: "–" if record[key] is None else number(record[key]["lower"]) + below(record, key)
 
 
-def _rungs(j: Judged) -> list[dict[str, Any]]:
+def _rungs(j: JudgedUpdate) -> list[dict[str, Any]]:
     return [
         {"id": x.id, "name": x.name, "information": ESTIMABLE, "certificate": plain(x.bound),
          "lower": -np.inf if j.doubts.invalid else x.lower}
@@ -180,7 +180,7 @@ def _rungs(j: Judged) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _certificate(j: Judged) -> dict[str, Any]:
+def _certificate(j: JudgedUpdate) -> dict[str, Any]:
     found = j.limits
     return {
         "rung": found.rung,
@@ -191,7 +191,7 @@ def _certificate(j: Judged) -> dict[str, Any]:
     }
 
 
-def _s8(j: Judged, found: Limits | DeployedLimits, estimator: str) -> dict[str, Any]:
+def _s8(j: JudgedUpdate, found: Limits | DeployedLimits, estimator: str) -> dict[str, Any]:
     noisy = found is j.limits and j.own.floor is not None and j.own.floor.visible
     return {
         "lower": found.finite, "estimate": found.finite_value, "alpha": j.settings.alpha, "estimator": estimator,
@@ -199,7 +199,7 @@ def _s8(j: Judged, found: Limits | DeployedLimits, estimator: str) -> dict[str, 
     }  # fmt: skip
 
 
-def _deployed(j: Judged) -> dict[str, Any] | None:
+def _deployed(j: JudgedUpdate) -> dict[str, Any] | None:
     if (own := j.own.deployed) is None or (found := j.limits.deployed) is None:
         return None
     return {
@@ -208,12 +208,12 @@ def _deployed(j: Judged) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _behaviour(j: Judged) -> dict[str, Any] | None:
+def _behaviour(j: JudgedUpdate) -> dict[str, Any] | None:
     found = j.own.tails.behaviour
     return None if found is None else found._asdict() | {"source": j.own.tails.source}
 
 
-def _interaction(j: Judged) -> list[dict[str, Any]] | None:
+def _interaction(j: JudgedUpdate) -> list[dict[str, Any]] | None:
     if (m := j.matrix) is None:
         return None
     i = m.updates.index(j.update.update)
@@ -223,7 +223,7 @@ def _interaction(j: Judged) -> list[dict[str, Any]] | None:
     ]
 
 
-def _drift(j: Judged) -> dict[str, Any] | None:
+def _drift(j: JudgedUpdate) -> dict[str, Any] | None:
     return None if j.matrix is None else plain(j.matrix.drift[j.matrix.updates.index(j.update.update)])
 
 
@@ -232,12 +232,12 @@ def _of(found: Any, pick: Callable[[Any], Any]) -> Any:
     return None if found is None else pick(found)
 
 
-def _floor(pick: Callable[[Floor], Any]) -> Callable[[Judged], Any]:
+def _floor(pick: Callable[[LogFloor], Any]) -> Callable[[JudgedUpdate], Any]:
     """Of the floor, where rollouts were scored twice."""
     return lambda j: _of(j.own.floor, pick)
 
 
-def _kl(j: Judged, pick: Callable[[Any], Any]) -> Any:
+def _kl(j: JudgedUpdate, pick: Callable[[Any], Any]) -> Any:
     """Of the monitor, where there is one."""
     return _of(j.own.kl, pick)
 
@@ -435,6 +435,6 @@ INFORMATION: Mapping[str, tuple[str, str]] = {
 """Who can know it, and what it is."""
 
 
-def record_of(judged: Judged) -> dict[str, Any]:
+def record_of(judged: JudgedUpdate) -> dict[str, Any]:
     """What is written of an update."""
     return {column.key: column.value(judged) for column in COLUMNS}

@@ -10,7 +10,7 @@ import numpy as np
 from teamtr_jax.finite_sample import FALSE_ALARM, log_evidence
 from teamtr_jax.intervals import lower_limit, mean, ratio, upper_limit
 from teamtr_jax.monitor.estimates import Floats, Ints, growth, plain
-from teamtr_jax.monitor.floor import Floor
+from teamtr_jax.monitor.floor import LogFloor
 from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.scored import per_prompt, score
 from teamtr_jax.monitor.sources import rows_of
@@ -46,7 +46,7 @@ class Doubts(NamedTuple):
     scored_again: list[dict[str, Any]]  #: of each older set, what is here of it
 
 
-def doubts_of(log: TokenLog, u: Update, settings: Settings, floor: Floor | None = None) -> Doubts:
+def doubts_of(log: TokenLog, u: Update, settings: Settings, floor: LogFloor | None = None) -> Doubts:
     """Why the rollouts of an update carry no certificate, if they do not, and what else is odd about them."""
     agents = np.asarray(u.agents, np.int64)
     chosen = [*u.sets.values()] or [u.chosen]
@@ -107,7 +107,7 @@ def hidden_law(log: TokenLog, u: Update, settings: Settings) -> str:
     return beyond_softmax(sampler.to_json())
 
 
-def _widened(floor: Floor | None) -> tuple[float, float]:
+def _widened(floor: LogFloor | None) -> tuple[float, float]:
     """By how much noise raises the log of the mean weight of a token and of a rollout, at most (1e-6 each)."""
     if floor is None:
         return 0.0, 0.0
@@ -116,7 +116,7 @@ def _widened(floor: Floor | None) -> tuple[float, float]:
 
 
 def contradiction(
-    log: TokenLog, chosen: Ints, updated: Ints, match: float, alpha: float, floor: Floor | None = None
+    log: TokenLog, chosen: Ints, updated: Ints, match: float, alpha: float, floor: LogFloor | None = None
 ) -> dict[str, Any] | None:
     """The statistic that shows that the tokens were not drawn from the behaviour; `None` where none does.
 

@@ -20,7 +20,7 @@ from teamtr_jax.monitor.sources import rows_of
 from teamtr_jax.monitor.updates import Update
 from teamtr_jax.monitor_settings import Settings
 
-__all__ = ["VISIBLE", "Floor", "floor_of", "left", "rounding", "twice"]
+__all__ = ["VISIBLE", "LogFloor", "floor_of", "left", "rounding", "twice"]
 
 VISIBLE = 1e-6
 """Nats a rollout: a larger floor is noise that limits reckon with. float32 has some 1e-9."""
@@ -30,7 +30,7 @@ FINE = ("float32", "float64")
 """Precisions whose roundings no KL shows. All others have a floor, measured or not."""
 
 
-class Floor(NamedTuple):
+class LogFloor(NamedTuple):
     """The noise of the scores of an update, from the rollouts whose current policy was scored twice.
 
     Of the updated agents' messages; `path` and `excess` are of all tokens.
@@ -137,7 +137,7 @@ def _sums(s: Scored, again: Scored, noise: Noise) -> Sums:
     )
 
 
-def floor_of(log: TokenLog, u: Update, settings: Settings) -> Floor | None:
+def floor_of(log: TokenLog, u: Update, settings: Settings) -> LogFloor | None:
     """The floor of an update's rollouts; `None` where none with a message of an updated agent was scored twice.
 
     Prompts are the units of every interval.
@@ -156,7 +156,7 @@ def floor_of(log: TokenLog, u: Update, settings: Settings) -> Floor | None:
     kl, unknown = _corrected(sums, kind, alpha)
     size, prompts = noise.sums(np.ones_like(noise.d)), again.prompts.size
     excess, tokens = (_totals(again.cluster, x, prompts) for x in (noise.sums(noise.weight(False)), size))
-    return Floor(
+    return LogFloor(
         kl=ratio(floor, count, alpha),
         episode=mean(per_prompt(again, again.sums(again.k3)), alpha),
         shift=ratio(shift, count, alpha),

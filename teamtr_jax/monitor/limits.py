@@ -11,7 +11,7 @@ from teamtr_jax.finite_sample import Sample, betting_bound
 from teamtr_jax.intervals import upper_limit
 from teamtr_jax.monitor.doubts import Doubts
 from teamtr_jax.monitor.estimates import Floats
-from teamtr_jax.monitor.floor import Floor
+from teamtr_jax.monitor.floor import LogFloor
 from teamtr_jax.monitor.own import Own
 from teamtr_jax.monitor_settings import Settings
 
@@ -59,13 +59,15 @@ class _Bet(NamedTuple):
     value: float
 
 
-def _betting(values: Sequence[Floats | None], floors: Sequence[Floor | None], settings: Settings) -> list[_Bet | None]:
+def _betting(
+    values: Sequence[Floats | None], floors: Sequence[LogFloor | None], settings: Settings
+) -> list[_Bet | None]:
     """By update, the S8 limit and whether the mean weight is above 1.
 
     Of a visible floor both pay by how much noise raises weights, at half of the level each.
     """
     out: list[_Bet | None] = [None] * len(values)
-    by_kind: dict[tuple[int, bool], list[tuple[int, Floats, Floor | None]]] = {}
+    by_kind: dict[tuple[int, bool], list[tuple[int, Floats, LogFloor | None]]] = {}
     for i, (z, floor) in enumerate(zip(values, floors, strict=True)):
         if z is not None:
             noisy = floor is not None and floor.visible

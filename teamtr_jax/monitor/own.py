@@ -9,14 +9,14 @@ import numpy as np
 from teamtr_jax.intervals import Interval, lower_limit, mean, ratio, upper_limit
 from teamtr_jax.monitor.doubts import FALSE_ALARM
 from teamtr_jax.monitor.estimates import Floats, Weights, flips, gain, grow, growth, normalised, weights
-from teamtr_jax.monitor.floor import Floor, rounding
+from teamtr_jax.monitor.floor import LogFloor, rounding
 from teamtr_jax.monitor.interaction import gap_values
 from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.scored import Scored, per_prompt, score
 from teamtr_jax.monitor.updates import Update
 from teamtr_jax.monitor_settings import Settings
 
-__all__ = ["STEADY", "Collected", "TokenKL", "Surrogates", "Tails", "Rung", "Sampler", "Deployed", "Own", "own"]
+__all__ = ["STEADY", "Collected", "TokenKL", "Surrogates", "Tails", "Rung", "SamplerGap", "Deployed", "Own", "own"]
 
 CUT = 300.0
 """Log weights are cut at this for S8: from above, so the limit holds, and their squares are finite."""
@@ -72,7 +72,7 @@ class Tails(NamedTuple):
     source: int | None  #: which rollouts these are
 
 
-class Sampler(NamedTuple):
+class SamplerGap(NamedTuple):
     """The policy that wrote the rollouts beside the trainer's two (S12)."""
 
     current: Interval  #: `K(sampler‖current)` by k3, of every agent's tokens
@@ -110,9 +110,9 @@ class Own(NamedTuple):
     surrogate: Surrogates
     tails: Tails
     rungs: list[Rung]
-    sampler: Sampler
+    sampler: SamplerGap
     deployed: Deployed | None  #: where the log has its log-probabilities
-    floor: Floor | None  #: where rollouts were scored twice
+    floor: LogFloor | None  #: where rollouts were scored twice
     noise: str  #: why S7 by message ratios, S7c and S8 have to reckon with noise; empty where they do not
 
 
@@ -159,9 +159,9 @@ def _finite_values(s: Scored, fresh: bool, settings: Settings) -> Floats:
     return np.stack([per_prompt(s, reward * new + (1 - reward) * current), per_prompt(s, (new + current) / 2)])
 
 
-def _sampler(s: Scored, alpha: float) -> Sampler:
+def _sampler(s: Scored, alpha: float) -> SamplerGap:
     misses = mean(per_prompt(s, -growth(s.sums(s.current))), alpha)
-    return Sampler(
+    return SamplerGap(
         current=mean(per_prompt(s, s.sums(s.k3_current)), alpha),
         new=mean(per_prompt(s, s.sums(s.k3_new)), alpha),
         misses=misses,
@@ -224,7 +224,7 @@ def _surrogates(s: Scored, fresh: bool, alpha: float) -> Surrogates:
     )
 
 
-def _noise(log: TokenLog, floor: Floor | None) -> str:
+def _noise(log: TokenLog, floor: LogFloor | None) -> str:
     """What noise of the scores limits have to reckon with."""
     if floor is not None:
         return f"noise of {floor.episode.value:.2g} nats a rollout" if floor.visible else ""
@@ -232,7 +232,7 @@ def _noise(log: TokenLog, floor: Floor | None) -> str:
 
 
 def own(
-    log: TokenLog, u: Update, settings: Settings, rng: np.random.Generator, floor: Floor | None
+    log: TokenLog, u: Update, settings: Settings, rng: np.random.Generator, floor: LogFloor | None
 ) -> tuple[Own, Floats, Floats | None]:
     """What an update's rollouts say of it, and the numbers per prompt of the S8 certificates, of the update and as deployed."""
     agents, alpha, fresh = np.asarray(u.agents, np.int64), settings.alpha, u.evidence == "fresh"

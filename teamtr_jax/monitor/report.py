@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from teamtr_jax.monitor.between import Following, Rewards, matrices, next_rewards, rewards_of, shifts
-from teamtr_jax.monitor.columns import Judged, Record, record_of
+from teamtr_jax.monitor.columns import JudgedUpdate, Record, record_of
 from teamtr_jax.monitor.doubts import doubts_of
 from teamtr_jax.monitor.floor import floor_of
 from teamtr_jax.monitor.frames import frame_of, is_table
@@ -51,7 +51,7 @@ class Books(NamedTuple):
     records: list[Record]  #: of every update but the last
     interactions: list[Interaction]
     rows: int
-    last: tuple[Judged, Rewards] | None
+    last: tuple[JudgedUpdate, Rewards] | None
     rng: np.random.Generator  #: as it is before the next update
 
 
@@ -136,7 +136,7 @@ def _told(log: TokenLog) -> tuple[int, ...]:
     return (-1,) if log.updated is None else (int(log.updated.max()),)
 
 
-def _judged(log: TokenLog, settings: Settings, rng: np.random.Generator) -> tuple[list[Judged], list[Rewards]]:
+def _judged(log: TokenLog, settings: Settings, rng: np.random.Generator) -> tuple[list[JudgedUpdate], list[Rewards]]:
     """Everything that some stages say about each of their updates, but for what the next update's rollouts say."""
     low, high = settings.reward_range
     if (bad := (log.reward < low) | (log.reward > high)).any():
@@ -156,7 +156,7 @@ def _judged(log: TokenLog, settings: Settings, rng: np.random.Generator) -> tupl
     found, values, engine = zip(*(own(log, u, settings, rng, floor) for u, floor in every), strict=True)
     matrix = {x.stage: x for x in matrices(log, updates, doubts, settings)}
     judged = map(
-        Judged,
+        JudgedUpdate,
         updates,
         doubts,
         found,

@@ -27,7 +27,9 @@ BELOW = (
     "Roundings alone could do it: score in float32 (the heads at least), current and new in one shape, without dropout."
 )
 """Of what is below the floor, and what to do."""
-ALONE = "Of one prompt alone it is not known how far a floor scatters: score rollouts of more prompts twice (`logp_again`)."
+ALONE = (
+    "Of one prompt alone it is not known how far a floor scatters: score rollouts of more prompts twice (`logp_again`)."
+)
 """The same where the floor has no upper limit."""
 
 
