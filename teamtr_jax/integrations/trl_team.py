@@ -287,7 +287,7 @@ def _ids(name: str, found: Any, words: int) -> list[int]:
         ids = np.zeros(1)
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or ((ids < 0) | (ids >= words)).any():
         raise InputError(f"heard by {name}", repr(found)[:80], f"text, or ids of its tokenizer below {words}")
-    return ids.tolist()
+    return [int(x) for x in ids]
 
 
 def _reward(environment: TurnTaking, row: Mapping[str, Any], messages: Said) -> float:

@@ -271,7 +271,7 @@ def test_what_is_refused(tmp_path):
         silent.sample(silent.prompts())
     for wrong in (None, [3, 10**6], [-1], [0.5], [[3]], 3):
         odd = TrlTeam({"writer": one, "editor": two}, TurnTaking(TURNS, lambda *_, wrong=wrong: wrong, reward))
-        with pytest.raises(InputError, match="heard by writer: found .* expected text, or ids of its tokenizer below"):
+        with pytest.raises(InputError, match=r"heard by writer: found .* expected text, or ids of its tokenizer below"):
             odd.sample(odd.prompts())
     for wrong in (float("nan"), None, "much"):
         unpaid = TrlTeam({"writer": one, "editor": two}, TurnTaking(TURNS, heard, lambda *_, wrong=wrong: wrong))
