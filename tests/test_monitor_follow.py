@@ -348,6 +348,23 @@ def test_what_cannot_be_followed_is_named(tmp_path):
             call()
 
 
+def test_a_log_that_is_not_there_yet_is_waited_for(tmp_path):
+    """Under any name: one that is no file's will be a folder."""
+    path, columns = tmp_path / "run.teamtr", of(log(1), 0, 0)
+
+    def train():
+        with LogWriter(path, sampler=PLAIN) as writer:
+            writer.add(columns)
+
+    late = threading.Timer(0.1, train)
+    late.start()
+    assert len(follow(path, SETTINGS, every=0.02, until_idle=0.4).report.records) == 1
+    late.join()
+    for name in ("run", "run.jsonl"):
+        with pytest.raises(InputError, match="found no such file, expected a token log"):
+            follow(tmp_path / name, every=0.01, until_idle=0.02)
+
+
 def test_bad_lines_are_named(tmp_path):
     """With the line of the file, whenever it was read."""
     columns, path = log(3), tmp_path / "run.jsonl"

@@ -130,6 +130,8 @@ def _followed(
         if pages is not None:
             pages.write(report)
 
+    if not os.path.exists(file):
+        sys.stderr.write(f"teamtr: {file} is not there yet: waiting (Ctrl-C ends)\n")
     with _stopped_by_hand() as stop, board:
         return follow(
             file,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import os
 import threading
 import time
 import zlib
@@ -139,6 +140,13 @@ def _digests(log: TokenLog) -> dict[Place, int]:
     }
 
 
+def _wait_for(path: Path, every: float, idle: float, stop: threading.Event) -> None:
+    """Until the log is there, as where somebody follows before the trainer begins; `idle` seconds at most."""
+    begun = time.monotonic()
+    while not os.path.exists(path) and not stop.is_set() and (quiet := time.monotonic() - begun) < idle:
+        stop.wait(min(every, idle - quiet))
+
+
 class Followed(NamedTuple):
     """How following ended."""
 
@@ -161,7 +169,7 @@ def follow(
     """Report on a log while it is written, until nothing came for a while or somebody says stop.
 
     Args:
-      path: JSON lines, or a folder of parts (`LogWriter`).
+      path: JSON lines, or a folder of parts (`LogWriter`). Where nothing is there yet it is waited for.
       settings: what the reader declares.
       every: seconds between two looks, at least.
       until_idle: ends after so many seconds without a new row.
@@ -176,7 +184,9 @@ def follow(
     real_number("--refresh", every, above=0.0)
     real_number("--settle", settle, 0.0)
     idle = math.inf if until_idle is None else real_number("--until-idle", until_idle, 0.0)
-    follower, stop = Follower(path, settings, on_record), threading.Event() if stop is None else stop
+    stop = threading.Event() if stop is None else stop
+    _wait_for(Path(path), every, idle, stop)
+    follower = Follower(path, settings, on_record)
     because, changed = "stopped", time.monotonic()
     while not stop.is_set():
         begun = time.monotonic()

@@ -288,6 +288,6 @@ def growing(path: Path | str, match: float = 1e-4) -> Growing:
     match = real_number("match", match, 0.0)
     if is_folder(path):
         return Parts(path, match)
-    if form_of(path) != "jsonl":
+    if form_of(regular_file(path, "a token log")) != "jsonl":
         raise InputError(str(path), "one Parquet file", "JSON lines or a folder of parts: such a file does not grow")
-    return Lines(regular_file(path, "a token log"), match)
+    return Lines(path, match)
