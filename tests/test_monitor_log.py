@@ -281,6 +281,10 @@ def test_masked_arrays_are_refused(table):
     token_log(table | {"reward": np.ma.MaskedArray(table["reward"])})
 
 
+def test_a_column_that_no_log_has_is_not_looked_at(table):
+    assert token_log(table | {"ids": [[1]] + (table["t"].size - 1) * [[1, 2]]}).rows == token_log(table).rows
+
+
 def test_a_tensor_that_needs_its_gradient_is_refused(table):
     """torch raises RuntimeError where NumPy asks it for its numbers."""
 
