@@ -124,12 +124,25 @@ def test_it_is_strict_json(report):
         ({"rungs": []}, "record: key rungs"),
         ({"delta": 0.5}, "settings: found delta = 0.02, expected 0.5, as record 0.1 has it"),
         ({"interaction": [{"update": 0}]}, "record: key interaction"),
+        ({"interaction": [{"update": 0, "agents": [0]}]}, "record: key interaction"),
+        ({"shift_rung": None}, "record: key shift_rung: found None, expected a text with shift_upper"),
+        ({"outside": None}, "record: key outside: found null, expected true or false"),
+        ({"certificate": {"lower": 0.1, "label": "held-out", "alpha": 0.1}}, "record: key certificate"),
         ({"floor": 0.1}, "record: key floor: found 0.1"),
     ],
 )
 def test_a_bad_record_is_named(report, change, message):
     with pytest.raises(InputError, match=message):
         advice(report.records[1] | change, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "change", [{"id": None}, {"certificate": {"value": math.inf, "low": 0.0, "high": 1.0, "n": 3}}]
+)
+def test_a_bad_rung_is_named(report, change):
+    rungs = [x | change for x in report.records[1]["rungs"]]
+    with pytest.raises(InputError, match="record: key rungs"):
+        advice(report.records[1] | {"rungs": rungs}, SETTINGS)
 
 
 def test_bad_records_are_named(report):

@@ -36,8 +36,9 @@ class Part(NamedTuple):
 
 
 def parts_of(folder: Path | str) -> list[Part]:
-    """The parts in a folder, sorted; temporary files, folders and files of other kinds are none. A link to nothing is one: rows
-    are missing, and its reader says so.
+    """The parts in a folder, sorted; temporary files, folders and files of other kinds are none.
+
+    A link to nothing is one: rows are missing, and its reader says so.
 
     Raises:
       InputError: no folder; or a file that ends as a log does and is not named as a part is.
