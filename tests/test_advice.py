@@ -10,6 +10,7 @@ from monitor_logs import joined, sampled, world
 from teamtr_jax.formats import dump
 from teamtr_jax.monitor import SCALARS, Settings, advices, command, monitor, token_log, verdicts, write_token_log
 from teamtr_jax.monitor.advice import advice, advice_json
+from teamtr_jax.monitor.events import Events
 from teamtr_jax.monitor.scalars import Threshold, passed, scalars, thresholds
 from teamtr_jax.monitor_settings import Watching
 from teamtr_jax.validation import InputError
@@ -247,3 +248,14 @@ def test_the_command_line(report, tmp_path, capsys):
     assert "  keep_rollouts: False (prior). resample as the stage begins." in capsys.readouterr()[0]
     with pytest.raises(InputError, match="--until-idle: found no --follow"):
         command.run(path, SETTINGS, watching=Watching(until_idle=1.0))
+
+
+def test_an_update_that_is_told_again_keeps_its_number(tmp_path, report, monkeypatch):
+    events, written = Events(tmp_path / "events"), []
+    monkeypatch.setattr(events._writer, "add_scalar", lambda key, value, step: written.append((key, step)))
+    first, second, third = report.records[:3]
+    for record in (first, second, first, second, third):
+        events.write(record)
+    events.close()
+    key = "outside"
+    assert [step for name, step in written if name.endswith(f"/{key}")] == [0, 1, 0, 1, 2]
