@@ -364,12 +364,13 @@ def test_bad_lines_are_named(tmp_path):
         ([row, early], f"column stage, line {number + 1}: found 0, expected at least 4"),
         ([early], f"column t, line {number}: found 0, and 0 in line 1, expected one row"),
         ([row | {"token": 3}], f"column token, line {number}: found values, expected none, as in the lines before"),
+        ([row | {"said": "a\u2028b"}, row | {"t": "x"}], f"column t, line {number + 1}: found 'x'"),
     ):
         write(path, first)
         follower = Follower(path, SETTINGS, lambda r: None)
         follower.look()
         with path.open("a") as file:
-            file.writelines(json.dumps(x) + "\n" for x in more)
+            file.writelines(json.dumps(x, ensure_ascii=False) + "\n" for x in more)
         with pytest.raises(InputError, match=message):
             follower.end()
     write(path, first)

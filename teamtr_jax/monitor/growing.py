@@ -155,7 +155,7 @@ class Lines:
         except InputError:
             raise
         except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
-            wrong = bad_line(data.decode(errors="replace").splitlines(), self.name, origin.first)
+            wrong = bad_line(data.decode(errors="replace").split("\n"), self.name, origin.first)
             raise (wrong or InputError(self.name, reason(error), "one JSON object per line")) from error
         columns = typed(found, origin)
         check_values(columns, origin)
@@ -288,6 +288,7 @@ def growing(path: Path | str, match: float = 1e-4) -> Growing:
     match = real_number("match", match, 0.0)
     if is_folder(path):
         return Parts(path, match)
+    regular_file(path, "a token log")
     if form_of(path) != "jsonl":
         raise InputError(str(path), "one Parquet file", "JSON lines or a folder of parts: such a file does not grow")
-    return Lines(regular_file(path, "a token log"), match)
+    return Lines(path, match)
