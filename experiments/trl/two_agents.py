@@ -22,6 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from teamtr_jax.monitor.log import optional_import
+from teamtr_jax.validation import InputError
+
 WORDS = "red green blue white black brown pink grey".split()
 SCOUT, ACTOR = "scout", "actor"
 ROW = Mapping[str, Any]
@@ -213,6 +216,11 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=2, help="tokens of a message")
     parser.add_argument("--out", type=Path, default=Path("results/trl/two_agents"))
     args = parser.parse_args()
+    try:  # what the last words need, before minutes of training
+        for needed in ("scipy.special", "pyarrow.parquet", "matplotlib.figure"):
+            optional_import(needed)
+    except InputError as error:
+        parser.error(str(error))
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     if args.device == "cpu":

@@ -261,11 +261,12 @@ class TrlTeam:
 def _listen(team: TrlTeam, agent: int, rows: Sequence[Mapping[str, Any]], since: Sequence[Said], view: _View) -> None:
     """What the agent reads now, encoded apart and added to its view."""
     name, tokenizer = team.names[agent], team.trainers[agent].processing_class
+    words = team.trainers[agent].model.get_input_embeddings().num_embeddings
     first = not view.prompt
     for i, (row, said) in enumerate(zip(rows, since, strict=True)):
         text = team.environment.heard(name, row, said)
         ids = (
-            tokenizer(text, add_special_tokens=False)["input_ids"] if isinstance(text, str) else [int(x) for x in text]
+            tokenizer(text, add_special_tokens=False)["input_ids"] if isinstance(text, str) else _ids(name, text, words)
         )
         if first:
             if not ids:
@@ -278,8 +279,23 @@ def _listen(team: TrlTeam, agent: int, rows: Sequence[Mapping[str, Any]], since:
             view.own[i].extend([0] * len(ids))
 
 
+def _ids(name: str, found: Any, words: int) -> list[int]:
+    """Ids that a user gave instead of text."""
+    try:
+        ids = np.asarray(found if len(found) else np.zeros(0, int))
+    except (TypeError, ValueError):
+        ids = np.zeros(1)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or ((ids < 0) | (ids >= words)).any():
+        raise InputError(f"heard by {name}", repr(found)[:80], f"text, or ids of its tokenizer below {words}")
+    return [int(x) for x in ids]
+
+
 def _reward(environment: TurnTaking, row: Mapping[str, Any], messages: Said) -> float:
-    value = float(environment.reward(row, messages))
+    found = environment.reward(row, messages)
+    try:
+        value = float(found)
+    except (TypeError, ValueError):
+        raise InputError("reward", repr(found)[:80], "a finite number") from None
     if not np.isfinite(value):
         raise InputError("reward", value, "a finite number")
     return value

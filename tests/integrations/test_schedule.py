@@ -269,8 +269,13 @@ def test_what_is_refused(tmp_path):
     silent = TrlTeam({"writer": one, "editor": two}, TurnTaking(TURNS, lambda *_: "", reward))
     with pytest.raises(InputError, match="heard by writer: found nothing"):
         silent.sample(silent.prompts())
-    unpaid = TrlTeam({"writer": one, "editor": two}, TurnTaking(TURNS, heard, lambda *_: float("nan")))
-    with pytest.raises(InputError, match="reward: found nan"):
-        unpaid.sample(unpaid.prompts())
+    for wrong in (None, [3, 10**6], [-1], [0.5], [[3]], 3):
+        odd = TrlTeam({"writer": one, "editor": two}, TurnTaking(TURNS, lambda *_, wrong=wrong: wrong, reward))
+        with pytest.raises(InputError, match=r"heard by writer: found .* expected text, or ids of its tokenizer below"):
+            odd.sample(odd.prompts())
+    for wrong in (float("nan"), None, "much"):
+        unpaid = TrlTeam({"writer": one, "editor": two}, TurnTaking(TURNS, heard, lambda *_, wrong=wrong: wrong))
+        with pytest.raises(InputError, match=f"reward: found '?{wrong}"):
+            unpaid.sample(unpaid.prompts())
     with pytest.raises(InputError, match="data: found 2 rows"):
         TrlTeam({"writer": one, "editor": two}, GAME, [{"prompt": "w3"}] * 2)
