@@ -10,6 +10,7 @@ from monitor_logs import joined, sampled, world
 from teamtr_jax.formats import dump
 from teamtr_jax.monitor import SCALARS, Settings, advices, command, monitor, token_log, verdicts, write_token_log
 from teamtr_jax.monitor.advice import advice, advice_json
+from teamtr_jax.monitor.events import Events
 from teamtr_jax.monitor.scalars import Threshold, passed, scalars, thresholds
 from teamtr_jax.monitor_settings import Watching
 from teamtr_jax.validation import InputError
@@ -124,12 +125,25 @@ def test_it_is_strict_json(report):
         ({"rungs": []}, "record: key rungs"),
         ({"delta": 0.5}, "settings: found delta = 0.02, expected 0.5, as record 0.1 has it"),
         ({"interaction": [{"update": 0}]}, "record: key interaction"),
+        ({"interaction": [{"update": 0, "agents": [0]}]}, "record: key interaction"),
+        ({"shift_rung": None}, "record: key shift_rung: found None, expected a text with shift_upper"),
+        ({"outside": None}, "record: key outside: found null, expected true or false"),
+        ({"certificate": {"lower": 0.1, "label": "held-out", "alpha": 0.1}}, "record: key certificate"),
         ({"floor": 0.1}, "record: key floor: found 0.1"),
     ],
 )
 def test_a_bad_record_is_named(report, change, message):
     with pytest.raises(InputError, match=message):
         advice(report.records[1] | change, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "change", [{"id": None}, {"certificate": {"value": math.inf, "low": 0.0, "high": 1.0, "n": 3}}]
+)
+def test_a_bad_rung_is_named(report, change):
+    rungs = [x | change for x in report.records[1]["rungs"]]
+    with pytest.raises(InputError, match="record: key rungs"):
+        advice(report.records[1] | {"rungs": rungs}, SETTINGS)
 
 
 def test_bad_records_are_named(report):
@@ -234,3 +248,14 @@ def test_the_command_line(report, tmp_path, capsys):
     assert "  keep_rollouts: False (prior). resample as the stage begins." in capsys.readouterr()[0]
     with pytest.raises(InputError, match="--until-idle: found no --follow"):
         command.run(path, SETTINGS, watching=Watching(until_idle=1.0))
+
+
+def test_an_update_that_is_told_again_keeps_its_number(tmp_path, report, monkeypatch):
+    events, written = Events(tmp_path / "events"), []
+    monkeypatch.setattr(events._writer, "add_scalar", lambda key, value, step: written.append((key, step)))
+    first, second, third = report.records[:3]
+    for record in (first, second, first, second, third):
+        events.write(record)
+    events.close()
+    key = "outside"
+    assert [step for name, step in written if name.endswith(f"/{key}")] == [0, 1, 0, 1, 2]

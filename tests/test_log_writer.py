@@ -132,6 +132,18 @@ def test_what_is_no_part(tmp_path):
         assert "found a folder without parts" in refused(lambda read=read: list(read(tmp_path / "empty")))
 
 
+def test_a_part_whose_disk_is_not_there_is_missing(tmp_path):
+    """A link to nothing: the report of the rest would be one of fewer rollouts, or updates."""
+    folder = written(tmp_path / "log", rows(), rows(1, prompt=2))
+    part = folder / parts(folder)[-1]
+    part.rename(tmp_path / "elsewhere.parquet")
+    part.symlink_to(tmp_path / "elsewhere.parquet")
+    assert read_token_log(folder).rows == 8
+    (tmp_path / "elsewhere.parquet").rename(tmp_path / "nowhere.parquet")
+    for read in (read_token_log, read_stages):
+        assert f"{part.name}: found" in refused(lambda read=read: list(read(folder)))
+
+
 def test_nobody_says_anything(tmp_path):
     """An update or a stage may be without token, a log may not."""
     table = rows()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from monitor_logs import joined, sampled, world
+from monitor_logs import joined, sampled, world, write_folder
 from rich.console import Console
 
 from teamtr_jax.formats import dump
@@ -181,6 +181,19 @@ def test_an_update_that_is_made_anew_is_told_again(tmp_path):
         same(follower.end(), monitor(read_stages(tmp_path / "run"), SETTINGS))
     assert [r["update"] for r in told] == [0, 1, 1, 2]
     assert told[1]["kl_k1"] != told[2]["kl_k1"] == follower.report().records[1]["kl_k1"]
+
+
+def test_training_goes_on_with_fewer_processes(tmp_path):
+    """No update waits for those that are gone, though the stage does until the next but one."""
+    columns, told = of(log(1), 0, 0), []
+    follower = Follower(write_folder(tmp_path / "run", columns, PLAIN, processes=2), SETTINGS, told.append)
+    follower.look()
+    with LogWriter(tmp_path / "run", sampler=PLAIN) as writer:
+        for update in range(1, 6):
+            writer.add(columns | {"update": columns["update"] + update})
+            writer.flush()
+            follower.look()
+            assert [r["update"] for r in told] == list(range(update if update > 2 else 0))
 
 
 def test_an_update_whose_rows_come_late_is_told_again(tmp_path):
@@ -381,12 +394,13 @@ def test_bad_lines_are_named(tmp_path):
         ([row, early], f"column stage, line {number + 1}: found 0, expected at least 4"),
         ([early], f"column t, line {number}: found 0, and 0 in line 1, expected one row"),
         ([row | {"token": 3}], f"column token, line {number}: found values, expected none, as in the lines before"),
+        ([row | {"said": "a\u2028b"}, row | {"t": "x"}], f"column t, line {number + 1}: found 'x'"),
     ):
         write(path, first)
         follower = Follower(path, SETTINGS, lambda r: None)
         follower.look()
         with path.open("a") as file:
-            file.writelines(json.dumps(x) + "\n" for x in more)
+            file.writelines(json.dumps(x, ensure_ascii=False) + "\n" for x in more)
         with pytest.raises(InputError, match=message):
             follower.end()
     write(path, first)

@@ -19,6 +19,7 @@ from teamtr_jax.monitor import (
     append_token_log,
     lines,
     monitor,
+    read_stages,
     read_token_log,
     run,
     show,
@@ -28,7 +29,9 @@ from teamtr_jax.monitor import (
     write_token_log,
 )
 from teamtr_jax.monitor import reading as module
+from teamtr_jax.monitor.growing import growing
 from teamtr_jax.records import TOKEN_LOG_COLUMNS, dump
+from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.validation import InputError
 
 pytest.importorskip("pyarrow")
@@ -271,6 +274,33 @@ def test_two_parquet_files_one_after_the_other(table, tmp_path, monkeypatch):
         assert not module._joined(tmp_path / "a.parquet")
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_rows_after_a_first_line_that_somebody_wrote(table, tmp_path, end):
+    """The sampler settings stand there, and nothing else yet."""
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"teamtr_token_log": 1, "sampler": {"temperature": 0.7}}' + end)
+    with pytest.raises(InputError, match="sampler settings: found"):
+        append_token_log(path, table, sampler=Sampler(temperature=1.0))
+    for update in range(2):
+        append_token_log(path, {key: x[table["update"] == update] for key, x in table.items()})
+    log = read_token_log(path)
+    assert (log.rows, log.sampler) == ((table["update"] < 2).sum(), Sampler(temperature=0.7))
+
+
+def test_what_is_not_there_is_no_log(tmp_path):
+    """A folder that a trainer has not made yet has no suffix either."""
+    for read in (read_token_log, read_stages, growing):
+        with pytest.raises(InputError, match="run: found no such file, expected a token log"):
+            read(tmp_path / "run")
+
+
+def test_the_page_and_the_tables_are_two_files(table, tmp_path):
+    path = write_token_log(tmp_path / "log.jsonl", table)
+    with pytest.raises(InputError, match=r"--latex: found .*, expected another file than the page"):
+        run(path, Settings(), html=tmp_path / "out", latex=tmp_path / "." / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_masked_arrays_are_refused(table):
     """NumPy drops the mask, and what was under it would count."""
     masked = np.ma.MaskedArray(table["reward"], mask=table["prompt"] == 0)
@@ -279,6 +309,10 @@ def test_masked_arrays_are_refused(table):
     with pytest.raises(InputError, match="mask: found a masked array"):
         token_rows(np.ma.MaskedArray([[1, 1]], mask=[[0, 1]]))
     token_log(table | {"reward": np.ma.MaskedArray(table["reward"])})
+
+
+def test_a_column_that_no_log_has_is_not_looked_at(table):
+    assert token_log(table | {"ids": [[1]] + (table["t"].size - 1) * [[1, 2]]}).rows == token_log(table).rows
 
 
 def test_a_tensor_that_needs_its_gradient_is_refused(table):

@@ -111,18 +111,25 @@ def _lower(x: Any) -> bool:
     return isinstance(x, Mapping) and _real(x.get("lower")) and isinstance(x.get("label"), str)
 
 
+def _certificate(x: Any) -> bool:
+    return _lower(x) and isinstance(x.get("rung"), str) and _real(x.get("alpha"))
+
+
 def _rung(x: Any) -> bool:
     return (
         isinstance(x, Mapping)
+        and isinstance(x.get("id"), str)
         and isinstance(x.get("name"), str)
         and _interval(x.get("certificate"))
+        and x["certificate"]["value"] < math.inf
         and _real(x.get("lower"))
     )
 
 
 def _entries(x: Any) -> bool:
     return isinstance(x, list) and all(
-        isinstance(e, Mapping) and _integer(e.get("update")) and _agents(e.get("agents")) and _or_none(_interval)(e.get("entry"))
+        isinstance(e, Mapping) and _integer(e.get("update")) and _agents(e.get("agents"))
+        and "entry" in e and _or_none(_interval)(e["entry"])
         for e in x
     )  # fmt: skip
 
@@ -148,7 +155,7 @@ KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "surrogate": (_interval, "value, low, high, n"),
     "mean_weight_high": (_is(bool), "true or false"),
     "rungs": (lambda x: isinstance(x, list) and bool(x) and all(map(_rung, x)), "a list of rungs"),
-    "certificate": (_lower, "an object with lower and label"),
+    "certificate": (_certificate, "an object with lower, label, rung and alpha"),
     "certificate_finite_sample": (_or_none(_lower), "an object with lower and label, or null"),
     "shift_upper": (_or_none(_real), "a number or null"),
     "shift_rung": (_or_none(_is(str)), "a text or null"),
@@ -190,6 +197,12 @@ def checked_record(record: Any, where: str = "record") -> Record:
             raise InputError(f"{where}: key {key}", "nothing", expected)
         if not kind(found[key]):
             raise InputError(f"{where}: key {key}", repr(found[key]), expected)
+    if (found["shift_upper"] is None) != (found["shift_rung"] is None):
+        raise InputError(
+            f"{where}: key shift_rung", repr(found["shift_rung"]), "a text with shift_upper, and null without"
+        )
+    if found["outside"] is None and found["kl_k1"] is not None and not found["invalid"]:
+        raise InputError(f"{where}: key outside", "null", "true or false where kl_k1 is there and invalid is empty")
     if found["schema"] != MONITOR_SCHEMA:
         raise InputError(
             f"{where}: key schema", found["schema"], f"{MONITOR_SCHEMA}, the schema that this version reads"

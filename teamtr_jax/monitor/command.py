@@ -206,6 +206,8 @@ def run(
     for option, place in (("--html", html), ("--latex", latex)):
         if place is not None and output_file(option, place) == Path(os.path.realpath(file)):
             raise InputError(option, str(place), "another file than the log")
+    if html is not None and latex is not None and os.path.realpath(html) == os.path.realpath(latex):
+        raise InputError("--latex", str(latex), "another file than the page")
     events = None if tensorboard is None else Events(tensorboard)
     lines = json and not advice
     if watching.follow:

@@ -26,14 +26,14 @@ class Events:
         except ImportError as error:
             raise InputError("tensorboardX", "not installed", "pip install 'teamtr-jax[tensorboard]'") from error
         self._writer: Any = SummaryWriter(str(output_folder("--tensorboard", folder)))
-        self._step = 0
+        self._steps: dict[tuple[int, int], int] = {}  # by stage and update
 
     def write(self, record: Record) -> None:
-        """One update."""
+        """One update; told again it has the number that it had."""
+        step = self._steps.setdefault((record["stage"], record["update"]), len(self._steps))
         for key, value in scalars(record, f"teamtr/agent {who(record['agents'])}/").items():
-            self._writer.add_scalar(key, value, self._step)
+            self._writer.add_scalar(key, value, step)
         self._writer.flush()
-        self._step += 1
 
     def close(self) -> None:
         """Everything is on the disk."""

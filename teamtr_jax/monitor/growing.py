@@ -8,7 +8,7 @@ import itertools
 import json
 import operator
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,8 @@ __all__ = ["Growing", "Lines", "Parts", "Place", "growing", "until"]
 BLOCK = 2**24
 """Bytes of JSON lines that are decoded at once."""
 
+RECENT = 3
+"""A process that wrote nothing of so many updates, the newest ones, is not waited for."""
 TAIL = 2**14
 """Bytes at the end of what was read, by which a file that was replaced is known. The footer of a part takes 4,000."""
 
@@ -155,7 +157,7 @@ class Lines:
         except InputError:
             raise
         except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
-            wrong = bad_line(data.decode(errors="replace").splitlines(), self.name, origin.first)
+            wrong = bad_line(data.decode(errors="replace").split("\n"), self.name, origin.first)
             raise (wrong or InputError(self.name, reason(error), "one JSON object per line")) from error
         columns = typed(found, origin)
         check_values(columns, origin)
@@ -202,7 +204,8 @@ class Parts:
     """A folder of parts. The newest stages are read again when a part of them is new; no rows are held.
 
     A stage is complete when every process that writes has begun a later one. A process that wrote nothing in the two newest
-    stages writes no more.
+    stages writes no more; an update does not wait for one that wrote nothing in the three newest either, as where training goes
+    on with fewer.
     """
 
     def __init__(self, folder: Path, match: float):
@@ -213,9 +216,13 @@ class Parts:
     @property
     def frontier(self) -> Place | None:
         """Updates before it are whole: every process has begun a later one."""
-        stages = sorted({part.stage for part in self._known})[-2:]
-        newest = {part.process: part[:2] for part in self._known if part.stage in stages}
-        return min(newest.values(), default=None)
+        return self._begun(lambda part: part[:2], RECENT)
+
+    def _begun(self, of: Callable[[Part], Any], recent: int) -> Any:
+        """What every process has begun that wrote something of the newest `recent`; `None` where nothing is there."""
+        newest = {part.process: of(part) for part in self._known}
+        last = sorted({of(part) for part in self._known})[-recent:]
+        return min((x for x in newest.values() if x in last), default=None)
 
     @property
     def held(self) -> int:
@@ -236,7 +243,7 @@ class Parts:
     def finished(self) -> Iterator[TokenLog]:
         """Read what is new: each stage that is complete, once."""
         self.grown()
-        while (frontier := self.frontier) is not None and (stage := next(iter(self._known)).stage) < frontier[0]:
+        while self._known and (stage := next(iter(self._known)).stage) < self._begun(lambda part: part.stage, 2):
             here = {part: x for part, x in self._known.items() if part.stage == stage}
             yield read_parts(self._folder, [part.name for part in here], self._match)
             self._done = stage, self._done[1] ^ _digest(here.items())
@@ -288,6 +295,7 @@ def growing(path: Path | str, match: float = 1e-4) -> Growing:
     match = real_number("match", match, 0.0)
     if is_folder(path):
         return Parts(path, match)
-    if form_of(regular_file(path, "a token log")) != "jsonl":
+    regular_file(path, "a token log")
+    if form_of(path) != "jsonl":
         raise InputError(str(path), "one Parquet file", "JSON lines or a folder of parts: such a file does not grow")
     return Lines(path, match)

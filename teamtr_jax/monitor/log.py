@@ -165,10 +165,11 @@ def checked_log(columns: Mapping[str, ArrayLike], origin: Origin, match: float, 
 def typed(columns: Mapping[str, ArrayLike], origin: Origin) -> Columns:
     """The columns that are used, all there, equally long, int64 or float64."""
     name = origin.name
-    given = {str(key): as_array(origin.column(key), value) for key, value in columns.items() if value is not None}
+    given = {str(key): value for key, value in columns.items() if value is not None}
     if any(key not in given for key in TOKEN_LOG_COLUMNS):
         raise missing_columns(name, given)
-    used = {key: given[key] for key in (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL) if key in given}
+    known = [key for key in (*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL) if key in given]
+    used = {key: as_array(origin.column(key), given[key]) for key in known}
     rows = used["stage"].size
     for key, array in used.items():
         where = origin.column(key)

@@ -38,11 +38,13 @@ class Part(NamedTuple):
 def parts_of(folder: Path | str) -> list[Part]:
     """The parts in a folder, sorted; temporary files, folders and files of other kinds are none.
 
+    A link to nothing is one: rows are missing, and its reader says so.
+
     Raises:
       InputError: no folder; or a file that ends as a log does and is not named as a part is.
     """
     try:
-        names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file()]
+        names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and not entry.is_dir()]
     except (OSError, ValueError) as error:
         raise InputError(str(folder), reason(error), "a folder of parts") from error
     found = []

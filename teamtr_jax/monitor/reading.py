@@ -112,7 +112,8 @@ def _tried(path: Path | str) -> tuple[Path, str]:
     refuse_dump(path)
     if is_folder(path):
         return path, "folder"
-    form = form_of(regular_file(path, "a token log"))
+    regular_file(path, "a token log")
+    form = form_of(path)
     if path.stat().st_size == 0:
         raise InputError(str(path), "an empty file", "at least one token")
     return path, form

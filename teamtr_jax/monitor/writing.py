@@ -158,10 +158,14 @@ def append_token_log(
         joined = {key: np.concatenate([old[key], np.asarray(table[key])]) for key in table}
         return write_token_log(path, joined, check=False, sampler=there)
     skip, there = read_header(path)
+    _same_sampler(path, sampler, there)
+    if skip == path.stat().st_size:  # no rows yet
+        end = "" if path.read_bytes().endswith(b"\n") else "\n"
+        append_bytes(path, (end + "".join(_lines(table))).encode())
+        return path
     first, last, ended = _ends(path, skip)
     known = {*TOKEN_LOG_COLUMNS, *TOKEN_LOG_OPTIONAL}
     _same_columns(path, known & set(table), known & set(first))
-    _same_sampler(path, sampler, there)
     if last is None:
         raise InputError(f"{path}: last line", "cut off", "a JSON object; cut the file back to its last whole line")
     append_bytes(path, (("" if ended else "\n") + "".join(_lines(table))).encode())
