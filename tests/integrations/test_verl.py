@@ -158,6 +158,20 @@ def test_watching_changes_nothing(tmp_path):
         assert torch.equal(x, workers.model.state_dict()[name]), name
 
 
+def test_closing_puts_back_what_was_there(tmp_path):
+    """Wrappers of others too; twice is once; a second watch is not the first one's to close."""
+    made = world.held_trainer(tmp_path, turns=1)
+    theirs = made._update_actor = lambda *args, **settings: type(made)._update_actor(made, *args, **settings)
+    first = watch(made, tmp_path / "log")
+    first.close()
+    assert made._update_actor is theirs
+    second = watch(made, tmp_path / "log")
+    first.close()
+    assert made.teamtr_watch is second
+    second.close()
+    assert "_compute_old_log_prob" not in vars(made)
+
+
 def test_bypass(tmp_path):
     """There `old_log_probs` is a copy of the engine's numbers: the current policy is scored apart, and differs."""
     workers, made = held(tmp_path, "algorithm.rollout_correction.bypass_mode=True", noise=0.5)
