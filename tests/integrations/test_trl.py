@@ -332,7 +332,7 @@ def _Logs(told):
 
 
 def test_a_share_is_scored_twice(tmp_path):
-    """Whole rollouts, one group at least, at the same weights: in bfloat16 the two differ, and by no more than rounding."""
+    """Whole rollouts, four at least, at the same weights: in bfloat16 the two differ, and by no more than rounding."""
     for bf16, per_device in ((False, 4), (True, 4), (True, 1)):
         folder = tmp_path / f"{bf16}{per_device}"
         made, _ = trainer(
