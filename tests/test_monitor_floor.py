@@ -264,6 +264,37 @@ def test_weights_of_noisy_scores_are_not_accused():
     assert record(0.6, 0.2) is not None
 
 
+@pytest.mark.parametrize(
+    ("temperature", "noise", "invalid"),
+    [
+        (1.0, 0.05, []),
+        (1.0, 1e-8, []),
+        (0.6, 0.05, ["weights are too large for noise as it was measured, and little was scored twice"]),
+        (0.6, 1e-8, ["the log contradicts itself"]),
+    ],
+)
+def test_one_prompt_scored_twice_excuses_no_wrong_temperature(temperature, noise, invalid):
+    """Its noise has no upper limit: no accusation where there is noise, but no certificate. The truth: current is not the law."""
+    rng, rows = np.random.default_rng(7), 6000
+    p = np.array([0.5, 0.3, 0.2])
+    drawn = p ** (1 / temperature) / (p ** (1 / temperature)).sum()
+    token = rng.choice(3, rows, p=drawn)
+    new = p**1.5 / (p**1.5).sum()
+    score = np.log(p[token]) + noise * rng.normal(size=rows)
+    again = np.where(np.arange(rows) < 60, np.log(p[token]) + noise * rng.normal(size=rows), np.nan)
+    zero, place = np.zeros(rows, int), np.arange(rows)
+    table = dict(
+        stage=zero, update=zero, agent=zero, turn=zero, prompt=place // 60, rollout=place // 15 % 4, t=place % 15
+    )
+    table |= dict(logp_behaviour=score, logp_current=score, logp_again=again)
+    table |= dict(logp_new=np.log(new[token]) + noise * rng.normal(size=rows))
+    table |= dict(reward=np.repeat((token == 0).reshape(-1, 15).mean(1), 15))
+    (r,) = monitor(token_log(table, sampler=Sampler(temperature=1.0)), Settings(draws=1, held_out=True)).records
+    assert r["invalid"] == invalid
+    assert (r["contradiction"] is None) == (invalid != ["the log contradicts itself"])
+    assert (r["certificate"]["lower"] > -np.inf) == (not invalid)
+
+
 # ------------------------------------------------------------------------------------------------------- what is said
 
 

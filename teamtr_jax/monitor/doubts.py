@@ -10,7 +10,7 @@ import numpy as np
 from teamtr_jax.finite_sample import FALSE_ALARM, log_evidence
 from teamtr_jax.intervals import lower_limit, mean, ratio, upper_limit
 from teamtr_jax.monitor.estimates import Floats, Ints, growth, plain
-from teamtr_jax.monitor.floor import LogFloor
+from teamtr_jax.monitor.floor import VISIBLE, LogFloor
 from teamtr_jax.monitor.log import TokenLog
 from teamtr_jax.monitor.scored import per_prompt, score
 from teamtr_jax.monitor.sources import rows_of
@@ -32,6 +32,8 @@ __all__ = [
 
 TOKEN_STAKES = (1.0, 0.3, 0.1, 0.03, 0.01)
 ROLLOUT_STAKES = (0.3, 0.1, 0.03)
+THRICE = 3.0
+"""Noise that raises weights by more than so many times its estimate is no excuse for a certificate."""
 KL, TOKEN, ROLLOUT = "KL of a rollout, k1", "mean weight of a token", "mean weight of a rollout"
 
 
@@ -52,6 +54,9 @@ def doubts_of(log: TokenLog, u: Update, settings: Settings, floor: LogFloor | No
     chosen = [*u.sets.values()] or [u.chosen]
     drawn = [contradiction(log, x, agents, settings.match, settings.alpha, floor) for x in chosen]
     contradicted = next((x for x in drawn if x is not None), None)
+    excused = contradicted is None and _widened(floor) != _widened(floor, THRICE) and any(
+        contradiction(log, x, agents, settings.match, settings.alpha, floor, THRICE) for x in chosen
+    )  # fmt: skip
     groups, missing, law = unequal(log, u.chosen), holes(log, u.chosen), hidden_law(log, u, settings)
     invalid = [
         reason
@@ -60,6 +65,7 @@ def doubts_of(log: TokenLog, u: Update, settings: Settings, floor: LogFloor | No
             ("tokens are masked", any(log.masked[x].any() for x in chosen)),
             ("messages of sharers were not scored", bool(u.unscored)),
             ("the log contradicts itself", contradicted is not None),
+            ("weights are too large for noise as it was measured, and little was scored twice", excused),
             (f"the sampler has {law}, and the scores do not show it", bool(law)),
             (
                 "scored twice, the current policy is off itself by more than its floor",
@@ -107,16 +113,29 @@ def hidden_law(log: TokenLog, u: Update, settings: Settings) -> str:
     return beyond_softmax(sampler.to_json())
 
 
-def _widened(floor: LogFloor | None) -> tuple[float, float]:
-    """By how much noise raises the log of the mean weight of a token and of a rollout, at most (1e-6 each)."""
-    if floor is None:
+def _widened(floor: LogFloor | None, times: float = np.inf) -> tuple[float, float]:
+    """By how much noise raises the log of the mean weight of a token and of a rollout, at most (1e-6 each).
+
+    Args:
+      times: and at most so many times its estimate.
+    """
+    if floor is None or not (floor.visible or floor.path.value > VISIBLE):
         return 0.0, 0.0
-    token, rollout = (max(upper_limit(x, FALSE_ALARM), 0.0) for x in (floor.excess, floor.path))
+    token, rollout = (
+        max(upper_limit(x, FALSE_ALARM) if np.isinf(times) else min(upper_limit(x, FALSE_ALARM), times * x.value), 0.0)
+        for x in (floor.excess, floor.path)
+    )
     return float(np.log1p(token)), float(np.log1p(rollout))
 
 
 def contradiction(
-    log: TokenLog, chosen: Ints, updated: Ints, match: float, alpha: float, floor: LogFloor | None = None
+    log: TokenLog,
+    chosen: Ints,
+    updated: Ints,
+    match: float,
+    alpha: float,
+    floor: LogFloor | None = None,
+    times: float = np.inf,
 ) -> dict[str, Any] | None:
     """The statistic that shows that the tokens were not drawn from the behaviour; `None` where none does.
 
@@ -128,6 +147,7 @@ def contradiction(
     Args:
       updated: agents whose `logp_new` counts.
       alpha: level of the interval that is shown.
+      times: noise raises weights at most by so many times the estimate of that.
     """
     rows = rows_of(log.transcripts, chosen)
     length = np.diff(log.transcripts)[chosen]
@@ -141,7 +161,7 @@ def contradiction(
         "current/behaviour": current - drawn,
     }  # fmt: skip
     found: list[tuple[float, str, str]] = []
-    token, rollout = _widened(floor)
+    token, rollout = _widened(floor, times)
     for name, x in ratios.items():
         if not x.any():  # as where all of the rollouts are on-policy: nothing is won or lost
             found += [(0.0, name, KL)] * (len(TOKEN_STAKES) + len(ROLLOUT_STAKES))
