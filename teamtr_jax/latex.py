@@ -1,6 +1,6 @@
 r"""Tables as LaTeX with booktabs: every text is escaped, every symbol of this package's has its command (pdflatex).
 
-The preamble needs ``\usepackage{booktabs,longtable}`` and ``\usepackage{amsmath,amssymb}``.
+The preamble needs the packages of `PACKAGES`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,16 @@ from collections.abc import Sequence
 
 from teamtr_jax.validation import InputError
 
-__all__ = ["escaped", "table", "NEEDED"]
+__all__ = ["escaped", "table", "PACKAGES", "preamble"]
 
-NEEDED = r"\usepackage{booktabs,longtable,amsmath,amssymb}"
-"""What a preamble has to have."""
+PACKAGES = ("booktabs", "longtable", "amsmath", "amssymb")
+"""What a preamble has to load."""
+
+
+def preamble() -> str:
+    """The line of a preamble that loads them."""
+    return f"\\usepackage{{{','.join(PACKAGES)}}}"
+
 
 TEXT = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from teamtr_jax.files import replacing
-from teamtr_jax.latex import NEEDED, table
+from teamtr_jax.latex import preamble, table
 from teamtr_jax.records import LEDGER_SCHEMA, dump
 
 __all__ = ["Row", "merged", "as_json", "write_json", "terminal", "verdict", "markdown", "latex", "write_latex",
@@ -245,7 +245,7 @@ def latex(rows: Sequence[Row], settings: dict[str, Any]) -> str:
         f"{settings['instances']:,} stages, seed {settings['seed']}, {settings['date']}. {EXPLAINED.replace('*', '')}"
     )
     cells = [[row.id, *(COLUMNS[heading](row) for heading in shown), row.statement] for row in rows]
-    return f"% python -m theory. Preamble: {NEEDED}\n" + table(
+    return f"% python -m theory. Preamble: {preamble()}\n" + table(
         "Claim ledger", ["id", *shown, "statement"], cells, caption, wide=("statement",)
     )
 

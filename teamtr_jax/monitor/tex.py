@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from teamtr_jax.files import replacing
-from teamtr_jax.latex import NEEDED, table
+from teamtr_jax.latex import preamble, table
 from teamtr_jax.monitor.report import MonitorReport
 from teamtr_jax.monitor.terminal import tables
 from teamtr_jax.validation import shown
@@ -19,7 +19,7 @@ def latex_tables(report: MonitorReport, name: str) -> str:
     Args:
       name: of the log, for a comment.
     """
-    head = f"% {shown(name)}: teamtr monitor. Preamble: {NEEDED}\n"
+    head = f"% {shown(name)}: teamtr monitor. Preamble: {preamble()}\n"
     return head + "\n".join(table(title, heads, rows, caption) for title, heads, rows, caption in tables(report))
 
 
