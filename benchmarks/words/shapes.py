@@ -42,7 +42,7 @@ class Shape(NamedTuple):
 
 _SMOLLM2 = Shape(49152, 576, 30, 9, 3, 1536, 32, 64, 64)
 SHAPES = {"smollm2": _SMOLLM2, "smollm2-bfloat16": _SMOLLM2._replace(dtype="bfloat16")}
-SMALLEST = Shape(64, 16, 2, 2, 1, 24, 8, 5, 3, micro=4)
+SMALLEST = Shape(64, 16, 1, 2, 1, 24, 8, 5, 3, micro=4)
 """Where nothing is timed."""
 
 
