@@ -58,18 +58,19 @@ def prompts_of(size: Size) -> torch.Tensor:
     return some.repeat_interleave(GROUP, 0)
 
 
-def generate(model: transformers.LlamaForCausalLM, size: Size, static: bool) -> Callable[[], torch.Tensor]:
+def generate(
+    model: transformers.LlamaForCausalLM, prompts: torch.Tensor, new: int, pad: int, static: bool
+) -> Callable[[], torch.Tensor]:
     """`generate` at temperature 1 without truncation of the distribution and without early stop."""
-    prompts = prompts_of(size)
     settings: dict[str, Any] = dict(cache_implementation="static") if static else {}
     config = transformers.GenerationConfig(
-        max_new_tokens=size.new, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=31, **settings
+        max_new_tokens=new, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=pad, **settings
     )
 
     def run() -> torch.Tensor:
         with torch.inference_mode():
             out = model.generate(prompts, attention_mask=torch.ones_like(prompts), generation_config=config)
-        assert out.shape == (size.batch, size.prompt + size.new)
+        assert out.shape == (len(prompts), prompts.shape[1] + new)
         return out
 
     return run
@@ -256,8 +257,12 @@ def main() -> None:
     if what == "step":
         serve({"hand_step": step_by_hand(model.train(), size), "torch_matmul": peak()}, about)
     else:
-        serve({"hf": generate(model, size, False), "hf_static": generate(model, size, True), "hand": hand,
-               "torch_matmul": peak()}, about)  # fmt: skip
+        prompts = prompts_of(size)
+        hf = {
+            name: generate(model, prompts, size.new, 31, static)
+            for name, static in (("hf", False), ("hf_static", True))
+        }
+        serve({**hf, "hand": hand, "torch_matmul": peak()}, about)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from benchmarks.llm.sizes import GROUP, LEARNING_RATE, answer, clock, requests, serve, tell
-from benchmarks.llm.torch_side import THREADS, peak
+from benchmarks.llm.torch_side import THREADS, generate, peak
 from benchmarks.words.shapes import RANK, Shape, shape_of
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -36,24 +36,6 @@ def model_of(shape: Shape) -> transformers.LlamaForCausalLM:
         attn_implementation="sdpa", dtype=shape.dtype,
     )  # fmt: skip
     return transformers.LlamaForCausalLM(config).to(getattr(torch, shape.dtype)).eval()
-
-
-def generate(model: transformers.LlamaForCausalLM, shape: Shape, static: bool) -> Callable[[], torch.Tensor]:
-    """`generate` at temperature 1 without truncation of the distribution and without early stop."""
-    size = (shape.batch, shape.prompt)
-    prompts = torch.randint(0, shape.vocabulary, size, generator=torch.manual_seed(1))
-    settings: dict[str, Any] = dict(cache_implementation="static") if static else {}
-    config = transformers.GenerationConfig(
-        max_new_tokens=shape.new, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=0, **settings
-    )
-
-    def run() -> torch.Tensor:
-        with torch.inference_mode():
-            out = model.generate(prompts, attention_mask=torch.ones_like(prompts), generation_config=config)
-        assert out.shape == (shape.batch, shape.prompt + shape.new)
-        return out
-
-    return run
 
 
 def tokenizer_of(shape: Shape) -> transformers.PreTrainedTokenizerFast:
@@ -143,9 +125,9 @@ def main() -> None:
         return
     model = model_of(shape)
     about["parameters"] = sum(p.numel() for p in model.parameters())
-    serve(
-        {"hf": generate(model, shape, False), "hf_static": generate(model, shape, True), "torch_matmul": peak()}, about
-    )
+    prompts = torch.randint(0, shape.vocabulary, (shape.batch, shape.prompt), generator=torch.manual_seed(1))
+    hf = {name: generate(model, prompts, shape.new, 0, static) for name, static in (("hf", False), ("hf_static", True))}
+    serve({**hf, "torch_matmul": peak()}, about)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,10 @@ from teamtr_jax.monitor.writing import write_parquet
 from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.validation import InputError, whole_number
 
-__all__ = ["LogWriter"]
+__all__ = ["UPDATES", "LogWriter"]
+
+UPDATES = 20
+"""Updates of a stage where nobody counts stages: a reader holds one at a time."""
 
 FOLLOWING, TRAINER = "teamtr_following_prompt", "teamtr_trainer"
 """Keys of a part's metadata: above every prompt id that its writer wrote until then; who wrote it."""

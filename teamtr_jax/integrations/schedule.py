@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from teamtr_jax.integrations.log_writer import LogWriter
 from teamtr_jax.integrations.reuse import Reuse, ReuseAnswer
 from teamtr_jax.integrations.team_rollouts import Moved, TeamRollouts, moved, require_rollouts, require_scores
-from teamtr_jax.integrations.twice import scored_twice
+from teamtr_jax.integrations.twice import SHARE, scored_twice
 from teamtr_jax.integrations.update_scalars import update_scalars, update_sums
 from teamtr_jax.monitor.writing import token_rows
 from teamtr_jax.path_shift import path_shift
@@ -188,7 +188,7 @@ class TeamTRSchedule:
     estimator: str = "k3"
     halvings: int = 5
     log: LogWriter | Path | str | None = None
-    twice: float = 1 / 8
+    twice: float = SHARE
     start_again: bool = True
     seed: int = 0
     first_stage: int | None = None

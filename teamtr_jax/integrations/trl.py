@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teamtr_jax.integrations.checked_version import installed, require_version
-from teamtr_jax.integrations.log_writer import LogWriter
+from teamtr_jax.integrations.log_writer import UPDATES, LogWriter
 from teamtr_jax.integrations.messages import message_numbers
 from teamtr_jax.integrations.trl_scoring import token_log_probs
 from teamtr_jax.integrations.trl_settings import dropout_of, require_known_law, sampler_of_trainer
@@ -32,8 +32,6 @@ KNOWN = ("1.14.2", "1.16.0")
 """The versions of TRL that the tests ran with. 1.15.0 has the same names, and does not train on a CPU."""
 WIDER = 8
 """Columns of padding that the second scoring has besides."""
-UPDATES = 20
-"""Updates of a stage that nobody counts: a reader holds one stage at a time."""
 WRAPPED = ("_generate", "_calculate_rewards", "_generate_and_score_completions", "log")
 
 Names = int | Callable[[Sequence[dict[str, Any]]], Sequence[int]]

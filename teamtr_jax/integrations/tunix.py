@@ -24,9 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from teamtr_jax.integrations.log_writer import LogWriter
+from teamtr_jax.integrations.log_writer import UPDATES, LogWriter
 from teamtr_jax.integrations.tunix_rollouts import Batch, completed, engine_numbers, twice_in_stream
 from teamtr_jax.integrations.tunix_settings import require_supported, rollout_config, sampler_settings, scorable
+from teamtr_jax.integrations.twice import SHARE
 from teamtr_jax.integrations.update_scalars import UpdateSums, update_scalars, update_sums
 from teamtr_jax.monitor.writing import token_rows
 from teamtr_jax.validation import InputError, real_number, whole_number
@@ -38,7 +39,7 @@ Numbers = NDArray[np.float32]
 
 
 def watch(
-    learner: Any, path: Path | str, *, agent: int = 0, turn: int = 0, again: float = 0.125, rows: int | None = None
+    learner: Any, path: Path | str, *, agent: int = 0, turn: int = 0, again: float = SHARE, rows: int | None = None
 ) -> Watch:
     """Let a GRPO learner of tunix write a token log while it trains. Call it before `learner.train`.
 
@@ -72,10 +73,6 @@ class Scored(NamedTuple):
     current: Numbers
     again: Numbers
     """`current` a second time, NaN where a rollout was scored once"""
-
-
-UPDATES = 20
-"""Global steps of a stage of the log: nobody counts stages here, and a reader holds one at a time."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from teamtr_jax.integrations.checked_version import installed, require_version
-from teamtr_jax.integrations.log_writer import LogWriter
+from teamtr_jax.integrations.log_writer import UPDATES, LogWriter
 from teamtr_jax.integrations.update_scalars import update_scalars, update_sums
 from teamtr_jax.integrations.verl_batches import SEPARATE, Held, Stored
 from teamtr_jax.integrations.verl_rows import Agent, Floats, Responses, require_behaviour, rows_scored_twice, written
@@ -23,8 +23,6 @@ __all__ = ["KNOWN", "Watch", "watch"]
 
 KNOWN = ("0.7.1", "0.8.0", "0.9.1")
 """The versions of verl whose sources the adapter was checked with (`make integrations`)."""
-UPDATES = 20
-"""Updates of a stage: a reader holds one stage at a time."""
 WRAPPED = ("_compute_old_log_prob", "_update_actor")
 
 

@@ -45,7 +45,7 @@ def watched(trainer: type, folder: str) -> None:
 
     if inspect.iscoroutinefunction(original):  # none of the known versions has one
         raise InputError(f"{trainer.__qualname__}.fit", "a coroutine", "a function")
-    setattr(trainer, "fit", fit)  # noqa: B010
+    setattr(trainer, "fit", fit)  # noqa: B010 - a type has no `fit` to a type checker
 
 
 class _AfterImport(MetaPathFinder):

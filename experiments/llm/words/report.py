@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from matplotlib.lines import Line2D
 
 from experiments.commands import exit_code
@@ -39,9 +39,8 @@ def wilson(rate: float, n: int) -> Mean:
       >>> print(wilson(0.07, 200))
       0.070 [0.042, 0.114]
     """
-    z = 1.959964
-    middle, half = rate + z * z / (2 * n), z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return Mean(rate, (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n))
+    found = scipy.stats.binomtest(round(rate * n), n).proportion_ci(0.95, "wilson")
+    return Mean(rate, float(found.low), float(found.high))
 
 
 def pooled(summaries: Sequence[Summary]) -> Mean:
@@ -67,6 +66,9 @@ def report(folder: Path, out: Path) -> list[Path]:
     if not homes:
         raise InputError(str(folder), "no finished run", "folders seed-0, seed-1, … of `train`")
     summaries = [read(home / SUMMARY, "the summary of a run") for home in homes]
+    for home, x in zip(homes, summaries, strict=True):
+        if x["test_samples"] != 1:
+            raise InputError(f"{home}: test_samples", x["test_samples"], "1: the interval is of that many problems")
     records = [read_records(home) for home in homes]
     monitored = [_monitored(home, lines[0]["delta"]) for home, lines in zip(homes, records, strict=True)]
     spoiled = pool([matrix for found in monitored for matrix in found.interactions], 0.1)
@@ -109,7 +111,8 @@ def _told(line: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
     numbers = {name: line["info"][name] for name in TOLD if name in line["info"]}
     rungs = {f"{x['id']}, {x['name']}": x["certificate"]["value"] for x in seen["rungs"]}
     limits = {"certified_lower": seen["certificate"]["lower"], "S8_lower": seen["certificate_finite_sample"]["lower"]}
-    return {name: line[name] for name in ("stage", "agent", *KEPT)} | numbers | {"certificates": rungs | limits}
+    said = {"kl_k1": seen["kl_k1"]["value"], "surrogate_drift": seen["drift"]} if seen["kl_k1"] else {}
+    return {name: line[name] for name in ("stage", "agent", *KEPT)} | numbers | said | {"certificates": rungs | limits}
 
 
 def _figure(path: Path, summaries: Sequence[Summary], records: Sequence[Sequence[dict[str, Any]]]) -> Path:
