@@ -1,4 +1,4 @@
-"""What watching costs a TRL step besides its scorings: `python -m experiments.trl.cost`, some minutes on a core.
+"""What watching costs a TRL step besides its scorings: `python -m experiments.trl.cost`, a minute on a core.
 
 Runs with and without `watch` in turn, in one process: a Llama of four layers and 128 units, 32 rollouts of up to 128 tokens.
 Timings are of this machine; what others do on it moves them.
@@ -25,7 +25,7 @@ def trainer(folder: Path) -> Any:
     """A random network whose messages hardly ever end early."""
     import torch
     from datasets import Dataset
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
     words = own_language().tokenizer
@@ -46,8 +46,12 @@ def trainer(folder: Path) -> Any:
         save_strategy="no", disable_tqdm=True, gradient_checkpointing=False,
     )  # fmt: skip
     data = Dataset.from_dict({"prompt": [f"number {x}" for x in range(len(WORDS))]})
-    return GRPOTrainer(net, lambda completion_ids, **_: [float(len(set(x))) / len(x) for x in completion_ids], args=config,
-                       train_dataset=data, processing_class=words)  # fmt: skip
+    made = GRPOTrainer(
+        net, lambda completion_ids, **_: [float(len(set(x))) / len(x) for x in completion_ids], args=config,
+        train_dataset=data, processing_class=words,
+    )  # fmt: skip
+    made.remove_callback(PrinterCallback)
+    return made
 
 
 def measure(folder: Path, watched: bool) -> tuple[float, float, float]:
