@@ -125,7 +125,7 @@ def lowered(plan: Plan, mesh: Any) -> tuple[Any, dict[str, int]]:
     from teamtr_jax.llm.llama.config import config_of
     from teamtr_jax.llm.llama.lora import Lora
     from teamtr_jax.llm.mesh import ROWS, shardings
-    from teamtr_jax.llm.text_update import _update, learner
+    from teamtr_jax.llm.text_update import NOTHING, _Program, _update, learner
     from teamtr_jax.llm.update import Lesson
     from teamtr_jax.llm.update_settings import UpdateSettings, parts
 
@@ -148,8 +148,11 @@ def lowered(plan: Plan, mesh: Any) -> tuple[Any, dict[str, int]]:
     lesson = Lesson(*(rows("float32") for _ in range(4)))
     order = jax.ShapeDtypeStruct((plan.epochs, plan.rows), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
     compiled, traced = parts(settings)
+    program = _Program(model, NOTHING)
     with jax.set_mesh(mesh):
-        out = _update.lower(model, compiled, own, frozen, np.float32(1.0), reading, lesson, traced=traced, order=order)
+        out = _update.lower(
+            program, compiled, own, frozen, np.float32(1.0), reading, lesson, traced=traced, order=order
+        )
 
     def size(tree: Any) -> int:
         return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -22,7 +22,7 @@ from teamtr_jax.llm.tasks import Problem
 from teamtr_jax.llm.text.role import Role
 from teamtr_jax.llm.text_backend import TextTalk, init_text_state, text_backend
 from teamtr_jax.llm.text_team import TextTeam
-from teamtr_jax.llm.text_update import _update, learner
+from teamtr_jax.llm.text_update import NOTHING, _Program, _update, learner
 from teamtr_jax.llm.update import Lesson
 from teamtr_jax.llm.update_settings import UpdateSettings, parts
 from teamtr_jax.records import update_lines
@@ -83,7 +83,7 @@ def one_update(mesh):
         compiled, traced = parts(SETTINGS)
         arguments = own, frozen, jnp.asarray(1.0, jnp.float32), reading, lesson
         more = {"traced": traced, "order": order}
-        program = _update.lower(WIDE, compiled, *arguments, **more).compile()
+        program = _update.lower(_Program(WIDE, NOTHING), compiled, *arguments, **more).compile()
         new, text = program(*arguments, **more), program.as_text()
     kernel, adapter = (x["layers"]["gate"] for x in (frozen, new.trained))
     where = {

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from teamtr_jax.llm.ascend import optimiser_of
+from teamtr_jax.llm.given import Shared
 from teamtr_jax.llm.language_model import Reading, split_trained
 from teamtr_jax.llm.llama.config import LlamaConfig
 from teamtr_jax.llm.llama.lora import Lora
 from teamtr_jax.llm.text_sizes import Needs, TextSizes, bytes_beside, needs_text, require_text_room, text_needs
-from teamtr_jax.llm.text_update import Learner, _update
+from teamtr_jax.llm.text_update import Learner, _Program, _update
 from teamtr_jax.llm.token_statistics import BLOCK
 from teamtr_jax.llm.update import Lesson
 from teamtr_jax.llm.update_settings import UpdateSettings, parts
@@ -45,7 +46,10 @@ def compiled(model: LlamaConfig, sizes: TextSizes) -> Any:
     number = jax.ShapeDtypeStruct((), jnp.float32)
     reading = Reading(*texts, at, at, own, own)
     fixed, traced = settings
-    program = _update.lower(model, fixed, learner, frozen, number, reading, lesson, traced=traced, order=order)
+    shared = Shared(sizes.shared, sizes.group)
+    program = _update.lower(
+        _Program(model, shared), fixed, learner, frozen, number, reading, lesson, traced=traced, order=order
+    )
     return program.compile()
 
 
@@ -67,10 +71,10 @@ def taken(program: Any) -> int:
         (NARROW, LARGE),
         (
             replace(NARROW, vocabulary=600, width=32, hidden=96, remat=False, lora=None, tied=False),
-            replace(LARGE, rows=8, views=2, written=64),
+            replace(LARGE, rows=8, views=2, written=64, shared=384, group=4),
         ),
     ],
-    ids=["64 x 512 tokens of 150,000 ids", "everything is trained and kept, a small vocabulary"],
+    ids=["64 x 512 tokens of 150,000 ids", "everything is trained and kept, a small vocabulary, most is read once"],
 )
 def test_an_update_takes_what_is_said_before_it(model, sizes):
     needs, program = text_needs(model, sizes), compiled(model, sizes)
@@ -120,9 +124,11 @@ def test_bases_of_others_are_counted_once():
 
 
 def test_what_is_printed():
-    text = needs_text(Needs(300, 20, 10, 0, 50, 600, 200, 100), 2_000)
-    parts = "frozen 300 B, trained 20 B, gradient 10 B, features 50 B, activations 600 B, statistics 200 B"
-    assert text == f"an update takes 1.18 kB of 2 kB: {parts}; sampling 420 B"
+    text = needs_text(Needs(300, 20, 10, 0, 50, 600, 70, 200, 100), 2_000)
+    parts = (
+        "frozen 300 B, trained 20 B, gradient 10 B, features 50 B, activations 600 B, beginnings 70 B, statistics 200 B"
+    )
+    assert text == f"an update takes 1.25 kB of 2 kB: {parts}; sampling 420 B"
 
 
 def test_refusals_name_what_would_fit():

@@ -36,7 +36,7 @@ from teamtr_jax.llm.text.role import Role
 from teamtr_jax.llm.text.view import Told
 from teamtr_jax.llm.text_sampler import converse
 from teamtr_jax.llm.text_team import TextAgent, TextTeam
-from teamtr_jax.llm.text_update import learner, score_reading, update_reading
+from teamtr_jax.llm.text_update import learner, score_reading, shared_of, update_reading
 from teamtr_jax.llm.update import Lesson
 from teamtr_jax.llm.update_settings import UpdateSettings
 
@@ -140,7 +140,9 @@ def step_of(shape: Shape) -> Callable[[], None]:
         reward = np.array([reward_of(texts[0], shape) for texts in said.said], np.float32).reshape(-1, GROUP)
         advantage = rollout_advantage(jnp.asarray(reward), "group_normalised", 5.0).reshape(-1)
         lesson = Lesson(advantage, advantage, ones, ones)
-        found = update_reading(team.models[0], settings, own, frozen, reading_of(team, said, 0, 0), lesson, order)
+        reading = reading_of(team, said, 0, 0)
+        shared = shared_of(reading, GROUP)
+        found = update_reading(team.models[0], settings, own, frozen, reading, lesson, order, shared=shared)
         own = own._replace(trained=found.trained, moments=found.moments)
         if not np.isfinite(jax.block_until_ready(found.outcome.numbers["message_kl"])):
             raise SystemExit("a KL that is no number")

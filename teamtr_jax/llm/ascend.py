@@ -163,9 +163,10 @@ def _accumulated(given: Given, head: Array | None, trained: Any, chunks: _Chunk)
         return jax.tree.map(lambda x, y: x + y.astype(x.dtype), total, new), found
 
     zero = jnp.zeros((), chunks.weight.dtype)
-    begin = _Sums(jax.tree.map(jnp.zeros_like, parameters), zero, zero)
-    sums, found = lax.scan(accumulate, begin, mine_of(given.mesh, chunks))
-    sums = sums._replace(gradient=back(sums.gradient)[0])
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), parameters)
+    sums, found = lax.scan(accumulate, _Sums(nothing, zero, zero), mine_of(given.mesh, chunks))
+    gradient = jax.tree.map(lambda x, like: x.astype(like.dtype), sums.gradient, parameters)
+    sums = sums._replace(gradient=back(gradient)[0])
     return sums if given.mesh is None else lax.psum(sums, "rows"), everybodys(given.mesh, found)
 
 

@@ -19,13 +19,14 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from teamtr_jax.llm.devices import in_chunks
-from teamtr_jax.llm.language_model import LanguageModel, Params, joined, split_trained
+from teamtr_jax.llm.language_model import LanguageModel, Params, Reading, joined, split_trained
 from teamtr_jax.llm.layout import Layout
 from teamtr_jax.llm.model import ModelConfig, language_model, policy_head
 from teamtr_jax.llm.token_statistics import TokenStatistics, token_statistics
 from teamtr_jax.llm.update_settings import CompiledSettings, TracedSettings
 
-__all__ = ["Spoken", "Policy", "layout_policy", "Text", "reading_policy", "Given", "Rows", "unchanged"]
+__all__ = ["Spoken", "Policy", "layout_policy", "Shared", "Text", "text_of", "Begun", "reading_policy", "Given", "Rows",
+           "unchanged"]  # fmt: skip
 
 
 class Spoken(NamedTuple):
@@ -40,7 +41,7 @@ class Policy(NamedTuple):
 
     start: Any  #: these numbers before the update: a pytree
     leaves: Callable[[Any], Any]
-    """Numbers → arrays of the network. The identity, unless the numbers are one vector, which compiles quicker."""
+    """Numbers → arrays that features and head are made of, once for all rows: the network's, and what it keeps of beginnings."""
     features: Callable[
         [Any, Any], Float[Array, "R M L D"]
     ]  #: (arrays, what it reads) → features at each message position
@@ -80,19 +81,89 @@ class Text(NamedTuple):
     ids: Int[Array, "R V T"]
     readable: Bool[Array, "R V T"]
     at: Int[Array, "R M L"]
+    prompt: Int[Array, " R"]  #: which beginning is the row's
 
 
-def reading_policy(model: LanguageModel, trained: Params, frozen: Params, temperature: float | Array) -> Policy:
-    """The agent of a text team, which reads the `Text` of a `Reading`; its numbers are its trained leaves."""
+class Shared(NamedTuple):
+    """What the rows of a reading have in common; static."""
 
-    def features(trained: Params, text: Text) -> Float[Array, "R M L D"]:
-        rows, views, length = text.ids.shape
-        ids, readable = (x.reshape(rows * views, length) for x in (text.ids, text.readable))
-        found = model.features(joined(trained, frozen), ids, readable)[0].reshape(rows, views * length, -1)
-        at = text.at.reshape(rows, -1, 1)
+    slots: int = 0  #: P: so many first ids of each view are those of all rows of the prompt, and read once
+    group: int = 1  #: G: the rows b·G to b·G + G − 1 are of prompt b
+
+
+def text_of(reading: Reading, shared: Shared = Shared()) -> Text:  # noqa: B008 - a tuple
+    """What a network reads of a reading."""
+    prompt = jnp.arange(reading.ids.shape[0], dtype=jnp.int32) // shared.group
+    return Text(reading.ids, reading.readable, reading.at, prompt)
+
+
+class Begun(NamedTuple):
+    """Ids with which the rows of each prompt begin, to be read once."""
+
+    ids: Int[Array, "B V P"]
+    most: int  #: views that are read at once; the rest after them, and once more on the way back
+
+
+class _Leaves(NamedTuple):
+    """What the features of a text are made of."""
+
+    trained: Params
+    last: Array | None  #: [B·V, 1, D] features at the last slot of the beginnings
+    past: Any  #: `Cache` of the beginnings
+
+
+def reading_policy(
+    model: LanguageModel, trained: Params, frozen: Params, temperature: float | Array, begun: Begun | None = None
+) -> Policy:
+    """The agent of a text team, which reads the `Text` of a `Reading`; its numbers are its trained leaves.
+
+    Args:
+      begun: what rows have in common; features are asked for from its last slot on.
+    """
+
+    def leaves(trained: Params) -> _Leaves:
+        return _Leaves(trained, *((None, ()) if begun is None else _read(model, joined(trained, frozen), begun)))
+
+    def features(leaves: _Leaves, text: Text) -> Float[Array, "R M L D"]:
+        (rows, views, length), params = text.ids.shape, joined(leaves.trained, frozen)
+        readable, skipped = text.readable.reshape(rows * views, length), 0
+        if begun is None:
+            found, _ = model.features(params, text.ids.reshape(rows * views, length), readable)
+        else:
+            slots = begun.ids.shape[2]
+            ids, skipped = text.ids[:, :, slots:].reshape(rows * views, length - slots), slots - 1
+            own = (text.prompt[:, None] * views + jnp.arange(views)).reshape(-1)
+            past = jax.tree.map(lambda x: jnp.take(x, own, x.ndim - 4, mode="clip"), leaves.past)
+            found, _ = model.features(params, ids, readable, slots, past=(past,))
+            assert leaves.last is not None
+            found = jnp.concatenate([leaves.last[own], found], 1)
+        found = found.reshape(rows, views * (length - skipped), -1)
+        view, slot = jnp.divmod(text.at.reshape(rows, -1, 1), length)
+        at = view * (length - skipped) + jnp.maximum(slot - skipped, 0)
         return jnp.take_along_axis(found, at, 1).reshape(*text.at.shape, -1)
 
-    return Policy(trained, unchanged, features, lambda trained: model.head(joined(trained, frozen)), temperature)
+    return Policy(trained, leaves, features, lambda leaves: model.head(joined(leaves.trained, frozen)), temperature)
+
+
+def _read(model: LanguageModel, params: Params, begun: Begun) -> tuple[Array, Any]:
+    """Features at the last slot of every beginning, and what the network keeps of them."""
+    ids = begun.ids.reshape(-1, begun.ids.shape[2])
+    count, most = len(ids), begun.most
+
+    def read(ids: Array) -> tuple[Array, Any]:
+        found, past = model.features(params, ids, jnp.ones_like(ids, bool))
+        return found[:, -1:], past
+
+    if count <= most:
+        return read(ids)
+    chunks = jnp.pad(ids, ((0, -count % most), (0, 0)), mode="edge").reshape(-1, most, ids.shape[1])
+    last, past = jax.lax.map(jax.checkpoint(read), chunks)
+
+    def whole(x: Array) -> Array:  # [chunks, …, most, H, P, d]
+        x = jnp.moveaxis(x, 0, -5)
+        return jax.lax.slice_in_dim(x.reshape(*x.shape[:-5], -1, *x.shape[-3:]), 0, count, axis=x.ndim - 5)
+
+    return last.reshape(-1, *last.shape[2:])[:count], jax.tree.map(whole, past)
 
 
 def unchanged(x: Any) -> Any:

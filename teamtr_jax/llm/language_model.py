@@ -58,8 +58,8 @@ class LanguageModel(Protocol):
     ) -> tuple[Float[Array, "B M D"], Cache]:
         """What the head reads, of the chunk in the slots `start … start+C−1`, from its entry `first` on (M = C − first).
 
-        Without a cache N = C. With one, which begins where `past` ends, the chunk must end within it; it comes back with the
-        chunk in it, and `past` is only read.
+        Without a cache the chunk begins where `past` ends, N its last slot, and comes back as one would hold it. With a cache,
+        which begins there, the chunk must end within it; it comes back with the chunk in it. `past` is only read.
         """
         ...
 

@@ -119,7 +119,7 @@ class _Where(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Causal attention of a chunk over what is past and the cache, or over itself without one; from its entry `first` on."""
+    """Causal attention of a chunk over what is past and the cache, or itself without one; from its entry `first` on."""
 
     config: ModelConfig
     length: int  #: of the longest transcript
@@ -181,7 +181,7 @@ class Transformer(nn.Module):
 
     Args of a call:
       tokens: ``[B, C]`` ids at positions `start … start+C−1`.
-      readable: ``[B, N]`` which positions are not PAD; without a cache N = C.
+      readable: ``[B, N]`` which positions are not PAD; without a cache or a past N = C.
       cache: what was written before `start`; it comes back with the chunk in it.
       past: what stands before the cache, part after part; read only.
       first: entry of the chunk from which on features are asked for; the last layer computes no others.
@@ -208,7 +208,7 @@ class Transformer(nn.Module):
         first: int = 0,
     ) -> tuple[Array, Cache]:
         config, chunk = self.config, tokens.shape[1]
-        held = chunk if cache is None else sum(part[0][0].shape[2] for part in (*past, cache))
+        held = sum(part[0][0].shape[2] for part in past) + (chunk if cache is None else cache[0][0].shape[2])
         end = start + chunk if isinstance(start, int) else chunk
         if held > self.length or end > held:
             raise InputError("tokens", f"{max(held, end)} positions", f"at most {min(held, self.length)}")

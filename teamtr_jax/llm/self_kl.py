@@ -13,7 +13,7 @@ from jax import Array
 from teamtr_jax.hosts import gathered
 from teamtr_jax.intervals import Interval, ratio
 from teamtr_jax.llm.devices import in_chunks
-from teamtr_jax.llm.given import Spoken, Text, reading_policy
+from teamtr_jax.llm.given import Spoken, Text, reading_policy, text_of
 from teamtr_jax.llm.language_model import LanguageModel, Params, Reading
 from teamtr_jax.llm.losses import k3
 from teamtr_jax.llm.mesh import constrain
@@ -80,13 +80,14 @@ def _scores(
 ) -> tuple[Array, Array, Array, Array]:
     """KL, k3 and log ratio of each message ``[R, M]``, zero where there is none, and whether there is one."""
     policy = reading_policy(model, trained, frozen, temperature)
-    head = policy.head(trained)
+    leaves = policy.leaves(trained)
+    head = policy.head(leaves)
     chunks = partial(in_chunks, constrain=partial(constrain, axis=1))
 
     def score(text: Text, micro: int) -> Array:
-        return chunks(lambda text: policy.features(trained, text), micro, None, text)
+        return chunks(lambda text: policy.features(leaves, text), micro, None, text)
 
-    text = Text(reading.ids, reading.readable, reading.at)
+    text = text_of(reading)
     first, second = score(text, micro), score(_longer(text), max(micro // 2, 1))
 
     def compare(first: Array, second: Array, written: Array, own: Array) -> tuple[Array, Array, Array]:
@@ -103,4 +104,4 @@ def _longer(text: Text) -> Text:
     """The same text with empty slots behind each view; features are asked for where they were."""
     length = text.ids.shape[-1]
     ids, readable = (jnp.pad(x, ((0, 0), (0, 0), (0, LONGER))) for x in (text.ids, text.readable))
-    return Text(ids, readable, text.at // length * (length + LONGER) + text.at % length)
+    return Text(ids, readable, text.at // length * (length + LONGER) + text.at % length, text.prompt)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from teamtr_jax.hosts import from_first, gathered
 from teamtr_jax.llm.conversations import Conversations, own_messages, reading_of
 from teamtr_jax.llm.external import ExternalSampler
+from teamtr_jax.llm.given import Shared
 from teamtr_jax.llm.language_model import Params, Reading, joined
 from teamtr_jax.llm.losses import LARGEST
 from teamtr_jax.llm.mesh import AnyMesh, by_rows, everywhere, require_parts, row_parts
@@ -28,7 +29,7 @@ from teamtr_jax.llm.text.drift import DriftPolicy
 from teamtr_jax.llm.text_sampler import converse
 from teamtr_jax.llm.text_sizes import TextSizes, bytes_beside, require_text_room
 from teamtr_jax.llm.text_team import TextTeam
-from teamtr_jax.llm.text_update import Learner, learner, score_reading, update_reading
+from teamtr_jax.llm.text_update import NOTHING, Learner, learner, score_reading, shared_of, update_reading
 from teamtr_jax.llm.token_log import TokenLogger
 from teamtr_jax.llm.update import Lesson, Outcome, TrainState
 from teamtr_jax.llm.update_settings import UpdateSettings
@@ -138,6 +139,7 @@ class _Given(NamedTuple):
     """What one update is made from."""
 
     reading: Reading
+    shared: Shared  #: what is read once for all rows of a prompt
     turn: NDArray[np.int32]  #: of each message, `OwnMessages.turn`
     shape: tuple[int, ...]  #: ``[R, turns, L]``
     lesson: Lesson
@@ -195,24 +197,32 @@ class _TextKind(NamedTuple):
 
     def _score(self, trained: Params, said: Conversations, which: int) -> NDArray[np.float64]:
         team, micro = self.team, self.settings.micro_batch
-        reading = by_rows(self.mesh, reading_of(team, said, which, length=self.talk.length))
+        reading = reading_of(team, said, which, length=self.talk.length)
+        shared, reading = self._shared(reading, said.group), by_rows(self.mesh, reading)
         with self._devices():
-            found = score_reading(team.models[which], trained, self.frozen[which], reading, team.temperature, micro)
+            found = score_reading(
+                team.models[which], trained, self.frozen[which], reading, team.temperature, micro, shared
+            )
         return _by_turn(own_messages(team, said, which).turn, np.asarray(gathered(found), np.float64), said.ids.shape)
+
+    def _shared(self, reading: Reading, group: int) -> Shared:
+        """On a mesh rows lie apart: each reads its own."""
+        return shared_of(reading, group) if self.mesh is None else NOTHING
 
     def data(self, rollouts: TextRollouts, agent: int, lesson: Lesson) -> _Given:
         said, which = rollouts.said, self.team.who.sharers[agent]
         reading = reading_of(self.team, said, which, agent, self.talk.length)
-        self._require_room(which, reading)
-        return _Given(reading, own_messages(self.team, said, which).turn, said.ids.shape, lesson)
+        shared = self._shared(reading, said.group)
+        self._require_room(which, reading, shared)
+        return _Given(reading, shared, own_messages(self.team, said, which).turn, said.ids.shape, lesson)
 
-    def _require_room(self, which: int, reading: Reading) -> None:
+    def _require_room(self, which: int, reading: Reading, shared: Shared) -> None:
         """Refuse an update that does not fit before it is compiled."""
         (rows, views, length), (_, messages, cap), mesh = reading.ids.shape, reading.written.shape, self.mesh
         own = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ("fsdp", "tensor"))
         sizes = TextSizes(
             rows, length, messages * cap, min(self.settings.micro_batch, rows), views, self.team.who.sets,
-            row_parts(mesh), own, bytes_beside(self.frozen, which),
+            row_parts(mesh), own, bytes_beside(self.frozen, which), *shared,
         )  # fmt: skip
         require_text_room(self.team.models[which], sizes)
 
@@ -222,8 +232,9 @@ class _TextKind(NamedTuple):
         rows, order = by_rows(mesh, (given.reading, given.lesson)), everywhere(mesh, order)
         with self._devices():
             new = update_reading(
-                team.models[which], self.settings, own, self.frozen[which], *rows, order, temperature=team.temperature
-            )
+                team.models[which], self.settings, own, self.frozen[which], *rows, order, temperature=team.temperature,
+                shared=given.shared,
+            )  # fmt: skip
         found = gathered(new.outcome)
         tokens: dict[str, Any] = {  # on the host: no arrays of jax
             name: _by_turn(given.turn, np.asarray(getattr(found, name)), given.shape)

@@ -52,10 +52,12 @@ class TextSizes:
     row_devices: int = 1  #: among which rows are divided
     parameter_devices: int = 1  #: among which each parameter is divided
     beside: int = 0  #: bytes of the bases of others (`bytes_beside`)
+    shared: int = 0  #: P, first slots of a view that are read once for all rows of a prompt
+    group: int = 1  #: these rows
 
     def __post_init__(self) -> None:
-        whole(self, 1, *(name for name in self.__dataclass_fields__ if name != "beside"))
-        whole(self, 0, "beside")
+        whole(self, 1, *(name for name in self.__dataclass_fields__ if name not in ("beside", "shared")))
+        whole(self, 0, "beside", "shared")
 
 
 class Needs(NamedTuple):
@@ -67,6 +69,7 @@ class Needs(NamedTuple):
     head: int  #: the head in float32, where it is kept in another dtype
     features: int  #: of the policy as it was, at every message position, and of a micro-batch with their slopes
     activations: int  #: of a micro-batch, that a backward pass asks for
+    beginnings: int  #: what is kept of shared slots with its slopes, a micro-batch's copy, activations of reading them
     statistics: int  #: blocks of positions × vocabulary
     sampler: int
     """Caches of every set, the logits that ids are drawn from, and of a network that says `unroll` the copy of its layers that it
@@ -94,20 +97,31 @@ def bytes_beside(frozen: Sequence[Params], which: int) -> int:
     return _bytes([x for number, x in arrays.items() if number not in set(map(id, jax.tree.leaves(frozen[which])))])
 
 
-def _kept(model: LanguageModel, trained: Params, frozen: Params, length: int) -> int:
-    """Bytes that a backward pass asks for of one more row ``[T]`` of ids: what autodiff keeps of two rows, less that of one."""
+def _kept(model: LanguageModel, trained: Params, frozen: Params, length: int, past: int) -> int:
+    """Bytes that a backward pass asks for of one more row ``[T]`` of ids: what autodiff keeps of two rows, less that of one.
+
+    Args:
+      past: so many first ids of the row were read before.
+    """
 
     def of(rows: int) -> int:
-        def forward(trained: Params, frozen: Params, ids: jax.Array, readable: jax.Array) -> Any:
-            return jax.vjp(lambda trained: model.features(joined(trained, frozen), ids, readable)[0], trained)
+        def read(params: Params, ids: jax.Array, *more: Any) -> Any:
+            return model.features(params, ids, jnp.ones((rows, length if more else past), bool), *more)
 
-        ids, readable = (jax.ShapeDtypeStruct((rows, length), dtype) for dtype in (jnp.int32, jnp.bool_))
-        return _bytes(jax.eval_shape(forward, trained, frozen, ids, readable))
+        def forward(trained: Params, frozen: Params, ids: jax.Array, begun: Any) -> Any:
+            def features(trained: Params, begun: Any) -> Any:
+                return read(joined(trained, frozen), ids, past, None, (begun,) if past else ())[0]
+
+            return jax.vjp(features, trained, begun)
+
+        first, rest = (jax.ShapeDtypeStruct((rows, count), jnp.int32) for count in (past, length - past))
+        begun = jax.eval_shape(read, joined(trained, frozen), first)[1] if past else ()
+        return _bytes(jax.eval_shape(forward, trained, frozen, rest, begun))
 
     return of(2) - of(1)
 
 
-def _activations(model: Any, length: int) -> tuple[int, int]:
+def _activations(model: Any, length: int, past: int = 0) -> tuple[int, int]:
     """Bytes of a row that are kept over a forward pass, and those that a backward pass through one layer has besides.
 
     These are as many as are kept of one layer: its cotangents, or with `remat` what is computed again.
@@ -115,7 +129,7 @@ def _activations(model: Any, length: int) -> tuple[int, int]:
 
     def of(model: LanguageModel) -> int:
         params = jax.eval_shape(model.init, jax.random.key(0))
-        return _kept(model, *split_trained(params, model.trained(params)), length)
+        return _kept(model, *split_trained(params, model.trained(params)), length, past)
 
     if not hasattr(model, "remat"):
         return of(model), 0
@@ -126,11 +140,11 @@ def _activations(model: Any, length: int) -> tuple[int, int]:
 
 def text_needs(model: LanguageModel, sizes: TextSizes) -> Needs:
     """What an update of a network takes, from the shapes of its parameters and of what autodiff keeps; no array is made."""
-    return _needs(model, sizes.length)(sizes)
+    return _needs(model, sizes.length, sizes.shared)(sizes)
 
 
 @lru_cache(maxsize=64)
-def _needs(model: LanguageModel, length: int) -> Callable[[TextSizes], Needs]:
+def _needs(model: LanguageModel, length: int, shared: int) -> Callable[[TextSizes], Needs]:
     """As a function of the other sizes; the network is traced once."""
     params = jax.eval_shape(model.init, jax.random.key(0))
     trained, frozen = split_trained(params, model.trained(params))
@@ -141,7 +155,8 @@ def _needs(model: LanguageModel, length: int) -> Callable[[TextSizes], Needs]:
         params,
         *(jax.ShapeDtypeStruct((1, 2), dtype) for dtype in (jnp.int32, jnp.bool_)),
     )
-    kept, besides = _activations(model, length)
+    kept, besides = _activations(model, length, shared)
+    begun = sum(_activations(model, shared)) if shared else 0
     cache = _bytes(jax.eval_shape(lambda: model.init_cache(1, length)))
     prepare: Any = getattr(model, "prepared", None) if getattr(model, "unroll", False) else None
     copied = 0 if prepare is None else _bytes(jax.eval_shape(prepare, params)["layers"])
@@ -154,6 +169,9 @@ def _needs(model: LanguageModel, length: int) -> Callable[[TextSizes], Needs]:
         # found of both policies, the same in float32, and the two slopes.
         found = 2 * rows * position + micro * (2 * position + 4 * model.width * FLOAT)
         block = min(block_of(model.vocabulary, sizes.micro_batch * sizes.written), sizes.micro_batch * sizes.written)
+        # Of beginnings: caches and their slopes, of every prompt and of a micro-batch, and what reading them keeps.
+        prompts, wide = -(-sizes.rows // sizes.group), FLOAT / jnp.dtype(features.dtype).itemsize
+        read = min(micro, prompts) * begun + int((prompts + micro) * (1 + wide) * cache * shared / length)
         statistics = BLOCKS * FLOAT * model.vocabulary * -(-block // sizes.row_devices)
         return Needs(
             frozen=(_bytes(frozen) + sizes.beside) // split,
@@ -162,6 +180,7 @@ def _needs(model: LanguageModel, length: int) -> Callable[[TextSizes], Needs]:
             head=0 if head.dtype == jnp.float32 else head.size * FLOAT // split,
             features=found * sizes.written,
             activations=micro * sizes.views * kept + max(micro * sizes.views * besides - statistics, 0),
+            beginnings=sizes.views * read if shared else 0,
             statistics=statistics,
             sampler=rows * sizes.sets * sizes.views * cache
             + LOGITS * FLOAT * rows * model.vocabulary
@@ -178,7 +197,7 @@ def needs_text(needs: Needs, limit: int | None = None) -> str:
       limit: bytes of a device; default those of the first.
 
     Example:
-      >>> print(needs_text(Needs(300, 20, 0, 0, 0, 600, 80, 100), 2_000))
+      >>> print(needs_text(Needs(300, 20, 0, 0, 0, 600, 0, 80, 100), 2_000))
       an update takes 1 kB of 2 kB: frozen 300 B, trained 20 B, activations 600 B, statistics 80 B; sampling 420 B
     """
     parts = [f"{name} {bytes_text(x)}" for name, x in needs._asdict().items() if name != "sampler" and x]
@@ -193,7 +212,7 @@ def require_text_room(model: LanguageModel, sizes: TextSizes, limit: int | None 
     Raises:
       InputError: names `base` where parameters alone do not fit; `rows` where one row at a time does not; else `micro_batch`.
     """
-    of, limit = _needs(model, sizes.length), device_memory() if limit is None else limit
+    of, limit = _needs(model, sizes.length, sizes.shared), device_memory() if limit is None else limit
     needs = of(sizes)
     if needs.peak <= limit:
         return needs

@@ -1,5 +1,7 @@
 """One agent's update on what it read and wrote of text conversations: `update.improve` on a `Reading`, one compiled program.
 
+What the conversations about one problem have in common, the role and the problem, is read once: `Shared`.
+
 Parameters are in two: trained leaves, float32, whose shardings survive, and frozen ones, an argument of the program, which agents
 on one base have in common.
 """
@@ -11,20 +13,26 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
 from teamtr_jax.llm.ascend import optimiser_of
 from teamtr_jax.llm.devices import in_chunks
-from teamtr_jax.llm.given import Given, Rows, Text, reading_policy
+from teamtr_jax.llm.given import Begun, Given, Policy, Rows, Shared, Text, reading_policy, text_of
 from teamtr_jax.llm.language_model import LanguageModel, Params, Reading, split_trained
 from teamtr_jax.llm.mesh import constrain
 from teamtr_jax.llm.token_statistics import token_log_probs_of
 from teamtr_jax.llm.update import Improved, Lesson, improve
 from teamtr_jax.llm.update_settings import CompiledSettings, TracedSettings, UpdateSettings, parts
-from teamtr_jax.validation import concrete, integers, permutation
+from teamtr_jax.llm.writing import bucket
+from teamtr_jax.sizes import most
+from teamtr_jax.validation import InputError, concrete, integers, permutation
 
-__all__ = ["Learner", "learner", "update_reading", "score_reading", "text_programs"]
+__all__ = ["NOTHING", "Learner", "learner", "update_reading", "score_reading", "shared_of", "text_programs"]
+
+NOTHING = Shared()
+"""Every row is read whole."""
 
 
 class Learner(NamedTuple):
@@ -49,17 +57,31 @@ def learner(model: LanguageModel, params: Params, settings: UpdateSettings) -> t
 _in_chunks = partial(in_chunks, constrain=partial(constrain, axis=1))
 
 
+class _Program(NamedTuple):
+    """What every program is compiled for."""
+
+    model: LanguageModel
+    shared: Shared
+
+    def policy(self, trained: Params, frozen: Params, temperature: Array, reading: Reading, micro: int) -> Policy:
+        """The agent; what the rows of a prompt have in common it reads once, at most `micro` of them at a time."""
+        ids = reading.ids[:: self.shared.group, :, : self.shared.slots]
+        begun = Begun(ids, micro * ids.shape[1]) if self.shared.slots else None
+        return reading_policy(self.model, trained, frozen, temperature, begun)
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _score(
-    model: LanguageModel, micro: int, trained: Params, frozen: Params, temperature: Array, reading: Reading
+    program: _Program, micro: int, trained: Params, frozen: Params, temperature: Array, reading: Reading
 ) -> Array:
-    policy = reading_policy(model, trained, frozen, temperature)
-    head = policy.head(trained)
+    policy = program.policy(trained, frozen, temperature, reading, micro)
+    leaves = policy.leaves(trained)
+    head = policy.head(leaves)
 
     def chunk(text: Text, written: Array) -> Array:
-        return token_log_probs_of(policy.features(trained, text), head, written, temperature=temperature)
+        return token_log_probs_of(policy.features(leaves, text), head, written, temperature=temperature)
 
-    return _in_chunks(chunk, micro, None, _text(reading), reading.written)
+    return _in_chunks(chunk, micro, None, text_of(reading, program.shared), reading.written)
 
 
 def score_reading(
@@ -69,18 +91,46 @@ def score_reading(
     reading: Reading,
     temperature: float | Array = 1.0,
     micro_batch: int = 16,
+    shared: Shared = NOTHING,
 ) -> Float[Array, "R M L"]:
-    """Log-probability of what was written at each message position; meaningless where nothing was."""
-    return _score(model, micro_batch, trained, frozen, jnp.asarray(temperature, jnp.float32), reading)
+    """Log-probability of what was written at each message position; meaningless where nothing was.
+
+    Args:
+      shared: what is read once for all rows of a prompt (`shared_of`).
+
+    Raises:
+      InputError: rows that have less in common.
+    """
+    _require_shared(reading, shared)
+    heat = jnp.asarray(temperature, jnp.float32)
+    return _score(_Program(model, shared), micro_batch, trained, frozen, heat, reading)
 
 
-def _text(reading: Reading) -> Text:
-    return Text(reading.ids, reading.readable, reading.at)
+def shared_of(reading: Reading, group: int) -> Shared:
+    """What the rows of each prompt have in common, `group` rows one after the other: of 32, 48, 64, 96, … slots the most."""
+    slots = most(bucket, _common(reading, group))
+    return Shared(slots, group) if slots else NOTHING
+
+
+def _common(reading: Reading, group: int) -> int:
+    """How many first ids of every view all rows of its prompt have, none of which an agent of these parameters wrote."""
+    ids, readable, at = np.asarray(reading.ids), np.asarray(reading.readable), np.asarray(reading.at)
+    if group == 1 or len(ids) % group:
+        return 0
+    by_prompt = ids.reshape(-1, group, *ids.shape[1:])
+    alike = (by_prompt == by_prompt[:, :1]).all((0, 1, 2)) & readable.all((0, 1))
+    first = (at % ids.shape[2])[np.asarray(reading.own)].min(initial=ids.shape[2] - 2) + 1
+    return min(int(np.append(alike, False).argmin()), int(first))
+
+
+def _require_shared(reading: Reading, shared: Shared) -> None:
+    if shared.slots and concrete(reading.ids) is not None and (found := _common(reading, shared.group)) < shared.slots:
+        raise InputError("shared", f"{shared.slots} slots", f"at most the {found} that rows of a prompt have in common")
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _update(
-    model: LanguageModel,
+    program: _Program,
     compiled: CompiledSettings,
     own: Learner,
     frozen: Params,
@@ -91,9 +141,9 @@ def _update(
     traced: TracedSettings,
     order: Array,
 ) -> Improved:
-    policy = reading_policy(model, own.trained, frozen, temperature)
+    policy = program.policy(own.trained, frozen, temperature, reading, compiled.micro_batch)
     given = Given(policy, compiled, traced, own.beta, None, partial(constrain, axis=1))
-    rows = Rows(_text(reading), reading.written, reading.own, reading.credited, *lesson)
+    rows = Rows(text_of(reading, program.shared), reading.written, reading.own, reading.credited, *lesson)
     return improve(given, rows, own.moments, order)
 
 
@@ -107,6 +157,7 @@ def update_reading(
     order: Int[Array, "epochs training"],
     *,
     temperature: float | Array = 1.0,
+    shared: Shared = NOTHING,
 ) -> Improved:
     """Algorithm 1's update of one set of parameters (`update_agent` says what is ascended).
 
@@ -114,16 +165,18 @@ def update_reading(
       frozen: the leaves that are no part of `own`.
       reading: what these parameters read; `own` and `credited` in it say whose messages count for what.
       order: the order in which each epoch visits the rows that are trained on, which are the first ones.
+      shared: what is read once for all rows of a prompt (`shared_of`).
 
     Raises:
-      InputError: an order that is none of the rows.
+      InputError: an order that is none of the rows, or rows that have less in common.
     """
+    _require_shared(reading, shared)
     if (visits := concrete(order)) is not None:
         for rows in integers("order", visits, 0, reading.ids.shape[0]):
             permutation("order", rows, len(rows))
     compiled, traced = parts(settings)
     heat = jnp.asarray(temperature, jnp.float32)
-    return _update(model, compiled, own, frozen, heat, reading, lesson, traced=traced, order=order)
+    return _update(_Program(model, shared), compiled, own, frozen, heat, reading, lesson, traced=traced, order=order)
 
 
 def text_programs() -> dict[str, int]:

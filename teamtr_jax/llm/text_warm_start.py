@@ -17,7 +17,7 @@ from jaxtyping import Float
 from teamtr_jax.llm.checked import FLOAT32, SEEDS, real, whole
 from teamtr_jax.llm.conversations import Conversations, reading_of
 from teamtr_jax.llm.external import ExternalSampler
-from teamtr_jax.llm.given import Text, reading_policy
+from teamtr_jax.llm.given import reading_policy, text_of
 from teamtr_jax.llm.language_model import LanguageModel, Params, Reading, joined, split_trained
 from teamtr_jax.llm.tasks import Demonstrates, Problem, WordTask, demonstrated, draw, views_of
 from teamtr_jax.llm.text.view import Scribe
@@ -169,8 +169,9 @@ def message_loss(
 ) -> Float[Array, ""]:
     """`−mean_u log π(a_u|·)` over the ids that the agents of these parameters wrote, in nats."""
     policy = reading_policy(model, trained, frozen, temperature)
-    features = policy.features(trained, Text(reading.ids, reading.readable, reading.at))
-    logp = token_log_probs_of(features, policy.head(trained), reading.written, temperature=temperature)
+    leaves = policy.leaves(trained)
+    features = policy.features(leaves, text_of(reading))
+    logp = token_log_probs_of(features, policy.head(leaves), reading.written, temperature=temperature)
     return -jnp.where(reading.own, logp, 0.0).sum() / jnp.maximum(reading.own.sum(), 1)
 
 

@@ -9,6 +9,7 @@ from teamtr_jax.llm.language_model import Params, split_trained
 from teamtr_jax.llm.tasks import draw, views_of
 from teamtr_jax.llm.text_sizes import TextSizes, bytes_beside, needs_text, require_text_room
 from teamtr_jax.llm.writing import bucket
+from teamtr_jax.sizes import most
 
 __all__ = ["sizes_of", "room_for"]
 
@@ -19,13 +20,19 @@ TRIED = 64
 """Problems that are looked at."""
 
 
-def longest_view(setup: TextSetup, agent: int) -> int:
-    """Most ids that an agent reads and writes in a conversation, about: of some problems, every message at its cap."""
+def _openings(setup: TextSetup, agent: int) -> list[int]:
+    """How many ids an agent is told at its first turn at least, about some problems."""
     problems = draw(setup.task, np.random.default_rng(0), TRIED, held_out=False)
     views = {views_of(setup.task, problem)[agent] for problem in problems}
-    opening = max(len(setup.desks[agent].opening(view, ())) for view in views)
+    return [len(setup.desks[agent].opening(view, ())) for view in views]
+
+
+def longest_view(setup: TextSetup, agent: int) -> int:
+    """Most ids that an agent reads and writes in a conversation, about: of some problems, every message at its cap."""
     n = len(setup.desks)
-    return opening + sum(setup.desks[turn % n].role.cap + AROUND for turn in range(setup.team.turns))
+    return max(_openings(setup, agent)) + sum(
+        setup.desks[turn % n].role.cap + AROUND for turn in range(setup.team.turns)
+    )
 
 
 def sizes_of(setup: TextSetup, which: int) -> TextSizes:
@@ -40,6 +47,8 @@ def sizes_of(setup: TextSetup, which: int) -> TextSizes:
         views=len(members),
         sets=setup.team.who.sets,
         beside=bytes_beside([_frozen(setup, k) for k in range(setup.team.who.sets)], which),
+        shared=most(bucket, min(min(_openings(setup, k)) for k in members)) if setup.sampling.group > 1 else 0,
+        group=setup.sampling.group,
     )
 
 
