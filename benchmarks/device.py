@@ -30,6 +30,8 @@ from benchmarks.report import device_cells
 from benchmarks.rivals import Tables
 from benchmarks.stage import commit, machine
 from benchmarks.timing import interleaved, quartiles, ratio
+from benchmarks.words.shapes import CARD, Shape
+from benchmarks.words.shapes import SMALLEST as LEAST_WORDS
 from benchmarks.writer import writer
 from teamtr_jax.claims import STAGE_CLAIMS, judge
 from teamtr_jax.surrogates import hybrid_evaluations, stage_report
@@ -41,6 +43,8 @@ GROUPS = {
     "audit": "every number of many stages of 32 states, stages a second, beside the same in CuPy (or jax.numpy)",
     "hybrids": "all hybrids at S = 512 and 4096, hybrids a second, beside n+1 factorisations in CuPy (or jax.numpy)",
     "networks": "sampler and GRPO step at width 512, tokens a second and share of the peak, beside PyTorch on the same card",
+    "words": "conversations and a step of adapters of SmolLM2's shape in bfloat16, tokens a second and share of the peak, beside "
+    "`generate` and a step by hand in PyTorch",
     "verdicts": "float verdicts and rounding budgets of a few thousand stages, beside exact decisions",
 }
 LEFT_OUT = ("P3.8",)
@@ -55,6 +59,7 @@ class Sizes(NamedTuple):
     audit: tuple[int, int, int, int]  #: instances, states, actions, agents
     hybrids: tuple[tuple[int, int, int], ...]  #: states, actions, agents
     network: Size
+    words: Shape
     matmul: int
     worlds: tuple[str, ...]  #: of `theory.exact_audit`
     stages: int  #: of each world
@@ -62,10 +67,10 @@ class Sizes(NamedTuple):
 
 
 FULL = Sizes(
-    (4096, 32, 4, 4), ((512, 4, 256), (4096, 4, 64)), Size(512, 8, 8, 256, 64), 8192,
+    (4096, 32, 4, 4), ((512, 4, 256), (4096, 4, 64)), Size(512, 8, 8, 256, 64), CARD, 8192,
     ("turn-taking", "product", "episodic, early ends"), 1000, (3, 9),
 )  # fmt: skip
-LITTLE = Sizes((2, 4, 2, 2), ((192, 2, 3),), SMALLEST, 32, ("turn-taking",), 3, (0, 0))
+LITTLE = Sizes((2, 4, 2, 2), ((192, 2, 3),), SMALLEST, LEAST_WORDS, 32, ("turn-taking",), 3, (0, 0))
 """Nothing is timed."""
 
 
@@ -218,8 +223,9 @@ def hybrids(sizes: Sizes) -> Iterator[Row]:
 
 def by_torch(size: Size, matmul: int) -> dict[str, Call]:
     """PyTorch's sampler, step and matrix product on the card, each ended when it is done there."""
-    if not (torch := found("torch")) or not found("transformers"):
+    if not torch_is_there():
         return {}
+    torch: Any = importlib.import_module("torch")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     side: Any = importlib.import_module("benchmarks.llm.torch_side")
     torch.set_default_device(device)
@@ -271,6 +277,34 @@ def networks(sizes: Sizes) -> Iterator[Row]:
             label = f"{name}, width {size.width}, {size.layers} layers, {size.batch} × {size.new} tokens"
             row = Row("networks", label, "tokens", size.tokens, {}, {}, size.flops(passes), fastest)
             yield timed(sizes, row, calls)
+
+
+def words(sizes: Sizes) -> Iterator[Row]:
+    """Conversations of one agent, an update on them, and a whole step of its adapters."""
+    from benchmarks.words import jax_side
+
+    shape, ones = sizes.words, jnp.ones((sizes.matmul, sizes.matmul), sizes.words.dtype)
+    product = jax.jit(jnp.matmul)
+    flops = 2.0 * sizes.matmul**3
+    label = f"product in {shape.dtype}, {sizes.matmul}²"
+    calls: dict[str, Call] = {"package": lambda: jax.block_until_ready(product(ones, ones))}
+    yield (first := timed(sizes, Row("words", label, "", 1, {}, {}, flops), calls))
+    peak = max((flops / seconds[1] for seconds in first.seconds.values()), default=0.0)
+    torch = importlib.import_module("benchmarks.words.torch_hand").by_torch(shape) if torch_is_there() else {}
+    sample, update = jax_side.parts_of_a_step(shape)
+    said = sample()
+    ours: dict[str, Call] = {"sample": sample, "update": lambda: update(said), "step": lambda: update(sample())}
+    for name, passes in (("sample", 1.0), ("update", 3.0), ("step", 4.0)):
+        calls = {"package": ours[name]} | ({"PyTorch": torch[name]} if name in torch else {})
+        for call in calls.values():
+            call()
+        label = f"{name}, {shape.layers} layers of {shape.width}, {shape.batch} × ({shape.prompt} + {shape.new}) tokens"
+        yield timed(sizes, Row("words", label, "tokens", shape.tokens, {}, {}, shape.flops(passes), peak), calls)
+
+
+def torch_is_there() -> bool:
+    """PyTorch and transformers, or a line that they are not."""
+    return all([found("torch"), found("transformers")])
 
 
 def float_checks(stage: Stage) -> dict[tuple[str, str], tuple[Array, ...]]:
@@ -348,7 +382,7 @@ def verdicts(sizes: Sizes) -> Iterator[tuple[str, int, Verdicts]]:
         yield world.name, sizes.stages, total
 
 
-TIMED: dict[str, Callable[[Sizes], Iterator[Row]]] = dict(audit=audit, hybrids=hybrids, networks=networks)
+TIMED: dict[str, Callable[[Sizes], Iterator[Row]]] = dict(audit=audit, hybrids=hybrids, networks=networks, words=words)
 
 
 def smallest(group: str) -> None:
@@ -385,7 +419,7 @@ def main(argv: list[str] | None = None) -> None:
         verdicts=[],
     )
     for group in args.groups:
-        jax.config.update("jax_enable_x64", group != "networks")
+        jax.config.update("jax_enable_x64", group not in ("networks", "words"))
         if group == "verdicts":
             for name, stages, total in verdicts(sizes):
                 result["verdicts"].append(dict(world=name, stages=stages, **total._asdict()))

@@ -25,11 +25,11 @@ done
 export PYTHONPATH="$PWD:$place/site" XLA_PYTHON_CLIENT_PREALLOCATE=false PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 
 failed=0
-for group in verdicts audit hybrids networks; do
+for group in verdicts audit hybrids networks words; do
   left=$((470 - (SECONDS - BEGAN)))
   [ "$left" -gt 5 ] || { echo "$group: no time left"; failed=1; break; }
   echo "== $group"
-  timeout $((left < 150 ? left : 150)) "$PYTHON" -m benchmarks.device --groups "$group" --json "$OUT/device-$group.json" "$@" ||
+  timeout $((left < 120 ? left : 120)) "$PYTHON" -m benchmarks.device --groups "$group" --json "$OUT/device-$group.json" "$@" ||
     { echo "$group: ended with exit code $?"; failed=1; }
 done
 exit $failed

@@ -125,6 +125,12 @@ def reward_of(text: str, shape: Shape) -> float:
 
 def step_of(shape: Shape) -> Callable[[], None]:
     """A GRPO step of a team of one, from prompts to new adapters."""
+    sample, update = parts_of_a_step(shape)
+    return lambda: update(sample())
+
+
+def parts_of_a_step(shape: Shape) -> tuple[Callable[[], Conversations], Callable[[Conversations], None]]:
+    """Its conversations, and the update on them."""
     team = team_of(shape, 1, shape.new, 1, True)
     settings = UpdateSettings(
         learning_rate=LEARNING_RATE, epochs=1, minibatch=shape.batch, micro_batch=shape.micro, ratio="token", average="unit",
@@ -134,9 +140,11 @@ def step_of(shape: Shape) -> Callable[[], None]:
     problems, calls, ones = problems_of(shape, shape.prompt, GROUP), count(), jnp.ones(shape.batch)
     order = jnp.arange(shape.batch, dtype=jnp.int32)[None]
 
-    def run() -> None:
+    def sample() -> Conversations:
+        return converse(team, [joined(own.trained, frozen)], problems, jax.random.key(next(calls)), GROUP)
+
+    def update(said: Conversations) -> None:
         nonlocal own
-        said = converse(team, [joined(own.trained, frozen)], problems, jax.random.key(next(calls)), GROUP)
         reward = np.array([reward_of(texts[0], shape) for texts in said.said], np.float32).reshape(-1, GROUP)
         advantage = rollout_advantage(jnp.asarray(reward), "group_normalised", 5.0).reshape(-1)
         lesson = Lesson(advantage, advantage, ones, ones)
@@ -147,7 +155,7 @@ def step_of(shape: Shape) -> Callable[[], None]:
         if not np.isfinite(jax.block_until_ready(found.outcome.numbers["message_kl"])):
             raise SystemExit("a KL that is no number")
 
-    return run
+    return sample, update
 
 
 def contenders(what: str, shape: Shape) -> dict[str, Callable[[], object]]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["AGENTS", "RANK", "SHAPES", "SMALLEST", "Shape", "shape_of"]
+__all__ = ["AGENTS", "CARD", "LINEARS", "RANK", "SHAPES", "SMALLEST", "Shape", "shape_of"]
 
 RANK = 8
 """Of the adapters, beside every linear map."""
+
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+"""The linear maps of a layer as transformers names them."""
 
 AGENTS = 3
 
@@ -42,6 +45,9 @@ class Shape(NamedTuple):
 
 _SMOLLM2 = Shape(49152, 576, 30, 9, 3, 1536, 32, 64, 64)
 SHAPES = {"smollm2": _SMOLLM2, "smollm2-bfloat16": _SMOLLM2._replace(dtype="bfloat16")}
+CARD = _SMOLLM2._replace(batch=256, prompt=128, new=128, dtype="bfloat16", micro=32)
+"""For an accelerator."""
+
 SMALLEST = Shape(64, 16, 1, 2, 1, 24, 8, 5, 3, micro=4)
 """Where nothing is timed."""
 

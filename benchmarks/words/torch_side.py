@@ -21,9 +21,7 @@ import transformers
 
 from benchmarks.llm.sizes import GROUP, LEARNING_RATE, answer, clock, requests, serve, tell
 from benchmarks.llm.torch_side import THREADS, generate, peak
-from benchmarks.words.shapes import RANK, Shape, shape_of
-
-LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+from benchmarks.words.shapes import LINEARS, RANK, Shape, shape_of
 
 
 def model_of(shape: Shape) -> transformers.LlamaForCausalLM:
