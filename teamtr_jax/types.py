@@ -628,14 +628,15 @@ class StageReport(NamedTuple):
         return self.layers is not None
 
 
-NEVER_NEGATIVE = ("visits", "kl", "kl_stale", "kl_reverse", "tv", "tv_stale", "share", "span_g", "advantage_max",
-                  "advantage_span", "mass", "reward_span", "return_range", "return_deviation", "chi_square",
-                  "chi_square_reused", "chi_square_reused_own", "chi_square_cached", "chi_square_cached_own")  # fmt: skip
+SIGNED = ("values", "objective", "conditional", "shift", "surrogate_intermediate", "surrogate_stale", "surrogate_cached",
+          "surrogate_reused", "gap_fresh", "gap_stale", "gap_cached", "gap_reused", "seq_minus_stale",
+          "return_floor")  # fmt: skip
+"""Fields of a report that may be negative: rewards, and differences. No other one may, and none of its `layers`."""
 
 
-def _wrong(name: str, values: Any) -> Any:
+def _wrong(place: str, values: Any) -> Any:
     """Where a field of a report holds what it cannot: NaN, or a negative number where none may be."""
-    return (values != values) | ((values < 0) & (name in NEVER_NEGATIVE))
+    return (values != values) | ((values < 0) & (place not in SIGNED))
 
 
 def _fields(report: StageReport) -> dict[str, Any]:
@@ -646,21 +647,21 @@ def _fields(report: StageReport) -> dict[str, Any]:
 def wrong_fields(report: StageReport) -> dict[str, Bool[Array, ""]]:
     """Which fields `require_report` refuses, for use inside a program."""
     numbers = {name: x for name, x in _fields(report).items() if getattr(x, "dtype", None) == np.float64}
-    return {name: _wrong(name.removeprefix("layers."), x).any() for name, x in numbers.items()}
+    return {name: _wrong(name, x).any() for name, x in numbers.items()}
 
 
 def require_report(report: StageReport) -> None:
-    """Refuse a report with NaN, or with a divergence, a span or a visit below zero.
+    """Refuse a report with NaN, or with a number below zero that is no reward and no difference (`SIGNED`).
 
     Raises:
       InputError: names the field.
     """
     for place, field_ in _fields(report).items():
-        values, name = floats(field_), place.removeprefix("layers.")
+        values = floats(field_)
         if values is None:
             continue
-        if (bad := _wrong(name, values)).any():
-            expected = "numbers ≥ 0" if name in NEVER_NEGATIVE else "numbers"
+        if (bad := _wrong(place, values)).any():
+            expected = "numbers" if place in SIGNED else "numbers ≥ 0"
             where = [int(i) for i in np.argwhere(bad)[0]]
             raise InputError(
                 f"report.{place}", f"{values[bad][0]} at {where}", f"{expected} (the report of a checked stage)"

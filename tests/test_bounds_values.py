@@ -19,6 +19,8 @@ from truth import ERRORS
 
 from teamtr_jax import certificates
 from teamtr_jax.bounds import DEFAULT, Rung, ladder, least, paper_constant, penalty_drift_paper
+from teamtr_jax.chain_audit import COPIED as AUDITED
+from teamtr_jax.chain_audit import report_numbers
 from teamtr_jax.claims import STAGE_CLAIMS, Check, judge, rung_claim
 from teamtr_jax.records import dump, stage_record, update_lines
 from teamtr_jax.types import UpdateRecord
@@ -500,6 +502,36 @@ def test_the_stage_record(form, protocol):
     assert {name: record[name] for name in labels} == labels
     assert set(record) == set(expected) | set(labels) | {"certified_share"}
     assert json.loads(dump(record))["certified_share"][1] is None
+
+
+def test_the_numbers_of_an_update_record():
+    """A regression and a violation are ones beyond rounding; of an agent that moves twice the fresh gap alone is bounded."""
+    x = truth.made_up("episodic", 1)
+    penalties, off = truth.penalties(x), np.array([0.5, 2.0, -1.0])
+    x["gap_fresh"] = (
+        off[[2, 1, 0]] * -ERRORS["fresh"] - x["surrogate_intermediate"]
+    )  # gains by the budget, loses twice, half
+    x["gap_cached"] = penalties["penalty_cached_log_sum"] + off * ERRORS["cached"]
+    x["gap_reused"] = -penalties["penalty_reused_log_sum"] - off * ERRORS["reused"]
+    numbers = jax.jit(report_numbers)
+    for again in (False, True):
+        found = jax.device_get(numbers(truth.as_report(x), jnp.asarray(again)))
+        assert found["regression"].tolist() == [False, True, False]
+        close(found["improvement"], [ERRORS["fresh"][0], -2 * ERRORS["fresh"][1], -0.5 * ERRORS["fresh"][2]])
+        close([found["objective_before"], found["objective_after"]], [x["objective"][:-1], x["objective"][1:]])
+        violations = np.zeros(3, int)
+        for name, (_, gap, _) in RUNGS.items():
+            expected = np.full(3, math.inf) if again and gap != "fresh" else penalties[name]
+            close(found[name], expected, name)
+            violations += abs(x[f"gap_{gap}"]) - ERRORS[gap] > expected
+        assert found["violations"].tolist() == violations.tolist()
+        for name in AUDITED:
+            close(found[name], x[name], name)
+        for name in ("certificate_estimable", "certificate_weighted", "certificate"):
+            close(found[name], truth.certificates(x)[name], name)
+        close(found["certificate_paper"], truth.certificates(x)["lower_bound_paper"])
+    assert set(found) == {*RUNGS, *AUDITED, "regression", "improvement", "objective_before", "objective_after", "violations",
+                          "certificate_paper", "certificate_estimable", "certificate_weighted", "certificate"}  # fmt: skip
 
 
 def test_strict_json():

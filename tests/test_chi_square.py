@@ -255,6 +255,7 @@ def test_a_declared_budget_by_value():
     assert chi_square_penalty(1e-9) == pytest.approx(0.5e-9 / math.sqrt(2), rel=1e-8)
     assert chi_square_penalty(1e4) == math.inf
     assert chi_square_penalty(0.0) == 0.0
+    assert chi_square_penalty(1e4, 0.0) == 0.0  # a return that never varies has no gap, whatever is spent
     x = np.array([0.0, 0.0, 0.0, 2.0])
     expected = x.std(ddof=1) + 2 * math.sqrt(2 * math.log(10) / 3)
     assert deviation_limit(x, 0.1, 2.0) == min(expected, 1.0)

@@ -5,18 +5,22 @@ import json
 import os
 import re
 import sys
+import warnings
+from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_stage_file import episodic, product_tables, tables
 from test_teams import MADE, Toy, changed
 
-from teamtr_jax import certificates, claims, cli, exact, import_commands, programs
+from teamtr_jax import certificates, claims, cli, exact, import_commands, padded, programs
 from teamtr_jax.bounds import DEFAULT, least
-from teamtr_jax.claims import STAGE_CLAIMS, Check, Claim
+from teamtr_jax.claims import STAGE_CLAIMS, Check, Claim, Judged
 from teamtr_jax.surrogates import evaluate_stage
-from teamtr_jax.teams import gymnasium, read_stage
+from teamtr_jax.teams import gymnasium, openspiel, read_stage
+from teamtr_jax.validation import InputError
 
 LISTS = (
     "surrogate_intermediate surrogate_stale surrogate_cached gap_fresh gap_stale gap_cached kl kl_stale tv share span_g "
@@ -245,6 +249,7 @@ def test_import_gym(run, tmp_path, router):
     ):
         code, out, err = run("import-gym", "FrozenLake", "--agents", 3, "--router", router, "-o", path)
     assert (code, out, err) == (0, f"{path}\n", "")
+    assert read_stage(path).team.dynamics.discount == 0.99  # unless another one is given
     record = strict(run("stage", path, "--json")[1])
     np.testing.assert_allclose(record["kl"], 0.01, rtol=1e-9)  # improve:0.01, each step on its own occupancy
     assert np.all(np.diff(record["objective"]) > 0)
@@ -252,8 +257,8 @@ def test_import_gym(run, tmp_path, router):
 
 def test_import_gym_random_target_and_seed(run, tmp_path):
     path = [tmp_path / f"{k}.npz" for k in range(3)]
-    for k, seed in enumerate((1, 1, 2)):
-        args = ("--target", "random:0.3", "--seed", seed, "--discount", 0.9, "-o", path[k])
+    for k, seed in enumerate(((), ("--seed", 0), ("--seed", 2))):  # the seed is 0 unless another one is given
+        args = ("--target", "random:0.25", *seed, "--discount", 0.9, "-o", path[k])
         assert run("import-gym", "CliffWalking", "--agents", 2, *args)[0] == 0
     loaded = []
     for p in path:
@@ -262,6 +267,22 @@ def test_import_gym_random_target_and_seed(run, tmp_path):
     assert loaded[0]["discount"] == 0.9
     assert np.array_equal(loaded[0]["target"], loaded[1]["target"])
     assert not np.array_equal(loaded[0]["target"], loaded[2]["target"])
+    drawn = (loaded[0]["target"] - 0.75 / 4) / 0.25  # a quarter of the way to the rows that were drawn
+    assert drawn.min() >= -1e-15
+    assert abs(drawn - 1 / 4).max() > 0.5
+    assert loaded[0]["initial"].max() == 1.0  # round robin unless random is asked for: agent 0 begins
+
+
+def test_targets_at_the_ends_of_their_range():
+    """All of the way to a random policy, or none of it; a step without a size is none."""
+    assert import_commands._target("random:0") == ("random", 0.0)
+    assert import_commands._target("random:1") == ("random", 1.0)
+    assert import_commands._target("improve:1e-9") == ("improve", 1e-9)
+    for text in ("improve:0", "improve:-0.0", "random:-1e-9", "random:1.0001", "better:0.1"):
+        with pytest.raises(
+            InputError, match=f"^--target: found '{text}', expected improve:δ with δ > 0, or random:ε with"
+        ):
+            import_commands._target(text)
 
 
 @pytest.mark.parametrize(
@@ -328,8 +349,8 @@ def test_a_game_in_which_nobody_gains_alone(run, tmp_path):
 def test_import_openspiel_random_target_and_seed(run, tmp_path):
     pytest.importorskip("pyspiel")
     path = [tmp_path / f"{k}.npz" for k in range(3)]
-    for k, seed in enumerate((1, 1, 2)):
-        args = ("--target", "random:0.25", "--seed", seed, "-o", path[k])
+    for k, seed in enumerate(((), ("--seed", 0), ("--seed", 2))):  # the seed is 0 unless another one is given
+        args = ("--target", "random:0.25", *seed, "-o", path[k])
         assert run("import-openspiel", "tiny_hanabi", *args)[0] == 0
     first, same, other = (np.asarray(read_stage(p).target) for p in path)
     assert np.array_equal(first, same)
@@ -338,6 +359,26 @@ def test_import_openspiel_random_target_and_seed(run, tmp_path):
     drawn = (np.delete(first, np.r_[4:12], 0) - 0.75 / 3) / 0.25  # a quarter of the way to the rows that were drawn
     assert drawn.min() >= -1e-15
     assert abs(drawn - 1 / 3).max() > 0.1
+
+
+def test_what_a_game_is_asked_for(run, tmp_path, monkeypatch):
+    """Every setting reaches the game; where none is given, the documented ones."""
+    asked = []
+
+    def game(*arguments, **options):
+        asked.append((*arguments, options))
+        raise InputError("GAME", "one that is asked for", "its settings")
+
+    monkeypatch.setattr(openspiel, "openspiel_game", game)
+    path = tmp_path / "x.npz"
+    assert run("import-openspiel", "g", "-o", path)[0] == 2
+    more = ("--view", "observation", "--most", 7, "--param", "a=1", "--param", "b=True")
+    assert run("import-openspiel", "h", "-o", path, *more)[0] == 2
+    texts = {"texts": False}
+    assert asked == [
+        ("g", {}, "information", 250_000, texts),
+        ("h", {"a": "1", "b": "True"}, "observation", 7, texts),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -461,6 +502,105 @@ def test_check_prints_and_returns_its_verdicts(run, save, state, monkeypatch, wo
         ["C3", "third", "holds", "4", "identity", "float"],
     ]
     assert "x[/b].npz:discounted,2agents,4states" in "".join(out.split())
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """What the checks of one claim find, file by file: no program is made for it."""
+
+    def call(*verdicts):
+        kinds = [
+            np.array([[kind == word for kind in verdict] for word in ("VIOLATED", "open", "NaN")])
+            for verdict in verdicts
+        ]
+        answers = iter([{"C1": {"": Judged(k[0], k[1], np.full(k.shape[1], 0.5), k[2], None)}} for k in kinds])
+        monkeypatch.setattr(claims, "STAGE_CLAIMS", (Claim("C1", "first", "here", lambda stage, report: {}),))
+        monkeypatch.setattr(padded, "run", lambda function, stage: next(answers))
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"), [("holds", "holds", 0), ("VIOLATED", "holds", 1), ("holds", "VIOLATED", 1)]
+)
+def test_one_file_that_fails_is_enough(run, save, found, first, second, code):
+    """Exit code 1 whichever of the files it is; each has its table, with its form."""
+    found([first], [second])
+    files = save(tables(), "a.npz"), save(episodic(tables()), "b.npz")
+    got, out, err = run("check", *files)
+    assert (got, err) == (code, "")
+    assert [row[2].split()[0] for row in rows(out)[-1:] + rows(out.split("b.npz")[0])[-1:]] == [second, first]
+    head = next(line for line in out.splitlines() if "claim" in line)
+    assert re.findall(r"\w+", head) == ["claim", "check", "verdict", "instances", "tightest", "evidence"]
+    titles = "".join(out.split())
+    assert "a.npz:discounted,2agents,4states" in titles
+    assert "b.npz:episodic,2agents,12states" in titles  # three steps of four
+
+
+def test_what_is_open_hides_no_violation(run, save, found, monkeypatch):
+    """One instance that is not decided, one that is and is violated, one that floats see to be violated."""
+    found(["open", "open", "VIOLATED", "holds"])
+    monkeypatch.setattr(exact, "decide", lambda *_: ["open", "violated"])
+    code, out, _ = run("check", save(tables()))
+    assert (code, rows(out)[-1]) == (1, ["C1", "first", "VIOLATED ×2", "4", "0.5", "float, 1 exact"])
+
+
+def test_a_check_without_a_name_is_called_by_its_claim(run, save, found):
+    found(["NaN"])
+    path = save(tables())
+    assert run("check", path) == (
+        3,
+        "",
+        f"teamtr: error: {path}: C1: not a number (the linear solve did not succeed)\n",
+    )
+
+
+def test_the_limits_of_exact_decisions_are_the_documented_ones(run, save, found):
+    """What is printed below the tables, and docs/stage-files.md."""
+    found(["holds"])
+    out = " ".join(run("check", save(tables()))[1].split())
+    page = " ".join((Path(__file__).parents[1] / "docs" / "stage-files.md").read_text().split())
+    states, work = re.search(r"at most (\d+) states and ([\d,]+) states × actions × agents", page).groups()
+    assert (int(states), int(work.replace(",", ""))) == (exact.EXACT_STATES, exact.EXACT_WORK)
+    assert (
+        f"not decided (more than {states} states, more than {work} states × actions × agents, or balls that overlap)"
+        in out
+    )
+
+
+class Says:
+    """A command that prints a line and says whether numbers have 64 bits."""
+
+    def run(self):
+        sys.stdout.write("a line\n")
+        return 0 if jax.config.jax_enable_x64 else 9
+
+
+def test_numbers_have_64_bits(capsys):
+    """Whatever jax was set to before."""
+    jax.config.update("jax_enable_x64", False)
+    try:
+        assert cli._run(Says()) == 0
+    finally:
+        jax.config.update("jax_enable_x64", True)
+    assert capsys.readouterr().out == "a line\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk that is always full")
+def test_what_could_not_be_printed_is_an_error(monkeypatch, capsys):
+    """The last lines wait in a buffer: that they could not be written is said, once, and closing says nothing more."""
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert cli._run(Says()) == 3
+    err = capsys.readouterr().err
+    assert err == "teamtr: error: OSError: No space left on device (TEAMTR_TRACEBACK=1 shows where)\n"
+
+
+def test_a_warning_is_one_line(run, monkeypatch):
+    """No place in the code, no control character."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # `main` sets its own
+    run("--version")
+    assert warnings.formatwarning("x\x1b[2J", UserWarning, "file.py", 1) == "teamtr: warning: x\\x1b[2J\n"
 
 
 def relay():

@@ -115,6 +115,10 @@ def test_the_claim_by_value(tree):
         assert not verdicts.inconclusive.any(), name
         exact = exact_checks(tree, only="S11")["S11", name]
         np.testing.assert_allclose(np.ravel(check.measured), [float(m) for m, _ in exact], atol=1e-13)
+        bound = np.ravel(np.broadcast_to(check.bound, np.shape(check.measured)))
+        np.testing.assert_allclose(
+            bound, [math.inf if b is None else float(b) for _, b in exact], rtol=1e-10, atol=1e-13
+        )
     assert (np.asarray(checks["product"].scale) > 0).all()
 
 
@@ -126,6 +130,10 @@ def test_where_one_agent_moves_and_where_none_is_looked_at(tree, monkeypatch):
     found = jax.jit(s11.check)(one, report)
     assert (float(found["cube"].measured), float(found["cube"].bound)) == (0, 0)
     assert float(found["KL"].measured[1]) > 0
+    two = Stage(
+        tree.team, tree.current, jnp.where((tree.team.active != 0)[:, None], tree.target, tree.current), tree.order
+    )
+    assert [bool(hellinger_cube(stage, 3).alone) for stage in (one, two, tree)] == [True, False, False]
     monkeypatch.setattr(s11, "STATES", 14)
     assert s11.check(one, report) == {}
 

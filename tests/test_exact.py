@@ -15,7 +15,8 @@ from teamtr_jax.bounds import DEFAULT, ladder
 from teamtr_jax.claims import STAGE_CLAIMS
 from teamtr_jax.dynamics import Dense, Layered, after
 from teamtr_jax.exact import checks, verdict
-from teamtr_jax.exact.numbers import smaller, times, total
+from teamtr_jax.exact.numbers import precisely, rational, root, smaller, times, total
+from teamtr_jax.exact.stage import _rows
 from teamtr_jax.surrogates import stage_report
 from teamtr_jax.teams import relay_stage
 from teamtr_jax.types import Stage, Team
@@ -168,6 +169,8 @@ def test_too_much_work_stays_open(monkeypatch):
     stage = relay_stage(3, 0.2, 0.1, slots=3)
     monkeypatch.setattr(exact.checks, "EXACT_WORK", 108)
     assert exact.decide(stage, "S7", "", [0]) == ["enclosed"]
+    monkeypatch.setattr(exact.checks, "EXACT_STATES", 18)
+    assert exact.decide(stage, "S7", "", [0]) == ["enclosed"]
     monkeypatch.setattr(exact.checks, "EXACT_WORK", 107)
     assert exact.decide(stage, "S7", "", [0]) == ["open"]
 
@@ -188,6 +191,24 @@ def test_many_actions_cost_a_product_of_matrices():
                 for r, row in zip(world.reward[s], world.transition[s], strict=True)
             ]
             assert solved.advantage(i, s) == expected
+
+
+def test_a_row_is_closed_at_its_largest_entry():
+    """What a float row lacks to one is put where it is least in proportion: nothing is opened, nothing below zero."""
+    tenth, third = rational(0.1), rational(0.3)
+    table = np.array([[0.1, 0.6, 0.3, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    assert _rows(table, True) == [[tenth, 1 - tenth - third, third, 0], [0, 0, 0, 0]]
+    assert _rows(table, False) == [[tenth, rational(0.6), third, 0], [0, 0, 0, 0]]
+    assert sum(_rows(table, False)[0]) != 1
+
+
+def test_balls_have_256_bits_inside():
+    """And what others compute with python-flint is left as it was."""
+    before = ctx.prec
+    with precisely():
+        assert ctx.prec == 256
+        assert root(fmpq(2)).rel_accuracy_bits() >= 250
+    assert ctx.prec == before != 256
 
 
 def test_infinity_and_zero():
@@ -223,6 +244,14 @@ def test_a_stage_with_other_numbers_is_another_stage():
     before = exact.exact_checks(stage, only="T1")
     idle = Stage(stage.team, stage.current, stage.current, stage.order)
     assert exact.exact_checks(idle, only="T1") != before
+
+
+def test_rows_that_were_closed_are_another_stage():
+    """The floats .1 and .9 add up to a little more than one: closed, T0 is an identity, as they are it is not."""
+    stage = relay_stage(2, 0.1, 0.1, 2)
+    for close, apart in ((True, False), (False, True), (True, False)):
+        pairs = exact.exact_checks(stage, close, only="T0")["T0", "update"]
+        assert any(measured != 0 for measured, _ in pairs) == apart
 
 
 # --- float core --------------------------------------------------------------------------------------------------------

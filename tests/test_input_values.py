@@ -17,7 +17,7 @@ from teamtr_jax.bounds import ladder, least
 from teamtr_jax.chain_audit import audit_chain
 from teamtr_jax.divergences import kl_current_to_new, total_variation
 from teamtr_jax.dynamics import Dense, Layered, Successors, Tree
-from teamtr_jax.interaction import skippable
+from teamtr_jax.interaction import interaction_matrix, skippable
 from teamtr_jax.rollouts import (
     centred_advantage,
     group_normalised_advantage,
@@ -46,7 +46,7 @@ from teamtr_jax.stage import Backend, run_stage
 from teamtr_jax.surrogates import evaluate_stage, hybrid_evaluations, stage_report
 from teamtr_jax.tabular import evaluate, exact_backend, improvement_stage, team_state
 from teamtr_jax.trust_region import kl_constrained
-from teamtr_jax.types import Layers, Stage, StageReport, Team, verified
+from teamtr_jax.types import Layers, Stage, StageReport, Team, require_report, verified, wrong_fields
 from teamtr_jax.validation import ROW_TOLERANCE, InputError, unchecked
 from teamtr_jax.values import action_values, advantages, evaluate_policy, objective, optimal_values, values
 from teamtr_jax.visits import chain_hybrids, hybrids, marginal_advantage, occupancy, visits
@@ -270,6 +270,10 @@ FUNCTIONS = {
     "skippable": (lambda: skippable(jnp.zeros((2, 2)), -1.0), r"tolerance: found -1\.0"),
     "skippable NaN": (lambda: skippable(jnp.full((2, 2), jnp.nan), 1.0), "matrix: found nan"),
     "skippable square": (lambda: skippable(jnp.zeros((2, 3)), 1.0), "matrix: found shape"),
+    "interaction": (
+        lambda: interaction_matrix(TURNS, REPORT._replace(conditional=jnp.ones((N, S)), visits=jnp.ones((N, S)))),
+        rf"report\.visits: found shape \[{N}, {S}\], expected shape \[{N + 1}, {S}\]",
+    ),
     "ladder": (lambda: ladder(REPORT._replace(kl=jnp.array([0.1, jnp.nan]))), r"report\.kl: found nan at \[1\]"),
     "ladder negative": (
         lambda: ladder(REPORT._replace(kl_stale=jnp.array([-0.1, 0.1]))),
@@ -277,7 +281,7 @@ FUNCTIONS = {
     ),
     "ladder, a step": (
         lambda: ladder(REPORT._replace(layers=STEPS._replace(shift=jnp.array([[0.0], [jnp.nan]])))),
-        r"report\.layers\.shift: found nan at \[1, 0\], expected numbers \(",
+        r"report\.layers\.shift: found nan at \[1, 0\], expected numbers ≥ 0 \(",
     ),
     "ladder, below zero at a step": (
         lambda: ladder(REPORT._replace(layers=STEPS._replace(kl_stale=jnp.array([[0.1], [-0.1]])))),
@@ -396,6 +400,32 @@ def test_functions(case, monkeypatch):
     with pytest.raises(InputError, match="^" + message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+SIGNED = ("values", "objective", "conditional", "shift", "surrogate_intermediate", "surrogate_stale", "surrogate_cached",
+          "surrogate_reused", "gap_fresh", "gap_stale", "gap_cached", "gap_reused", "seq_minus_stale",
+          "return_floor")  # fmt: skip
+"""What may be negative in a report: rewards, and differences."""
+
+
+def test_what_a_report_cannot_hold():
+    """Distances, divergences, shares, spans, masses and penalties below zero, each by its name; those of the steps all."""
+    others = ("rounding", "layers", "even", "simultaneous")
+    for name in StageReport._fields:
+        report = REPORT._replace(**{name: jnp.array([0.5, -0.5])})
+        if name in SIGNED:
+            require_report(report)
+        elif name not in others:
+            with pytest.raises(InputError, match=rf"^report\.{name}: found -0\.5 at \[1\], expected numbers ≥ 0 \("):
+                require_report(report)
+            wrong = wrong_fields(report)
+            assert [key for key in wrong if wrong[key]] == [name]
+    for name in Layers._fields:
+        steps = STEPS._replace(**{name: jnp.array([[0.5], [-0.5]])})
+        with pytest.raises(
+            InputError, match=rf"^report\.layers\.{name}: found -0\.5 at \[1, 0\], expected numbers ≥ 0 \("
+        ):
+            require_report(REPORT._replace(layers=steps))
 
 
 def test_what_is_accepted():

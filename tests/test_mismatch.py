@@ -13,7 +13,7 @@ from builders import Case, as_stage, random_case, rows
 from teamtr_jax import finite_sample as fs
 from teamtr_jax.bounds import penalty_log_sum
 from teamtr_jax.claims.s12 import CLAIM, triples
-from teamtr_jax.mismatch import mismatch
+from teamtr_jax.mismatch import Departure, compared, mismatch
 from teamtr_jax.surrogates import evaluate_stage, stage_report
 from teamtr_jax.validation import InputError
 from theory.constructions.doors import sampled_doors_stage
@@ -75,6 +75,31 @@ def test_both_sides_against_trajectories(form, protocol, zeros):
         assert found.certificate <= truth + scale
         assert found.surrogate - found.penalty <= found.certificate + scale
         assert abs(found.gap) <= max(found.weighted_floor, found.weighted_ceiling) + scale
+
+
+def test_two_departures_by_hand():
+    """What is known of the new policy less, or with, what is known of the current one."""
+    old = Departure(1.0, 0.25, 0.5, 0.125, 2.0, 4.0, 1e-3)
+    new = Departure(3.0, 1.5, 0.75, 8.0, 0.5, 4.0, 1e-2)
+    found = compared(*(Departure(*map(jnp.asarray, x)) for x in (old, new)))._asdict()
+    assert {name: float(x) for name, x in found.items()} == {
+        "surrogate": 2.0, "gap": 1.25, "kl_sampler_to_current": 0.5, "kl_sampler_to_new": 0.75, "penalty": 5.0,
+        "weighted_floor": 10.0, "weighted_ceiling": 0.625, "rounding": 1e-3 + 1e-2,
+    }  # fmt: skip
+
+
+def test_where_nobody_acts_all_play_as_the_sampler():
+    """Rows of chance: those of the sampler, whatever the other two tables hold there."""
+    case, mu, pi, new = three("discounted", "turn-taking", 0)
+    case = case._replace(active=np.where(np.arange(5) == 1, -1, case.active))
+    team = as_stage(case).team
+    assert min(abs(x - mu)[1].max() for x in (pi, new)) > 0.05
+    found = mismatch(team, *(jnp.asarray(x) for x in (mu, pi, new)))
+    pi, new = (np.where((case.active < 0)[:, None], mu, x) for x in (pi, new))
+    gained = oracle.solved(case.world, new)[3] - oracle.solved(case.world, pi)[3]
+    np.testing.assert_allclose(found.improvement, gained, rtol=1e-9, atol=1e-12)
+    same = mismatch(team, *(jnp.asarray(x) for x in (mu, pi, new)))
+    jax.tree.map(np.testing.assert_array_equal, found, same)
 
 
 def test_a_certificate_is_a_mean_over_rollouts_of_the_sampler():

@@ -14,6 +14,7 @@ import truth
 from builders import as_stage
 
 from teamtr_jax import finite_sample as fs
+from teamtr_jax.path_shift import summed_shift
 from teamtr_jax.rollouts import (
     Rollouts,
     broadcast_advantage,
@@ -357,6 +358,13 @@ def test_the_certified_shift():
     close(path_shift([0.08, 0.5, 9.0], 0.5), [0.5 * math.sqrt(0.08), 0.5 * math.sqrt(0.5), 1.0])
     close(path_shift([0.08, 0.8], 0.75), [0.75 * 0.4, 0.75 * math.sqrt(1.6)])
     assert float(path_shift(7.0, 0.0)) == 0.0
+
+
+def test_shifts_that_add_up():
+    """`Σ_k √(K_k/2)`, at most 1."""
+    assert summed_shift([]) == 0.0
+    assert summed_shift([0.02, 0.5]) == pytest.approx(0.1 + 0.5, rel=1e-14)
+    assert summed_shift([0.5, 0.72]) == 1.0  # of .5 and .6
 
 
 def test_the_certified_schedule_at_equality():

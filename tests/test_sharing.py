@@ -95,6 +95,8 @@ def test_joint_updates_of_a_stage():
         stage(Sharing((0, 1, 0), "joint"), [0, 1, 2], fresh)
     led = update_lines(stage(Sharing((0, 0, 1), "joint"), [1, 0], fresh))  # the second set is led by agent 2
     assert [(x["agent"], x["moved"]) for x in led] == [(2, [2]), (0, [0, 1])]
+    both = update_lines(stage(Sharing((0, 0, 1), "joint"), [1, 0], once))
+    assert [x["path_kl"] for x in both] == [0.25, 0.5]  # of different agents: it adds up
     again = update_lines(stage(Sharing((0, 1, 0), "joint"), single(0), once))
     assert [(x["agent"], x["path_kl"]) for x in again] == [(0, 0.25), (0, math.inf)]
 

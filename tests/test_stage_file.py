@@ -416,6 +416,25 @@ def test_the_horizon_that_fits_is_taken(save, monkeypatch):
     assert "horizon: found 51, which takes 235 kB (the report of so many steps), expected at most 50, what" in message
 
 
+def test_what_just_fits_is_taken(monkeypatch):
+    monkeypatch.setattr(sizes, "memory", lambda: 15)
+    sizes.fitting("n", 5, lambda n: 3 * n, "rows")
+    monkeypatch.setattr(sizes, "memory", lambda: 14)
+    with pytest.raises(InputError) as error:
+        sizes.fitting("n", 5, lambda n: 3 * n, "rows")
+    assert str(error.value) == "n: found 5, which takes 15 B (rows), expected at most 4, what 14 B of memory hold"
+
+
+@pytest.mark.parametrize(("limit", "less"), [("12345\n", 12345), ("max\n", None), ("1" + "0" * 30, None), (None, None)])
+def test_the_memory_of_a_container(tmp_path, monkeypatch, limit, less):
+    """Its limit where there is one that is less than what the machine has."""
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+    monkeypatch.setattr(sizes, "CGROUP", tmp_path / "memory.max")
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert sizes.memory() == (less or whole)
+
+
 def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path, found in [(tmp_path, "a folder"), (tmp_path / "pipe", "a pipe"), (Path("/dev/null"), "a device")]:
@@ -580,6 +599,22 @@ def test_what_is_read_can_be_written(tmp_path, save, kind):
     with np.load(tmp_path / "again.npz") as archive:
         for key, array in arrays.items():
             np.testing.assert_array_equal(archive[key], array)  # with a time axis where it had one, and not elsewhere
+
+
+def test_what_is_seen_by_hand(save):
+    """Of each agent, for all steps or step by step; there are as many labels as states of the episode, `t·S + s`."""
+    arrays = episodic(product_tables())  # three states, three steps, two agents
+    always = np.array([[0, 1, 2], [2, 0, 1]])
+    seen = read_stage(save(arrays | {"observation": always})).team.observation
+    assert np.asarray(seen).tolist() == [[0, 1, 2] * 3, [2, 0, 1] * 3]
+    steps = np.array([[3 * t + np.arange(3), 8 - 3 * t - np.arange(3)] for t in range(3)])
+    seen = read_stage(save(arrays | {"observation": steps})).team.observation
+    assert np.asarray(seen).tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 8], [8, 7, 6, 5, 4, 3, 2, 1, 0]]
+    message = refused(save(arrays | {"observation": steps + 1}))
+    assert message == "observation: found 9 at [0, 1, 0], expected integers from 0 to 8"
+    clock = np.arange(12).reshape(3, 4)
+    seen = read_stage(save(episodic(tables()) | {"observation": clock})).team.observation
+    assert np.asarray(seen).tolist() == list(range(12))
 
 
 def test_what_the_format_cannot_hold_is_refused(tmp_path, save):

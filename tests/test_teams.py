@@ -1,16 +1,19 @@
 """Teams from Gymnasium's tables, Garnet, the relay."""
 
+import itertools
+
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium.wrappers import TimeLimit
 
 from teamtr_jax import sizes
 from teamtr_jax.dynamics import SparseResolvent
 from teamtr_jax.surrogates import evaluate_stage, stage_report
 from teamtr_jax.tabular import improvement_stage
-from teamtr_jax.teams import gymnasium_team, offered_actions, random_stages, relay_stage
+from teamtr_jax.teams import gymnasium_team, handover_team, offered_actions, random_stages, relay_stage
 from teamtr_jax.teams.gymnasium import read_table
 from teamtr_jax.types import Stage
 from teamtr_jax.validation import InputError
@@ -335,8 +338,14 @@ def test_what_the_table_does_not_hold_is_refused():
             self.s = 2
             return 2, super().reset(seed=seed)[1]
 
+    class Endless(Walking):
+        def step(self, action):
+            state, reward, _, truncated, about = super().step(action)
+            return state, reward, False, truncated, about
+
     for kind, message in [
         (Generous, r"whose step\(\) from state [01] by action"),
+        (Endless, r"whose step\(\) from state [12] by action [01] gives 3, [\d.]+, False"),
         (Elsewhere, r"whose reset\(\) begins in state 2"),
     ]:
         with pytest.raises(InputError, match=message):
@@ -394,6 +403,9 @@ def test_a_time_limit_is_dropped_aloud():
         UserWarning, match="FrozenLake: its TimeLimit of 100 steps is no part of its table and is dropped"
     ):
         gymnasium_team("FrozenLake", 2)
+    for inner, outer in ((7, 9), (9, 7)):  # the first of several ends the episode
+        MADE["now"] = lambda inner=inner, outer=outer: TimeLimit(TimeLimit(Toy(base(), [1.0, 0, 0, 0]), inner), outer)
+        assert read_table("TeamtrToy-v0").time_limit == 7
     gymnasium_team("FrozenLake", 2, drop_time_limit=True)  # warnings are errors here
     gymnasium_team("CliffWalking", 2)
 
@@ -464,6 +476,40 @@ def test_garnet_is_what_it_says():
         np.random.default_rng(0), 3, 6, 2, 4, discount=0.9, branching=2, live_states=live, live_agents=2, step=0.0
     )
     jax.tree.map(np.testing.assert_array_equal, stages, again)
+
+
+def test_garnet_in_numbers():
+    """Rows of two: a Dirichlet(α) entry has variance ¼/(2α+1), a target lies part of the way to one with α = 1; rewards."""
+    second = np.arange(40) >= 20  # twenty teams of one kind, and twenty of another
+    size, alpha = np.where(second, 0.5, 0.1), np.where(second, 50.0, 1.0)
+    stages = random_stages(
+        np.random.default_rng(0), 40, 50, 2, 2, discount=0.9, branching=1, step=size, concentration=alpha,
+        sparse_reward=second,
+    )  # fmt: skip
+    old, new = (np.asarray(x) for x in (stages.current, stages.target))
+    drawn = (new - (1 - size)[:, None, None] * old) / size[:, None, None]
+    assert drawn.min() > -1e-12
+    for kind, scale in ((~second, 1.0), (second, 50.0)):
+        assert old[kind][..., 0].std() == pytest.approx(0.5 / np.sqrt(2 * scale + 1), rel=0.1)  # 1,000 rows: ± 2 %
+        assert drawn[kind][..., 0].std() == pytest.approx(0.5 / np.sqrt(3), rel=0.1)
+    dense, sparse = (np.asarray(stages.team.reward)[kind] for kind in (~second, second))
+    assert abs(dense.mean() - 0.5) < 0.03  # ± 0.0065
+    assert abs(dense.std() - 12**-0.5) < 0.03
+    assert set(sparse.ravel()) == {0.0, 1.0}
+    assert abs(sparse.mean() - 1 / 8) < 0.03  # ± 0.0074
+
+
+def test_handover_by_hand():
+    """One taker moves the item on, nobody leaves it, several drop it at the beginning; the last station delivers."""
+    team = handover_team(3, 3, 0.5)
+    P, r = np.asarray(team.dynamics.transition), np.asarray(team.reward)
+    for station in range(3):
+        for joint, choice in enumerate(itertools.product((0, 1), repeat=3)):
+            takers = sum(choice)
+            following = {0: station, 1: (station + 1) % 3}.get(takers, 0)
+            assert P[station, joint].tolist() == np.eye(3)[following].tolist()
+            assert r[station, joint] == (takers == 1 and station == 2)
+    assert (float(team.dynamics.discount), team.factors, team.initial.tolist()) == (0.5, (2, 2, 2), [1.0, 0.0, 0.0])
 
 
 @pytest.mark.parametrize(("discount", "horizon"), [(None, None), (0.9, 3)])

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import builders
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,7 @@ from teamtr_jax.trust_region import (
 )
 from teamtr_jax.types import Stage, Team
 from teamtr_jax.validation import InputError
-from teamtr_jax.values import rounding_unit
+from teamtr_jax.values import evaluate_policy, rounding_unit, visits_error
 from teamtr_jax.visits import team_policy
 
 LEAN = 0.1
@@ -256,6 +257,23 @@ def test_what_a_pooled_table_is_off():
     np.testing.assert_allclose(pooled_error(team, 1, weight, *zero)[1], unit, rtol=1e-14)
 
 
+@pytest.mark.parametrize("lack", [0.0, 1e-10])
+def test_what_visits_are_off(lack):
+    """docs/rounding.md: each sum by `k·u`, and what rows of transitions and of the policy lack to one, carried on."""
+    rng, gamma = np.random.default_rng(0), 0.75
+    P, policy, start = builders.rows(rng, 4, 2, 4), builders.rows(rng, 4, 2), builders.rows(rng, 4)
+    P, policy = P * (1 - lack * (1 + rng.random((4, 2, 1)))), policy * (1 + lack * (1 + rng.random((4, 1))))
+    team = Team(Dense(jnp.asarray(P), jnp.asarray(gamma)), jnp.ones((4, 2)), jnp.asarray(start), jnp.zeros(4, int), 1)
+    resolvent, _, m = evaluate_policy(team, jnp.asarray(policy))
+    found = visits_error(team, jnp.asarray(policy), resolvent, m)
+    onward = np.linalg.inv(np.eye(4) - gamma * np.einsum("sa,sat->st", policy, P))
+    visited = start @ onward
+    flow, unit = visited[:, None] * policy, (4 + np.sqrt(6)) * 2.0**-53
+    off = unit * (start + gamma * np.einsum("sa,sat->t", flow, P) + visited) + abs(policy.sum(-1) - 1) * visited
+    off += gamma * np.einsum("sa,sat->t", flow * abs(P.sum(-1) - 1), P)
+    np.testing.assert_allclose(found, off @ onward, rtol=1e-5 if lack else 1e-12)  # a lack is itself known to 1e-16
+
+
 def test_cut_weights_are_off_by_what_was_cut():
     """Weights that are cut know the old occupancy, the others the new one: with them the rounding of the pooled table."""
     team, current = door()
@@ -295,6 +313,16 @@ def test_one_label_for_every_step(tmp_path):
         assert file["observation"].tolist() == [0, 1, 2]
         assert file["current"].shape == (3, 3)
     assert np.asarray(read_stage(tmp_path / "s.npz").team.observation).tolist() == [0, 1, 2] * 3
+
+
+def test_rows_of_chance_are_not_tied():
+    """Nobody sees anything there, whatever the label."""
+    team, _ = door()
+    chance = replace(team, active=jnp.array([-1, 1, 1, -1]), observation=jnp.zeros(4, int))
+    rows = jnp.array([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5], [0.0, 1.0]])
+    assert Stage(chance, rows, rows, jnp.arange(2)).current is rows
+    with pytest.raises(InputError, match="current: found different rows at states 1 and 2, expected one row for both"):
+        Stage(chance, rows.at[2].set(rows[0]), rows, jnp.arange(2))
 
 
 def test_bad_observations_are_refused():

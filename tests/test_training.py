@@ -500,6 +500,8 @@ def test_saving_less_often(tmp_path, whole, every):
     assert checkpoint.latest(tmp_path / CHECKPOINTS) == 0
     assert records(tmp_path) == []
     assert_resumes(tmp_path, whole)
+    run(tmp_path / "all", stages=3, every=every)  # the last stage is saved whatever its number
+    assert checkpoint.latest(tmp_path / "all" / CHECKPOINTS) == 3
 
 
 def test_a_finished_run_is_returned_and_can_be_continued(tmp_path, whole):
@@ -641,6 +643,13 @@ def test_another_jax_is_told(tmp_path, monkeypatch):
     run(tmp_path, stages=1)
     monkeypatch.setattr(jax, "__version__", "0.0")
     with pytest.warns(UserWarning, match=r"written by jax .* on cpu, this is 0.0 on cpu: the last bits may differ"):
+        run(tmp_path, stages=1)
+
+
+def test_another_device_is_told(tmp_path, monkeypatch):
+    run(tmp_path, stages=1)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.warns(UserWarning, match=rf"on cpu, this is {jax.__version__} on gpu: the last bits may differ"):
         run(tmp_path, stages=1)
 
 
