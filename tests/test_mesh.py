@@ -128,7 +128,17 @@ def killed(tmp_path_factory):
     dead = time.monotonic()
     code, said = ended(first, 60)
     assert killed == -9, text
-    return folder, code, said, time.monotonic() - dead
+    return folder, code, said + text, time.monotonic() - dead
+
+
+def test_one_process_speaks(killed):
+    """What a run needs in memory is said once, and the settings are those of the first process."""
+    folder, _, said, _ = killed
+    assert said.count("an update takes") == 1
+    assert said.count("gate (2, 24, 24) of (2, 48, 48) True") == 2  # a quarter of the base, which both agents share
+    asked = json.loads((folder / "run" / "settings.json").read_text())
+    assert asked["mesh"] == "fsdp=2,tensor=2"
+    assert asked["hosts"].endswith(",2,0")
 
 
 def test_nobody_waits_for_a_killed_process(killed):
@@ -226,9 +236,9 @@ def test_every_host_has_arrays_whole_and_the_first_ones_numbers(careful):
 def test_a_failure_of_the_first_ends_all(careful):
     _, first, second = careful
     assert first["failed"] == "InputError: file: found nothing, expected something"
-    assert second["failed"] == "RuntimeError: process 0 failed: InputError: file: found nothing, expected something"
+    assert second["failed"] == "FirstFailed: process 0 failed: InputError: file: found nothing, expected something"
     assert "initial state: tree['own']: found other numbers" in first["other"]
-    assert second["other"] == f"RuntimeError: process 0 failed: {first['other']}"
+    assert second["other"] == f"FirstFailed: process 0 failed: {first['other']}"
 
 
 def test_leaves_that_differ_between_processes_are_refused(careful):
@@ -291,6 +301,17 @@ def test_a_process_that_finds_nobody(tmp_path):
     code, said = ended(begun("tests.host_runs", "careful", 1, free_port(), tmp_path, 1), 60)
     assert code != 0
     assert "DEADLINE_EXCEEDED" in said
+
+
+def test_what_jax_does_not_find(monkeypatch):
+    """No cluster started this process."""
+    for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST", "JAX_COORDINATOR_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
+    with pytest.raises(
+        InputError, match=r"hosts: found coordinator_address .*, expected processes that Slurm, Open MPI"
+    ):
+        start_hosts()
 
 
 def mesh():

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import jax
@@ -26,7 +27,10 @@ __all__ = [
     "Rules",
     "mesh_of",
     "row_parts",
+    "parameter_parts",
+    "within",
     "shardings",
+    "placing",
     "placed",
     "by_rows",
     "everywhere",
@@ -69,6 +73,16 @@ def mesh_of(rows: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any
 def row_parts(mesh: AnyMesh | None) -> int:
     """Into how many parts rows are divided."""
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)
+
+
+def parameter_parts(mesh: AnyMesh | None) -> int:
+    """Into how many parts parameters are divided, norms and biases aside."""
+    return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ("fsdp", "tensor"))
+
+
+def within(mesh: Mesh | None) -> AbstractContextManager[Any]:
+    """Where programs on arrays that lie on the mesh are called, so that `constrain` knows of it."""
+    return nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def _names(entry: Any) -> tuple[str, ...]:
@@ -117,6 +131,15 @@ def shardings(tree: Any, rules: Rules, mesh: AnyMesh) -> Any:
         for path, leaf in named
     ]
     return jax.tree.unflatten(structure, found)
+
+
+def placing(rules: Rules, mesh: Mesh) -> Callable[[str, Any], Array]:
+    """From the path of a leaf and its array on this host to the array where the rules say (`load_agent`): it is nowhere whole.
+
+    Raises:
+      InputError: by what is returned, as `shardings`.
+    """
+    return lambda path, array: spread(array, _sharding(path, array.shape, rules, mesh))
 
 
 def placed(tree: T, rules: Rules, mesh: AnyMesh | None) -> T:
