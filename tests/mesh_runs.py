@@ -105,7 +105,8 @@ def eight(out):
 class Letters:
     """A task in words: both are paid for small letters."""
 
-    name, turns, roles = "letters", 2, (Role("a", cap=4), Role("b", cap=4))
+    name, turns = "letters", 2
+    roles = Role("a", "Write small letters and nothing else, as many as you can.", 4), Role("b", cap=4)
 
     def sample(self, rng):
         return Problem("".join(rng.choice(list("abcd"), 3)), "")

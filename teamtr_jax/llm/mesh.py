@@ -105,7 +105,10 @@ def _sharding(name: str, shape: Sequence[int], rules: Rules, mesh: AnyMesh) -> N
         if shape[axis] % parts:
             found = f"axis {axis} of shape {list(shape)} over {parts} devices ({', '.join(_names(entry))})"
             raise InputError(f"partition of {name}", found, "a mesh whose sizes divide it")
-    return NamedSharding(mesh, spec)
+    entries = list(spec)
+    while entries and entries[-1] is None:  # as XLA writes it: what an update gives back is what the next one takes
+        entries.pop()
+    return NamedSharding(mesh, PartitionSpec(*entries))
 
 
 def shardings(tree: Any, rules: Rules, mesh: AnyMesh) -> Any:

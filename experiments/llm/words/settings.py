@@ -88,8 +88,8 @@ class TextTrain(Learn):
     mesh: str | None = None
     """Divide the run among all devices: rows=2,fsdp=2,tensor=2, whose product is their number. None: one device."""
     hosts: str | None = None
-    """Several processes: HOST:PORT,COUNT,INDEX, the address of process 0, how many there are and which of them this is. auto: as Slurm,
-    Open MPI, Kubernetes or a TPU pod started them."""
+    """Several processes: HOST:PORT,COUNT,INDEX, the address of process 0, how many there are and which one this is. auto: as
+    Slurm, Open MPI, Kubernetes or a TPU pod started them."""
 
     def __post_init__(self):
         super().__post_init__()
