@@ -85,8 +85,13 @@ def one_update(mesh):
         name: (x.shape, x.addressable_shards[0].data.shape)
         for name, x in {"gate": kernel["kernel"], "head": frozen["head"]["kernel"], "lora_b": adapter["lora_b"]}.items()
     }
+    moved = [
+        jax.tree_util.keystr(path)
+        for (path, x), old in zip(jax.tree_util.tree_leaves_with_path(new[:2]), jax.tree.leaves(own[:2]), strict=True)
+        if x.sharding != old.sharding
+    ]
     sent = [(x.kind, x.shapes, x.times) for x in collectives(text)]
-    return jax.device_get(gathered(new)), {"where": where, "sent": sent, "flops": dot_flops(text)}
+    return jax.device_get(gathered(new)), {"where": where, "moved": moved, "sent": sent, "flops": dot_flops(text)}
 
 
 def eight(out):
@@ -119,6 +124,10 @@ class Letters:
         return ["ab", "ba"]
 
 
+def say(*words):
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+
+
 def driven(folder, stages, more="", dies=None):
     """`python -m experiments.llm train` of two agents on one base; the records say from which ids an update was made."""
     from experiments.llm import __main__ as program
@@ -129,7 +138,7 @@ def driven(folder, stages, more="", dies=None):
     def backend(*arguments, **options):
         made = text_backend(*arguments, **options)
         first, second = (own["layers"]["gate"]["kernel"] for own in arguments[1])
-        sys.stdout.write(f"gate {first.addressable_shards[0].data.shape} of {first.shape} {first is second}\n")
+        say("gate", first.addressable_shards[0].data.shape, "of", first.shape, "one base:", first is second)
 
         def rollout(state, key):
             found = made.rollout(state, key)
@@ -142,6 +151,9 @@ def driven(folder, stages, more="", dies=None):
         if k == dies:
             os.kill(os.getpid(), signal.SIGKILL)
         written.clear()
+        named = jax.tree_util.tree_leaves_with_path((state.params, state.optimiser))
+        own = [x for path, x in named if "['gate']['lora_b']" in jax.tree_util.keystr(path)]
+        say(len(own), "of lora_b", *{(x.addressable_shards[0].data.shape, x.shape) for x in own})
         return run_stage(backend, state, order, schedule, key, k, budget)
 
     def lines(records):

@@ -9,17 +9,18 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from checkpoint_files import same
 from jax.sharding import AbstractMesh
 from rich.console import Console
 
-from experiments.commands import parsed
+from experiments.commands import exit_code, parsed
 from experiments.llm.__main__ import form_of, main
 from experiments.llm.keeping import TIMED
 from experiments.llm.settings import Eval, Show
-from experiments.llm.words import bases, compare, hosts, report
+from experiments.llm.words import bases, compare, hosts, report, talking
 from experiments.llm.words import run as runs
 from experiments.llm.words.run import load_text_run
 from experiments.llm.words.settings import Adapters, TextCompare, TextTrain
@@ -28,6 +29,7 @@ from experiments.llm.words.starting import start_of_text
 from experiments.llm.words.talking import evaluate_text, show_text
 from experiments.saved import read
 from teamtr_jax.checkpoint import read_manifest
+from teamtr_jax.hosts import FirstFailed
 from teamtr_jax.llm.mesh import AXES, require_parts
 from teamtr_jax.llm.tasks import Problem
 from teamtr_jax.llm.text_warm_start import TextWarmStart
@@ -418,7 +420,28 @@ def test_rows_that_a_mesh_does_not_divide(tmp_path, settings, message):
         runs._require_parts(asked, setup)
 
 
-def test_what_is_shown_on_a_mesh(tmp_path, capsys):
+def test_a_saved_team_on_a_mesh(trained, monkeypatch):
+    """Loaded as it is without one, and lying there; show and eval ask for it."""
+    home, mesh = trained[0], f"tensor={jax.device_count()}"
+    loaded, plain = (load_text_run(home, mesh=text) for text in (mesh, None))
+    assert dict(loaded.setup.mesh.shape) == {"rows": 1, "fsdp": 1, "tensor": jax.device_count()}
+    assert plain.setup.mesh is None
+    assert all(x.sharding.mesh == loaded.setup.mesh for x in jax.tree.leaves(loaded.params))
+    same(loaded.params, plain.params)
+    asked = []
+
+    def load(*call):
+        asked.append(call)
+        raise InputError("run", "seen", "no more")
+
+    monkeypatch.setattr(talking, "load_text_run", load)
+    for command, settings in ((show_text, Show(home, mesh=mesh)), (evaluate_text, Eval(home, mesh=mesh))):
+        with pytest.raises(InputError, match="seen"):
+            command(settings)
+    assert asked == [(home, False, mesh)] * 2
+
+
+def test_a_mesh_for_small_networks(tmp_path, capsys):
     for command in ("show", "eval"):
         assert main([command, str(tmp_path), "--mesh", "rows=1"]) == 2
         assert "mesh: found 'rows=1', expected a run of checkpoints" in capsys.readouterr().err
@@ -442,6 +465,14 @@ def test_processes_are_asked_for_the_same(tmp_path, monkeypatch):
     assert {"seed", "mesh", "lora", "stages"} < set(first)
     different = [{key for key in first if not np.array_equal(first[key], x[key])} for x in (second, third)]
     assert different == [set(), {"seed"}]
+
+
+def test_what_the_first_process_could_not_do_ends_the_others(capsys):
+    def fails():
+        raise FirstFailed("process 0 failed: InputError: out: found nothing")
+
+    assert exit_code("x", fails) == 3
+    assert capsys.readouterr().err == "x: error: process 0 failed: InputError: out: found nothing\n"
 
 
 def test_bad_adapters_and_methods(tmp_path):
