@@ -12,6 +12,7 @@ import tyro
 
 from teamtr_jax import command_line
 from teamtr_jax.files import reason
+from teamtr_jax.hosts import FirstFailed
 from teamtr_jax.validation import InputError, shown
 
 __all__ = ["use_all_cores", "parsed", "exit_code"]
@@ -36,12 +37,18 @@ def parsed(form: Any, arguments: list[str] | None, program: str, description: st
 
 
 def exit_code(program: str, run: Callable[[], object]) -> int:
-    """Run, and say how it ended: 0; bad input: one line on stderr, 2; files, numbers: 3; Ctrl-C: what is saved stays, 130."""
+    """Run, and say how it ended: 0; bad input: one line on stderr, 2; files, numbers: 3; Ctrl-C: what is saved stays, 130.
+
+    A process that process 0 ended: 3.
+    """
     try:
         run()
         return 0
     except InputError as error:
         code = 2
+        print(f"{program}: error: {error}", file=sys.stderr)
+    except FirstFailed as error:
+        code = 3
         print(f"{program}: error: {error}", file=sys.stderr)
     except (OSError, ArithmeticError) as error:
         code = 3

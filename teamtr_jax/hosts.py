@@ -18,19 +18,22 @@ from jax.experimental import multihost_utils
 from jax.sharding import Sharding, SingleDeviceSharding
 from numpy.typing import NDArray
 
+from teamtr_jax.files import reason
 from teamtr_jax.validation import LONGEST, InputError, shown, whole_number
 
-__all__ = ["start_hosts", "is_first", "gathered", "spread", "as_spread", "on_first", "from_first", "require_same"]
+__all__ = ["start_hosts", "is_first", "gathered", "spread", "as_spread", "FirstFailed", "on_first", "from_first",
+           "require_same"]  # fmt: skip
 
 T = TypeVar("T")
 
+DETECTED = "processes that Slurm, Open MPI, Kubernetes or a TPU pod started, or an address, a number and a place in it"
 UNDER_WAY = "before anything else is asked of jax in this process, and once"
 
 
 def start_hosts(
-    coordinator: str,
-    processes: int,
-    process_id: int,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process_id: int | None = None,
     *,
     heartbeat_timeout_seconds: int = 100,
     initialization_timeout_seconds: int = 300,
@@ -42,6 +45,9 @@ def start_hosts(
     others after the same time; jax would wait 300 s for them, whatever the heartbeat. The last checkpoint is there, and any
     number of processes goes on from it.
 
+    Without an address, a number and a place in it they are those that jax finds by itself: of Slurm, Open MPI, Kubernetes or a
+    TPU pod. Of a process that Slurm or Open MPI started jax then takes one device.
+
     Args:
       coordinator: ``host:port`` of process 0, which all others reach.
       heartbeat_timeout_seconds: how long a process may be silent; also how long one that has ended waits for the others. All
@@ -49,13 +55,15 @@ def start_hosts(
       initialization_timeout_seconds: how long to wait for all to come.
 
     Raises:
-      InputError: an address without a port or one that is taken, numbers that do not fit, or a jax that has begun.
+      InputError: an address without a port or one that is taken, numbers that do not fit, nothing that jax finds, or a jax that
+        has begun.
     """
-    host, colon, port = str(coordinator).rpartition(":")
-    if not (host and colon and port.isdigit()):
-        raise InputError("coordinator", repr(coordinator), "host:port of process 0")
-    whole_number("processes", processes, 1)
-    whole_number("process_id", process_id, 0, processes - 1)
+    detected = coordinator is None and processes is None and process_id is None
+    if not detected:
+        host, colon, port = str(coordinator).rpartition(":")
+        if not (host and colon and port.isdigit()):
+            raise InputError("coordinator", repr(coordinator), "host:port of process 0")
+        whole_number("process_id", process_id, 0, whole_number("processes", processes, 1) - 1)
     whole_number("heartbeat_timeout_seconds", heartbeat_timeout_seconds, 1)
     whole_number("initialization_timeout_seconds", initialization_timeout_seconds, 1)
     try:
@@ -63,11 +71,13 @@ def start_hosts(
             coordinator,
             processes,
             process_id,
-            cluster_detection_method="deactivate",
+            cluster_detection_method=None if detected else "deactivate",
             initialization_timeout=initialization_timeout_seconds,
             heartbeat_timeout_seconds=heartbeat_timeout_seconds,
             shutdown_timeout_seconds=heartbeat_timeout_seconds,
         )
+    except ValueError as error:  # of jax, whose detection found nothing, or a part
+        raise InputError("hosts", reason(error), DETECTED) from error
     except RuntimeError as error:  # of jax, and of its runtime, whose errors are of a class below this one
         early = "must be called before" in str(error) or "only be called once" in str(error)
         expected = UNDER_WAY if early else "a free address of process 0 that all reach"
@@ -131,11 +141,15 @@ def as_spread(tree: T, like: Any) -> T:
 # ---------------------------------------------------------------------------------------------------- what process 0 decides
 
 
+class FirstFailed(RuntimeError):
+    """On every process but the first: what the first one raised."""
+
+
 def on_first(does: Callable[[], T]) -> T | None:
     """`does()` by process 0; `None` on the others, which wait for it.
 
     Raises:
-      RuntimeError: on the others, where it failed; what it raised, on process 0.
+      FirstFailed: on the others, where it failed; what it raised, on process 0.
     """
     if jax.process_count() == 1:
         return does()
@@ -151,7 +165,7 @@ def on_first(does: Callable[[], T]) -> T | None:
     if failed is not None:
         raise failed
     if told:
-        raise RuntimeError(f"process 0 failed: {told}")
+        raise FirstFailed(f"process 0 failed: {told}")
     return out
 
 

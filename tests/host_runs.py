@@ -57,8 +57,10 @@ def careful(process, port, folder, patience=60):
 
 
 def ends(process, port, how):
-    """Two processes: the second ends with an error, or is killed; the first waits for it."""
-    start_hosts(f"127.0.0.1:{port}", 2, int(process), heartbeat_timeout_seconds=3, initialization_timeout_seconds=60)
+    """Two processes that Slurm started: the second ends with an error, or is killed; the first waits for it."""
+    slurm = {"JOB_ID": 1, "STEP_NODELIST": "127.0.0.1", "NTASKS": 2, "PROCID": process, "LOCALID": process}
+    os.environ |= {f"SLURM_{name}": str(value) for name, value in slurm.items()} | {"JAX_COORDINATOR_PORT": port}
+    start_hosts(heartbeat_timeout_seconds=3, initialization_timeout_seconds=60)
     if process == "1":
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)

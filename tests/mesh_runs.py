@@ -5,8 +5,8 @@ import json
 import os
 import signal
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,19 +17,18 @@ from teamtr_jax.hosts import gathered, start_hosts
 from teamtr_jax.llm.backend import LanguageSampling
 from teamtr_jax.llm.language_model import Reading
 from teamtr_jax.llm.llama.lora import Lora
-from teamtr_jax.llm.mesh import by_rows, everywhere, mesh_of, placed
+from teamtr_jax.llm.mesh import by_rows, mesh_of, placed, within
 from teamtr_jax.llm.tasks import Problem
 from teamtr_jax.llm.text.role import Role
-from teamtr_jax.llm.text_backend import TextTalk, init_text_state, text_backend
-from teamtr_jax.llm.text_team import TextTeam
+from teamtr_jax.llm.text_backend import text_backend
 from teamtr_jax.llm.text_update import NOTHING, _Program, _update, learner
 from teamtr_jax.llm.update import Lesson
 from teamtr_jax.llm.update_settings import UpdateSettings, parts
 from teamtr_jax.records import update_lines
-from teamtr_jax.schedules import fresh
 from teamtr_jax.stage import run_stage
-from teamtr_jax.training import train
-from tests.text_teams import LLAMA, agent
+from tests.text_teams import LLAMA
+
+BASE = Path(__file__).resolve().parent / "fixtures" / "checkpoints" / "smollm2"
 
 MODEL = replace(LLAMA, tied=False, remat=True, lora=Lora(2, 4.0))
 WIDE = replace(MODEL, vocabulary=104)  #: a size that no other axis has, whole or halved
@@ -51,10 +50,6 @@ def base(model, seed=0):
     return jax.tree.map(
         lambda x: x + 0.02 * jnp.cos(jnp.arange(x.size)).reshape(x.shape) if x.shape[-1:] == (2,) else x, params
     )
-
-
-def on_mesh(mesh):
-    return nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def example(rows=8, length=24, message=6):
@@ -79,7 +74,7 @@ def one_update(mesh):
     own = own._replace(moments=placed(own.moments, WIDE.partition(), mesh))
     reading, lesson = by_rows(mesh, example())
     order = np.stack([np.random.default_rng(k).permutation(8) for k in range(2)]).astype(np.int32)
-    with on_mesh(mesh):
+    with within(mesh):
         compiled, traced = parts(SETTINGS)
         arguments = own, frozen, jnp.asarray(1.0, jnp.float32), reading, lesson
         more = {"traced": traced, "order": order}
@@ -90,8 +85,13 @@ def one_update(mesh):
         name: (x.shape, x.addressable_shards[0].data.shape)
         for name, x in {"gate": kernel["kernel"], "head": frozen["head"]["kernel"], "lora_b": adapter["lora_b"]}.items()
     }
+    moved = [
+        jax.tree_util.keystr(path)
+        for (path, x), old in zip(jax.tree_util.tree_leaves_with_path(new[:2]), jax.tree.leaves(own[:2]), strict=True)
+        if x.sharding != old.sharding
+    ]
     sent = [(x.kind, x.shapes, x.times) for x in collectives(text)]
-    return jax.device_get(gathered(new)), {"where": where, "sent": sent, "flops": dot_flops(text)}
+    return jax.device_get(gathered(new)), {"where": where, "moved": moved, "sent": sent, "flops": dot_flops(text)}
 
 
 def eight(out):
@@ -108,59 +108,84 @@ def eight(out):
 
 
 class Letters:
-    """Both write b and g, and are told how many."""
+    """A task in words: both are paid for small letters."""
 
-    name, turns, roles = "letters", 2, (Role("a", cap=4), Role("b", cap=4))
+    name, turns = "letters", 2
+    roles = Role("a", "Write small letters and nothing else, as many as you can.", 4), Role("b", cap=4)
 
     def sample(self, rng):
         return Problem("".join(rng.choice(list("abcd"), 3)), "")
 
     def verify(self, problem, messages):
-        return min(1.0, sum(text.count("b") + text.count("c") for text in messages) / 8)
+        text = "".join(messages)
+        return sum("a" <= x <= "z" for x in text) / max(len(text), 1)
+
+    def demonstrate(self, problem, rng):
+        return ["ab", "ba"]
 
 
-def run(folder, stages, mesh, dies=None, said=None):
-    """Stages of a team of two agents on one base, each updated once a stage. The state at its end goes to `said`."""
-    team = TextTeam(tuple(agent(role.name, MODEL, role.cap, stops=()) for role in Letters.roles), 2)
-    params = placed((base(MODEL, 1),) * 2, MODEL.partition(), mesh)
-    state, frozen = init_text_state(team, params, SETTINGS)
-    state = state._replace(
-        optimiser=placed(state.optimiser, MODEL.partition(), mesh), beta=everywhere(mesh, state.beta)
-    )
-    sampling, talk = LanguageSampling(prompts=4, group=2, held_out=2), TextTalk(length=32)
-    backend = text_backend(team, frozen, Letters(), SETTINGS, sampling, talk, mesh=mesh)
+def say(*words):
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+
+
+def driven(folder, stages, more="", dies=None):
+    """`python -m experiments.llm train` of two agents on one base; the records say from which ids an update was made."""
+    from experiments.llm import __main__ as program
+    from experiments.llm.words import hosts, run, setup
 
     written = []
 
-    def rollout(state, key):
-        found = backend.rollout(state, key)
-        written.append(hashlib.sha256(found.said.ids.tobytes()).hexdigest())
-        return found
+    def backend(*arguments, **options):
+        made = text_backend(*arguments, **options)
+        first, second = (own["layers"]["gate"]["kernel"] for own in arguments[1])
+        say("gate", first.addressable_shards[0].data.shape, "of", first.shape, "one base:", first is second)
 
-    def stage(state, key, k):
-        if dies is not None and k == dies:
+        def rollout(state, key):
+            found = made.rollout(state, key)
+            written.append(hashlib.sha256(found.said.ids.tobytes()).hexdigest())
+            return found
+
+        return made._replace(rollout=rollout)
+
+    def stage(backend, state, order, schedule, key, k, budget):
+        if k == dies:
             os.kill(os.getpid(), signal.SIGKILL)
         written.clear()
-        seen = backend._replace(rollout=rollout)
-        state, records = run_stage(seen, state, order=[0, 1], schedule=fresh, key=key, stage=k)
-        return state, [line | {"ids": ids} for line, ids in zip(update_lines(records), written, strict=True)]
+        named = jax.tree_util.tree_leaves_with_path((state.params, state.optimiser))
+        own = [x for path, x in named if "['gate']['lora_b']" in jax.tree_util.keystr(path)]
+        say(len(own), "of lora_b", *{(x.addressable_shards[0].data.shape, x.shape) for x in own})
+        return run_stage(backend, state, order, schedule, key, k, budget)
 
-    state, _ = train(stage, state, stages, jax.random.key(7), folder, {"about": "two agents"}, progress=False)
-    state = jax.device_get(gathered(state))
-    if said:
-        np.savez(said, *jax.tree.leaves(state))
+    def lines(records):
+        return [line | {"ids": ids} for line, ids in zip(update_lines(records), written, strict=True)]
+
+    run.text_backend, run.run_stage, run.update_lines = backend, stage, lines
+    setup.LanguageSampling = partial(LanguageSampling, held_out=2)
+    hosts.start_hosts = partial(start_hosts, heartbeat_timeout_seconds=6, initialization_timeout_seconds=60)
+    program.draw_run = lambda home: []
+    asked = [
+        f"--task {Path(__file__).resolve()}:Letters --prompts 4 --group 2 --micro-batch 4 --steps 1 --epochs 2",
+        "--delta 0.05 --learning-rate 0.001 --lora.rank 2 --test-prompts 2 --warm.steps 1 --warm.batch 4",
+        f"--no-unroll --remat --base {BASE} --out {folder} --stages {stages}",
+        more,
+    ]
+    if code := program.main(["train", *" ".join(asked).split()]):
+        sys.exit(code)
 
 
 def resumed(folder, out):
-    """The run to its end on one device, and all of it there."""
-    run(folder, 2, None, said=f"{out}/resumed.npz")
-    run(f"{out}/alone", 2, None, said=f"{out}/alone.npz")
+    """The run to its end on one device, and all of it there; adapters at the end of both."""
+    from experiments.llm.words.run import load_text_run
+
+    for name, home in (("resumed", folder), ("alone", f"{out}/alone")):
+        driven(home, 2)
+        np.savez(f"{out}/{name}.npz", *jax.tree.leaves(load_text_run(Path(home)).params))
 
 
 def pair(process, port, folder, dies):
     """Two processes; the second is killed as stage `dies` begins."""
-    start_hosts(f"127.0.0.1:{port}", 2, int(process), heartbeat_timeout_seconds=6, initialization_timeout_seconds=60)
-    run(folder, 2, mesh_of(1, 2, 2), dies=int(dies) if process == "1" else None)
+    more = f"--mesh fsdp=2,tensor=2 --hosts 127.0.0.1:{port},2,{process}"
+    driven(folder, 2, more, dies=int(dies) if process == "1" else None)
 
 
 if __name__ == "__main__":

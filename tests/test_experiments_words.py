@@ -2,20 +2,25 @@
 
 import hashlib
 import json
+import shlex
 import shutil
 import zipfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from checkpoint_files import same
+from jax.sharding import AbstractMesh
 from rich.console import Console
 
-from experiments.llm.__main__ import main
+from experiments.commands import exit_code, parsed
+from experiments.llm.__main__ import form_of, main
 from experiments.llm.keeping import TIMED
 from experiments.llm.settings import Eval, Show
-from experiments.llm.words import bases, compare, report
+from experiments.llm.words import bases, compare, hosts, report, talking
 from experiments.llm.words import run as runs
 from experiments.llm.words.run import load_text_run
 from experiments.llm.words.settings import Adapters, TextCompare, TextTrain
@@ -24,6 +29,8 @@ from experiments.llm.words.starting import start_of_text
 from experiments.llm.words.talking import evaluate_text, show_text
 from experiments.saved import read
 from teamtr_jax.checkpoint import read_manifest
+from teamtr_jax.hosts import FirstFailed
+from teamtr_jax.llm.mesh import AXES, require_parts
 from teamtr_jax.llm.tasks import Problem
 from teamtr_jax.llm.text_warm_start import TextWarmStart
 from teamtr_jax.monitor import read_token_log
@@ -339,12 +346,133 @@ def test_what_can_be_asked_for(tmp_path):
         (dict(drift="ignore"), "drift: found 'ignore'"),
         (dict(micro_batch=0), "micro_batch: found 0"),
         (dict(full=1), "full: found 1"),
+        (
+            dict(mesh="rows=2,columns=2"),
+            "mesh: found 'rows=2,columns=2', expected rows=N,fsdp=N,tensor=N; what is left out",
+        ),
+        (dict(mesh="rows=2,rows=2"), "mesh: found 'rows=2,rows=2'"),
+        (dict(mesh="rows=0"), "mesh: found 'rows=0'"),
+        (dict(mesh=""), "mesh: found ''"),
+        (dict(mesh=2), "mesh: found 2, expected a text"),
+        (dict(hosts="host0,2,0", mesh="rows=2"), "hosts: found 'host0,2,0', expected HOST:PORT,COUNT,INDEX"),
+        (dict(hosts="host0:1,2", mesh="rows=2"), "hosts: found 'host0:1,2'"),
+        (dict(hosts="auto"), "mesh: found none, but hosts, expected rows=N.*a team of its own"),
     ],
 )
 def test_bad_settings_are_refused_before_any_work(tmp_path, wrong, message):
     with pytest.raises(InputError, match=message):
         make(tmp_path, **wrong)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train --base {base} --mesh rows=997", "rows, fsdp, tensor: found 997 × 1 × 1 = 997 devices, expected"),
+        (
+            "train --base {base} --mesh rows=1 --hosts host0:1,2,2",
+            "process_id: found 2, expected an integer from 0 to 1",
+        ),
+        (
+            "compare --base {base} --mesh rows=2 --hosts auto",
+            "hosts: found 'auto', expected none: several processes share",
+        ),
+        ("train --mesh rows=2", "mesh: found no --base, expected a team of checkpoints"),
+        ("train --hosts=auto", "hosts: found no --base, expected a team of checkpoints"),
+    ],
+)
+def test_devices_and_hosts_that_are_not_there(tmp_path, capsys, arguments, message):
+    """One line, exit code 2, and no folder."""
+    words = arguments.format(base=BASE).split()
+    assert main([*words, "--task", "shop", "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("page", ["scale", "models"])
+def test_what_pages_say_to_type(page):
+    """Every command with a mesh can be asked for, and the mesh divides its rows."""
+    lines = (Path(__file__).parents[1] / "docs" / f"{page}.md").read_text().splitlines()
+    words = [shlex.split(line.partition("experiments.llm ")[2], comments=True) for line in lines if "--mesh" in line]
+    found = [parsed(form_of(call), call, "x", None) for call in words if call[:1] == ["train"]]
+    assert len(found) >= 3
+    for settings in found:
+        mesh = AbstractMesh(tuple(hosts.mesh_sizes(settings.mesh).get(axis, 1) for axis in AXES), AXES)
+        require_parts(mesh, "micro_batch", settings.micro_batch)
+        require_parts(mesh, "prompts, group", settings.prompts * settings.group)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(micro_batch=6), r"micro_batch: found 6 rows over 4 devices \(rows × fsdp\)"),
+        (dict(prompts=3, group=2), "prompts, group: found 6 rows"),
+        (dict(warm=TextWarmStart(1, 2)), "warm.batch: found 2 rows"),
+        (dict(warm=TextWarmStart(0, 2)), None),
+    ],
+)
+def test_rows_that_a_mesh_does_not_divide(tmp_path, settings, message):
+    asked = TextTrain(tmp_path, **{"base": (str(BASE),), "task": "shop", "test_prompts": 4, **settings})
+    setup = replace(set_up_text(asked), mesh=AbstractMesh((2, 2, 1), AXES))
+    with pytest.raises(InputError, match=message) if message else nullcontext():
+        runs._require_parts(asked, setup)
+
+
+def test_a_saved_team_on_a_mesh(trained, monkeypatch):
+    """Loaded as it is without one, and lying there; show and eval ask for it."""
+    home, mesh = trained[0], f"tensor={jax.device_count()}"
+    loaded, plain = (load_text_run(home, mesh=text) for text in (mesh, None))
+    assert dict(loaded.setup.mesh.shape) == {"rows": 1, "fsdp": 1, "tensor": jax.device_count()}
+    assert plain.setup.mesh is None
+    assert all(x.sharding.mesh == loaded.setup.mesh for x in jax.tree.leaves(loaded.params))
+    same(loaded.params, plain.params)
+    asked = []
+
+    def load(*call):
+        asked.append(call)
+        raise InputError("run", "seen", "no more")
+
+    monkeypatch.setattr(talking, "load_text_run", load)
+    for command, settings in ((show_text, Show(home, mesh=mesh)), (evaluate_text, Eval(home, mesh=mesh))):
+        with pytest.raises(InputError, match="seen"):
+            command(settings)
+    assert asked == [(home, False, mesh)] * 2
+
+
+def test_a_mesh_for_small_networks(tmp_path, capsys):
+    for command in ("show", "eval"):
+        assert main([command, str(tmp_path), "--mesh", "rows=1"]) == 2
+        assert "mesh: found 'rows=1', expected a run of checkpoints" in capsys.readouterr().err
+        assert main([command, str(tmp_path), "--mesh", "1"]) == 2
+        assert "mesh: found '1', expected rows=N" in capsys.readouterr().err
+
+
+def test_processes_are_asked_for_the_same(tmp_path, monkeypatch):
+    """What each may have of its own is its place and its folder; every other setting is compared, by name."""
+    compared = []
+    monkeypatch.setattr(hosts, "require_same", lambda name, tree: compared.append((name, tree)))
+    own = {"out": tmp_path, "hosts": "host0:1,2,1", "progress": False}
+    one, same, other = (
+        TextTrain(**{"out": "x", "base": ("x",), "mesh": "rows=2", "hosts": "host0:1,2,0", **more})
+        for more in ({}, own, {"seed": 1})
+    )
+    for settings in (one, same, other):
+        hosts.require_same_call(settings)
+    (name, first), (_, second), (_, third) = compared
+    assert name == "settings"
+    assert {"seed", "mesh", "lora", "stages"} < set(first)
+    different = [{key for key in first if not np.array_equal(first[key], x[key])} for x in (second, third)]
+    assert different == [set(), {"seed"}]
+
+
+def test_what_the_first_process_could_not_do_ends_the_others(capsys):
+    def fails():
+        raise FirstFailed("process 0 failed: InputError: out: found nothing")
+
+    assert exit_code("x", fails) == 3
+    assert capsys.readouterr().err == "x: error: process 0 failed: InputError: out: found nothing\n"
 
 
 def test_bad_adapters_and_methods(tmp_path):

@@ -94,6 +94,11 @@ def test_parameters_lie_in_parts(update):
     }
 
 
+def test_what_an_update_gives_back_lies_where_it_lay(update):
+    """Weights and moments, and written alike: otherwise the next update would be compiled again."""
+    assert update[1]["eight"]["moved"] == []
+
+
 def test_no_logits_are_sent(update):
     """No collective has an axis of the vocabulary, whole or halved; a layer's kernels are fetched, activations stay."""
     assert update[1]["one"]["sent"] == []
@@ -123,12 +128,28 @@ def test_the_work_is_divided(update):
 def killed(tmp_path_factory):
     """A run by two processes, the second of which is killed as stage 1 begins: where, how the first ended, and after how long."""
     folder, port = tmp_path_factory.mktemp("run"), free_port()
-    first, second = (begun("tests.mesh_runs", "pair", k, port, folder / "run", 1) for k in range(2))
+    first, second = (
+        begun("tests.mesh_runs", "pair", k, port, folder / name, 1) for k, name in enumerate(("run", "other"))
+    )
     killed, text = ended(second)
     dead = time.monotonic()
     code, said = ended(first, 60)
     assert killed == -9, text
-    return folder, code, said, time.monotonic() - dead
+    return folder, code, said + text, time.monotonic() - dead
+
+
+def test_one_process_speaks_and_writes(killed):
+    """The second was given a folder of its own and made nothing there; each holds parts of the base, of adapters and moments."""
+    folder, _, said, _ = killed
+    assert said.count("an update takes") == 1
+    assert not (folder / "other").exists()
+    assert said.count("gate (2, 24, 24) of (2, 48, 48) one base: True") == 2
+    assert (
+        said.count("6 of lora_b ((2, 2, 24), (2, 2, 48))") == 3
+    )  # two agents, two moments each; twice stage 0, once stage 1
+    asked = json.loads((folder / "run" / "settings.json").read_text())
+    assert asked["mesh"] == "fsdp=2,tensor=2"
+    assert asked["hosts"].endswith(",2,0")
 
 
 def test_nobody_waits_for_a_killed_process(killed):
@@ -226,9 +247,9 @@ def test_every_host_has_arrays_whole_and_the_first_ones_numbers(careful):
 def test_a_failure_of_the_first_ends_all(careful):
     _, first, second = careful
     assert first["failed"] == "InputError: file: found nothing, expected something"
-    assert second["failed"] == "RuntimeError: process 0 failed: InputError: file: found nothing, expected something"
+    assert second["failed"] == "FirstFailed: process 0 failed: InputError: file: found nothing, expected something"
     assert "initial state: tree['own']: found other numbers" in first["other"]
-    assert second["other"] == f"RuntimeError: process 0 failed: {first['other']}"
+    assert second["other"] == f"FirstFailed: process 0 failed: {first['other']}"
 
 
 def test_leaves_that_differ_between_processes_are_refused(careful):
@@ -293,6 +314,17 @@ def test_a_process_that_finds_nobody(tmp_path):
     assert "DEADLINE_EXCEEDED" in said
 
 
+def test_what_jax_does_not_find(monkeypatch):
+    """No cluster started this process."""
+    for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST", "JAX_COORDINATOR_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
+    with pytest.raises(
+        InputError, match=r"hosts: found coordinator_address .*, expected processes that Slurm, Open MPI"
+    ):
+        start_hosts()
+
+
 def mesh():
     """Eight devices that nobody has."""
     return jax.sharding.AbstractMesh((2, 2, 2), ("rows", "fsdp", "tensor"))
@@ -320,6 +352,8 @@ def test_rules_are_looked_for_in_paths():
     specs = jax.tree.map(lambda x: x.spec, found)
     expected = {"norm": P(), "layers": {"q": {"kernel": RULES[0][1]}}, "count": P()}
     assert specs == ((expected, {"mu": expected}), P())
+    written = shardings({"lora_a": np.ones((2, 4, 3))}, (("lora_a", P(None, "fsdp", None)),), mesh())["lora_a"].spec
+    assert tuple(written) == (None, "fsdp")  # as XLA writes it
     with pytest.raises(InputError, match="axis 'columns', expected one of"):
         shardings(tree, ((".*", P("columns")),), mesh())
 

@@ -17,10 +17,12 @@ from experiments.llm.figures import draw_run
 from experiments.llm.settings import Compare, Eval, Learn, Show, Train
 from experiments.llm.transcripts import show
 from experiments.llm.words.compare import compare_text
+from experiments.llm.words.hosts import join
 from experiments.llm.words.run import is_text_run, train_text
 from experiments.llm.words.settings import TextCompare, TextTrain
 from experiments.llm.words.talking import evaluate_text, show_text
-from teamtr_jax.validation import shown
+from teamtr_jax.hosts import is_first
+from teamtr_jax.validation import InputError, shown
 
 PROGRAM = "experiments.llm"
 
@@ -49,6 +51,8 @@ def _tell_written(settings: Learn, figures: Sequence[Path]) -> None:
 
 def train_words(settings: TextTrain) -> None:
     summary = train_text(settings)
+    if not is_first():
+        return
     figures = draw_run(settings.out)
     start, end, low = (float(summary[name]) for name in ("accuracy_start", "accuracy_end", "gain_low95"))
     print(
@@ -82,9 +86,24 @@ WordsCommand = (
 
 
 def form_of(arguments: list[str]) -> Any:
-    """What the command line says: of checkpoints where there is a `--base`."""
-    based = any(word == "--base" or word.startswith("--base=") for word in arguments)
-    return WordsCommand if based else Command
+    """What the command line says: of checkpoints where there is a `--base`.
+
+    Raises:
+      InputError: several devices or hosts without one.
+    """
+
+    def given(name: str) -> bool:
+        return any(word == name or word.startswith(f"{name}=") for word in arguments)
+
+    if given("--base"):
+        return WordsCommand
+    if arguments[:1] in (["train"], ["compare"]):
+        for name in ("mesh", "hosts"):
+            if given(f"--{name}"):
+                raise InputError(
+                    name, "no --base", "a team of checkpoints: small networks divide rows among devices by themselves"
+                )
+    return Command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,7 +119,10 @@ def main(arguments: list[str] | None = None) -> int:
         elif isinstance(settings, Train):
             train(settings)
         elif isinstance(settings, TextTrain):
+            join(settings)
             train_words(settings)
+        elif settings.mesh is not None and not is_text_run(settings.run):
+            raise InputError("mesh", repr(settings.mesh), "a run of checkpoints, which train --base made")
         elif isinstance(settings, Eval):
             (evaluate_text if is_text_run(settings.run) else evaluate)(settings)
         else:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from experiments.llm.plugins import DIFFICULTY, task_of, task_settings
+from experiments.llm.words.hosts import mesh_sizes
 from experiments.networks import ORDERS
 from teamtr_jax.llm.checked import FLOAT32, SEEDS, flags, made, places, real, texts, whole
 from teamtr_jax.llm.methods import METHODS
@@ -137,6 +138,12 @@ class Train(Learn):
         task_of(self.task, self.difficulty or ())
 
 
+def _mesh(settings: Any) -> None:
+    if settings.mesh is not None:
+        made(settings, str, "mesh")
+        mesh_sizes(settings.mesh)
+
+
 @dataclass(frozen=True)
 class Eval:
     """How well a trained team does on held-out prompts."""
@@ -152,9 +159,12 @@ class Eval:
     start: bool = False
     """The team before training."""
     seed: int = 1
+    mesh: str | None = None
+    """Devices that share a team of checkpoints, as of train --base: rows=2,fsdp=2,tensor=2. None: one."""
 
     def __post_init__(self):
         places(self, "run")
+        _mesh(self)
         texts(self, "difficulty")
         flags(self, "start")
         if self.prompts is not None:
@@ -177,9 +187,12 @@ class Show:
     failures: bool = False
     """Only those that did not earn everything."""
     seed: int = 2
+    mesh: str | None = None
+    """Devices that share a team of checkpoints, as of train --base: rows=2,fsdp=2,tensor=2. None: one."""
 
     def __post_init__(self):
         places(self, "run")
+        _mesh(self)
         flags(self, "start", "failures")
         whole(self, 1, "count", high=MOST_PROMPTS)
         whole(self, 0, "seed", high=SEEDS)

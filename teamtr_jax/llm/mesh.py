@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import jax
@@ -26,7 +27,10 @@ __all__ = [
     "Rules",
     "mesh_of",
     "row_parts",
+    "parameter_parts",
+    "within",
     "shardings",
+    "placing",
     "placed",
     "by_rows",
     "everywhere",
@@ -71,6 +75,16 @@ def row_parts(mesh: AnyMesh | None) -> int:
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)
 
 
+def parameter_parts(mesh: AnyMesh | None) -> int:
+    """Into how many parts parameters are divided, norms and biases aside."""
+    return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ("fsdp", "tensor"))
+
+
+def within(mesh: Mesh | None) -> AbstractContextManager[Any]:
+    """Where programs on arrays that lie on the mesh are called, so that `constrain` knows of it."""
+    return nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
 def _names(entry: Any) -> tuple[str, ...]:
     """Axes of the mesh that an entry of a spec names."""
     return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
@@ -91,7 +105,10 @@ def _sharding(name: str, shape: Sequence[int], rules: Rules, mesh: AnyMesh) -> N
         if shape[axis] % parts:
             found = f"axis {axis} of shape {list(shape)} over {parts} devices ({', '.join(_names(entry))})"
             raise InputError(f"partition of {name}", found, "a mesh whose sizes divide it")
-    return NamedSharding(mesh, spec)
+    entries = list(spec)
+    while entries and entries[-1] is None:  # as XLA writes it: what an update gives back is what the next one takes
+        entries.pop()
+    return NamedSharding(mesh, PartitionSpec(*entries))
 
 
 def shardings(tree: Any, rules: Rules, mesh: AnyMesh) -> Any:
@@ -117,6 +134,15 @@ def shardings(tree: Any, rules: Rules, mesh: AnyMesh) -> Any:
         for path, leaf in named
     ]
     return jax.tree.unflatten(structure, found)
+
+
+def placing(rules: Rules, mesh: Mesh) -> Callable[[str, Any], Array]:
+    """From the path of a leaf and its array on this host to the array where the rules say (`load_agent`): it is nowhere whole.
+
+    Raises:
+      InputError: by what is returned, as `shardings`.
+    """
+    return lambda path, array: spread(array, _sharding(path, array.shape, rules, mesh))
 
 
 def placed(tree: T, rules: Rules, mesh: AnyMesh | None) -> T:

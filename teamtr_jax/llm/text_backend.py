@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -21,7 +21,7 @@ from teamtr_jax.llm.external import ExternalSampler
 from teamtr_jax.llm.given import Shared
 from teamtr_jax.llm.language_model import Params, Reading, joined
 from teamtr_jax.llm.losses import LARGEST
-from teamtr_jax.llm.mesh import AnyMesh, by_rows, everywhere, require_parts, row_parts
+from teamtr_jax.llm.mesh import AnyMesh, by_rows, everywhere, parameter_parts, require_parts, row_parts, within
 from teamtr_jax.llm.networks import Audit, Kind, LanguageEstimate, LanguageSampling, backend_of
 from teamtr_jax.llm.self_kl import self_kl_floor
 from teamtr_jax.llm.tasks import Problem, WordTask, earned, views_of
@@ -172,7 +172,7 @@ class _TextKind(NamedTuple):
         )
 
     def _devices(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.mesh is None else jax.set_mesh(cast(Mesh, self.mesh))
+        return within(cast(Mesh | None, self.mesh))
 
     def collect(self, state: TrainState, problems: list[Problem], key: Array, order: Array) -> TextRollouts:
         talk, group = self.talk, self.sampling.group
@@ -219,10 +219,9 @@ class _TextKind(NamedTuple):
     def _require_room(self, which: int, reading: Reading, shared: Shared) -> None:
         """Refuse an update that does not fit before it is compiled."""
         (rows, views, length), (_, messages, cap), mesh = reading.ids.shape, reading.written.shape, self.mesh
-        own = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ("fsdp", "tensor"))
         sizes = TextSizes(
             rows, length, messages * cap, min(self.settings.micro_batch, rows), views, self.team.who.sets,
-            row_parts(mesh), own, bytes_beside(self.frozen, which), *shared,
+            row_parts(mesh), parameter_parts(mesh), bytes_beside(self.frozen, which), *shared,
         )  # fmt: skip
         require_text_room(self.team.models[which], sizes)
 

@@ -12,13 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh
 from jaxtyping import Float
 
+from teamtr_jax.hosts import gathered
 from teamtr_jax.llm.checked import FLOAT32, SEEDS, real, whole
 from teamtr_jax.llm.conversations import Conversations, reading_of
 from teamtr_jax.llm.external import ExternalSampler
 from teamtr_jax.llm.given import reading_policy, text_of
 from teamtr_jax.llm.language_model import LanguageModel, Params, Reading, joined, split_trained
+from teamtr_jax.llm.mesh import by_rows, parameter_parts, placed, require_parts, row_parts, within
 from teamtr_jax.llm.tasks import Demonstrates, Problem, WordTask, demonstrated, draw, views_of
 from teamtr_jax.llm.text.view import Scribe
 from teamtr_jax.llm.text_sampler import converse
@@ -63,7 +66,13 @@ class TextWarmStartRecord(NamedTuple):
 
 
 def text_warm_start(
-    team: TextTeam, task: WordTask, params: Sequence[Params], seed: int, settings: TextWarmStart
+    team: TextTeam,
+    task: WordTask,
+    params: Sequence[Params],
+    seed: int,
+    settings: TextWarmStart,
+    *,
+    mesh: Mesh | None = None,
 ) -> tuple[tuple[Params, ...], TextWarmStartRecord]:
     """Every set of parameters learns the messages of its agents in `steps · batch` demonstrations on training problems.
 
@@ -73,9 +82,11 @@ def text_warm_start(
 
     Args:
       params: one pytree for each set of parameters.
+      mesh: where they lie (`teamtr_jax.llm.mesh`).
 
     Raises:
-      InputError: a task without demonstrations, a team with a router, a demonstration that does not fit, too little memory.
+      InputError: a task without demonstrations, a team with a router, a demonstration that does not fit, too little memory, a
+        `batch` that the mesh does not divide.
       ArithmeticError: a loss that is not a number: names the agent and the step.
     """
     whole_number("seed", seed, 0, SEEDS)
@@ -83,10 +94,11 @@ def text_warm_start(
         return tuple(params), TextWarmStartRecord(0, 0, ())
     if not isinstance(task, Demonstrates):
         raise InputError("warm.steps", settings.steps, f"0: {task.name!r} has no `demonstrate`")
+    require_parts(mesh, "warm.batch", settings.batch)
     models, optimiser = team.models, _optimiser(settings.learning_rate)
     parts = [split_trained(own, model.trained(own)) for model, own in zip(models, params, strict=True)]
     trained = [jax.tree.map(_wide, own) for own, _ in parts]
-    moments = [optimiser.init(own) for own in trained]
+    moments = [placed(optimiser.init(own), model.partition(), mesh) for model, own in zip(models, trained, strict=True)]
     heat, losses = jnp.asarray(team.temperature, jnp.float32), []
     for step in range(settings.steps):
         rng = np.random.default_rng([seed, 1, step])
@@ -95,11 +107,13 @@ def text_warm_start(
         found = []
         for which, model in enumerate(models):
             reading = reading_of(team, said, which)
-            _require_room(team, which, reading)
-            trained[which], moments[which], loss = _step(
-                model, settings.learning_rate, trained[which], moments[which], parts[which][1], heat, reading
-            )
-            found.append(loss)
+            _require_room(team, which, reading, mesh)
+            own = trained[which], moments[which], parts[which][1]
+            with within(mesh):
+                trained[which], moments[which], loss = _step(
+                    model, settings.learning_rate, *own, heat, by_rows(mesh, reading)
+                )
+            found.append(gathered(loss))
         losses.append(_numbers(team, found, step))
     out = tuple(joined(own, frozen) for own, (_, frozen) in zip(trained, parts, strict=True))
     return out, TextWarmStartRecord(settings.steps, settings.demonstrations, tuple(losses))
@@ -118,9 +132,9 @@ def _numbers(team: TextTeam, found: Sequence[Array], step: int) -> tuple[float, 
     return losses
 
 
-def _require_room(team: TextTeam, which: int, reading: Reading) -> None:
+def _require_room(team: TextTeam, which: int, reading: Reading, mesh: Mesh | None) -> None:
     (rows, views, length), (_, messages, cap) = reading.ids.shape, reading.written.shape
-    sizes = TextSizes(rows, length, messages * cap, rows, views, team.who.sets)
+    sizes = TextSizes(rows, length, messages * cap, rows, views, team.who.sets, row_parts(mesh), parameter_parts(mesh))
     require_text_room(team.models[which], sizes)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from experiments.llm.words.setup import TextSetup
 from teamtr_jax.llm.language_model import Params, split_trained
+from teamtr_jax.llm.mesh import parameter_parts, row_parts
 from teamtr_jax.llm.tasks import draw, views_of
 from teamtr_jax.llm.text_sizes import TextSizes, bytes_beside, needs_text, require_text_room
 from teamtr_jax.llm.writing import bucket
@@ -46,6 +47,8 @@ def sizes_of(setup: TextSetup, which: int) -> TextSizes:
         micro_batch=setup.update.micro_batch,
         views=len(members),
         sets=setup.team.who.sets,
+        row_devices=row_parts(setup.mesh),
+        parameter_devices=parameter_parts(setup.mesh),
         beside=bytes_beside([_frozen(setup, k) for k in range(setup.team.who.sets)], which),
         shared=most(bucket, min(min(_openings(setup, k)) for k in members)) if setup.sampling.group > 1 else 0,
         group=setup.sampling.group,

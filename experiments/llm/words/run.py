@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,14 +32,17 @@ from experiments.llm.keeping import (
     try_places,
 )
 from experiments.llm.measure import Conversations
+from experiments.llm.words.hosts import mesh_there, require_same_call, require_same_texts, state_on
 from experiments.llm.words.room import room_for
 from experiments.llm.words.settings import Adapters, TextTrain
 from experiments.llm.words.setup import TextSetup, describe_text, set_up_text
-from experiments.llm.words.starting import start_of_text
+from experiments.llm.words.starting import TextStart, start_of_text
 from experiments.saved import read, write_json
 from teamtr_jax.checkpoint import latest, read_manifest, restore
 from teamtr_jax.files import reason
+from teamtr_jax.hosts import as_spread, from_first, is_first, on_first
 from teamtr_jax.llm.language_model import Params
+from teamtr_jax.llm.mesh import require_parts, within
 from teamtr_jax.llm.tasks import Problem, earned, views_of
 from teamtr_jax.llm.text.drift import DriftPolicy
 from teamtr_jax.llm.text_backend import TextTalk, init_text_state, text_backend, whole_params
@@ -74,7 +77,8 @@ def talk(
     for number, first in enumerate(range(0, wanted.size, setup.rows)):
         chosen = wanted[np.minimum(np.arange(first, first + setup.rows), wanted.size - 1)]
         views = [views_of(setup.task, problems[b]) for b in chosen.tolist()]
-        found = converse(setup.team, params, views, jax.random.fold_in(key, number))
+        with within(setup.mesh):
+            found = converse(setup.team, params, views, jax.random.fold_in(key, number))
         said += [list(texts) for texts in found.said][: wanted.size - first]
     reward = [earned(setup.task, problems[b], texts) for b, texts in zip(wanted.tolist(), said, strict=True)]
     grouped = [said[i : i + samples] for i in range(0, len(said), samples)]
@@ -84,61 +88,108 @@ def talk(
 def train_text(settings: TextTrain, start: Path | None = None) -> dict[str, Any]:
     """Train from where the folder is, and write the summary.
 
+    Of several processes all call it alike; the first reads and writes the folder, prints, and has the summary, the others have
+    nothing.
+
     Args:
       start: folder of the supervised start, if it is shared with other runs.
 
     Raises:
       InputError: before any work.
+      FirstFailed: on other processes than the first, what the first one raised while it read or wrote.
     """
-    began, compilations = time.perf_counter(), COMPILATIONS.count
-    try_places(settings)
-    setup = set_up_text(settings)
-    print(room_for(setup), flush=True)
-    write = tensorboard(settings, len(setup.team.who.leaders))
-    home, about = settings.out, describe_text(settings, setup)
-    saved = latest(home / CHECKPOINTS)
+    began, compilations, home = time.perf_counter(), COMPILATIONS.count, settings.out
+    require_same_call(settings)
+    mesh = mesh_there(settings.mesh)
+    on_first(lambda: try_places(settings))
+    setup = set_up_text(settings, mesh)
+    _require_parts(settings, setup)
+    about = describe_text(settings, setup)
+    require_same_texts("settings", about)
+    _tell(room_for(setup))
+    write = on_first(lambda: tensorboard(settings, len(setup.team.who.leaders))) or _nowhere
+    saved = _saved(home)
     if saved is not None and saved > settings.stages:
         raise InputError("stages", settings.stages, f"at least {saved}, which {home} holds")
     start = home / START if start is None else start
     asked = {**_asked(settings), "start": str(os.path.relpath(start, home))}
     if saved is None:
-        write_json(home / ABOUT, asked)
+        on_first(lambda: write_json(home / ABOUT, asked))
     begun = start_of_text(settings, setup, start)
     root = jax.random.key(settings.seed)
     test_key, train_key = (jax.random.fold_in(root, i) for i in (1, 3))
     first, frozen = init_text_state(setup.team, begun.params, setup.update)
+    first = state_on(setup.team, first, mesh)
     stage = _stages(settings, setup, frozen, write)
     state, _ = train(stage, first, settings.stages, train_key, home, about, settings.progress)
-    write_json(home / ABOUT, asked)
-    if saved == settings.stages and (summary := finished(settings, len(setup.test))) is not None:
-        return summary
+    on_first(lambda: write_json(home / ABOUT, asked))
+    if saved == settings.stages:
+        summary = on_first(lambda: finished(settings, len(setup.test)))
+        if from_first(np.bool_(summary is not None)):
+            return summary or {}
+    measured = _measured(settings, setup, begun, whole_params(state, frozen), test_key)
+
+    def summarise() -> dict[str, Any]:
+        if settings.log:
+            merge_logs(home, settings.log, settings.stages)
+        records = read_records(home)
+        earlier = sum(took for k, took in stage_seconds(records).items() if k < (saved or 0))
+        summary = {
+            "schema": 1,
+            **measured,
+            "warm_start": begun.record,
+            "test_prompts": len(setup.test),
+            "test_samples": settings.test_samples,
+            **done_of(records),
+            "seconds": time.perf_counter() - began + earlier,
+            "compilations": COMPILATIONS.count - compilations,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)) // setup.team.who.sets,
+            **{name: about[name] for name in ("task", "difficulty", "bases", "method", "seed")},
+            "stages": settings.stages,
+        }
+        write_json(home / SUMMARY, summary)
+        return json.loads(dump(summary))
+
+    return on_first(summarise) or {}
+
+
+def _require_parts(settings: TextTrain, setup: TextSetup) -> None:
+    """Refuse rows that the mesh does not divide."""
+    rows = {"micro_batch": settings.micro_batch, "prompts, group": setup.sampling.rows}
+    if settings.warm.steps:
+        rows["warm.batch"] = settings.warm.batch
+    for name, number in rows.items():
+        require_parts(setup.mesh, name, number)
+
+
+def _tell(text: str) -> None:
+    if is_first():
+        print(text, flush=True)
+
+
+def _nowhere(line: Mapping[str, Any]) -> None:
+    del line
+
+
+def _saved(home: Path) -> int | None:
+    """Stages that the folder holds, as the first process sees it."""
+    found = on_first(lambda: latest(home / CHECKPOINTS))
+    stages = int(from_first(np.int64(-1 if found is None else found)))
+    return None if stages < 0 else stages
+
+
+def _measured(
+    settings: TextTrain, setup: TextSetup, begun: TextStart, trained: Sequence[Params], key: Array
+) -> dict[str, Any]:
+    """Part of the summary: held-out accuracy before training, after it, and before the supervised start."""
 
     def accuracy(params: Sequence[Params]) -> Conversations:
-        return talk(setup, params, setup.test, settings.test_samples, test_key)
+        return talk(setup, params, setup.test, settings.test_samples, key)
 
     before = accuracy(begun.params)
-    gain = gained(before, accuracy(whole_params(state, frozen)))
-    untrained = before if begun.record is None else accuracy(setup.params)
-    if settings.log:
-        merge_logs(home, settings.log, settings.stages)
-    records = read_records(home)
-    earlier = sum(took for k, took in stage_seconds(records).items() if k < (saved or 0))
-    summary = {
-        "schema": 1,
-        **gain,
-        "accuracy_untrained": float(untrained.reward.mean()),
-        "warm_start": begun.record,
-        "test_prompts": len(setup.test),
-        "test_samples": settings.test_samples,
-        **done_of(records),
-        "seconds": time.perf_counter() - began + earlier,
-        "compilations": COMPILATIONS.count - compilations,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)) // setup.team.who.sets,
-        **{name: about[name] for name in ("task", "difficulty", "bases", "method", "seed")},
-        "stages": settings.stages,
-    }
-    write_json(home / SUMMARY, summary)
-    return json.loads(dump(summary))
+    gain = gained(before, accuracy(trained))
+    untrained = accuracy(setup.params) if settings.warm.steps else before
+    return {**gain, "accuracy_untrained": float(untrained.reward.mean())}
 
 
 def _stages(settings: TextTrain, setup: TextSetup, frozen: Sequence[Params], write: Write) -> Any:
@@ -146,7 +197,12 @@ def _stages(settings: TextTrain, setup: TextSetup, frozen: Sequence[Params], wri
     parts: list[dict[str, NDArray[Any]]] = []
     log = TokenLogger(parts.append, rescore=True) if settings.log else None
     talk = TextTalk(DriftPolicy(settings.drift))
-    backend = text_backend(setup.team, frozen, setup.task, setup.update, setup.sampling, talk, log=log)
+    backend = text_backend(setup.team, frozen, setup.task, setup.update, setup.sampling, talk, log=log, mesh=setup.mesh)
+
+    def write_log(k: int) -> None:
+        (settings.out / TOKENS).mkdir(exist_ok=True)
+        path = settings.out / TOKENS / f"{k:08d}.{settings.log}"
+        write_token_log(path, joined(parts), sampler=Sampler(settings.temperature, precision=settings.dtype))
 
     def stage(state: Any, key: Array, k: int) -> tuple[Any, list[dict[str, Any]]]:
         begin = time.perf_counter()
@@ -156,9 +212,7 @@ def _stages(settings: TextTrain, setup: TextSetup, frozen: Sequence[Params], wri
         final, records = run_stage(backend, state, setup.order, setup.method.schedule, key, k, setup.budget)
         lines = update_lines(records)
         if log is not None:
-            (settings.out / TOKENS).mkdir(exist_ok=True)
-            path = settings.out / TOKENS / f"{k:08d}.{settings.log}"
-            write_token_log(path, joined(parts), sampler=Sampler(settings.temperature, precision=settings.dtype))
+            on_first(lambda: write_log(k))
         for line in lines:
             line |= {"delta": setup.update.delta, "probe": {}, "time_stage": time.perf_counter() - begin}
             write(line)
@@ -182,14 +236,14 @@ def is_text_run(home: Path) -> bool:
     return (home / ABOUT).is_file() and read(home / ABOUT, "the settings of a run of `train`").get("kind") == KIND
 
 
-def load_text_run(home: Path, start: bool = False) -> TextLoaded:
-    """The team as it was saved last, or as it was before training.
+def load_text_run(home: Path, start: bool = False, mesh: str | None = None) -> TextLoaded:
+    """The team as it was saved last, or as it was before training, on one device or on a mesh, wherever it was trained.
 
     Raises:
       InputError: no such run, a damaged one, or a base, a task or a data set that is another one now.
     """
     settings, begun = _read_settings(home)
-    setup = set_up_text(settings)
+    setup = set_up_text(settings, mesh_there(mesh))
     done = latest(home / CHECKPOINTS)
     if done is None:
         raise InputError(str(home / CHECKPOINTS), "no checkpoint", "the folder of a run of `train`")
@@ -204,7 +258,7 @@ def load_text_run(home: Path, start: bool = False) -> TextLoaded:
             raise InputError(str(begun), "no checkpoint", f"the team that the run in {home} started from")
         return TextLoaded(settings, setup, start_of_text(settings, setup, begun).params, 0, [])
     first, frozen = init_text_state(setup.team, setup.params, setup.update)
-    state = restore(home / CHECKPOINTS, jax.eval_shape(lambda: first), done).tree
+    state = as_spread(restore(home / CHECKPOINTS, jax.eval_shape(lambda: first), done).tree, first)
     return TextLoaded(settings, setup, whole_params(state, frozen), done, read_records(home))
 
 

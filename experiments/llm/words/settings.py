@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from experiments.llm.settings import MOST_ROLLOUTS, MOST_RUNS, Learn, require_methods
+from experiments.llm.words.hosts import SIZES, hosts_of, mesh_sizes
 from teamtr_jax.llm.checked import SEEDS, flags, made, texts, whole
 from teamtr_jax.llm.llama.lora import LINEARS, Lora
 from teamtr_jax.llm.methods import METHODS
@@ -84,6 +85,11 @@ class TextTrain(Learn):
     """Held-out prompts on which the accuracy is measured before and after. None: 200, or as many as the task has."""
     test_samples: int = 1
     """Conversations for each of them."""
+    mesh: str | None = None
+    """Divide the run among all devices: rows=2,fsdp=2,tensor=2, whose product is their number. None: one device."""
+    hosts: str | None = None
+    """Several processes: HOST:PORT,COUNT,INDEX, the address of process 0, how many there are and which one this is. auto: as
+    Slurm, Open MPI, Kubernetes or a TPU pod started them."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -105,6 +111,17 @@ class TextTrain(Learn):
         if METHODS[self.method].lone:
             raise InputError("method", self.method, "one with a team; a task with agents=1 is for one agent alone")
         self.prompted  # noqa: B018 — checks
+        self._check_devices()
+
+    def _check_devices(self) -> None:
+        for name, read in (("mesh", mesh_sizes), ("hosts", hosts_of)):
+            if getattr(self, name) is not None:
+                made(self, str, name)
+                read(getattr(self, name))
+        if self.hosts is not None and self.mesh is None:
+            raise InputError(
+                "mesh", "none, but hosts", f"{SIZES}: without one each process would train a team of its own"
+            )
 
     @property
     def prompted(self) -> dict[str, str]:
@@ -137,6 +154,8 @@ class TextCompare(TextTrain):
         whole(self, 1, "seeds", high=MOST_RUNS)
         whole(self, 0, "seed", high=SEEDS + 1 - self.seeds)
         require_methods(self)
+        if self.hosts is not None:
+            raise InputError("hosts", repr(self.hosts), "none: several processes share one run of train")
 
     def run(self, method: str, seed: int) -> TextTrain:
         """One of the runs."""

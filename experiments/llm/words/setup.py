@@ -10,16 +10,21 @@ from typing import Any, cast
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from experiments.llm.plugins import loaded, task_file, task_identity, task_settings, word_task_of
 from experiments.llm.setup import held_out_problems
 from experiments.llm.words.bases import base_path, digest_beside
+from experiments.llm.words.hosts import params_on
 from experiments.llm.words.settings import TEXT_PROMPTS, TextTrain
 from experiments.networks import ORDERS
 from teamtr_jax.llm.backend import LanguageSampling
 from teamtr_jax.llm.checkpoint_team import team_of
 from teamtr_jax.llm.language_model import Params
 from teamtr_jax.llm.llama.load import Agent, load_agent
+from teamtr_jax.llm.llama.network import PARTITION
+from teamtr_jax.llm.llama.tensors import on_device
+from teamtr_jax.llm.mesh import placing
 from teamtr_jax.llm.methods import METHODS, Method
 from teamtr_jax.llm.tasks import Demonstrates, JsonLines, Problem, WordTask, jsonl_task
 from teamtr_jax.llm.tasks.answers import READERS
@@ -52,6 +57,7 @@ class TextSetup:
     budget: int  #: rollouts of a stage
     test: list[Problem]
     rows: int  #: conversations of one call of the sampler where accuracy is measured
+    mesh: Mesh | None = None  #: where parameters lie and rows are divided
 
 
 def text_task_of(settings: TextTrain) -> WordTask:
@@ -94,8 +100,8 @@ def roles_of(settings: TextTrain, task: WordTask) -> tuple[Role, ...]:
     return tuple(replace(role, system=prompted.get(role.name, role.system), **cap) for role in task.roles)
 
 
-def set_up_text(settings: TextTrain) -> TextSetup:
-    """Check the settings, one against the other, and read the checkpoints.
+def set_up_text(settings: TextTrain, mesh: Mesh | None = None) -> TextSetup:
+    """Check the settings, one against the other, and read the checkpoints, each array to where it lies.
 
     Raises:
       InputError: names what does not fit.
@@ -118,7 +124,7 @@ def set_up_text(settings: TextTrain) -> TextSetup:
             )
     rng = np.random.default_rng([settings.seed, 2])
     test = held_out_problems(task, rng, settings.test_prompts, TEXT_PROMPTS)
-    known = {path: _agent(settings, path) for path in dict.fromkeys(paths)}
+    known = {path: _agent(settings, path, mesh) for path in dict.fromkeys(paths)}
     agents = [known[path] for path in paths]
     key = None if settings.full else jax.random.fold_in(jax.random.key(settings.seed), 0)
     team, params = team_of(agents, roles, task.turns, key=key, sharing=sharing, temperature=settings.temperature)
@@ -133,7 +139,8 @@ def set_up_text(settings: TextTrain) -> TextSetup:
         for k in sharing.firsts
     )
     order = method.order or ORDERS[settings.order](updates)
-    return TextSetup(task, team, desks, params, bases, method, update, sampling, order, budget, test, rollouts)
+    params = params_on(team, params, mesh)
+    return TextSetup(task, team, desks, params, bases, method, update, sampling, order, budget, test, rollouts, mesh)
 
 
 def _minibatch(rollouts: int, settings: TextTrain) -> int:
@@ -141,9 +148,10 @@ def _minibatch(rollouts: int, settings: TextTrain) -> int:
     return max(1, rollouts // (settings.steps * settings.micro_batch)) * settings.micro_batch
 
 
-def _agent(settings: TextTrain, path: Path) -> Agent:
+def _agent(settings: TextTrain, path: Path, mesh: Mesh | None) -> Agent:
     """A checkpoint, with adapters or in full, as it computes in this run."""
-    found = load_agent(path, dtype=settings.dtype, lora=None if settings.full else settings.lora.lora)
+    place = on_device if mesh is None else placing(PARTITION, mesh)
+    found = load_agent(path, dtype=settings.dtype, lora=None if settings.full else settings.lora.lora, place=place)
     return found._replace(model=replace(found.model, remat=settings.remat, unroll=settings.unroll))
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from experiments.llm.setup import kept_start
 from experiments.llm.words.settings import TextTrain
 from experiments.llm.words.setup import TextSetup, describe_text
 from teamtr_jax.checkpoint import save
+from teamtr_jax.hosts import as_spread, from_first, gathered, on_first
 from teamtr_jax.llm.language_model import Params, joined, split_trained
 from teamtr_jax.llm.text_warm_start import text_warm_start
 from teamtr_jax.records import dump
@@ -32,9 +34,8 @@ class TextStart(NamedTuple):
     """One pytree for each set of parameters, and how it was found."""
 
     params: tuple[Params, ...]
-    record: (
-        dict[str, Any] | None
-    )  #: of `TextWarmStartRecord`, and the seconds it took; none where there was no supervised start
+    record: dict[str, Any] | None
+    """Of `TextWarmStartRecord`, and the seconds it took; none where there was no supervised start, or another process read it."""
 
 
 def start_of_text(settings: TextTrain, setup: TextSetup, folder: Path) -> TextStart:
@@ -51,13 +52,19 @@ def start_of_text(settings: TextTrain, setup: TextSetup, folder: Path) -> TextSt
     want = {name: about[name] for name in DECIDE}
     began = time.perf_counter()
     each = [split_trained(own, model.trained(own)) for model, own in zip(setup.team.models, setup.params, strict=True)]
-    found = kept_start(folder, want, [trained for trained, _ in each])
-    if found is not None:
-        return TextStart(_whole(found.tree, [frozen for _, frozen in each]), found.metadata["record"])
-    params, record = text_warm_start(setup.team, setup.task, setup.params, settings.seed, settings.warm)
+    trained, frozen = ([both[i] for both in each] for i in range(2))
+    found = on_first(lambda: kept_start(folder, want, trained))
+    if from_first(np.bool_(found is not None)):
+        whole = gathered(trained)  # by all processes: of those that did not read
+        kept = from_first(whole if found is None else found.tree)
+        return TextStart(_whole(as_spread(kept, trained), frozen), found and found.metadata["record"])
+    params, record = text_warm_start(
+        setup.team, setup.task, setup.params, settings.seed, settings.warm, mesh=setup.mesh
+    )
     kept = {**record._asdict(), **asdict(settings.warm), "seconds": time.perf_counter() - began}
-    trained = [split_trained(own, model.trained(own))[0] for model, own in zip(setup.team.models, params, strict=True)]
-    save(folder, record.steps, trained, {"settings": want, "record": kept})
+    own = [split_trained(own, model.trained(own))[0] for model, own in zip(setup.team.models, params, strict=True)]
+    learned = gathered(own)
+    on_first(lambda: save(folder, record.steps, learned, {"settings": want, "record": kept}))
     return TextStart(params, json.loads(dump(kept)))
 
 

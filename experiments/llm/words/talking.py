@@ -51,7 +51,7 @@ def show_text(settings: Show, console: Console | None = None) -> None:
     Raises:
       InputError: no such run.
     """
-    loaded = load_text_run(settings.run, settings.start)
+    loaded = load_text_run(settings.run, settings.start, settings.mesh)
     setup, console = loaded.setup, Console() if console is None else console
     wanted = settings.count * (8 if settings.failures else 1)
     problems = draw(setup.task, np.random.default_rng([settings.seed, 4]), wanted, held_out=True)
@@ -77,7 +77,7 @@ def evaluate_text(settings: Eval) -> dict[str, Any]:
     Raises:
       InputError: no such run, or a difficulty with other roles.
     """
-    loaded = load_text_run(settings.run, settings.start)
+    loaded = load_text_run(settings.run, settings.start, settings.mesh)
     name = "eval-start.json" if settings.start else "eval.json"
     places(settings.run, files=[name])
     setup, own = loaded.setup, " ".join(loaded.settings.difficulty or ()) or "as trained"
