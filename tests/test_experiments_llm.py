@@ -10,13 +10,15 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.llm import figures, setup
+from experiments.llm import figures, keeping, setup, transcripts
 from experiments.llm import replacement as swaps
 from experiments.llm import run as runs
 from experiments.llm.__main__ import main
@@ -35,7 +37,7 @@ from experiments.llm.measure import (
 from experiments.llm.plugins import task_of
 from experiments.llm.settings import Compare, Eval, Show, Train
 from experiments.llm.setup import set_up
-from experiments.llm.transcripts import show, transcript
+from experiments.llm.transcripts import show, standing, transcript, verdict
 from experiments.reproduce.question import ReproduceSettings
 from experiments.saved import places, write_json
 from experiments.tables import show as table
@@ -509,9 +511,8 @@ def test_the_comparison_is_of_the_summaries(tmp_path, capsys):
     half = 12.7062047 * 0.125  # t with one degree of freedom
     assert f"0.375 [{0.375 - half:.3f}, {0.375 + half:.3f}]" in text
     assert f"-0.125 [{-0.125 - half:.3f}, {-0.125 + half:.3f}]" in text
-    assert "3/12" in text
-    assert "0/4" in text
-    assert "200" in text
+    assert "3/12 │ 200 │" in text  # tokens: the mean over seeds
+    assert "0/4 │ 100 │" in text
 
 
 def test_conversations_belong_to_their_problems(trained):
@@ -548,12 +549,15 @@ def test_the_summary_by_hand(trained):
     ratios = sorted(line["info"]["kl_k1"] / line["kl"] for line in lines if line["kl"] > 0)
     assert summary["k1_over_kl"][1] == pytest.approx((ratios[5] + ratios[6]) / 2)
     assert summary["tokens_per_second"] == pytest.approx(summary["tokens"] / summary["seconds_stages"])
+    ids, width, hidden = 4 + 3 + 1, 16, 48  # letters, headers, PAD; 8/3 of the width, up to a multiple of 8
+    kernels = width * (3 * width + width + 2 * hidden) + hidden * width
+    assert summary["parameters"] == ids * width + kernels + 3 * width  # of one agent, with a layer and three norms
 
 
 def test_rates_of_eval_by_hand(trained, capsys):
     """avg@2 is the mean reward, pass@2 the share of prompts with a right conversation; regressions are those of the records."""
     assert main(["eval", str(trained), "--prompts", "16", "--samples", "2"]) == 0
-    capsys.readouterr()
+    text = " ".join(capsys.readouterr().out.split())
     report, loaded = json.loads((trained / "eval.json").read_text()), runs.load_run(trained)
     assert report["prompts"] == 16
     problems = setup.held_out_problems(loaded.setup.task, np.random.default_rng([1, 5]), 16)
@@ -571,6 +575,13 @@ def test_rates_of_eval_by_hand(trained, capsys):
         assert kept["updates"] == len(own) == 4
         assert kept["regressions"] == sum(x["regression"] for x in own)
         assert kept["worst"] == min(x["change"] for x in own)
+        mean = np.mean([x["change"] for x in own])
+        counted = f"copyist {agent + 1} │ 4 │ {kept['regressions']} │ {kept['worst']:+.3f} │ {mean:+.4f} │"
+        assert counted in text
+        said = row["agents"][f"copyist {agent + 1}"]
+        as_told, first = (Mean(**said[name]) for name in ("as_demonstrated", "first_wrong"))
+        given = "–" if said["given_right"] is None else f"{said['given_right']:.3f}"
+        assert f"length=2: copyist {agent + 1} │ {as_told} │ {given} │ {first} │" in text
 
 
 # ------------------------------------------------------------------------------------------------------ tasks at defaults
@@ -587,6 +598,7 @@ def test_every_task_is_set_up_at_its_defaults(name, tmp_path, monkeypatch):
     assert len(prompts) == len(setup.test)
     assert all(map(is_held_out, prompts))
     assert len(setup.probes) == 1024
+    assert setup.probes[:16] != setup.test[:16]  # further ones
     if name != "gcd":
         assert len(prompts) == 512
         return
@@ -993,3 +1005,168 @@ def test_a_step_that_was_undone_is_drawn_too(trained, tmp_path, monkeypatch):
         "control.png",
     ]
     assert (home / "kl.png").stat().st_size > 5000
+
+
+def test_what_is_drawn_is_what_the_records_hold(trained, monkeypatch):
+    """Every estimate under its name, the radius, the limit of the gain, intervals below a certificate, β."""
+    drawn = {}
+
+    def kept(figure, path):
+        drawn[path.name] = figure
+        return path
+
+    lines, summary = read_records(trained), runs.read_summary(trained)
+    for k, line in enumerate(lines):  # the first is below its certificate, with its interval the second is not
+        line["info"]["certificate_estimable"] = 0.5 if k < 2 else -1.0
+        line["probe"] |= {"change": 0.1 + 0.3 * k, "change_error": 0.2}
+        line["info"]["multiplier"] = 2.0**k
+    monkeypatch.setattr(figures, "read_records", lambda folder: lines)
+    monkeypatch.setattr(figures, "save", kept)
+    figures.draw_run(trained)
+
+    def points(ax):
+        return {line.get_label(): np.asarray(line.get_ydata(), float).tolist() for line in ax.lines}
+
+    def of(*names):
+        return {label: [float(line["info"][name]) for line in lines] for label, name in names}
+
+    (ax,) = drawn["kl.png"].axes
+    shown = points(ax)
+    assert shown == shown | of(("k1 (the paper's)", "message_kl_k1"), ("k3", "message_kl_k3"), ("full vocabulary", "message_kl"),
+                               ("monitor before going back", "monitor_reached"))  # fmt: skip
+    assert shown["δ = 1"] == [1.0, 1.0]
+    (ax,) = drawn["accuracy.png"].axes
+    assert f"gain ≥ {summary['gain_low95']:.3f} (95 %)" in ax.get_title()
+    assert [summary["accuracy_start"], summary["accuracy_end"]] in [list(line.get_ydata()) for line in ax.lines]
+    left, right = drawn["certificate.png"].axes
+    assert left.get_title() == "interval wholly below the certificate: 1 of 12 updates"
+    shown = points(right)
+    assert shown == shown | of(("surrogate", "surrogate_raw"), ("surrogate − KL", "certificate_estimable"))
+    assert shown["KL an episode"] == [line["kl"] for line in lines]
+    above, below = drawn["control.png"].axes
+    assert above.collections[0].get_offsets()[:, 1].tolist() == [2.0**k for k in range(12)]
+    steps = np.concatenate([x.get_offsets()[:, 1] for x in below.collections[:2]])
+    assert sorted(steps.tolist()) == sorted(line["info"]["steps"] for line in lines)
+    plt.close("all")
+
+
+# --------------------------------------------------------------------------------------------------- what a command says
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_what_train_prints(words, tmp_path, monkeypatch, capsys):
+    """Accuracy, the lower limit of the gain and the counts of the summary; where everything is."""
+    summary = {
+        "accuracy_start": 0.25, "accuracy_end": 0.625, "gain": 0.375, "gain_low95": 0.125, "gain_high95": 0.5,
+        "test_prompts": 64, "updates": 12, "undone": 2, "regressions": 3, "tokens_per_second": 1234.4, "seconds": 56.7,
+        "compilations": 8, "warm_start": {"demonstrations": 16}, "accuracy_untrained": 0.0625,
+    }  # fmt: skip
+    monkeypatch.setattr(runs, "train_run", lambda settings: summary)
+    monkeypatch.setattr("experiments.llm.__main__.train_text", lambda settings: summary)
+    monkeypatch.setattr("experiments.llm.__main__.draw_run", lambda out: [out / "accuracy.png"])
+    out = tmp_path / "run"
+    assert main(["train", *["--base", "x"] * words, "--out", str(out), "--log", "parquet"]) == 0
+    text = capsys.readouterr().out
+    assert "accuracy on 64 held-out prompts: 0.250 → 0.625, gain at least 0.125 (95 %)" in text
+    assert f"12 updates, 2 undone,{'' if words else ' 3 regressions,'} 1234 tokens/s, 57 s, 8 programs compiled" in text
+    assert ("the start is after 16 demonstrations; before them: 0.062" in text) == words
+    for path in (out, out / "summary.json", out / "accuracy.png"):
+        assert f"  {path}\n" in text
+    assert f"teamtr monitor {out / 'token_log'}.parquet" in text
+
+
+def test_what_the_records_say_together():
+    """Tokens of each set of rollouts once, a stage's time once; steps undone; quartiles of k1/KL and k3/KL where there is a KL."""
+
+    def line(stage, seconds, tokens, numbers, scale=1.0, probe=None):
+        kl, k1, k3 = numbers
+        info = {"tokens": tokens, "kl_k1": k1, "kl_k3": k3, "step_scale": scale}
+        return {"stage": stage, "time_stage": seconds, "resampled": tokens < 1000, "kl": kl, "info": info, "probe": probe or {}}
+
+    records = [
+        line(0, 2.0, 100, (0.02, 0.01, 0.03)),
+        line(0, 2.5, 1000, (0.04, 0.04, 0.04), 0.5, {"regression": True}),
+        line(0, 3.0, 1000, (0.0, 0.0, 0.0), 0.0, {"regression": False}),
+        line(1, 5.0, 60, (0.01, 0.02, 0.005), 1.0, {"regression": True}),
+    ]
+    found = keeping.done_of(records)
+    assert found == {
+        "tokens": 160, "tokens_per_second": 20.0, "seconds_stages": 8.0, "updates": 4, "regressions": 2, "regressions_tested": 3,
+        "undone": 1, "k1_over_kl": pytest.approx([0.75, 1.0, 1.5]), "k3_over_kl": pytest.approx([0.75, 1.0, 1.25]),
+    }  # fmt: skip
+    assert keeping.done_of(records[2:3])["k1_over_kl"] is None
+
+
+def test_events_of_tensorboard(tmp_path, monkeypatch):
+    """A step for each update, over all stages; where a run goes on, events of later stages are dropped. Only if asked for."""
+    written, begun = {}, []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            begun.append((folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            written[name, step] = value
+
+        def flush(self):
+            pass
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))
+    monkeypatch.setattr(keeping, "latest", lambda folder: 2)
+    record = {"stage": 2, "update": 1, "surrogate": 0.5, "kl": 0.25, "info": {"steps": 4}, "probe": {"after": 0.75}}
+    keeping.tensorboard(Train(tmp_path / "run"), 3)(record)
+    assert not written
+    keeping.tensorboard(Train(tmp_path / "run", tensorboard=True), 3)(record)
+    assert begun == [(str(tmp_path / "run" / "tensorboard"), 6)]
+    assert written == {("surrogate", 7): 0.5, ("kl", 7): 0.25, ("steps", 7): 4.0, ("probe/after", 7): 0.75}
+
+
+def test_what_a_conversation_earned():
+    assert [verdict(x).plain for x in (1.0, 0.0, 0.5)] == [
+        "  ✓ right   reward 1\n", "  ✗ wrong   reward 0\n", "  ~ partly   reward 0.5\n"
+    ]  # fmt: skip
+    assert [standing(k) for k in range(3)] == ["before training", "after 1 stage", "after 2 stages"]
+
+
+def test_only_failures_are_shown(trained, monkeypatch):
+    """Out of eight times as many, those that did not earn everything; the mean is that of all."""
+    reward = np.ones((16, 1))
+    reward[[3, 5, 9]] = [[0.5], [0.0], [0.25]]
+    said = [[["aa", "bb", "cc"]]] * 16
+    monkeypatch.setattr(transcripts, "converse", lambda *arguments: Conversations(reward, said))
+    console = Console(record=True, width=120)
+    show(Show(trained, count=2, failures=True), console)
+    text = console.export_text()
+    assert [text.count(mark) for mark in ("✓ right", "~ partly", "✗ wrong")] == [0, 1, 1]
+    assert f"mean reward {13.75 / 16:.3f} of 16 conversations, 2 shown" in text
+
+
+def test_a_replacement_is_reported_by_hand(tmp_path, capsys):
+    """Means over the replaced agents, against the team as it was before; the end against what it became by then."""
+    keep = np.array([[0.5, 0.5, 1.0], [0.75, 0.5, 1.0]])
+    direct = np.array([[[0.25, 0.5, 0.0], [0.5, 0.0, 0.5]], [[0.0, 0.25, 1.0], [0.5, 1.0, 1.0]]])
+    swap = [{"kl": [kl, -9.0, 9.0], "certificate": [low, -9.0, 9.0]} for kl, low in ((0.4, -0.5), (0.2, 0.25))]
+    courses = [swaps.Course("no replacement", None, keep, None), swaps.Course("from scratch", None, keep - 0.5, None)]
+    for name, gain in (("direct", 0.0), ("aligned", 0.125)):
+        courses += [swaps.Course(name, k, direct[k] + gain, swap[k]) for k in (0, 1)]
+    settings = swaps.Replace(tmp_path, out=tmp_path / "out", stages=1)
+    (tmp_path / "out").mkdir()
+    numbers = swaps.report(settings, courses)
+    own = direct.mean(0)
+    text = " ".join(capsys.readouterr().out.split())
+    shown = []
+    for found, difference in (
+        (numbers["direct"]["change"][0], own[0] - keep[0]),
+        (numbers["direct"]["change"][1], own[1] - keep[0]),
+        (numbers["direct"]["end_against_no_replacement"], own[1] - keep[1]),
+    ):
+        half = 1.96 * difference.std(ddof=1) / math.sqrt(3)
+        mean = difference.mean()
+        assert found == pytest.approx({"value": mean, "low": mean - half, "high": mean + half})
+        shown.append(f"{100 * mean:+.1f} ± {100 * half:.1f}")
+    assert f"direct │ 0.3 │ {' │ '.join(shown)} │ -12.5 │" in text
+    assert (numbers["direct"]["kl"], numbers["direct"]["certificate"]) == pytest.approx((0.3, -0.125))
+    assert numbers["aligned"]["accuracy"] == pytest.approx((own.mean(-1) + 0.125).tolist())
+    assert numbers["from scratch"]["kl"] is numbers["no replacement"]["certificate"] is None
+    assert json.loads((tmp_path / "out" / "replacement.json").read_text())["direct"] == numbers["direct"]
+    assert f"accuracy before {100 * keep[0].mean():.1f} %" in text

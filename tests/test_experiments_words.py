@@ -19,14 +19,16 @@ from rich.console import Console
 from experiments.commands import exit_code, parsed
 from experiments.llm.__main__ import form_of, main
 from experiments.llm.keeping import TIMED
+from experiments.llm.measure import Conversations
 from experiments.llm.settings import Eval, Show
 from experiments.llm.words import bases, compare, hosts, report, talking
 from experiments.llm.words import run as runs
+from experiments.llm.words.room import sizes_of
 from experiments.llm.words.run import load_text_run
 from experiments.llm.words.settings import Adapters, TextCompare, TextTrain
-from experiments.llm.words.setup import set_up_text, text_task_of
+from experiments.llm.words.setup import _minibatch, set_up_text, text_task_of
 from experiments.llm.words.starting import start_of_text
-from experiments.llm.words.talking import evaluate_text, show_text
+from experiments.llm.words.talking import conversation, evaluate_text, show_text
 from experiments.saved import read
 from teamtr_jax.checkpoint import read_manifest
 from teamtr_jax.hosts import FirstFailed
@@ -176,15 +178,40 @@ def test_seeds_are_reported_together(trained, tmp_path, capsys):
     )
     kept, figure = report.report(tmp_path, tmp_path / "out")
     content = read(kept, "results")
+    shares = [report.wilson(summary[name], 8) for name in ("accuracy_untrained", "accuracy_start", "accuracy_end")]
+    told = capsys.readouterr().out
+    assert (
+        f"| 0 | {' | '.join(map(str, shares))} | 0.300 [0.200, 0.400] | {summary['seconds']:.0f} |"
+        in told.splitlines()
+    )
     assert content["gain_pooled"] == pytest.approx({"value": 0.2, "low": 0.15, "high": 0.25})
     assert content["gain_over_seeds"]["low"] == pytest.approx(0.2 - 12.7062 * 0.1, rel=1e-4)
     assert len(content["updates"][1]) == summary["updates"]
     assert figure.read_bytes()[:4] == b"\x89PNG"
-    assert "pooled gain 0.200 [0.150, 0.250] (n = 16 prompts)" in capsys.readouterr().out
+    assert "pooled gain 0.200 [0.150, 0.250] (n = 16 prompts)" in told
     low = report.wilson(0.0, 200)
     assert (round(low.low, 6), round(low.high, 4)) == (0, 0.0188)
     with pytest.raises(InputError, match="no finished run"):
         report.report(tmp_path / "out", tmp_path)
+    runs.write_json(tmp_path / "seed-1" / "summary.json", summary | {"test_samples": 2})
+    with pytest.raises(InputError, match=r"seed-1: test_samples: found 2, expected 1"):
+        report.report(tmp_path, tmp_path / "out")
+
+
+def test_what_is_kept_of_an_update():
+    """Of its record what the table names, of the monitor's rungs and limits each under its own name; k1 and drift if there are."""
+    line = {"stage": 2, "agent": 1, "resampled": True, "surrogate": 0.5, "kl": 9.0, "info": {"floor": 0.25, "steps": 3}}
+    seen = {
+        "rungs": [{"id": "S7", "name": "KL", "certificate": {"value": 0.125}}], "certificate": {"lower": -0.5},
+        "certificate_finite_sample": {"lower": -2.0}, "kl_k1": {"value": 0.0625}, "drift": 0.75,
+    }  # fmt: skip
+    kept = {
+        "stage": 2, "agent": 1, "resampled": True, "surrogate": 0.5, "floor": 0.25, "kl_k1": 0.0625, "surrogate_drift": 0.75,
+        "certificates": {"S7, KL": 0.125, "certified_lower": -0.5, "S8_lower": -2.0},
+    }  # fmt: skip
+    assert report._told(line, seen) == kept
+    without = {name: value for name, value in kept.items() if name not in ("kl_k1", "surrogate_drift")}
+    assert report._told(line, seen | {"kl_k1": None, "drift": None}) == without
 
 
 def test_resumed_records_are_the_same(trained, tmp_path, monkeypatch):
@@ -204,10 +231,11 @@ def test_resumed_records_are_the_same(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "run_stage", whole)
     assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
     assert without_times(tmp_path / "run") == without_times(home)
-    assert [json.loads((x / "summary.json").read_text())["accuracy_end"] for x in (home, tmp_path / "run")]
+    ends = [json.loads((x / "summary.json").read_text())["accuracy_end"] for x in (home, tmp_path / "run")]
+    assert ends[0] == ends[1]
 
 
-def test_show_and_eval(trained, capsys):
+def test_show_and_eval(trained, monkeypatch, capsys):
     """Who said what, with what it earned; avg@K and pass@K of both difficulties, with adapters and without."""
     home, _ = trained
     with open(home / "shown.txt", "w") as file:
@@ -230,18 +258,54 @@ def test_show_and_eval(trained, capsys):
         evaluate_text(Eval(home, prompts=8, samples=2, difficulty=("cap=9",)))
     assert main(["show", str(home), "--count", "1", "--start"]) == 0
     assert "before training" in capsys.readouterr().out
+    reward = np.where(np.arange(8) == 5, 0.0, 1.0)[:, None]
+    monkeypatch.setattr(talking, "talk", lambda *arguments: Conversations(reward, [[["yes", "no"]]] * 8))
+    assert main(["show", str(home), "--count", "1", "--failures"]) == 0
+    text = capsys.readouterr().out
+    assert [text.count(mark) for mark in ("✓ right", "✗ wrong")] == [0, 1]
+    assert "mean reward 0.875 of 8 conversations, 1 shown" in text
+    reward = np.array([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
+    monkeypatch.setattr(talking, "talk", lambda *arguments: Conversations(reward, []))
+    found = evaluate_text(Eval(home, prompts=4, samples=2))["difficulties"]["as trained"]
+    assert [found["avg"]["value"], *(found["pass"][k]["value"] for k in ("1", "2"))] == [0.5, 0.5, 0.75]
 
 
-def test_a_summary_of_other_stages_or_prompts_is_made_again(trained, tmp_path):
-    """A run that was stopped while it was measured has the summary of the stages before. One prompt has no interval."""
+def test_a_conversation_line_by_line():
+    """Who speaks in turn, under what each sees where that differs."""
+    problem, said = Problem("7?", "7"), ["x", "y\nz", ""]
+    lines = [line.split() for line in conversation(("a", "b"), ("7?", "7?"), problem, said, 0.0).plain.splitlines()]
+    assert lines == [["problem", "7?"], ["a", "x"], ["b", "y"], ["z"], ["a", "(nothing)"],
+                     ["✗", "wrong", "reward", "0", "answer", "7"]]  # fmt: skip
+    lines = [line.split() for line in conversation(("a", "b"), ("7?", ""), problem, said[:1], 1.0).plain.splitlines()]
+    assert lines[:3] == [["a", "sees", "7?"], ["b", "sees", "(nothing)"], ["a", "x"]]
+
+
+def test_a_summary_of_other_stages_or_prompts_is_made_again(trained, tmp_path, monkeypatch):
+    """A run that was stopped while it was measured has the summary of the stages before. One prompt has no interval.
+
+    Measured are the team before demonstrations, as training began, and as it ended; counted is what is trained of one agent.
+    """
     home, arguments = trained
-    copy = shutil.copytree(home, tmp_path / "run")
+    copy, measure = shutil.copytree(home, tmp_path / "run"), runs.talk
     old = json.loads((copy / "summary.json").read_text())
     del old["sha256"]
     runs.write_json(copy / "summary.json", {**old, "stages": 1, "accuracy_end": -1.0})
+    begun = load_text_run(home, start=True).params[0]["layers"]["q"]["lora_b"]
+
+    def talk(setup, params, problems, samples, key):
+        own = params[0]["layers"]["q"]["lora_b"]
+        share = 0.25 if not own.any() else 0.5 if np.array_equal(own, begun) else 1.0
+        return Conversations(np.full((len(problems), samples), share), [])
+
+    monkeypatch.setattr(runs, "talk", talk)
     assert main([*arguments, "--out", str(copy)]) == 0
     new = json.loads((copy / "summary.json").read_text())
-    assert (new["stages"], new["accuracy_end"]) == (2, old["accuracy_end"])
+    assert [new[name] for name in ("stages", "accuracy_untrained", "accuracy_start", "accuracy_end")] == [2, 0.25, 0.5, 1]
+    x = json.loads((BASE / "config.json").read_text())
+    width, keys, hidden = x["hidden_size"], x["num_key_value_heads"] * x["head_dim"], x["intermediate_size"]
+    sides = [2 * width, width + keys, width + keys, 2 * width, *[width + hidden] * 3]  # q k v o gate up down
+    assert new["parameters"] == x["num_hidden_layers"] * 2 * sum(sides)  # adapters of rank 2
+    monkeypatch.setattr(runs, "talk", measure)
     assert main([*("1" if x == "8" else x for x in arguments), "--out", str(copy)]) == 0
     one = json.loads((copy / "summary.json").read_text())
     assert (one["test_prompts"], one["gain_low95"]) == (1, "-inf")
@@ -309,6 +373,13 @@ def test_what_can_be_asked_for(tmp_path):
     assert two.team.agents[0].model != two.team.agents[1].model
     full = make(tmp_path, full=True)
     assert "lora_a" not in full.params[0]["layers"]["q"]
+    other = make(tmp_path, order="reverse", temperature=0.5, remat=True, unroll=False, method="no_resampling")
+    assert (other.team.temperature, other.team.models[0].remat, other.team.models[0].unroll) == (0.5, True, False)
+    assert int(other.order(np.ones(2, bool), list, None)) == 1
+    assert (other.budget, other.sampling.prompts, shared.sampling.prompts) == (2 * 16 * 8, 32, 16)
+    assert [getattr(sizes_of(x, 0), name) for x in (shared, two) for name in ("rows", "views", "sets", "written")] == [
+        128, 2, 1, 2 * 48, 128, 1, 2, 7
+    ]  # fmt: skip
     (tmp_path / "x.jsonl").write_text('{"prompt": "1 + 1?", "answer": 2, "split": "train"}\n'
                                       '{"prompt": "2 + 2?", "answer": 4, "split": "test"}\n')  # fmt: skip
     (tmp_path / "v.py").write_text("def half(problem, messages):\n    return 0.5\n")
@@ -483,6 +554,21 @@ def test_bad_adapters_and_methods(tmp_path):
     runs_of = TextCompare(tmp_path, base=("x",), methods=("grpo",), seeds=2, seed=3)
     assert runs_of.run("grpo", 1).out == tmp_path / "grpo" / "seed-4"
     assert runs_of.run("grpo", 1).base == ("x",)
+
+
+def test_minibatches_of_a_pass(tmp_path):
+    """About as many as steps were asked for, each a multiple of the micro-batch, and at least one."""
+    settings = TextTrain(tmp_path, base=("x",), steps=4, micro_batch=8)
+    assert [_minibatch(rollouts, settings) for rollouts in (8, 64, 96, 128)] == [8, 16, 24, 32]
+
+
+def test_what_drifts_is_treated_as_was_asked(trained, monkeypatch):
+    seen = []
+    monkeypatch.setattr(runs, "text_backend", lambda *arguments, log: seen.append((arguments[5], log)))
+    settings, setup, *_ = load_text_run(trained[0])
+    runs._stages(replace(settings, drift="refuse", log=None), setup, (), print)
+    ((talk, log),) = seen
+    assert (talk.drift.kind, log) == ("refuse", None)
 
 
 def test_where_smollm2_is(tmp_path, monkeypatch):

@@ -47,6 +47,7 @@ def test_messages_are_kept():
         ([[3], [1, 3]], [[-1.0], [-1.0, math.nan]], "found nan"),
         ([[3], [1, 3]], [[-1.0], [-1.0, -math.inf]], "found -inf"),
         ([[3], [1, 3]], [[-1.0], [-1.0, 0.01]], r"found 0\.01, expected finite numbers, at most 0"),
+        ([[3], [1, 3]], [[-1.0], [-1.0, 1e-4]], r"found 0\.0001, expected finite numbers, at most 0"),
         ([[3], [12, 3]], [[-1.0], [-1.0] * 2], "row 1: ids: found 12, expected ids from 0 to 11"),
         ([[3], [-1, 3]], [[-1.0], [-1.0] * 2], "row 1: ids: found -1"),
         ([[3], [1.0, 3.0]], [[-1.0], [-1.0] * 2], "a list of integers"),

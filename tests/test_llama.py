@@ -215,6 +215,23 @@ def test_adapters_change_nothing_at_first_and_alone_are_trained(adapters):
     assert not jnp.array_equal(second["layers"]["q"]["lora_a"], fresh["layers"]["q"]["lora_a"])
 
 
+def test_sizes_of_fresh_numbers(adapters):
+    """Kernels and tables have variance 1/in; A is uniform on ±1/√in, as PEFT draws it, up to a layer's rank, and B is 0."""
+    config, fresh, _ = adapters
+    for name, into in (("q", 16), ("o", 16), ("up", 16), ("down", 24)):
+        assert float(fresh["layers"][name]["kernel"].std()) * into**0.5 == pytest.approx(1, abs=0.2), name
+    assert float(fresh["embedding"].std()) * 4 == pytest.approx(1, abs=0.2)
+    for name, into in (("q", 16), ("v", 16), ("down", 24)):
+        a = np.asarray(fresh["layers"][name]["lora_a"]) * into**0.5
+        held = np.arange(3) < np.array([[LORA.rank_of(name, layer)] for layer in range(2)])
+        own = a.swapaxes(1, 2)[held].ravel()
+        assert not a.swapaxes(1, 2)[~held].any()
+        assert -1 <= own.min() < -0.9
+        assert 0.9 < own.max() <= 1
+        assert abs(own.mean()) < 4 / (3 * own.size) ** 0.5
+        assert not np.asarray(fresh["layers"][name]["lora_b"]).any()
+
+
 @partial(jax.jit, static_argnums=0)
 def cached(config, params):
     return config.features(params, IDS, READABLE, 0, config.init_cache(2, 9))[0]

@@ -445,6 +445,15 @@ def test_held_out_probes_only_measure():
     assert a.contexts == b.contexts
 
 
+def test_the_seed_is_that_of_the_order_of_probes():
+    """Two seeds visit the probes in two orders; one seed, one result."""
+    settings = AlignmentSettings(radius=RADIUS, epochs=1)
+    one, again, other = (
+        align(TEAM, trained(), 0, *newcomer(), conversations(1), settings, seed=seed)[0] for seed in (0, 0, 1)
+    )
+    assert bits(one) == bits(again) != bits(other)
+
+
 def test_an_alignment_that_is_not_a_number_ends():
     config, own = newcomer()
     broken = {**own, "embedding": own["embedding"].at[0].set(jnp.nan)}

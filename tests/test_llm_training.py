@@ -15,6 +15,7 @@ import pytest
 from scipy.stats import ttest_ind
 
 from teamtr_jax.finite_sample import finite_sample_certificate
+from teamtr_jax.llm.ascend import optimiser_of
 from teamtr_jax.llm.backend import (
     LanguageSampling,
     TokenLogger,
@@ -28,7 +29,7 @@ from teamtr_jax.llm.methods import METHODS, lone_layout
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, agent_params, init_team, policy_logits
 from teamtr_jax.llm.tasks import Problem, draw, layout_of
 from teamtr_jax.llm.update import init_train_state, update_agent
-from teamtr_jax.llm.update_settings import UpdateSettings
+from teamtr_jax.llm.update_settings import UpdateSettings, parts
 from teamtr_jax.records import TOKEN_LOG_COLUMNS, dump, update_lines
 from teamtr_jax.schedules import certificate_driven, fresh, greedy, importance_weighted, once, single, stale_occupancy
 from teamtr_jax.stage import run_stage
@@ -161,6 +162,9 @@ def test_what_an_update_reports(first):
         "outside": (flat_kl > BASE.delta).mean(), "reward": np.asarray(rollouts.reward).reshape(-1)[:ROWS].mean(),
         "multiplier": 0.5,
     }  # fmt: skip
+    table = tables(TEAM, after.params, 1, rollouts)
+    said = [(r, p - 1) for r, rows in enumerate(plain_rows(rollouts, 1)[:ROWS]) for m in rows for p, _ in m]
+    expected["entropy"] = -np.mean([(np.exp(table[at]) * table[at]).sum() for at in said])
     assert info["kl"] > 1e-4
     for name, value in expected.items():
         np.testing.assert_allclose(info[name], value, rtol=2e-3, atol=2e-6, err_msg=name)
@@ -195,7 +199,7 @@ def test_updates_do_not_see_held_out_rewards(first, kind):
 
 NO_RADIUS = replace(BASE, early_stop=False, delta=1e9, adaptive=False)  # the program of `BASE`
 OBJECTIVES = {
-    "teamtr": replace(NO_RADIUS, beta=3.0, clip_low=0.02, clip_high=0.02),
+    "teamtr": replace(NO_RADIUS, beta=3.0, clip_low=0.02, clip_high=0.05),
     "grpo": replace(METHODS["grpo"].settings, learning_rate=0.01, epochs=3, minibatch=16, micro_batch=16, beta=3.0),
     "dapo": replace(METHODS["dapo"].settings, learning_rate=0.01, epochs=3, minibatch=20, micro_batch=5),
     "one_step": replace(NO_RADIUS, epochs=1, minibatch=16, beta=3.0),
@@ -240,7 +244,7 @@ def test_program_against_a_plain_loop(first, name):
     rollouts = rollouts._replace(reward=rollouts.reward.at[1].set(0.5))  # a prompt that teaches nothing
     found = the.estimate(state, rollouts, 1, fresh)
     after, info = the.update(state, found, 1)
-    kls = measured(TEAM, state.params, after.params, 1, rollouts)[1][:ROWS]
+    ratios, kls = (x[:ROWS] for x in measured(TEAM, state.params, after.params, 1, rollouts))
     np.testing.assert_allclose(info["kl"], sum(map(sum, kls)) / ROWS, rtol=2e-3)
 
     rows = plain_rows(rollouts, 1)[:ROWS]
@@ -286,10 +290,18 @@ def test_program_against_a_plain_loop(first, name):
             gain = jnp.where(upto <= settings.budget, gain, 0.0)
         return (w[units] * (settings.beta * kl - gain)).sum()
 
-    params, memory, slope = begin, ADAM.init(begin), jax.jit(jax.grad(loss))
+    params, memory, slope, norms = begin, ADAM.init(begin), jax.jit(jax.grad(loss)), []
     for _ in range(settings.epochs):
         gradient = _pulled(params, tokens, slope(_logits(SMALL, LAYOUT, params, tokens)))
         params, memory = _adam(gradient, memory, params)
+        norms.append(math.sqrt(sum(float((np.asarray(x, float) ** 2).sum()) for x in jax.tree.leaves(gradient))))
+    assert info["grad_norm"] == pytest.approx(np.mean(norms), rel=5e-3)
+    assert info["uniform_groups"] == 1 - mixed.mean() > 0
+    if settings.ratio == "message":
+        ratio, A = np.exp(np.concatenate(ratios)), np.repeat(advantage, [len(x) for x in ratios])
+        cut = np.where(A > 0, ratio > 1 + settings.clip_high, (ratio < 1 - settings.clip_low) & (A < 0))
+        assert info["clipped"] == pytest.approx(cut.mean())
+        assert cut.any() or name != "teamtr"
     wanted, got, origin = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
                            for tree in (params, of(after.params, 1), begin))  # fmt: skip
     step = np.linalg.norm(wanted - origin)
@@ -505,6 +517,10 @@ def test_small_steps_relax_the_penalty_and_never_stop(first):
     assert info["steps"] == BASE.epochs
     assert info["step_scale"] == 1
     assert info["memory"] == info["multiplier"] / 2
+    eager = backend(replace(BASE, learning_rate=1e-4, target=info["monitor_reached"] / 2))
+    _, info = eager.update(state, eager.estimate(state, rollouts, 1, fresh), 1)
+    assert info["memory"] == 2 * info["multiplier"]  # twice the target
+    assert (UpdateSettings(delta=0.3).aim, UpdateSettings(delta=0.3, target=0.2).aim) == (0.15, 0.2)
     fixed = backend(replace(BASE, learning_rate=1e-4, adaptive=False))
     _, info = fixed.update(state, fixed.estimate(state, rollouts, 1, fresh), 1)
     assert info["memory"] == info["multiplier"] == 0.5
@@ -783,6 +799,23 @@ def test_settings_that_are_refused(changed, message):
         replace(BASE, **changed)
 
 
+def test_every_setting_of_the_optimiser_is_followed():
+    """Two steps by hand: the norm over all leaves is cut, moments decay as asked, weights decay by rate times decay."""
+    b1, b2, rate, decay, most = 0.5, 0.75, 0.25, 0.125, 2.0
+    settings = UpdateSettings(learning_rate=rate, moments=(b1, b2), weight_decay=decay, max_grad_norm=most)
+    optimiser = optimiser_of(parts(settings)[1])
+    params = {"a": np.array([1.0, -2.0]), "b": np.array([0.5])}
+    memory = optimiser.init(params)
+    x, m, v = np.array([1.0, -2.0, 0.5]), np.zeros(3), np.zeros(3)
+    for step, g in enumerate((np.array([3.0, 0.0, -4.0]), np.array([0.5, 1.0, 0.25])), 1):  # of norms 5 and below 2
+        change, memory = optimiser.update({"a": g[:2], "b": g[2:]}, memory, params)
+        params = optax.apply_updates(params, change)
+        g = g * min(1.0, most / np.linalg.norm(g))
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        x = x - rate * (m / (1 - b1**step) / (np.sqrt(v / (1 - b2**step)) + 1e-8) + decay * x)
+        np.testing.assert_allclose(np.concatenate([params["a"], params["b"]]), x, rtol=1e-6)
+
+
 def test_samplings_that_are_refused():
     for options, message in (
         ({"prompts": 0}, "prompts: found 0, expected an integer from 1"),
@@ -807,6 +840,31 @@ def test_methods_are_what_their_names_say():
             method.schedule.name, 3 if name == "certificate_driven" else 1
         )
     assert METHODS["importance_weights"].schedule.reuse == "weights"
+    assert [METHODS[name].schedule.truncation for name in ("importance_weights", "importance_weights_5")] == [math.inf, 5]
+    full, free = UpdateSettings(), {"early_stop": False, "step_rule": "none"}
+    naive = {**free, "adaptive": False, "beta": 0.0}
+    differ = {
+        "certificate_step": {"step_rule": "certificate"},
+        "adaptive_kl": free,
+        "fixed_kl": {**free, "adaptive": False},
+        "no_trust_region": naive,
+        "chi_square_budget": {**naive, "clip_low": math.inf, "clip_high": math.inf, "spending": "chi_square"},
+        "no_clip": {"clip_low": math.inf, "clip_high": math.inf},
+        "no_group_norm": {"advantage": "centred"},
+        "token_ratio": {"ratio": "token"},
+        "ppo": {**naive, "ratio": "token", "advantage": "batch_normalised", "average": "unit"},
+        "grpo": {**naive, "ratio": "token", "average": "sequence", "penalty": "k3_new_to_current", "beta": 0.04},
+        "dapo": {**naive, "ratio": "token", "average": "unit", "clip_high": 0.28, "drop_uniform": True},
+    }
+    for name, method in METHODS.items():
+        found = {key: value for key, value in vars(method.settings).items() if value != getattr(full, key)}
+        assert found == differ.get(name, {}), name
+        assert method.lone == (name == "lone")
+    order = METHODS["single"].order
+    assert order is not None
+    assert [int(order(np.ones(2, bool), list, None)) for _ in range(2)] == [0, 0]
+    capped = lone_layout(replace(LAYOUT, caps=(1, 2)))
+    assert (capped.caps, capped.agents, capped.turns) == (None, 1, LAYOUT.turns)
     for name in ("ppo", "grpo", "dapo", "no_trust_region", "fixed_kl"):
         settings = METHODS[name].settings
         assert not settings.early_stop

@@ -44,6 +44,8 @@ def test_the_band_is_reached_and_the_measurement_is_of_what_is_returned(started)
     assert record.measured[0][0] == 0
     assert record.measured[0][1] < 0.05
     assert (record.steps, record.accuracy) in record.measured
+    assert len(record.loss) == 2
+    assert all(0 < loss < np.log(4) for loss in record.loss)  # of each agent; who knows nothing has the logarithm
     again, same = warm_start(team, TASK, params, seed=3, settings=SETTINGS)  # in the band from the first
     assert same.steps == 0
     assert same.accuracy == record.accuracy

@@ -245,6 +245,9 @@ def test_ids_of_a_user(tmp_path):
     written(tmp_path / "log", rows(prompt=41))
     with writer_of(tmp_path / "log", process=2, processes=5) as writer:
         assert writer.ids(1, 1)[0] == [47]  # above 41, and 2 modulo 5
+    written(tmp_path / "lower", rows(0, prompt=41), rows(1, prompt=3))
+    with writer_of(tmp_path / "lower") as writer:
+        assert writer.ids(1, 1)[0] == [42]  # whatever the last part has
     for wrong in ((-1, 2), (1, 0), (True, 2)):
         assert "an integer, at least" in refused(writer.ids, *wrong)
 
@@ -274,6 +277,17 @@ def test_a_part_for_each_update(tmp_path):
     assert read_token_log(writer.path).rows == 5 * 4
     assert "found a closed writer" in refused(writer.add, rows(7))
     writer.close()
+
+
+def test_a_part_is_on_the_disk_when_it_is_flushed(tmp_path, monkeypatch):
+    """Before its name is there: where the machine stops, a part is whole or not there."""
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_ino, parts(tmp_path))) or sync(file))
+    with writer_of(tmp_path) as writer:
+        writer.add(rows(0))
+        assert not synced
+        path = writer.flush()
+    assert (path.stat().st_ino, []) in synced
 
 
 def test_a_reused_array_does_not_change_what_was_added(tmp_path):
@@ -428,6 +442,8 @@ def test_two_writers_with_one_number(tmp_path):
         )
         writer_of(tmp_path / "log", process=1, processes=2).close()
         first.add(rows(0))
+        log_writer._unlock(os.dup(first._lock), (os.getpid() + 1, str(tmp_path / "log"), 0))  # a child that was forked ends
+        assert log_writer._tried(tmp_path / "log" / ".writer-0000.lock") is None
         inherited = os.dup(first._lock)  # as in a child that was forked, and lives longer
     writer_of(tmp_path / "log").close()
     os.close(inherited)

@@ -293,6 +293,12 @@ def test_a_trained_network_goes_out_and_back(name, shard, agents, tmp_path):
     assert len(names) == len(set(names))
     assert ("lm_head.weight" in names) is (name != "smollm2")
     assert len(files) == (7 if name == "qwen3" else 1)
+    index = tmp_path / "out" / "model.safetensors.index.json"
+    assert index.exists() is (name == "qwen3")
+    if name == "qwen3":
+        listed, held = json.loads(index.read_text()), {file.name: safetensors_numpy.load_file(file) for file in files}
+        assert listed["weight_map"] == {key: file for file, arrays in held.items() for key in arrays}
+        assert listed["metadata"]["total_size"] == sum(x.nbytes for arrays in held.values() for x in arrays.values())
     q = safetensors_numpy.load_file(files[0]) | safetensors_numpy.load_file(files[-1])
     assert np.array_equal(q["model.embed_tokens.weight"], params["embedding"])
     before, after = (

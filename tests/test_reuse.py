@@ -177,6 +177,8 @@ def test_rows_in_doubt_bound_nothing():
     r.book(0, table)
     found = r.may_reuse(1)
     assert found == (False, 1.0, "none", "the rollouts are in doubt: the log contradicts itself")
+    r.book(1, 0.01)  # a number that is added takes no doubt away
+    assert r.may_reuse(2) == found
 
 
 # --------------------------------------------------------------------------------------------------------------- bad input
@@ -255,7 +257,13 @@ def test_rows_drawn_after_an_update_that_was_booked_as_a_number():
     r = drawn(tolerance=1.0)
     r.book(0, 0.01)
     r.book(1, own)
-    assert r.may_reuse(2).reason == "the rollouts are in doubt: they were drawn after updates that were booked"
+    late = "the rollouts are in doubt: they were drawn after updates that were booked"
+    assert r.may_reuse(2).reason == late
+    own["logp_behaviour"] = own["logp_current"] - 0.005  # within what counts as the same policy, where that is wide
+    r = drawn(tolerance=1.0, match=0.01)
+    r.book(0, 0.1)
+    r.book(1, own)
+    assert r.may_reuse(2).reason == late
 
 
 def test_nothing_is_known_before_the_first_rollouts():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from teamtr_jax.llm.language_model import Reading, split_trained
 from teamtr_jax.llm.llama.config import LlamaConfig
@@ -62,7 +63,9 @@ def test_floor_by_value(reading):
     np.testing.assert_allclose(found.kl.value, kl.sum() / messages, rtol=1e-6)
     np.testing.assert_allclose(found.k3.value, k3.sum() / messages, rtol=1e-6)
     np.testing.assert_allclose(found.log_ratio, abs(np.where(own, moved, 0.0).sum(-1)).max(), rtol=1e-6)
-    assert found.kl.low < found.kl.value < found.kl.high
+    rest = kl.sum(-1) - found.kl.value * own.any(-1).sum(-1)  # a ratio of two sums over conversations, linearised
+    half = stats.t.ppf(0.975, R - 1) * (R / (R - 1) * (rest @ rest)) ** 0.5 / messages
+    np.testing.assert_allclose((found.kl.low, found.kl.high), found.kl.value + np.array([-half, half]), rtol=1e-5)
     assert found.kl.n == R
     assert found.sees(3 * found.kl.high)
     assert not found.sees(2.9 * found.kl.high)

@@ -321,6 +321,27 @@ def test_what_the_floor_costs_is_of_the_rollouts_that_were_measured(start, stage
     floor = more(0.0)["floor"]
     assert floor > 1e-5
     assert [more(x * floor)["below_floor"] for x in (1.99, -1.99, 2.01, -2.01)] == [True, True, False, False]
+    kind = kind._replace(settings=replace(kind.settings, reward_range=3.0))
+    assert [more(x * floor)["below_floor"] for x in (5.99, 6.01)] == [True, False]
+    outcome = outcome._replace(start=np.array(-0.5))  # what the program that updates saw before its first step
+    assert more(0.0)["floor"] == 0.5
+
+
+def test_what_is_counted_of_messages(start, stage):
+    """Means over the messages of who moved, of the rollouts that train: drawn again, not told, drifted, cut off."""
+    the, rollouts, states, *_ = stage
+    said, rng = rollouts.said, np.random.default_rng(0)
+    counts = {name: rng.integers(5, size=said.speaker.shape).astype(np.int32) for name in ("redrawn", "dropped")}
+    counts |= {name: rng.random(said.speaker.shape) < 0.5 for name in ("drifted", "stopped")}
+    found = the.estimate(states[0], rollouts._replace(said=said._replace(**counts)), 0, once)
+    own = (np.arange(said.ids.shape[2]) < said.length[:, :, None]) & (said.speaker == 0)[:, :, None]
+    outcome = Outcome({}, own, 0.0 * own, 0.0 * own, found.current * own, np.zeros(()))
+    kind = _TextKind(TEAM, start[1], Letters(), LORA, PLAN, TALK, None)
+    info = kind.more(states[0], found, outcome, 0, {"message_kl": 1.0, "certificate_estimable": 1.0})
+    theirs = said.speaker[: PLAN.training] == 0
+    hand = {name: x[: PLAN.training][theirs].mean() for name, x in counts.items()}
+    expected = (hand["redrawn"], hand["dropped"], hand["drifted"], 1 - hand["stopped"])
+    assert [info[name] for name in ("redrawn", "dropped", "drift", "truncated")] == pytest.approx(expected)
 
 
 def test_what_somebody_else_wrote_is_certified_as_such(start, monkeypatch):

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from teamtr_jax.integrations.log_writer import LogWriter
 from teamtr_jax.integrations.schedule import Alignment, TeamTRSchedule, promising
 from teamtr_jax.integrations.team_rollouts import TeamRollouts, moved, require_rollouts
 from teamtr_jax.monitor.reading import read_token_log
@@ -154,6 +155,42 @@ def test_a_score_that_is_no_number_is_outside():
     assert [(x.steps, x.share, x.kl) for x in records] == [(1, 0.0, 0.0)] * 3
 
 
+class Rounds(Coins):
+    """Every agent speaks twice in a rollout."""
+
+    def sample(self, prompts):
+        self.calls.append(("sample", prompts, tuple(self.theta)))
+        n = PROMPTS * GROUP
+        agent, turn = np.tile(np.arange(6) % 3, (n, 1)), np.tile(np.arange(6), (n, 1))
+        token = self.rng.integers(2, size=(n, 6))
+        return TeamRollouts(np.ones((n, 6), bool), agent, turn, token, token.mean(1), GROUP)
+
+    def score(self, agent, rollouts, rows=None):
+        token = rollouts.token if rows is None else rollouts.token[rows]
+        return np.where(np.arange(6) % 3 == agent, -np.log1p(np.exp(-self.theta[agent] * (2 * token - 1))), np.nan)
+
+
+@pytest.mark.parametrize("resample", ["fresh", "once"])
+def test_what_a_record_says(resample):
+    """k3, k1 and L of two messages a rollout by loops: a message's KL and a rollout's; the rollouts' own reward."""
+    team, told = Rounds(size=0.3, steps=2), []
+    records = TeamTRSchedule(team, radius=np.inf, resample=resample, report=told.append).stage()
+    assert told == records
+    path = 0.0
+    for x, (_, agent, rollouts) in zip(records, [call for call in team.calls if call[0] == "train"], strict=True):
+        own = rollouts.token[:, [agent, agent + 3]]
+        d = np.log(2) - np.log1p(np.exp(-0.6 * (2 * own - 1)))  # from a fair coin
+        terms = np.exp(d) - 1 - d
+        reward = rollouts.reward.reshape(PROMPTS, GROUP)
+        others = (reward.sum(1, keepdims=True) - reward) / (GROUP - 1)
+        promise = (reward - others).ravel() * (np.exp(d) - 1).sum(1)
+        expected = (terms.mean(), -d.mean(), terms.sum(1).mean(), promise.mean(), reward.mean())
+        assert (x.kl, x.kl_k1, x.kl_episode, x.surrogate, x.reward) == pytest.approx(expected)
+        assert x.kl_reached == pytest.approx(x.kl)
+        path = x.kl_episode if resample == "fresh" else path + x.kl_episode
+        assert (x.path_kl, x.shift) == pytest.approx((path, np.sqrt(path / 2)))
+
+
 def test_certified_rollouts_are_kept():
     """`Reuse` is asked before every update but the first, with what was measured on these very rollouts."""
     still = TeamTRSchedule(Coins(size=0.01), radius=np.inf, resample="certificate", tolerance=0.2).stage()
@@ -165,6 +202,17 @@ def test_certified_rollouts_are_kept():
     assert far[0].answer is None
     assert not far[1].answer
     assert far[1].answer.shift > 0.2
+
+
+def test_the_level_of_answers_is_shared_by_the_updates_of_a_stage():
+    """A stage of three updates at α = .3: each limit at .1, which is wider at a smaller α."""
+    shifts = []
+    for alpha in (0.3, 0.03):
+        schedule = TeamTRSchedule(Coins(size=0.05), radius=np.inf, resample="certificate", tolerance=1.0, alpha=alpha)
+        assert schedule._books is not None
+        assert schedule._books.level == pytest.approx(alpha / 3)
+        shifts.append(schedule.stage()[1].answer.shift)
+    assert shifts[0] < shifts[1] < 1
 
 
 def test_a_function_decides_on_new_rollouts():
@@ -214,6 +262,21 @@ def test_the_log_has_every_update(tmp_path):
     following.close()
 
 
+def test_what_a_log_is_asked_to_hold(tmp_path):
+    """Without the start scored again every update has the rollouts in use alone; stages are counted from where one says."""
+    schedule = TeamTRSchedule(Coins(), radius=np.inf, log=tmp_path / "log", start_again=False, first_stage=5, twice=0.0)
+    assert [x.stage for x in schedule.train(2)] == [5] * 3 + [6] * 3
+    schedule.close()
+    log = read_token_log(tmp_path / "log")
+    assert np.unique(log.stage).tolist() == [5, 6]
+    assert (log.source == log.update[log.transcripts[:-1]]).all()
+    assert not log.again
+    assert np.isnan(log.logp_again).all()
+    with LogWriter(tmp_path / "other", sampler=Sampler(temperature=0.5)) as writer:
+        with pytest.raises(InputError, match=r"log: found a writer for Sampler\(temperature=0.5"):
+            TeamTRSchedule(Coins(), log=writer)
+
+
 def test_numbers_for_the_trainers_own_logger():
     team = Coins(size=0.5, steps=9)
     records = TeamTRSchedule(team, radius=0.13).train(2)
@@ -239,6 +302,12 @@ def test_a_replacement_is_aligned_and_logged(tmp_path):
     rows = log.stage == 0
     assert rows.sum() == PROMPTS * GROUP * 3
     assert ((log.logp_new != log.logp_current)[rows] == (log.agent[rows] == 1)).all()
+    again = log.logp_again[rows]
+    assert np.isnan(again).mean() == 1 - 4 / (PROMPTS * GROUP)  # an eighth, four at least
+    assert (again == log.logp_current[rows])[~np.isnan(again)].all()
+    own = TeamTRSchedule(Coins(), radius={"a": 0.1, "b": 0.2, "c": 0.3})
+    own.replace("b", 1.5)
+    assert ("align", 1, 1.5, PROMPTS, 0.2) in own.team.calls  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(InputError, match="agent: found 'd', expected a or b or c"):
         schedule.replace("d", 0.0)
 
@@ -291,6 +360,8 @@ def test_bad_rollouts():
         (dict(token=good.token[:, :2]), r"token: found shape \[24, 2\]"),
         (dict(behaviour=np.full((24, 3), np.nan)), "behaviour of rollout 0, token 0: found nan"),
         (dict(behaviour=np.full((24, 3), 0.1)), "behaviour of rollout 0, token 0: found 0.1"),
+        (dict(behaviour=np.full((24, 3), 1e-4)), "behaviour of rollout 0, token 0: found 0.0001"),
+        (dict(agent=np.where(np.arange(72).reshape(24, 3) == 9, -1, good.agent)), "agent: found -1"),
     ):
         with pytest.raises(InputError, match=message):
             require_rollouts(good._replace(**change), 3)
@@ -303,6 +374,17 @@ def test_a_missing_score_is_refused():
     with pytest.raises(InputError, match="score of rollout 0, token 0: found nan"):
         TeamTRSchedule(team).stage()
     assert not trained(team)
+
+
+def test_weights_that_stay_broken_are_refused():
+    """Where an agent has no score after its update, with the old weights back, nothing is booked."""
+    team = Coins()
+    score = team.score
+    team.score = lambda *asked: score(*asked) * (np.nan if trained(team) else 1.0)
+    schedule = TeamTRSchedule(team)
+    with pytest.raises(InputError, match="score after the update of rollout 0, token 0: found nan"):
+        schedule.stage()
+    assert schedule.updates == []
 
 
 def test_importing_is_light():

@@ -58,8 +58,8 @@ def require_rollouts(rollouts: TeamRollouts, agents: int) -> TeamRollouts:
     if rollouts.group < 1 or not shape[0] or shape[0] % rollouts.group:
         raise InputError("rollouts", f"{shape[0]} in groups of {rollouts.group}", "whole groups, at least one")
     speakers = rollouts.agent[rollouts.mask]
-    if speakers.size and not ((speakers >= 0) & (speakers < agents)).all():
-        raise InputError("rollouts: agent", int(speakers.max()), f"0 … {agents - 1}")
+    if (strangers := speakers[(speakers < 0) | (speakers >= agents)]).size:
+        raise InputError("rollouts: agent", int(strangers[0]), f"0 … {agents - 1}")
     if silent := sorted(set(range(agents)) - set(speakers.tolist())):
         raise InputError("rollouts", f"no token of agent {silent[0]}", "messages of every agent")
     if rollouts.behaviour is not None:
