@@ -19,6 +19,7 @@ from truth import ERRORS
 
 from teamtr_jax import certificates
 from teamtr_jax.bounds import DEFAULT, Rung, ladder, least, paper_constant, penalty_drift_paper
+from teamtr_jax.chain_audit import report_numbers
 from teamtr_jax.claims import STAGE_CLAIMS, Check, judge, rung_claim
 from teamtr_jax.records import dump, stage_record, update_lines
 from teamtr_jax.types import UpdateRecord
@@ -500,6 +501,46 @@ def test_the_stage_record(form, protocol):
     assert {name: record[name] for name in labels} == labels
     assert set(record) == set(expected) | set(labels) | {"certified_share"}
     assert json.loads(dump(record))["certified_share"][1] is None
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_numbers_of_an_update_record(form):
+    """docs/records.md: each rung and certificate under its name; a regression and a violation are those beyond rounding."""
+    x = truth.made_up(form, 0)
+    i = x["surrogate_intermediate"]
+    x["gap_fresh"] = np.array([-i[0] - 0.5, -i[1] - 1e-9, 2.0 - i[2]])
+    budgets = ERRORS | {"fresh": np.full(3, 1e-6), "stale": np.full(3, 1e-6)}
+    report = truth.as_report(x, budgets)
+    penalties = {name: value for name, value in truth.penalties(x).items() if name in RUNGS}
+    bounds, gain, numbers = truth.certificates(x), i + x["gap_fresh"], jax.jit(report_numbers)
+    for again in (False, True):
+        found = numbers(report, jnp.asarray(again))
+        excess = np.zeros(3)
+        for name, value in penalties.items():
+            gap = RUNGS[name][1]
+            limit = np.full(3, np.inf) if again and gap != "fresh" else value
+            close(found[name], limit, name)
+            excess += abs(x[f"gap_{gap}"]) - np.broadcast_to(budgets[gap], 3) > limit
+        assert excess.max() > 1
+        assert np.asarray(found["violations"]).tolist() == excess.tolist()
+        for name in ("certificate", "certificate_estimable", "certificate_weighted"):
+            close(found[name], bounds[name], name)
+        close(found["certificate_paper"], bounds["lower_bound_paper"])
+        close(found["improvement"], gain)
+        assert np.asarray(found["regression"]).tolist() == [True, False, False]
+        close(found["objective_before"], x["objective"][:-1])
+        close(found["objective_after"], x["objective"][1:])
+        for name in (
+            "kl",
+            "kl_stale",
+            "kl_reverse",
+            "tv",
+            "share",
+            "seq_minus_stale",
+            "gap_cached",
+            "surrogate_reused",
+        ):
+            close(found[name], x[name], name)
 
 
 def test_strict_json():
