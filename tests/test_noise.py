@@ -1,4 +1,4 @@
-"""Limits under noise (theory/noise.py): the team, the noises, the log and the counts by value; the table is the one in the docs."""
+"""Limits under noise (theory/noise.py): team, noises, log and counts by value; the table is that of the documentation."""
 
 import itertools
 import math
@@ -63,7 +63,7 @@ def test_noises_have_the_moments_that_they_are_said_to_have(kind):
 
 
 def test_the_log_has_the_rollouts_of_the_team():
-    """Without noise: each rollout is one transcript with its reward, current and new scores; every third prompt is scored twice."""
+    """Without noise: a rollout is one transcript with its reward and its scores; every third prompt is scored twice."""
     log = sampled(TEAM, np.random.default_rng(1), 0.0, prompts=7, share=3, group=2)
     assert log.t.size == 7 * 2 * 6
     rows = {tuple(row.round(9)): at for at, row in zip(np.ndindex(2, 2**6), TEAM.current.reshape(-1, 6), strict=True)}
@@ -90,7 +90,7 @@ def record(floor, corrected, k3, lower, s8, contradiction=None, high=False):
 
 @pytest.mark.parametrize("kind", ["alike", "drawn"])
 def test_what_is_counted(kind, monkeypatch):
-    """Four repetitions by hand: shares of all, of the corrected KLs those that cover; `drawn` adds `size²/2` a token to the KL."""
+    """Four repetitions by hand: shares of all, of corrected KLs those that cover; `drawn` adds `size²/2` a token to the KL."""
     J, K = TEAM.improvement, TEAM.kl_message + (0.2**2 / 2 * 4 / 2 if kind == "drawn" else 0.0)
     near, above, below = (K - 1e-9, K + 1e-9), (K + 1e-9, 9.0), (-9.0, K - 1e-9)
     records = [

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from builders import as_stage, discounted_world, product_team, stack
 
+from teamtr_jax.bounds import DEFAULT
 from teamtr_jax.dynamics import Dense
 from teamtr_jax.records import dump, update_lines
-from teamtr_jax.bounds import DEFAULT
 from teamtr_jax.schedules import (
     Schedule,
     certificate_driven,
@@ -378,7 +378,7 @@ def test_rollouts_and_choices_have_keys_of_their_own():
 
 
 def test_what_the_functions_of_a_backend_are_given():
-    """Certified: before and after, the rollouts in use, the agent. Predicted: from the state as it stands. Nothing certified: no key."""
+    """Certified: before and after, the rollouts in use, the agent. Predicted: from the state as it stands."""
     seen, asked = [], []
     backend = counting_backend(3)._replace(
         certify=lambda before, after, data, agent: seen.append((before, after, data, agent)) or {"lower": len(after)},
@@ -425,7 +425,7 @@ def test_sharers_that_are_updated_jointly():
 
 
 def test_every_agent_has_its_own_memory(one):
-    """A step is given what it said of this agent the last time, and nothing of the others; predictions read it and change none."""
+    """A step is given what it said of this agent the last time, and nothing of the others; predictions change none."""
 
     def step(current, estimate, memory):
         return current, step_info(current, current, estimate.advantage, estimate.weight, memory=memory + 1.0)._replace(

@@ -704,7 +704,7 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(tmp_path):
     run(tmp_path, 1, state=start, do=lambda state, key, k: (state, []))
     with (
         jax.enable_x64(False),
-        pytest.raises(InputError, match="^jax_enable_x64: found False, expected True, as in "),
+        pytest.raises(InputError, match=r"^jax_enable_x64: found False, expected True, as in "),
     ):
         run(tmp_path, 2, state=start, do=lambda state, key, k: (state, []))
 
