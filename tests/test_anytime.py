@@ -39,6 +39,7 @@ def test_the_limit_is_the_mean_at_which_the_capital_is_one_over_alpha(lower):
     root = brentq(lambda m: capital(numbers, lower, m) - 1 / alpha, lower + 1e-12, max(numbers), xtol=1e-15)
     assert limit == pytest.approx(root, abs=1e-12)
     assert state.prompts == len(numbers)
+    assert fs.anytime_start(alpha, lower).limit == lower  # of no number nothing more is known
     assert math.exp(fs.anytime_capital(state, 0.25)) == pytest.approx(capital(numbers, lower, 0.25), rel=1e-12)
     for t in (1, 5, 12):
         found = fs.anytime_log_capital(fs.Sample(np.array(numbers), lower, math.inf), 0.25)

@@ -120,6 +120,9 @@ def test_manifest(tmp_path):
     assert [(x["name"], x["dtype"], x["shape"], x["key"]) for x in manifest["leaves"]] == [
         ("tree['k']", "key<fry>", [], "threefry2x32"), ("tree['x']", "float64", [3], ""),
     ]  # fmt: skip
+    with jax.enable_x64(False):
+        save(tmp_path, 3, {"x": jnp.ones(3, jnp.float32)})
+    assert read_manifest(tmp_path)["x64"] is False
     assert set(manifest["files"]) == {
         path.relative_to(place).as_posix()
         for path in place.rglob("*")

@@ -23,7 +23,7 @@ from teamtr_jax.exact.stage import exact_stage
 from teamtr_jax.surrogates import evaluate_stage
 from teamtr_jax.teams import relay_stage
 from teamtr_jax.trust_region import chi_square_budget, kl_constrained
-from teamtr_jax.types import Estimate, Stage, Team
+from teamtr_jax.types import Estimate, Stage, StepInfo, Team
 from teamtr_jax.validation import InputError
 from teamtr_jax.values import return_deviation, values
 from teamtr_jax.visits import hybrids, visits
@@ -245,6 +245,21 @@ def test_the_step_that_keeps_a_budget():
     assert float(info.gain) == pytest.approx(
         (weight * ((np.asarray(new) - current) * advantage).sum(-1)).sum(), rel=1e-9
     )
+
+
+def test_a_step_on_a_budget_keeps_the_books_of_the_step_inside():
+    """Its multiplier, and what it remembers for the agent's next step; the gain is that of what is left."""
+    half = jnp.full((1, 2), 0.5)
+
+    def whole(current, estimate, memory):
+        new = jnp.array([[1.0, 0.0]])
+        return new, StepInfo(*map(jnp.asarray, (9.0, 9.0, 9.0, 9.0)), multiplier=jnp.asarray(7.0), memory=3 * memory)
+
+    estimate = Estimate(jnp.ones(1), jnp.array([[1.0, -1.0]]), half, half, half)
+    new, info = jax.jit(chi_square_budget(whole, 0.5, 2))(half, estimate, jnp.asarray(2.0))
+    np.testing.assert_allclose(new, [[0.75, 0.25]], rtol=1e-15)  # χ² of the whole is 1, of half of it ¼
+    assert (float(info.multiplier), float(info.memory), float(info.gain), float(info.objective)) == (7.0, 6.0, 0.5, 0.5)
+    assert float(info.kl) == pytest.approx(-math.log(0.75) / 2 - math.log(0.25) / 2 - math.log(2))
 
 
 def test_a_declared_budget_by_value():

@@ -414,6 +414,36 @@ def test_what_is_no_contradiction():
     assert fs.two_sample_certificate(r, r, -new, old, alpha=0.1).lower == -math.inf
 
 
+def test_where_the_accusation_begins():
+    """At a capital of 10⁶, shared by the two where the weights of two policies are looked at; each is looked at by itself.
+
+    Ten prompts of one rollout, `Λ = eˣ`: the four bettors have `∏ (1 + s(eˣ − 1))`.
+    """
+    n, r = 10, np.full((10, 1), 0.5)
+
+    def of_capital(capital):
+        def excess(x):
+            return sum((1 + s * math.expm1(x)) ** n for s in (1.0, 0.3, 0.1, 0.03)) / 4 - capital
+
+        return np.full((n, 1, 1), brentq(excess, 0.0, 3.0, xtol=1e-15))
+
+    def start(x):
+        return fs.anytime_certificate(fs.anytime_start(0.1), r, x)[0].contradiction
+
+    zero = np.zeros((n, 1, 1))
+    for factor, accused in ((0.99, False), (1.01, True)):
+        one, half = of_capital(factor * 1e6), of_capital(factor * 2e6)
+        assert (fs.finite_sample_certificate(r, one, alpha=0.1).contradiction is not None) == accused
+        assert start(one) == accused
+        for old, new in ((half, zero), (zero, half), (half, half)):
+            for found in (
+                fs.two_sample_certificate(r, r, old, -new, alpha=0.1),
+                fs.mismatch_certificate(r, old, new, alpha=0.1),
+                fs.mismatch_certificate(r, old, new, alpha=0.1, estimator="log"),
+            ):
+                assert (found.contradiction is not None) == accused == (found.lower == -math.inf)
+
+
 def test_a_limit_is_cut_at_what_can_be_gained():
     """Rewards in [0, 1]: at most 1. 100 prompts, one with a weight of 60, and the limit of a bettor against `Z ≥ −½`."""
     n = 400

@@ -19,7 +19,9 @@ from teamtr_jax.divergences import kl_current_to_new, total_variation
 from teamtr_jax.dynamics import Dense, Layered, Successors, Tree
 from teamtr_jax.interaction import interaction_matrix, skippable
 from teamtr_jax.rollouts import (
+    broadcast_advantage,
     centred_advantage,
+    estimate_tables,
     group_normalised_advantage,
     log_ratios,
     message_log_ratios,
@@ -28,6 +30,7 @@ from teamtr_jax.rollouts import (
     reward_to_go,
     rollouts_of_paths,
     sample_rollouts,
+    surrogate_parts,
     truncation_bias,
     weight_diagnostics,
 )
@@ -46,7 +49,7 @@ from teamtr_jax.stage import Backend, run_stage
 from teamtr_jax.surrogates import evaluate_stage, hybrid_evaluations, stage_report
 from teamtr_jax.tabular import evaluate, exact_backend, improvement_stage, team_state
 from teamtr_jax.trust_region import kl_constrained
-from teamtr_jax.types import Layers, Stage, StageReport, Team, require_report, verified, wrong_fields
+from teamtr_jax.types import Estimate, Layers, Stage, StageReport, Team, require_report, verified, wrong_fields
 from teamtr_jax.validation import ROW_TOLERANCE, InputError, unchecked
 from teamtr_jax.values import action_values, advantages, evaluate_policy, objective, optimal_values, values
 from teamtr_jax.visits import chain_hybrids, hybrids, marginal_advantage, occupancy, visits
@@ -208,6 +211,17 @@ KEY = jax.random.key(0)
 PATHS = rollouts_of_paths(EPISODE.team, EPISODE.current, jnp.array([[[0, 2, 4]]]), jnp.zeros((1, 1, 3), int))
 REPORT = StageReport(**dict.fromkeys(StageReport._fields, jnp.ones(2)))._replace(rounding=None, layers=None)  # pyright: ignore[reportArgumentType]
 STEPS = Layers(*(jnp.ones((2, 1)) for _ in Layers._fields))
+
+
+PARTS = Estimate(jnp.ones(1), *(jnp.ones((1, A)) for _ in range(4)))
+
+
+def learn(agent=0, weights=None, shrink=1.0, **changes):
+    rows, owned = jnp.arange(1), jnp.ones(1, bool)
+    options = {"weights": weights, "shrink": shrink}
+    return estimate_tables(
+        EPISODE.team, EPISODE.current, PATHS._replace(**changes), agent, jnp.ones((1, 1, 3)), rows, owned, **options
+    )
 
 
 def asks(agent):
@@ -388,6 +402,19 @@ FUNCTIONS = {
     "returns": (lambda: group_normalised_advantage(jnp.array([[0.0, jnp.nan]])), "returns: found nan"),
     "centred": (lambda: centred_advantage(jnp.array([[0.0, jnp.inf]])), "returns: found inf"),
     "clip of advantages": (lambda: group_normalised_advantage(jnp.ones((1, 2)), clip=-1.0), r"clip: found -1\.0"),
+    "epsilon": (lambda: group_normalised_advantage(jnp.ones((1, 2)), epsilon=-1e-9), r"epsilon: found -1e-09"),
+    "one advantage": (lambda: broadcast_advantage(PATHS, jnp.ones((1, 2))), r"advantage: found shape \[1, 2\]"),
+    "one advantage inf": (lambda: broadcast_advantage(PATHS, jnp.full((1, 1), jnp.inf)), "advantage: found inf"),
+    "weights of rollouts": (lambda: learn(weights=-jnp.ones((1, 1))), r"weights: found -1\.0"),
+    "weights of steps": (lambda: learn(weights=jnp.full((1, 1, 3), jnp.inf)), "weights: found inf"),
+    "pseudo-samples": (lambda: learn(shrink=-0.5), r"shrink: found -0\.5"),
+    "pseudo-samples nan": (lambda: learn(shrink=jnp.asarray(jnp.nan)), "shrink: found nan"),
+    "agent of an estimate": (lambda: learn(agent=N), f"agent: found {N}"),
+    "rewards of rollouts": (lambda: learn(reward=jnp.full((1, 1, 3), jnp.nan)), r"rollouts\.reward: found nan"),
+    "returns of rollouts": (lambda: learn(returns=jnp.full((1, 1), jnp.inf)), r"rollouts\.returns: found inf"),
+    "discounts of rollouts": (lambda: learn(weight=jnp.full((1, 1, 3), jnp.nan)), r"rollouts\.weight: found nan"),
+    "clip of ratios": (lambda: surrogate_parts(POLICY[:1], POLICY[:1], PARTS, PARTS, -0.1), r"clip: found -0\.1"),
+    "tables of a surrogate": (lambda: surrogate_parts(POLICY[:1], 0.9 * POLICY[:1], PARTS, PARTS), "new: found row"),
     "weights": (lambda: weight_diagnostics(jnp.array([[1.0, -1.0]])), r"weight: found -1\.0"),
 }
 

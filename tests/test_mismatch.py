@@ -286,6 +286,7 @@ def test_a_certificate_of_a_third_policys_rollouts():
     assert 0 < found.lower < 0.2 < found.estimate + 0.05  # the truth is 0.2
     log = fs.mismatch_certificate(r, current, moved, alpha=0.1, estimator="log")
     assert log.lower < found.lower
+    assert (log.estimator, log.bound) == ("mismatch, log", "betting")
     sent = rng.choice(4, (2_000, 2), p=new)  # the trainer's own rollouts, said to be μ's
     wrong = fs.mismatch_certificate(
         reward[sent], *(np.log(x[sent] / mu[sent])[..., None] for x in (pi, new)), alpha=0.1

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import re
+from dataclasses import replace
 from functools import partial
 
 import builders
@@ -27,6 +29,7 @@ from teamtr_jax.rollouts import (
     message_log_ratios,
     path_weight,
     prefix_weight,
+    require_memory,
     reward_to_go,
     rollouts_of_paths,
     surrogate_parts,
@@ -486,6 +489,47 @@ def test_what_the_driver_is_told(monkeypatch):
         assert [backend.audit([], [], s).reuse for s in (once, stale_occupancy, importance_weighted())] == [
             "start", "occupancy", "weights",
         ]  # fmt: skip
+
+
+def test_the_longest_horizon_of_a_batch_is_that_of_all():
+    """γ of .5 and .9: `0.9⁶⁶ ≤ 1e-3`."""
+    team = as_stage(truth.team("discounted", "turn-taking", "plain", 1)).team
+    teams = [replace(team, dynamics=replace(team.dynamics, discount=jnp.asarray(gamma))) for gamma in (0.5, 0.9)]
+    pair = builders.stack(teams)
+    backend = sampled_backend(pair, kl_constrained(0.05), Sampling(B, G), audit=False)
+    policy = jnp.stack([jnp.asarray(truth.team("discounted", "turn-taking", "plain", 1).current)] * 2)
+    shape = jax.eval_shape(lambda key: backend.rollout(team_state(pair, policy), key), jax.random.key(0))
+    assert shape.rollouts.state.shape == (2, B, G, 66)
+
+
+def test_rollouts_that_do_not_fit(paths, monkeypatch):
+    """Refused where the arrays that are made would not fit, not where four times as large ones would; what fits is said."""
+    made = [
+        *jax.tree.leaves(paths.rollouts),
+        np.zeros((B, G, H, 2 if paths.case.factors is None else 4)),
+    ]  # and uniform numbers
+    held = sum(np.asarray(x).nbytes for x in made)
+    for limit in (held // 2, held - 1):
+        monkeypatch.setattr("teamtr_jax.rollouts.memory", lambda limit=limit: limit)
+        with pytest.raises(
+            InputError, match=rf"^prompts, group, horizon: found {B} prompts of {G} rollouts of {H} steps"
+        ) as caught:
+            require_memory(B, G, H, paths.team)
+        most = int(re.search(r"at most (\d+) prompts", str(caught.value))[1])
+        require_memory(most, G, H, paths.team)
+        with pytest.raises(InputError):
+            require_memory(most + 1, G, H, paths.team)
+    monkeypatch.setattr("teamtr_jax.rollouts.memory", lambda: 4 * held)
+    require_memory(B, G, H, paths.team)
+
+
+def test_the_memory_of_a_batch_is_that_of_all_its_instances(monkeypatch):
+    team = as_stage(truth.team("episodic", "turn-taking", "plain", 0)).team
+    asked = []
+    monkeypatch.setattr("teamtr_jax.sampled.require_memory", lambda *given: asked.append(given[:3]))
+    for one in (team, builders.stack([team] * 3)):
+        sampled_backend(one, kl_constrained(0.05), Sampling(B, G), audit=False)
+    assert asked == [(B, G, 3), (3 * B, G, 3)]
 
 
 def test_instances_of_a_batch_have_keys_of_their_own():

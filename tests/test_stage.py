@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from builders import as_stage, discounted_world, product_team, stack
 
+from teamtr_jax.bounds import DEFAULT
 from teamtr_jax.dynamics import Dense
 from teamtr_jax.records import dump, update_lines
 from teamtr_jax.schedules import (
@@ -27,11 +28,13 @@ from teamtr_jax.schedules import (
     single,
     stale_occupancy,
 )
+from teamtr_jax.sharing import Sharing
 from teamtr_jax.stage import Backend, run_stage
 from teamtr_jax.surrogates import evaluate_stage
 from teamtr_jax.tabular import exact_backend, team_state
 from teamtr_jax.teams import handover_team, random_stages
 from teamtr_jax.trust_region import kl_constrained
+from teamtr_jax.trust_region._info import step_info
 from teamtr_jax.types import Stage, Team
 from teamtr_jax.validation import InputError
 
@@ -176,7 +179,10 @@ def test_single_agent(one, backend):
     from_start = finished(one, target, [1, 0, 2]).improvement
     np.testing.assert_allclose(steps.sum(), from_start, rtol=1e-9)
     assert (exact(records, "violations") == 0).all()
-    assert np.isinf(exact(records, "penalty_cached_log_sum")).all()
+    found = [rung for rung in DEFAULT if rung.name in records[0].exact]
+    assert {rung.gap for rung in found} == {"fresh", "stale", "cached", "reused"}
+    for rung in found:  # what follows from the steps of different agents says nothing here
+        assert np.isinf(exact(records, rung.name)).all() == (rung.gap != "fresh"), rung.name
 
 
 def test_certified_shift_holds(batch):
@@ -322,6 +328,8 @@ def test_a_lag_of_exact_tables_optimises_old_advantages(one, backend):
     _, late = run_stage(backend, start, order, lag(1))
     np.testing.assert_allclose(column(late, "surrogate"), exact(late, "surrogate_in_use"), **CLOSE)
     assert [r.source for r in late] == [0, 0, 1]
+    one_update = exact(late, "occupancy_tv_fresh")  # between rollouts and team there is the update before
+    np.testing.assert_allclose(exact(late, "shift_in_use"), [0.0, *one_update[:2]], rtol=1e-9)
     (whole, old), (same, older) = (run_stage(backend, start, order, schedule) for schedule in (once, lag(2)))
     np.testing.assert_array_equal(whole.policy, same.policy)
     np.testing.assert_array_equal(column(old, "path_kl"), column(older, "path_kl"))
@@ -352,6 +360,109 @@ def test_keys_are_split_for_each_rollout():
     )
     run_stage(backend, [], range(3), fresh, key=jax.random.key(0))
     assert len({tuple(key) for key in keys}) == 3
+
+
+def test_rollouts_and_choices_have_keys_of_their_own():
+    """Who is next does not follow from the numbers that the rollouts are drawn with, nor the next update's from this one's."""
+    draws, choices = [], []
+    backend = counting_backend(3)._replace(
+        rollout=lambda state, key: draws.append(jax.random.key_data(key).tolist()) or 0
+    )
+
+    def first(waiting, gains, key):
+        choices.append(jax.random.key_data(key).tolist())
+        return waiting.argmax(-1)
+
+    run_stage(backend, [], first, fresh, key=jax.random.key(0))
+    assert len({tuple(key) for key in [*draws, *choices]}) == 6
+
+
+def test_what_the_functions_of_a_backend_are_given():
+    """Certified: before and after, the rollouts in use, the agent. Predicted: from the state as it stands."""
+    seen, asked = [], []
+    backend = counting_backend(3)._replace(
+        certify=lambda before, after, data, agent: seen.append((before, after, data, agent)) or {"lower": len(after)},
+        predict=lambda state, data: asked.append((state, data)) or [1.0, 2.0, 3.0],
+    )
+    _, records = run_stage(backend, [], greedy, once)
+    assert seen == [([], [2], 0, 2), ([2], [2, 1], 0, 1), ([2, 1], [2, 1, 0], 0, 0)]
+    assert asked == [([], 0), ([2], 0), ([2, 1], 0)]
+    assert [r.info for r in records] == [{"lower": 1}, {"lower": 2}, {"lower": 3}]
+    assert [r.info for r in run_stage(backend._replace(certify=None), [], [0, 1, 2])[1]] == [{}] * 3
+
+
+def test_an_update_that_fails_says_which_and_one_that_does_not_know_the_objective_says_nothing():
+    def update(state, data, agent):
+        if agent == 4:
+            raise ArithmeticError("no step")
+        return [*state, agent], {"surrogate": 0.0, "kl": 0.1}
+
+    backend = counting_backend()._replace(update=update)
+    with pytest.raises(ArithmeticError, match=r"^stage 7, update 1: no step$"):
+        run_stage(backend, [], [2, 4, 0, 1, 3], stage=7)
+    assert [r.objective_before for r in run_stage(counting_backend(2)._replace(update=update), [], [0, 1])[1]] == [
+        None
+    ] * 2
+
+
+def test_sharers_that_are_updated_jointly():
+    """Agents 0 and 2 of four have one set of parameters: three updates, three sets of rollouts; both move, both are credited."""
+    backend = counting_backend(4, sharing=Sharing((0, 1, 0, 2), "joint"))
+    state, records = run_stage(backend, [], [2, 0, 1], fresh, budget=24)
+    assert state == [r.agent for r in records] == [3, 0, 1]
+    moved = [[False, False, False, True], [True, False, True, False], [False, True, False, False]]
+    assert [r.moved.tolist() for r in records] == [r.credited.tolist() for r in records] == moved
+    apart = counting_backend(4, sharing=Sharing((0, 1, 0, 2)))
+    record = run_stage(apart, [], [2, 0, 1, 3])[1][0]
+    assert (record.moved.tolist(), record.credited.tolist()) == (
+        [True, False, True, False],
+        [False, False, True, False],
+    )
+    with pytest.raises(InputError, match="budget: found 23, expected at least 24: 3 sets of 8 rollouts"):
+        run_stage(backend, [], [2, 0, 1], fresh, budget=23)
+    with pytest.raises(InputError, match="sharing: found 3 agents, expected 4, those of the backend"):
+        run_stage(counting_backend(4, sharing=Sharing((0, 1, 0))), [], [0, 1, 2])
+
+
+def test_every_agent_has_its_own_memory(one):
+    """A step is given what it said of this agent the last time, and nothing of the others; predictions change none."""
+
+    def step(current, estimate, memory):
+        return current, step_info(current, current, estimate.advantage, estimate.weight, memory=memory + 1.0)._replace(
+            gain=memory
+        )
+
+    backend = exact_backend(one.team, step, audit=False)
+    start = team_state(one.team, one.current, 0.5)
+    assert start.memory.tolist() == [0.5] * 3
+    state, records = run_stage(backend, start, single(1))
+    assert state.memory.tolist() == [0.5, 3.5, 0.5]
+    assert [r.info["memory"] for r in records] == [1.5, 2.5, 3.5]
+    state, _ = run_stage(backend, state, [2, 0, 1])
+    assert state.memory.tolist() == [1.5, 4.5, 1.5]
+    assert np.asarray(backend.predict(state, backend.rollout(state, None))).tolist() == [1.5, 4.5, 1.5]
+
+
+@pytest.mark.parametrize("agent", [0, 2])
+def test_what_exact_tables_hand_to_a_step(one, agent):
+    """Occupancy, A, its parts weighted by `d·π`, and `Q − Φ` with `Φ = min r/(1−γ)`: NumPy's inverse."""
+    team, rows = one.team, np.asarray(one.team.active) == agent
+    P, r, pi = (np.asarray(x) for x in (team.dynamics.transition, team.reward, one.current))
+    inverse = np.linalg.inv(np.eye(len(P)) - 0.9 * np.einsum("sa,sat->st", pi, P))
+    v, d = inverse @ (pi * r).sum(-1), 0.1 * np.asarray(team.initial) @ inverse
+    q = r + 0.9 * P @ v
+    a = q - v[:, None]
+    backend = exact_backend(team, STEP)
+    state = team_state(team, one.current)
+    found = backend.estimate(state, backend.rollout(state, None), agent, fresh)
+    count = rows.sum()
+    expected = (d, a, d[:, None] * pi * np.maximum(a, 0), d[:, None] * pi * np.maximum(-a, 0), q - r.min() / (1 - 0.9))
+    for name, table in zip(("weight", "advantage", "positive", "negative", "value"), expected, strict=True):
+        np.testing.assert_allclose(
+            getattr(found.tables, name)[:count], table[rows], err_msg=name, rtol=1e-9, atol=1e-12
+        )
+    assert not np.asarray(found.tables.weight[count:]).any()
+    np.testing.assert_allclose([found.mass, found.objective], [10.0, np.asarray(team.initial) @ v], rtol=1e-10)
 
 
 def test_the_budget_is_enforced():

@@ -434,6 +434,17 @@ def two_actions(size=1.0):
     return Estimate(jnp.ones(1), jnp.asarray([[size, -size]]), half, half[:, ::-1], jnp.asarray([[2.0 * size, 0.0]]))
 
 
+def test_a_step_that_leaves_the_region_is_halved_so_many_times():
+    """Adam's first step is its rate on every logit: `π' = σ(2r·2⁻ᵏ)` after k halvings, whose KL is `log cosh(r·2⁻ᵏ)`."""
+    pi, facts, rate = np.full((1, 2), 0.5), two_actions(), 0.8
+    fits = 1.5 * math.log(math.cosh(rate / 4))  # two halvings
+    for backtracks, halved in ((1, None), (2, 2)):
+        new, info = jax.jit(ppo_clip(fits, learning_rate=rate, backtracks=backtracks))(pi, facts, zero)
+        expected = 0.5 if halved is None else 1 / (1 + math.exp(-2 * rate / 2**halved))
+        np.testing.assert_allclose(new, [[expected, 1 - expected]], rtol=1e-6)
+        assert float(info.kl) == pytest.approx(0.0 if halved is None else math.log(math.cosh(rate / 4)), rel=1e-6)
+
+
 # ------------------------------------------------------------------------------------------------------- certified steps
 
 
@@ -734,6 +745,11 @@ def test_other_tables_that_are_none(monkeypatch):
     for call, message in (
         (lambda: value_weighted_step(half, jnp.array([[-1.0, 2.0], [1.0, 1.0]])), "value: found -1.0, expected q ≥ 0"),
         (lambda: value_weighted_step(0.9 * half, half), r"current: found row \[0\] that sums to 0.9"),
+        (lambda: align_to_ball(half, half[:1], ones, zero), r"newcomer: found shape \[1, 2\]"),
+        (lambda: align_to_ball(half, half, ones[:1], zero), r"weight: found shape \[1\]"),
+        (lambda: kl_constrained_step(half, half[:1], ones, 0.1), r"advantage: found shape \[1, 2\]"),
+        (lambda: kl_constrained_step(half, half, ones[:1], 0.1), r"weight: found shape \[1\]"),
+        (lambda: kl_constrained_step(half, half, ones, 0.1, error=half[:, :1]), r"error: found shape \[2, 1\]"),
         (lambda: align_to_ball(half, 0.9 * half, ones, zero), r"newcomer: found row \[0\] that sums to 0.9"),
         (lambda: align_to_ball(0.9 * half, half, ones, zero), "outgoing: found row"),
         (lambda: align_to_ball(half, half, -ones, zero), "weight: found -1.0"),

@@ -1,6 +1,8 @@
 """The loop around stages: resume to the same records after any end, refusals, full disks, two processes."""
 
+import contextlib
 import errno
+import functools
 import importlib
 import io
 import json
@@ -9,6 +11,7 @@ import os
 import random
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 from teamtr_jax import checkpoint, training
 from teamtr_jax.records import UPDATE_SCHEMA, update_lines
@@ -267,6 +271,50 @@ def assert_resumes_to(place, state, expected):
     same_state(again, state)
     assert records(place) == expected
     assert not list((place / CHECKPOINTS).glob(".*"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks up in /proc what is synced")
+def test_what_is_on_the_disk_before_what(tmp_path, monkeypatch):
+    """Against a power cut, in this order: the folder of the run; the records; files and folders of a checkpoint; its name.
+
+    What is removed has lost its name before.
+    """
+    events, checkpoints = [], tmp_path.resolve() / CHECKPOINTS
+    sync, rename, remove = os.fsync, os.rename, shutil.rmtree
+
+    def synced(number):
+        place = Path(os.readlink(f"/proc/self/fd/{number}"))
+        events.append(("sync", place, place.stat().st_size))
+        sync(number)
+
+    def renamed(old, new):
+        if Path(new).parent == checkpoints and not Path(new).name.startswith("."):
+            vouched = json.loads((Path(old) / "manifest.json").read_text())["metadata"]["journal"]["bytes"]
+            events.append(("named", Path(old), {Path(old), *Path(old).rglob("*")}, vouched))
+        rename(old, new)
+
+    def removed(place, *more, **options):
+        events.append(("removed", Path(place)))
+        remove(place, *more, **options)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", removed)
+    run(tmp_path, stages=2)
+    named = [i for i, (what, *_) in enumerate(events) if what == "named"]
+    assert len(named) == 3
+    journal, last = tmp_path.resolve() / JOURNAL, 0
+    for i in named:
+        _, _, whole, vouched = events[i]
+        assert whole <= {place for what, place, *_ in events[last:i] if what == "sync"}
+        assert len(whole) > 5
+        sizes = [event[2] for event in events[last:i] if event[:2] == ("sync", journal)]
+        assert sizes[-1:] == [vouched] * (vouched > 0)
+        assert events[i + 1][:2] == ("sync", checkpoints)
+        last = i
+    first = next(i for i, event in enumerate(events) if event[:2] == ("sync", journal) and event[2] > 0)
+    assert ("sync", tmp_path.resolve()) in [event[:2] for event in events[:first]]
+    assert [place.name for what, place, *_ in events if what == "removed"] == [".00000000.partial"]
 
 
 @pytest.mark.parametrize("tail", [b'{"schema": 1, "sta', b"\0" * 5000, b'{"schema": 1}\n'])
@@ -548,6 +596,7 @@ CHANGED = [
     (lambda: dict(settings=None), r"settings: found no seed, no update.radius, no update.clip, expected seed = 1, update.radius"),
     (lambda: dict(seed=1), r"key: found .*\[0, 1\].*, expected .*\[0, 0\].*, as in "),
     (lambda: dict(state=begin() | {"count": 1}), r"initial state: tree\['count'\]: found other numbers"),
+    (lambda: dict(state=begin() | {"noise": jax.random.key(8)}), r"initial state: tree\['noise'\]: found other numbers"),
     (lambda: dict(state=begin() | {"policy": np.ones((4, 2))}), r"policy'\]: found float64 \[4, 3\], expected float64 \[4, 2\]"),
     (lambda: dict(state=begin() | {"policy": np.ones((4, 3), "f4")}), r"\['policy'\]: found float64 \[4, 3\], expected float32"),
     (lambda: dict(state=begin() | {"more": 1}), r"tree\['more'\]: found no such leaf, expected int64 \[\]"),
@@ -644,6 +693,43 @@ def test_another_jax_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "__version__", "0.0")
     with pytest.warns(UserWarning, match=r"written by jax .* on cpu, this is 0.0 on cpu: the last bits may differ"):
         run(tmp_path, stages=1)
+    monkeypatch.undo()
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    with pytest.warns(
+        UserWarning, match=rf"on cpu, this is {re.escape(jax.__version__)} on tpu: the last bits may differ"
+    ):
+        run(tmp_path, stages=1)
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_with(tmp_path):
+    start = {"x": np.ones(2, np.float32)}
+    run(tmp_path, 1, state=start, do=lambda state, key, k: (state, []))
+    with (
+        jax.enable_x64(False),
+        pytest.raises(InputError, match=r"^jax_enable_x64: found False, expected True, as in "),
+    ):
+        run(tmp_path, 2, state=start, do=lambda state, key, k: (state, []))
+
+
+def test_the_bar_counts_stages(tmp_path, monkeypatch):
+    """Those of the whole run, those that are done; none where nobody looks or nobody asked."""
+    seen = []
+
+    class Bar:
+        def add_task(self, name, total, completed):
+            seen.append((name, total, completed))
+
+        def advance(self, task):
+            seen.append("one more")
+
+    monkeypatch.setattr(training, "_bar", lambda shown: contextlib.nullcontext(Bar()))
+    run(tmp_path, stages=1)
+    run(tmp_path, stages=3)
+    assert seen == [("stages", 1, 0), "one more", ("stages", 3, 1), "one more", "one more"]
+    monkeypatch.undo()
+    for terminal in (False, True):
+        monkeypatch.setattr(training, "Console", functools.partial(Console, force_terminal=terminal))
+        assert [training._bar(shown).disable for shown in (True, False)] == [not terminal, True]
 
 
 def test_another_device_is_told(tmp_path, monkeypatch):

@@ -132,6 +132,10 @@ class Found(NamedTuple):
     accused: float  #: a contradiction, or a mean weight above 1
 
 
+HEADS = {"wrong_s8": "wrong, S8"}
+"""Of the table, where it is not the field's name."""
+
+
 def coverage(team: Team, rng: np.random.Generator, repetitions: int, size: float, kind: str, **options: int) -> Found:
     """How often the monitor's intervals cover, and its limits err, at α = 0.1."""
     settings = Settings(alpha=0.1, draws=1, held_out=True)
@@ -160,14 +164,17 @@ def main() -> None:
     repetitions = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     team = enumerated(np.random.default_rng(3))
     print(f"improvement {team.improvement:.4f}, KL {team.kl_message:.4f} nats a message, {repetitions} repetitions\n")
-    print(
-        "| noise | nats a token | scored twice |", *(f" {name.replace('_', ' ')} |" for name in Found._fields), sep=""
-    )
+    print("| noise | nats a token | scored twice |", *(f" {HEADS.get(name, name)} |" for name in Found._fields), sep="")
     print("|---|---|---|", "---|" * len(Found._fields), sep="")
     cases = [("alike", 0.0, 0), *((kind, size, 4) for size in (0.03, 0.17) for kind in KINDS), ("alike", 0.17, 0)]
     for number, (kind, size, share) in enumerate(cases):
         found = coverage(team, np.random.default_rng([7, number]), repetitions, size, kind, share=share)
-        cells = (kind, f"{size:g}", f"1 of {share}" if share else "none", *(f"{x:.3g}" for x in found))
+        cells = (
+            kind,
+            f"{size:g}",
+            f"1 of {share}" if share else "none",
+            *("–" if np.isnan(x) else f"{x:.3g}" for x in found),
+        )
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
