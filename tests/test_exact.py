@@ -158,6 +158,26 @@ def test_the_worlds_are_decided_in_turn(monkeypatch):
     assert [batch for _, batch in seen] == [2, 2, 1]
 
 
+def test_corners_reach_what_is_said_of_them():
+    """A branch opened by ε: S7's ratio `γε/−log(1−ε)`, episodic without the γ; a parting: S0's goes to γ as ε goes to 1."""
+    stages = families.sharp_discounted(np.random.default_rng(0), 120)
+    far = 0
+    for b, one in enumerate(exact_audit.unstack(stages, 120)):
+        step, gamma = float(one.target[0, 1] - one.current[0, 1]), float(one.team.dynamics.discount)
+        if b % 3 == 1:
+            (gap, bound), *_ = exact.exact_pairs(one, "penalty_log_sum")
+            assert number(gap / bound) == pytest.approx(gamma * step / -np.log1p(-step), rel=1e-6)
+        if b % 3 == 2 and step > 1 - 1e-3:
+            (gap, bound), *_ = exact.exact_pairs(one, "penalty_trivial")
+            assert number(gap / bound) == pytest.approx(gamma, rel=0.01)
+            far += 1
+    assert far > 5
+    for one in exact_audit.unstack(families.sharp_episodic(np.random.default_rng(0), 10), 10):
+        (gap, bound), *_ = exact.exact_pairs(one, "penalty_log_sum")
+        step = float(one.target[0, 1] - one.current[0, 1])
+        assert number(gap / bound) == pytest.approx(step / -np.log1p(-step), rel=1e-6)
+
+
 ATTAINED = {
     ("T1", ""): 1, ("T2", ""): 0.999, ("P3.1", "TV"): 1, ("P3.9", ""): 0.999, ("S0", "fresh"): 0.78, ("S1", "shift"): 0.999,
     ("S2", "shift"): 0.999, ("S2", "gap"): 0.95, ("S3", "gap"): 0.999, ("S3", "shift"): 0.999, ("S4", "S4"): 1,

@@ -326,3 +326,41 @@ def test_every_way_to_assume_is_found(tmp_path, monkeypatch, word):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "x.v").write_text(f"Lemma x : True. {word}. Unadmitted Parameterise.\n")
     assert check.assumed(tmp_path) == [f"x.v: {word}"]
+
+
+def test_statements_and_axioms_by_file(monkeypatch):
+    """Each theorem under every id that cites it, asked for once; axioms without their modules; a file that has none says so."""
+    monkeypatch.syspath_prepend(FOLDER)
+    check, asked = check_module(), []
+
+    def said(file, theorems):
+        asked.append((file, theorems))
+        axioms = ["Classical_Prop.classic", "FunctionalExtensionality.functional_extensionality_dep"] if file == "One" else []
+        return {name: f"  : {file} {name}" for name in theorems}, axioms
+
+    monkeypatch.setattr(check, "_asked", said)
+    monkeypatch.setattr(check, "index", lambda: {"A": {"theorems": ["Two.c", "One.a"]}, "B": {"theorems": ["One.b", "One.a"]}})
+    text, foreign = check.statements(1)
+    assert asked == [("One", ["a", "b"]), ("Two", ["c"])]
+    assert foreign == []
+    assert text == (
+        "Axioms, at most, of the theorems that are cited from a file:\n\n"
+        "  One.v: classic, functional_extensionality_dep\n  Two.v: none\n"
+        "\n######## A\n\nTwo.c\n  : Two c\n\nOne.a\n  : One a\n"
+        "\n######## B\n\nOne.b\n  : One b\n\nOne.a\n  : One a\n"
+    )
+
+
+def test_which_mathcomp_and_whether_the_evaluator_can_be_compiled(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    check, code = check_module(), 0
+    monkeypatch.setattr(check.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=code, stdout=f"{tmp_path}\n"))
+    assert check.prints_alike()
+    (tmp_path / "user-contrib" / "HB").mkdir(parents=True)
+    assert not check.prints_alike()
+    monkeypatch.setattr(check.shutil, "which", lambda tool: tool)
+    assert (check.missing(), check.extracts()) == ("", True)
+    code = 1
+    assert (check.missing(), check.extracts()) == ("not found: the Coq library mathcomp", False)
+    monkeypatch.setattr(check.shutil, "which", lambda tool: None)
+    assert (check.missing(), check.extracts()) == ("not found: coqc, coqdep, make", False)

@@ -119,6 +119,26 @@ def test_enough_is_where_nine_in_ten_stay_positive(monkeypatch):
     assert seen == [(size, 0.0, 0.05) for size in shares]
 
 
+@pytest.mark.parametrize(("quick", "thorough"), [(True, False), (False, False), (False, True)])
+def test_how_long_rollouts_are_counted(monkeypatch, quick, thorough):
+    """Up to 50,000 of a team of two messages, 20,000 of up to sixteen, 5,000 of more; the first team at other group sizes."""
+    asked = []
+
+    def positive(task, rng, repeats, sizes, group, alpha):
+        asked.append((len(task.speaks), repeats, sizes[-1], group, alpha))
+        return [("a limit", [0.5], sizes[0])]
+
+    monkeypatch.setattr(s8, "_positive", positive)
+    tasks = [SHORT._replace(name=str(k), speaks=tuple(range(k))) for k in (2, 16, 64)]
+    found = s8._counted(s8._Plan(1, 1, 33, [], tasks), quick, np.random.default_rng(0), thorough)
+    most = 20_000 if quick else 50_000
+    groups = [] if quick else [(2, 40 if thorough else 20, 50_000, size, 0.1) for size in (1, 16)]
+    assert asked == [(2, 33, most, 4, 0.1), (16, 20, 20_000, 4, 0.1), (64, 20, 5_000, 4, 0.1), *groups]
+    assert found.needed == {name: {"a limit": 100} for name in ("2", "16", "64")}
+    assert found.groups == {size: {"a limit": 100} for *_, size, _ in groups}
+    assert {name: sizes[-1] for name, sizes in found.sizes.items()} == {"2": most, "16": 20_000, "64": 5_000}
+
+
 # --------------------------------------------------------------------------------------------------------- S8, any number of prompts
 
 
@@ -392,13 +412,28 @@ def test_a_row_of_certified_shares(monkeypatch):
     exceeding = np.zeros((radii, 9), int)
     exceeding[0, 0], exceeding[3, 8] = 2, 1
     monkeypatch.setattr(u1, "random_stages", lambda *_, **__: SimpleNamespace(team=None, current=None))
-    monkeypatch.setattr(u1.programs, "run", lambda f, team, policy, radii: (share, exceeding))
-    row, curves = u1.run(instances, np.random.default_rng(0), ())
-    assert (row.violations, row.instances, row.checks) == (3, 9 * radii, len(names) * 9 * radii)
+    world = {name: np.full(radii, -0.5) for name in names}, np.eye(radii, 1)[:, 0]
+
+    def run(f, team, policy, at, quick=False):
+        assert (at == u1.RADII).all()
+        if f is u1._shares_of_many:
+            return share, exceeding
+        assert (np.asarray(policy) == 0.5).all()
+        return world
+
+    asked = []
+    monkeypatch.setattr(u1.programs, "run", run)
+    monkeypatch.setattr(
+        u1, "gymnasium_team", lambda *given, **more: asked.append((given, more)) or SimpleNamespace(reward=np.zeros((4, 2)))
+    )
+    row, curves = u1.run(instances, np.random.default_rng(0), (("a world", 3),))
+    assert asked == [(("a world", 3), {"discount": 0.9, "drop_time_limit": True})]
+    assert (row.violations, row.instances, row.checks) == (3 + 1, 10 * radii, len(names) * 10 * radii)
     assert {kind: float(of["penalty_log_sum"].mean()) for kind, of in curves.shares.items()} == {
-        "random, γ = 0.5": 0.125, "random, γ = 0.9": 0.25, "random, γ = 0.99": 0.75
+        "random, γ = 0.5": 0.125, "random, γ = 0.9": 0.25, "random, γ = 0.99": 0.75, "a world × 3, γ = 0.9": -0.5
     }  # fmt: skip
-    assert f"paper 1 of {6 * radii - 1}, S2 {6 * radii} of {6 * radii}, least rung {6 * radii} of {6 * radii}" in row.note
+    every = 7 * radii  # three teams of two discounts, and the world
+    assert f"paper 1 of {every - 1}, S2 {6 * radii} of {every}, least rung {6 * radii} of {every}" in row.note
     assert "random, γ = 0.9, δ = 0.001: S4 0.50 [0.50, 0.50]" in row.note
     assert "S7 0.25 [0.25, 0.25]" in row.note
     assert curves.information["certificate_weighted"] == "estimable"

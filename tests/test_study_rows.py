@@ -195,6 +195,19 @@ def test_random_teams_that_were_quadratic_would_be_counted(monkeypatch):
     assert found.slopes["message"]["fresh"].slope == pytest.approx(2.5)
 
 
+def test_sums_of_random_teams_are_of_absolute_gaps(monkeypatch):
+    """Each kind of gap by itself; every stage with the same KL, of agents or of messages."""
+    asked = []
+    monkeypatch.setattr(r3, "equal_kl", lambda stage, kl, per_message: asked.append((kl, per_message)) or stage)
+    gaps = {"gap_fresh": 1.0, "gap_stale": 2.0, "gap_cached": -3.0}
+    monkeypatch.setattr(r3, "stage_report", lambda x: SimpleNamespace(**{name: k * x for name, k in gaps.items()}))
+    stages = np.array([[1.0, -2.0], [3.0, 0.5], [-4.0, -4.0], [0.0, 0.0]])
+    found = r3._all_sums(2, stages, True)
+    for name, k in gaps.items():
+        np.testing.assert_allclose(found[name.removeprefix("gap_")], abs(k) * np.array([3.0, 3.5, 8.0, 0.0]))
+    assert set(asked) == {(1e-4, True)}
+
+
 @pytest.mark.parametrize("per_message", [False, True])
 def test_steps_of_one_kl(per_message):
     """δ⁰ of each agent on the current team's occupancy, by NumPy; or the mean over its own visits, so that δ⁰ is that share."""

@@ -332,6 +332,23 @@ def test_a_resumed_audit_is_that_of_one_go(stub_reports, tmp_path):
     assert unseal(path.read_bytes())["done"] == 7
 
 
+def test_progress_stays_whole_on_a_full_disk(stub_reports, tmp_path, monkeypatch):
+    """What was written before can still be read."""
+    journal = audit.Journal(tmp_path, "print")
+    journal.write("stubs", 2, {}, {"a": 1})
+
+    def full(self, data):
+        with self.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "write_bytes", full)
+    with pytest.raises(InputError, match="No space left"):
+        journal.write("stubs", 4, {}, {"a": 2})
+    assert journal.read("stubs") == (2, {}, {"a": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["stubs.json"]
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "other", "missing", "empty"])
 def test_damaged_progress_is_refused_by_name(stub_reports, tmp_path, damage):
     journal = audit.Journal(tmp_path, "print")
@@ -1166,21 +1183,24 @@ def test_a_folder_that_is_gone_is_made_again_and_links_are_followed(tmp_path):
 
 def test_where_nothing_can_be_written_the_ledger_is_printed(tmp_path, monkeypatch, capsys):
     """A full disk at the last line: old files stay whole, the table and the JSON are on the terminal."""
-    (tmp_path / "ledger.json").write_text("old")
+    names = ("ledger.json", "ledger.md", "table.tex")
+    for name in names:
+        (tmp_path / name).write_text("old")
 
-    def full(self, *_):
+    def full(self, *_, **__):
+        self.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(type(tmp_path), "write_text", full)
-    failed = command.write(result(violations=2), tmp_path, None, Console(width=200))
+    failed = command.write(result(violations=2), tmp_path, None, Console(width=200), tmp_path / "table.tex")
     monkeypatch.undo()
     out = capsys.readouterr().out
-    assert len(failed) == 2
+    assert len(failed) == 3
     assert all("No space left on device" in line for line in failed)
     assert "claim ledger" in out
     (line,) = [x for x in out.splitlines() if x.startswith("{")]
     assert json.loads(line)["claims"][0]["violations"] == 2
-    assert [(x.name, x.read_text()) for x in tmp_path.iterdir()] == [("ledger.json", "old")]
+    assert {x.name: x.read_text() for x in tmp_path.iterdir()} == dict.fromkeys(names, "old")
 
 
 @pytest.mark.parametrize(
