@@ -172,9 +172,10 @@ def main(path: Path = VALUES) -> None:
     jax.config.update("jax_enable_x64", True)
     output_file("path", path)
     text = json.dumps(document(), allow_nan=False, separators=(",", ":")).replace("],[", "],\n[")
+    data = f"{text}\n".encode()
     with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-    print(f"{path}: {len(text):,} bytes")
+        temporary.write_bytes(data)
+    print(f"{path}: {len(data):,} bytes")
 
 
 if __name__ == "__main__":

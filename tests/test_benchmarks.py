@@ -188,6 +188,143 @@ def test_the_command_line_is_judged_beside_the_reference_of_its_round():
     assert "before" not in next(line for line in alone if line.startswith("| `teamtr check`")).split(" | ", 1)[1]
 
 
+# ------------------------------------------------------------------------------------------------------------ the report
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(12.345, "12.3 s"), (1.0, "1 s"), (0.9994, "999 ms"), (0.00123, "1.23 ms"), (9.9e-4, "990 µs"),
+                          (4.5e-7, "0.45 µs")]
+)  # fmt: skip
+def test_a_duration_has_three_digits_and_a_unit(seconds, said):
+    assert report.duration(seconds) == said
+
+
+def case(group, label, ratio, target, **more):
+    """One case of `benchmarks.stage`, written by hand."""
+    entry = dict(package="ours", rival="theirs", ratio=ratio, target=target)
+    seconds = {"ours": [0.001, 0.002, 0.004], "theirs": [0.5, 1.0, 2.0]}
+    compiled = {"ours": 3.0}
+    return dict(group=group, label=label, rounds=7, disagreement=1e-12, seconds=seconds, compile_seconds=compiled,
+                ratios=[entry], **more)  # fmt: skip
+
+
+def test_a_case_is_judged_on_the_median():
+    for ratio, target, said in (
+        ([1.0, 1.3, 2.0], 1.3, "met"), ([1.0, 1.29, 2.0], 1.3, "MISSED"), ([0.1, 0.2, 0.3], None, "")
+    ):  # fmt: skip
+        assert report.verdict(dict(ratio=ratio, target=target)) == said
+        line = report.show_row(case("single", "S = 64", ratio, target)).splitlines()[-1]
+        assert line == f"    theirs / ours: {ratio[1]:.2f} [{ratio[0]:.2f}, {ratio[2]:.2f}] {said}"
+    head, ours, theirs, _ = report.show_row(case("single", "S = 64", [1.0, 1.3, 2.0], 1.3)).splitlines()
+    assert head == "single   S = 64  (7 rounds, disagreement 1e-12)"
+    assert ours.split() == ["ours", "2", "ms", "[1", "ms,", "4", "ms]", "compile", "3", "s"]
+    assert theirs.split() == ["theirs", "1", "s", "[500", "ms,", "2", "s]"]
+    skipped = dict(group="single", label="S = 64", skipped="too large")
+    assert report.show_row(skipped) == "single   S = 64: skipped, too large"
+
+
+MACHINE = dict(
+    machine=dict(cpu="a processor", cores=2, memory_gib=7.5, system="a system"), versions=dict(jax="9", numpy="8"), commit=None
+)
+
+
+def test_tables_of_a_results_file():
+    """A column for each set-up, times and ratio in it; a case that one did not get to says so; compilation apart."""
+    setup = dict(name="one-core", blas_threads=1, cores=1, clock="cpu", load=0.25, device="cpu")
+    dispatch = case("dispatch", "nothing", [1, 1, 1], None) | dict(ratios=[])
+    rows = [dispatch, case("single", "S = 64", [1.0, 1.3, 2.0], 1.3), case("hybrids", "S = 512", [0.1, 0.15, 0.3], 0.2)]
+    other = setup | dict(name="blas-all", load=1.5, rows=[*rows[:2], dict(group="large", label="S = 4096", skipped="no time")])
+    lines = report.tables("here", MACHINE | dict(setups=[setup | dict(rows=rows), other], quick=False))
+    assert lines[0] == "## here"
+    assert lines[2:4] == [
+        "a processor, 2 cores, 7.5 GiB, a system; jax 9, numpy 8.", "The package runs on the same processor; its commit: unknown."
+    ]  # fmt: skip
+    heads = "`one-core` (1 BLAS, 1 cores, load 0.2) | `blas-all` (1 BLAS, 1 cores, load 1.5)"
+    assert f"| case | call | {heads} |" in lines
+    assert "| nothing | theirs | 1 s | 1 s |" in lines
+    met = "2 ms / 1 s: **1.30 [1.00, 2.00]** met"
+    assert f"| S = 64 | ours | theirs | {met} | {met} |" in lines
+    assert "| S = 512 | ours | theirs | 2 ms / 1 s: **0.15 [0.10, 0.30]** MISSED | not reached in time |" in lines
+    assert "| S = 4096 |  |  | not reached in time | no time |" in lines
+    assert "| S = 64 | ours | 3 s | 3 s |" in lines
+    assert "| S = 512 | ours | 3 s |  |" in lines
+    titles = [line for line in lines if line.startswith("### ")]
+    assert titles == [f"### {title}" for title in (
+        "Dispatch: the cost of a call with nothing to compute", "One policy", "All hybrids of a stage", "Large worlds",
+        "Compilation, once per shape",
+    )]  # fmt: skip
+    assert not any("quick run" in line for line in lines)
+    quick = report.tables("here", MACHINE | dict(setups=[setup | dict(rows=rows)], quick=True))
+    assert "**A quick run: small sizes, few rounds.**" in quick
+
+
+def test_seeds_of_a_way_together():
+    """How many reached the optimum; every certificate that is negative or above the truth, one way by one."""
+    numbers = ("seconds", "seconds_compiled", "updates", "least_certificate", "certified_part")
+
+    def seed(k, way, reached, negative, violations):
+        return dict(way=way, floor="", reached=reached, negative=negative, violations=violations, **dict.fromkeys(numbers, float(k)))
+
+    rows = [seed(1, "weighted", True, 1, 2), seed(2, "weighted", False, 0, 4), seed(5, "greedy", True, 0, 0), seed(6, "greedy", True, 0, 0)]
+    lines = report.end_to_end("here", dict(rows=rows))
+    assert lines[0] == "## here: 95 % of the optimal return, every update certified"
+    assert report.UNKNOWN in lines
+    weighted, greedy = (line for line in lines if line.startswith(("| weighted", "| greedy")))
+    assert weighted == "| weighted | 1 | " + " | ".join(["1.5 [1.25, 1.75], most 2"] * 5) + " | 7 |"
+    assert greedy == "| greedy | 2 | " + " | ".join(["5.5 [5.25, 5.75], most 6"] * 5) + " | 0 |"
+    assert any("reached 95 % (of 2 seeds)" in line for line in lines)
+
+
+def log_of(**more):
+    """One log of `benchmarks.monitor`: pairs of seconds, on the wall and of the processor."""
+    samples = {name: [[1.0, 8.0], [3.0, 9.0], [2.0, 10.0]] for name in report.MONITOR_STEPS}
+    return dict(kind="a kind", form="parquet", rows=12_345, bytes=2_600_000, samples=samples, target=9.0) | more
+
+
+def test_the_command_is_judged_on_the_processor_and_memory_on_the_worst_round():
+    cells = dict(zip(report.MONITOR_HEAD, report.monitor_cells(log_of(memory=[3e8, 5e8, 4e8])), strict=True))
+    assert (cells["log"], cells["rows"], cells["MB"], cells["memory, MB"]) == ("a kind, parquet", "12,345", "3", "500")
+    assert [cells[name] for name in report.MONITOR_STEPS] == ["2.00 [1.50, 2.50]"] * 5
+    assert (cells["command, processor"], cells["target"]) == ("9.00 [8.50, 9.50]", "met (≤ 9 s)")
+    assert report.monitor_cells(log_of(target=8.9))[-2:] == ["MISSED (≤ 8.9 s)", "–"]
+    large = dict(rows=10**6, bytes=5e7, seconds=[[1.0, 2.0]] * 3, memory=[1e9, 3e9, 2e9])
+    assert "50 MB), stage by stage: 1.00 [1.00, 1.00] s, 2.00 [2.00, 2.00] s of the processor, 3000 MB" in report.large_line(
+        large | dict(target=3e9)
+    )
+    assert report.large_line(large | dict(target=3e9)).endswith("at most: met (≤ 3000 MB).")
+    assert report.large_line(large | dict(target=2.9e9)).endswith("at most: MISSED (≤ 2900 MB).")
+
+
+def test_the_peak_is_that_of_the_fastest_product():
+    rows = [dict(name="jax_matmul", gflops=50.0), dict(name="torch_matmul", gflops=70.0), dict(name="one", gflops=90.0)]
+    assert report.peak_of(rows) == ("torch", 70.0)
+    assert report.peak_of(rows[2:]) == ("", math.inf)
+
+
+def test_what_ran_on_a_device():
+    """Work a second or TFLOP, the share of the peak where one is known, ratios beside the contender; verdicts by column."""
+    seconds = {"ours": [0.1, 0.2, 0.4], "theirs": [1.0, 2.0, 4.0]}
+    row = dict(label="a case", seconds=seconds, ratios={"theirs": [5.0, 10.0, 20.0]}, flops=3e12, peak=6e13, work=500, unit="tokens/s")
+    assert report.device_cells(row) == [
+        ["a case", "ours", "200 ms [100 ms, 400 ms]", "2,500 tokens/s", "25.0%", ""],
+        ["a case", "theirs", "2 s [1 s, 4 s]", "250 tokens/s", "2.5%", "10.00 [5.00, 20.00]"],
+    ]
+    bare = report.device_cells(row | dict(unit="", peak=None))[0]
+    assert bare[3:5] == ["15 TFLOP", ""]
+    assert report.device_cells(row | dict(seconds={})) == [["a case", "ran once, not timed", "", "", "", ""]]
+    found = dict(world="a world", stages=20, instances=12_345, inconclusive=6, wrong=7, beyond=8, used=0.12345)
+    lines = report.on_device("here", MACHINE | dict(device="a device", comparisons_on_device=[row], verdicts=[found]))
+    assert lines[0] == "## here: on a device"
+    assert "The package runs on a device; its commit: unknown." in lines
+    head = next(line for line in lines if line.startswith("| stages |"))
+    cells = "a world", "20", "12,345", "6", "7", "8", "0.123"
+    names = head.strip("| ").split(" | ")
+    assert [x.strip() for x in names[2:]] == [
+        "comparisons", "inconclusive in float64", "wrong verdicts", "errors beyond their budget", "largest error, in budgets"
+    ]  # fmt: skip
+    assert "| " + " | ".join(cells) + " |" in lines
+
+
 def test_the_folder_has_every_kind_and_no_shape_twice():
     some = shapes(120)
     assert len(set(some)) == 120

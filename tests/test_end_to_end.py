@@ -135,7 +135,7 @@ def test_the_place_of_the_results_is_tried_before_the_work(tmp_path, monkeypatch
     assert sorted(x.name for x in tmp_path.rglob("*")) == ["file", "folder", "link.json"]
 
 
-def test_results_are_whole_or_not_there(tmp_path, capsys):
+def test_results_are_whole_or_not_there(tmp_path, monkeypatch, capsys):
     """A folder is made when there is something to write; what was there stays where writing fails; nothing else is left."""
     path = tmp_path / "new" / "here.json"
     write = writer(str(path))
@@ -144,6 +144,17 @@ def test_results_are_whole_or_not_there(tmp_path, capsys):
     assert json.loads(path.read_text()) == {"rows": [1.5]}
     with pytest.raises(TypeError):
         write({"rows": [object()]})
+    assert json.loads(path.read_text()) == {"rows": [1.5]}
+    assert list(path.parent.iterdir()) == [path]
+
+    def full(self, text):
+        self.write_bytes(text[:5].encode())
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "write_text", full)
+        with pytest.raises(Exception, match="No space left"):
+            write({"rows": [2.5]})
     assert json.loads(path.read_text()) == {"rows": [1.5]}
     assert list(path.parent.iterdir()) == [path]
     writer(None)({"rows": []})

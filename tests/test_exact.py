@@ -119,6 +119,66 @@ def constructions():
         yield from exact_audit.unstack(corner(np.random.default_rng(0), 30), 30)
 
 
+@pytest.mark.parametrize("name", ["turn-taking", "episodic, early ends"])
+def test_what_the_exact_audit_draws(name):
+    """Steps from a new row to a part in 2²⁴, every discount, sparse rewards, chance nodes; early ends where a world has them."""
+    world = next(world for world in exact_audit.WORLDS if world.name == name)
+    stages = exact_audit.draw(world, np.random.default_rng(0), 400)
+    team, old, new = stages.team, np.asarray(stages.current), np.asarray(stages.target)
+    assert (((old > 0) & (new == 0)).any(-1).mean(), ((old == 0) & (new > 0)).any(-1).mean()) > (0.02, 0.02)
+    step = abs(new - old).reshape(400, -1).max(-1)
+    assert [(step <= x).mean() for x in (2.0**-24, 2.0**-16, 2.0**-8, 0.25, 0.5)] == pytest.approx(
+        [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6], abs=0.1
+    )
+    reward = np.asarray(team.reward).reshape(400, -1)
+    assert ((reward == 0) | (reward == 1)).all(-1).mean() == pytest.approx(0.3, abs=0.08)
+    assert (reward.min(), reward.max()) == (-1, 1)
+    assert set(np.asarray(team.active).ravel().tolist()) == {*range(-1, world.agents)}
+    kernel = team.dynamics.kernel.transition if world.horizon else team.dynamics.transition
+    ended = (np.asarray(kernel).sum(-1) == 0).mean()
+    assert ended == pytest.approx(0.2 if world.early else 0, abs=0.02)
+    if not world.horizon:
+        assert set(np.asarray(team.dynamics.discount).tolist()) == {0, 1 / 4, 1 / 2, 5 / 8, 3 / 4, 15 / 16, 127 / 128}
+
+
+def test_the_worlds_are_decided_in_turn(monkeypatch):
+    """As many stages as were asked for, whatever the chunks; one decided by a ball makes the claim an enclosed one."""
+    seen, said = [], []
+    monkeypatch.setattr(exact_audit, "draw", lambda world, rng, batch: seen.append((world, batch)) or (world, batch))
+    monkeypatch.setattr(exact_audit, "unstack", lambda stages, batch: [stages[0]] * batch)
+    one = fmpq(1)
+    sides = {"a": [(one, one), (one / 2, one)], "b": [(arb(1), arb(4)), (2 * one, one), (arb(1), arb(1, 0.5))]}
+    monkeypatch.setattr(exact_audit, "exact_checks", lambda world: {("X", ""): sides[world]})
+    found = exact_audit.run(150, None, said.append, ("a", "b"))["X", ""]
+    assert seen == [("a", 60), ("b", 60), ("a", 30)]
+    assert said == [60, 60, 30]
+    assert found == (150, 60, 60, 2.0, 60, 90 * 2 + 60 * 3)
+    assert (found.kind, exact_audit.Evidence().kind) == ("enclosed", "exact")
+    seen.clear()
+    exact_audit.run(5, None, worlds=("a", "b", "a"))
+    assert [batch for _, batch in seen] == [2, 2, 1]
+
+
+def test_corners_reach_what_is_said_of_them():
+    """A branch opened by ε: S7's ratio `γε/−log(1−ε)`, episodic without the γ; a parting: S0's goes to γ as ε goes to 1."""
+    stages = families.sharp_discounted(np.random.default_rng(0), 120)
+    far = 0
+    for b, one in enumerate(exact_audit.unstack(stages, 120)):
+        step, gamma = float(one.target[0, 1] - one.current[0, 1]), float(one.team.dynamics.discount)
+        if b % 3 == 1:
+            (gap, bound), *_ = exact.exact_pairs(one, "penalty_log_sum")
+            assert number(gap / bound) == pytest.approx(gamma * step / -np.log1p(-step), rel=1e-6)
+        if b % 3 == 2 and step > 1 - 1e-3:
+            (gap, bound), *_ = exact.exact_pairs(one, "penalty_trivial")
+            assert number(gap / bound) == pytest.approx(gamma, rel=0.01)
+            far += 1
+    assert far > 5
+    for one in exact_audit.unstack(families.sharp_episodic(np.random.default_rng(0), 10), 10):
+        (gap, bound), *_ = exact.exact_pairs(one, "penalty_log_sum")
+        step = float(one.target[0, 1] - one.current[0, 1])
+        assert number(gap / bound) == pytest.approx(step / -np.log1p(-step), rel=1e-6)
+
+
 ATTAINED = {
     ("T1", ""): 1, ("T2", ""): 0.999, ("P3.1", "TV"): 1, ("P3.9", ""): 0.999, ("S0", "fresh"): 0.78, ("S1", "shift"): 0.999,
     ("S2", "shift"): 0.999, ("S2", "gap"): 0.95, ("S3", "gap"): 0.999, ("S3", "shift"): 0.999, ("S4", "S4"): 1,

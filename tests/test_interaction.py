@@ -149,7 +149,9 @@ def test_expansion_is_the_function():
 def test_r5_row():
     row, data = r5.run(True, np.random.default_rng(0))
     assert row.violations == 0
-    assert row.checks > 200
+    # three stages of three families, three agents each: three identities, and three coefficients of three remainders
+    assert (row.checks, row.instances) == (9 * (3 * 3 + 3 * 3 * 3), 9)
+    assert (row.exponent, *row.interval) == data.slopes["product"]["drift"]
     assert all(count > 0 for count in data.exact_third.values())
     for slope in data.slopes["product"].values():
         assert abs(slope.slope - 3) < 0.02
@@ -224,6 +226,8 @@ def test_r4_row():
     assert row.violations == 0
     assert data.sums["coherent relay"] == [(n, n, (3 * n * n - n) // 2, 2 * n * n - n) for n in (2, 3, 4)]
     assert data.sums["range 1"][-1] == (4, 4, 7, 7)
+    assert row.exponent == pytest.approx(np.log(7 / 5) / np.log(4 / 3))  # 2n − 1, range 1, without the smallest n
+    assert row.detects == 1 / (2 * 16 - 4)  # an integer more or less in the largest of them, 2n² − n
 
 
 def test_the_heat_map_is_written(tmp_path):

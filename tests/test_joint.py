@@ -201,3 +201,26 @@ def test_the_study():
         assert (by["joint"].certified >= by["common"].certified - 1e-12).all()
     assert "equal information" in row.note
     assert float(objective(*lever([1.0, 0.0])[:2])) == 0.5
+
+
+def test_the_budget_of_a_relay_by_hand():
+    """S10: eight messages, two ups win; steps of 1, 2, 4 and 8 times .04. Gains, certificates, and who chooses better."""
+    found = joint._relay_budget()
+    lengths = 0.04 * np.array([1.0, 2.0, 4.0, 8.0])
+
+    def wins(rates):
+        law = np.array([1.0])
+        for rate in np.repeat(rates, 2):
+            law = np.convolve(law, [1 - rate, rate])
+        return law[2:].sum()
+
+    start = wins(np.full(4, 0.2))
+    assert found["full"][1] == pytest.approx(wins(0.2 + lengths) - start, rel=1e-12)
+    gain = (2 * lengths * 7 * 0.2 * 0.8**6).sum()  # a message decides where one of the other seven is up
+    total = (2 * lengths**2 / (0.2 * 0.8)).sum()
+    expected = gain - math.sqrt(start * (1 - start)) * math.sqrt(math.expm1(total) - total)
+    assert found["full"][0] == pytest.approx(expected, rel=1e-10)
+    lower = {name: x for name, (x, _) in found.items()}
+    assert lower["joint"] > max(lower["common"], lower["each as if alone"])
+    assert lower["common"] > 0 > lower["full"]
+    assert all(x < true for x, true in found.values())

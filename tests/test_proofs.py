@@ -18,6 +18,7 @@ from teamtr_jax.exact.solved import Solved
 from teamtr_jax.exact.stage import exact_stage
 from teamtr_jax.surrogates import evaluate_stage
 from teamtr_jax.types import Stage, Team
+from theory import proved
 from theory.ledger import page_of
 from theory.proved import FOLDER, proofs, with_section
 
@@ -158,6 +159,42 @@ def test_the_ledger_says_what_is_proved():
         )
 
 
+def test_a_theorem_that_coq_did_not_print_is_refused(tmp_path):
+    """Axioms are those of the files of a claim, all together."""
+    entry = '[S1]\ntheorems = ["One.a", "One.b", "Two.c"]\ntex = ["x"]\ncovers = "all"\nnot_covered = ""\ndiffers = "d"\n'
+    (tmp_path / "index.toml").write_text(entry)
+    text = "Axioms:\n\n  One.v: classic, sig\n  Two.v: none\n\n######## S1\n\nOne.a\n  : True\n\nOne.b\n  : True\n"
+    (tmp_path / "statements.txt").write_text(text)
+    with pytest.raises(KeyError, match=r"Two\.c not in statements\.txt: make proofs WRITE=1"):
+        proofs(tmp_path)
+    (tmp_path / "statements.txt").write_text(f"{text}\nTwo.c\n  : True\n")
+    proofs.cache_clear()
+    (found,) = proofs(tmp_path).values()
+    assert (found.theorems, found.axioms) == ({"One": ("a", "b"), "Two": ("c",)}, ("classic", "sig"))
+    assert found.where == "proofs/One.v: a, b; proofs/Two.v: c"
+
+
+def test_pages_and_ledger_are_written_again(tmp_path, monkeypatch, capsys):
+    """What the index says of them, and nothing else: a page that lost its section, a ledger that says of nothing that it is proved."""
+    pages, home = tmp_path / "theory/derivations", tmp_path / "docs/verify"
+    pages.mkdir(parents=True)
+    home.mkdir(parents=True)
+    for stem in ("s7", "statements"):
+        text = (ROOT / f"theory/derivations/{stem}.md").read_text()
+        (pages / f"{stem}.md").write_text(text.partition("\n## Machine-checked\n")[0].rstrip("\n") + "\n")
+    saved = json.loads((ROOT / "docs/verify/ledger.json").read_text())
+    forgotten = [row | {"proof": "", "unproved": ""} for row in saved["claims"]]
+    (home / "ledger.json").write_text(json.dumps(saved | {"claims": forgotten}))
+    monkeypatch.setattr(proved, "ROOT", tmp_path)
+    monkeypatch.setattr(proved, "LEDGER", home / "ledger.json")
+    proved.main()
+    assert capsys.readouterr().out == "theory/derivations/s7.md\n"
+    for stem in ("s7", "statements"):
+        assert (pages / f"{stem}.md").read_text() == (ROOT / f"theory/derivations/{stem}.md").read_text()
+    for name in ("ledger.json", "ledger.md"):
+        assert (home / name).read_text() == (ROOT / "docs/verify" / name).read_text()
+
+
 def check_module():
     spec = importlib.util.spec_from_file_location(
         "proofs_check", FOLDER / "check.py", submodule_search_locations=[str(FOLDER)]
@@ -204,3 +241,126 @@ def test_an_axiom_of_ours_is_not_coqs_own_by_its_name(monkeypatch):
     text, foreign = check.statements(1)
     assert foreign == ["Mine.v assumes Mine.classic"]
     assert "\nMine.mine\n     : True\n" in text
+
+
+@pytest.fixture
+def checked(tmp_path, monkeypatch):
+    """`make proofs` with every program replaced by what it says; the two files are those of a folder of its own."""
+    monkeypatch.syspath_prepend(FOLDER)
+    check = check_module()
+    said = SimpleNamespace(made=0, statements="theorems\n", foreign=[], golden="stages\n", alike=True, ocaml=True, assumed=[])
+    monkeypatch.setattr(check, "HERE", tmp_path)
+    monkeypatch.setattr(check, "missing", str)
+    monkeypatch.setattr(check, "assumed", lambda: said.assumed)
+    monkeypatch.setattr(check.subprocess, "run", lambda command, **_: SimpleNamespace(returncode=said.made))
+    monkeypatch.setattr(check, "statements", lambda workers: (said.statements, said.foreign))
+    monkeypatch.setattr(check, "prints_alike", lambda: said.alike)
+    monkeypatch.setattr(check, "extracts", lambda: said.ocaml)
+    monkeypatch.setattr(check, "golden", SimpleNamespace(build=lambda folder: folder, golden=lambda program: said.golden))
+    monkeypatch.setattr(check, "index", lambda: {"A": {"theorems": ["F.a", "F.b"]}, "B": {"theorems": ["F.c"]}})
+    for name in ("statements", "golden"):
+        (tmp_path / ("statements.txt" if name == "statements" else "golden.json")).write_text(getattr(said, name))
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["check.py", *arguments])
+        return check.main()
+
+    said.run, said.folder = run, tmp_path
+    return said
+
+
+def test_proofs_that_say_what_is_committed(checked, capsys):
+    assert checked.run() == 0
+    line = "proofs: 3 theorems of 2 ids, nothing admitted, no axiom but Coq's own; the evaluator agrees too\n"
+    assert capsys.readouterr().out == line
+    checked.ocaml, checked.golden = False, "other stages\n"
+    assert checked.run() == 0
+    assert "the evaluator was NOT run: apt-get install" in capsys.readouterr().out
+    checked.alike, checked.statements = False, "as mathcomp 2 prints them\n"
+    assert checked.run() == 0
+    assert "statements.txt was not compared: mathcomp 1 printed it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"assumed": ["F.v: Admitted"]}, "proofs: something is assumed:\n  F.v: Admitted\n"),
+        ({"made": 2}, "proofs: the build failed, see above\n"),
+        ({"foreign": ["F.v assumes x"]}, "proofs: axioms that are not Coq's own:\n  F.v assumes x\n"),
+        ({"statements": "other theorems\n"}, "proofs: statements.txt differs from what Coq says now."),
+        ({"golden": "other stages\n"}, "proofs: golden.json differs from what Coq says now."),
+    ],
+)
+def test_proofs_that_say_something_else_are_an_error(checked, capsys, change, said):
+    """Exit code 1, whatever else is fine; nothing is written."""
+    vars(checked).update(change)
+    assert checked.run() == 1
+    found = capsys.readouterr()
+    assert said in found.out + found.err
+    assert "nothing admitted" not in found.out
+    assert (checked.folder / "statements.txt").read_text() == "theorems\n"
+    assert (checked.folder / "golden.json").read_text() == "stages\n"
+
+
+def test_what_coq_says_is_written_where_it_is_asked_for(checked, capsys):
+    """And a file that is as it should be is left alone."""
+    checked.golden = "other stages\n"
+    assert checked.run("--write") == 0
+    assert (checked.folder / "golden.json").read_text() == "other stages\n"
+    out = capsys.readouterr().out
+    assert "proofs: golden.json written" in out
+    assert "statements.txt written" not in out
+    (checked.folder / "statements.txt").unlink()
+    assert checked.run() == 1
+    assert "+theorems" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["Admitted", "admit", "give_up", "Axiom", "Axioms", "Parameter", "Parameters", "Conjecture", "Unset Guard Checking",
+     "bypass_check"],
+)  # fmt: skip
+def test_every_way_to_assume_is_found(tmp_path, monkeypatch, word):
+    monkeypatch.syspath_prepend(FOLDER)
+    check = check_module()
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "x.v").write_text(f"Lemma x : True. {word}. Unadmitted Parameterise.\n")
+    assert check.assumed(tmp_path) == [f"x.v: {word}"]
+
+
+def test_statements_and_axioms_by_file(monkeypatch):
+    """Each theorem under every id that cites it, asked for once; axioms without their modules; a file that has none says so."""
+    monkeypatch.syspath_prepend(FOLDER)
+    check, asked = check_module(), []
+
+    def said(file, theorems):
+        asked.append((file, theorems))
+        axioms = ["Classical_Prop.classic", "FunctionalExtensionality.functional_extensionality_dep"] if file == "One" else []
+        return {name: f"  : {file} {name}" for name in theorems}, axioms
+
+    monkeypatch.setattr(check, "_asked", said)
+    monkeypatch.setattr(check, "index", lambda: {"A": {"theorems": ["Two.c", "One.a"]}, "B": {"theorems": ["One.b", "One.a"]}})
+    text, foreign = check.statements(1)
+    assert asked == [("One", ["a", "b"]), ("Two", ["c"])]
+    assert foreign == []
+    assert text == (
+        "Axioms, at most, of the theorems that are cited from a file:\n\n"
+        "  One.v: classic, functional_extensionality_dep\n  Two.v: none\n"
+        "\n######## A\n\nTwo.c\n  : Two c\n\nOne.a\n  : One a\n"
+        "\n######## B\n\nOne.b\n  : One b\n\nOne.a\n  : One a\n"
+    )
+
+
+def test_which_mathcomp_and_whether_the_evaluator_can_be_compiled(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    check, code = check_module(), 0
+    monkeypatch.setattr(check.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=code, stdout=f"{tmp_path}\n"))
+    assert check.prints_alike()
+    (tmp_path / "user-contrib" / "HB").mkdir(parents=True)
+    assert not check.prints_alike()
+    monkeypatch.setattr(check.shutil, "which", lambda tool: tool)
+    assert (check.missing(), check.extracts()) == ("", True)
+    code = 1
+    assert (check.missing(), check.extracts()) == ("not found: the Coq library mathcomp", False)
+    monkeypatch.setattr(check.shutil, "which", lambda tool: None)
+    assert (check.missing(), check.extracts()) == ("not found: coqc, coqdep, make", False)

@@ -107,6 +107,11 @@ def test_quick_map(quick):
     coherence = found.slopes(forward, "stale")[:, 0]
     assert (np.diff(coherence) > 0).all(), "random signs cancel"
     assert (np.diff(found.slopes(forward, "stale")[-1]) < 0).all(), "a leak forgets"
+    assert (row.exponent, *row.interval) == found.cells[forward]["stale"][-1][0].slope
+    assert row.exponent == near[forward]
+    for cell in (cell for of in found.cells.values() for line in of["stale"] for cell in line if cell.slope):
+        between = np.log(cell.means[-1] / cell.means[-2]) / np.log(found.sizes[-1] / found.sizes[-2])
+        assert cell.last == pytest.approx(between, rel=1e-12)
     fresh = found.cells[forward]["fresh"]
     assert fresh[-1][-1].slope is None
     assert fresh[-1][-1].reason == "rounding"
@@ -119,6 +124,70 @@ def test_a_wrong_closed_form_is_seen(monkeypatch):
         r7, "leading_sums", lambda owner, steps, leak, order: right(owner, steps * (1 - leak) ** 0.5, leak, order)
     )
     assert r7.run(True, np.random.default_rng(0))[0].violations > 50
+
+
+def test_sums_are_wrong_beyond_the_next_order():
+    """`4·(2np)` of `Σ|M|` = 6ε² (two agents, no leak), the square of the next order, and rounding: by a hundredth more."""
+    step, unsure = 1e-6, 1e-13
+    point = r7._Point(round_robin(2), np.full(2, step), 0.0, np.arange(2))
+    small = 2 * 8 * 1e-4
+    room = 4 * small * 6 * step**2 + (small * step * 4) ** 2 + unsure
+    for off, wrong in ((0.99, 0), (1.01, 3), (-0.99, 0), (-1.01, 3)):
+        sums = np.array([2, 5, 6]) * step**2 + off * room
+        assert r7._wrong(r7._Evaluated([], [point], sums[None], np.full((1, 3), unsure), {}), 8) == wrong
+
+
+@pytest.mark.parametrize(("bends", "chosen"), [((0.2, 0.1, 0.06, 0.04, 0.02, 0.01), 0.08), ((0.9, 0.3, 0.2, 0.4, 0.5, 0.6), 0.16)])
+def test_the_largest_step_within_the_error_budget_is_taken(monkeypatch, bends, chosen):
+    """Of the stale gap, on all corners; where none is, the one with the least error."""
+    asked = []
+
+    def evaluate(points, slots, quick):
+        asked.extend(points)
+        half = np.ones((6, 2, 8, 3))
+        half[:, 0] = 4 * (1 + 9 * np.array(bends)[:, None, None])
+        half[:, 0, :, 1] = 4  # the stale gap
+        half[:, 0, 5, 1] = 4 * (1 + np.array(bends))  # on one corner
+        return half.reshape(-1, 3), np.zeros((96, 3))
+
+    monkeypatch.setattr(r7, "_evaluate", evaluate)
+    draws = r7._Draws(np.zeros((1, 4)), np.zeros((1, 4)), np.zeros((1, 8)))
+    assert r7._window(draws, (2, 4), (4,), True) == chosen
+    first, half = (abs(asked[k].steps[0]) for k in (0, 8))
+    assert first == pytest.approx(0.64 * r7.PROBABILITY)
+    p = r7.PROBABILITY
+
+    def kl(x):
+        return p * np.log(p / (p + x)) + (1 - p) * np.log((1 - p) / (1 - p - x))
+
+    assert kl(half) == pytest.approx(kl(first) / 4, rel=1e-6)
+
+
+def test_a_point_of_the_map():
+    """Who speaks when, who is updated when; the same KL of a message, or the same δ⁰ = 2·KL of an agent, however long it is."""
+    draws = r7._Draws(np.array([[0.1, 0.9, 0.5, 0.5]]), np.array([[0.5, 0.2, 0.0, 0.0]]), np.full((1, 8), 0.75))
+    forward, shuffled, backward, message, agent = r7.SHOWN
+    kl, p = 1e-7, r7.PROBABILITY
+
+    def spent(point):
+        x = point.steps[:2]
+        return p * np.log(p / (p + x)) + (1 - p) * np.log((1 - p) / (1 - p - x))
+
+    short = r7._point(forward, 2, 1.0, 0.1, kl, draws, 0)
+    assert short.owner.tolist() == [0, 1, 0, 1, -1, -1, -1, -1]
+    assert (short.order[:2].tolist(), short.leak) == ([0, 1], 0.1)
+    assert r7._point(backward, 2, 1.0, 0.1, kl, draws, 0).order[:2].tolist() == [1, 0]
+    assert r7._point(shuffled, 2, 1.0, 0.1, kl, draws, 0).order[:2].tolist() == [1, 0]  # by rank
+    long, fixed = (r7._point(setting, 2, 1.0, 0.1, kl, draws, 0) for setting in (message, agent))
+    assert long.owner.tolist() == [0, 1] * 4
+    np.testing.assert_allclose(spent(short), kl, rtol=1e-6)
+    np.testing.assert_allclose(spent(long), kl, rtol=1e-6)
+    np.testing.assert_allclose(4 * spent(fixed), 2 * kl, rtol=1e-6)  # four messages each
+    assert (fixed.steps[2:] == 0).all()
+    routed = r7._point(r7.SETTINGS[3], 2, 1.0, 0.0, kl, draws, 0)
+    assert routed.owner.tolist() == [1] * 4 + [-1] * 4
+    signs = np.sign(r7._point(forward, 2, 0.0, 0.0, kl, draws, 0).steps[:2])
+    assert signs.tolist() == [1, -1]  # below and above ½
 
 
 def test_map_is_strict_json_and_a_figure(quick, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -38,6 +39,10 @@ def test_relay_leading_coefficients(n):
 
 def test_relay_of_the_float_core_goes_to_the_coefficients():
     found = r1.curves(sizes=(2, 5), steps=(1e-6, 1e-5, 1e-4))
+    n, p = np.array([2, 5]), found.steps[:, None]
+    kl = p * np.log(0.5) + (1 - p) * np.log((1 - p) / (1 - 2 * p))  # of a message, p → 2p; two of each agent, ϱ = 1
+    np.testing.assert_allclose(found.bounds["S7c"], 2 * n * kl, rtol=1e-6)
+    np.testing.assert_allclose(found.bounds["signed"][0], (2 * n * n - n) * 1e-12, rtol=1e-4)
     for k, exact in enumerate(found.leading):
         for name in ("fresh", "stale", "cached"):
             scaled = found.gaps[name][:, k] / found.steps**2
@@ -80,6 +85,42 @@ def test_random_teams_are_not_quadratic():
     row, curves = r3.run(20, np.random.default_rng(0), sizes=(2, 4, 8))
     assert row.violations == 0
     assert curves.slopes["message"]["stale"].high < 2
+
+
+@pytest.mark.parametrize("name", ["small", "middle", "large", "product", "episodic", "tied", "tied product", "tied episodic"])
+def test_random_stages_are_drawn_as_the_ledger_says(monkeypatch, name):
+    """Ranges as printed, ends included; 1−γ and steps log-uniform, but for one in fifty; rewards sparse in three of ten."""
+    asked = {}
+
+    def drawn(rng, batch, states, actions, agents, **more):
+        asked.update(more, states=states, agents=agents)
+
+    monkeypatch.setattr(families, "random_stages", drawn)
+    family = next(f for f in families.FAMILIES if f.name == name)
+    family.make(np.random.default_rng(0), 20_000)
+    untied = next(f for f in families.FAMILIES if f.name == {"tied": "small"}.get(name, name.removeprefix("tied ")))
+    said = dict(re.findall(r"\b(S|contexts|n) (?:uniform \d…|= )(\d+)", untied.sizes))
+    states, live = int(said.get("S", said.get("contexts"))), asked["live_states"]
+    assert (asked["states"], asked["agents"]) == (states, int(said["n"]))
+    assert set(live) == {*range(2, states + 1)}
+    assert set(asked["live_agents"]) == {*range(1, asked["agents"] + 1)}
+    assert ((asked["branching"] >= 1) & (asked["branching"] <= live)).all()
+    assert asked["branching"].mean() == pytest.approx((live.mean() + 1) / 2, rel=0.05)
+    episodic = "episodic" in name
+    assert (asked["discount"] is None, asked["horizon"]) == (episodic, 6 if episodic else None)
+    for numbers, decades in ((asked["step"], 6), *(() if episodic else ((1 - asked["discount"], 3),))):
+        none = numbers == 0 if decades == 6 else asked["discount"] == 0
+        assert none.mean() == pytest.approx(0.02, abs=0.005)
+        share = -np.log10(numbers[~none]) / decades
+        assert np.quantile(share, [0, 0.25, 0.5, 0.75, 1]) == pytest.approx([0, 0.25, 0.5, 0.75, 1], abs=0.02)
+    assert np.log10(asked["concentration"]).min() == pytest.approx(-1, abs=0.01)
+    assert np.log10(asked["concentration"]).max() == pytest.approx(1, abs=0.01)
+    assert asked["sparse_reward"].mean() == pytest.approx(0.3, abs=0.02)
+    labels = asked["observations"]
+    if name.startswith("tied"):
+        assert set(labels) == {*range(1, int(re.search(r"one of 1…(\d) labels", family.sizes)[1]) + 1)}
+    else:
+        assert labels is None
 
 
 def half_of_s7(stage, report):

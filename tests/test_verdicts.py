@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import itertools
 import json
 import pickle
 import platform
@@ -221,6 +222,33 @@ def test_episodes_have_no_powers_and_claims_their_forms(stub_reports):
     assert (found["episodic", ""].gamma_power, found["episodic", ""].length_power) == (np.inf, np.inf)
 
 
+def test_without_a_discount_there_are_no_powers_of_it(stub_reports, monkeypatch):
+    """γ = 0: no power of γ or of 1/(1−γ) makes a difference, so none would have been caught."""
+    monkeypatch.setattr(audit, "stage_report", lambda stage: SimpleNamespace(episodic=False, discount=jnp.zeros(())))
+    found = audit._stage_verdicts([FLOAT])(jax.tree.map(lambda x: x[0], stub_stages([0.5])))["float", ""]
+    assert (float(found["gamma_power"]), float(found["length_power"])) == (np.inf, np.inf)
+    assert float(found["slack"]) < 1
+
+
+@pytest.mark.parametrize(("chunk", "instances", "decided"), [(2, 20, 5), (6, 20, 5), (20, 20, 5), (20, 100_000, 9)])
+def test_exact_decisions_of_a_family_have_half_a_minute(stub_reports, monkeypatch, chunk, instances, decided):
+    """Seven seconds each, begun up to second 30, whatever the chunks; up to second 60 in a family of 100,000 stages."""
+    clock, right = [100.0], audit.exact_checks
+
+    def slow(stage, only):
+        clock[0] += 7
+        return right(stage, only)
+
+    monkeypatch.setattr(audit, "exact_checks", slow)
+    monkeypatch.setattr(audit.time, "thread_time", lambda: clock[0])
+    asked = iter([False] * (20 // chunk) + [True])
+    found = audit.audit_family(
+        family_of([OPENED]), instances, generator(), (FLOAT,), chunk=chunk, stopped=lambda: next(asked)
+    )["float", ""]
+    done = found.stages
+    assert (found.decided, found.inconclusive) == (decided, done - decided)
+
+
 def test_what_cannot_be_decided_stays_inconclusive(stub_reports, monkeypatch):
     """Without an exact form; beyond the time; on a team that is too large; of balls that overlap."""
     side = FLOAT._replace(id="side")
@@ -304,6 +332,23 @@ def test_a_resumed_audit_is_that_of_one_go(stub_reports, tmp_path):
     assert unseal(path.read_bytes())["done"] == 7
 
 
+def test_progress_stays_whole_on_a_full_disk(stub_reports, tmp_path, monkeypatch):
+    """What was written before can still be read."""
+    journal = audit.Journal(tmp_path, "print")
+    journal.write("stubs", 2, {}, {"a": 1})
+
+    def full(self, data):
+        with self.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "write_bytes", full)
+    with pytest.raises(InputError, match="No space left"):
+        journal.write("stubs", 4, {}, {"a": 2})
+    assert journal.read("stubs") == (2, {}, {"a": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["stubs.json"]
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "other", "missing", "empty"])
 def test_damaged_progress_is_refused_by_name(stub_reports, tmp_path, damage):
     journal = audit.Journal(tmp_path, "print")
@@ -329,6 +374,20 @@ def test_progress_of_other_settings_or_of_another_plug_in_is_not_read(stub_repor
     journal = audit.Journal(tmp_path, "one")
     journal.write("a/b: ü", 3, {}, {})
     assert journal.read("a/b: ü") == (3, {}, {})
+
+
+def test_progress_of_other_code_is_not_read(tmp_path, monkeypatch):
+    """Every source file of the package, and those of theory/ itself; what is no code does not matter."""
+    files = [tmp_path / name for name in ("teamtr_jax/a.py", "teamtr_jax/deep/b.py", "theory/c.py", "theory/d.md")]
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x = 1\n")
+    monkeypatch.setattr(audit, "__file__", str(tmp_path / "theory" / "audit.py"))
+    seen = [audit.fingerprint(0)]
+    for path in files:
+        path.write_text("x = 2\n")
+        seen.append(audit.fingerprint(0))
+    assert [x != y for x, y in itertools.pairwise(seen)] == [True, True, True, False]
 
 
 def test_a_tier_that_keeps_reads_everything_first(stub_reports, tmp_path, monkeypatch):
@@ -419,6 +478,21 @@ def row(id_="S7", **values):
         "detects": 0.25,
     }
     return Row(id_, **start | values)
+
+
+def test_names_of_counterexamples():
+    """No two alike, none too long; family and check are said."""
+    one = audit.Counterexample("", "a check", "a family", 2.0, None)
+    rows = [row("a/b", note="first"), row("a_b"), row("x" * 90), row("fine")]
+    broken = {"a/b": one, "a_b": one._replace(check=""), "x" * 90: one}
+    files = ["counterexample-a_b.npz", "counterexample-a_b_.npz", f"counterexample-{'x' * 60}.npz"]
+    assert list(evidence.counterexamples(rows, broken)) == files
+    assert [x.note for x in rows] == [
+        f"first; counterexample of family a family, check a check: {files[0]}",
+        f"counterexample of family a family: {files[1]}",
+        f"counterexample of family a family, check a check: {files[2]}",
+        "",
+    ]
 
 
 def test_a_row_counts_nothing_by_itself():
@@ -934,6 +1008,61 @@ def test_tiers():
     assert " ".join(sorted(quick.families)) == "corners episodic episodic corners networks small tied tied episodic"
 
 
+def test_a_family_has_two_hundred_stages_at_least(tmp_path):
+    """The others share what was asked for, or the tier's number; it is said before the work."""
+    tier = TIERS["quick"]
+    plan = suite._plan(tier, Plugins(), 0, None, (NEAR,), STAGE_CLAIMS)
+    shares = {"small": 0.4, "episodic": 0.05, "tied": 0.05, "tied episodic": 0.05, "corners": 0, "episodic corners": 0, "networks": 0}
+    assert plan.counts == {name: max(200, round(5_000 * share / 0.567)) for name, share in shares.items()}
+    assert suite._plan(tier, Plugins(), 0, 50_000, (), STAGE_CLAIMS).counts["small"] == round(50_000 * 0.4 / 0.567)
+    single = suite.Single("a team", print)
+    said = Console(file=StringIO(), width=300)
+    suite._announce(plan._replace(singles=(single, single)), said)
+    lines = said.file.getvalue().splitlines()
+    assert lines[0] == "stages audited:"
+    assert lines[1] == f"    3,527  small: {FAMILIES[0].sizes}"
+    assert lines[-2:] == ["        2  of their own: a team, a team", "studies: near"]
+
+
+def test_where_no_bar_is_seen_a_line_a_minute_says_how_far(monkeypatch):
+    """Stages done and to do, seconds since it began, and what is left at that rate."""
+    clock, said = [100.0], Console(file=StringIO(), width=200)
+    monkeypatch.setattr(suite.time, "perf_counter", lambda: clock[0])
+    plan = SimpleNamespace(counts={"a": 400, "b": 600}, singles=(), studies=())
+    with suite.Progress(console=said, disable=True) as progress:
+        work = suite._Work(plan, None, progress)
+        for clock[0], stages in ((130, 150), (160, 50), (161, 100), (200, 100), (222, 100)):
+            work.advance(stages)
+    assert said.file.getvalue().splitlines() == [
+        "300 of 1,000 stages in 61 s; about 142 s to go", "500 of 1,000 stages in 122 s; about 122 s to go"
+    ]  # fmt: skip
+
+
+def test_an_agent_of_a_tied_world_sees_its_column(monkeypatch):
+    """FrozenLake, four rows of four: states are field and turn, and what is seen is the column of the field."""
+    monkeypatch.setattr(suite, "improvement_stage", lambda team, policy, step, order: (team, policy, step, list(order)))
+    team, policy, step, order = suite._tied_stage("FrozenLake", 4, 4)
+    active, seen = (np.asarray(x)[:64].reshape(4, 4, 4) for x in (team.active, team.observation))  # the end comes after
+    assert (active == np.arange(4)).all()
+    assert (seen == np.arange(4)[:, None]).all()
+    assert (np.asarray(policy) == 0.25).all()
+    assert (step, order) == (0.01, [0, 1, 2, 3])
+
+
+def test_a_worker_sends_files_that_are_made(tmp_path):
+    """What fails there is left as it is, and fails where that is said."""
+
+    def fails(path):
+        path.write_text("half")
+        raise ArithmeticError("no number")
+
+    found = suite._drawn(Found(draws={"a.txt": lambda path: path.write_text("drawn"), "b.txt": fails}))
+    pickle.loads(pickle.dumps(found.draws["a.txt"]))(tmp_path / "a.txt")  # noqa: S301 — our own
+    assert (tmp_path / "a.txt").read_text() == "drawn"
+    with pytest.raises(ArithmeticError, match="no number"):
+        found.draws["b.txt"](tmp_path / "b.txt")
+
+
 def test_families_have_these_names_and_shares():
     shares = {f.name: f.share for f in FAMILIES}
     assert shares == {
@@ -1028,6 +1157,18 @@ def test_a_figure_that_fails_loses_nothing_else(tmp_path, monkeypatch, capsys):
     assert command.run(command.VerifySettings(quick=True, out=tmp_path)) == 1
 
 
+def test_the_table_is_written_as_latex_too(tmp_path, monkeypatch, capsys):
+    found = result()
+    monkeypatch.setattr(suite, "run", lambda *_, **__: found)
+    assert command.run(command.VerifySettings(quick=True, out=tmp_path, latex=tmp_path / "table.tex")) == 0
+    assert (tmp_path / "table.tex").read_text() == ledger.latex(found.rows, found.about)
+    assert str(tmp_path / "table.tex") in capsys.readouterr().out.split()
+    text = ledger.latex([FULL], ABOUT)
+    assert "1,234 stages, seed 5, today." in text
+    cells = next(line for line in text.splitlines() if line.startswith("S7 & ")).removesuffix(r" \\").split(" & ")
+    assert [cell.replace("\\", "") for cell in cells] == [cell.replace("–", "--") for cell in CELLS]
+
+
 def test_a_folder_that_is_gone_is_made_again_and_links_are_followed(tmp_path):
     out = tmp_path / "out"
     console = Console(quiet=True)
@@ -1042,26 +1183,31 @@ def test_a_folder_that_is_gone_is_made_again_and_links_are_followed(tmp_path):
 
 def test_where_nothing_can_be_written_the_ledger_is_printed(tmp_path, monkeypatch, capsys):
     """A full disk at the last line: old files stay whole, the table and the JSON are on the terminal."""
-    (tmp_path / "ledger.json").write_text("old")
+    names = ("ledger.json", "ledger.md", "table.tex")
+    for name in names:
+        (tmp_path / name).write_text("old")
 
-    def full(self, *_):
+    def full(self, *_, **__):
+        self.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(type(tmp_path), "write_text", full)
-    failed = command.write(result(violations=2), tmp_path, None, Console(width=200))
+    failed = command.write(result(violations=2), tmp_path, None, Console(width=200), tmp_path / "table.tex")
     monkeypatch.undo()
     out = capsys.readouterr().out
-    assert len(failed) == 2
+    assert len(failed) == 3
     assert all("No space left on device" in line for line in failed)
     assert "claim ledger" in out
     (line,) = [x for x in out.splitlines() if x.startswith("{")]
     assert json.loads(line)["claims"][0]["violations"] == 2
-    assert [(x.name, x.read_text()) for x in tmp_path.iterdir()] == [("ledger.json", "old")]
+    assert {x.name: x.read_text() for x in tmp_path.iterdir()} == dict.fromkeys(names, "old")
 
 
 @pytest.mark.parametrize(
-    "place", ["a file", "a device", "json a folder", "ledger a folder", "json nowhere", "progress a file"]
-)
+    "place",
+    ["a file", "a device", "json a folder", "ledger a folder", "page a folder", "json nowhere", "latex a folder",
+     "latex nowhere", "progress a file"],
+)  # fmt: skip
 def test_places_are_tried_before_the_work(tmp_path, monkeypatch, place, capsys):
     monkeypatch.setattr(suite, "run", lambda *_, **__: pytest.fail("worked"))
     out, more = tmp_path / "out", {}
@@ -1069,11 +1215,11 @@ def test_places_are_tried_before_the_work(tmp_path, monkeypatch, place, capsys):
         out.write_text("x")
     elif place == "a device":
         out.symlink_to("/dev/null")
-    elif place == "json a folder":
+    elif place in ("json a folder", "latex a folder"):
         (tmp_path / "f").mkdir()
-        more = {"json": tmp_path / "f"}
-    elif place == "json nowhere":
-        more = {"json": tmp_path / "f" / "g.json"}
+        more = {place.partition(" ")[0]: tmp_path / "f"}
+    elif place in ("json nowhere", "latex nowhere"):
+        more = {place.partition(" ")[0]: tmp_path / "f" / "g"}
     elif place == "ledger a folder":
         (out / "ledger.json").mkdir(parents=True)
     elif place == "page a folder":
@@ -1085,17 +1231,19 @@ def test_places_are_tried_before_the_work(tmp_path, monkeypatch, place, capsys):
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError) as caught:
         command.run(command.VerifySettings(out=out, **more))
-    assert caught.value.name == ("--json" if "json" in place else "--out")
+    named = place.partition(" ")[0]
+    assert caught.value.name == (f"--{named}" if named in ("json", "latex") else "--out")
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [(InputError("x", 1, "2"), 2, "theory: error: x: found 1, expected 2\n"),
-     (KeyboardInterrupt(), 130, "theory: interrupted; nothing was written\n"),
-     (RuntimeError("bug"), 3, "RuntimeError: bug\n"), (None, 0, "")],
+    ("tier", "error", "code", "said"),
+    [("--quick", InputError("x", 1, "2"), 2, "theory: error: x: found 1, expected 2\n"),
+     ("--quick", KeyboardInterrupt(), 130, "theory: interrupted; nothing was written\n"),
+     ("--full", KeyboardInterrupt(), 130, "theory: interrupted; the same command goes on where it was\n"),
+     ("--quick", RuntimeError("bug"), 3, "RuntimeError: bug\n"), ("--quick", None, 0, "")],
 )  # fmt: skip
-def test_how_the_command_ends(monkeypatch, tmp_path, capsys, error, code, said):
+def test_how_the_command_ends(monkeypatch, tmp_path, capsys, tier, error, code, said):
     """A program that breaks off is not a claim that is violated."""
 
     def run(settings):
@@ -1104,7 +1252,7 @@ def test_how_the_command_ends(monkeypatch, tmp_path, capsys, error, code, said):
         return 0
 
     monkeypatch.setattr(command, "run", run)
-    monkeypatch.setattr("sys.argv", ["theory", "--quick", "--out", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["theory", tier, "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
         command.main()
     assert stop.value.code == code
