@@ -336,6 +336,8 @@ def test_numbers_in_text():
         assert number(value) == f'<data value="{value!r}">{text}</data>'
     assert number(0.5, sign=True) == '<data value="0.5">+0.5</data>'
     assert number(1e-9, floor=1e-8) == '<data value="1e-09">≈ 0</data>'
+    assert number(-1e-8, floor=1e-8) == '<data value="-1e-08">≈ 0</data>'
+    assert number(0.0, sign=True, floor=1e-8) == '<data value="0.0">0</data>'
     assert number(2e-8, floor=1e-8) == '<data value="2e-08">2·10⁻⁸</data>'
 
 
@@ -531,6 +533,8 @@ def test_what_is_but_rounding_is_not_reported(kind):
     assert all(set(row[2:]) <= {"≈ 0", "0"} for row in page.rows["gaps"][1:])
     assert {x for row in page.rows["matrix"][1:] for x in row[1:]} <= {"≈ 0", "0"}
     assert page.rows["certificates"][-1][-2] == "≈ 0"
+    assert {row[-1] for row in page.rows["update-certificates"][1:]} <= {"≈ 0", "0"}
+    assert re.search(r"are wrong by (≈ )?0 in all; the right ones add up to (≈ )?0\.", page.text)
     assert {row[-1] for row in page.rows["certificates"][1:]} == {"–"}
     assert "times as large" not in page.text
 
@@ -777,6 +781,43 @@ def test_signs_are_said(made):
     assert "Minus: old rollouts promise too much. [R5]" in text
 
 
+SECTIONS = [
+    "In short", "Who acts where", "What each update promises and what it brings", "Every bound beside the gap",
+    "Certificates", "Who spoils whose contexts", "What the paper would have said",
+]  # fmt: skip
+SENTENCES = """
+Update: place in the order. States: in which the agent acts. % of the time: the share of it spent there before the stage.
+Rows changed: states in which its policy moves. KL: how far it moves, KL(current‖new) in nats
+A trainer does not see what an update will bring. It sees a surrogate, an estimate from rollouts of an earlier team;
+A rung is an upper limit on the size of a gap that holds for every team.
+The closer to the gap, the more of a promise can be certified.
+some need exact tables (a maximum over all states), others rollouts and the range of the return, which is what a trainer has.
+A certificate is a promise minus a rung: the improvement is at least that.
+Below zero it says nothing, except how much could be lost at most.
+Here the rollouts are exact expectations; what is estimated from some of them has a sampling error on top [S8].
+rollouts collected before it tell a later agent less. In brackets: the share of the later agent's own promise.
+only what stands right of the diagonal happens in this order, what stands left of it would in the reverse one.
+The diagonal is, for small steps, the fresh gap.
+TeamTR bounds every gap by the largest advantage anywhere and the root of the KL.
+"""
+
+
+def test_sections_and_what_their_words_mean(made):
+    """A rung is above the gap, a certificate below the improvement; shares, units and whose promise a bracket is of."""
+    text = stage_page.stage_page(made.stage, made.report, "x")
+    assert re.findall(r"<h2>(.*?)</h2>", text) == SECTIONS
+    assert [said for said in SENTENCES.strip().splitlines() if said not in made.page.text] == []
+    r = made.report
+    penalties = {name: float(x.sum()) for name, x in ladder(r).items()}
+    for gap, name, bound in (("fresh", "penalty_paper", "paper"), ("stale", "penalty_stale_paper", "stale_paper")):
+        size = float(abs(np.asarray(getattr(r, f"gap_{gap}"))).sum())
+        assert (
+            f": gaps of at most {plain(penalties[name])} in all, where they are {plain(size)}, {plain(penalties[name] / size)} "
+            f"times as large; an improvement of at least {plain(total(r, f'stage_bound_{bound}'), sign=True)}, where it is "
+            f"{plain(r.improvement, sign=True)}."
+        ) in made.page.text
+
+
 CERTIFICATE_ROWS = [
     ["fresh rollouts: range of the return × KL [S7]", "rollouts"],
     ["fresh rollouts: weighted log-sum [S9]", "rollouts"],
@@ -827,6 +868,26 @@ def test_in_short_in_sentences(made):
     assert "as far as can be seen" not in made.page.text  # nothing here is but rounding
 
 
+def test_who_can_know_a_certificate(made):
+    """One is .9, the others −1: whoever has what it needs can certify .9 of 2, that is 45 %, and the others nothing."""
+    numbers = stage_page._numbers(made.stage, made.report, DEFAULT)._replace(improvement=2.0)
+    first, fresh, tables_ = (
+        "A trainer with the stage's first rollouts only", "A trainer with fresh rollouts before every update",
+        "Somebody who knows the exact tables",
+    )  # fmt: skip
+    for name in stage_page.STAGE_CERTIFICATES:
+        bounds = {key: np.array([0.9 if key == name else -1.0]) for key in stage_page.STAGE_CERTIFICATES}
+        said = Page(stage_page._in_short(numbers._replace(certificates=bounds))).text
+        knows = {tables_}
+        if name.startswith(("stage_bound_cached", "stage_bound_reused", "stage_bound_weighted")):
+            knows = {first, fresh, tables_}
+        elif name.startswith("certificate_"):
+            knows = {fresh, tables_}
+        for who in (first, fresh, tables_):
+            word = "certify +0.9 (45 %)." if who in knows else "certify nothing: at least −1 is known."
+            assert f"{who} can {word}" in said, (name, who)
+
+
 def test_pairs_that_are_not_named_are_counted(made, monkeypatch):
     """Of n agents there are n(n − 1)/2 of an earlier and a later one; where their matrix is too much work, updates are."""
     monkeypatch.setattr(stage_page, "SENTENCES", 1)
@@ -862,7 +923,7 @@ def test_states_that_are_never_visited_are_pale():
     arrays["initial"] = np.array([0.5, 0.25, 0.25, 0.0])
     for made, columns, pale in (
         (arrays, "auto-fill", [False, False, False, True]),
-        (episodic(arrays, 2) | {"active": np.array([[0, 1, 0, 1]] * 2)}, "4", 2 * [False, False, False, True]),
+        (episodic(arrays, 2) | {"active": np.array([[0, 1, 0, 1], [0] * 4])}, "4", 2 * [False, False, False, True]),
     ):
         stage = stage_from_tables(made)
         text = stage_page.stage_page(stage, evaluate_stage(stage), "x")
@@ -870,6 +931,8 @@ def test_states_that_are_never_visited_are_pale():
         assert [bool(cell) for cell in cells] == pale
         assert re.findall(r"grid-template-columns:repeat\(([\w-]+),", text) == [columns]
         assert "the number is the agent that acts there. Pale: never visited before the stage." in text
+    rows = Page(text).rows["who"][1:]
+    assert [row[2:4] for row in rows] == [["6", "2"], ["2", "1"]]  # states, and of two steps those with a turn
 
 
 def test_colours_of_agents_are_apart():
@@ -928,6 +991,11 @@ def test_the_axis_begins_at_the_power_of_ten_below_what_is_smallest(made):
     tiny = [(rung, penalty * 1e-20) for rung, penalty in numbers.rungs[:1]]
     low, high = stage_page._axis(numbers._replace(rungs=[*tiny, *numbers.rungs[1:]]))
     close(low, high * 1e-12)
+
+
+def test_a_share_of_nothing_is_not_shown():
+    assert re.sub(r"<[^>]*>", "", stage_page._share(0.5, 2.0)) == " (25 %)"
+    assert [stage_page._share(*x) for x in ((1.0, 0.0), (1.0, -1.0), (math.inf, 1.0), (-math.inf, 1.0))] == [""] * 4
 
 
 def test_sizes_are_those_of_the_documentation():
