@@ -43,7 +43,8 @@ SYMBOLS = {
     "⌈": r"\lceil", "⌉": r"\rceil", "′": "{}'", "″": "{}''", "†": r"\dagger", "∗": r"\ast", "⊤": r"\top", "⊥": r"\bot",
     "⊗": r"\otimes", "⊕": r"\oplus", "ℓ": r"\ell", "ℝ": r"\mathbb{R}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
     "𝔼": r"\mathbb{E}", "½": r"\tfrac12", "¼": r"\tfrac14", "¾": r"\tfrac34", "⅓": r"\tfrac13", "ϱ": r"\varrho",
-    "ε": r"\varepsilon", "ϵ": r"\epsilon", "ϕ": r"\varphi", "ϑ": r"\vartheta", "ς": r"\varsigma", "µ": r"\mu", "…": r"\ldots",
+    "ε": r"\varepsilon", "ϵ": r"\epsilon", "ϕ": r"\phi", "φ": r"\varphi", "ϑ": r"\vartheta", "ς": r"\varsigma", "µ": r"\mu",
+    "…": r"\ldots",
     "≪": r"\ll", "≫": r"\gg", "≲": r"\lesssim", "≳": r"\gtrsim", "⋅": r"\cdot", "∘": r"\circ", "‑": "-", "≔": ":=",
     "𝟙": r"\mathbf{1}", "𝟏": r"\mathbf{1}", "⁻": "{}^{-}", "⁺": "{}^{+}", "₊": "{}_{+}", "₋": "{}_{-}", "‾": r"\bar{}",
 }  # fmt: skip

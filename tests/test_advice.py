@@ -8,10 +8,22 @@ import pytest
 from monitor_logs import joined, sampled, world
 
 from teamtr_jax.formats import dump
-from teamtr_jax.monitor import SCALARS, Settings, advices, command, monitor, token_log, verdicts, write_token_log
-from teamtr_jax.monitor.advice import advice, advice_json
+from teamtr_jax.monitor import (
+    SCALARS,
+    Settings,
+    advices,
+    command,
+    monitor,
+    read_stages,
+    token_log,
+    verdicts,
+    write_token_log,
+)
+from teamtr_jax.monitor.advice import Advice, Reason, _advice, advice, advice_json
 from teamtr_jax.monitor.events import Events
 from teamtr_jax.monitor.scalars import Threshold, passed, scalars, thresholds
+from teamtr_jax.monitor.tex import latex_tables
+from teamtr_jax.monitor.verdict import Answer, Verdict
 from teamtr_jax.monitor_settings import Watching
 from teamtr_jax.validation import InputError
 
@@ -59,6 +71,16 @@ def test_it_is_the_verdict(report):
     assert any(x.hold for x in found)
     assert any(x.hold == () for x in found)
     assert {x.radius is None for x in found} == {True, False}
+
+
+def test_who_spoils_nothing_but_its_own_contexts_is_not_held():
+    """Whoever clearly spoils those of another agent is; where nothing is known, nothing is said."""
+    for agent, spoiled, hold in (
+        ([1], (1,), ()), ([1], (0,), (1,)), ([1], (1, 2), (1,)), ([1], (), ()), ([0, 2], (0, 2), ()), ([0, 2], (1,), (0, 2)),
+        ([1], None, None),
+    ):  # fmt: skip
+        asked = [Answer("?", "x", "y.", "open", value) for value in (None, None, spoiled, None, None)]
+        assert _advice(Verdict(agent[0], asked, agent), {"stage": 0, "update": 3}).hold == hold
 
 
 def test_records_say_the_same(report):
@@ -112,6 +134,7 @@ def test_it_is_strict_json(report):
         line = dump(advice_json(found))
         assert json.loads(line)["keep_rollouts"] is found.keep_rollouts
         assert json.loads(line)["reasons"]["hold"] == found.reasons["hold"]._asdict()
+        assert json.loads(line)["schema"] == 1
 
 
 @pytest.mark.parametrize(
@@ -130,6 +153,9 @@ def test_it_is_strict_json(report):
         ({"outside": None}, "record: key outside: found null, expected true or false"),
         ({"certificate": {"lower": 0.1, "label": "held-out", "alpha": 0.1}}, "record: key certificate"),
         ({"floor": 0.1}, "record: key floor: found 0.1"),
+        ({"agents": [-1]}, r"record: key agents: found \[-1\], expected a list of agents"),
+        ({"shift_upper": True}, "record: key shift_upper: found True"),
+        ({"update": True}, "record: key update: found True, expected an integer"),
     ],
 )
 def test_a_bad_record_is_named(report, change, message):
@@ -151,6 +177,7 @@ def test_bad_records_are_named(report):
     for records, message in (
         ([], "records: found none"),
         ([second, first], "records: found update 0.0 after 0.1"),
+        ([first, first], "records: found update 0.0 after 0.0, expected each update once, ascending"),
         ([first, {}], "record 2: key stage: found nothing"),
         ([first, {k: x for k, x in second.items() if k != "invalid"}], "record 2: key invalid: found nothing"),
     ):
@@ -189,8 +216,44 @@ def test_scalars_have_stable_names(report):
     assert {x for x in SCALARS if not x.endswith(("_low", "_high", "_lower"))} - weights - {
         "doubts",
         "floor_k3",
+        "mean_weight_below_one",
+        "mean_weight_above_one",
     } <= keys
     assert bare <= keys | {"mean_weight", "floor_k3"}
+
+
+WITH_ENDS = (
+    "reward", "kl_k1", "kl_k3", "kl_episode", "mean_weight", "surrogate", "surrogate_tokens", "improvement", "gap",
+    "improvement_next", "drift", "kl_sampler_current", "kl_sampler_new", "sampler_misses", "kl_deployed", "improvement_deployed",
+    "floor_episode", "floor_shift", "kl_k3_corrected",
+)  # fmt: skip
+AS_THEY_ARE = (
+    "prompts", "rollouts", "tokens", "messages", "messages_max", "off_policy", "kl_episode_upper", "shift", "shift_upper",
+    "shift_booked", "floor_token", "scored_twice", "outside", "skippable", "resampled", "limit_cut", "sampler_cuts",
+)  # fmt: skip
+
+
+def test_every_scalar_is_the_number_of_its_name():
+    """Of a record each of whose numbers is another one."""
+    number = iter(range(1, 1000))
+    record = {key: next(number) for key in (*AS_THEY_ARE, "mean_weight_low", "mean_weight_high")}
+    record |= {key: {end: next(number) for end in ("value", "low", "high", "n")} for key in (*WITH_ENDS, "floor")}
+    limits = ("certificate", "certificate_finite_sample", "certificate_deployed", "certificate_deployed_finite_sample")
+    record |= {key: {"lower": next(number), "estimate": next(number)} for key in limits}
+    tails = ("ess", "p95", "p99", "largest", "above_ten", "n")
+    record |= {key: {x: next(number) for x in tails} for key in ("weights_update", "weights_behaviour")}
+    record |= {"invalid": ["a"] * 3, "below_floor": ["b"] * 5}
+    wanted = {key: record[key] for key in AS_THEY_ARE}
+    wanted |= {"mean_weight_below_one": record["mean_weight_low"], "mean_weight_above_one": record["mean_weight_high"]}
+    for name, key in (*((key, key) for key in WITH_ENDS), ("floor_k3", "floor")):
+        wanted |= {name: record[key]["value"], f"{name}_low": record[key]["low"], f"{name}_high": record[key]["high"]}
+    wanted |= {f"{key}_lower": record[key]["lower"] for key in limits}
+    for before, key in (("", "weights_update"), ("behaviour_", "weights_behaviour")):
+        names = ("ess", "weight_p95", "weight_p99", "weight_largest", "weight_above_ten")
+        wanted |= {f"{before}{name}": record[key][x] for name, x in zip(names, tails, strict=False)}
+    wanted |= {"doubts": 3, "below_floor": 5}
+    assert scalars(record, "") == wanted
+    assert sorted(SCALARS) == sorted(wanted)
 
 
 def test_thresholds():
@@ -229,7 +292,29 @@ def test_a_bad_threshold_is_named(text, message):
 # ------------------------------------------------------------------------------------------------------------------ command
 
 
-def test_the_command_line(report, tmp_path, capsys):
+def test_standard_error_names_five_updates_and_counts_the_rest(capsys):
+    records = [{"stage": 0, "update": k, "agents": [0], "kl_k1": {"value": 0.1 * k}} for k in range(9)]
+    limits = thresholds("--fail-above", ["kl_k1=0.15"], True)
+    for count, more in ((7, ""), (8, "teamtr: and 1 more\n"), (9, "teamtr: and 2 more\n")):
+        assert command._failed(records[:count], limits)
+        named = "".join(f"teamtr: update 0.{k} of agent 0: kl_k1 is {0.1 * k:.3g}, above 0.15\n" for k in range(2, 7))
+        assert capsys.readouterr().err == named + more
+    assert not command._failed(records[:2], limits)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_unknown_is_said_to_be(report, monkeypatch, capsys):
+    reasons = {key: Reason(f"why {key}.", "estimable") for key in ("keep_rollouts", "radius", "hold")}
+    found = Advice((0, 2), "3.1", None, 0.25, (), reasons)
+    monkeypatch.setattr(command, "advices", lambda _: [found])
+    command._advise(report, json=False)
+    assert capsys.readouterr().out.splitlines() == [
+        "Agents 0+2, update 3.1", "  keep_rollouts: unknown (estimable). why keep_rollouts.",
+        "  radius: 0.25 (estimable). why radius.", "  hold: () (estimable). why hold.",
+    ]  # fmt: skip
+
+
+def test_the_command_line(report, tmp_path, capsys, monkeypatch):
     """Exit code 4 and which update; advice as JSON and in words; events."""
     w = world(np.random.default_rng(1), step=0.6)
     path = write_token_log(tmp_path / "log.jsonl", sampled(w, np.random.default_rng(4), 20, 4))
@@ -239,7 +324,17 @@ def test_the_command_line(report, tmp_path, capsys):
     assert err.startswith("teamtr: update 0.")
     assert "above 1e-09" in err
     assert command.run(path, SETTINGS, json=True, watching=Watching(fail_above=("kl_k1=9",))) == 0
-    capsys.readouterr()
+    for value, code in ((9, 4), (-9, 0)):
+        assert command.run(path, SETTINGS, json=True, watching=Watching(fail_below=(f"kl_k3={value}",))) == code
+    assert capsys.readouterr().err.count(", below 9\n") == 3
+    told = []
+    monkeypatch.setattr(Events, "write", lambda self, record: told.append((record["stage"], record["update"])))
+    assert command.run(path, SETTINGS, json=True, latex=tmp_path / "a.tex", tensorboard=tmp_path / "all") == 0
+    assert told == [(0, 0), (0, 1), (0, 2)]
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    monkeypatch.undo()
+    report = monitor(read_stages(path, SETTINGS.match), SETTINGS)
+    assert (tmp_path / "a.tex").read_text() == latex_tables(report, str(path))
     assert command.run(path, SETTINGS, json=True, advice=True, tensorboard=tmp_path / "events") == 0
     lines = [json.loads(x) for x in capsys.readouterr()[0].splitlines()]
     assert [x["agents"] for x in lines] == [[0], [1], [2]]
@@ -259,3 +354,4 @@ def test_an_update_that_is_told_again_keeps_its_number(tmp_path, report, monkeyp
     events.close()
     key = "outside"
     assert [step for name, step in written if name.endswith(f"/{key}")] == [0, 1, 0, 1, 2]
+    assert {name for name, _ in written if name.endswith(f"/{key}")} == {f"teamtr/agent {k}/{key}" for k in range(3)}

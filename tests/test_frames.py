@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import types
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from teamtr_jax import latex
 from teamtr_jax.formats import TOKEN_LOG_COLUMNS
 from teamtr_jax.latex import escaped, table
 from teamtr_jax.monitor import Settings, monitor, read_token_log, token_log, token_rows, write_token_log
@@ -160,6 +162,20 @@ def test_a_frame_of_a_report(monkeypatch):
         report.frame()
 
 
+def test_no_column_of_a_frame_is_another_ones(monkeypatch):
+    """An interval has its ends under its name; the two decisions on the mean weight have names of their own."""
+    monkeypatch.setitem(sys.modules, "pandas", module(lambda columns: columns))
+    report = monitor(token_log(rows()), Settings(draws=2))
+    frame = report.frame()
+    intervals = {key for key, x in report.records[0].items() if isinstance(x, dict) and "low" in x}
+    assert {"mean_weight", "kl_k1", "floor"} <= intervals
+    for key in intervals:
+        assert frame[f"{key}_low"][0] == report.records[0][key]["low"]
+        assert frame[f"{key}_high"][0] == report.records[0][key]["high"]
+    for key, name in (("mean_weight_low", "mean_weight_below_one"), ("mean_weight_high", "mean_weight_above_one")):
+        assert frame[name] == [r[key] for r in report.records]
+
+
 def test_records_of_several_shapes(monkeypatch):
     """A column has one type of number; what only the second record has stands where it belongs."""
     monkeypatch.setitem(sys.modules, "pandas", module(lambda columns: columns))
@@ -204,7 +220,10 @@ def test_a_dump_is_refused_with_what_is_missing(tmp_path, whose, folder):
     assert whose in error.found
     missing = error.expected.split("It has no ")[1].split(", and text")[0].split(", ")
     assert missing == list(TOKEN_LOG_COLUMNS)
-    assert f"teamtr_jax.integrations.{whose.lower()} import watch; watch(trainer, 'run')" in error.expected
+    lines = f"from teamtr_jax.integrations.{whose.lower()} import watch; watch(trainer, 'run')"
+    assert error.expected.endswith(
+        f"Two lines write one: {lines}  # before trainer.{'fit' if whose == 'verl' else 'train'}()"
+    )
     assert "\n" not in str(error)
 
 
@@ -257,6 +276,44 @@ def test_a_text_is_harmless():
     assert r"{}[0, 1] & 2 \\" in table("t", ["a", "b"], [["[0, 1]", "2"]])
     with pytest.raises(InputError, match="row 1: found 1 cells, expected 2"):
         table("t", ["a", "b"], [["1", "2"], ["1"]])
+
+
+def test_symbols_have_the_commands_that_mathtext_knows():
+    """By an independent table: of every plain command the character that it prints; Greek by the names of Unicode."""
+    from matplotlib._mathtext_data import tex2uni
+
+    known = {symbol: command[1:] for symbol, command in latex.SYMBOLS.items() if command[1:] in tex2uni}
+    same = {"∼": "∼∽~", "⟨": "⟨〈", "⟩": "⟩〉", "∗": "∗*", "µ": "µμ", "·": "·⋅", "⋅": "·⋅", "∥": "∥‖", "‖": "‖∥"}
+    assert len(known) > 40
+    for symbol, command in known.items():
+        if command != "epsilon":  # mathtext has one for both
+            assert chr(tex2uni[command]) in same.get(symbol, symbol), (symbol, command)
+    assert (escaped("φ"), escaped("ϕ")) == (r"$\varphi$", r"$\phi$")
+    assert (escaped("ε"), escaped("ϵ")) == (r"$\varepsilon$", r"$\epsilon$")
+    assert (escaped("≤"), escaped("≥"), escaped("≠")) == (r"$\le$", r"$\ge$", r"$\ne$")
+    for letter in "αβγδζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ":
+        if letter not in latex.SYMBOLS:
+            name = unicodedata.name(letter).split()[-1].replace("LAMDA", "LAMBDA")
+            wanted = name.lower() if letter.islower() else name.capitalize()
+            assert escaped(letter) == rf"$\{wanted}$"
+    assert [escaped(x) for x in "⁺₊⁻₋²₁"] == ["${}^{+}$", "${}_{+}$", "${}^{-}$", "${}_{-}$", "${}^{2}$", "${}_{1}$"]
+    assert [escaped(x) for x in "½¼¾⅓"] == [r"$\tfrac12$", r"$\tfrac14$", r"$\tfrac34$", r"$\tfrac13$"]
+    assert escaped("ấ") == r"\'{\^{a}}"  # the accent that stands above is outside
+    assert [escaped(x) for x in ("à", "ñ", "ü", "ç", "å", "č", "ā", "ż")] == [
+        r"\`{a}", r"\~{n}", r'\"{u}', r"\c{c}", r"\r{a}", r"\v{c}", r"\={a}", r"\.{z}"
+    ]  # fmt: skip
+
+
+def test_columns_of_a_latex_table():
+    """The first left, numbers right, sentences in four fifths of the line together; a row may begin with a star or a bracket."""
+    one = latex.table("t", ["a", "b", "c", "d"], [["*", "1", "long", "longer"]], "why", wide=("c", "d"))
+    assert one.startswith(r"\begin{longtable}{lrp{0.40\linewidth}p{0.40\linewidth}}")
+    assert r"\caption{t. why}\\" in one
+    assert "\n{}* & 1 & long & longer " in one
+    assert latex.table("t", ["a", "c"], [], wide=("c",)).startswith(r"\begin{longtable}{lp{0.80\linewidth}}")
+    with pytest.raises(InputError, match="headings: found none, expected at least one"):
+        latex.table("t", [], [])
+    assert latex.preamble() == r"\usepackage{booktabs,longtable,amsmath,amssymb}"
 
 
 def test_tables_of_a_report_are_latex():

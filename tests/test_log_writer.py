@@ -132,6 +132,21 @@ def test_what_is_no_part(tmp_path):
         assert "found a folder without parts" in refused(lambda read=read: list(read(tmp_path / "empty")))
 
 
+def test_parts_come_in_the_order_of_their_numbers(tmp_path):
+    """Not of their names: a stage may have nine digits."""
+    places = [
+        (99_999_999, 0, 0, 1),
+        (100_000_000, 0, 0, 0),
+        (3, 9999, 0, 0),
+        (3, 10_000, 0, 0),
+        (3, 9999, 1, 0),
+        (3, 2, 5, 7),
+    ]
+    for place in places:
+        (tmp_path / names.Part(*place).name).touch()
+    assert [tuple(part) for part in names.parts_of(tmp_path)] == sorted(places)
+
+
 def test_a_part_whose_disk_is_not_there_is_missing(tmp_path):
     """A link to nothing: the report of the rest would be one of fewer rollouts, or updates."""
     folder = written(tmp_path / "log", rows(), rows(1, prompt=2))

@@ -550,6 +550,14 @@ def test_groups_of_unequal_size_and_missing_ids_have_no_certificate():
     assert holes(token_log(hashed), every) == 0
 
 
+def test_ids_that_are_sixteen_times_as_many_say_nothing():
+    """Four rollouts of which 60 ids lack between the first and the last are a sixteenth of what was; of 61 ids are hashes."""
+    current = np.full((4, 1), -1.0)
+    for last, missing in ((63, 60), (64, 0)):
+        table = flat(current, current, group=1) | {"rollout": np.array([0, 5, 9, last])}
+        assert holes(token_log(table), np.arange(4)) == missing
+
+
 # ------------------------------------------------------------------------------------------------------------------ overflow
 
 

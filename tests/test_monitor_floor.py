@@ -9,13 +9,14 @@ from monitor_oracle import LOW, columns, stage
 from scipy.stats import binom
 from scipy.stats import t as student
 
-from teamtr_jax.intervals import upper_limit
+from teamtr_jax.intervals import Interval, upper_limit
 from teamtr_jax.monitor import Settings, monitor, run, token_log, verdicts, write_page, write_token_log
-from teamtr_jax.monitor.doubts import beyond_softmax, contradiction
-from teamtr_jax.monitor.floor import floor_of, left
+from teamtr_jax.monitor.doubts import _widened, beyond_softmax, contradiction
+from teamtr_jax.monitor.floor import Sums, _corrected, _kind, floor_of, left
 from teamtr_jax.monitor.remarks import refused, remarks
 from teamtr_jax.monitor.terminal import show, tables
 from teamtr_jax.monitor.updates import updates_of
+from teamtr_jax.monitor_settings import Watching
 from teamtr_jax.sampler_settings import Sampler
 from theory.noise import KINDS, coverage, enumerated, sampled
 
@@ -164,6 +165,102 @@ def test_left_of_prompts_that_are_the_same():
     b = np.array([-0.75, 0.0, 0.75]) / 4 * 2**0.5
     assert found.error == pytest.approx(np.linalg.norm(a - b))
     assert left(x, n, y * (m < 2), m * (m < 2), 0.1).low == -np.inf  # one prompt
+
+
+def test_a_floor_above_a_millionth_is_reckoned_with():
+    """Nats a rollout; one that is not known, of scores without a number, too."""
+    log = token_log(scored_twice())
+    (u,) = updates_of(log, OPTIONS)
+    floor = floor_of(log, u, OPTIONS)
+    for value, visible in ((1e-6, False), (np.nextafter(1e-6, 1), True), (0.0, False), (math.nan, True)):
+        assert floor._replace(episode=floor.episode._replace(value=value)).visible is visible
+    hidden = Interval(1e-7, 0.0, 1e-6, 1e-7, 9)
+    for path, raised in ((1e-6, False), (1e-5, True)):  # weights that are too large, though no KL shows it
+        of_path = Interval(path, 0.0, 1.0, 0.25, 9)
+        found = _widened(floor._replace(episode=hidden, path=of_path, excess=hidden))
+        limit = path + student.ppf(1 - 1e-6, 8) * 0.25
+        assert found[1] == pytest.approx(math.log1p(limit) if raised else 0.0)
+        thrice = _widened(floor._replace(episode=hidden, path=of_path, excess=hidden), 3.0)
+        assert thrice[1] == pytest.approx(math.log1p(3 * path) if raised else 0.0)
+
+
+SPREAD = np.tile([1.0, -1.0], 5)
+"""Ten prompts of one message: of `m + SPREAD` the mean is m, its error √(10/9·10)/10 = 1/3."""
+HALF = student.ppf(1 - 1e-3 / 2, 9) / 3
+"""How far a mean of nine degrees of freedom has to be from 0, two-sided at 1e-3."""
+
+
+@pytest.mark.parametrize(
+    ("shift", "floor", "law"),
+    [
+        (HALF - 1e-6, 100.0, "alike"),
+        (1e-6 - HALF, 100.0, "alike"),
+        (HALF + 1e-6, 100.0, "apart"),
+        (-HALF - 1e-6, 100.0, "apart"),
+        (HALF + 0.5 - 1e-6, 0.5, "apart"),
+        (HALF + 0.5 + 1e-6, 0.5, "off"),
+        (-HALF - 0.5 - 1e-6, 0.5, "off"),
+        (-2 * HALF, None, "drawn"),  # E e^d = 1: the floor is what the mean of d lacks
+        (-HALF + 1e-6, None, "alike"),
+    ],
+)
+def test_the_law_of_two_scores_is_tested_at_a_thousandth(shift, floor, law):
+    d = shift + SPREAD
+    assert _kind(d, -d if floor is None else np.full(10, floor), np.ones(10)) == law
+
+
+def test_why_k3_is_not_corrected():
+    """The second scores are of another law; of one prompt there is no interval; or k3 lies below its noise, at 1e-3."""
+    (r,) = monitor(token_log(scored_twice(skip=(2, 5, 7))), OPTIONS).records
+    assert (r["floor"]["n"], r["kl_k3_corrected"], r["not_corrected"]) == (1, None, "one prompt was scored twice")
+    one = np.ones(10)
+    for more, why in ((1e-6, "k3 is too far below its noise: that has not one law"), (-1e-6, "")):
+        taken = HALF * 1.0 + more + SPREAD  # k3 itself is 0
+        found, unknown = _corrected(Sums(0 * one, one, taken, 0 * one, 0 * one, one), "alike", 0.1)
+        assert ((found is None), unknown) == (why != "", why)
+    for kind in ("drawn", "apart", "off"):
+        found, unknown = _corrected(Sums(one, one, one, one, one, one), kind, 0.1)
+        assert (found, unknown) == (None, "scored twice, the current policy is off itself in the mean")
+
+
+def test_weights_of_old_rollouts_are_too_large_by_noise_too():
+    """On rollouts of another policy the weight is current or new over behaviour, by the mean of both scores."""
+    table = scored_twice()
+    table["logp_behaviour"] = table["logp_current"] - np.random.default_rng(3).random(table["t"].size)
+    log = token_log(table)
+    (u,) = updates_of(log, OPTIONS)
+    assert u.evidence == "reused"
+    rollouts = {}
+    for row in zip(
+        *(
+            table[k].tolist()
+            for k in ("prompt", "rollout", "agent", "logp_behaviour", "logp_current", "logp_again", "logp_new")
+        ),
+        strict=True,
+    ):
+        prompt, rollout, agent, b, c, a, n = row
+        middle = (c + a) / 2
+        if prompt != 7:
+            rollouts.setdefault(prompt, {}).setdefault(rollout, []).append(
+                (middle - b, n - middle if agent == 0 else 0.0, a - c)
+            )
+    means = []
+    for rolls in rollouts.values():
+        sums = [[sum(x) for x in zip(*tokens, strict=True)] for tokens in rolls.values()]
+        means.append(np.mean([math.exp(since + max(step, 0.0)) * k3(d) for since, step, d in sums]))
+    assert floor_of(log, u, OPTIONS).path.value == pytest.approx(np.mean(means))
+
+
+def test_a_rollout_without_token_has_no_noise():
+    table = scored_twice()
+    bare = {key: np.array([0.0 if key.startswith(("logp", "reward")) else 0]) for key in table}
+    bare |= {"prompt": np.array([2]), "rollout": np.array([99]), "t": np.array([-1])}
+    both = {key: np.concatenate([table[key], bare[key].astype(table[key].dtype)]) for key in table}
+    (one,), (two,) = (monitor(token_log(x), OPTIONS).records for x in (table, both))
+    assert two["scored_twice"] == one["scored_twice"] + 1
+    assert two["masked"] == 1
+    for key in ("floor", "floor_token", "floor_shift"):
+        assert two[key] == one[key]
 
 
 # ----------------------------------------------------------------------------------------------- against enumerated truth
@@ -352,7 +449,7 @@ def test_one_prompt_scored_twice_in_float32_hides_nothing():
 def test_precision_without_a_second_score():
     """bfloat16 says that there is a floor, not how high it is: S8 and S7 by messages have no limit, S9 has."""
     log = sampled(TEAM, np.random.default_rng(1), 0.0, share=0)
-    for precision, limited in (("float32", True), ("bfloat16", False)):
+    for precision, limited in (("float32", True), ("float64", True), ("bfloat16", False), ("float16", False)):
         report = monitor(log._replace(sampler=Sampler(1.0, precision=precision)), Settings(draws=1))
         (r,) = report.records
         assert (r["certificate_finite_sample"]["lower"] > -np.inf) == limited
@@ -387,6 +484,12 @@ def test_a_contradiction_without_settings_is_refused(tmp_path, capsys):
         assert refused(report) == ""
         assert cause in next(x for x in remarks(report) if "contradicts itself at" in x)
     assert run(write_token_log(tmp_path / "said.jsonl", table, sampler=Sampler(0.7)), settings, json=True) == 0
+    capsys.readouterr()
+    passed = Watching(fail_above=("doubts=0",))
+    assert run(tmp_path / "log.jsonl", settings, json=True, watching=passed) == 2  # not what a threshold says
+    err = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[1] for line in err] == [" update 0.0 of agents 0+1", " refused"]
+    assert run(tmp_path / "said.jsonl", settings, json=True, watching=passed) == 4
 
 
 def test_settings_that_no_score_shows():
@@ -395,12 +498,22 @@ def test_settings_that_no_score_shows():
     report = monitor(log, Settings(draws=1))
     assert report.records[0]["invalid"] == []
     assert "No sampler settings in the log" in "\n".join(remarks(report))
-    for more, beyond in (({"top_k": 50}, "top_k = 50"), ({"repetition_penalty": 1.1}, "repetition_penalty = 1.1")):
+    for more, beyond in (
+        ({"top_k": 50}, "top_k = 50"), ({"repetition_penalty": 1.1}, "repetition_penalty = 1.1"), ({"top_p": 0.9}, "top_p = 0.9"),
+        ({"min_p": 0.05}, "min_p = 0.05"), ({"top_k": 9, "min_p": 0.1}, "top_k = 9, min_p = 0.1"),
+    ):  # fmt: skip
         (r,) = monitor(log._replace(sampler=Sampler(0.7, **more)), Settings(draws=1)).records
         assert r["invalid"] == [f"the sampler has {beyond}, and the scores do not show it"]
         assert beyond_softmax(r["sampler"]) == beyond
     (r,) = monitor(log._replace(sampler=Sampler(0.7)), Settings(draws=1)).records
     assert r["invalid"] == []
     assert "No sampler" not in "\n".join(remarks(monitor(log._replace(sampler=Sampler(0.7)), Settings(draws=1))))
+    off = 2e-4 * (-1.0) ** np.arange(log.stage.size)  # a distance of either sign: nothing that a cut leaves out
+    near = log._replace(logp_behaviour=log.logp_current + off)
+    for more, wanted in (({"repetition_penalty": 1.1}, []), ({"top_k": 50}, 1 * ["top_k = 50"])):
+        (r,) = monitor(near._replace(sampler=Sampler(0.7, **more)), Settings(draws=1)).records
+        assert (r["evidence"], r["invalid"]) == (
+            "reused", [f"the sampler has {x}, and the scores do not show it" for x in wanted],
+        )  # fmt: skip
     booked = log._replace(logp_behaviour=log.logp_current + 0.3, sampler=Sampler(0.7, top_p=0.9))  # as the engine cut
     assert monitor(booked, Settings(draws=1)).records[0]["invalid"] == []

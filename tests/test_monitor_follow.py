@@ -1,5 +1,6 @@
 """A log that is followed: the report of it read whole, bit for bit, in the memory of a stage; what ends it, what it refuses."""
 
+import inspect
 import io
 import itertools
 import json
@@ -23,6 +24,7 @@ from teamtr_jax.monitor import write_token_log as write
 from teamtr_jax.monitor.columns import number
 from teamtr_jax.monitor.dashboard import drawn
 from teamtr_jax.monitor.follow import follow
+from teamtr_jax.monitor.report import MonitorReport
 from teamtr_jax.monitor_settings import Watching
 from teamtr_jax.validation import InputError
 
@@ -117,10 +119,13 @@ def test_a_last_line_without_its_end(tmp_path, monkeypatch, block):
     assert follow(path, SETTINGS, every=0.01, until_idle=0.02).report.rows == data.count(b"\n")
 
 
-def test_sampler_settings_and_second_scorings(tmp_path):
-    """The first line says how tokens were drawn; `logp_again` may be missing in some stages."""
+@pytest.mark.parametrize("block", [2**24, 4000])
+def test_sampler_settings_and_second_scorings(tmp_path, monkeypatch, block):
+    """The first line says how tokens were drawn; `logp_again` may be missing in some stages, and in some blocks of one."""
+    monkeypatch.setattr(growing, "BLOCK", block)
     columns = log(3)
-    again = np.where(columns["stage"] == 2, np.nan, columns["logp_current"] + 1e-9)
+    none = (columns["stage"] == 2) | (columns["prompt"] > 1)
+    again = np.where(none, np.nan, columns["logp_current"] + 1e-9)
     path = write(tmp_path / "run.jsonl", columns | {"logp_again": again}, sampler=PLAIN)
     follower = Follower(path, SETTINGS)
     follower.look()
@@ -211,6 +216,51 @@ def test_an_update_whose_rows_come_late_is_told_again(tmp_path):
     assert [r["update"] for r in told[4:]] == [2]
 
 
+def test_a_stage_waits_for_a_process_until_two_later_ones_have_begun(tmp_path):
+    columns, done = of(log(1), 0, 0), []
+    follower = Follower(write_folder(tmp_path / "run", columns, PLAIN, processes=2), SETTINGS)
+    with LogWriter(tmp_path / "run", sampler=PLAIN) as writer:
+        for stage in (1, 2, 3):
+            writer.add(columns | {"stage": columns["stage"] + stage})
+            writer.flush()
+            follower.look()
+            done.append(follower._source._done[0])
+    assert done == [-1, 1, 2]
+
+
+def test_what_is_told_of_two_stages_that_are_not_finished(tmp_path):
+    """One process is behind: in the end the update of the later stage is told as it stands in the report, draws included."""
+    columns, told, settings = log(2), [], Settings(held_out=True, draws=97, delta=1e-3)
+    with (
+        LogWriter(tmp_path / "run", sampler=PLAIN, processes=2) as a,
+        LogWriter(tmp_path / "run", sampler=PLAIN, process=1, processes=2) as b,
+    ):
+        for place in places(columns)[:4]:
+            for process, writer in enumerate((a, b)):
+                if place[0] == 0 or process == 0:
+                    rows = of(columns, *place)
+                    writer.add({key: x[rows["prompt"] % 2 == process] for key, x in rows.items()})
+    follower = Follower(tmp_path / "run", settings, told.append)
+    follower.look()
+    assert len(follower._current) == 2
+    report = follower.end()
+    assert 0 < report.records[-1]["flips_25"] < 1
+    assert dump(told[-1]) == dump(report.records[-1])
+    assert [(r["stage"], r["update"]) for r in told] == places(columns)[:4]
+
+
+def test_late_rows_of_one_update_tell_it_again_alone(tmp_path):
+    """Later ones have begun before, and are whole still."""
+    columns, told = of(log(1), 0), []
+    late = (columns["update"] == 0) & (columns["prompt"] == columns["prompt"][0])
+    path = write(tmp_path / "log.jsonl", {key: x[~late] for key, x in columns.items()})
+    follower = Follower(path, SETTINGS, told.append)
+    follower.look()
+    append_token_log(path, {key: x[late] for key, x in columns.items()})
+    follower.look()
+    assert [(r["update"], r["prompts"]) for r in told] == [(0, 3), (1, 4), (0, 4)]
+
+
 def test_memory_does_not_grow_with_the_stages(tmp_path, monkeypatch):
     """Of 12 stages of equal size never more rows are held than one has; nothing of a finished one is read again."""
     one = sampled(
@@ -289,6 +339,106 @@ def test_the_last_update_settles(tmp_path):
     assert len(told) == 1
 
 
+class Clock(threading.Event):
+    """Seconds that nothing takes but waiting, and looking, `look` each; `at` is what happens then."""
+
+    def __init__(self, look, at=None):
+        super().__init__()
+        self.now, self.look, self.at, self.waits = 0.0, look, at or {}, []
+
+    def monotonic(self):
+        return self.now
+
+    def is_set(self):
+        return False
+
+    def wait(self, timeout=None):
+        self.waits.append(timeout)
+        self.now += timeout
+        for when in [x for x in self.at if x <= self.now]:
+            self.at.pop(when)()
+
+
+def timed(monkeypatch, clock, path, **more):
+    """When each update was told, and when following ended."""
+    looked, told = Follower.look, []
+
+    def look(self):
+        clock.now += clock.look
+        return looked(self)
+
+    monkeypatch.setattr(Follower, "look", look)
+    monkeypatch.setattr(sys.modules["teamtr_jax.monitor.follow"], "time", clock)
+    follow(path, SETTINGS, on_record=lambda r: told.append((r["update"], clock.now)), stop=clock, **more)
+    return told
+
+
+def test_an_update_settles_after_as_long_as_is_said(tmp_path, monkeypatch):
+    """Half a minute without a row, looked at every two seconds; a row begins it anew."""
+    columns = of(log(1), 0, 0)
+    half = columns["prompt"] == columns["prompt"][0]
+    path = write(tmp_path / "log.jsonl", {key: x[half] for key, x in columns.items()})
+    clock = Clock(0.25)
+    ((update, when),) = timed(monkeypatch, clock, path, until_idle=100.0)
+    assert (update, set(clock.waits[:-1])) == (0, {2.0})
+    assert 30 <= when - 0.25 < 32.5
+    assert 100 <= clock.now - 0.25 < 103  # and a last look
+    monkeypatch.undo()
+    rest = {key: x[~half] for key, x in columns.items()}
+    ((_, when),) = timed(monkeypatch, Clock(0.25, {20.0: lambda: append_token_log(path, rest)}), path, until_idle=50.0)
+    assert 50 <= when < 55
+    assert inspect.signature(follow).parameters["every"].default == Watching().refresh == 2.0
+    assert inspect.signature(follow).parameters["settle"].default == Watching().settle == 30.0
+
+
+def test_what_takes_long_is_looked_at_rarely(tmp_path, monkeypatch):
+    """Nothing for four times as long as the last look took: a fifth of the time at most."""
+    clock = Clock(3.0)
+    timed(monkeypatch, clock, write(tmp_path / "log.jsonl", of(log(1), 0, 0)), every=0.5, until_idle=60.0)
+    assert set(clock.waits) == {12.0}
+
+
+def test_a_page_takes_a_sixth_of_the_time_at_most(tmp_path, monkeypatch):
+    clock, written = Clock(0.0), []
+
+    def write_page(*arguments):
+        written.append(clock.now)
+        clock.now += 2.0
+
+    monkeypatch.setattr(command, "time", clock)
+    monkeypatch.setattr(command, "write_page", write_page)
+    pages = command._Pages(tmp_path / "page.html", "log", 2.0)
+    for now in (0.0, 2.0, 11.9, 12.0, 13.0):
+        clock.now = max(clock.now, now)
+        pages.write(MonitorReport([], [], SETTINGS, 0))
+    assert written == [0.0, 12.0]
+
+
+def test_how_much_longer_it_takes(monkeypatch, capsys):
+    """A terminal is told after two seconds: at the same pace three quarters take thrice as long as a quarter did."""
+    clock = Clock(0.0)
+    monkeypatch.setattr(command, "time", clock)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with command._progress() as tell:
+        clock.now = 1.9
+        tell(10, 1000)
+        assert capsys.readouterr().err == ""
+        clock.now = 3.0
+        tell(250, 1000)
+        assert capsys.readouterr().err.endswith("25 % of 1,000 rows, about 9 s left")
+    assert capsys.readouterr().err == command.CLEAR
+
+
+def test_advice_at_the_end_of_a_log_that_is_followed(tmp_path, capsys):
+    """Nothing else is printed, neither lines of updates nor records."""
+    path, still = write(tmp_path / "run.jsonl", log(1)), Watching(follow=True, until_idle=0.0)
+    assert command.run(path, SETTINGS, advice=True, watching=still) == 0
+    assert capsys.readouterr().out.startswith("Agent ")
+    assert command.run(path, SETTINGS, advice=True, json=True, watching=still) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [set(line) >= {"keep_rollouts", "radius", "hold", "reasons", "schema"} for line in lines] == [True] * 3
+
+
 def test_the_command_follows(tmp_path, capsys, monkeypatch):
     """Lines where there is no terminal, the verdict in the end, where the figures are; a threshold ends it, exit code 4."""
     path, page = write(tmp_path / "run.jsonl", log(1)), tmp_path / "page.html"
@@ -310,6 +460,25 @@ def test_the_command_follows(tmp_path, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert [json.loads(x)["update"] for x in out.splitlines()] == [0]
     assert "teamtr: update 0.0 of" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT there")
+def test_control_c_stops_and_then_interrupts():
+    before = signal.getsignal(signal.SIGINT)
+    with command._stopped_by_hand() as stop:
+        assert not stop.is_set()
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_terminal_is_told_that_the_log_is_not_there_yet(tmp_path, capsys):
+    path = tmp_path / "none.jsonl"
+    with pytest.raises(InputError, match="found no such file"):
+        command.run(path, SETTINGS, watching=Watching(follow=True, until_idle=0.0))
+    assert capsys.readouterr() == ("", f"teamtr: {path} is not there yet: waiting (Ctrl-C ends)\n")
 
 
 def test_no_number_is_cut_on_a_narrow_screen(tmp_path):
@@ -409,6 +578,35 @@ def test_bad_lines_are_named(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"found 100 bytes, after \d+ were read, expected a file that grows"):
         follower.look()
+
+
+def test_a_line_without_an_end_is_named(tmp_path, monkeypatch):
+    """More than any row has; a little less waits for the rest."""
+    monkeypatch.setattr(growing, "HEAD", 100)
+    path = tmp_path / "run.jsonl"
+    for size, bad in ((99, False), (100, True)):
+        path.write_text("x" * size)
+        follower = Follower(path, SETTINGS)
+        if bad:
+            with pytest.raises(
+                InputError, match="line 1: found no line break in 100 bytes, expected one JSON object per line"
+            ):
+                follower.look()
+        else:
+            follower.look()
+
+
+def test_a_stage_that_does_not_fit_is_named(tmp_path, monkeypatch):
+    columns = log(1)
+    path, rows = write(tmp_path / "run.jsonl", columns), columns["t"].size
+    for bytes_, bad in ((rows * growing.PIECEWISE, False), (rows * growing.PIECEWISE - 1, True)):
+        monkeypatch.setattr("teamtr_jax.sizes.memory", lambda bytes_=bytes_: bytes_)
+        follower = Follower(path, SETTINGS)
+        if bad:
+            with pytest.raises(InputError, match="a stage has to fit, see docs/monitor"):
+                follower.look()
+        else:
+            assert follower.look()
 
 
 def test_a_log_that_was_written_anew_is_named(tmp_path):

@@ -3,12 +3,14 @@
 The records are made by hand, each field with a value of its own, so that a field in another's place is seen.
 """
 
+import io
 import re
 from html import unescape
 
 import numpy as np
 import pytest
 from monitor_oracle import columns, stage
+from rich.console import Console
 
 from teamtr_jax import intervals
 from teamtr_jax.monitor import (
@@ -24,6 +26,7 @@ from teamtr_jax.monitor import (
 )
 from teamtr_jax.monitor import columns as columns_of
 from teamtr_jax.monitor import page as pages
+from teamtr_jax.monitor.dashboard import drawn, line_of
 from teamtr_jax.monitor.interaction import Interaction
 from teamtr_jax.monitor.remarks import remarks
 from teamtr_jax.monitor.terminal import shortened, tables
@@ -184,15 +187,19 @@ def test_answers_in_words(real):
 
 def test_captions_say_levels_and_labels(real):
     captions = [caption for *_, caption in tables(made(real, FULL, POOR))]
-    assert captions[0] == "80 % intervals, clusters are prompts"
-    assert captions[1].startswith(
-        "KL(current‖new), nats; 80 % intervals, clusters are prompts; flips: share of 70 sub-samples"
+    flips = "flips: share of 70 sub-samples of 25 or 50 % of the tokens that decide otherwise"
+    limits = (
+        "lower limits of level 0.8: S6, best of the rungs, each at α over their number, asymptotic; S8, no asymptotics"
     )
-    assert captions[2] == ""
-    assert captions[3].startswith("lower limits of level 0.8: S6, best of the rungs, each at α over their number")
-    assert f"; S8, no asymptotics; {LABEL}" in captions[3]
-    assert "√(½ΣK)" in captions[4]
-    assert captions[5].endswith(f"; {LABEL}")
+    sampler = "nats a rollout, all agents, under the policy that wrote the rollouts (S12)"
+    assert captions == [
+        "80 % intervals, clusters are prompts",
+        f"KL(current‖new), nats; 80 % intervals, clusters are prompts; {flips}",
+        "",
+        f"{limits}; {LABEL}",
+        "total variation between the team that wrote the rollouts and the team now; booked: √(½ΣK) of fresh K",
+        f"{sampler}; deployed: the sampler with the weights after the update; {LABEL}",
+    ]
     held = FULL | {"certificate": FULL["certificate"] | {"label": "held-out"}}
     assert "; S8, no asymptotics; held-out" in tables(made(real, held, held_out=True))[3][3]
 
@@ -201,23 +208,25 @@ def test_one_matrix(real):
     found = tables(made(real, FULL, interactions=[matrix(5)]))
     assert len(found) == 7
     title, heads, rows, caption = found[6]
-    assert title.startswith("Interaction M[k,i], stage 5 (R5, estimable)")
+    assert title == "Interaction M[k,i], stage 5 (R5, estimable): by how much update k moves the surrogate of update i"
     assert heads == ["", "4 (agent 2)", "6 (agent 5+6)"]
     assert rows == [
         ["after update 4 of agent 2", "1.25 [0.75, 2.25]", "2.25 [1.75, 3.25] *"],
         ["after update 6 of agent 5+6", "–", "3.25 [2.75, 4.25]"],
         ["L^seq − L^stale", "–", "4.25 [3.75, 5.25]"],
     ]
-    assert caption.startswith("80 % intervals")
-    assert "* excludes 0 at α over the number of entries" in caption
+    assert caption == (
+        "80 % intervals, clusters are prompts; * excludes 0 at α over the number of entries; negative: k spoiled the context of i"
+    )
 
 
 def test_the_last_three_matrices_and_their_mean(real):
     matrices = [matrix(number, first=number, agents=((2,), (5,))) for number in range(5)]
     found = tables(made(real, FULL, interactions=matrices))
     assert len(found) == 10
-    title, heads, rows, _ = found[6]
+    title, heads, rows, caption = found[6]
     assert title == "Interaction M[k,i], mean over 5 stages (R5, estimable)"
+    assert caption == "80 % intervals, clusters are prompts; negative: k spoiled the context of i"
     assert heads == ["", "agent 2", "agent 5"]
     half = 1.3968153 * 0.25 * 5**0.5 / 5  # t at 0.9 with 8 degrees of freedom
     cells = {x: f"{x:.3g} [{x - half:.3g}, {x + half:.3g}]" for x in (3.25, 4.25, 5.25)}
@@ -267,6 +276,7 @@ def test_remarks_count_their_updates(real):
     assert line(noisy, words[0]).startswith("Log-probabilities of other agents than `updated` changed in 3 updates;")
     joint = made(real, *[r | {"kind": "joint" if r["update"] > 0 else "single"} for r in named])
     assert line(joint, words[1]).startswith("Several agents changed at once in 7 updates (7.1, 7.2, 7.3, 7.4, 7.5 …):")
+    assert "at once in 1 update (7.0):" in line(made(real, named[0] | {"kind": "joint"}), words[1])
     idle = made(real, *[r | {"kind": "nothing changed" if r["update"] < 7 else "single"} for r in named])
     assert line(idle, words[2]) == "7 updates changed nothing: 7.0, 7.1, 7.2, 7.3, 7.4."
     off = {1: 0.01, 4: 0.456, 6: 0.02}
@@ -292,7 +302,146 @@ def test_the_remark_on_resampling_counts_tokens_of_those_that_could_be_skipped(r
     assert line(made(real, records[0]), "resamplings") is None
 
 
+def test_remarks_on_the_floor(real):
+    """The largest one; a millionth of a nat is none; what is hidden counts where a decision or a limit is."""
+    floor = {
+        "floor": iv(0.25),
+        "floor_token": 0.0625,
+        "scored_twice": 12,
+        "floor_episode": iv(1e-6),
+        "not_corrected": "",
+    }
+    one, two = FULL | floor | {"update": 0}, FULL | floor | {"update": 1, "floor": iv(0.5), "scored_twice": 13}
+    found = made(real, one, two, one)
+    assert line(found, "Scored twice") == (
+        "Scored twice, the current policy is 0.5 [0, 1.5] nats a message from itself at 7.1 (k3, the largest floor; 0.0625 nats "
+        "a token of noise, 13 rollouts)."
+    )
+    words = ("below the floor", "is not corrected", "weights too large in the mean", "the floor is not known")
+    assert [line(found, word) for word in words] == [None] * 4
+    assert line(made(real, one | {"below_floor": ["kl_k1", "kl_k3"]}), words[0]) is None
+    for key in ("outside", "certificate", "certificate_finite_sample"):
+        said = line(made(real, one | {"below_floor": [key]}, two), words[0])
+        assert said.startswith(
+            "Decisions or certificates of 1 update (7.0) are below the floor: roundings alone could have"
+        )
+    assert line(made(real, one, two | {"not_corrected": "why"}), words[1]) == (
+        "k3 is not corrected for the floor at 1 update (7.1), at 7.1: why."
+    )
+    said = line(made(real, one | {"floor_episode": iv(float(np.nextafter(1e-6, 1)))}, two), words[2])
+    assert said.startswith(
+        "Noise makes weights too large in the mean at 1 update (7.0): S7 by message ratios and S7c have no limit"
+    )
+    coarse = {"floor": None, "sampler": {"precision": "bfloat16", "temperature": 1.0}}
+    assert line(made(real, FULL | coarse), words[3]) == (
+        "Scored in bfloat16, and nothing scored twice in 1 update (7.3): the floor is not known, so S8, S7c and S7 by message "
+        "ratios have no limit. Score a share of the rollouts twice (`logp_again`)."
+    )
+    assert line(made(real, one | {"sampler": coarse["sampler"]}), words[3]) is None
+    for precision in ("float32", "float64"):
+        assert line(made(real, FULL | {"floor": None, "sampler": {"precision": precision}}), words[3]) is None
+
+
+def test_remarks_on_weights_and_on_what_is_left_out(real):
+    """Each names its updates, and the number at the first of them."""
+    plain = FULL | {
+        "limit_cut": False, "mean_weight_high": False, "mean_weight_low": False, "mean_weight": iv(1.5), "invalid": [],
+        "groups": None, "ids_missing": 0, "masked": 0,
+    }  # fmt: skip
+    six = [plain | {"update": k} for k in range(6)]
+    words = ("A limit exceeded", "lies above 1 in", "over behaviour lies above", "never writes some", "lies below 1 at",
+             "rollouts in", "rollout ids are missing", "lack tokens")  # fmt: skip
+    assert [line(made(real, *six), word) for word in words] == [None] * 8
+    cut = line(made(real, *[r | {"limit_cut": True} for r in six]), words[0])
+    assert cut.startswith(
+        "A limit exceeded high − mean reward, the largest improvement that there can be, and none is printed for"
+    )
+    assert "6 updates (7.0, 7.1, 7.2, 7.3, 7.4 …)" in cut
+    heavy = line(made(real, six[0], six[1] | {"mean_weight_high": True}), words[1])
+    assert heavy.startswith(
+        "The mean weight new/current of rollouts lies above 1 in 1 update (7.1), at 7.1 1.5 [1, 2.5], and no"
+    )
+    assert "in at most 2 % of updates" in heavy  # a tenth of α
+    reused = line(made(real, six[2] | {"mean_weight_high": True, "evidence": "reused"}), words[2])
+    assert reused.startswith(
+        "The mean weight of new and current over behaviour lies above 1 in 1 update (7.2), and no limit is"
+    )
+    assert "at most 2 % of updates" in reused
+    cuts = line(made(real, six[3] | {"sampler_cuts": True}), words[3])
+    assert "at 1 update (7.3), at 7.3 16.2 [15.8, 17.2] of its rollouts" in cuts
+    low = line(made(real, six[4] | {"mean_weight_low": True}), words[4])
+    assert low.startswith(
+        "The mean weight new/current of rollouts lies below 1 at 1 update (7.4), at 7.4 1.5 [1, 2.5]: rare"
+    )
+    for key, word in (("sampler_cuts", words[3]), ("mean_weight_low", words[4])):
+        assert line(made(real, plain | {key: True, "invalid": ["x"]}), word) is None
+    groups = line(made(real, plain, six[5] | {"groups": [3, 8], "ids_missing": 7}), words[5])
+    assert groups.startswith("Prompts have 3 to 8 rollouts in 1 update (7.5).")
+    assert line(made(real, six[5] | {"groups": [3, 8], "ids_missing": 7}), words[6]) is None  # said once
+    ids = line(made(real, six[0] | {"ids_missing": 7}, six[1] | {"ids_missing": 9}, complete=False), words[6])
+    assert ids.startswith("7 rollout ids are missing in 2 updates (7.0, 7.1): limits hold only if which are left out")
+    assert ids.endswith("(--complete: none was left out).")
+    masked = line(made(real, six[0] | {"masked": 2}, six[1], six[2] | {"masked": 40}), words[7])
+    assert masked.startswith("42 rollouts of 2 updates (7.0, 7.2) lack tokens")
+
+
+def test_remark_on_a_contradiction(real):
+    """The statistic and its interval; how improbable it is, a power of ten: e^23.1 is 10^10.03."""
+    c = iv(1.5) | {
+        "statistic": "mean weight of a token",
+        "ratio": "new/current",
+        "allowed": "at most 1",
+        "log_evidence": 23.1,
+    }
+    record = FULL | {"contradiction": c, "sampler": None, "scored_twice": 0}
+    text = line(made(real, record), "The log contradicts itself")
+    assert text.startswith(
+        "The log contradicts itself at 1 update (7.3). At 7.3 the mean weight of a token, new/current, is 1.5 [1, 2.5]; where "
+        "tokens are drawn from the behaviour it is at most 1 (by chance with probability below 1e-10). The log has no sampler "
+        "settings, which would tell the likely one."
+    )
+    assert text.endswith("; or, in-sample, an update that raised the probability of its own rollouts.")
+    held = line(made(real, record, held_out=True), "The log contradicts itself")
+    assert held.endswith("rollouts left out for what they say.")
+
+
 # -------------------------------------------------------------------------------------------------------- the terminal
+
+
+def test_an_update_in_one_line(real):
+    """Every cell under its heading, as where a log is followed without a terminal."""
+    one, two = made(real, FULL | {"invalid": ["a", "b"]}, POOR).records
+    assert line_of(one) == (
+        "update 7.3, agent 2+5, reward 1.25 [0.75, 2.25], k1 per message 2.25 [1.75, 3.25], δ outside, L 5.25 [4.75, 6.25], "
+        "lower 0.3, S8 lower -0.7, shift upper 0.22, doubts 2"
+    )
+    assert line_of(two).endswith(
+        "k1 per message –, δ –, L 5.25 [4.75, 6.25], lower -inf, S8 lower –, shift upper –, doubts 0"
+    )
+    assert ", δ inside, " in line_of(one | {"outside": False})
+
+
+def test_the_screen_has_the_last_eight_updates(real):
+    """Values without intervals; what is good is green, what is bad is red."""
+    records = [FULL | {"update": 100 + k, "invalid": []} for k in range(9)]
+    report = made(real, *records)
+    console = Console(width=400, record=True, file=io.StringIO(), force_terminal=True)
+    console.print(drawn(report, "log", "Ctrl-C ends"))
+    text = console.export_text(clear=False)
+    assert [f"7.{100 + k}" in text for k in range(9)] == [False, *[True] * 8]
+    (last,) = [x.split() for x in text.splitlines() if "7.108" in x]
+    assert last == ["7.108", "2+5", "1.25", "2.25", "outside", "5.25", "0.3", "-0.7", "0.22", "0"]
+    assert f"log: {report.rows:,} tokens, 9 updates" in text
+    tones = {
+        span.style: x.plain[span.start : span.end]
+        for x in drawn(report, "log", "").renderables[1:3]
+        for span in x.spans
+    }
+    assert {
+        answer.answer: {"good": "green", "bad": "red"}.get(answer.tone)
+        for v in verdicts(report)
+        for answer in v.answers
+    }[tones["red"]] == "red"
 
 
 def printed(report, capsys):
@@ -555,6 +704,74 @@ def test_the_page_begins_with_the_verdicts(real, tmp_path, monkeypatch):
         ]
     key = re.findall(r'<span><i style="background:(.*?)"></i>(.*?)</span>', text)
     assert key == [(figures.NOBODY, "nobody"), (figures.colour_of([2]), "agent 2"), (figures.SEVERAL, "agents 2+5")]
+
+
+CAPTIONS = {
+    "Reward of the": ["of the rollouts that stand at an update", "with its interval: J of the team before that update"],
+    "Token KL": [
+        "nats a message", "k1 averages log π_current/π_new and k3 r − 1 − log r, where r = π_new/π_current",
+        "k3 is never negative", "k1 above δ: outside the radius", "floor: k3 of the current policy with itself, scored twice",
+        "what is not above it decides nothing",
+    ],
+    "Surrogate and": [
+        "Surrogate L: what the update promises", "lower: what is certified of it", "S8 lower: without asymptotics",
+        "Above 0, the update raises J", "next rollouts say: what then happened",
+    ],
+    "Shift since": [
+        "How far the team had moved since the rollouts in use", "the line ends at its upper limit",
+        "Where that is within the tolerance, new rollouts could have been skipped",
+    ],
+    "Tails of the": [
+        "By which factor the probability of a whole rollout changed: the largest, and what 1 and 5 % of rollouts exceed",
+        "Beyond the line, 10, few rollouts carry the estimates", "new/current: by the update",
+        "current/behaviour: since the rollouts were sampled",
+    ],
+    "Interaction M": [
+        "By how much the update of the row's agent moves what the update of the column's agent is worth",
+        "Negative, red: it brings the team into contexts where that update is worth less, it spoils them",
+    ],
+}  # fmt: skip
+"""What a figure's caption has to say, by how its title begins; the figures themselves are tested above."""
+
+
+def test_what_is_said_under_the_figures_and_beside_them(real, tmp_path, monkeypatch):
+    """Axes, signs, thresholds and colours, and the symbols of the verdict; red is what is negative."""
+    wanted = zip((*figures.FIGURES, figures.MATRIX), CAPTIONS.items(), strict=True)
+    for (draw, caption), (title, parts) in wanted:
+        ax, _, _ = plot(draw, made(real, FULL, interactions=[matrix(0, agents=((2,), (5,)))] * 2))
+        assert ax.get_title().startswith(title)
+        assert [part for part in parts if part not in caption] == []
+    ax, _, _ = plot(figures._matrix, made(real, FULL, interactions=[matrix(0, agents=((2,), (5,)))] * 2))
+    (image,) = ax.images
+    (red, _, _, _), (_, _, blue, _) = image.cmap(0.0), image.cmap(1.0)
+    assert min(red, blue) > 0.3 > max(image.cmap(0.0)[1:3])
+    monkeypatch.setattr(pages, "svg", lambda *_: "<svg/>")
+    text = write_page(made(real, FULL, interactions=[matrix(5)]), tmp_path / "page.html", "log").read_text(
+        encoding="utf-8"
+    )
+    said = unescape(re.sub(r"<[^>]*>", "", text))
+    for part in (
+        "Of each agent's last update, if nothing else is said; update 3.1 is update 1 of stage 3.",
+        "J: mean reward of the team. k1: an estimate of KL(current‖new) of a message, in nats, which trainers monitor",
+        "; δ: its declared threshold. L: what an update promises. ϱ·K: what it may cost, width of the rewards × KL(current‖new)",
+        " of a rollout; so L − ϱ·K is a lower bound of what it brings (S7).",
+        "Total variation: the share of rollouts that have to be others.",
+        f"{len(remarks(made(real, FULL, interactions=[matrix(5)])))} remarks on this log.",
+        "M[k,i]by how much update k, alone, moves the surrogate of update i (R5)",
+        "L^seq − L^staleby how much all earlier updates together moved it",
+        "certificate S7L − ϱ·K, by messages and by tokens; ϱ: width of the declared range. estimable, with ϱ declared (prior)",
+        "certificate S7cL of reused rollouts − ϱ·ΣK. estimable, with ϱ declared (prior)",
+        "certificate S9E (R − floor) log Λ; mismatch (S12): E (R − floor) log Λ' + (ceiling − R) log Λ, over the behaviour",
+        ", over the behaviour. estimable, with the range of the reward declared (prior)",
+        "Whom an update is of: agents 2+5",
+    ):  # fmt: skip
+        assert part in said, part
+    tones = dict(re.findall(r"b\.(\w+)\{background:#(\w{6})\}", text))
+    assert tones.keys() == {"good", "bad", "open"}
+    shade = {tone: [int(colour[i : i + 2], 16) for i in (0, 2, 4)] for tone, colour in tones.items()}
+    assert max(range(3), key=shade["good"].__getitem__) == 1  # green
+    assert max(range(3), key=shade["bad"].__getitem__) == 0  # red
+    assert len(set(shade["open"])) == 1
 
 
 def test_every_heading_is_explained_under_its_table(real, tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ from teamtr_jax.monitor import (
 from teamtr_jax.monitor import estimates as est
 from teamtr_jax.monitor.columns import COLUMNS
 from teamtr_jax.monitor.interaction import Interaction
+from teamtr_jax.monitor_settings import Watching
 from teamtr_jax.records import TOKEN_LOG_COLUMNS, dump
 from teamtr_jax.validation import InputError
 
@@ -508,6 +509,18 @@ def test_defaults_are_those_of_the_documentation():
     s = Settings()
     assert (s.delta, s.alpha, s.tolerance, s.reward_range) == (0.01, 0.1, 0.1, (0.0, 1.0))
     assert (s.held_out, s.match, s.draws, s.seed) == (False, 1e-4, 100, 0)
+    assert (s.complete, s.sharers) == (False, None)
+    w = Watching()
+    assert (w.follow, w.refresh, w.until_idle, w.settle, w.fail_above, w.fail_below) == (False, 2.0, None, 30.0, (), ())
+
+
+def test_limits_of_watching():
+    for name, good, bad in (("refresh", 1e-9, 0.0), ("settle", 0.0, -1e-9), ("until_idle", 0.0, -1e-9)):
+        Watching(follow=True, **{name: good}).check()
+        for value in (bad, math.nan, math.inf):
+            with pytest.raises(InputError) as error:
+                Watching(follow=True, **{name: value}).check()
+            assert error.value.name == f"--{name.replace('_', '-')}"
 
 
 NAN, INF = math.nan, math.inf
@@ -521,7 +534,7 @@ NAN, INF = math.nan, math.inf
         ("tolerance", (0.0, 1.0), (-1e-9, 1.001, NAN)),
         ("reward_range", ((-1.0, -0.5), (0.0, 9.0)), ((0.0, 0.0), (1.0, 0.0), (-INF, 0.0), (0.0, INF), (NAN, 1.0))),
         ("match", (0.0, 2.0), (-1e-9, INF, NAN)),
-        ("draws", (1, 1000), (0, -1)),
+        ("draws", (1, 10_000), (0, -1, 10_001)),
     ],
 )
 def test_limits_of_the_settings(name, good, bad):

@@ -75,6 +75,16 @@ RADIUS, CERTIFIED, SPOILS, ROLLOUTS, TRY = range(5)
          "bad"),
         ({"outside": None, "invalid": ["tokens are masked", "x"]}, "no word on its radius",
          "δ = 0.05, but the rollouts are in doubt (tokens are masked).", "open"),
+        ({"outside": True, "contradiction": {"ratio": "x"}, "below_floor": ["kl_k1"], "floor": iv(0.05)}, "outside",
+         "δ = 0.05, floor 0.05 [0.04, 0.06], which is not to be believed: the log contradicts itself.", "bad"),
+        ({"floor": iv(0.02), "kl_k3_corrected": iv(0.03)}, "inside",
+         "δ = 0.05, floor 0.02 [0.01, 0.03], k3 without it 0.03 [0.02, 0.04].", "good"),
+        ({"below_floor": ["kl_k1", "outside"], "floor": iv(0.05)}, "below the floor",
+         ("floor 0.05 [0.04, 0.06]. Roundings alone could do it: score in float32 (the heads at least), current and new in one "
+         "shape, without dropout."), "open"),
+        ({"below_floor": ["kl_k1", "outside"], "floor": iv(0.05, math.inf, 1)}, "below the floor",
+         "Of one prompt alone it is not known how far a floor scatters: score rollouts of more prompts twice (`logp_again`).",
+         "open"),
         ({"outside": None, "kl_k1": None, "kl_k3": None}, "not monitored", "The log has no token of it at update 3.0.", "open"),
     ],
 )  # fmt: skip
@@ -118,6 +128,16 @@ def limits(lower, finite=None, label=LABEL):
         ({"rungs": [rung("S7", "message ratios", -0.1, -0.2), rung("S9", "value-weighted", 0.01, -0.03)]}, "not certified",
          ("S9 is 0.01, but its lower limit -0.03 is not above 0: too few prompts. With the same spread about 640 instead of 40 "
          "would do."), "bad"),  # (0.04/0.01)² = 16 times as many
+        ({"rungs": [rung("S7", "message ratios", 0.9, -math.inf), rung("S9", "value-weighted", 0.01, -0.01)]}, "not certified",
+         ("S9 is 0.01, but its lower limit -0.01 is not above 0: too few prompts. With the same spread about 160 instead of 40 "
+         "would do."), "bad"),  # the other has no limit, whatever the prompts
+        (limits(0.02, 0.05, "held-out") | {"below_floor": ["certificate"], "floor_episode": iv(0.03), "floor": iv(0.03)},
+         "certified", "asymptotic; 0.05 by S8, no asymptotics (level 0.8, held-out).", "good"),
+        (limits(0.02, 0.05, "held-out") | {"below_floor": ["certificate", "certificate_finite_sample"],
+                                           "floor_episode": iv(0.03), "floor": iv(0.03)},
+         "certificate below the floor",
+         ("The limit 0.05 is within ϱ times the floor, 0.03 [0.02, 0.04] nats a rollout. Roundings alone could do it: score in "
+          "float32 (the heads at least), current and new in one shape, without dropout."), "open"),
         ({"rungs": [rung("S7", "message ratios", 0.1, -math.inf, n=1)]}, "not certified",
          "S7 is 0.1, but its lower limit -inf is not above 0: one prompt has no interval.", "bad"),
     ],
@@ -129,7 +149,7 @@ def test_certified_or_why_not(record, answer, because, tone):
 
 
 def test_certified_updates_are_counted():
-    records = [limits(0.1), limits(-0.1, 0.1), limits(-0.1, -0.1), limits(-0.1) | {"agents": [1]}, {}]
+    records = [limits(0.1), limits(-0.1, 0.1), limits(0.0, 0.0), limits(-0.1) | {"agents": [1]}, {}]
     assert answers(*records)[CERTIFIED][1].endswith(" Certified in 2 of its 4 updates.")
 
 
@@ -242,6 +262,10 @@ def test_resample_or_keep():
     assert because.endswith(
         "by up to 0.2 > tolerance 0.15, in total variation (S2, summed over updates). Old ones would do in 1 of its 2 updates."
     )
+    at = answers(moved(0.15), moved(0.16), moved(1.0, "none: no re-scored rollouts"))[
+        ROLLOUTS
+    ]  # of those that are bounded
+    assert at[1] == "Nothing bounds the shift at 3.0: no re-scored rollouts. Old ones would do in 1 of its 2 updates."
     doubted = answers(moved(0.1), moved(1.0, "none: the rollouts are in doubt"))[ROLLOUTS]
     assert doubted == ("no word on resampling", "Nothing bounds the shift at 3.0: the rollouts are in doubt.", "open")
 
@@ -322,6 +346,14 @@ def test_the_radius_is_the_same_from_whatever_steps(steps):
         ({"kl_episode": iv(0.0)}, "no other radius", "L is 0.1 ± 0.01, and K is 0."),
         ({"kl_episode": iv(math.inf)}, "no other radius", "and K is inf."),
         ({"kl_k3": None}, "no other radius", "It wrote nothing on fresh rollouts without doubt."),
+        (
+            {"below_floor": ["kl_k3"], "floor": iv(0.05)},
+            "no other radius",
+            (
+                "Its steps are below the floor. Roundings alone could do it: score in float32 (the heads at least), current and "
+                "new in one shape, without dropout."
+            ),
+        ),
         ({"evidence": "reused"}, "no other radius", "None of its updates has fresh rollouts without doubt."),
     ],
 )

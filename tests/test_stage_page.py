@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -335,6 +336,8 @@ def test_numbers_in_text():
         assert number(value) == f'<data value="{value!r}">{text}</data>'
     assert number(0.5, sign=True) == '<data value="0.5">+0.5</data>'
     assert number(1e-9, floor=1e-8) == '<data value="1e-09">≈ 0</data>'
+    assert number(-1e-8, floor=1e-8) == '<data value="-1e-08">≈ 0</data>'
+    assert number(0.0, sign=True, floor=1e-8) == '<data value="0.0">0</data>'
     assert number(2e-8, floor=1e-8) == '<data value="2e-08">2·10⁻⁸</data>'
 
 
@@ -530,6 +533,8 @@ def test_what_is_but_rounding_is_not_reported(kind):
     assert all(set(row[2:]) <= {"≈ 0", "0"} for row in page.rows["gaps"][1:])
     assert {x for row in page.rows["matrix"][1:] for x in row[1:]} <= {"≈ 0", "0"}
     assert page.rows["certificates"][-1][-2] == "≈ 0"
+    assert {row[-1] for row in page.rows["update-certificates"][1:]} <= {"≈ 0", "0"}
+    assert re.search(r"are wrong by (≈ )?0 in all; the right ones add up to (≈ )?0\.", page.text)
     assert {row[-1] for row in page.rows["certificates"][1:]} == {"–"}
     assert "times as large" not in page.text
 
@@ -634,3 +639,369 @@ def test_what_rollouts_are_is_said_where_the_paper_stands(made):
     for gap in ("fresh", "stale"):
         words = re.sub(r"<[^>]*>", "", stage_page.GAPS[gap][0])
         assert f"With {gap} rollouts ({words}): gaps of at most" in made.page.text
+
+
+# ------------------------------------------------------------------------------------------------------- what is said
+
+
+SIZES = {
+    "discounted": ("a discounted team (discount 0.9): 3 agents, 6 states, 3 actions", [2, 0, 1]),
+    "episodic": ("an episodic team: 2 agents, 9 states, 3 actions, 3 steps", [0, 1]),
+    "product": ("a discounted team (discount 0.9): 2 agents, 3 states, 6 actions", [1, 0]),
+}
+
+
+def kind_of(made):
+    return "episodic" if made.report.episodic else "product" if made.stage.team.factors else "discounted"
+
+
+def plain(value, **more):
+    """A number as it stands on the page."""
+    return re.sub(r"<[^>]*>", "", number(value, **more))
+
+
+def names(made):
+    return [f"agent {agent}" for agent in SIZES[kind_of(made)][1]]
+
+
+def test_the_first_lines_say_what_the_stage_is(made):
+    sizes, order = SIZES[kind_of(made)]
+    said = (
+        f"One stage of {sizes}. The agents are updated one after the other, in the order {', '.join(map(str, order))}."
+    )
+    assert said in made.page.text
+    at_once = "All agents act at once in every state." in made.page.text
+    assert (at_once, "In every state one agent acts." in made.page.text) == (
+        kind_of(made) == "product",
+        kind_of(made) != "product",
+    )
+    assert "computed from the tables of the file, in float64, none was sampled" in made.page.text
+
+
+def test_every_table_names_its_updates_in_their_order(made):
+    rows, own = made.page.rows, [[str(i + 1), name] for i, name in enumerate(names(made))]
+    assert [row[:2] for row in rows["who"][1:]] == own
+    assert [row[:2] for row in rows["gaps"][1:]] == [*own, ["all", f"{made.n} updates"]]
+    assert rows["gaps"][0][:2] == ["update", "who"]
+    assert [row[:2] for row in rows["update-certificates"][1:]] == own
+    assert rows["update-certificates"][0] == [
+        "update", "who", "range of the return × KL [S7]", "weighted log-sum [S9]", "exact tables [S6]", "the paper's [P3.4]",
+        "brings",
+    ]  # fmt: skip
+    assert rows["matrix"][0] == ["this update … on the promise of", *names(made)]
+    assert [row[0] for row in rows["matrix"][1:]] == names(made)
+
+
+def test_the_bars_and_the_rungs_of_an_update_stand_under_its_name(made):
+    text = stage_page.stage_page(made.stage, made.report, "x")
+    lanes = re.findall(r"<div class=row><p>([^<]*)</p><div class='axis lanes'>", text)
+    assert lanes == [f"{i + 1}, {name}" for i, name in enumerate(names(made))]
+    heads = [
+        "The whole stage: sums over its updates",
+        *(f"Update {i + 1}, {name}" for i, name in enumerate(names(made))),
+    ]
+    parts = re.findall(r"<details[^>]*><summary>(.*?)</summary>(.*?)</details>", text, re.S)
+    assert [head for head, _ in parts] == heads
+    for at, (_, part) in enumerate(parts):
+        sizes = [abs(np.asarray(getattr(made.report, f"gap_{gap}"))) for gap in made.gaps]
+        budgets = [np.asarray(getattr(made.report.rounding, gap)) for gap in made.gaps]
+        pick = np.sum if at == 0 else lambda x, i=at - 1: x[i]
+        assert [re.sub(r"<[^>]*>", "", head) for head in re.findall(r"<h3>(.*?)</h3>", part)] == [
+            f"{gap} gap: {plain(pick(size), floor=float(pick(budget)))}"
+            for gap, size, budget in zip(made.gaps, sizes, budgets, strict=True)
+        ]
+        papers = re.findall(r"\[([\w.]+), [^]]*\].*?<i class=(?!gap)(\w+)", part)
+        assert papers
+        assert all((kind == "paper") == id.startswith("P") for id, kind in papers)
+
+
+OF_STATEMENT = {
+    "S0": "trivial: all visits × the range of the update's gain", "P3.4": "the paper's: largest advantage × √KL",
+    "P3.7": "the paper's: largest advantage × √KL of all updates so far", "S1": "the paper's, for the time in which",
+    "S2": "Pinsker along the whole path", "S3": "Pinsker along the whole path, all updates so far", "S4": "second order",
+    "S4R": "second order, for the agent's own later turns", "E1": "step by step, total variation or Pinsker",
+    "S7": "log-sum: range of the return × KL", "S7c": "range of the return × KL of all updates so far",
+    "S9": "log-sum, every KL weighted by the return to come",
+    "S10": "standard deviation of the return × the largest χ² along an episode",
+}  # fmt: skip
+"""What a rung multiplies, by the statement it is from; S7b has two."""
+
+
+def test_a_rung_is_called_by_what_it_multiplies():
+    """And of old rollouts by whose moves count: those of all updates so far, or each agent's own."""
+    needs = {"oracle": "needs exact tables", "prior": "needs declared ranges", "estimable": "needs rollouts"}
+    assert needs == stage_page.INFORMATION
+    advantage = {"penalty_log_sum_advantage", "penalty_stale_log_sum"}
+    for rung in DEFAULT:
+        words = stage_page.RUNG_WORDS[rung.name]
+        of = "advantage" if rung.name in advantage else "return"
+        assert OF_STATEMENT.get(rung.id, f"log-sum: range of the {of} × KL") in words, rung
+        assert ("each agent on its own" in words) == (rung.gap == "reused"), rung
+        later = rung.gap != "fresh" and rung.id not in ("S0", "S1") and rung.name != "penalty_reused_chi_square"
+        assert ("all updates so far" in words) == later, rung
+
+
+def test_the_range_of_the_advantage_is_not_that_of_the_return(made):
+    """The words of the two rungs of S7b, by their numbers: the same KL, times one range and times the other."""
+    if made.report.episodic:
+        return
+    r, penalties = made.report, {name: np.asarray(x) for name, x in ladder(made.report).items()}
+    kl = np.asarray(r.kl) / (1 - float(r.discount))
+    close(penalties["penalty_log_sum_advantage"], np.asarray(r.advantage_span) * kl / (1 - float(r.discount)))
+    close(penalties["penalty_log_sum"], np.asarray(r.return_range) * kl)
+
+
+def test_what_a_trainer_estimates_from(made):
+    """The four gaps by the rollouts and the values behind the promise."""
+    said = {
+        "fresh": "new rollouts before this update",
+        "stale": "the stage's first rollouts, advantages of the present team",
+        "cached": "the stage's first rollouts and their advantages",
+        "reused": "as cached, each agent compared with the stage's first team",
+    }
+    text = stage_page.stage_page(made.stage, made.report, "x")
+    found = [re.sub(r"<[^>]*>", "", x) for x in re.findall(r"<li>(<b>\w+</b>: .*?)</li>", text)]
+    assert found == [f"{gap}: {said[gap]};" for gap in made.gaps]
+    assert [re.sub(r"<[^>]*>", "", x) for x in re.findall(r"<p class='note key'>(.*?)</p>", text)] == [
+        "".join(f"{gap} " for gap in made.gaps)
+    ]
+    assert re.findall(r"<i class=(\w+)></i>", text) == [*made.gaps, "gap", "rung", "paper"]
+
+
+def test_signs_are_said(made):
+    """What a gap is, and a negative entry of the matrix: the same sign convention as the numbers of the tables."""
+    text, table = made.page.text, made.page.numbers["gaps"]
+    assert "the gap is what the update brings minus what the surrogate promised" in text
+    assert "In units of the return. A negative gap: more was promised than came." in text
+    width = 1 + 2 * len(made.gaps)
+    for row in np.reshape(table, (-1, width)):
+        for j in range(1, width, 2):
+            np.testing.assert_allclose(row[j + 1], row[0] - row[j], atol=1e-12)  # brings − promised
+    assert "only what stands right of the diagonal happens in this order" in text
+    assert "Minus: old rollouts promise too much. [R5]" in text
+
+
+SECTIONS = [
+    "In short", "Who acts where", "What each update promises and what it brings", "Every bound beside the gap",
+    "Certificates", "Who spoils whose contexts", "What the paper would have said",
+]  # fmt: skip
+SENTENCES = """
+Update: place in the order. States: in which the agent acts. % of the time: the share of it spent there before the stage.
+Rows changed: states in which its policy moves. KL: how far it moves, KL(current‖new) in nats
+A trainer does not see what an update will bring. It sees a surrogate, an estimate from rollouts of an earlier team;
+A rung is an upper limit on the size of a gap that holds for every team.
+The closer to the gap, the more of a promise can be certified.
+some need exact tables (a maximum over all states), others rollouts and the range of the return, which is what a trainer has.
+A certificate is a promise minus a rung: the improvement is at least that.
+Below zero it says nothing, except how much could be lost at most.
+Here the rollouts are exact expectations; what is estimated from some of them has a sampling error on top [S8].
+rollouts collected before it tell a later agent less. In brackets: the share of the later agent's own promise.
+only what stands right of the diagonal happens in this order, what stands left of it would in the reverse one.
+The diagonal is, for small steps, the fresh gap.
+TeamTR bounds every gap by the largest advantage anywhere and the root of the KL.
+"""
+
+
+def test_sections_and_what_their_words_mean(made):
+    """A rung is above the gap, a certificate below the improvement; shares, units and whose promise a bracket is of."""
+    text = stage_page.stage_page(made.stage, made.report, "x")
+    assert re.findall(r"<h2>(.*?)</h2>", text) == SECTIONS
+    assert [said for said in SENTENCES.strip().splitlines() if said not in made.page.text] == []
+    r = made.report
+    penalties = {name: float(x.sum()) for name, x in ladder(r).items()}
+    for gap, name, bound in (("fresh", "penalty_paper", "paper"), ("stale", "penalty_stale_paper", "stale_paper")):
+        size = float(abs(np.asarray(getattr(r, f"gap_{gap}"))).sum())
+        assert (
+            f": gaps of at most {plain(penalties[name])} in all, where they are {plain(size)}, {plain(penalties[name] / size)} "
+            f"times as large; an improvement of at least {plain(total(r, f'stage_bound_{bound}'), sign=True)}, where it is "
+            f"{plain(r.improvement, sign=True)}."
+        ) in made.page.text
+
+
+CERTIFICATE_ROWS = [
+    ["fresh rollouts: range of the return × KL [S7]", "rollouts"],
+    ["fresh rollouts: weighted log-sum [S9]", "rollouts"],
+    ["first rollouts: range of the return × KL [S7c]", "rollouts"],
+    ["first rollouts, each agent on its own: range of the return × KL [S7c]", "rollouts"],
+    ["first rollouts: weighted log-sum [S9]", "rollouts"],
+    ["exact tables, first rollouts: standard deviation of the return × χ² [S10]", "exact tables"],
+    ["exact tables: the least of all rungs [S6]", "exact tables"],
+    ["the paper's, fresh rollouts [P3.6]", "exact tables"],
+    ["the paper's, stale rollouts [P3.7]", "exact tables"],
+    ["what the stage really brings", "exact tables"],
+]
+
+
+def test_a_certificate_says_of_what_rollouts_it_is_and_what_it_needs(made):
+    rows = made.page.rows["certificates"]
+    assert rows[0] == ["for the whole stage", "needs", "at least", "% of the truth"]
+    wanted = [row for row in CERTIFICATE_ROWS if made.report.episodic or "[S10]" not in row[0]]
+    assert [row[:2] for row in rows[1:]] == wanted
+
+
+def test_in_short_in_sentences(made):
+    """Each limit belongs to whoever can know it."""
+    r, true = made.report, float(made.report.improvement)
+    said = "improves" if true > 0 else "does not improve"
+    before, after = plain(r.objective[0]), plain(r.objective[-1])
+    assert (
+        f"The stage {said} the team: its expected return goes from {before} to {after} ({plain(true, sign=True)})."
+        in (made.page.text)
+    )
+    first = max(total(r, f"stage_bound_{name}") for name in ("cached", "reused", "weighted"))
+    fresh = max(first, total(r, "certificate_estimable"), total(r, "certificate_weighted"))
+    best = max(fresh, *(total(r, f"stage_bound_{name}") for name in ("least", "chi_square", "paper", "stale_paper")))
+    for who, limit in (
+        ("A trainer with the stage's first rollouts only", first),
+        ("A trainer with fresh rollouts before every update", fresh),
+        ("Somebody who knows the exact tables", best),
+    ):
+        shown = plain(limit, sign=True)
+        share = f" ({plain(100 * limit / true)} %)" if true > 0 else ""
+        word = f"certify {shown}{share}." if limit > 0 else f"certify nothing: at least {shown} is known."
+        assert f"{who} can {word}" in made.page.text
+    wrong, right = plain(r.delta_stale), plain(float(r.surrogate_intermediate.sum()), sign=True)
+    assert (
+        "Estimated on the stage's first rollouts, with advantages of the present team, the promises of the updates are wrong by "
+        f"{wrong} in all; the right ones add up to {right}."
+    ) in made.page.text
+    assert "as far as can be seen" not in made.page.text  # nothing here is but rounding
+
+
+def test_who_can_know_a_certificate(made):
+    """One is .9, the others −1: whoever has what it needs can certify .9 of 2, that is 45 %, and the others nothing."""
+    numbers = stage_page._numbers(made.stage, made.report, DEFAULT)._replace(improvement=2.0)
+    first, fresh, tables_ = (
+        "A trainer with the stage's first rollouts only", "A trainer with fresh rollouts before every update",
+        "Somebody who knows the exact tables",
+    )  # fmt: skip
+    for name in stage_page.STAGE_CERTIFICATES:
+        bounds = {key: np.array([0.9 if key == name else -1.0]) for key in stage_page.STAGE_CERTIFICATES}
+        said = Page(stage_page._in_short(numbers._replace(certificates=bounds))).text
+        knows = {tables_}
+        if name.startswith(("stage_bound_cached", "stage_bound_reused", "stage_bound_weighted")):
+            knows = {first, fresh, tables_}
+        elif name.startswith("certificate_"):
+            knows = {fresh, tables_}
+        for who in (first, fresh, tables_):
+            word = "certify +0.9 (45 %)." if who in knows else "certify nothing: at least −1 is known."
+            assert f"{who} can {word}" in said, (name, who)
+
+
+def test_pairs_that_are_not_named_are_counted(made, monkeypatch):
+    """Of n agents there are n(n − 1)/2 of an earlier and a later one; where their matrix is too much work, updates are."""
+    monkeypatch.setattr(stage_page, "SENTENCES", 1)
+    rest = {2: 0, 3: 2}[made.n]
+    page = Page(stage_page.stage_page(made.stage, made.report, "x"))
+    assert page.text.count("contexts: on rollouts from before") == 1
+    found = re.findall(r"The other ([^.]*)\.", page.text)
+    assert found == ([f"{rest} pairs of an earlier and a later update matter less"] if rest else [])
+    if made.n < 3:
+        return
+    monkeypatch.setattr(stage_page, "WORK", 0)
+    page = Page(stage_page.stage_page(made.stage, made.report, "x"))
+    drift, promise = np.asarray(made.report.seq_minus_stale), np.asarray(made.report.surrogate_intermediate)
+    late = int((abs(drift) > 0.01 * abs(promise)).sum())
+    assert late == 2  # the first update has nothing before it
+    assert "The other update with other contexts matters less." in page.text
+
+
+@pytest.mark.parametrize("kind", ["discounted", "product"])
+def test_what_rounding_hides_is_said(kind):
+    """Every advantage is 0: what is left of the promises and of the matrix is of the size of rounding, and the page says so."""
+    arrays = KINDS[kind]()
+    text = page_of(arrays | {"reward": np.full_like(arrays["reward"], 0.3)}).text
+    assert "of all of them at most, as far as can be seen beyond rounding." in text
+    assert "by more than 1 % of its promise, as far as can be seen beyond rounding." in text
+
+
+def test_states_that_are_never_visited_are_pale():
+    """The last state has no start and no way to it. A line of the map of an episodic team has a column for each context."""
+    arrays = tables(S=4)
+    arrays["transition"][..., -1] = 0.0
+    arrays["transition"] /= arrays["transition"].sum(-1, keepdims=True)
+    arrays["initial"] = np.array([0.5, 0.25, 0.25, 0.0])
+    for made, columns, pale in (
+        (arrays, "auto-fill", [False, False, False, True]),
+        (episodic(arrays, 2) | {"active": np.array([[0, 1, 0, 1], [0] * 4])}, "4", 2 * [False, False, False, True]),
+    ):
+        stage = stage_from_tables(made)
+        text = stage_page.stage_page(stage, evaluate_stage(stage), "x")
+        cells = re.findall(r'<span( class=never)? style="background:#\w+">\d</span>', text)
+        assert [bool(cell) for cell in cells] == pale
+        assert re.findall(r"grid-template-columns:repeat\(([\w-]+),", text) == [columns]
+        assert "the number is the agent that acts there. Pale: never visited before the stage." in text
+    rows = Page(text).rows["who"][1:]
+    assert [row[2:4] for row in rows] == [["6", "2"], ["2", "1"]]  # states, and of two steps those with a turn
+
+
+def test_colours_of_agents_are_apart():
+    assert len(set(stage_page.COLOURS)) == 8
+    marks = re.findall(r"\.(gap|rung|paper)\{background:(#\w+)\}", stage_page.STYLE)
+    assert [kind for kind, _ in marks] == ["gap", "rung", "paper"]
+    assert len({colour for _, colour in marks}) == 3
+    lanes = re.findall(r"i\.(\w+)\{background:(#\w+);top:([\d.]+)em", stage_page.STYLE)
+    assert [kind for kind, *_ in lanes] == [*stage_page.GAPS]
+    assert len({colour for _, colour, _ in lanes}) == len({top for *_, top in lanes}) == 4
+
+
+def test_when_the_papers_certificate_is_never_above_zero(made):
+    """At a discount of exactly 1/2 it is not, just below it may be, and in an episode too (S5)."""
+    numbers = stage_page._numbers(made.stage, made.report, DEFAULT)
+    for discount in (0.0, np.nextafter(0.5, 0), 0.5, 0.99):
+        report = made.report._replace(discount=jnp.float64(discount))
+        said = Page(stage_page._paper(numbers._replace(report=report))).text
+        never = not made.report.episodic and discount >= 0.5
+        assert ("With a discount of 1/2 or more the first of these is never above zero" in said) == never
+    found = re.findall(r"With (\w+) rollouts \(.*?\[(P3\.\d)\]", made.page.text)
+    assert found == [("fresh", "P3.6"), ("stale", "P3.7")]
+
+
+def test_rounding_of_the_matrix_and_of_what_the_stage_brings(made):
+    """`M[k,i] = Σ_s x_k(s) g_i(s)`: the error of g, that of `L_i = Σ_s m(s) g_i(s)` over the length Σm, and that of x."""
+    numbers, r = stage_page._numbers(made.stage, made.report, DEFAULT), made.report
+    length = 3.0 if r.episodic else 10.0
+    np.testing.assert_allclose(np.asarray(r.visits[0]).sum(), length, rtol=1e-12)
+    for k in range(made.n):
+        for i in range(made.n):
+            moved, largest = float(abs(r.shift[k]).sum()), float(abs(r.conditional[i]).max())
+            wanted = moved * float(r.rounding.surrogate[i]) / length + largest * float(r.rounding.shift[k])
+            close(numbers.matrix_rounding[k, i], wanted)
+    brought = np.asarray(r.rounding.surrogate) + np.asarray(r.rounding.fresh)
+    close(numbers.unsure, brought.sum())
+    close(numbers.rounding_of_promise("stale"), r.rounding.surrogate)
+
+
+def test_the_axis_begins_at_the_power_of_ten_below_what_is_smallest(made):
+    """But never more than twelve decades below its end."""
+    values = [np.asarray(x) for x in ladder(made.report).values()]
+    values += [abs(np.asarray(getattr(made.report, f"gap_{gap}"))) for gap in made.gaps]
+    values += [x.sum() for x in values]
+    positive = [float(x) for x in np.concatenate([np.atleast_1d(x) for x in values]) if 1e-15 < x < math.inf]
+    assert made.page.numbers["axis"] == [
+        pytest.approx(10.0 ** math.floor(math.log10(min(positive)))),
+        pytest.approx(10.0 ** math.ceil(math.log10(max(positive)))),
+    ]
+    assert (
+        f"from {plain(made.page.numbers['axis'][0])} to {plain(made.page.numbers['axis'][1])}; what is smaller stands at"
+        in (made.page.text)
+    )
+    assert "what is smaller stands at the left end, what is infinite at the right." in made.page.text
+    numbers = stage_page._numbers(made.stage, made.report, DEFAULT)
+    tiny = [(rung, penalty * 1e-20) for rung, penalty in numbers.rungs[:1]]
+    low, high = stage_page._axis(numbers._replace(rungs=[*tiny, *numbers.rungs[1:]]))
+    close(low, high * 1e-12)
+
+
+def test_a_share_of_nothing_is_not_shown():
+    assert re.sub(r"<[^>]*>", "", stage_page._share(0.5, 2.0)) == " (25 %)"
+    assert [stage_page._share(*x) for x in ((1.0, 0.0), (1.0, -1.0), (math.inf, 1.0), (-math.inf, 1.0))] == [""] * 4
+
+
+def test_sizes_are_those_of_the_documentation():
+    text = (Path(__file__).parents[1] / "docs" / "stage-files.md").read_text(encoding="utf-8")
+    text = " ".join(text.split())
+    for size in ("the 40 updates with the largest gaps", "up to 600 states", "up to 12 agents"):
+        assert size in text
+    assert (stage_page.UPDATES, stage_page.CELLS, stage_page.MATRIX, stage_page.SENTENCES) == (40, 600, 12, 12)
+    assert stage_page.WORK == 3e11  # so many multiplications are a minute of two cores

@@ -19,7 +19,8 @@ __all__ = ["is_table", "columns_of", "without_nulls", "flat", "frame_of"]
 NULLABLE = ("logp_again",)
 """Columns in which a value may be missing: it is NaN."""
 KINDS = ("pandas", "polars")
-INTERVAL = ("low", "high", "n")
+OTHER_NAMES = {"mean_weight_low": "mean_weight_below_one", "mean_weight_high": "mean_weight_above_one"}
+"""Of keys that have the names of the ends of an interval: the others are those of `mean_weight`."""
 
 
 def is_table(log: object) -> bool:
@@ -88,7 +89,7 @@ def flat(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record of an update with one value in every key.
 
     An interval is three: `key` (its value), `key_low`, `key_high`. Of any other mapping every entry is one, `key_entry`. Agents
-    are text, `0+1`; other lists are JSON.
+    are text, `0+1`; other lists are JSON. `OTHER_NAMES` are of what would have the name of an interval's end.
 
     Example:
       >>> flat({"update": 1, "agents": [0, 1], "kl": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 8}, "w": {"ess": 0.9}})
@@ -104,7 +105,7 @@ def flat(record: Mapping[str, Any]) -> dict[str, Any]:
             whole = all(isinstance(entry, int) for entry in value)
             out[key] = "+".join(map(str, value)) if whole else json.dumps(list(value), default=str)
         else:
-            out[key] = value
+            out[OTHER_NAMES.get(key, key)] = value
     return out
 
 

@@ -218,10 +218,7 @@ def remarks(report: MonitorReport) -> list[str]:
             f"Log-probabilities of other agents than `updated` changed in {len(noisy)} updates; taken as unchanged."
         )
     if joint := [r for r in report.records if r["kind"] == "joint"]:
-        some = ", ".join(map(name, joint[:5]))
-        out.append(
-            f"Several agents changed at once in {len(joint)} updates ({some} …): joint update, certificates of it."
-        )
+        out.append(f"Several agents changed at once in {names(joint)}: joint update, certificates of it.")
     if idle := [r for r in report.records if r["kind"] == "nothing changed"]:
         out.append(f"{len(idle)} updates changed nothing: {', '.join(map(name, idle[:5]))}.")
     if reused := [r for r in report.records if r["evidence"] != "fresh"]:

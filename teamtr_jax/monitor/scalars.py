@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from teamtr_jax.monitor.columns import Record, agents_text, name, number
+from teamtr_jax.monitor.frames import OTHER_NAMES
 from teamtr_jax.validation import InputError, real_number
 
 __all__ = ["SCALARS", "Threshold", "scalars", "thresholds", "passed"]
@@ -17,7 +18,7 @@ NUMBERS = (
 )  # fmt: skip
 """As they stand in the record."""
 DECISIONS = (
-    "outside", "skippable", "resampled", "mean_weight_low", "mean_weight_high", "limit_cut", "sampler_cuts",
+    "outside", "skippable", "resampled", *OTHER_NAMES.values(), "limit_cut", "sampler_cuts",
 )  # fmt: skip
 """1 or 0."""
 INTERVALS = (
@@ -30,7 +31,7 @@ LIMITS = (
     "certificate", "certificate_finite_sample", "certificate_deployed", "certificate_deployed_finite_sample",
 )  # fmt: skip
 """With `_lower`: above 0 it is certified."""
-KEYS = {"floor_k3": "floor"}
+KEYS = {"floor_k3": "floor", **{name: key for key, name in OTHER_NAMES.items()}}
 """Of names that are not the record's own."""
 WEIGHTS = {"weights_update": "", "weights_behaviour": "behaviour_"}
 """By key, what its names begin with."""
@@ -57,7 +58,7 @@ def _values(record: Record) -> dict[str, Any]:
         found = record.get(key)
         return found.get(field) if isinstance(found, Mapping) else None
 
-    out: dict[str, Any] = {key: record.get(key) for key in (*NUMBERS, *DECISIONS)}
+    out: dict[str, Any] = {key: record.get(KEYS.get(key, key)) for key in (*NUMBERS, *DECISIONS)}
     for key in INTERVALS:
         out |= {
             f"{key}{end}": of(KEYS.get(key, key), field)
