@@ -340,6 +340,15 @@ def test_forms_of_the_claims():
     assert set(forms.values()) == {FORMS}
 
 
+def test_sources_of_the_claims():
+    """A number of the paper's is that of its own statement; sharper ones are ours."""
+    for claim in STAGE_CLAIMS:
+        if claim.id.startswith("P"):
+            assert claim.source in (f"paper, Proposition {claim.id[1:]}", f"paper, Theorem {claim.id[1:]}")
+        else:
+            assert claim.source.startswith("ours") == (claim.id not in ("T0", "T1", "T2"))
+
+
 @pytest.mark.parametrize(("form", "protocol"), [("discounted", "product"), ("episodic", "turn-taking")])
 def test_claims_about_the_policies(form, protocol):
     """P3.1: joint KL and TV by state against the agents'; P3.9: half the swap; P3.8: each agent swapped in alone."""

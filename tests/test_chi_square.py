@@ -92,7 +92,8 @@ def test_an_action_that_is_taken_up(hand):
     assert float(report.layers.return_deviation[0]) == 0.0
     assert np.asarray(ladder(report)["penalty_chi_square"]).tolist() == [math.inf, 0.0]
     assert float(stage_chi_square(report)) == math.inf
-    unseen = evaluate_stage(Stage(hand.team, opened, opened.at[2].set(jnp.array([0.0, 1.0])), jnp.arange(2)))
+    closed = opened.at[2].set(jnp.array([1.0, 0.0]))
+    unseen = evaluate_stage(Stage(hand.team, closed, closed.at[2].set(jnp.array([0.5, 0.5])), jnp.arange(2)))
     assert float(stage_chi_square(unseen)) == 0.0
 
 

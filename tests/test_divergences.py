@@ -206,3 +206,5 @@ def test_token_policies_fit_the_tree():
     """A policy of another tree is refused."""
     with pytest.raises(InputError, match=r"^token_policy: found shape \[4, 3\], expected shape \[13, 3\]$"):
         message_probabilities(TREE, jnp.full((4, 3), 1 / 3))
+    with pytest.raises(InputError, match=r"^token_policy: found shape \[1, 3\], expected shape \[13, 3\]$"):
+        token_kl_current_to_new(TREE, jnp.full((13, 3), 1 / 3), jnp.full((1, 3), 1 / 3))

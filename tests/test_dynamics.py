@@ -500,6 +500,16 @@ def test_a_kernel_alone_has_no_discount():
             kernel.resolvent(jnp.full((3, 2), 0.5))
 
 
+def test_the_largest_trees():
+    """2³¹ messages: 31 steps of two symbols, 19 of three."""
+    assert (Tree(2, 31).states, Tree(3, 19).states) == (2**31 - 1, (3**19 - 1) // 2)
+    for symbols, most in ((2, 31), (3, 19)):
+        with pytest.raises(
+            InputError, match=f"steps of {symbols} symbols, expected at most {most} steps: 2³¹ messages"
+        ):
+            Tree(symbols, most + 1)
+
+
 def test_trees_have_symbols_and_steps():
     """A tree needs two symbols and one step."""
     with pytest.raises(InputError, match=r"^branching: found 1, expected at least 2 symbols$"):

@@ -425,6 +425,7 @@ def test_the_estimate():
         ("coop_box_pushing", {"parameters": {"horizon": "x"}}, "(Wrong type for parameter horizon. Expected type: kInt"),
         ("coop_box_pushing", {"parameters": {"horizon": 0}}, "GAME: found an episode without a decision"),
         ("coop_box_pushing(horizon=2)", {"parameters": {"horizon": 2}}, "parameter horizon: found the parameter twice"),
+        ("hanabi(players=2, colors=1)", {"parameters": {"colors": 2}}, "parameter colors: found the parameter twice"),
         ("tiny_hanabi", {"parameters": {"a b": 3}}, "parameter a b: found no name of a parameter"),
         ("tiny_hanabi", {"parameters": {"payoff": [1]}}, "parameter payoff: found [1], expected a text, a number, True or False"),
         ("tiny_hanabi", {"parameters": {"payoff": np.inf}}, "parameter payoff: found inf"),

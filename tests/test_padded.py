@@ -17,6 +17,7 @@ from teamtr_jax.surrogates import at_once, evaluate_stage, stage_report
 from teamtr_jax.teams import random_stages, relay_stage
 from teamtr_jax.teams.stage_file import stage_from_tables
 from teamtr_jax.types import Counts, Stage, Team
+from teamtr_jax.visits import team_policy
 
 
 def drawn(seed, *shape, **settings):
@@ -194,6 +195,18 @@ def test_no_padding_changes_the_method(states, agents):
     world = Dense(jnp.full((states, 2, states), 1 / states), jnp.asarray(0.9))
     team = Team(world, jnp.zeros((states, 2)), jnp.full(states, 1 / states), jnp.zeros(states, int), agents)
     assert at_once(team, jnp.full((agents + 1, states, 2), 0.5))
+
+
+@pytest.mark.parametrize(("most", "choices"), [(10, 11), (11, 67)])
+def test_an_action_is_left_that_nobody_takes(most, choices):
+    """In a product team the joint actions that are added lead through it, and have probability zero."""
+    stage = drawn(1, 2, (most, 2), 2, 0.9)
+    larger = padded.padded(stage)
+    assert set(larger.team.factors) == {choices}
+    for old, new in ((stage.current, larger.current), (stage.target, larger.target)):
+        rows = np.asarray(team_policy(larger.team, jnp.asarray(new)))[:2]
+        np.testing.assert_allclose(rows[:, : 2 * most], team_policy(stage.team, old), rtol=1e-15)
+        assert (rows[:, 2 * most :] == 0).all()
 
 
 def test_what_is_too_large_has_a_program_of_its_own():

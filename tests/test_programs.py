@@ -129,7 +129,8 @@ def test_a_folder_that_cannot_be_is_no_error(tmp_path, monkeypatch):
 
 
 def test_the_folder_is_bounded(place, monkeypatch):
-    """What was not used for the longest time goes; what is used stays, however old."""
+    """256 MiB. What was not used for the longest time goes; what is used stays, however old."""
+    assert programs.LIMIT == 256 * 1024**2
     for size in (2, 3, 4):
         programs.run(twice, {"x": np.zeros(size)})
         (path,) = set(place.iterdir()) - set(map(Path, os.environ.get("SEEN", "").split(":")))

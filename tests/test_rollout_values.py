@@ -19,6 +19,7 @@ from teamtr_jax import finite_sample as fs
 from teamtr_jax.path_shift import summed_shift
 from teamtr_jax.rollouts import (
     Rollouts,
+    WeightDiagnostics,
     broadcast_advantage,
     centred_advantage,
     default_horizon,
@@ -36,7 +37,7 @@ from teamtr_jax.rollouts import (
     truncation_bias,
     weight_diagnostics,
 )
-from teamtr_jax.sampled import SampledData, Sampling, prompts_per_set, sampled_backend
+from teamtr_jax.sampled import WEIGHTS, SampledData, Sampling, prompts_per_set, sampled_backend
 from teamtr_jax.schedules import (
     Schedule,
     certificate_driven,
@@ -489,17 +490,11 @@ def test_what_the_driver_is_told(monkeypatch):
         assert [backend.audit([], [], s).reuse for s in (once, stale_occupancy, importance_weighted())] == [
             "start", "occupancy", "weights",
         ]  # fmt: skip
-
-
-def test_the_longest_horizon_of_a_batch_is_that_of_all():
-    """γ of .5 and .9: `0.9⁶⁶ ≤ 1e-3`."""
-    team = as_stage(truth.team("discounted", "turn-taking", "plain", 1)).team
-    teams = [replace(team, dynamics=replace(team.dynamics, discount=jnp.asarray(gamma))) for gamma in (0.5, 0.9)]
-    pair = builders.stack(teams)
-    backend = sampled_backend(pair, kl_constrained(0.05), Sampling(B, G), audit=False)
-    policy = jnp.stack([jnp.asarray(truth.team("discounted", "turn-taking", "plain", 1).current)] * 2)
-    shape = jax.eval_shape(lambda key: backend.rollout(team_state(pair, policy), key), jax.random.key(0))
-    assert shape.rollouts.state.shape == (2, B, G, 66)
+    pair = builders.stack([team, replace(team, dynamics=replace(team.dynamics, discount=jnp.asarray(0.25)))])
+    both = sampled_backend(pair, kl_constrained(0.05), Sampling(B, G), audit=False)  # the larger discount decides
+    start = team_state(pair, jnp.stack([current] * 2))
+    shape = jax.eval_shape(lambda key: both.rollout(start, key), jax.random.key(0))
+    assert shape.rollouts.state.shape == (2, B, G, 10)
 
 
 def test_rollouts_that_do_not_fit(paths, monkeypatch):
@@ -564,6 +559,21 @@ def sampled(advantage, form, held_out=1, **options):
     return paths, backend, start, SampledData(rollouts, paths.stage.current)
 
 
+def errors_by_hand(paths, spread, tables):
+    """docs/rounding.md: how far agent 1's advantages may be off, of returns of which each group was divided by `spread`."""
+    unit, discount = 2.0**-53, paths.gamma ** np.arange(H)
+    paid = paths.case.world["r"][paths.state, paths.action]
+    most = (discount * abs(paid)).sum(-1).max(-1) / spread
+    off, out = np.zeros(paths.case.current.shape), np.zeros(paths.case.current.shape)
+    for b, _, t, s, a in paths.steps():
+        off[s, a] += (1 - paths.gamma) / (B * G) * discount[t] * 2 * (G + H) * unit * most[b] / discount[t]
+    for row, s in enumerate(np.flatnonzero(paths.case.active == 1)):
+        if tables.weight[row] > 0:
+            sums = np.asarray(tables.positive[row] + tables.negative[row])
+            out[s] = (off[s] + 2 * B * G * unit * sums) / (float(tables.weight[row]) * paths.case.current[s])
+    return out
+
+
 @pytest.mark.parametrize("advantage", ["group_normalised", "centred", "to_go", "exact"])
 def test_what_an_update_learns(advantage):
     """The four advantages on discounted rollouts, sample by sample, and the unbiased ones beside the paper's."""
@@ -588,6 +598,10 @@ def test_what_an_update_learns(advantage):
         for name, x, y in zip(Estimate._fields, ours, expected, strict=True):
             if y is not None:
                 close(np.asarray(x)[owned], y[rows[owned]], rtol=1e-9, atol=1e-11, err_msg=name)
+    if advantage in ("group_normalised", "centred"):
+        spread = np.sqrt(R.var(-1) + 1e-8) if advantage == "group_normalised" else np.ones(B)
+        expected = errors_by_hand(paths, spread, found.used.tables)
+        close(np.asarray(found.used.tables.advantage_error)[owned], expected[rows[owned]], rtol=1e-9, atol=0)
     close(found.used.mass, 1 / (1 - paths.gamma))
     close(found.used.objective, R.mean())
     if advantage != "group_normalised":  # the rest is the same program
@@ -673,6 +687,27 @@ def test_the_limits_of_a_batch():
     assert found.tolist() == [one, -math.inf]
 
 
+@pytest.mark.parametrize("protocol", ["turn-taking", "product"])
+def test_rollouts_that_fit_into_memory(monkeypatch, protocol):
+    """Eight bytes for each number of a step and each drawn one, that of every agent: where they do not fit, they are refused."""
+    team = truth.team("episodic", protocol, "plain", 0)
+    team, agents = as_stage(team).team, 1 if protocol == "turn-taking" else 3
+    numbers = (
+        100 * 8 * 5 * (6 + agents + 1 + agents)
+    )  # `Rollouts` but for the returns; actions and the next state are drawn
+    monkeypatch.setattr("teamtr_jax.rollouts.memory", lambda: 8 * numbers - 1)
+    with pytest.raises(
+        InputError, match=r"^prompts, group, horizon: found 100 prompts of 8 rollouts of 5 steps, \d+ kB, expected"
+    ):
+        require_memory(100, 8, 5, team)
+    monkeypatch.setattr("teamtr_jax.rollouts.memory", lambda: 12 * numbers)
+    require_memory(100, 8, 5, team)
+
+
 def test_fields_of_rollouts():
-    """The order in which a record of rollouts is read."""
+    """The order in which a record of rollouts is read, and in which its weights are described."""
+    assert dict(zip(WeightDiagnostics._fields, WEIGHTS, strict=True)) == {
+        "ess_share": "weight_ess", "p95": "weight_p95", "p99": "weight_p99", "largest": "weight_max",
+        "above_ten": "weight_above_ten",
+    }  # fmt: skip
     assert Rollouts._fields == ("state", "action", "agent", "alive", "weight", "logp", "reward", "returns")

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from flint import arb, fmpq
 
+from teamtr_jax import chain_audit
 from teamtr_jax.dynamics import Tree
+from teamtr_jax.schedules import fresh
 from teamtr_jax.sharing import Sharing
 from teamtr_jax.surrogates import hybrids_report
-from teamtr_jax.types import Team
+from teamtr_jax.tabular import TeamState
+from teamtr_jax.types import Team, UpdateRecord
 from teamtr_jax.validation import InputError
 from teamtr_jax.visits import chain_hybrids, chain_solo_steps
 from theory.constructions.sharers import count_chain, count_curvature, door_chain, even_doors, row_kl
@@ -128,6 +131,27 @@ def test_nobody_moves_at_a_chance_node():
     only = chain_hybrids(team, tables, jnp.array([[False, True]]))
     assert only.acts.tolist() == [[False, False, True]]
     assert (only.steps[0, 1] == 0).all()
+
+
+@pytest.mark.parametrize(("moved", "asked", "once"), [
+    ([[1, 1, 0], [0, 0, 1]], [[1, 1, 0], [0, 0, 1]], True), ([[1, 1, 0], [1, 1, 0]], [[1, 1, 0], [1, 1, 0]], False),
+    ([[1, 0, 0], [0, 0, 1]], [0, 2], True),
+])  # fmt: skip
+def test_the_audit_of_sharers(monkeypatch, moved, asked, once):
+    """Of records that say whom an update moved, the exact numbers are asked for those; alone, an agent is its number."""
+    team, tables = two_messages(3, np.full(3, 0.5), (np.full(3, 0.5),) * 2, [1, 0, 0, 1])
+    numbers = {"in_use": dict.fromkeys(("rollouts", "start"), jnp.zeros(2)), "surrogate_intermediate": jnp.zeros(2)}
+    seen = []
+    monkeypatch.setattr(
+        chain_audit, "_audit_one", lambda team, chain, *settings, once: seen.append((*settings, once)) or numbers
+    )
+    records = [
+        UpdateRecord(0, i, agent, True, 0.0, 0.0, source=i, info={"gain": 0.0}, moved=np.array(who, bool))
+        for i, (agent, who) in enumerate(zip((0, 2), moved, strict=True))
+    ]
+    chain_audit.audit_records(team, [TeamState(table, jnp.zeros(3)) for table in tables], records, fresh)
+    ((agents, sources, found),) = seen
+    assert (agents.tolist(), sources.tolist(), found) == (asked, [0, 1], once)
 
 
 def test_sharers_in_a_product_team_are_refused():

@@ -85,6 +85,7 @@ def test_fresh_stage_improves_every_update_and_books_it(one, backend):
     assert [r.agent for r in records] == order
     assert [r.update for r in records] == [0, 1, 2]
     assert all(r.resampled for r in records)
+    assert [r.rollouts for r in records] == [1, 1, 1]  # each set is infinitely large, and is counted as one
     np.testing.assert_allclose(column(records, "kl"), report.kl, **CLOSE)
     np.testing.assert_allclose(column(records, "surrogate"), report.surrogate_intermediate, **CLOSE)
     np.testing.assert_allclose(column(records, "objective_before"), report.objective[:-1], **CLOSE)
@@ -498,6 +499,12 @@ def test_the_budget_is_enforced():
 def test_bad_driver_input(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_what_a_step_remembers_at_first(batch, one):
+    """One number for each agent, of each team."""
+    assert team_state(one.team, one.current).memory.tolist() == [0.0] * 3
+    assert team_state(batch.team, batch.current, 0.25).memory.tolist() == [[0.25] * 3] * 3
 
 
 def test_two_leading_axes_are_refused(batch):

@@ -152,6 +152,7 @@ BAD_PRODUCT = [
     (put(factors=np.array([[2, 3]])), "factors: found shape [1, 2]"),
     (put(factors=np.array([0, 3])), "factors: found 0 at [0]"),
     (put(agents=np.array(3)), "agents: found 3, expected 2, the length of factors"),
+    (put(agents=np.array(1)), "agents: found 1, expected 2, the length of factors"),
     (put(current=np.full((2, 3, 3), 1 / 3)), "current: found probability beyond the 2 actions of agent 0"),
     (put(target=np.full((2, 3, 2), 0.5)), "target: found shape [2, 3, 2]"),
 ]
@@ -240,6 +241,9 @@ def test_unknown_keys_are_ignored_aloud(save):
     with pytest.warns(UserWarning, match="ignored the unknown key 'author'"):
         stage = read_stage(save(tables() | {"author": np.array([1, 0])}))
     assert stage.order.tolist() == [0, 1]
+    with pytest.warns(UserWarning, match="ignored the unknown key") as told:
+        read_stage(save(tables() | {"author": np.array([1]), "year": np.array(2026)}))
+    assert [str(x.message).rpartition("key ")[2] for x in told] == ["'author'", "'year'"]
 
 
 def equal_reports(first: Stage, second: Stage):

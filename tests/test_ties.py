@@ -285,6 +285,12 @@ def test_cut_weights_are_off_by_what_was_cut():
     loud = data._replace(weight_error=jnp.array([0.0, 0.0, 1e-3, 0.0]))  # of y, where the weight is 0.6/0.4
     whole, cut = (backend.estimate(now, loud, 1, importance_weighted(c)).tables for c in (np.inf, 1.25))
     assert float(whole.advantage_error.max()) < 1e-14
+    here, unit = backend.rollout(now, None), rounding_unit(team)  # Q − Φ of both states, where Φ = 0 is off by no unit
+    w, off, v, error = (np.asarray(x)[1:3] for x in (here.weight, here.weight_error, here.values, here.error))
+    after = np.asarray(team.reward + 0.5 * team.dynamics.backward(here.values))[1:3]
+    terms = w[:, None] * (error + unit * abs(v)[:, None]) + (off + unit * w)[:, None] * after
+    free = backend.estimate(now, data, 1, importance_weighted(np.inf)).tables
+    np.testing.assert_allclose(free.value_error[1], terms.sum(0) / w.sum(), rtol=1e-9)
     assert float(cut.advantage_error[1].max()) == pytest.approx(1.25e-3 * 0.5 / float(cut.weight[1]), rel=1e-9)
 
 
