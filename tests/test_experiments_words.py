@@ -22,6 +22,7 @@ from experiments.llm.keeping import TIMED
 from experiments.llm.settings import Eval, Show
 from experiments.llm.words import bases, compare, hosts, report, talking
 from experiments.llm.words import run as runs
+from experiments.llm.words.room import sizes_of
 from experiments.llm.words.run import load_text_run
 from experiments.llm.words.settings import Adapters, TextCompare, TextTrain
 from experiments.llm.words.setup import set_up_text, text_task_of
@@ -418,6 +419,14 @@ def test_rows_that_a_mesh_does_not_divide(tmp_path, settings, message):
     setup = replace(set_up_text(asked), mesh=AbstractMesh((2, 2, 1), AXES))
     with pytest.raises(InputError, match=message) if message else nullcontext():
         runs._require_parts(asked, setup)
+
+
+def test_what_a_mesh_leaves_to_a_device(tmp_path):
+    """Rows over rows × fsdp, parameters over fsdp × tensor."""
+    setup = make(tmp_path)
+    assert [sizes_of(setup, 0).row_devices, sizes_of(setup, 0).parameter_devices] == [1, 1]
+    found = sizes_of(replace(setup, mesh=AbstractMesh((2, 3, 5), AXES)), 0)
+    assert [found.row_devices, found.parameter_devices] == [6, 15]
 
 
 def test_a_saved_team_on_a_mesh(trained, monkeypatch):

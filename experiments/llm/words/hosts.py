@@ -81,7 +81,10 @@ def mesh_there(text: str | None) -> Mesh | None:
     Raises:
       InputError: another number of devices than there are.
     """
-    return None if text is None else mesh_of(**mesh_sizes(text))
+    if text is None:
+        return None
+    rows, fsdp, tensor = (mesh_sizes(text).get(axis, 1) for axis in AXES)
+    return mesh_of(rows, fsdp, tensor)
 
 
 def require_same_texts(name: str, values: Mapping[str, Any]) -> None:
