@@ -17,7 +17,7 @@ from teamtr_jax.hosts import gathered, start_hosts
 from teamtr_jax.llm.backend import LanguageSampling
 from teamtr_jax.llm.language_model import Reading
 from teamtr_jax.llm.llama.lora import Lora
-from teamtr_jax.llm.mesh import by_rows, mesh_of, placed, within
+from teamtr_jax.llm.mesh import by_rows, mesh_of, placed, row_parts, within
 from teamtr_jax.llm.tasks import Problem
 from teamtr_jax.llm.text.role import Role
 from teamtr_jax.llm.text_backend import text_backend
@@ -125,7 +125,7 @@ class Letters:
 
 
 def say(*words):
-    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())  # at once: a process that is killed writes nothing later
 
 
 def driven(folder, stages, more="", dies=None):
@@ -138,6 +138,7 @@ def driven(folder, stages, more="", dies=None):
     def backend(*arguments, **options):
         made = text_backend(*arguments, **options)
         first, second = (own["layers"]["gate"]["kernel"] for own in arguments[1])
+        say("rows over", row_parts(options["mesh"]))
         say("gate", first.addressable_shards[0].data.shape, "of", first.shape, "one base:", first is second)
 
         def rollout(state, key):

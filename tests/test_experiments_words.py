@@ -491,6 +491,14 @@ def test_rows_that_a_mesh_does_not_divide(tmp_path, settings, message):
         runs._require_parts(asked, setup)
 
 
+def test_what_a_mesh_leaves_to_a_device(tmp_path):
+    """Rows over rows × fsdp, parameters over fsdp × tensor."""
+    setup = make(tmp_path)
+    assert [sizes_of(setup, 0).row_devices, sizes_of(setup, 0).parameter_devices] == [1, 1]
+    found = sizes_of(replace(setup, mesh=AbstractMesh((2, 3, 5), AXES)), 0)
+    assert [found.row_devices, found.parameter_devices] == [6, 15]
+
+
 def test_a_saved_team_on_a_mesh(trained, monkeypatch):
     """Loaded as it is without one, and lying there; show and eval ask for it."""
     home, mesh = trained[0], f"tensor={jax.device_count()}"

@@ -139,10 +139,11 @@ def killed(tmp_path_factory):
 
 
 def test_one_process_speaks_and_writes(killed):
-    """The second was given a folder of its own and made nothing there; each holds parts of the base, of adapters and moments."""
+    """The second was given a folder of its own and made nothing there; each holds parts of base, adapters, moments and rows."""
     folder, _, said, _ = killed
     assert said.count("an update takes") == 1
     assert not (folder / "other").exists()
+    assert said.count("rows over 2") == 2
     assert said.count("gate (2, 24, 24) of (2, 48, 48) one base: True") == 2
     assert (
         said.count("6 of lora_b ((2, 2, 24), (2, 2, 48))") == 3
