@@ -1081,7 +1081,14 @@ def test_what_the_records_say_together():
     def line(stage, seconds, tokens, numbers, scale=1.0, probe=None):
         kl, k1, k3 = numbers
         info = {"tokens": tokens, "kl_k1": k1, "kl_k3": k3, "step_scale": scale}
-        return {"stage": stage, "time_stage": seconds, "resampled": tokens < 1000, "kl": kl, "info": info, "probe": probe or {}}
+        return {
+            "stage": stage,
+            "time_stage": seconds,
+            "resampled": tokens < 1000,
+            "kl": kl,
+            "info": info,
+            "probe": probe or {},
+        }
 
     records = [
         line(0, 2.0, 100, (0.02, 0.01, 0.03)),
