@@ -1076,7 +1076,7 @@ def test_what_train_prints(words, tmp_path, monkeypatch, capsys):
 
 
 def test_what_the_records_say_together():
-    """Tokens of each set of rollouts once, a stage's time once; steps undone; quartiles of k1/KL and k3/KL where there is a KL."""
+    """Tokens of each set of rollouts once, a stage's time once; steps undone; quartiles of k1/KL and k3/KL where one is."""
 
     def line(stage, seconds, tokens, numbers, scale=1.0, probe=None):
         kl, k1, k3 = numbers

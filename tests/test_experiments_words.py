@@ -191,7 +191,7 @@ def test_seeds_are_reported_together(trained, tmp_path, capsys):
 
 
 def test_what_is_kept_of_an_update():
-    """Of its record what the table names, of the monitor's rungs and limits each under its own name; k1 and drift if there are."""
+    """Of its record what the table names, of the monitor rungs and limits, each under its name; k1 and drift if there are."""
     line = {"stage": 2, "agent": 1, "resampled": True, "surrogate": 0.5, "kl": 9.0, "info": {"floor": 0.25, "steps": 3}}
     seen = {
         "rungs": [{"id": "S7", "name": "KL", "certificate": {"value": 0.125}}], "certificate": {"lower": -0.5},

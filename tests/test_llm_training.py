@@ -206,7 +206,7 @@ def test_updates_do_not_see_held_out_rewards(first, kind):
 
 NO_RADIUS = replace(BASE, early_stop=False, delta=1e9, adaptive=False)  # the program of `BASE`
 OBJECTIVES = {
-    "teamtr": replace(NO_RADIUS, beta=3.0, clip_low=0.02, clip_high=0.05),
+    "teamtr": replace(NO_RADIUS, beta=3.0, clip_low=0.02, clip_high=0.25),
     "grpo": replace(METHODS["grpo"].settings, learning_rate=0.01, epochs=3, minibatch=16, micro_batch=16, beta=3.0),
     "dapo": replace(METHODS["dapo"].settings, learning_rate=0.01, epochs=3, minibatch=20, micro_batch=5),
     "one_step": replace(NO_RADIUS, epochs=1, minibatch=16, beta=3.0),
