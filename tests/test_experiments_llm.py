@@ -1076,12 +1076,19 @@ def test_what_train_prints(words, tmp_path, monkeypatch, capsys):
 
 
 def test_what_the_records_say_together():
-    """Tokens of each set of rollouts once, a stage's time once; steps undone; quartiles of k1/KL and k3/KL where there is a KL."""
+    """Tokens of each set of rollouts once, a stage's time once; steps undone; quartiles of k1/KL and k3/KL where one is."""
 
     def line(stage, seconds, tokens, numbers, scale=1.0, probe=None):
         kl, k1, k3 = numbers
         info = {"tokens": tokens, "kl_k1": k1, "kl_k3": k3, "step_scale": scale}
-        return {"stage": stage, "time_stage": seconds, "resampled": tokens < 1000, "kl": kl, "info": info, "probe": probe or {}}
+        return {
+            "stage": stage,
+            "time_stage": seconds,
+            "resampled": tokens < 1000,
+            "kl": kl,
+            "info": info,
+            "probe": probe or {},
+        }
 
     records = [
         line(0, 2.0, 100, (0.02, 0.01, 0.03)),

@@ -181,8 +181,7 @@ def test_seeds_are_reported_together(trained, tmp_path, capsys):
     shares = [report.wilson(summary[name], 8) for name in ("accuracy_untrained", "accuracy_start", "accuracy_end")]
     told = capsys.readouterr().out
     assert (
-        f"| 0 | {' | '.join(map(str, shares))} | 0.300 [0.200, 0.400] | {summary['seconds']:.0f} |"
-        in told.splitlines()
+        f"| 0 | {' | '.join(map(str, shares))} | 0.300 [0.200, 0.400] | {summary['seconds']:.0f} |" in told.splitlines()
     )
     assert content["gain_pooled"] == pytest.approx({"value": 0.2, "low": 0.15, "high": 0.25})
     assert content["gain_over_seeds"]["low"] == pytest.approx(0.2 - 12.7062 * 0.1, rel=1e-4)
@@ -199,7 +198,7 @@ def test_seeds_are_reported_together(trained, tmp_path, capsys):
 
 
 def test_what_is_kept_of_an_update():
-    """Of its record what the table names, of the monitor's rungs and limits each under its own name; k1 and drift if there are."""
+    """Of its record what the table names, of the monitor rungs and limits, each under its name; k1 and drift if there are."""
     line = {"stage": 2, "agent": 1, "resampled": True, "surrogate": 0.5, "kl": 9.0, "info": {"floor": 0.25, "steps": 3}}
     seen = {
         "rungs": [{"id": "S7", "name": "KL", "certificate": {"value": 0.125}}], "certificate": {"lower": -0.5},
@@ -300,7 +299,12 @@ def test_a_summary_of_other_stages_or_prompts_is_made_again(trained, tmp_path, m
     monkeypatch.setattr(runs, "talk", talk)
     assert main([*arguments, "--out", str(copy)]) == 0
     new = json.loads((copy / "summary.json").read_text())
-    assert [new[name] for name in ("stages", "accuracy_untrained", "accuracy_start", "accuracy_end")] == [2, 0.25, 0.5, 1]
+    assert [new[name] for name in ("stages", "accuracy_untrained", "accuracy_start", "accuracy_end")] == [
+        2,
+        0.25,
+        0.5,
+        1,
+    ]
     x = json.loads((BASE / "config.json").read_text())
     width, keys, hidden = x["hidden_size"], x["num_key_value_heads"] * x["head_dim"], x["intermediate_size"]
     sides = [2 * width, width + keys, width + keys, 2 * width, *[width + hidden] * 3]  # q k v o gate up down

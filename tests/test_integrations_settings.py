@@ -47,7 +47,10 @@ def test_the_law_of_verls_engines(rollout, expected):
         ({"calculate_log_probs": False}, "rollout.calculate_log_probs: found False"),
         ({"do_sample": False}, "rollout.do_sample: found False"),
         ({"logprobs_mode": "raw_logprobs"}, "rollout.logprobs_mode: found raw_logprobs"),
-        ({"logprobs_mode": "raw_logprobs", "temperature": 1.0, "top_k": 5}, "rollout.logprobs_mode: found raw_logprobs"),
+        (
+            {"logprobs_mode": "raw_logprobs", "temperature": 1.0, "top_k": 5},
+            "rollout.logprobs_mode: found raw_logprobs",
+        ),
         ({"name": "sglang", "top_p": 0.9}, r"rollout.top_k, top_p: found top_k = 0, top_p = 0.9 of sglang"),
         ({"temperature": 0.0}, "temperature: found 0"),
     ],
@@ -63,7 +66,10 @@ def test_engines_whose_numbers_are_of_another_law(rollout, message):
         ({}, "bfloat16"),
         ({"fsdp_config": Node(dtype="float32")}, "float32"),
         ({"strategy": "fsdp2", "fsdp_config": Node(mp_param_dtype="fp16")}, "float16"),
-        ({"strategy": "megatron", "megatron": Node(dtype="torch.float32"), "fsdp_config": Node(dtype="fp16")}, "float32"),
+        (
+            {"strategy": "megatron", "megatron": Node(dtype="torch.float32"), "fsdp_config": Node(dtype="fp16")},
+            "float32",
+        ),
         ({"strategy": "megatron", "fsdp_config": Node(dtype="fp32")}, "bfloat16"),
     ],
 )
@@ -122,7 +128,9 @@ def test_the_law_of_generate(trl):
     settings = {"top_k": 5, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.2}
     assert of(trl(settings, {"top_k": 7, "top_p": 0.5})) == Sampler(0.8, **settings, precision="bfloat16")
     assert of(trl({}, {"top_k": 7, "min_p": 0.2})) == Sampler(0.8, top_k=7, min_p=0.2, precision="bfloat16")
-    with pytest.raises(InputError, match=r"generation_kwargs: temperature: found 0.5, expected 0.8, at which TRL scores"):
+    with pytest.raises(
+        InputError, match=r"generation_kwargs: temperature: found 0.5, expected 0.8, at which TRL scores"
+    ):
         of(trl(asked={"temperature": 0.5}))
 
 
@@ -140,7 +148,9 @@ def test_the_law_of_an_engine(trl):
 def test_a_law_that_nothing_scores(trl, name):
     """Every other setting of `generate`: at its neutral value, or left open, it changes nothing."""
     sampler_of_trainer(trl({name: OTHERS[name]}))
-    with pytest.raises(InputError, match=rf"generation_config.{name}: found 7, expected {OTHERS[name]}: with it tokens"):
+    with pytest.raises(
+        InputError, match=rf"generation_config.{name}: found 7, expected {OTHERS[name]}: with it tokens"
+    ):
         sampler_of_trainer(trl({name: 7}))
 
 

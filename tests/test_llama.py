@@ -217,7 +217,7 @@ def test_adapters_change_nothing_at_first_and_alone_are_trained(adapters):
 
 def test_sizes_of_fresh_numbers(adapters):
     """Kernels and tables have variance 1/in; A is uniform on ±1/√in, as PEFT draws it, up to a layer's rank, and B is 0."""
-    config, fresh, _ = adapters
+    _, fresh, _ = adapters
     for name, into in (("q", 16), ("o", 16), ("up", 16), ("down", 24)):
         assert float(fresh["layers"][name]["kernel"].std()) * into**0.5 == pytest.approx(1, abs=0.2), name
     assert float(fresh["embedding"].std()) * 4 == pytest.approx(1, abs=0.2)

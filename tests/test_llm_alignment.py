@@ -33,6 +33,7 @@ TEAM = LanguageTeam(LAYOUT, (SMALL, SMALL))
 PROMPTS = ["a", "b"]
 RADIUS = 0.05
 SETTINGS = AlignmentSettings(radius=RADIUS)
+SHORT = AlignmentSettings(radius=RADIUS, epochs=1, batch=20, held_out=0.5)
 ROWS = 256
 
 
@@ -435,9 +436,9 @@ def test_what_alignment_sees():
 def test_held_out_probes_only_measure():
     """Other conversations in their place change what is reported of them, and no parameter."""
     first, second = conversations(1), conversations(2)
-    mixed = jax.tree.map(lambda x, y: jnp.concatenate([x[:205], y[205:]]), first, second)
-    settings = AlignmentSettings(radius=RADIUS, epochs=1)
-    (one, a), (two, b) = (align(TEAM, trained(), 0, *newcomer(), probes, settings) for probes in (first, mixed))
+    mixed = jax.tree.map(lambda x, y: jnp.concatenate([x[:128], y[128:]]), first, second)
+    (one, a), (two, b) = (align(TEAM, trained(), 0, *newcomer(), probes, SHORT) for probes in (first, mixed))
+    assert (a.conversations, a.steps) == ((128, 128), 128 // 20)
     assert bits(one) == bits(two)
     assert bits(one) != bits(newcomer()[1])
     assert a.after.kl == b.after.kl
@@ -447,9 +448,8 @@ def test_held_out_probes_only_measure():
 
 def test_the_seed_is_that_of_the_order_of_probes():
     """Two seeds visit the probes in two orders; one seed, one result."""
-    settings = AlignmentSettings(radius=RADIUS, epochs=1)
     one, again, other = (
-        align(TEAM, trained(), 0, *newcomer(), conversations(1), settings, seed=seed)[0] for seed in (0, 0, 1)
+        align(TEAM, trained(), 0, *newcomer(), conversations(1), SHORT, seed=seed)[0] for seed in (0, 0, 1)
     )
     assert bits(one) == bits(again) != bits(other)
 

@@ -165,6 +165,8 @@ def test_what_an_update_reports(first):
     table = tables(TEAM, after.params, 1, rollouts)
     said = [(r, p - 1) for r, rows in enumerate(plain_rows(rollouts, 1)[:ROWS]) for m in rows for p, _ in m]
     expected["entropy"] = -np.mean([(np.exp(table[at]) * table[at]).sum() for at in said])
+    moved = np.concatenate(tokens_moved(state.params, after.params, 1, rollouts))
+    expected["kl_k3"] = (np.exp(moved) - 1 - moved).sum() / ROWS
     assert info["kl"] > 1e-4
     for name, value in expected.items():
         np.testing.assert_allclose(info[name], value, rtol=2e-3, atol=2e-6, err_msg=name)
@@ -181,6 +183,11 @@ def test_finite_sample_certificate(first):
     held_out = np.array(ratios[ROWS:]).reshape(2, 4, -1)
     expected = finite_sample_certificate(np.asarray(rollouts.reward)[-2:], held_out, alpha=0.1).lower
     assert info["certificate_finite_sample"] == pytest.approx(expected, abs=1e-5)
+    sure = backend(sampling=replace(SAMPLING, alpha=0.01))
+    _, at_most = sure.update(state, sure.estimate(state, rollouts, 1, fresh), 1)
+    expected = finite_sample_certificate(np.asarray(rollouts.reward)[-2:], held_out, alpha=0.01).lower
+    assert at_most["certificate_finite_sample"] == pytest.approx(expected, abs=1e-5)
+    assert expected < info["certificate_finite_sample"]
     _, records = run_stage(backend(), state, [1, 0], once, jax.random.key(0))
     assert math.isfinite(records[0].info["certificate_finite_sample"])
     assert records[1].info["certificate_finite_sample"] == -math.inf
@@ -199,7 +206,7 @@ def test_updates_do_not_see_held_out_rewards(first, kind):
 
 NO_RADIUS = replace(BASE, early_stop=False, delta=1e9, adaptive=False)  # the program of `BASE`
 OBJECTIVES = {
-    "teamtr": replace(NO_RADIUS, beta=3.0, clip_low=0.02, clip_high=0.05),
+    "teamtr": replace(NO_RADIUS, beta=3.0, clip_low=0.02, clip_high=0.25),
     "grpo": replace(METHODS["grpo"].settings, learning_rate=0.01, epochs=3, minibatch=16, micro_batch=16, beta=3.0),
     "dapo": replace(METHODS["dapo"].settings, learning_rate=0.01, epochs=3, minibatch=20, micro_batch=5),
     "one_step": replace(NO_RADIUS, epochs=1, minibatch=16, beta=3.0),
@@ -290,12 +297,12 @@ def test_program_against_a_plain_loop(first, name):
             gain = jnp.where(upto <= settings.budget, gain, 0.0)
         return (w[units] * (settings.beta * kl - gain)).sum()
 
-    params, memory, slope, norms = begin, ADAM.init(begin), jax.jit(jax.grad(loss)), []
+    params, memory, slope, gradients = begin, ADAM.init(begin), jax.jit(jax.grad(loss)), []
     for _ in range(settings.epochs):
         gradient = _pulled(params, tokens, slope(_logits(SMALL, LAYOUT, params, tokens)))
         params, memory = _adam(gradient, memory, params)
-        norms.append(math.sqrt(sum(float((np.asarray(x, float) ** 2).sum()) for x in jax.tree.leaves(gradient))))
-    assert info["grad_norm"] == pytest.approx(np.mean(norms), rel=5e-3)
+        gradients.append(np.concatenate([np.ravel(np.asarray(x, float)) for x in jax.tree.leaves(gradient)]))
+    assert info["grad_norm"] == pytest.approx(np.linalg.norm(gradients, axis=1).mean(), rel=5e-3)
     assert info["uniform_groups"] == 1 - mixed.mean() > 0
     if settings.ratio == "message":
         ratio, A = np.exp(np.concatenate(ratios)), np.repeat(advantage, [len(x) for x in ratios])
@@ -307,7 +314,11 @@ def test_program_against_a_plain_loop(first, name):
     step = np.linalg.norm(wanted - origin)
     assert step > 0.03 * settings.epochs
     assert np.linalg.norm(got - wanted) < 2e-3 * step
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-3 * np.abs(wanted - origin).max())
+    # A gradient below the rounding of the largest is noise, and Adam makes a step of it as of any other.
+    size = np.abs(gradients)
+    seen = (size >= np.finfo(np.float32).eps * size.max(1, keepdims=True)).all(0)
+    assert seen.mean() > 0.99
+    np.testing.assert_allclose(got[seen], wanted[seen], rtol=0, atol=2e-3 * np.abs(wanted - origin).max())
 
 
 def tokens_moved(before, after, agent, rollouts):
@@ -473,9 +484,9 @@ def test_backtracking_ends_in_the_region(first, rate):
 
 
 def test_measured_share(first):
-    """Three eighths of the training rollouts are measured, and all held out: the same step, figures of these rows."""
+    """So many of the training rollouts are measured, at least, and all held out: the same step, figures of these rows."""
     state, rollouts, found, *_ = first
-    settings = replace(BASE, step_rule="none", measured=0.375)
+    settings = replace(BASE, step_rule="none", measured=0.36)  # of 16: six
     whole, _ = backend(replace(BASE, step_rule="none")).update(state, found, 1)
     new, info = backend(settings).update(state, found, 1)
     assert equal(whole.params, new.params)
@@ -493,7 +504,7 @@ def test_measured_share(first):
     _, outcome = update_agent(TEAM, settings, state, 1, found.data, jnp.arange(ROWS, dtype=jnp.int32)[None])
     rows = np.flatnonzero(np.asarray(outcome.own).any((1, 2)))
     assert rows.tolist() == [*looked_at, *range(ROWS, SAMPLING.rows)]
-    with pytest.raises(InputError, match=r"settings.measured: found 0.375, expected 1 with a log"):
+    with pytest.raises(InputError, match=r"settings.measured: found 0.36, expected 1 with a log"):
         backend(settings, log=TokenLogger(lambda rows: None))
 
 
@@ -605,6 +616,9 @@ def test_importance_weights_of_whole_transcripts(first):
         weights = expected[:ROWS]
         np.testing.assert_allclose(found.weights[0], weights.sum() ** 2 / (ROWS * (weights**2).sum()), rtol=1e-4)
         np.testing.assert_allclose(found.weights[3], weights.max(), rtol=1e-4)
+    silent = backend(sampling=replace(SAMPLING, weight_diagnostics=False)).estimate(after, rollouts, 0, once)
+    assert silent.current is None  # nothing was scored
+    assert list(silent.weights[:5]) == [1, 1, 1, 1, 0]
     again, info = the.update(after, the.estimate(after, rollouts, 0, importance_weighted()), 0)
     ratios, kls = measured(TEAM, after.params, again.params, 0, rollouts)
     terms = expected[:ROWS] * [sum(x) for x in kls[:ROWS]]
@@ -840,7 +854,10 @@ def test_methods_are_what_their_names_say():
             method.schedule.name, 3 if name == "certificate_driven" else 1
         )
     assert METHODS["importance_weights"].schedule.reuse == "weights"
-    assert [METHODS[name].schedule.truncation for name in ("importance_weights", "importance_weights_5")] == [math.inf, 5]
+    assert [METHODS[name].schedule.truncation for name in ("importance_weights", "importance_weights_5")] == [
+        math.inf,
+        5,
+    ]
     full, free = UpdateSettings(), {"early_stop": False, "step_rule": "none"}
     naive = {**free, "adaptive": False, "beta": 0.0}
     differ = {

@@ -108,7 +108,7 @@ def test_agents_of_different_size_and_frozen_adapters():
     start = init_team(team, jax.random.key(0))
     settings = WarmStart(low=0.35, high=0.6, batch=32, learning_rate=1e-2, every=8, prompts=64)
     with pytest.raises(InputError, match=r"warm start: found mean reward 0\.\d+ after 8 steps"):
-        warm_start(team, TASK, start, 0, replace(settings, most=1))
+        warm_start(team, TASK, start, 0, replace(settings, most=8))
     easy = Copy(symbols=4, agents=2, length=2)  # every character is rewarded: chance earns 1/4
     params, record = warm_start(team, easy, start, 0, settings)
     assert record.steps > 0

@@ -457,7 +457,9 @@ def test_two_writers_with_one_number(tmp_path):
         )
         writer_of(tmp_path / "log", process=1, processes=2).close()
         first.add(rows(0))
-        log_writer._unlock(os.dup(first._lock), (os.getpid() + 1, str(tmp_path / "log"), 0))  # a child that was forked ends
+        log_writer._unlock(
+            os.dup(first._lock), (os.getpid() + 1, str(tmp_path / "log"), 0)
+        )  # a child that was forked ends
         assert log_writer._tried(tmp_path / "log" / ".writer-0000.lock") is None
         inherited = os.dup(first._lock)  # as in a child that was forked, and lives longer
     writer_of(tmp_path / "log").close()

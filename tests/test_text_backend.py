@@ -29,6 +29,7 @@ from teamtr_jax.llm.text_update import Learner, learner, update_reading
 from teamtr_jax.llm.token_log import TokenLogger
 from teamtr_jax.llm.update import Lesson, Outcome, init_train_state
 from teamtr_jax.llm.update_settings import UpdateSettings
+from teamtr_jax.llm.writing import bucket
 from teamtr_jax.schedules import fresh, once
 from teamtr_jax.sharing import Sharing
 from teamtr_jax.stage import run_stage
@@ -269,6 +270,17 @@ def test_the_token_log(stage, start):
         assert abs(log[number + 1] - log[number]).max() > 1e-2
 
 
+def test_messages_are_scored_at_the_teams_temperature(stage, start):
+    _, rollouts, states, *_ = stage
+    hot, said = replace(TEAM, temperature=0.5), rollouts.said
+    the = text_backend(hot, start[1], Letters(), LORA, PLAN, TALK)
+    found = the.estimate(states[0], rollouts._replace(scored={}), 0, once).current
+    reading, own = reading_of(TEAM, said, 0), own_messages(TEAM, said, 0)
+    expected = rescored(hot, whole_params(states[0], start[1])[0], 0, reading)
+    row, message = np.nonzero(own.turn >= 0)
+    np.testing.assert_allclose(found[row, own.turn[row, message]], expected[row, message], atol=1e-4)
+
+
 def test_a_sampler_that_books_other_numbers(stage):
     """S12: the sampler's log-probabilities are .25 too high at each id."""
     the, rollouts, states, *_ = stage
@@ -313,14 +325,18 @@ def test_what_the_floor_costs_is_of_the_rollouts_that_were_measured(start, stage
     own = (np.arange(said.ids.shape[2]) < said.length[:, :, None]) & (said.speaker == 0)[:, :, None]
     own[np.arange(len(own)) % 4 > 0] = False
     outcome = Outcome({}, own, own, own, found.current + 0.01 * own, np.zeros(()))
-    kind = _TextKind(TEAM, start[1], Letters(), replace(LORA, measured=0.25), PLAN, TALK, None)
+    kind = _TextKind(TEAM, start[1], Letters(), replace(LORA, measured=0.2), PLAN, TALK, None)  # two of eight, at least
 
-    def more(certificate):
-        return kind.more(states[0], found, outcome, 0, {"message_kl": 1.0, "certificate_estimable": certificate})
+    def more(certificate, kl=1.0):
+        return kind.more(states[0], found, outcome, 0, {"message_kl": kl, "certificate_estimable": certificate})
 
     floor = more(0.0)["floor"]
     assert floor > 1e-5
     assert [more(x * floor)["below_floor"] for x in (1.99, -1.99, 2.01, -2.01)] == [True, True, False, False]
+    assert [more(9.0, x * floor)["below_floor"] for x in (1.0, 1.01)] == [
+        True,
+        False,
+    ]  # the floor itself decides nothing
     kind = kind._replace(settings=replace(kind.settings, reward_range=3.0))
     assert [more(x * floor)["below_floor"] for x in (5.99, 6.01)] == [True, False]
     outcome = outcome._replace(start=np.array(-0.5))  # what the program that updates saw before its first step
@@ -334,6 +350,7 @@ def test_what_is_counted_of_messages(start, stage):
     counts = {name: rng.integers(5, size=said.speaker.shape).astype(np.int32) for name in ("redrawn", "dropped")}
     counts |= {name: rng.random(said.speaker.shape) < 0.5 for name in ("drifted", "stopped")}
     found = the.estimate(states[0], rollouts._replace(said=said._replace(**counts)), 0, once)
+    assert found.data.reading.ids.shape[2] == TALK.length != bucket(int(max(view.length.max() for view in said.views)))
     own = (np.arange(said.ids.shape[2]) < said.length[:, :, None]) & (said.speaker == 0)[:, :, None]
     outcome = Outcome({}, own, 0.0 * own, 0.0 * own, found.current * own, np.zeros(()))
     kind = _TextKind(TEAM, start[1], Letters(), LORA, PLAN, TALK, None)

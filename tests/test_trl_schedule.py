@@ -272,9 +272,9 @@ def test_what_a_log_is_asked_to_hold(tmp_path):
     assert (log.source == log.update[log.transcripts[:-1]]).all()
     assert not log.again
     assert np.isnan(log.logp_again).all()
-    with LogWriter(tmp_path / "other", sampler=Sampler(temperature=0.5)) as writer:
-        with pytest.raises(InputError, match=r"log: found a writer for Sampler\(temperature=0.5"):
-            TeamTRSchedule(Coins(), log=writer)
+    message, other = r"log: found a writer for Sampler\(temperature=0.5", Sampler(temperature=0.5)
+    with LogWriter(tmp_path / "other", sampler=other) as writer, pytest.raises(InputError, match=message):
+        TeamTRSchedule(Coins(), log=writer)
 
 
 def test_numbers_for_the_trainers_own_logger():
