@@ -163,7 +163,7 @@ def test_the_budget_of_a_verdict_is_tested_on_what_is_measured():
 
 
 def test_the_command_line_is_judged_beside_the_reference_of_its_round():
-    """Medians of ratios within rounds; the second of two rounds was cut off in `check`; before, the machine was half as fast."""
+    """Medians of ratios within rounds; the second of two was cut off in `check`; before, the machine was a quarter as fast."""
     commands = {
         "reference": [[0.5, 1.0], [0.25, 0.5]],
         "stage, cold": [[8.0, 9.0], [4.0, 5.0]],
@@ -172,7 +172,7 @@ def test_the_command_line_is_judged_beside_the_reference_of_its_round():
         "check, cold": [[10.0, 9.0]],
         "help": [[0.2, 0.2], [0.6, 0.2]],
     }
-    before = {"reference": [[1.0, 1.0]], "check, cold": [[401.0, 300.0]]}
+    before = {"reference": [[2.0, 1.0]], "check, cold": [[802.0, 300.0]]}
     lines = report.command_line_table(dict(files=60, commands=commands, before=before))
     cells = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[3:] for line in lines}
     assert cells["`teamtr stage --json`, 60 files, nothing compiled before"][:2] == [
@@ -182,7 +182,7 @@ def test_the_command_line_is_judged_beside_the_reference_of_its_round():
     assert "| 0.01 [0.01, 0.01] |" in further
     assert "met (≤ 0.02 s)" in further
     check = next(line for line in lines if line.startswith("| `teamtr check`"))
-    assert "**0.0499 [0.0499, 0.0499]** of before | met (≤ 0.1 of before) | 401 s, 401 × NumPy |" in check
+    assert "**0.0499 [0.0499, 0.0499]** of before | met (≤ 0.1 of before) | 802 s, 401 × NumPy |" in check
     assert "MISSED (≤ 0.3 s)" in next(line for line in lines if line.startswith("| `teamtr --help`"))
     alone = report.command_line_table(dict(files=60, commands=commands, before=None))
     assert "before" not in next(line for line in alone if line.startswith("| `teamtr check`")).split(" | ", 1)[1]
@@ -224,7 +224,9 @@ def test_a_case_is_judged_on_the_median():
 
 
 MACHINE = dict(
-    machine=dict(cpu="a processor", cores=2, memory_gib=7.5, system="a system"), versions=dict(jax="9", numpy="8"), commit=None
+    machine=dict(cpu="a processor", cores=2, memory_gib=7.5, system="a system"),
+    versions=dict(jax="9", numpy="8"),
+    commit=None,
 )
 
 
@@ -233,7 +235,9 @@ def test_tables_of_a_results_file():
     setup = dict(name="one-core", blas_threads=1, cores=1, clock="cpu", load=0.25, device="cpu")
     dispatch = case("dispatch", "nothing", [1, 1, 1], None) | dict(ratios=[])
     rows = [dispatch, case("single", "S = 64", [1.0, 1.3, 2.0], 1.3), case("hybrids", "S = 512", [0.1, 0.15, 0.3], 0.2)]
-    other = setup | dict(name="blas-all", load=1.5, rows=[*rows[:2], dict(group="large", label="S = 4096", skipped="no time")])
+    other = setup | dict(
+        name="blas-all", load=1.5, rows=[*rows[:2], dict(group="large", label="S = 4096", skipped="no time")]
+    )
     lines = report.tables("here", MACHINE | dict(setups=[setup | dict(rows=rows), other], quick=False))
     assert lines[0] == "## here"
     assert lines[2:4] == [
@@ -263,9 +267,21 @@ def test_seeds_of_a_way_together():
     numbers = ("seconds", "seconds_compiled", "updates", "least_certificate", "certified_part")
 
     def seed(k, way, reached, negative, violations):
-        return dict(way=way, floor="", reached=reached, negative=negative, violations=violations, **dict.fromkeys(numbers, float(k)))
+        return dict(
+            way=way,
+            floor="",
+            reached=reached,
+            negative=negative,
+            violations=violations,
+            **dict.fromkeys(numbers, float(k)),
+        )
 
-    rows = [seed(1, "weighted", True, 1, 2), seed(2, "weighted", False, 0, 4), seed(5, "greedy", True, 0, 0), seed(6, "greedy", True, 0, 0)]
+    rows = [
+        seed(1, "weighted", True, 1, 2),
+        seed(2, "weighted", False, 0, 4),
+        seed(5, "greedy", True, 0, 0),
+        seed(6, "greedy", True, 0, 0),
+    ]
     lines = report.end_to_end("here", dict(rows=rows))
     assert lines[0] == "## here: 95 % of the optimal return, every update certified"
     assert report.UNKNOWN in lines
@@ -288,8 +304,9 @@ def test_the_command_is_judged_on_the_processor_and_memory_on_the_worst_round():
     assert (cells["command, processor"], cells["target"]) == ("9.00 [8.50, 9.50]", "met (≤ 9 s)")
     assert report.monitor_cells(log_of(target=8.9))[-2:] == ["MISSED (≤ 8.9 s)", "–"]
     large = dict(rows=10**6, bytes=5e7, seconds=[[1.0, 2.0]] * 3, memory=[1e9, 3e9, 2e9])
-    assert "50 MB), stage by stage: 1.00 [1.00, 1.00] s, 2.00 [2.00, 2.00] s of the processor, 3000 MB" in report.large_line(
-        large | dict(target=3e9)
+    assert (
+        "50 MB), stage by stage: 1.00 [1.00, 1.00] s, 2.00 [2.00, 2.00] s of the processor, 3000 MB"
+        in report.large_line(large | dict(target=3e9))
     )
     assert report.large_line(large | dict(target=3e9)).endswith("at most: met (≤ 3000 MB).")
     assert report.large_line(large | dict(target=2.9e9)).endswith("at most: MISSED (≤ 2900 MB).")
@@ -304,7 +321,15 @@ def test_the_peak_is_that_of_the_fastest_product():
 def test_what_ran_on_a_device():
     """Work a second or TFLOP, the share of the peak where one is known, ratios beside the contender; verdicts by column."""
     seconds = {"ours": [0.1, 0.2, 0.4], "theirs": [1.0, 2.0, 4.0]}
-    row = dict(label="a case", seconds=seconds, ratios={"theirs": [5.0, 10.0, 20.0]}, flops=3e12, peak=6e13, work=500, unit="tokens/s")
+    row = dict(
+        label="a case",
+        seconds=seconds,
+        ratios={"theirs": [5.0, 10.0, 20.0]},
+        flops=3e12,
+        peak=6e13,
+        work=500,
+        unit="tokens/s",
+    )
     assert report.device_cells(row) == [
         ["a case", "ours", "200 ms [100 ms, 400 ms]", "2,500 tokens/s", "25.0%", ""],
         ["a case", "theirs", "2 s [1 s, 4 s]", "250 tokens/s", "2.5%", "10.00 [5.00, 20.00]"],

@@ -161,7 +161,9 @@ def test_the_ledger_says_what_is_proved():
 
 def test_a_theorem_that_coq_did_not_print_is_refused(tmp_path):
     """Axioms are those of the files of a claim, all together."""
-    entry = '[S1]\ntheorems = ["One.a", "One.b", "Two.c"]\ntex = ["x"]\ncovers = "all"\nnot_covered = ""\ndiffers = "d"\n'
+    entry = (
+        '[S1]\ntheorems = ["One.a", "One.b", "Two.c"]\ntex = ["x"]\ncovers = "all"\nnot_covered = ""\ndiffers = "d"\n'
+    )
     (tmp_path / "index.toml").write_text(entry)
     text = "Axioms:\n\n  One.v: classic, sig\n  Two.v: none\n\n######## S1\n\nOne.a\n  : True\n\nOne.b\n  : True\n"
     (tmp_path / "statements.txt").write_text(text)
@@ -175,7 +177,7 @@ def test_a_theorem_that_coq_did_not_print_is_refused(tmp_path):
 
 
 def test_pages_and_ledger_are_written_again(tmp_path, monkeypatch, capsys):
-    """What the index says of them, and nothing else: a page that lost its section, a ledger that says of nothing that it is proved."""
+    """What the index says of them, and nothing else: a page that lost its section, a ledger that lost what is proved."""
     pages, home = tmp_path / "theory/derivations", tmp_path / "docs/verify"
     pages.mkdir(parents=True)
     home.mkdir(parents=True)
@@ -248,7 +250,9 @@ def checked(tmp_path, monkeypatch):
     """`make proofs` with every program replaced by what it says; the two files are those of a folder of its own."""
     monkeypatch.syspath_prepend(FOLDER)
     check = check_module()
-    said = SimpleNamespace(made=0, statements="theorems\n", foreign=[], golden="stages\n", alike=True, ocaml=True, assumed=[])
+    said = SimpleNamespace(
+        made=0, statements="theorems\n", foreign=[], golden="stages\n", alike=True, ocaml=True, assumed=[]
+    )
     monkeypatch.setattr(check, "HERE", tmp_path)
     monkeypatch.setattr(check, "missing", str)
     monkeypatch.setattr(check, "assumed", lambda: said.assumed)
@@ -256,7 +260,9 @@ def checked(tmp_path, monkeypatch):
     monkeypatch.setattr(check, "statements", lambda workers: (said.statements, said.foreign))
     monkeypatch.setattr(check, "prints_alike", lambda: said.alike)
     monkeypatch.setattr(check, "extracts", lambda: said.ocaml)
-    monkeypatch.setattr(check, "golden", SimpleNamespace(build=lambda folder: folder, golden=lambda program: said.golden))
+    monkeypatch.setattr(
+        check, "golden", SimpleNamespace(build=lambda folder: folder, golden=lambda program: said.golden)
+    )
     monkeypatch.setattr(check, "index", lambda: {"A": {"theorems": ["F.a", "F.b"]}, "B": {"theorems": ["F.c"]}})
     for name in ("statements", "golden"):
         (tmp_path / ("statements.txt" if name == "statements" else "golden.json")).write_text(getattr(said, name))
@@ -335,11 +341,17 @@ def test_statements_and_axioms_by_file(monkeypatch):
 
     def said(file, theorems):
         asked.append((file, theorems))
-        axioms = ["Classical_Prop.classic", "FunctionalExtensionality.functional_extensionality_dep"] if file == "One" else []
+        axioms = (
+            ["Classical_Prop.classic", "FunctionalExtensionality.functional_extensionality_dep"]
+            if file == "One"
+            else []
+        )
         return {name: f"  : {file} {name}" for name in theorems}, axioms
 
     monkeypatch.setattr(check, "_asked", said)
-    monkeypatch.setattr(check, "index", lambda: {"A": {"theorems": ["Two.c", "One.a"]}, "B": {"theorems": ["One.b", "One.a"]}})
+    monkeypatch.setattr(
+        check, "index", lambda: {"A": {"theorems": ["Two.c", "One.a"]}, "B": {"theorems": ["One.b", "One.a"]}}
+    )
     text, foreign = check.statements(1)
     assert asked == [("One", ["a", "b"]), ("Two", ["c"])]
     assert foreign == []
@@ -354,7 +366,9 @@ def test_statements_and_axioms_by_file(monkeypatch):
 def test_which_mathcomp_and_whether_the_evaluator_can_be_compiled(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     check, code = check_module(), 0
-    monkeypatch.setattr(check.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=code, stdout=f"{tmp_path}\n"))
+    monkeypatch.setattr(
+        check.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=code, stdout=f"{tmp_path}\n")
+    )
     assert check.prints_alike()
     (tmp_path / "user-contrib" / "HB").mkdir(parents=True)
     assert not check.prints_alike()

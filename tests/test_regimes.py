@@ -137,7 +137,9 @@ def test_sums_are_wrong_beyond_the_next_order():
         assert r7._wrong(r7._Evaluated([], [point], sums[None], np.full((1, 3), unsure), {}), 8) == wrong
 
 
-@pytest.mark.parametrize(("bends", "chosen"), [((0.2, 0.1, 0.06, 0.04, 0.02, 0.01), 0.08), ((0.9, 0.3, 0.2, 0.4, 0.5, 0.6), 0.16)])
+@pytest.mark.parametrize(
+    ("bends", "chosen"), [((0.2, 0.1, 0.06, 0.04, 0.02, 0.01), 0.08), ((0.9, 0.3, 0.2, 0.4, 0.5, 0.6), 0.16)]
+)
 def test_the_largest_step_within_the_error_budget_is_taken(monkeypatch, bends, chosen):
     """Of the stale gap, on all corners; where none is, the one with the least error."""
     asked = []

@@ -83,7 +83,8 @@ def test_intervals():
         (in_sign(interval(0.0, 0.2), 3.0), "open: the interval holds 0"),
         (in_sign(interval(-0.2, 0.0), 3.0), "open: the interval holds 0"),
         (in_size(interval(-0.1, 1.5), 3.0), "open: the interval holds 0"),
-        (in_value(interval(0.075, 0.3), 0.15), "agrees in value"),
+        (in_value(interval(0.075, 0.2), 0.15), "open: the interval holds the paper's number, its half or its double too"),
+        (in_value(interval(0.1, 0.3), 0.15), "open: the interval holds the paper's number, its half or its double too"),
         (in_value(interval(0.15, 0.2), 0.15), "agrees in value"),
         (in_value(interval(0.1, 0.15), 0.15), "agrees in value"),
         (in_exponent(interval(1.0, 1.94), (1.94, 2.29)), "agrees in exponent"),
@@ -599,6 +600,8 @@ def test_a_section_of_the_report(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "**A quick run: smaller teams" in text
     assert "--only 'Tab 1' --seeds 2 --quick`" in text
+    build(tmp_path, [one_question(tmp_path, quick=True, seeds=2), one_question(tmp_path, "Tab 2")])
+    assert "**A quick run: smaller teams" in (tmp_path / "report.md").read_text()  # one of them is
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "list", "unsealed"])

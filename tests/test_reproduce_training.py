@@ -1,4 +1,4 @@
-"""How a run of the paper's questions is made: its seeds, settings and starts, what is timed and what is kept; nothing is trained."""
+"""How a run of the paper's questions is made: seeds, settings, starts, what is timed and what is kept; nothing is trained."""
 
 import json
 from dataclasses import replace
@@ -87,7 +87,9 @@ def test_starts_are_of_a_seed_and_of_a_member(monkeypatch):
     monkeypatch.setattr(training, "init_team", lambda team, key: asked.append(key) or "params")
     for seed, member in ((3, 0), (3, 2), (4, 0)):
         assert training.start_of.__wrapped__(SAMPLED, False, seed, None, member) == "params"
-    expected = [jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), k) for seed, k in ((3, 0), (3, 2), (4, 0))]
+    expected = [
+        jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), k) for seed, k in ((3, 0), (3, 2), (4, 0))
+    ]
     assert keys(asked) == keys(expected)
 
 
@@ -141,7 +143,8 @@ def test_sampled_teams_are_measured_on_prompts_that_were_held_out(monkeypatch):
 def test_what_is_kept_of_an_update():
     """What the audit knows and was asked for, what was watched, diagnostics of the rollouts under a name of their own."""
     record = SimpleNamespace(
-        exact={"kl": 1.0, "zeta": 2.0, "objective_before": 3.0, "nobody": 4.0, "watch_k1": 5.0}, info={"tokens": 6, "nobody": 7},
+        exact={"kl": 1.0, "zeta": 2.0, "objective_before": 3.0, "nobody": 4.0, "watch_k1": 5.0},
+        info={"tokens": 6, "nobody": 7},
         stage=8, update=9, agent=10, resampled=True, rollouts=11, path_kl=12.0, surrogate=13.0,
     )  # fmt: skip
     booked = {"stage": 8, "update": 9, "agent": 10, "resampled": True, "rollouts": 11, "path_kl": 12.0}
@@ -165,7 +168,8 @@ def test_tables_by_stage(monkeypatch):
         seen.append((key, stage, list(order)))
         before, after = ([x + stage for x in pair] for pair in ((0.0, 0.5), (1.0, 1.5)))
         records = [
-            SimpleNamespace(exact={name: np.array(x[stage][update]) for name, x in found.items()}) for update in range(2)
+            SimpleNamespace(exact={name: np.array(x[stage][update]) for name, x in found.items()})
+            for update in range(2)
         ]
         records[0].exact["objective_before"], records[-1].exact["objective_after"] = np.array(before), np.array(after)
         return state, records
@@ -188,7 +192,7 @@ def test_tables_by_stage(monkeypatch):
 def test_steps_of_tables(monkeypatch):
     """Of the radius of the run: the exact one without rollouts, the paper's with them."""
     asked = []
-    monkeypatch.setattr(tables, "kl_constrained", lambda radius: asked.append(radius))
+    monkeypatch.setattr(tables, "kl_constrained", asked.append)
     monkeypatch.setattr(tables, "ppo_clip", lambda radius, backtracks: asked.append((radius, backtracks)))
     monkeypatch.setattr(tables, "exact_backend", lambda team, step: None)
     monkeypatch.setattr(tables, "sampled_backend", lambda team, step, sampling: None)
@@ -198,7 +202,7 @@ def test_steps_of_tables(monkeypatch):
     assert asked == [0.3, (0.3, 6)]
 
 
-# --------------------------------------------------------------------------------------------------- how programs end, the explorer
+# ------------------------------------------------------------------------------------------------- how programs end, the explorer
 
 
 @pytest.mark.parametrize(
@@ -268,9 +272,13 @@ def test_the_file_of_the_explorer(tmp_path, monkeypatch, capsys):
     })  # fmt: skip
     found = explorer.document()
     assert found["one"]["axes"] == explorer.AXES["one"]
-    first, *_, last = found["one"]["values"]
-    assert first == [0.333333, 0.1, 4.0, 1.23457, None, 6.66667e-10, 5.0]
-    assert [row[:2] for row in found["one"]["values"]] == [[0.333333, 0.1], [0.333333, 0.2], [0.666667, 0.1], [0.666667, 0.2]]
+    assert found["one"]["values"][0] == [0.333333, 0.1, 4.0, 1.23457, None, 6.66667e-10, 5.0]
+    assert [row[:2] for row in found["one"]["values"]] == [
+        [0.333333, 0.1],
+        [0.333333, 0.2],
+        [0.666667, 0.1],
+        [0.666667, 0.2],
+    ]
     monkeypatch.setattr(explorer, "document", lambda: json.loads(explorer.VALUES.read_text()))
     explorer.main(tmp_path / "values.json")
     assert (tmp_path / "values.json").read_bytes() == explorer.VALUES.read_bytes()

@@ -76,7 +76,9 @@ def test_growth_of_the_relay(drawn):
     """Sums over ε² with the slope of each, the paper's beside them; local slopes; two bounds and the share of the sharp one."""
     n, steps, gaps, known, leading, slopes = relay_curves()
     relay = scaling.RelayCurves(n, steps, gaps, known, leading, slopes, 0)
-    random = {held: {name: np.outer(n, [1.0, 3.0]) * (1 + k) for k, name in enumerate(gaps)} for held in ("agent", "message")}
+    random = {
+        held: {name: np.outer(n, [1.0, 3.0]) * (1 + k) for k, name in enumerate(gaps)} for held in ("agent", "message")
+    }
     random["message"] = {name: 4 * x for name, x in random["message"].items()}
     lines = {held: dict.fromkeys(gaps, SLOPE) for held in random}
     sums, local, two, share, teams, _ = drawn(
@@ -156,7 +158,14 @@ def test_the_map_of_regimes(drawn):
     assert [x.get_text() for x in axes[0].get_yticklabels()] == ["0", "0.5", "1"]
     first = {"stale": "1.3", "fresh": "0.3", "cached": "2.3"}  # .9 off, and half and the interval are one
     for ax, gap in zip(axes, first, strict=True):
-        assert texts(ax) == {(0, 0): first[gap], (1, 0): "0.8*", (0, 1): "1.3*", (1, 1): "0.0", (0, 2): "2.2", (1, 2): "–"}
+        assert texts(ax) == {
+            (0, 0): first[gap],
+            (1, 0): "0.8*",
+            (0, 1): "1.3*",
+            (1, 1): "0.0",
+            (0, 2): "2.2",
+            (1, 2): "–",
+        }
     cells = {(x["gap"], x["coherence"], x["leak"]): x for x in r7.as_dict(found)["cells"]}
     assert len(cells) == 18
     assert [cells["stale", c, 0.0]["slope"] for c in (0.0, 0.5, 1.0)] == [1.3, 1.3, 2.2]
@@ -184,7 +193,9 @@ def test_constants_over_the_discount(drawn):
     """As they are, and over √γ; what is decided, the recursion and the curves beside them."""
     g = (0.01, 0.25)
     upper = {0.01: s13.Upper(fmpq(1, 100), fmpq(1, 8), fmpq(1, 10), 1)}
-    found = s13.Constants(g, np.array([0.1, 0.3]), np.array([0.2, 0.4]), np.array([0.3, 0.5]), {0.25: 0.45}, upper, [], 0)
+    found = s13.Constants(
+        g, np.array([0.1, 0.3]), np.array([0.2, 0.4]), np.array([0.3, 0.5]), {0.25: 0.45}, upper, [], 0
+    )
     for ax, by in zip(drawn(s13, s13.constant_figure, found), ((1, 1), (0.1, 0.5)), strict=True):
         same(line(ax, "paid doors (lower, enclosed)"), [g, np.array([0.1, 0.3]) / by])
         same(line(ax, "coins, small steps (lower, exact limit)"), [g, np.array([0.2, 0.4]) / by])
@@ -211,7 +222,10 @@ def test_certified_shares_of_a_kind(drawn):
 def finite_samples():
     """Two teams of 200 repetitions; the second has no bounded ratio."""
     alphas, names = s8.ALPHAS, [m.name for m in s8.LIMITS]
-    covered = {team: {name: {a: 200 - k * (1 + (a < 0.1)) for a in alphas} for name in names} for k, team in ((4, "one"), (8, "two"))}
+    covered = {
+        team: {name: {a: 200 - k * (1 + (a < 0.1)) for a in alphas} for name in names}
+        for k, team in ((4, "one"), (8, "two"))
+    }
     del covered["two"]["bounded ratio, betting"]
     needed = {team: dict.fromkeys(names, 2_500) for team in ("one, fast", "two, slow")}
     needed["two, slow"][names[0]] = None

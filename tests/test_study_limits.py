@@ -1,9 +1,8 @@
-"""What the simulations and searches of theory/ count and say, by value: S8, S11, S12, S13, U1 and U4 on numbers that are known."""
+"""What the simulations and searches of theory/ count and say, by value: S8, S11, S12, S13, U1, U4 on numbers that are known."""
 
 import math
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 from flint import arb, fmpq
@@ -62,8 +61,7 @@ def test_a_row_of_coverage(monkeypatch):
 
 
 def test_coverage_is_of_the_true_improvement(monkeypatch):
-    """Each limit at each level against the improvement of the team, however often it is above it; no bounded ratio where
-    there is none."""
+    """Each limit at each level against the improvement of the team; no bounded ratio where there is none."""
     asked = []
 
     def exceeds(limit, sample, mean, level):
@@ -139,7 +137,7 @@ def test_how_long_rollouts_are_counted(monkeypatch, quick, thorough):
     assert {name: sizes[-1] for name, sizes in found.sizes.items()} == {"2": most, "16": 20_000, "64": 5_000}
 
 
-# --------------------------------------------------------------------------------------------------------- S8, any number of prompts
+# ------------------------------------------------------------------------------------------------------ S8, any number of prompts
 
 
 def test_a_row_of_optional_stopping(monkeypatch):
@@ -147,15 +145,17 @@ def test_a_row_of_optional_stopping(monkeypatch):
     repeats = 500
     enough = repeats - refuted_from(0.1, repeats)
     kept = iter([enough + 1, enough, 500, 500])
-    monkeypatch.setattr(s8_anytime, "_kept", lambda *_: {"anytime": next(kept), s8_anytime.RULES[1]: 0, s8_anytime.RULES[2]: 0})
+    monkeypatch.setattr(
+        s8_anytime, "_kept", lambda *_: {"anytime": next(kept), s8_anytime.RULES[1]: 0, s8_anytime.RULES[2]: 0}
+    )
     monkeypatch.setattr(s8_anytime, "_saved", lambda task, *_: s8_anytime.Saved(
         0.125, np.arange(1.0, 11.0), 42, None, (25, 30)
     ))  # fmt: skip
     monkeypatch.setattr(s8_anytime, "thresholds", lambda rule, alpha, prompts: rule)
     monkeypatch.setattr(s8_anytime, "replanned", lambda rng, streams, sizes, alpha: 40)
-    error = {rule: x for rule, x in zip(s8_anytime.RULES, (0.101, 0.9, 0.9), strict=True)}
+    error = dict(zip(s8_anytime.RULES, (0.101, 0.9, 0.9), strict=True))
     monkeypatch.setattr(s8_anytime, "ever", lambda rule: np.linspace(0, error[rule], 10_000))
-    row, data = s8_anytime.run(True, np.random.default_rng(0))
+    row, _ = s8_anytime.run(True, np.random.default_rng(0))
     assert (row.violations, row.checks, row.instances) == (1 + 1, 4 + 1, 4 * repeats)
     assert row.tightest == pytest.approx(1.01)
     assert row.detects == pytest.approx(refuted_from(0.1, repeats) / 50 - 1)
@@ -164,7 +164,10 @@ def test_a_row_of_optional_stopping(monkeypatch):
     assert f"betting limit planned anew at 7 doublings of B: 0.200 [{low:.3f}, {high:.3f}]" in row.note
     low, high = clopper_pearson(enough, repeats)
     assert f"anytime {enough / repeats:.1%} [{low:.1%}, {high:.1%}]" in row.note
-    assert "(improvement 0.1250): anytime 6 [2, 9], nine in ten by 9, fixed B betting 42, Bernstein more than 30" in row.note
+    assert (
+        "(improvement 0.1250): anytime 6 [2, 9], nine in ten by 9, fixed B betting 42, Bernstein more than 30"
+        in row.note
+    )
     kept, error["anytime"] = iter([500] * 4), 0.1
     assert s8_anytime.run(True, np.random.default_rng(0))[0].violations == 0
 
@@ -189,10 +192,14 @@ def test_streams_in_which_a_limit_is_kept(monkeypatch):
 def test_prompts_until_a_limit_is_positive(monkeypatch):
     """The first prompt is number 1; infinite if never; a fixed number is enough where it and all later ones are."""
     values = np.zeros((60, 40))
-    monkeypatch.setattr(s8_anytime, "_streams", lambda *_: (fs.Sample(values, -1.0, 1.0), fs.Sample(values + 1, -1.0, 1.0)))
+    monkeypatch.setattr(
+        s8_anytime, "_streams", lambda *_: (fs.Sample(values, -1.0, 1.0), fs.Sample(values + 1, -1.0, 1.0))
+    )
     found = np.full((60, 40), -1.0)
     found[0, 0], found[1, 6:8], found[59, 39] = (math.log(1 / s8_anytime.ALPHA),) * 3
-    monkeypatch.setattr(fs, "anytime_log_capital", lambda sample, mean: found[-10:] if len(sample.values) == 10 else found[:50])
+    monkeypatch.setattr(
+        fs, "anytime_log_capital", lambda sample, mean: found[-10:] if len(sample.values) == 10 else found[:50]
+    )
     asked = []
 
     def exceeds(limit, sample, mean, alpha):
@@ -206,15 +213,16 @@ def test_prompts_until_a_limit_is_positive(monkeypatch):
     assert (saved.first[0], saved.first[1], saved.first[59]) == (1, 7, 40)
     assert np.isinf(saved.first[2:59]).all()
     assert (saved.betting, saved.bernstein) == (36, None)
-    assert asked == [(bound, bound == "bernstein", size, 0.0, 0.1) for bound in ("betting", "bernstein") for size in (25, 30, 36)]
+    assert asked == [
+        (bound, bound == "bernstein", size, 0.0, 0.1) for bound in ("betting", "bernstein") for size in (25, 30, 36)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------------ S8, networks
 
 
 def test_transcripts_are_drawn_from_the_law_in_groups(monkeypatch):
-    """One prompt for a group where chance writes the first symbol, else each transcript by itself; refuted by what had
-    probability 1e-6."""
+    """One prompt for a group where chance writes the first symbol; refuted by what had probability 1e-6."""
     leaves, repeats, prompts = 2**s8_networks.networks.HORIZON, 200, 20
     rng = np.random.default_rng(5)
     p, q = rng.dirichlet(np.ones(leaves), (2, 2))
@@ -224,7 +232,9 @@ def test_transcripts_are_drawn_from_the_law_in_groups(monkeypatch):
     active = np.zeros((2, nodes), int)
     active[1, 0] = -1  # of the second team chance draws the first symbol
     team = SimpleNamespace(active=active, reward=reward)
-    stages = SimpleNamespace(team=team, order=np.zeros((2, 2), int), current=np.zeros((2, nodes, 2)), target=np.zeros((2, nodes, 2)))
+    stages = SimpleNamespace(
+        team=team, order=np.zeros((2, 2), int), current=np.zeros((2, nodes, 2)), target=np.zeros((2, nodes, 2))
+    )
     laws, asked = iter([p, q]), []
     monkeypatch.setattr(s8_networks.networks, "make", lambda rng: stages)
     monkeypatch.setattr(s8_networks.jax.tree, "map", lambda f, x: x)
@@ -260,9 +270,7 @@ def test_what_breaks_s11_is_counted(monkeypatch):
     monkeypatch.setattr(s11, "climb", lambda n, rng, *effort, before: stages.append(before) or n)
     monkeypatch.setattr(s11, "in_order_stage", lambda m: -m)
     costs, held = s11.in_order_costs(s11.DEPTH), True
-    monkeypatch.setattr(
-        s11, "enclosed_ratio", lambda stage: (arb(1.5) if stage > 0 else 1 / costs[-stage], held)
-    )
+    monkeypatch.setattr(s11, "enclosed_ratio", lambda stage: (arb(1.5) if stage > 0 else 1 / costs[-stage], held))
     row, found = s11.run(True, np.random.default_rng(0))
     assert (row.violations, row.checks, row.instances) == (0, 2 * 4 + s11.DEPTH, 4)
     assert stages == [None, 2]
@@ -307,7 +315,13 @@ def laws_of(rows):
 def test_what_is_above_the_truth_is_counted_and_what_is_accepted():
     """Of numbers that no team has: S12's certificate ln 2 for a gain of 0; S9's 0 for a loss of 1; a gap above its bound."""
     fine = (0.5, 0.5, 0.5, 0.5, 1.0, 0.25, 0.5)
-    rows = [fine, (2, 2, 1, 1, 1, 0, 0), (1, 1, 1, 2, -1, 0, 0), (1, 1, 1, 1, 1, 1 + 2e-9, 1), (1, 1, 1, 1, 1, 1 + 5e-10, 1)]
+    rows = [
+        fine,
+        (2, 2, 1, 1, 1, 0, 0),
+        (1, 1, 1, 2, -1, 0, 0),
+        (1, 1, 1, 1, 1, 1 + 2e-9, 1),
+        (1, 1, 1, 1, 1, 1 + 5e-10, 1),
+    ]
     engine = s12.judged(laws_of(rows))[0]
     assert engine.above == 3
     assert engine.bound == pytest.approx(1, abs=1e-8)
@@ -378,16 +392,18 @@ def test_what_breaks_s13_is_counted(monkeypatch):
 
 
 def test_shares_of_the_improvement(monkeypatch):
-    """(L − penalty)/improvement; the least penalty's is the largest; above the improvement by more than rounding is counted; an
-    improvement within rounding has no share."""
+    """(L − penalty)/improvement, the least penalty's is the largest; above it beyond rounding is counted, within it no share."""
     report = SimpleNamespace(
-        surrogate_intermediate=np.array([0.5, 9.0]), rounding=SimpleNamespace(fresh=np.array([0.125, 9.0]), relative=2.0**-5)
+        surrogate_intermediate=np.array([0.5, 9.0]),
+        rounding=SimpleNamespace(fresh=np.array([0.125, 9.0]), relative=2.0**-5),
     )  # a budget of 1/8 + 8·2⁻⁵·½ = 1/4
     for improvement, shares, above in (
         (0.4, {"a": 0.25, "b": 1.0, "c": 1.75, "least": 1.75}, 2), (0.5, {"a": 0.2, "b": 0.8, "c": 1.4, "least": 1.4}, 0),
         (0.25, dict.fromkeys(("a", "b", "c", "least"), math.nan), 2),
     ):  # fmt: skip
-        monkeypatch.setattr(u1, "certified_step", lambda *_, x=improvement: SimpleNamespace(report=report, improvement=x))
+        monkeypatch.setattr(
+            u1, "certified_step", lambda *_, x=improvement: SimpleNamespace(report=report, improvement=x)
+        )
         monkeypatch.setattr(u1, "ladder", lambda report, rungs: {
             "a": np.array([0.4, 0.0]), "b": np.array([0.1, 0.0]), "c": np.array([-0.2, 0.0])
         })  # fmt: skip
@@ -424,7 +440,9 @@ def test_a_row_of_certified_shares(monkeypatch):
     asked = []
     monkeypatch.setattr(u1.programs, "run", run)
     monkeypatch.setattr(
-        u1, "gymnasium_team", lambda *given, **more: asked.append((given, more)) or SimpleNamespace(reward=np.zeros((4, 2)))
+        u1,
+        "gymnasium_team",
+        lambda *given, **more: asked.append((given, more)) or SimpleNamespace(reward=np.zeros((4, 2))),
     )
     row, curves = u1.run(instances, np.random.default_rng(0), (("a world", 3),))
     assert asked == [(("a world", 3), {"discount": 0.9, "drop_time_limit": True})]
@@ -443,8 +461,7 @@ def test_a_row_of_certified_shares(monkeypatch):
 
 
 def test_what_theorems_forbid_is_counted(monkeypatch):
-    """One update of three loses and no stage does: counted where contexts are told apart, for fresh and stale rollouts, and
-    wherever value-weighted updates are on fresh ones."""
+    """One update of three loses and no stage: counted on fresh and stale rollouts where contexts are told apart, or weighted."""
     drawn, weighted = [], value_weighted()
     monkeypatch.setattr(u4, "value_weighted", lambda: weighted)
 
@@ -471,7 +488,10 @@ def test_what_theorems_forbid_is_counted(monkeypatch):
     assert found.cells["mine", None, 0.5, "cached"].lost == pytest.approx((0.125,) * 3)
     assert found.cells["mine", 1, 0.5, "cached"].lost == (0, 0, 0)
     assert found.cells["mine", None, 0.1, "fresh"].updates == pytest.approx((1 / 3,) * 3)
-    assert "mine: lost stale 0.0 [0.0, 0.0] %, cached 0.0 [0.0, 0.0] %, updates worse fresh 33.3 [33.3, 33.3] %" in row.note
+    assert (
+        "mine: lost stale 0.0 [0.0, 0.0] %, cached 0.0 [0.0, 0.0] %, updates worse fresh 33.3 [33.3, 33.3] %"
+        in row.note
+    )
     assert "all told apart: lost 12.5 % at most, either way" in row.note
     assert {name: u4.SCHEDULES[name] for name in ("fresh", "stale", "cached")} == dict(
         fresh=fresh, stale=stale_occupancy, cached=once

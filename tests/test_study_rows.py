@@ -52,8 +52,7 @@ def test_the_cloud_holds_what_float64_can_tell_from_zero(monkeypatch):
 
 
 def test_certificates_above_the_truth_are_counted(monkeypatch):
-    """Exactly chosen ones beyond rounding, S10's, and ways whose limits are above the truth too often; not the one without
-    a guarantee."""
+    """Exact ones beyond rounding, S10's, and ways whose limits are above it too often, but for the one without a guarantee."""
     shape, seen = (len(joint.RADII), 10), []
     ways = {name: joint.Outcome(np.full(shape, 0.5), np.ones(shape)) for name in joint.WAYS}
     ways["joint"] = joint.Outcome(np.full(shape, 0.6), np.full(shape, 1.5))
@@ -140,7 +139,7 @@ def test_a_row_of_the_relay(monkeypatch):
 
     leading = r1.leading_coefficients
     monkeypatch.setattr(r1.programs, "run", sums)
-    row, found = r1.run(sizes)
+    row, _ = r1.run(sizes)
     assert (row.violations, row.checks, row.instances) == (0, 9, 3)
     assert row.exponent == pytest.approx(2)
     assert row.detects == 1 / (3 * 16 - 4)  # an integer more or less in the largest of them, twice (3n²−n)/2
@@ -178,7 +177,10 @@ def test_a_row_of_the_running_count(monkeypatch):
 def test_random_teams_that_were_quadratic_would_be_counted(monkeypatch):
     """Of stale gaps, for each thing that is held fixed; the exponent of the ledger is that of a fixed KL per message."""
     n = np.repeat([2.0, 4.0, 8.0], 5)
-    powers = {"agent": {"fresh": 2.75, "stale": 2.25, "cached": 0.5}, "message": {"fresh": 2.5, "stale": 1.25, "cached": 2.5}}
+    powers = {
+        "agent": {"fresh": 2.75, "stale": 2.25, "cached": 0.5},
+        "message": {"fresh": 2.5, "stale": 1.25, "cached": 2.5},
+    }
     made = {held: {name: n**power for name, power in of.items()} for held, of in powers.items()}
     monkeypatch.setattr(r3, "random_stages", lambda *_, **__: None)
     monkeypatch.setattr(
@@ -301,7 +303,10 @@ def test_rows_of_the_rates(monkeypatch):
     assert [(x.violations, x.inconclusive, x.tightest) for x in others] == [(0, 0, 0.75)] * 4
     assert (curves.oracle_checks, curves.oracle_wrong) == (100, 32)
     assert (last.id, last.violations, last.checks) == ("R6.6", 0, 7 * 6)
-    assert "a family (held): exponent 1 predicted, 0.500 [0.250, 0.625] over n = 2…4, 1.000 between the last two" in first.note
+    assert (
+        "a family (held): exponent 1 predicted, 0.500 [0.250, 0.625] over n = 2…4, 1.000 between the last two"
+        in first.note
+    )
     assert "ratio to the bound 0.875 at n = 4, limit 1 = 1.000, remaining factor 1.000" in first.note
     assert "no bound in δ⁰" in others[1].note
 
@@ -314,7 +319,9 @@ def test_one_turn_each_is_checked_by_value(monkeypatch):
     assert Fraction(int(total.p), int(total.q)) == (p + e) ** 3 - p**3 - 3 * e * p**2
 
     def counted(change):
-        monkeypatch.setattr(r6, "chain_gaps", lambda n, p, e, reverse=False: change(chain_gaps(n, p, e, reverse), reverse))
+        monkeypatch.setattr(
+            r6, "chain_gaps", lambda n, p, e, reverse=False: change(chain_gaps(n, p, e, reverse), reverse)
+        )
         return r6._one_turn_each((2, 3))[1]
 
     one = [fmpq(1)]

@@ -87,7 +87,9 @@ def test_random_teams_are_not_quadratic():
     assert curves.slopes["message"]["stale"].high < 2
 
 
-@pytest.mark.parametrize("name", ["small", "middle", "large", "product", "episodic", "tied", "tied product", "tied episodic"])
+@pytest.mark.parametrize(
+    "name", ["small", "middle", "large", "product", "episodic", "tied", "tied product", "tied episodic"]
+)
 def test_random_stages_are_drawn_as_the_ledger_says(monkeypatch, name):
     """Ranges as printed, ends included; 1−γ and steps log-uniform, but for one in fifty; rewards sparse in three of ten."""
     asked = {}

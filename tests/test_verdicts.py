@@ -467,6 +467,22 @@ def test_the_worst_stage_of_a_violated_claim_is_kept(stub_reports, chunk):
     assert [x.ratio for x in heard] == [OPENED]
 
 
+def test_a_stage_on_which_a_claim_holds_exactly_is_no_counterexample(stub_reports, monkeypatch):
+    """Even where its ratio is the larger one in floats."""
+    near = 1 + 0.75 * U
+
+    def exact_checks(stage, only):
+        x = float(np.asarray(stage.team.reward).ravel()[0])
+        return {(only, ""): [(fmpq(3 if x == OPENED else 1, 2), fmpq(1))] * 2}
+
+    monkeypatch.setattr(audit, "exact_checks", exact_checks)
+    heard = []
+    family = family_of([near, OPENED, near])
+    tally = audit.audit_family(family, 3, generator(), (FLOAT,), chunk=3, broken=heard.append)["float", ""]
+    assert (tally.violated, tally.decided) == (1, 3)
+    assert [(x.ratio, float(np.asarray(x.stage.team.reward).ravel()[0])) for x in heard] == [(OPENED, OPENED)]
+
+
 def row(id_="S7", **values):
     start = {
         "statement": "s",
@@ -1012,7 +1028,15 @@ def test_a_family_has_two_hundred_stages_at_least(tmp_path):
     """The others share what was asked for, or the tier's number; it is said before the work."""
     tier = TIERS["quick"]
     plan = suite._plan(tier, Plugins(), 0, None, (NEAR,), STAGE_CLAIMS)
-    shares = {"small": 0.4, "episodic": 0.05, "tied": 0.05, "tied episodic": 0.05, "corners": 0, "episodic corners": 0, "networks": 0}
+    shares = {
+        "small": 0.4,
+        "episodic": 0.05,
+        "tied": 0.05,
+        "tied episodic": 0.05,
+        "corners": 0,
+        "episodic corners": 0,
+        "networks": 0,
+    }
     assert plan.counts == {name: max(200, round(5_000 * share / 0.567)) for name, share in shares.items()}
     assert suite._plan(tier, Plugins(), 0, 50_000, (), STAGE_CLAIMS).counts["small"] == round(50_000 * 0.4 / 0.567)
     single = suite.Single("a team", print)
@@ -1047,6 +1071,21 @@ def test_an_agent_of_a_tied_world_sees_its_column(monkeypatch):
     assert (seen == np.arange(4)[:, None]).all()
     assert (np.asarray(policy) == 0.25).all()
     assert (step, order) == (0.01, [0, 1, 2, 3])
+
+
+def test_the_worst_counterexample_of_a_claim_is_kept():
+    """Of equals the first."""
+    kept = {}
+    for id_, family, ratio in (("a", "1", 1.5), ("b", "2", 9.0), ("a", "3", 2.0), ("a", "4", 1.75), ("a", "5", 2.0)):
+        suite._keep(kept, audit.Counterexample(id_, "", family, ratio, None))
+    assert {id_: (x.family, x.ratio) for id_, x in kept.items()} == {"a": ("3", 2.0), "b": ("2", 9.0)}
+
+
+def test_what_was_stopped_is_not_begun():
+    place = suite._Place(print, stopped=lambda: True)
+    study = Study("late", {}, lambda tier, rng, lock: pytest.fail("begun"))
+    assert suite._study(study, TIERS["quick"], None, place) == Found()
+    assert suite._single(suite.Single("late", lambda: pytest.fail("begun")), (), place) == suite.Audited({}, {})
 
 
 def test_a_worker_sends_files_that_are_made(tmp_path):

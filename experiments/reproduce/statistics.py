@@ -73,7 +73,7 @@ def in_value(ours: Interval, paper: float) -> str:
     if ours.n < 2:
         return "open: too few seeds"
     if ours.low <= paper <= ours.high:
-        narrow = ours.low >= paper / 2 and ours.high <= 2 * paper
+        narrow = ours.low > paper / 2 and ours.high < 2 * paper
         return (
             "agrees in value" if narrow else "open: the interval holds the paper's number, its half or its double too"
         )
