@@ -19,7 +19,7 @@ from teamtr_jax.monitor import (
     verdicts,
     write_token_log,
 )
-from teamtr_jax.monitor.advice import Advice, Reason, _advice, advice, advice_json
+from teamtr_jax.monitor.advice import Advice, Reason, _advice, advice, advice_json, checked_record
 from teamtr_jax.monitor.events import Events
 from teamtr_jax.monitor.scalars import Threshold, passed, scalars, thresholds
 from teamtr_jax.monitor.tex import latex_tables
@@ -66,6 +66,8 @@ def test_it_is_the_verdict(report):
         assert x.reasons["radius"].why == f"{radius.answer}. {radius.because}"
         assert x.reasons["keep_rollouts"].information == ("prior" if x.agents == (0,) else "estimable")
         assert x.reasons["hold"].information == "estimable"
+        wanted = "estimable" if x.radius is None else "estimable, with ϱ declared (prior)"
+        assert x.reasons["radius"].information == wanted
         kept.add(x.keep_rollouts)
     assert kept == {True, False}
     assert any(x.hold for x in found)
@@ -105,6 +107,9 @@ def test_infinities_come_back_from_json(report):
     r = report.records[1] | {"certificate": none, "surrogate": interval, "kl_episode": interval}
     assert '"low": "-inf"' in dump(r)
     assert advice(read_back([r]), SETTINGS) == advice(r, SETTINGS)
+    (again,) = read_back([r])
+    assert checked_record(again) == checked_record(r)
+    assert [again["surrogate"][end] for end in ("value", "low", "high")] == ["inf", "-inf", "inf"]
 
 
 def test_one_record_will_do(report):

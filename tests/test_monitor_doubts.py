@@ -347,6 +347,8 @@ def test_the_level_of_an_accusation():
         middle = (low + high) / 2
         low, high = (middle, high) if capital(middle) < -math.log(1e-6) else (low, middle)
     assert FALSE_ALARM == 1e-6
+    assert TOKEN_STAKES[0] == max(*TOKEN_STAKES, *ROLLOUT_STAKES) == 1.0
+    assert len({*TOKEN_STAKES}) + len({*ROLLOUT_STAKES}) == 8  # for each of the two policies
     for x, accused in ((low - 1e-6, False), (high + 1e-6, True)):
         log = token_log(flat(base, base + x))
         assert (contradiction(log, np.arange(8), AGENT, 1e-4, 0.1) is not None) is accused

@@ -194,6 +194,12 @@ def test_what_does_not_fit_says_what_to_sort_or_that_a_stage_has_to(tmp_path, mo
         monitor(read_stages(path))
 
 
+def test_so_much_memory_is_asked_for_as_was_measured():
+    """180 bytes a row in pieces and 390 of JSON lines (docs/monitor.md), and some room."""
+    assert 180 < reading.PIECEWISE < 2 * 180
+    assert 390 < reading.AT_ONCE < 2 * 390
+
+
 def changed(columns, key, row, value):
     return columns | {key: np.where(np.arange(columns["t"].size) == row, value, columns[key])}
 

@@ -553,6 +553,13 @@ def test_figure_of_the_reward(real):
     assert (ax.get_title(), ax.get_ylabel()) == ("Reward of the rollouts", "mean reward")
 
 
+def test_what_is_too_large_for_a_figure_is_not_drawn(real):
+    """Above 1e30, or infinite: its axis would show nothing else."""
+    records = [FULL | {"reward": ONE | {"value": x}} for x in (1.0, 1e29, 1e31, -1e31, np.inf)]
+    _, points, _ = plot(figures._reward, made(real, *records))
+    near(points[f"reward, {WHO}"], [[0, 1], [1.0, 1e29]])
+
+
 def test_figure_of_the_kl(real):
     third = FULL | {"kl_k1": ONE, "kl_k3": iv(0.75)}
     fourth = FULL | {"kl_k1": ONE | {"low": 0.25}, "kl_k3": ONE | {"high": 0.75}}

@@ -48,7 +48,6 @@ class LogFloor(NamedTuple):
     path: Interval  #: of a rollout: the mean of `Λ(e^D − 1 − D)`, D the sum of d over it: by how much weights are too large
     excess: Interval  #: the same of a token
     rollouts: int  #: that were scored twice
-    prompts: int  #: whose these are
 
     @property
     def visible(self) -> bool:
@@ -167,7 +166,6 @@ def floor_of(log: TokenLog, u: Update, settings: Settings) -> LogFloor | None:
         path=mean(per_prompt(again, noise.weight(True)), alpha),
         excess=ratio(excess, tokens, alpha),
         rollouts=chosen.size,
-        prompts=int(there.sum()),
     )
 
 
