@@ -17,7 +17,7 @@ from teamtr_jax.surrogates import at_once, evaluate_stage, stage_report
 from teamtr_jax.teams import random_stages, relay_stage
 from teamtr_jax.teams.stage_file import stage_from_tables
 from teamtr_jax.types import Counts, Stage, Team
-from teamtr_jax.visits import team_policy
+from teamtr_jax.visits import hybrids, team_policy
 
 
 def drawn(seed, *shape, **settings):
@@ -207,6 +207,8 @@ def test_an_action_is_left_that_nobody_takes(most, choices):
         rows = np.asarray(team_policy(larger.team, jnp.asarray(new)))[:2]
         np.testing.assert_allclose(rows[:, : 2 * most], team_policy(stage.team, old), rtol=1e-15)
         assert (rows[:, 2 * most :] == 0).all()
+    acts = np.asarray(hybrids(jax.tree.map(jnp.asarray, larger)).acts)
+    assert acts.sum(1).tolist() == [0] * 6 + [32] * 2  # of eight agents the two that there are, at all states
 
 
 def test_what_is_too_large_has_a_program_of_its_own():

@@ -427,6 +427,13 @@ def test_what_just_fits_is_taken(monkeypatch):
     with pytest.raises(InputError) as error:
         sizes.fitting("n", 5, lambda n: 3 * n, "rows")
     assert str(error.value) == "n: found 5, which takes 15 B (rows), expected at most 4, what 14 B of memory hold"
+    with pytest.raises(InputError) as error:
+        sizes.require_room(Path("a.log"), 5, 3, "fewer rows")
+    assert (
+        str(error.value)
+        == "a.log: found about 5 rows, which take 15 B, expected at most 4 rows in 14 B of memory: fewer rows"
+    )
+    sizes.require_room(Path("a.log"), 7, 2, "fewer rows")
 
 
 @pytest.mark.parametrize(("limit", "less"), [("12345\n", 12345), ("max\n", None), ("1" + "0" * 30, None), (None, None)])

@@ -510,6 +510,14 @@ def test_handover_by_hand():
             assert P[station, joint].tolist() == np.eye(3)[following].tolist()
             assert r[station, joint] == (takers == 1 and station == 2)
     assert (float(team.dynamics.discount), team.factors, team.initial.tolist()) == (0.5, (2, 2, 2), [1.0, 0.0, 0.0])
+    assert handover_team(2, 1).reward.tolist() == [[0.0, 1.0, 1.0, 0.0]]
+    for agents, stations, message in (
+        (1, 1, "agents: found 1, expected 2"),
+        (11, 1, "agents: found 11"),
+        (2, 0, "stations: found 0"),
+    ):
+        with pytest.raises(InputError, match=f"^{message}"):
+            handover_team(agents, stations)
 
 
 @pytest.mark.parametrize(("discount", "horizon"), [(None, None), (0.9, 3)])
