@@ -1109,8 +1109,8 @@ def test_what_the_records_say_together():
 
 def test_what_a_command_does_if_nothing_is_asked_for(tmp_path):
     """Defaults decide results: whoever changes one means it."""
-    told = {"method": "teamtr", "order": "fixed", "updates": "sequential", "group": 8, "temperature": 1.0, "delta": 0.02, "seed": 0,
-            "sharers": None, "test_prompts": None, "tensorboard": False, "log": None}  # fmt: skip
+    told = {"method": "teamtr", "order": "fixed", "updates": "sequential", "group": 8, "temperature": 1.0, "delta": 0.02,
+            "seed": 0, "sharers": None, "test_prompts": None, "tensorboard": False, "log": None}  # fmt: skip
     warm = WarmStart(low=0.25, high=0.4, smoothing=0.15, every=50)
     toy = told | {"prompts": 128, "learning_rate": 2e-4, "epochs": 2, "test_samples": 4, "task": "carry", "warm": warm,
                   "probe_prompts": 1024, "difficulty": ("digits=2",), "model": ModelConfig()}  # fmt: skip
