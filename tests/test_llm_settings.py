@@ -3,6 +3,7 @@
 import math
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -165,6 +166,16 @@ def test_memory_by_hand():
     inside = 4 * 5 * 6 * (4 * 16 + 3 * 48 + 2 * 6)  # five conversations, hidden width 48
     assert required(TEAM, 10, 5, 3) == required(TEAM, rows=10) + states + inside + 4 * 10 * (2 * 16 + 3)
     assert bytes_text(required(TEAM)) == f"{8 * one / 1000:.3g} kB"
+
+
+def test_memory_is_what_a_device_may_use(monkeypatch):
+    """What is in use now is no limit; a CPU says nothing, and has that of the machine."""
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_in_use": 7, "bytes_limit": 1000})
+    monkeypatch.setattr(sizes.jax, "local_devices", lambda: [device])
+    assert sizes.device_memory() == 1000
+    device.memory_stats = lambda: None
+    monkeypatch.setattr(sizes.sizes, "memory", lambda: 5)
+    assert sizes.device_memory() == 5
 
 
 def test_what_would_fit_fits(monkeypatch):
