@@ -35,9 +35,10 @@ from experiments.llm.measure import (
     regression,
 )
 from experiments.llm.plugins import task_of
-from experiments.llm.settings import Compare, Eval, Show, Train
+from experiments.llm.settings import TEST_PROMPTS, Compare, Eval, Show, Train
 from experiments.llm.setup import set_up
 from experiments.llm.transcripts import show, standing, transcript, verdict
+from experiments.llm.words.settings import TEXT_PROMPTS, Adapters, TextCompare, TextTrain
 from experiments.reproduce.question import ReproduceSettings
 from experiments.saved import places, write_json
 from experiments.tables import show as table
@@ -47,6 +48,8 @@ from teamtr_jax.llm.methods import METHODS
 from teamtr_jax.llm.model import ModelConfig
 from teamtr_jax.llm.replacement import agent_from_checkpoint
 from teamtr_jax.llm.tasks import TASKS, Copy, Problem, base, is_held_out
+from teamtr_jax.llm.text_warm_start import TextWarmStart
+from teamtr_jax.llm.warm_start import WarmStart
 from teamtr_jax.monitor import read_token_log
 from teamtr_jax.sampler_settings import Sampler
 from teamtr_jax.training import CHECKPOINTS, JOURNAL, read_records
@@ -1102,6 +1105,31 @@ def test_what_the_records_say_together():
         "undone": 1, "k1_over_kl": pytest.approx([0.75, 1.0, 1.5]), "k3_over_kl": pytest.approx([0.75, 1.0, 1.25]),
     }  # fmt: skip
     assert keeping.done_of(records[2:3])["k1_over_kl"] is None
+
+
+def test_what_a_command_does_if_nothing_is_asked_for(tmp_path):
+    """Defaults decide results: whoever changes one means it."""
+    told = {"method": "teamtr", "order": "fixed", "updates": "sequential", "group": 8, "temperature": 1.0, "delta": 0.02,
+            "seed": 0, "sharers": None, "test_prompts": None, "tensorboard": False, "log": None}  # fmt: skip
+    warm = WarmStart(low=0.25, high=0.4, smoothing=0.15, every=50)
+    toy = told | {"prompts": 128, "learning_rate": 2e-4, "epochs": 2, "test_samples": 4, "task": "carry", "warm": warm,
+                  "probe_prompts": 1024, "difficulty": ("digits=2",), "model": ModelConfig()}  # fmt: skip
+    words = told | {"prompts": 16, "learning_rate": 3e-4, "epochs": 1, "test_samples": 1, "task": "arithmetic", "steps": 4,
+                    "micro_batch": 8, "warm": TextWarmStart(), "dtype": "float32", "drift": "keep", "full": False, "remat": False,
+                    "unroll": True, "verifier": "number", "lora": Adapters(8, 16.0)}  # fmt: skip
+    for settings, stages, expected in (
+        (Train(tmp_path), 12, toy), (Compare(tmp_path), 10, toy | {"methods": None, "seeds": 3}),
+        (TextTrain(tmp_path, base=("x",)), 6, words),
+        (TextCompare(tmp_path, base=("x",)), 6,
+         words | {"methods": ("teamtr", "no_resampling", "importance_weights", "grpo"), "seeds": 3}),
+    ):  # fmt: skip
+        assert {name: getattr(settings, name) for name in expected} == expected
+        assert settings.stages == stages
+    assert Eval(tmp_path) == Eval(tmp_path, None, 8, (), False, 1)
+    assert Show(tmp_path) == Show(tmp_path, 8, False, False, 2)
+    assert (TEST_PROMPTS, TEXT_PROMPTS) == (512, 200)
+    swap = swaps.Replace(tmp_path)
+    assert (swap.stages, swap.radius, swap.probes, swap.seed, swap.home) == (5, 0.05, 500, 1, tmp_path / "replacement")
 
 
 def test_events_of_tensorboard(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from teamtr_jax.llm.language_model import LanguageModel, logits_of
 from teamtr_jax.llm.llama.adapters import adapted, merged, without_adapters
 from teamtr_jax.llm.llama.config import LlamaConfig, config_of
 from teamtr_jax.llm.llama.load import load_agent
-from teamtr_jax.llm.llama.lora import Lora
+from teamtr_jax.llm.llama.lora import LINEARS, Lora
 from teamtr_jax.llm.llama.rope import Rope
 from teamtr_jax.validation import InputError
 
@@ -329,6 +329,22 @@ def test_every_leaf_has_a_rule(adapters):
             assert spec[-1] is None
         if "lora_b" in name:
             assert spec[1] is None
+
+
+def test_what_meets_lies_along_the_same_axes():
+    """Adapters and bias as their kernel; what q, k, v, gate and up give is divided as o and down take it; tables by ids."""
+
+    def spec(name):
+        found = next(spec for pattern, spec in TINY.partition() if re.search(pattern, name))
+        return (*found, None, None, None)[:3]
+
+    for linear in LINEARS:
+        (_, into, out), adapter = spec(f"layers/{linear}/kernel"), f"layers/{linear}/lora"
+        assert spec(f"{adapter}_a") == (None, into, None)
+        assert spec(f"{adapter}_b") == (None, None, out)
+        assert (into, out) == (("tensor", "fsdp") if linear in ("o", "down") else ("fsdp", "tensor"))
+        assert spec(f"layers/{linear}/bias") == (None, None if linear in ("o", "down") else "tensor", None)
+    assert spec("embedding") == spec("head/kernel") == ("tensor", None, None)
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,57 @@ def test_caches_in_parts_and_logits_from_a_position(window):
         np.testing.assert_allclose(LOGITS(config, layout, params, tokens, first=first), expected[:, first:], atol=1e-5)
 
 
+def by_hand(config, layout, params, tokens):
+    """Logits ``[N, A]`` of one row, as the docstrings say, in NumPy and float64."""
+    p, n = jax.tree.map(lambda x: np.asarray(x, np.float64), params), len(tokens)
+
+    def linear(own, x):
+        return x @ own["kernel"] + x @ own["lora_a"] @ own["lora_b"] / config.lora_rank
+
+    def norm(own, x):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * own["scale"]
+
+    def turned(x):
+        half = x.shape[-1] // 2
+        angle = np.arange(n)[:, None, None] * config.rope_base ** (-np.arange(half) / half)
+        first, second = x[..., :half], x[..., half:]
+        return np.concatenate(
+            [first * np.cos(angle) - second * np.sin(angle), first * np.sin(angle) + second * np.cos(angle)], -1
+        )
+
+    x = p["embedding"][tokens] * config.width**0.5
+    seen = (np.arange(n) <= np.arange(n)[:, None]) & ((tokens != layout.vocabulary.pad) | np.eye(n, dtype=bool))
+    for k in range(config.layers):
+        block = p[f"block_{k}"]
+        attention = block["Attention_0"]
+        joint = np.split(linear(attention["qkv"], norm(block["RMSNorm_0"], x)), 3, -1)
+        q, k, v = (part.reshape(n, config.heads, -1) for part in joint)
+        scores = np.einsum("qhd,khd->hqk", turned(q), turned(k)) / (config.width / config.heads) ** 0.5
+        weights = np.exp(np.where(seen, scores, -np.inf))
+        read = np.einsum("hqk,khd->qhd", weights / weights.sum(-1, keepdims=True), v)
+        x = x + linear(attention["out"], read.reshape(n, -1))
+        gate, up = np.split(linear(block["gate_up"], norm(block["RMSNorm_1"], x)), 2, -1)
+        x = x + linear(block["down"], gate / (1 + np.exp(-gate)) * up)
+    return norm(p["RMSNorm_0"], x) @ p["embedding"][: layout.vocabulary.actions].T / layout.temperature
+
+
+def test_the_network_by_hand():
+    """Attention, rotation, norms, SwiGLU, adapters of rank 3, a tied head, the temperature; PAD is read by itself alone."""
+    layout = Layout(Vocabulary("01+", 1, "?!"), 4, 3, 1, round_robin(1), temperature=0.7)
+    config = ModelConfig(12, 2, 3, lora_rank=3, rope_base=50.0)
+    fresh = jax.tree.map(np.asarray, init_params(config, layout, jax.random.key(0)))
+    params = jax.tree.map(lambda x: x + 0.3 * np.cos(np.arange(x.size, dtype=x.dtype)).reshape(x.shape), fresh)
+    rows = np.random.default_rng(0).integers(0, layout.vocabulary.pad, (3, layout.length))
+    rows[0, :2] = rows[1, 5] = layout.vocabulary.pad
+    found = LOGITS(config, layout, params, jnp.asarray(rows, jnp.int32))
+    for logits, row in zip(np.asarray(found), rows, strict=True):
+        np.testing.assert_allclose(logits, by_hand(config, layout, params, row), atol=1e-4)
+    for name, sides in (("gate_up", (12, 2 * 32)), ("down", (32, 12))):  # 8/3 of 12, up to a multiple of 8
+        kernel = fresh["block_0"][name]["kernel"]
+        assert kernel.shape == sides
+        assert kernel.std() * sides[0] ** 0.5 == pytest.approx(1, abs=0.15)  # four standard errors of 384 numbers
+
+
 def test_rope_is_relative():
     """`⟨rotate(q, m), rotate(k, n)⟩` depends on m − n alone, and does depend on it; lengths are kept."""
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8), jnp.float64)

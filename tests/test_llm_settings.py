@@ -3,6 +3,7 @@
 import math
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 
 from teamtr_jax.llm import sizes
+from teamtr_jax.llm.alignment import PROBES, AlignmentSettings
 from teamtr_jax.llm.backend import LanguageSampling, language_backend
 from teamtr_jax.llm.description import describe_team, team_from_description
 from teamtr_jax.llm.layout import Layout, Router, Vocabulary, random_router, round_robin
+from teamtr_jax.llm.llama.lora import Lora
 from teamtr_jax.llm.model import LanguageTeam, ModelConfig, init_params, init_team, parameter_count
 from teamtr_jax.llm.sampler import sample
 from teamtr_jax.llm.sizes import parameters_of, require_room, required
 from teamtr_jax.llm.tasks import Copy, layout_of
+from teamtr_jax.llm.text_warm_start import TextWarmStart
 from teamtr_jax.llm.update import score
 from teamtr_jax.llm.update_settings import UpdateSettings
 from teamtr_jax.llm.warm_start import WarmStart, warm_start
@@ -99,6 +103,23 @@ def test_numbers_of_numpy_are_settings():
     assert UpdateSettings(delta=np.float64(0.5), epochs=np.int64(2)) == UpdateSettings(delta=0.5, epochs=2)
 
 
+def test_what_is_done_if_nothing_is_asked_for():
+    """Defaults decide results: whoever changes one means it."""
+    assert UpdateSettings() == UpdateSettings(
+        learning_rate=3e-4, epochs=4, minibatch=128, micro_batch=16, max_grad_norm=1.0, weight_decay=0.0, moments=(0.9, 0.99),
+        advantage="group_normalised", advantage_clip=5.0, drop_uniform=False, ratio="message", average="rollout", clip_low=0.2,
+        clip_high=0.2, spending="none", budget=0.1, penalty="exact", beta=1.0, adaptive=True, target=None, delta=0.01,
+        monitor="exact", early_stop=True, step_rule="trust_region", backtrack=6, reward_range=1.0, measured=1.0,
+    )  # fmt: skip
+    assert ModelConfig() == ModelConfig(64, 2, 4, None, 0, 10_000.0, "float32", 0)
+    assert LanguageSampling(4) == LanguageSampling(4, 8, 0, 0.1, True)
+    assert WarmStart() == WarmStart(0.2, 0.4, 64, 3e-3, 0.0, 25, 4000, 1024)
+    assert TextWarmStart() == TextWarmStart(0, 8, 1e-3)
+    assert AlignmentSettings() == AlignmentSettings(0.05, "current_to_new", 0.5, 100, 50, 3e-3, 0.2)
+    assert PROBES == 500  # the paper's
+    assert Lora() == Lora(8, 16.0, ("q", "k", "v", "o", "gate", "up", "down"), False)
+
+
 def test_float64_needs_the_setting():
     with jax.enable_x64(False), pytest.raises(InputError, match="dtype: found float64 with jax_enable_x64 off"):
         ModelConfig(dtype="float64")
@@ -145,6 +166,16 @@ def test_memory_by_hand():
     inside = 4 * 5 * 6 * (4 * 16 + 3 * 48 + 2 * 6)  # five conversations, hidden width 48
     assert required(TEAM, 10, 5, 3) == required(TEAM, rows=10) + states + inside + 4 * 10 * (2 * 16 + 3)
     assert bytes_text(required(TEAM)) == f"{8 * one / 1000:.3g} kB"
+
+
+def test_memory_is_what_a_device_may_use(monkeypatch):
+    """What is in use now is no limit; a CPU says nothing, and has that of the machine."""
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_in_use": 7, "bytes_limit": 1000})
+    monkeypatch.setattr(sizes.jax, "local_devices", lambda: [device])
+    assert sizes.device_memory() == 1000
+    device.memory_stats = lambda: None
+    monkeypatch.setattr(sizes.sizes, "memory", lambda: 5)
+    assert sizes.device_memory() == 5
 
 
 def test_what_would_fit_fits(monkeypatch):

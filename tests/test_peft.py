@@ -315,6 +315,25 @@ def test_a_trained_network_goes_out_and_back(name, shard, agents, tmp_path):
     assert (tmp_path / "out" / "chat_template.jinja").exists() is (name == "qwen3")
 
 
+def test_every_file_of_a_tokenizer_goes_along(agents, tmp_path):
+    """As transformers names them, of any age; nothing else of the source."""
+    source = shutil.copytree(CHECKPOINTS / "smollm2", tmp_path / "source")
+    names = [
+        "tokenizer.model",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+        "chat_template.jinja",
+    ]
+    for name in (*names, "notes.txt"):
+        (source / name).write_text(name)
+    export_folder(tmp_path / "out", agents["smollm2"].model, agents["smollm2"].params, source)
+    for name in (*names, "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
+    assert not (tmp_path / "out" / "notes.txt").exists()
+
+
 def test_adapters_are_merged_in_float32_alone(agents, tmp_path):
     base = agents["smollm2"]
     model, params = load_adapters(PEFT / "patterns", base.model, base.params)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from inspect import unwrap
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-from text_teams import LLAMA, MISTRAL, QWEN, agent, params_of, rescored
+from text_teams import LLAMA, MISTRAL, QWEN, Pieces, agent, params_of, rescored
 
 from teamtr_jax.llm import pens, text_sampler, writing
 from teamtr_jax.llm.conversations import own_messages, reading_of
@@ -34,12 +34,22 @@ CHECKPOINTS = Path(__file__).parent / "fixtures" / "checkpoints"
 FALSE_ALARM = 1e-4
 """Of one chi-square test, if the sampler were run with a random key; the keys are fixed."""
 TURNS, KEY = 6, jax.random.key(3)
+
+
+@dataclass(frozen=True)
+class Forgetful(Pieces):
+    """Says of its second message that two of those before it were left out."""
+
+    def told_next(self, own_ids, heard, used=0):
+        return super().told_next(own_ids, heard, used)._replace(dropped=2)
+
+
 PROBLEMS = ("abc", "dab" * 8, "cd" * 8, "ac" * 9)
 TEAM = TextTeam(
     (
         agent("a", LLAMA),
         agent("b", QWEN, cap=8, pieces=("a", "<", "b", ".", ">", "?", "c", "bc", "aa", "ba"), stops=((3, 4), (5,))),
-        agent("c", MISTRAL, cap=5),
+        (third := agent("c", MISTRAL, cap=5))._replace(scribe=Forgetful(**vars(third.scribe))),
     ),
     turns=TURNS,
     temperature=1.3,
@@ -109,6 +119,7 @@ def test_views_are_own_ids_and_what_others_said_encoded_again(talk):
             assert not view.ids[row, view.length[row] :].any()
             assert (view.begin[row] >= 0).sum() == 2
     assert found.drifted.any()  # some own ids are none that their text encodes to: kept all the same
+    np.testing.assert_array_equal(found.dropped, np.where(np.arange(TURNS) == 5, 2, np.zeros((8, 1))))
 
 
 def test_settings_are_recorded(talk):

@@ -97,6 +97,13 @@ def test_parts_by_value():
     assert needs.trained == 2 * 3 * 4 * adapters
     assert needs.head == 4 * table
     assert needs.statistics == 6 * 4 * 64 * 150_000
+    assert needs.gradient == 2 * 4 * adapters
+    whole, slopes = (
+        2 * 64 * (64 * 2),
+        4 * (2 * 64 * 2 + 4 * 64 * 4),
+    )  # twice of 64 rows in bfloat16; of four rows both policies
+    assert needs.features == 512 * (whole + slopes)
+    assert needs.sampler == 64 * 512 * (2 * 2 * 8 * 2) + 3 * 4 * 64 * 150_000
     three = text_needs(model, replace(LARGE, sets=3))
     assert three.frozen == needs.frozen
     assert three.trained == 3 * needs.trained

@@ -111,6 +111,10 @@ def test_a_missing_log_probability():
     """0 where the trainer is not certain, NaN, −∞: refused by row and token; certain tokens and what nobody wrote pass."""
     good = responses()
     require_behaviour(good, good.behaviour)
+    last = np.arange(7)[:, None] == 6  # fills the batch up: nobody needs its numbers
+    require_behaviour(
+        good._replace(wrote=good.wrote | last, behaviour=np.where(last, np.nan, good.behaviour)), good.behaviour
+    )
     certain = good._replace(behaviour=np.zeros((7, 4)))
     require_behaviour(certain, np.where(good.wrote, -0.1, -3.0))
     one = np.where(np.arange(28).reshape(7, 4) == 9, -1.5, -0.1)

@@ -195,6 +195,8 @@ def test_numbers_by_value():
     ):
         assert number(text) is None
     assert number("0.1") != number("0.10000000000000000000001")  # no float in between
+    for read, letter in ((number, "9"), (exact, "x")):  # 200 characters, and no more
+        assert [read(letter * count) == letter * count for count in (200, 201)] == [True, False]
 
 
 def test_texts_and_choices():
@@ -424,6 +426,20 @@ def test_nobody_sees_the_whole():
     assert max(answers.count(x) for x in set(answers)) / 2000 < 1 / 19 + 5 * np.sqrt(1 / 19 / 2000)
 
 
+def test_the_numbers_of_a_shop():
+    """Prices from 2 to the greatest, from one to the greatest number of each; so many different goods, some of them bought."""
+    task, rng, prices, counts = Shop(goods=4, bought=2, most=3, largest=5), np.random.default_rng(3), set(), set()
+    for problem in [task.sample(rng) for _ in range(200)]:
+        listed, order = views_of(task, problem)
+        costs = re.findall(r"One (\w+) costs (\d+) dollars", listed)
+        wanted = re.findall(r"(\d+) (\w+)", order)
+        assert len({thing for thing, _ in costs}) == len(costs) == 4
+        assert len({thing for _, thing in wanted}) == len(wanted) == 2
+        prices |= {int(price) for _, price in costs}
+        counts |= {int(count) for count, _ in wanted}
+    assert (prices, counts) == ({2, 3, 4, 5}, {1, 2, 3})
+
+
 # --------------------------------------------------------------------------------------------------------------- data sets
 
 
@@ -445,6 +461,7 @@ def test_a_data_set(tmp_path):
     assert (task.name, task.turns) == ("sums.jsonl", 3)
     held = {f"{i} + 1?" for i in range(60) if is_held_out(f"{i} + 1?")}
     assert {p.prompt for p in draw(task, np.random.default_rng(0), 999, True, distinct=True, fewer=True)} == held
+    assert len(draw(task, np.random.default_rng(0), 3, True, distinct=True, fewer=True)) == 3 < len(held)
     train = draw(task, np.random.default_rng(0), 60 - len(held), False, distinct=True)
     assert {p.prompt for p in train} == {f"{i} + 1?" for i in range(60)} - held
     assert task.verify(train[0], ["", "", f"Answer: {train[0].answer}.0"]) == 1
