@@ -210,12 +210,15 @@ def test_sums_of_random_teams_are_of_absolute_gaps(monkeypatch):
     assert set(asked) == {(1e-4, True)}
 
 
+equal_kl = jax.jit(r3.equal_kl)
+
+
 @pytest.mark.parametrize("per_message", [False, True])
 def test_steps_of_one_kl(per_message):
     """δ⁰ of each agent on the current team's occupancy, by NumPy; or the mean over its own visits, so that δ⁰ is that share."""
     stages = random_stages(np.random.default_rng(4), 1, 5, 3, 2, discount=0.8)
     stage = jax.tree.map(lambda x: x[0], stages)
-    found = r3.equal_kl(stage, 1e-3, per_message)
+    found = equal_kl(stage, 1e-3, per_message)
     old, new, active = (np.asarray(x) for x in (stage.current, found.target, stage.team.active))
     moves = np.einsum("sa,sat->st", old, np.asarray(stage.team.dynamics.transition))
     d = 0.2 * np.linalg.solve(np.eye(5) - 0.8 * moves.T, np.asarray(stage.team.initial))
