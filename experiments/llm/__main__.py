@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif isinstance(settings, Train):
             train(settings)
         elif isinstance(settings, TextTrain):
-            join(settings)
+            join(settings.hosts)
             train_words(settings)
         elif settings.mesh is not None and not is_text_run(settings.run):
             raise InputError("mesh", repr(settings.mesh), "a run of checkpoints, which train --base made")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -17,9 +17,6 @@ from teamtr_jax.llm.text_team import TextTeam
 from teamtr_jax.llm.update import TrainState
 from teamtr_jax.records import dump
 from teamtr_jax.validation import InputError
-
-if TYPE_CHECKING:
-    from experiments.llm.words.settings import TextTrain
 
 __all__ = ["mesh_sizes", "hosts_of", "join", "mesh_there", "require_same_call", "require_same_texts", "params_on",
            "state_on"]  # fmt: skip
@@ -65,14 +62,14 @@ def hosts_of(text: str) -> tuple[str | None, int | None, int | None]:
     return found[1], int(found[2]), int(found[3])
 
 
-def join(settings: TextTrain) -> None:
+def join(text: str | None) -> None:
     """Join the other processes, if there are some; before anything is asked of jax.
 
     Raises:
       InputError: as `start_hosts`.
     """
-    if settings.hosts is not None:
-        start_hosts(*hosts_of(settings.hosts))
+    if text is not None:
+        start_hosts(*hosts_of(text))
 
 
 def mesh_there(text: str | None) -> Mesh | None:
@@ -96,8 +93,11 @@ def require_same_texts(name: str, values: Mapping[str, Any]) -> None:
     require_same(name, {key: np.frombuffer(dump({key: x}).encode(), np.uint8) for key, x in values.items()})
 
 
-def require_same_call(settings: TextTrain) -> None:
+def require_same_call(settings: Any) -> None:
     """Refuse processes that were asked for different runs: they would wait for each other.
+
+    Args:
+      settings: of a run (`TextTrain`).
 
     Raises:
       InputError: names the setting.
