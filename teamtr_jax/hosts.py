@@ -80,8 +80,10 @@ def start_hosts(
         raise InputError("hosts", reason(error), DETECTED) from error
     except RuntimeError as error:  # of jax, and of its runtime, whose errors are of a class below this one
         early = "must be called before" in str(error) or "only be called once" in str(error)
-        expected = UNDER_WAY if early else "a free address of process 0 that all reach"
-        raise InputError("start_hosts" if early else "coordinator", error, expected) from error
+        name, expected = "coordinator", "a free address of process 0 that all reach"
+        if early or detected:
+            name, expected = ("start_hosts", UNDER_WAY) if early else ("hosts", DETECTED)
+        raise InputError(name, error, expected) from error
 
 
 def is_first() -> bool:
