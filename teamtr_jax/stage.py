@@ -40,7 +40,7 @@ class Backend(NamedTuple):
     """(state, estimate, agent) → new state, diagnostics; `surrogate` and `kl` on the rollouts in use are among them."""
     cost: int = 0  #: rollouts in one set
     batch: tuple[int, ...] = ()
-    predict: Callable[[Any, Any], Any] | None = None  #: (state, rollouts) → predicted gain of each agent ``[..., n]``
+    predict: Callable[[Any, Any], Any] | None = None  #: (state, rollouts) → predicted gain of each update ``[..., n]``
     certify: Callable[[Any, Any, Any, Any], Numbers] | None = None
     """(state before, state after, rollouts, agent) → what a finite sample certifies of the update, or nothing."""
     audit: Callable[[list[Any], list[UpdateRecord], Schedule], Numbers] | None = None

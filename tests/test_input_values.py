@@ -371,6 +371,14 @@ FUNCTIONS = {
         lambda: rollouts_of_paths(TEAM, POLICY, jnp.full((1, 1, 1), S), jnp.zeros((1, 1, 1), int)),
         f"state: found {S}",
     ),
+    "paths below": (
+        lambda: rollouts_of_paths(TEAM, POLICY, jnp.full((1, 1, 1), -2), jnp.zeros((1, 1, 1), int)),
+        "state: found -2",
+    ),
+    "path actions below": (
+        lambda: rollouts_of_paths(TEAM, POLICY, jnp.zeros((1, 1, 1), int), jnp.full((1, 1, 1), -1)),
+        "action: found -1",
+    ),
     "path actions": (
         lambda: rollouts_of_paths(TEAM, POLICY, jnp.zeros((1, 1, 1), int), jnp.full((1, 1, 1), A)),
         f"action: found {A}",

@@ -97,7 +97,7 @@ def test_what_is_counted(kind, monkeypatch):
         record(0.25, near, near, J - 1e-9, J + 1e-9),
         record(0.5, above, above, J + 1e-9, J - 1e-9, contradiction="it cannot be"),
         record(0.75, below, near, J - 1e-9, -math.inf, high=True),
-        record(None, None, below, -math.inf, -math.inf),
+        record(None, None, below, -math.inf, J + 1),
     ]
     asked = []
 
@@ -109,7 +109,7 @@ def test_what_is_counted(kind, monkeypatch):
     monkeypatch.setattr(noise, "sampled", lambda team, rng, size, kind, **options: (size, kind, options))
     found = coverage(TEAM, np.random.default_rng(0), 4, 0.2, kind, share=2)
     assert asked == [((0.2, kind, {"share": 2}), 0.1, 1, True)] * 4
-    assert found == Found(0.375, pytest.approx(1 / 3), 0.5, 0.75, 0.25, 0.25, 0.5, 0.5)
+    assert found == Found(0.375, pytest.approx(1 / 3), 0.5, 0.75, 0.25, 0.5, 0.75, 0.5)
     asked.clear()
     records[0] = records[3]
     assert math.isnan(coverage(TEAM, np.random.default_rng(0), 1, 0.2, kind).covered)

@@ -621,6 +621,26 @@ def test_what_an_update_learns(advantage):
     close(predicted[1], info["gain"] * (1 - paths.gamma), rtol=1e-7)
 
 
+def test_exact_advantages_of_old_rollouts():
+    """Reused as they are, those of the team that wrote them; on the old occupancy alone, those of the team as it stands."""
+    paths, backend, start, data = sampled("exact", "discounted")
+    moved = TeamState(jnp.asarray(paths.policy), start.memory)
+    rows, owned = (np.asarray(x[1]) for x in agent_rows(paths.team))
+    for schedule, policy in ((once, paths.case.current), (stale_occupancy, paths.policy)):
+        _, V, Q, _ = oracle.textbook(paths.case.world, policy)
+        advantage = (Q - V[:, None])[paths.state, paths.action]
+        expected = tables_by_hand(paths, 1, advantage, None, np.zeros((B, G, H)), np.zeros(5), 1.0)
+        found = backend.estimate(moved, data, 1, schedule).used.tables
+        for name in ("weight", "advantage", "positive", "negative"):
+            close(
+                np.asarray(getattr(found, name))[owned],
+                getattr(expected, name)[rows[owned]],
+                rtol=1e-9,
+                atol=1e-11,
+                err_msg=name,
+            )
+
+
 def test_cut_weights_of_old_rollouts():
     """Weights of whole paths, cut at c for the tables, shown as they are; a fresh schedule uses none."""
     paths, backend, start, data = sampled("centred", "discounted")

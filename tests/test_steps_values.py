@@ -394,6 +394,13 @@ def test_the_rule_of_beta(reached, steps, factor):
     assert float(adapted(3.0, reached, 0.01, steps, 3.0)) == 3.0 * factor
 
 
+def test_beta_rests_at_both_ends_of_its_band():
+    """Doubled above 1.5 targets and halved below the target over 1.5: at these numbers it stays."""
+    for reached, target, beyond in ((1.5, 1.0, 2.0), (1.0, 1.5, 0.5)):
+        away = np.nextafter(reached, reached * beyond)
+        assert [float(adapted(3.0, x, target, 4, 3.0)) for x in (reached, away)] == [3.0, 3.0 * beyond]
+
+
 def test_beta_stays_within_twenty_doublings():
     up = down = 0.25
     for _ in range(30):

@@ -593,6 +593,9 @@ CHANGED = [
     (lambda: dict(settings={"seed": 1, "update": {"radius": 0.02, "clip": [0.1, float("inf")]}}),
      "settings: found update.radius = 0.02, expected update.radius = 0.01, as in "),
     (lambda: dict(settings=SETTINGS | {"new": None}), "settings: found new = null, expected no new, as in "),
+    (lambda: dict(settings=SETTINGS | {"more": {}}), "settings: found more = {}, expected no more, as in "),
+    (lambda: dict(settings=SETTINGS | {"seed": True}), "settings: found seed = true, expected seed = 1, as in "),
+    (lambda: dict(settings={"seed": 1}), r"settings: found no update.radius, no update.clip, expected update.radius = 0.01"),
     (lambda: dict(settings=None), r"settings: found no seed, no update.radius, no update.clip, expected seed = 1, update.radius"),
     (lambda: dict(seed=1), r"key: found .*\[0, 1\].*, expected .*\[0, 0\].*, as in "),
     (lambda: dict(state=begin() | {"count": 1}), r"initial state: tree\['count'\]: found other numbers"),
@@ -661,6 +664,7 @@ def test_places_that_cannot_be_written(tmp_path):
 
 
 def test_one_process_at_a_time(tmp_path, whole):
+    (tmp_path / LOCK).write_text("9" * 20)  # of one that has ended, with a longer number
     with (
         training._locked(tmp_path),
         pytest.raises(InputError, match=f"found in use by process {os.getpid()}, expected a folder that no other run"),
@@ -750,3 +754,5 @@ def test_errors_of_the_stage_pass_through(tmp_path, whole):
     assert_resumes(tmp_path, whole)
     with pytest.raises(InputError, match="stages: found -1, expected an integer, at least 0"):
         run(None, stages=-1)
+    with pytest.raises(InputError, match="every: found 0, expected an integer, at least 1"):
+        run(None, every=0)
