@@ -147,12 +147,12 @@ def test_the_worlds_are_decided_in_turn(monkeypatch):
     monkeypatch.setattr(exact_audit, "draw", lambda world, rng, batch: seen.append((world, batch)) or (world, batch))
     monkeypatch.setattr(exact_audit, "unstack", lambda stages, batch: [stages[0]] * batch)
     one = fmpq(1)
-    sides = {"a": [(one, one), (one / 2, one)], "b": [(arb(1), arb(4)), (2 * one, one), (arb(1), arb(1, 0.5))]}
+    sides = {"a": [(one, one), (one / 2, one)], "b": [(arb(1), arb(4)), (2 * one, one), *[(arb(1), arb(1, 0.5))] * 2]}
     monkeypatch.setattr(exact_audit, "exact_checks", lambda world: {("X", ""): sides[world]})
     found = exact_audit.run(150, None, said.append, ("a", "b"))["X", ""]
     assert seen == [("a", 60), ("b", 60), ("a", 30)]
     assert said == [60, 60, 30]
-    assert found == (150, 60, 60, 2.0, 60, 90 * 2 + 60 * 3)
+    assert found == (150, 60, 120, 2.0, 60, 90 * 2 + 60 * 4)
     assert (found.kind, exact_audit.Evidence().kind) == ("enclosed", "exact")
     seen.clear()
     exact_audit.run(5, None, worlds=("a", "b", "a"))

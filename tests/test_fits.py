@@ -32,6 +32,9 @@ def test_the_bootstrap_is_over_instances_and_holds_95_per_cent():
     n = np.array([2, 4, 8])
     y = n[:, None] ** 2.0 * np.array([[0.5, 1.5, 1.0]] * 3)
     assert bootstrap_slope(n, y, np.random.default_rng(0))[:1] == pytest.approx((2.0,))
+    few = n[:, None] * np.array([[0.1, 5.0, 1.0], [3.0, 0.2, 9.0], [1.0, 7.0, 0.1]])
+    expected = np.polyfit(np.log(n), np.log(few.mean(-1)), 1)[0]
+    assert bootstrap_slope(n, few, np.random.default_rng(0), 50).slope == pytest.approx(expected, rel=1e-12)
     rng, held, widths = np.random.default_rng(1), [], []
     for _ in range(300):
         found = bootstrap_slope(n, n[:, None] ** 1.5 * rng.lognormal(0, 0.3, (3, 60)), rng, 200)

@@ -105,6 +105,7 @@ def test_the_row_of_a_run(monkeypatch):
     assert (row.id, row.violations, row.instances, row.checks) == ("S7d", 0, 9, found.checks)
     assert row.checks == 3 * (14 + 3) + (2 + 4 + 8) + 6
     assert 0.999 < found.tightest < 1
+    assert (row.tightest, row.detects) == (found.tightest, 1 - found.tightest)
     assert found.coins == [1, 2, 4]
     np.testing.assert_allclose(found.doors, [1.562891, 2.648072, 4.746224], rtol=1e-6)
     np.testing.assert_allclose(found.own, [1, 2, 4], rtol=1e-5)
@@ -115,6 +116,10 @@ def test_the_row_of_a_run(monkeypatch):
     ):
         monkeypatch.setattr(s7d, "count_chain", lambda *xs, wrong=wrong: wrong(real(*xs)))
         assert s7d.run((8,))[0].violations > 0
+    monkeypatch.setattr(s7d, "count_chain", real)
+    curvature = s7d.count_curvature
+    monkeypatch.setattr(s7d, "count_curvature", lambda *xs: curvature(*xs) + 1)
+    assert s7d.run((2, 4))[0].violations == 2  # n/2 of the coins, for each n
 
 
 def test_rows_that_stay():

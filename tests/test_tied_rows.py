@@ -171,6 +171,13 @@ def test_contexts_that_agree_never_lose(name):
     assert 2 < (brought < -1e-3).sum() < 40
 
 
+def test_a_wrong_factor_is_counted(monkeypatch):
+    """At every step, tilt and factor; the gains themselves have their closed form all the same."""
+    right = u4.factor_of
+    monkeypatch.setattr(u4, "factor_of", lambda step, tilt, factor: right(step, tilt, factor + 1))
+    assert u4.crossings() == (4 * 2 * 4, 192)
+
+
 # --- drift teams -------------------------------------------------------------------------------------------------------
 
 
@@ -223,16 +230,16 @@ def test_the_same_teams_whatever_is_seen():
 
 
 def test_a_cell_by_hand():
-    """Two stages of two updates, two teams: 3 of 8 updates and 2 of 4 stages lose; 2 gained of 8 is ¾ lost."""
+    """Two stages of two updates, two teams: 3 of 8 updates and 2 of 4 stages lose; 2 gained of 6 is ⅔ lost."""
     j = np.zeros((2, 3, 2))
     j[:, :, 0] = [[0, -1, 2], [2, 3, 1]]
     j[:, :, 1] = [[0, 1, 2], [2, 1, 1 - 1e-13]]
     best = j.copy()
-    best[-1, -1] = [4.0, 4.0]
+    best[-1, -1] = [4.0, 2.0]
     found = u4.cell(j, best, np.random.default_rng(0))
     assert found.updates[0] == 3 / 8
     assert found.stages[0] == 2 / 4
-    assert found.lost[0] == pytest.approx(1 - 2 / 8)
+    assert found.lost[0] == pytest.approx(1 - 2 / 6)
     assert found.updates[1:] == (1 / 4, 2 / 4)  # one team or the other alone
     assert u4._theorems(j) == (3, 8)
     assert u4._theorems(j, stage_only=True) == (2, 4)

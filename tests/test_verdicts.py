@@ -743,7 +743,7 @@ def found_apart(tier, rng, lock):
         pass
     added = [row("S3", statement="", instances=5), row("S9", statement=""), row("S8", tightest=None), row("R6.1")]
     return Found(added, {"rates.png": print, "finite.png": print}, {
-        ("float", "a"): Evidence(7, 2, 1, 0.5, 0, 9), ("float", "b"): Evidence(33, 1, 0, 0.5, 3, 9),
+        ("float", "a"): Evidence(7, 2, 1, 0.5, 0, 9), ("float", "b"): Evidence(33, 1, 2, 0.5, 3, 9),
         ("S4", ""): Evidence(5, 0, 0, 0.5, 0, 5),
     })  # fmt: skip
 
@@ -759,7 +759,7 @@ def test_a_run_puts_everything_together(stub_reports, stub_suite):
     tier = Tier(1000, 33, ("small",), (("Taxi", 2),), True, 500, presets=("a preset",))
     first, second = mine("one", (0.25,)), mine("two", (0.5, 1.5))._replace(share=3.0)
     plugins = Plugins(claims=(FLOAT,), families=(first, second))
-    t1, p38 = FLOAT._replace(id="T1"), FLOAT._replace(id="P3.8")
+    t1, p38 = FLOAT._replace(id="T1", words="of a claim"), FLOAT._replace(id="P3.8")
     claims = (FLOAT, t1, p38, FLOAT._replace(id="S4"))
     result = suite.run(dataclasses.replace(tier, families=()), plugins, 4, None, studies=(NEAR, FAR), claims=claims)
     assert [x.id for x in result.rows] == ["T1", "P3.8", "S3", "S4", "S8", "R6.1", "R7", "float"]
@@ -775,14 +775,14 @@ def test_a_run_puts_everything_together(stub_reports, stub_suite):
     assert rows["float"].violations == 375
     assert rows["S4"].violations == 375
     assert (rows["float"].exact, rows["float"].exact_kind) == (33, "enclosed")
-    assert (rows["float"].exact_violations, rows["float"].exact_undecided) == (3, 1)
+    assert (rows["float"].exact_violations, rows["float"].exact_undecided) == (3, 3)
     assert (rows["S4"].exact, rows["S4"].exact_kind, rows["S4"].exact_violations) == (5, "exact", 0)
     assert (rows["S4"].searched, rows["float"].searched, rows["S8"].searched) == (0.75, 0.5, None)
     assert (rows["S3"].instances, rows["S3"].statement) == (12, "s")
     assert rows["S4"].page == "theory/derivations/s4.md"
     figures = {id_: rows[id_].figure for id_ in ("R7", "S8", "R6.1", "S3", "S4")}
     assert figures == {"R7": "", "S8": "finite.png", "R6.1": "rates.png", "S3": "scaling.png", "S4": ""}
-    assert (rows["S3"].words, rows["R7"].words, rows["S8"].words) == ("in words", "seven", "")
+    assert [rows[id_].words for id_ in ("T1", "S3", "R7", "S8")] == ["of a claim", "in words", "seven", ""]
     seen = {name: (stage, ids) for name, stage, ids in stub_suite["seen"]}
     assert seen["Taxi × 2"] == (("Taxi without its limit", 2, [[1 / 3] * 3] * 2, 0.01, [0, 1]), ["float", "T1", "S4"])
     assert seen["a preset"] == ("a preset", ["float", "S4"])
