@@ -93,6 +93,19 @@ CPU clock.
 * *GFLOP/s* counts the matrix products of the new tokens: one pass to sample, three to update. It leaves out the prompt and the
   package's further pass. *Of the peak* divides it by one number for both sides,
   {peak}."""
+WORDS_ABOUT = """\
+Both sides have a network of SmolLM2-135M's shape, random weights, prompts of one length, and write the same number of tokens;
+no row ends early. Processes, rounds and set-ups are those of the small networks.
+
+* *Sampler*: both draw from the whole softmax; the package also gives the log-probability of every id. Ratios are to the package
+  reading the prompt in every row, as `generate` does; in *prompts shared* the eight rollouts of a prompt read it once.
+* *Step*: adapters of rank 8 beside every linear map of a layer; from prompts to new adapters, gradients of eight rows at a
+  time, one step of Adam. TRL is `GRPOTrainer` with PEFT and `beta=0`. In the package the eight rollouts of a prompt read it
+  once, where it samples and where it updates, and it alone measures every KL (full, k1, k3) of every rollout after the
+  update: a forward pass more than TRL, in its time.
+* *GFLOP/s* counts the matrix products of the new tokens: one pass to sample, three to update. It leaves out the prompt and the
+  package's further pass. *Of the peak* divides it by one number for both sides,
+  {peak}."""
 LLM_HEAD = ("", "tokens/s", "one call", "GFLOP/s", "of the peak", "ratio")
 MONITOR_STEPS = ("read", "report", "show", "page", "command")
 MONITOR_HEAD = ("log", "rows", "MB", *MONITOR_STEPS, "command, processor", "target", "memory, MB")
@@ -291,11 +304,14 @@ def llm_cells(row: dict, peak: float) -> list[str]:
 
 
 def llm(name: str, result: dict) -> list[str]:
-    """`benchmarks.llm`: quartiles over the rounds."""
+    """`benchmarks.llm` or `benchmarks.words`: quartiles over the rounds."""
     comparisons = result["comparisons"]
     library, peak = peak_of([row for comparison in comparisons for row in comparison["rows"]])
-    about = LLM_ABOUT.format(peak=f"the highest median of a 2048² product in this file: {library}'s {peak:.3g} GFLOP/s")
-    out = [f"## {name}: networks beside PyTorch", "", *where(result, result.get("device", "cpu"))]
+    kind, about = "networks", LLM_ABOUT
+    if "vocabulary" in comparisons[0]["shape"]:
+        kind, about = "SmolLM2 in text", WORDS_ABOUT
+    about = about.format(peak=f"the highest median of a 2048² product in this file: {library}'s {peak:.3g} GFLOP/s")
+    out = [f"## {name}: {kind} beside PyTorch", "", *where(result, result.get("device", "cpu"))]
     out += [f"Set-up: `{result['setup']}`, {result['cores']} cores.", "", *about.splitlines(), ""]
     for group, title in LLM_TITLES.items():
         some = [comparison for comparison in comparisons if comparison["group"] == group]
