@@ -503,6 +503,18 @@ def test_what_a_mesh_leaves_to_a_device(tmp_path):
     assert [found.row_devices, found.parameter_devices] == [6, 15]
 
 
+def test_what_is_said_to_be_read_once(tmp_path):
+    """What both roles are told before anything else; on one device, of no more prompts than a step has rollouts."""
+    setup = make(tmp_path)
+    assert setup.sampling.prompts == 16
+
+    def of(minibatch, mesh=None):
+        return sizes_of(replace(setup, mesh=mesh, update=replace(setup.update, minibatch=minibatch)), 0).shared
+
+    assert of(16) >= 32
+    assert [of(8), of(16, AbstractMesh((1, 1, 1), AXES))] == [0, 0]
+
+
 def test_a_saved_team_on_a_mesh(trained, monkeypatch):
     """Loaded as it is without one, and lying there; show and eval ask for it."""
     home, mesh = trained[0], f"tensor={jax.device_count()}"

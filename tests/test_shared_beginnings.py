@@ -13,6 +13,7 @@ from teamtr_jax.llm.given import Shared
 from teamtr_jax.llm.language_model import Reading
 from teamtr_jax.llm.llama.lora import Lora
 from teamtr_jax.llm.model import ModelConfig, Toy, Transformer
+from teamtr_jax.llm.text_backend import _TextKind
 from teamtr_jax.llm.text_update import NOTHING, learner, score_reading, shared_of, update_reading
 from teamtr_jax.llm.update import Lesson
 from teamtr_jax.llm.update_settings import UpdateSettings
@@ -99,6 +100,19 @@ def test_what_is_common():
     assert of(80, 98, readable=40).slots == 32
     assert of(70, 98, views=2) == Shared(64, 2)
     assert of(80, 98, group=1) == of(80, 98, group=3) == NOTHING
+
+
+@pytest.mark.parametrize(("prompts", "minibatch", "slots"), [(2, 2, 48), (2, 1, 0), (3, 2, 0), (3, 3, 48)])
+def test_a_step_with_fewer_rows_than_prompts_reads_them_whole(prompts, minibatch, slots):
+    """It would read the beginnings of all. A score reads each once."""
+    ids = np.repeat(np.arange(prompts * 64, dtype=np.int32).reshape(prompts, 1, 64), 2, 0)
+    at, own = np.full((2 * prompts, 1, 1), 50, np.int32), np.ones((2 * prompts, 1, 1), bool)
+    said = Reading(ids, np.ones(ids.shape, bool), at, at, own, own)
+    nothing: Any = None
+    settings = UpdateSettings(minibatch=minibatch, micro_batch=1)
+    kind = _TextKind(nothing, nothing, nothing, settings, nothing, nothing, nothing)
+    assert kind.in_update(said, 2).slots == slots
+    assert kind._shared(said, 2).slots == 48
 
 
 def test_more_than_is_common_is_refused():

@@ -122,6 +122,13 @@ def test_parts_by_value():
     assert needs.peak == needs.frozen + needs.trained + max(needs.sampler, needs.update - needs.frozen - needs.trained)
 
 
+def test_what_is_kept_of_one_more_beginning():
+    """Its keys and values, their slopes from a micro-batch, and the sums of these in float32."""
+    model = replace(NARROW, dtype="bfloat16")
+    some, more = (text_needs(model, replace(LARGE, rows=rows, shared=384, group=2)).beginnings for rows in (64, 66))
+    assert more - some == 384 * (2 * 2 * 8) * (2 + 2 + 4)  # layers, keys and values, numbers
+
+
 def test_bases_of_others_are_counted_once():
     """Two agents on one base and one on another: each sees what it has not got, and what it shares is no other's."""
     one = {"a": jnp.ones((3, 5), jnp.float32), "b": jnp.ones(7, jnp.float32)}

@@ -56,9 +56,7 @@ class TextTalk(NamedTuple):
 
     drift: DriftPolicy = DriftPolicy()  #: what happens to a message whose text, encoded again, gives other ids
     external: Mapping[int, ExternalSampler] | None = None  #: agent → a sampler that writes in its place
-    length: int | None = (
-        None  #: slots of a view in updates: one compiled shape for a run. Default: a bucket of the longest
-    )
+    length: int | None = None  #: slots of a view in updates, in a whole run alike. Default: a bucket of the longest
 
 
 def init_text_state(
@@ -205,14 +203,18 @@ class _TextKind(NamedTuple):
             )
         return _by_turn(own_messages(team, said, which).turn, np.asarray(gathered(found), np.float64), said.ids.shape)
 
-    def _shared(self, reading: Reading, group: int) -> Shared:
+    def _shared(self, reading: Reading, group: int, prompts: int | None = None) -> Shared:
         """On a mesh rows lie apart: each reads its own."""
-        return shared_of(reading, group) if self.mesh is None else NOTHING
+        return shared_of(reading, group, prompts) if self.mesh is None else NOTHING
+
+    def in_update(self, reading: Reading, group: int) -> Shared:
+        """What an update reads once."""
+        return self._shared(reading, group, self.settings.minibatch)
 
     def data(self, rollouts: TextRollouts, agent: int, lesson: Lesson) -> _Given:
         said, which = rollouts.said, self.team.who.sharers[agent]
         reading = reading_of(self.team, said, which, agent, self.talk.length)
-        shared = self._shared(reading, said.group)
+        shared = self.in_update(reading, said.group)
         self._require_room(which, reading, shared)
         return _Given(reading, shared, own_messages(self.team, said, which).turn, said.ids.shape, lesson)
 

@@ -169,9 +169,11 @@ def _needs(model: LanguageModel, length: int, shared: int) -> Callable[[TextSize
         # found of both policies, the same in float32, and the two slopes.
         found = 2 * rows * position + micro * (2 * position + 4 * model.width * FLOAT)
         block = min(block_of(model.vocabulary, sizes.micro_batch * sizes.written), sizes.micro_batch * sizes.written)
-        # Of beginnings: caches and their slopes, of every prompt and of a micro-batch, and what reading them keeps.
+        # Of beginnings: caches of every prompt, their slopes and those of a micro-batch, which are as many; what its rows read
+        # of them, with slopes; what reading them keeps.
         prompts, wide = -(-sizes.rows // sizes.group), FLOAT / jnp.dtype(features.dtype).itemsize
-        read = min(micro, prompts) * begun + int((prompts + micro) * (1 + wide) * cache * shared / length)
+        caches = (prompts * (2 + wide) + micro * (1 + wide)) * cache * shared / length
+        read = min(micro, prompts) * begun + int(caches)
         statistics = BLOCKS * FLOAT * model.vocabulary * -(-block // sizes.row_devices)
         return Needs(
             frozen=(_bytes(frozen) + sizes.beside) // split,

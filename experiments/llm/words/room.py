@@ -50,9 +50,14 @@ def sizes_of(setup: TextSetup, which: int) -> TextSizes:
         row_devices=row_parts(setup.mesh),
         parameter_devices=parameter_parts(setup.mesh),
         beside=bytes_beside([_frozen(setup, k) for k in range(setup.team.who.sets)], which),
-        shared=most(bucket, min(min(_openings(setup, k)) for k in members)) if setup.sampling.group > 1 else 0,
+        shared=most(bucket, min(min(_openings(setup, k)) for k in members)) if _read_once(setup) else 0,
         group=setup.sampling.group,
     )
+
+
+def _read_once(setup: TextSetup) -> bool:
+    """Whether updates read once what the rollouts of a prompt have in common."""
+    return setup.mesh is None and setup.sampling.prompts <= setup.update.minibatch
 
 
 def _frozen(setup: TextSetup, which: int) -> Params:
