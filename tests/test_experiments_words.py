@@ -588,7 +588,7 @@ def test_minibatches_of_a_pass(tmp_path):
 
 def test_what_drifts_is_treated_as_was_asked(trained, monkeypatch):
     seen = []
-    monkeypatch.setattr(runs, "text_backend", lambda *arguments, log: seen.append((arguments[5], log)))
+    monkeypatch.setattr(runs, "text_backend", lambda *arguments, log, mesh: seen.append((arguments[5], log)))
     settings, setup, *_ = load_text_run(trained[0])
     runs._stages(replace(settings, drift="refuse", log=None), setup, (), print)
     ((talk, log),) = seen
