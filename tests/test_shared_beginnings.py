@@ -86,7 +86,7 @@ def test_updates(name, micro):
 
 
 def test_what_is_common():
-    """Of 32, 48, 64, … the most, up to the last slot before a message, if every view of every row has it."""
+    """Of 32, 64, … the most, up to the last slot before a message, if every view of every row has it."""
 
     def of(common: int, first: int, group: int = 2, readable: int = 100, views: int = 1) -> Shared:
         ids = np.zeros((4, views, 100), np.int32)
@@ -95,14 +95,14 @@ def test_what_is_common():
         can = np.broadcast_to(np.arange(100) < readable, ids.shape)
         return shared_of(Reading(ids, can, at, at, own, own), group)
 
-    assert [of(common, 98).slots for common in (31, 32, 47, 48, 63, 64, 95, 96)] == [0, 32, 32, 48, 48, 64, 64, 96]
-    assert [of(80, first).slots for first in (30, 31, 46, 47)] == [0, 32, 32, 48]
+    assert [of(common, 98).slots for common in (31, 32, 63, 64, 96)] == [0, 32, 32, 64, 64]
+    assert [of(80, first).slots for first in (30, 31, 62, 63)] == [0, 32, 32, 64]
     assert of(80, 98, readable=40).slots == 32
     assert of(70, 98, views=2) == Shared(64, 2)
     assert of(80, 98, group=1) == of(80, 98, group=3) == NOTHING
 
 
-@pytest.mark.parametrize(("prompts", "minibatch", "slots"), [(2, 2, 48), (2, 1, 0), (3, 2, 0), (3, 3, 48)])
+@pytest.mark.parametrize(("prompts", "minibatch", "slots"), [(2, 2, 32), (2, 1, 0), (3, 2, 0), (3, 3, 32)])
 def test_a_step_with_fewer_rows_than_prompts_reads_them_whole(prompts, minibatch, slots):
     """It would read the beginnings of all. A score reads each once."""
     ids = np.repeat(np.arange(prompts * 64, dtype=np.int32).reshape(prompts, 1, 64), 2, 0)
@@ -112,7 +112,7 @@ def test_a_step_with_fewer_rows_than_prompts_reads_them_whole(prompts, minibatch
     settings = UpdateSettings(minibatch=minibatch, micro_batch=1)
     kind = _TextKind(nothing, nothing, nothing, settings, nothing, nothing, nothing)
     assert kind.in_update(said, 2).slots == slots
-    assert kind._shared(said, 2).slots == 48
+    assert kind._shared(said, 2).slots == 32
 
 
 def test_more_than_is_common_is_refused():

@@ -25,11 +25,21 @@ from teamtr_jax.llm.mesh import constrain
 from teamtr_jax.llm.token_statistics import token_log_probs_of
 from teamtr_jax.llm.update import Improved, Lesson, improve
 from teamtr_jax.llm.update_settings import CompiledSettings, TracedSettings, UpdateSettings, parts
-from teamtr_jax.llm.writing import bucket
-from teamtr_jax.sizes import most
 from teamtr_jax.validation import InputError, concrete, integers, permutation
 
-__all__ = ["NOTHING", "Learner", "learner", "update_reading", "score_reading", "shared_of", "text_programs"]
+__all__ = [
+    "NOTHING",
+    "Learner",
+    "learner",
+    "update_reading",
+    "score_reading",
+    "shared_of",
+    "worth_sharing",
+    "text_programs",
+]
+
+LEAST = 32
+"""Slots that are worth reading once."""
 
 NOTHING = Shared()
 """Every row is read whole."""
@@ -107,7 +117,7 @@ def score_reading(
 
 
 def shared_of(reading: Reading, group: int, prompts: int | None = None) -> Shared:
-    """What the rows of each prompt have in common, `group` rows one after the other: of 32, 48, 64, 96, … slots the most.
+    """What the rows of each prompt have in common, `group` rows one after the other: of 32, 64, 128, … slots the most.
 
     Args:
       prompts: of more than so many nothing is read once. Every step of an update reads the beginnings of all prompts: where it
@@ -115,8 +125,18 @@ def shared_of(reading: Reading, group: int, prompts: int | None = None) -> Share
     """
     if prompts is not None and len(reading.ids) > prompts * group:
         return NOTHING
-    slots = most(bucket, _common(reading, group))
+    slots = worth_sharing(_common(reading, group))
     return Shared(slots, group) if slots else NOTHING
+
+
+def worth_sharing(common: int) -> int:
+    """Slots that are read once where so many are common: powers of two, each another program, from 32 on.
+
+    Example:
+      >>> [worth_sharing(common) for common in (31, 32, 63, 64, 200)]
+      [0, 32, 32, 64, 128]
+    """
+    return 2 ** (common.bit_length() - 1) if common >= LEAST else 0
 
 
 def _common(reading: Reading, group: int) -> int:

@@ -9,8 +9,8 @@ from teamtr_jax.llm.language_model import Params, split_trained
 from teamtr_jax.llm.mesh import parameter_parts, row_parts
 from teamtr_jax.llm.tasks import draw, views_of
 from teamtr_jax.llm.text_sizes import TextSizes, bytes_beside, needs_text, require_text_room
+from teamtr_jax.llm.text_update import worth_sharing
 from teamtr_jax.llm.writing import bucket
-from teamtr_jax.sizes import most
 
 __all__ = ["sizes_of", "room_for"]
 
@@ -50,7 +50,7 @@ def sizes_of(setup: TextSetup, which: int) -> TextSizes:
         row_devices=row_parts(setup.mesh),
         parameter_devices=parameter_parts(setup.mesh),
         beside=bytes_beside([_frozen(setup, k) for k in range(setup.team.who.sets)], which),
-        shared=most(bucket, min(min(_openings(setup, k)) for k in members)) if _read_once(setup) else 0,
+        shared=worth_sharing(min(min(_openings(setup, k)) for k in members)) if _read_once(setup) else 0,
         group=setup.sampling.group,
     )
 
