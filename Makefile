@@ -108,7 +108,7 @@ lint: setup ## ruff and basedpyright
 
 .PHONY: test
 test: setup ## lint beside the documentation with its notebooks executed, then the tests and the docstring examples
-	$(MAKE) -j2 lint docs
+	$(MAKE) -j2 lint docs QUICK=1
 	$(RUN) -m pytest -n $(WORKERS) --dist worksteal tests teamtr_jax
 
 .PHONY: proofs
@@ -158,9 +158,9 @@ notebooks: $(NOTEBOOKS) ## theory/notebooks/*.py as .ipynb, beside them
 	$(RUN) -m jupytext --quiet --set-kernel python3 --to ipynb --output $@ $<
 
 .PHONY: docs
-docs: setup ## the documentation, warnings as errors, into build/docs (two to four minutes)
+docs: setup ## the documentation, warnings as errors, into build/docs (two to four minutes; QUICK=1: without pages of the source)
 	rm -rf build/docs
-	$(RUN) -m sphinx -W --keep-going -b html docs build/docs
+	$(RUN) -m sphinx -W --keep-going $(if $(QUICK),-t quick) -b html docs build/docs
 
 .PHONY: wheel
 wheel: setup ## build sdist and wheel into dist/, try the wheel in a throw-away environment

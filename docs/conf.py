@@ -33,9 +33,10 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
-    "sphinx.ext.viewcode",
     "live",
 ]
+if not tags.has("quick"):  # noqa: F821 - Sphinx sets it
+    extensions.append("sphinx.ext.viewcode")  # pages of the source: a third of the time
 exclude_patterns = ["_ext", "**/.ipynb_checkpoints"]
 
 myst_enable_extensions = ["amsmath", "dollarmath"]

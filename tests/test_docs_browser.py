@@ -48,10 +48,12 @@ async function look(page) {
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
-    """``{page: what Chromium shows of it}`` for every page but the listings of source code."""
+    """``{page: what Chromium shows of it}`` for every page but the listings of source code; of the API every fourth."""
     if not (BUILT / "index.html").is_file():
         pytest.skip("build/docs is not there: `make docs` builds it")
     pages = [path.as_uri() for path in sorted(BUILT.rglob("*.html")) if not {"_modules", "_static"} & set(path.parts)]
+    api = [page for page in pages if "/api/" in page]
+    pages = [page for page in pages if page not in api or page in api[::4]]
     folder = tmp_path_factory.mktemp("browser")
     looking = LOOK.replace("PAGES", json.dumps(pages)).replace("WIDTHS", json.dumps(WIDTHS))
     shown = written(looking, folder, budget=3_600_000)
@@ -67,7 +69,7 @@ def test_every_formula_is_typeset(seen):
     """No formula is left as it was written, none is refused, and there is no TeX outside of formulas."""
     wrong = {page: what for page, what in seen.items() if what["untouched"] or what["refused"] or what["raw"]}
     assert wrong == {}
-    assert sum(what["formulas"] for what in seen.values()) > 2000
+    assert sum(what["formulas"] for what in seen.values()) > 1000
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -43,17 +43,18 @@ def every_key():
 # --- verdicts ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_thousand_random_stages_are_decided():
+@pytest.mark.parametrize("stages", [360, pytest.param(1_080, marks=pytest.mark.slow)])
+def test_random_stages_are_decided(stages):
     """Both protocols, both forms, early ends, dropped and opened actions: no violation, nothing left open."""
-    found = exact_audit.run(1_080, np.random.default_rng(0))
+    found = exact_audit.run(stages, np.random.default_rng(0))
     assert set(found) == every_key()
     for key, evidence in found.items():
         assert (evidence.violated, evidence.undecided) == (0, 0), (key, evidence)
-        assert evidence.instances >= 360, key
+        assert evidence.instances >= stages // 3, key
         rational = key[0] in RATIONAL or key == ("S11", "product")
         assert evidence.kind == ("exact" if rational else "enclosed"), key
-        assert evidence.checks > 300
-    assert max(evidence.instances for evidence in found.values()) == 1_080
+        assert evidence.checks > stages // 4
+    assert max(evidence.instances for evidence in found.values()) == stages
     nothing = {key for key, evidence in found.items() if evidence.tightest < 0.01}
     assert nothing == {
         ("T0", "update"),

@@ -86,7 +86,7 @@ def test_sampled_as_enumerated(name):
     found = sample(team, params, prompts, jax.random.key(1), rows)
     tokens, logp = np.asarray(found.tokens), np.asarray(found.logp, np.float64)
     expected = np.array([known[tuple(row)] for row in tokens.tolist()])
-    np.testing.assert_allclose(logp.sum(1) - 3 * np.log(2), np.log(expected), atol=2e-5)
+    np.testing.assert_allclose(logp.sum(1) - 3 * np.log(2), np.log(expected), atol=1e-4)  # float32
     assert ((logp != 0) <= np.asarray(emitted(LAYOUT, found.tokens))).all()
     counts = dict.fromkeys(known, 0)
     for row in map(tuple, tokens.tolist()):
