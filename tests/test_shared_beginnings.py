@@ -60,7 +60,9 @@ def test_scores(name):
         np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "micro"), [("llama", 6), ("window", 3), pytest.param("toy", 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "micro"), [("llama", 6), ("window", 3), pytest.param("toy", 3, marks=pytest.mark.slow)]
+)
 def test_updates(name, micro):
     model, said, rng = MODELS[name], reading(), np.random.default_rng(5)
     settings = UpdateSettings(learning_rate=0.01, epochs=1, minibatch=6, micro_batch=micro, ratio="token", average="unit",
