@@ -35,7 +35,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "live",
 ]
-if not tags.has("quick"):
+if not tags.has("quick"):  # pyright: ignore[reportUndefinedVariable]
     extensions.append("sphinx.ext.viewcode")  # pages of the source: a third of the time
 exclude_patterns = ["_ext", "**/.ipynb_checkpoints"]
 
