@@ -223,10 +223,9 @@ def hybrids(sizes: Sizes) -> Iterator[Row]:
 
 def by_torch(size: Size, matmul: int) -> dict[str, Call]:
     """PyTorch's sampler, step and matrix product on the card, each ended when it is done there."""
-    if not torch_is_there():
+    torch, device = torch_there()
+    if torch is None:
         return {}
-    torch: Any = importlib.import_module("torch")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     side: Any = importlib.import_module("benchmarks.llm.torch_side")
     torch.set_default_device(device)
     prompts = side.prompts_of
@@ -238,18 +237,28 @@ def by_torch(size: Size, matmul: int) -> dict[str, Call]:
         return out
 
     side.prompts_of = here
-
-    def done(call: Call) -> Call:
-        def run() -> None:
-            call()
-            if device == "cuda":
-                torch.cuda.synchronize()
-
-        return run
-
     hand = side.by_hand(side.model_of(size), size)
     step = side.step_by_hand(side.model_of(size).train(), size)
-    return dict(sample=done(hand), step=done(step), matmul=done(side.peak(matmul)))
+    return {name: done(torch, call) for name, call in dict(sample=hand, step=step, matmul=side.peak(matmul)).items()}
+
+
+def torch_there() -> tuple[Any, str]:
+    """PyTorch, beside transformers, and the device that it has; nothing, and a line, where one of them is not there."""
+    torch, transformers = found("torch"), found("transformers")
+    if torch is None or transformers is None:
+        return None, "cpu"
+    return torch, "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def done(torch: Any, call: Call) -> Call:
+    """A call that ends when it is done on the card."""
+
+    def run() -> None:
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return run
 
 
 def networks(sizes: Sizes) -> Iterator[Row]:
@@ -290,21 +299,19 @@ def words(sizes: Sizes) -> Iterator[Row]:
     calls: dict[str, Call] = {"package": lambda: jax.block_until_ready(product(ones, ones))}
     yield (first := timed(sizes, Row("words", label, "", 1, {}, {}, flops), calls))
     peak = max((flops / seconds[1] for seconds in first.seconds.values()), default=0.0)
-    torch = importlib.import_module("benchmarks.words.torch_hand").by_torch(shape) if torch_is_there() else {}
+    (torch, device), rivals_of = torch_there(), {}
+    if torch is not None:
+        hand = importlib.import_module("benchmarks.words.torch_hand").by_torch(shape, device)
+        rivals_of = {name: done(torch, call) for name, call in hand.items()}
     sample, update = jax_side.parts_of_a_step(shape)
     said = sample()
     ours: dict[str, Call] = {"sample": sample, "update": lambda: update(said), "step": lambda: update(sample())}
     for name, passes in (("sample", 1.0), ("update", 3.0), ("step", 4.0)):
-        calls = {"package": ours[name]} | ({"PyTorch": torch[name]} if name in torch else {})
+        calls = {"package": ours[name]} | ({"PyTorch": rivals_of[name]} if name in rivals_of else {})
         for call in calls.values():
             call()
         label = f"{name}, {shape.layers} layers of {shape.width}, {shape.batch} × ({shape.prompt} + {shape.new}) tokens"
         yield timed(sizes, Row("words", label, "tokens", shape.tokens, {}, {}, shape.flops(passes), peak), calls)
-
-
-def torch_is_there() -> bool:
-    """PyTorch and transformers, or a line that they are not."""
-    return all([found("torch"), found("transformers")])
 
 
 def float_checks(stage: Stage) -> dict[tuple[str, str], tuple[Array, ...]]:

@@ -101,8 +101,8 @@ no row ends early. Processes, rounds and set-ups are those of the small networks
   reading the prompt in every row, as `generate` does; in *prompts shared* the eight rollouts of a prompt read it once.
 * *Step*: adapters of rank 8 beside every linear map of a layer; from prompts to new adapters, gradients of eight rows at a
   time, one step of Adam. TRL is `GRPOTrainer` with PEFT and `beta=0`. In the package the eight rollouts of a prompt read it
-  once, where it samples and where it updates, and it alone measures every KL (full, k1, k3) of every rollout after the
-  update: a forward pass more than TRL, in its time.
+  once, where it samples and, but for files named *before*, where it updates; and it alone measures every KL (full, k1, k3)
+  of every rollout after the update: a forward pass more than TRL, in its time.
 * *GFLOP/s* counts the matrix products of the new tokens: one pass to sample, three to update. It leaves out the prompt and the
   package's further pass. *Of the peak* divides it by one number for both sides,
   {peak}."""

@@ -121,11 +121,12 @@ def lowered(plan: Plan, mesh: Any) -> tuple[Any, dict[str, int]]:
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
+    from teamtr_jax.llm.given import NOTHING
     from teamtr_jax.llm.language_model import Reading
     from teamtr_jax.llm.llama.config import config_of
     from teamtr_jax.llm.llama.lora import Lora
     from teamtr_jax.llm.mesh import ROWS, shardings
-    from teamtr_jax.llm.text_update import NOTHING, _Program, _update, learner
+    from teamtr_jax.llm.text_update import _Program, _update, learner
     from teamtr_jax.llm.update import Lesson
     from teamtr_jax.llm.update_settings import UpdateSettings, parts
 

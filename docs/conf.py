@@ -36,7 +36,7 @@ extensions = [
     "live",
 ]
 if not tags.has("quick"):  # pyright: ignore[reportUndefinedVariable]
-    extensions.append("sphinx.ext.viewcode")  # pages of the source: a third of the time
+    extensions.append("sphinx.ext.viewcode")  # a page for each file of the source
 exclude_patterns = ["_ext", "**/.ipynb_checkpoints"]
 
 myst_enable_extensions = ["amsmath", "dollarmath"]

@@ -15,13 +15,14 @@ import numpy as np
 
 from teamtr_jax.hosts import gathered, start_hosts
 from teamtr_jax.llm.backend import LanguageSampling
+from teamtr_jax.llm.given import NOTHING
 from teamtr_jax.llm.language_model import Reading
 from teamtr_jax.llm.llama.lora import Lora
 from teamtr_jax.llm.mesh import by_rows, mesh_of, placed, row_parts, within
 from teamtr_jax.llm.tasks import Problem
 from teamtr_jax.llm.text.role import Role
 from teamtr_jax.llm.text_backend import text_backend
-from teamtr_jax.llm.text_update import NOTHING, _Program, _update, learner
+from teamtr_jax.llm.text_update import _Program, _update, learner
 from teamtr_jax.llm.update import Lesson
 from teamtr_jax.llm.update_settings import UpdateSettings, parts
 from teamtr_jax.records import update_lines

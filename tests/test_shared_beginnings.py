@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from text_teams import LLAMA, MISTRAL, QWEN
 
-from teamtr_jax.llm.given import Shared
+from teamtr_jax.llm.given import NOTHING, Shared
 from teamtr_jax.llm.language_model import Reading
 from teamtr_jax.llm.llama.lora import Lora
 from teamtr_jax.llm.model import ModelConfig, Toy, Transformer
 from teamtr_jax.llm.text_backend import _TextKind
-from teamtr_jax.llm.text_update import NOTHING, learner, score_reading, shared_of, update_reading
+from teamtr_jax.llm.text_update import learner, score_reading, shared_of, update_reading
 from teamtr_jax.llm.update import Lesson
 from teamtr_jax.llm.update_settings import UpdateSettings
 from teamtr_jax.validation import InputError
@@ -123,3 +123,6 @@ def test_more_than_is_common_is_refused():
     for slots, group in ((COMMON + 1, GROUP), (COMMON, 4), (1, 2 * GROUP)):
         with pytest.raises(InputError, match=rf"shared: found {slots} slots, expected at most the \d that rows"):
             score_reading(model, own.trained, frozen, reading(), shared=Shared(slots, group))
+    for name, shared in (("slots", Shared(-1, GROUP)), ("group", Shared(1, 0))):
+        with pytest.raises(InputError, match=f"shared.{name}"):
+            score_reading(model, own.trained, frozen, reading(), shared=shared)

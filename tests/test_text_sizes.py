@@ -22,10 +22,11 @@ from teamtr_jax.llm.update_settings import UpdateSettings, parts
 from teamtr_jax.validation import InputError
 
 FACTOR = 1.5
-"""The estimate is at least what XLA says, and at most so many times it (measured: 1.07 and 1.2)."""
+"""The estimate is at least what XLA says, and at most so many times it (measured: 1.07, 1.24 and 1.32)."""
 
 NARROW = LlamaConfig(vocabulary=150_000, width=64, layers=2, heads=2, kv_heads=1, head_dim=8, hidden=32, tied=True, remat=True,
                      lora=Lora(rank=2))  # fmt: skip
+KEPT = replace(NARROW, vocabulary=600, width=32, hidden=96, remat=False, lora=None, tied=False)
 LARGE = TextSizes(rows=64, length=512, written=512, micro_batch=4)
 
 
@@ -69,12 +70,10 @@ def taken(program: Any) -> int:
     ("model", "sizes"),
     [
         (NARROW, LARGE),
-        (
-            replace(NARROW, vocabulary=600, width=32, hidden=96, remat=False, lora=None, tied=False),
-            replace(LARGE, rows=8, views=2, written=64, shared=384, group=4),
-        ),
+        (KEPT, replace(LARGE, rows=8, views=2, written=64)),
+        (KEPT, replace(LARGE, rows=16, views=2, written=64, shared=384, group=2)),
     ],
-    ids=["64 x 512 tokens of 150,000 ids", "everything is trained and kept, a small vocabulary, most is read once"],
+    ids=["64 x 512 tokens of 150,000 ids", "everything is trained and kept, a small vocabulary", "most is read once"],
 )
 def test_an_update_takes_what_is_said_before_it(model, sizes):
     needs, program = text_needs(model, sizes), compiled(model, sizes)

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 import transformers
 
 from benchmarks.llm.sizes import GROUP, LEARNING_RATE
+from benchmarks.llm.torch_side import generate
 from benchmarks.words.shapes import LINEARS, RANK, Shape
 
-__all__ = ["by_torch"]
+__all__ = ["by_torch", "model_of"]
 
 
 class Adapted(torch.nn.Module):
@@ -27,44 +28,39 @@ class Adapted(torch.nn.Module):
         return (self.linear(x) + 2.0 * (x.float() @ self.a @ self.b)).to(x.dtype)
 
 
-def model_of(shape: Shape, device: str) -> transformers.LlamaForCausalLM:
-    """Random weights; every linear map of a layer has an adapter."""
+def model_of(shape: Shape) -> transformers.LlamaForCausalLM:
+    """The network with random weights, without adapters."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=shape.vocabulary, hidden_size=shape.width, intermediate_size=shape.hidden,
         num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
         max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, pad_token_id=None,
-        attn_implementation="sdpa",
+        attn_implementation="sdpa", dtype=shape.dtype,
     )  # fmt: skip
-    model = transformers.LlamaForCausalLM(config).to(getattr(torch, shape.dtype)).eval().requires_grad_(False)
+    return transformers.LlamaForCausalLM(config).to(getattr(torch, shape.dtype)).eval()
+
+
+def adapted(model: transformers.LlamaForCausalLM) -> transformers.LlamaForCausalLM:
+    """An adapter beside every linear map of a layer; everything else is frozen."""
+    model.requires_grad_(False)
     for layer in model.model.layers:
         for part in (layer.self_attn, layer.mlp):
             for name in (name for name in LINEARS if hasattr(part, name)):
                 setattr(part, name, Adapted(getattr(part, name)))
-    return model.to(device)
+    return model
 
 
-def sampler(model: transformers.LlamaForCausalLM, shape: Shape, device: str) -> Callable[[], torch.Tensor]:
-    """`generate` with a pre-allocated cache, at temperature 1, nothing cut, no early stop: ids ``[B, prompt + new]``."""
+def sampler(model: transformers.LlamaForCausalLM, shape: Shape) -> Callable[[], torch.Tensor]:
+    """`generate` with a pre-allocated cache: ids ``[B, prompt + new]``."""
     some = torch.randint(0, shape.vocabulary, (shape.batch // GROUP, shape.prompt), generator=torch.manual_seed(1))
-    prompts = some.repeat_interleave(GROUP, 0).to(device)
-    settings = transformers.GenerationConfig(
-        max_new_tokens=shape.new, min_new_tokens=shape.new, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-        pad_token_id=0, cache_implementation="static",
-    )  # fmt: skip
-
-    def run() -> torch.Tensor:
-        with torch.inference_mode():
-            return model.generate(prompts, attention_mask=torch.ones_like(prompts), generation_config=settings)
-
-    return run
+    return generate(model, some.repeat_interleave(GROUP, 0).to(model.device), shape.new, 0, True)
 
 
-def step_of(model: transformers.LlamaForCausalLM, shape: Shape, device: str) -> Callable[[], None]:
+def step_of(model: transformers.LlamaForCausalLM, shape: Shape) -> Callable[[], None]:
     """GRPO: sample, reward, advantages within groups, gradients of micro-batches, one step of AdamW."""
-    sample = sampler(model, shape, device)
+    sample = sampler(model, shape)
     adapters = [x for x in model.parameters() if x.requires_grad]
-    optimiser = torch.optim.AdamW(adapters, LEARNING_RATE, weight_decay=0.0, fused=device != "cpu")
+    optimiser = torch.optim.AdamW(adapters, LEARNING_RATE, weight_decay=0.0, fused=model.device.type != "cpu")
 
     def run() -> None:
         ids = sample().clone()
@@ -84,18 +80,7 @@ def step_of(model: transformers.LlamaForCausalLM, shape: Shape, device: str) -> 
     return run
 
 
-def by_torch(shape: Shape) -> dict[str, Callable[[], object]]:
-    """What is measured, by name, each ended when it is done on the device."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    calls = {"sample": sampler(model_of(shape, device), shape, device),
-             "step": step_of(model_of(shape, device), shape, device)}  # fmt: skip
-
-    def done(call: Callable[[], object]) -> Callable[[], object]:
-        def run() -> None:
-            call()
-            if device == "cuda":
-                torch.cuda.synchronize()
-
-        return run
-
-    return {name: done(call) for name, call in calls.items()}
+def by_torch(shape: Shape, device: str) -> dict[str, Callable[[], object]]:
+    """What is measured, by name."""
+    models = (adapted(model_of(shape)).to(device) for _ in range(2))
+    return {"sample": sampler(next(models), shape), "step": step_of(next(models), shape)}

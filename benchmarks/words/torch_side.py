@@ -22,18 +22,7 @@ import transformers
 from benchmarks.llm.sizes import GROUP, LEARNING_RATE, answer, clock, requests, serve, tell
 from benchmarks.llm.torch_side import THREADS, generate, peak
 from benchmarks.words.shapes import LINEARS, RANK, Shape, shape_of
-
-
-def model_of(shape: Shape) -> transformers.LlamaForCausalLM:
-    """The same network, random."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=shape.vocabulary, hidden_size=shape.width, intermediate_size=shape.hidden,
-        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, pad_token_id=None,
-        attn_implementation="sdpa", dtype=shape.dtype,
-    )  # fmt: skip
-    return transformers.LlamaForCausalLM(config).to(getattr(torch, shape.dtype)).eval()
+from benchmarks.words.torch_hand import model_of
 
 
 def tokenizer_of(shape: Shape) -> transformers.PreTrainedTokenizerFast:

@@ -25,8 +25,8 @@ from teamtr_jax.llm.model import ModelConfig, language_model, policy_head
 from teamtr_jax.llm.token_statistics import TokenStatistics, token_statistics
 from teamtr_jax.llm.update_settings import CompiledSettings, TracedSettings
 
-__all__ = ["Spoken", "Policy", "layout_policy", "Shared", "Text", "text_of", "Begun", "reading_policy", "Given", "Rows",
-           "unchanged"]  # fmt: skip
+__all__ = ["Spoken", "Policy", "layout_policy", "Shared", "NOTHING", "Text", "text_of", "Begun", "reading_policy", "Given",
+           "Rows", "unchanged"]  # fmt: skip
 
 
 class Spoken(NamedTuple):
@@ -91,7 +91,11 @@ class Shared(NamedTuple):
     group: int = 1  #: G: the rows b·G to b·G + G − 1 are of prompt b
 
 
-def text_of(reading: Reading, shared: Shared = Shared()) -> Text:  # noqa: B008 - a tuple
+NOTHING = Shared()
+"""Every row is read whole."""
+
+
+def text_of(reading: Reading, shared: Shared = NOTHING) -> Text:
     """What a network reads of a reading."""
     prompt = jnp.arange(reading.ids.shape[0], dtype=jnp.int32) // shared.group
     return Text(reading.ids, reading.readable, reading.at, prompt)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from teamtr_jax.hosts import from_first, gathered
 from teamtr_jax.llm.conversations import Conversations, own_messages, reading_of
 from teamtr_jax.llm.external import ExternalSampler
-from teamtr_jax.llm.given import Shared
+from teamtr_jax.llm.given import NOTHING, Shared
 from teamtr_jax.llm.language_model import Params, Reading, joined
 from teamtr_jax.llm.losses import LARGEST
 from teamtr_jax.llm.mesh import AnyMesh, by_rows, everywhere, parameter_parts, require_parts, row_parts, within
@@ -29,7 +29,7 @@ from teamtr_jax.llm.text.drift import DriftPolicy
 from teamtr_jax.llm.text_sampler import converse
 from teamtr_jax.llm.text_sizes import TextSizes, bytes_beside, require_text_room
 from teamtr_jax.llm.text_team import TextTeam
-from teamtr_jax.llm.text_update import NOTHING, Learner, learner, score_reading, shared_of, update_reading
+from teamtr_jax.llm.text_update import Learner, learner, score_reading, shared_of, update_reading
 from teamtr_jax.llm.token_log import TokenLogger
 from teamtr_jax.llm.update import Lesson, Outcome, TrainState
 from teamtr_jax.llm.update_settings import UpdateSettings
@@ -203,9 +203,9 @@ class _TextKind(NamedTuple):
             )
         return _by_turn(own_messages(team, said, which).turn, np.asarray(gathered(found), np.float64), said.ids.shape)
 
-    def _shared(self, reading: Reading, group: int, prompts: int | None = None) -> Shared:
+    def _shared(self, reading: Reading, group: int, step: int | None = None) -> Shared:
         """On a mesh rows lie apart: each reads its own."""
-        return shared_of(reading, group, prompts) if self.mesh is None else NOTHING
+        return shared_of(reading, group, step) if self.mesh is None else NOTHING
 
     def in_update(self, reading: Reading, group: int) -> Shared:
         """What an update reads once."""

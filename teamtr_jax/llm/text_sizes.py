@@ -169,20 +169,22 @@ def _needs(model: LanguageModel, length: int, shared: int) -> Callable[[TextSize
         # found of both policies, the same in float32, and the two slopes.
         found = 2 * rows * position + micro * (2 * position + 4 * model.width * FLOAT)
         block = min(block_of(model.vocabulary, sizes.micro_batch * sizes.written), sizes.micro_batch * sizes.written)
+        statistics = BLOCKS * FLOAT * model.vocabulary * -(-block // sizes.row_devices)
+        activations = micro * sizes.views * kept + max(micro * sizes.views * besides - statistics, 0)
         # Of beginnings: caches of every prompt, their slopes and those of a micro-batch, which are as many; what its rows read
-        # of them, with slopes; what reading them keeps.
+        # of them, with slopes; what reading them keeps. More than a micro-batch are read again after it, a few at a time.
         prompts, wide = -(-sizes.rows // sizes.group), FLOAT / jnp.dtype(features.dtype).itemsize
         caches = (prompts * (2 + wide) + micro * (1 + wide)) * cache * shared / length
-        read = min(micro, prompts) * begun + int(caches)
-        statistics = BLOCKS * FLOAT * model.vocabulary * -(-block // sizes.row_devices)
+        again = max(micro * sizes.views * begun - activations, 0)
+        beginnings = sizes.views * int(caches) + (sizes.views * prompts * begun if prompts <= micro else again)
         return Needs(
             frozen=(_bytes(frozen) + sizes.beside) // split,
             trained=2 * sizes.sets * ADAM * numbers * FLOAT // split,
             gradient=GRADIENTS * numbers * FLOAT // split,
             head=0 if head.dtype == jnp.float32 else head.size * FLOAT // split,
             features=found * sizes.written,
-            activations=micro * sizes.views * kept + max(micro * sizes.views * besides - statistics, 0),
-            beginnings=sizes.views * read if shared else 0,
+            activations=activations,
+            beginnings=beginnings if shared else 0,
             statistics=statistics,
             sampler=rows * sizes.sets * sizes.views * cache
             + LOGITS * FLOAT * rows * model.vocabulary

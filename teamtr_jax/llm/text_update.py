@@ -19,30 +19,18 @@ from jaxtyping import Float, Int
 
 from teamtr_jax.llm.ascend import optimiser_of
 from teamtr_jax.llm.devices import in_chunks
-from teamtr_jax.llm.given import Begun, Given, Policy, Rows, Shared, Text, reading_policy, text_of
+from teamtr_jax.llm.given import NOTHING, Begun, Given, Policy, Rows, Shared, Text, reading_policy, text_of
 from teamtr_jax.llm.language_model import LanguageModel, Params, Reading, split_trained
 from teamtr_jax.llm.mesh import constrain
 from teamtr_jax.llm.token_statistics import token_log_probs_of
 from teamtr_jax.llm.update import Improved, Lesson, improve
 from teamtr_jax.llm.update_settings import CompiledSettings, TracedSettings, UpdateSettings, parts
-from teamtr_jax.validation import InputError, concrete, integers, permutation
+from teamtr_jax.validation import InputError, concrete, integers, permutation, whole_number
 
-__all__ = [
-    "NOTHING",
-    "Learner",
-    "learner",
-    "update_reading",
-    "score_reading",
-    "shared_of",
-    "worth_sharing",
-    "text_programs",
-]
+__all__ = ["Learner", "learner", "update_reading", "score_reading", "shared_of", "worth_sharing", "text_programs"]
 
 LEAST = 32
 """Slots that are worth reading once."""
-
-NOTHING = Shared()
-"""Every row is read whole."""
 
 
 class Learner(NamedTuple):
@@ -116,27 +104,28 @@ def score_reading(
     return _score(_Program(model, shared), micro_batch, trained, frozen, heat, reading)
 
 
-def shared_of(reading: Reading, group: int, prompts: int | None = None) -> Shared:
+def shared_of(reading: Reading, group: int, step: int | None = None) -> Shared:
     """What the rows of each prompt have in common, `group` rows one after the other: of 32, 64, 128, … slots the most.
 
     Args:
-      prompts: of more than so many nothing is read once. Every step of an update reads the beginnings of all prompts: where it
-        has fewer rows than there are prompts, rows are read whole in less time.
+      step: rows of a step of an update; none where rows are only scored.
     """
-    if prompts is not None and len(reading.ids) > prompts * group:
-        return NOTHING
-    slots = worth_sharing(_common(reading, group))
+    whole_number("group", group, 1)
+    slots = worth_sharing(_common(reading, group), len(reading.ids) // group, step)
     return Shared(slots, group) if slots else NOTHING
 
 
-def worth_sharing(common: int) -> int:
+def worth_sharing(common: int, prompts: int = 1, step: int | None = None) -> int:
     """Slots that are read once where so many are common: powers of two, each another program, from 32 on.
 
+    None where a step has fewer rows than there are prompts: it would read the beginnings of all.
+
     Example:
-      >>> [worth_sharing(common) for common in (31, 32, 63, 64, 200)]
-      [0, 32, 32, 64, 128]
+      >>> [worth_sharing(common) for common in (31, 32, 63, 64, 200)], worth_sharing(64, 9, 8), worth_sharing(64, 8, 8)
+      ([0, 32, 32, 64, 128], 0, 64)
     """
-    return 2 ** (common.bit_length() - 1) if common >= LEAST else 0
+    worth = common >= LEAST and (step is None or prompts <= step)
+    return 2 ** (common.bit_length() - 1) if worth else 0
 
 
 def _common(reading: Reading, group: int) -> int:
@@ -151,6 +140,8 @@ def _common(reading: Reading, group: int) -> int:
 
 
 def _require_shared(reading: Reading, shared: Shared) -> None:
+    whole_number("shared.slots", shared.slots, 0)
+    whole_number("shared.group", shared.group, 1)
     if shared.slots and concrete(reading.ids) is not None and (found := _common(reading, shared.group)) < shared.slots:
         raise InputError("shared", f"{shared.slots} slots", f"at most the {found} that rows of a prompt have in common")
 

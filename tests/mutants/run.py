@@ -204,9 +204,6 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=40, help="places of each group; 0: every change")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument(
-        "--passed", action="store_true", help="without any change the tests have just passed: not run first"
-    )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no mutant after so long")
     asked = parser.parse_args()
     if unknown := sorted(set(asked.groups) - set(groups)):
@@ -244,7 +241,7 @@ def main() -> int:
             (Mutant(name, "", "baseline", "{}", 0, 0, 0), command(python, group["tests"]), WALL_SECONDS)
             for name, group in groups.items()
         ]
-        for name, found in zip(groups, pool.imap(work, base if jobs and not asked.passed else []), strict=False):
+        for name, found in zip(groups, pool.imap(work, base if jobs else []), strict=False):
             if found["outcome"] != "passed":
                 print(f"{name}: the tests fail without any change\n{found['output']}", file=sys.stderr)
                 return 1

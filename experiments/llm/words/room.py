@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from experiments.llm.words.setup import TextSetup
@@ -50,14 +52,15 @@ def sizes_of(setup: TextSetup, which: int) -> TextSizes:
         row_devices=row_parts(setup.mesh),
         parameter_devices=parameter_parts(setup.mesh),
         beside=bytes_beside([_frozen(setup, k) for k in range(setup.team.who.sets)], which),
-        shared=worth_sharing(min(min(_openings(setup, k)) for k in members)) if _read_once(setup) else 0,
+        shared=_read_once(setup, members),
         group=setup.sampling.group,
     )
 
 
-def _read_once(setup: TextSetup) -> bool:
-    """Whether updates read once what the rollouts of a prompt have in common."""
-    return setup.mesh is None and setup.sampling.prompts <= setup.update.minibatch
+def _read_once(setup: TextSetup, members: Sequence[int]) -> int:
+    """Slots that updates read once for all rollouts of a prompt, about."""
+    common = min(min(_openings(setup, k)) for k in members)
+    return 0 if setup.mesh else worth_sharing(common, setup.sampling.prompts, setup.update.minibatch)
 
 
 def _frozen(setup: TextSetup, which: int) -> Params:
