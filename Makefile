@@ -158,7 +158,7 @@ notebooks: $(NOTEBOOKS) ## theory/notebooks/*.py as .ipynb, beside them
 	$(RUN) -m jupytext --quiet --set-kernel python3 --to ipynb --output $@ $<
 
 .PHONY: docs
-docs: setup ## the documentation, warnings as errors, into build/docs (minutes; QUICK=1: without pages of the source)
+docs: setup ## the documentation, warnings as errors, into build/docs (minutes; QUICK=1: no pages of the source, sidebars at the top only)
 	rm -rf build/docs
 	$(RUN) -m sphinx -W --keep-going $(if $(QUICK),-t quick) -b html docs build/docs
 

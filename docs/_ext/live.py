@@ -495,6 +495,13 @@ def _tagged_formulas(app: Any, doctree: Any) -> None:
             node["nowrap"] = True
 
 
+def _without_sidebar(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """No list of all pages beside those of a folder: Furo lays it out for each page anew, four fifths of the time of writing."""
+    del app, template, doctree
+    if "/" in page:
+        context["toctree"] = lambda **_: ""
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Sphinx's entry point."""
     app.add_config_value("execute", "force", "env")
@@ -503,6 +510,8 @@ def setup(app: Any) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", _process_docstring, priority=100)  # before napoleon
     app.connect("doctree-read", _short_types)
     app.connect("doctree-read", _tagged_formulas)
+    if app.tags.has("quick"):
+        app.connect("html-page-context", _without_sidebar, priority=400)  # before Furo
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
