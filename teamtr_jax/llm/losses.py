@@ -11,17 +11,20 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 
 from teamtr_jax.llm.layout import Layout, by_turn
 from teamtr_jax.llm.token_statistics import TokenStatistics
 from teamtr_jax.rollouts import centred_advantage, group_normalised_advantage
 from teamtr_jax.validation import one_of
 
-__all__ = ["Advantage", "Average", "LARGEST", "rollout_advantage", "mixed_groups", "own_tokens", "k1", "k3", "Divergence",
-           "divergence", "per_message", "Estimator", "ESTIMATORS", "PENALTIES", "Ratio", "RATIOS", "Spending", "SPENDING",
-           "within_budget", "ratio_of", "clipped_surrogate", "unit_weights"]  # fmt: skip
+__all__ = ["Advantage", "Average", "LARGEST", "rollout_advantage", "mixed_groups", "own_tokens", "k1", "k3",
+           "k3_float64", "Divergence", "divergence", "per_message", "Estimator", "ESTIMATORS", "PENALTIES", "Ratio",
+           "RATIOS", "Spending", "SPENDING", "within_budget", "ratio_of", "clipped_surrogate",
+           "unit_weights"]  # fmt: skip
 
 Advantage = Literal["group_normalised", "centred", "batch_normalised"]
 """Of a rollout with reward R: ``group_normalised``: the paper's `clip((R−μ)/√(σ²+ε), ±A_clip)` over the rollouts of its prompt
@@ -91,6 +94,11 @@ def k1(log_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
 def k3(log_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
     """`r − 1 − log r ≥ 0`, `r = π'/π`: unbiased for `KL(current‖new)` under samples of the current policy."""
     return jnp.expm1(jnp.minimum(log_ratio, LARGEST)) - log_ratio
+
+
+def k3_float64(log_ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`k3` on the host, in float64 whatever the setting: squares of rounding are small."""
+    return np.expm1(np.minimum(log_ratio, LARGEST)) - log_ratio
 
 
 class Divergence(NamedTuple):

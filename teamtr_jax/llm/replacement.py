@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike, NDArray
 
 from teamtr_jax import intervals
 from teamtr_jax.chain_audit import OPTIONS, audit_chain
 from teamtr_jax.checkpoint import describe, read_manifest, restore, same_leaves
-from teamtr_jax.finite_sample import Certificate, finite_sample_certificate
+from teamtr_jax.finite_sample import Certificate, finite_sample_certificate, mismatch_certificate
 from teamtr_jax.intervals import Interval
 from teamtr_jax.llm.alignment import check_newcomer, log_kl, own_log_probs, own_positions
 from teamtr_jax.llm.description import described_team, models_of, sharing_of, vocabulary_difference, vocabulary_of
@@ -35,7 +35,8 @@ from teamtr_jax.training import CHECKPOINTS
 from teamtr_jax.types import Team
 from teamtr_jax.validation import InputError, finite, real_number, shaped, whole_number
 
-__all__ = ["Newcomer", "replace_agent", "agent_from_checkpoint", "swap_report", "SampledSwap", "sampled_swap"]
+__all__ = ["Newcomer", "replace_agent", "agent_from_checkpoint", "swap_report", "SampledSwap", "sampled_swap", "SwapTokens",
+           "checked_scores", "swap_of"]  # fmt: skip
 
 
 class Newcomer(NamedTuple):
@@ -203,7 +204,7 @@ class SampledSwap(NamedTuple):
     tokens: float  #: that the agent wrote, in a conversation
     surrogate: Interval | None  #: `L`
     certificate: Interval | None  #: `L − δ` (S7, rewards in [0, 1])
-    limit: Certificate | None  #: S8: of the change of J, if these conversations did not train the newcomer
+    limit: Certificate | None  #: S8, S12: of the change of J, if these conversations did not train the newcomer
 
 
 def sampled_swap(
@@ -232,17 +233,47 @@ def sampled_swap(
     alpha = real_number("alpha", alpha, above=0.0, below=1.0)
     check_newcomer(team, agent, config, own_params)
     own = own_positions(layout, probes, agent)
-    score = None if reward is None else np.asarray(reward, np.float64)
-    if score is not None:
-        score = score[:, None] if score.ndim == 1 else score
-        finite("reward", score)
-        if shaped("reward", score, ("B", "G")) and score.size != len(own):
-            raise InputError("reward", f"{score.size} rewards", f"{len(own)}, one for each conversation")
-    group = 1 if score is None else score.shape[1]
+    score = checked_scores(reward, len(own))
     out = own_log_probs(team.models[agent], layout, agent_params(team, params, agent), probes.tokens)
     new = own_log_probs(config, layout, own_params, probes.tokens)
     said = np.where(own, np.asarray(by_turn(layout, probes.tokens)), 0)[..., None]
-    log_ratio = np.where(own, np.take_along_axis(new - out, said, -1)[..., 0], 0.0)
+    log_ratio = np.take_along_axis(new - out, said, -1)[..., 0]
+    return swap_of(SwapTokens(own, log_ratio, log_kl(out, new), log_kl(new, out)), score, alpha)
+
+
+class SwapTokens(NamedTuple):
+    """What two policies say of the ids that one agent wrote, in R conversations of M messages; anything where it wrote none."""
+
+    own: Bool[np.ndarray, "R M L"]
+    log_ratio: Float[np.ndarray, "R M L"]  #: `log π'/π` of the id
+    kl: Float[np.ndarray, "R M L"]  #: KL(outgoing‖newcomer) of the context, nats
+    kl_new_to_current: Float[np.ndarray, "R M L"]
+    away: Float[np.ndarray, "R M L"] | None = None  #: `log π/μ` where a sampler μ wrote that may be another policy
+
+
+def checked_scores(reward: ArrayLike | None, rows: int) -> NDArray[np.float64] | None:
+    """Rewards ``[B, G]`` of so many conversations, prompt by prompt; `None` if there are none.
+
+    Raises:
+      InputError: another number, what is no number, fewer than two prompts.
+    """
+    if reward is None:
+        return None
+    score = np.asarray(reward, np.float64)
+    score = score[:, None] if score.ndim == 1 else score
+    finite("reward", score)
+    if shaped("reward", score, ("B", "G")) and score.size != rows:
+        raise InputError("reward", f"{score.size} rewards", f"{rows}, one for each conversation")
+    if score.shape[0] < 2:
+        raise InputError("reward", "one prompt", "at least 2")
+    return score
+
+
+def swap_of(tokens: SwapTokens, score: NDArray[np.float64] | None, alpha: float) -> SampledSwap:
+    """The swap from its tokens; `score` as `checked_scores` gives it. The limit is S8's, S12's where there is `away`."""
+    own = tokens.own
+    group = 1 if score is None else score.shape[1]
+    log_ratio = np.where(own, tokens.log_ratio, 0.0)
 
     def total(x: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.where(own, x, 0.0).sum((1, 2)).reshape(-1, group)
@@ -250,23 +281,28 @@ def sampled_swap(
     def mean(x: NDArray[np.float64]) -> Interval:
         return intervals.mean(x.mean(1), alpha)
 
-    spent = total(log_kl(out, new))
+    spent = total(tokens.kl)
     surrogate = certificate = limit = None
     if score is not None:
-        if score.shape[0] < 2:
-            raise InputError("reward", "one prompt", "at least 2")
         others = score if group > 1 else score.T  # the other rollouts of the prompt, or the other prompts
         others = (others.sum(1, keepdims=True) - others) / (others.shape[1] - 1)
         gain = (score - (others if group > 1 else others.T)) * total(np.expm1(log_ratio))
         surrogate, certificate = mean(gain), mean(gain - spent)
         paths = log_ratio.reshape(*score.shape, -1)
-        paths = np.minimum(paths, 700.0 / paths.shape[-1])  # a ratio cut from above: still a lower limit
-        limit = finite_sample_certificate(score, paths, alpha=alpha)
+
+        def cut(x: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.minimum(x, 700.0 / x.shape[-1])  # a ratio cut from above: still a lower limit
+
+        if tokens.away is None:
+            limit = finite_sample_certificate(score, cut(paths), alpha=alpha)
+        else:
+            away = np.where(own, tokens.away, 0.0).reshape(paths.shape)
+            limit = mismatch_certificate(score, cut(away), cut(away + paths), alpha=alpha)
     return SampledSwap(
         kl=mean(spent),
         kl_k1=mean(total(-log_ratio)),
         kl_k3=mean(total(np.expm1(log_ratio) - log_ratio)),
-        kl_new_to_current=mean(total(log_kl(new, out))),
+        kl_new_to_current=mean(total(tokens.kl_new_to_current)),
         tokens=float(own.sum() / len(own)),
         surrogate=surrogate,
         certificate=certificate,

@@ -20,7 +20,7 @@ from teamtr_jax.llm.conversations import Conversations, own_messages, reading_of
 from teamtr_jax.llm.external import ExternalSampler
 from teamtr_jax.llm.given import NOTHING, Shared
 from teamtr_jax.llm.language_model import Params, Reading, joined
-from teamtr_jax.llm.losses import LARGEST
+from teamtr_jax.llm.losses import k3_float64
 from teamtr_jax.llm.mesh import AnyMesh, by_rows, everywhere, parameter_parts, require_parts, row_parts, within
 from teamtr_jax.llm.networks import Audit, Kind, LanguageEstimate, LanguageSampling, backend_of
 from teamtr_jax.llm.self_kl import self_kl_floor
@@ -257,14 +257,14 @@ class _TextKind(NamedTuple):
         scored = self._scored(rollouts, self.team.who.sharers[agent])[:training]
         differs = _per_message(scored - said.logp[:training], own)
         itself = _per_message(np.asarray(outcome.current)[:training] - found.current[:training], own)
-        floor = max(_mean(_k3(itself)), abs(float(outcome.start)), self._floor(state, found.data.reading, agent))
+        floor = max(_mean(k3_float64(itself)), abs(float(outcome.start)), self._floor(state, found.data.reading, agent))
         spoke = np.asarray(own.any(-1))
         messages = spoke.sum() / math.ceil(self.settings.measured * training)  # of a rollout that was measured
         costs = self.settings.reward_range * floor * messages
         return {
             "mismatch_mean": _mean(np.abs(differs)),
             "mismatch_max": float(np.abs(differs).max(initial=0)),
-            "mismatch_k3": _mean(_k3(differs)),
+            "mismatch_k3": _mean(k3_float64(differs)),
             "floor": floor,
             "below_floor": bool(info["message_kl"] <= floor or abs(info["certificate_estimable"]) <= costs),
             "drift": _mean(said.drifted[:training][spoke]),
@@ -307,8 +307,3 @@ def _per_message(x: NDArray[np.float64], own: NDArray[np.bool_]) -> NDArray[np.f
 
 def _mean(x: Any) -> float:
     return float(np.mean(x)) if len(x) else 0.0
-
-
-def _k3(log_ratio: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`losses.k3` in float64 whatever the setting: squares of rounding are small."""
-    return np.expm1(np.minimum(log_ratio, LARGEST)) - log_ratio

@@ -23,7 +23,7 @@ from teamtr_jax.llm.text.view import Told
 from teamtr_jax.llm.text_team import TextAgent, TextTeam
 from teamtr_jax.validation import InputError, shown, whole_number
 
-__all__ = ["Problem", "converse"]
+__all__ = ["Problem", "converse", "read_again"]
 
 Problem = str | tuple[str, ...]
 """One text that every agent reads, or one for each agent, of which the others know nothing."""
@@ -115,6 +115,22 @@ def converse(
         for row, text in zip(said, messages, strict=True):
             row.append(text)
     return out._replace(said=tuple(map(tuple, said)), views=tuple(map(_view, readers)), drift=drifts)
+
+
+def read_again(team: TextTeam, said: Conversations, k: int) -> View:
+    """What agent `k` of `team` reads in these conversations, its own messages being the ids that were written.
+
+    Raises:
+      InputError: a view that would be too long.
+    """
+    rows, turns = said.speaker.shape
+    reader = _Reader.of(rows, turns)
+    for row, turn in np.argwhere(said.speaker == k).tolist():
+        _told(team, k, reader, said.problems[row], said.speaker[row], list(said.said[row][:turn]), row)
+        own = said.ids[row, turn, : said.length[row, turn]].tolist()
+        reader.begin[row, turn], reader.last[row] = len(reader.views[row]), own
+        reader.views[row] += own
+    return _view(reader)
 
 
 def _rows(

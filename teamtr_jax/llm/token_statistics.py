@@ -181,8 +181,8 @@ _of_blocks.defvjp(_blocks_forward, _blocks_backward)
 
 
 def token_statistics(
-    current: Float[Array, "*batch D"] | None,
-    current_head: Float[Array, "V D"] | None,
+    current: Float[Array, "*batch E"] | None,
+    current_head: Float[Array, "V E"] | None,
     new: Float[Array, "*batch D"],
     new_head: Float[Array, "V D"],
     written: Int[Array, "*batch"],
@@ -196,8 +196,8 @@ def token_statistics(
     `new` and `kl` alone.
 
     Args:
-      current: features of the current policy where each token was written; not differentiated. `None`: the new policy is the
-        current one as it is, its KL zero: half of the work.
+      current: features of the current policy, whose network may be of another width, where each token was written; not
+        differentiated. `None`: the new policy is the current one as it is, its KL zero: half of the work.
       new: those of the new policy.
       written: ids; what is beyond the vocabulary (a pad) counts as its last id, to be masked by the caller.
       chunk: positions of a block; those of a block are far apart, so that rows on several devices are worked on at once.
@@ -216,10 +216,12 @@ def token_statistics(
     _fit("new", new, new_head, written, temperature)
     if (current is None) != (current_head is None):
         raise InputError("current, current_head", "one of them", "both or neither")
-    if current is not None and current.shape != new.shape:
-        raise InputError("current", f"shape {list(current.shape)}", f"shape {list(new.shape)}, that of `new`")
-    if current_head is not None and current_head.shape != new_head.shape:
-        raise InputError("current_head", f"shape {list(current_head.shape)}", f"shape {list(new_head.shape)}")
+    if current is not None and current_head is not None:
+        if current.shape[:-1] != new.shape[:-1]:
+            raise InputError("current", f"shape {list(current.shape)}", f"{list(new.shape[:-1])} and D, as `new`")
+        if current_head.shape[:1] != new_head.shape[:1]:
+            raise InputError("current_head", f"shape {list(current_head.shape)}", f"{vocabulary} rows, as `new_head`")
+        _fit("current", current, current_head, written, temperature)
     wide = jnp.promote_types(jnp.promote_types(new.dtype, new_head.dtype), jnp.float32)
     size = block_of(vocabulary, count, wide.itemsize) if chunk is None else whole_number("chunk", chunk, 1)
     size = max(min(size, count), 1)
