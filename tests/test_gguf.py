@@ -1,7 +1,9 @@
 """GGUF files: the network, the parameters and the tokenizer of the checkpoint that they were made of, or one clear error."""
 
 import importlib.util
+import itertools
 import json
+from contextlib import suppress
 
 import jax
 import jax.numpy as jnp
@@ -161,6 +163,10 @@ def test_factors_of_another_number_of_pairs_are_refused(fields):
 
 def test_whatever_stands_in_the_metadata_is_read_or_refused(fields):
     """Every key with every kind of value: no other error."""
+    for key in [*PIECED, "tokenizer.ggml.add_space_prefix", "tokenizer.ggml.bos_token_id"]:
+        for value in (True, 0, -1, 2.5, float("nan"), "", "x", [], [1], ["a"], [float("inf")] * len(TOKENS)):
+            with suppress(InputError):
+                tokenizer_of(*tokenizer_files(PIECED | {key: value}, len(TOKENS)))
     own = ("scaling.type", "scaling.factor", "scaling.original_context_length", "scaling.yarn_beta_fast")
     keys = [*fields, *(f"llama.rope.{key}" for key in own), "llama.attention.key_length", "split.count", "llama.new"]
     read = 0
@@ -219,7 +225,7 @@ def test_a_network_that_is_not_known_is_refused(fields, changes, named):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model"),
+        ({"tokenizer.ggml.model": "bert"}, "tokenizer.ggml.model"),
         ({"tokenizer.ggml.model": None}, "tokenizer.ggml.model"),
         ({"tokenizer.ggml.pre": "my-own"}, "tokenizer.ggml.pre"),
         ({"tokenizer.ggml.pre": None}, "tokenizer.ggml.pre"),
@@ -228,6 +234,7 @@ def test_a_network_that_is_not_known_is_refused(fields, changes, named):
         ({"tokenizer.ggml.tokens": "ab"}, "tokenizer.ggml.tokens"),
         ({"tokenizer.ggml.token_type": [1]}, "tokenizer.ggml.token_type"),
         ({"tokenizer.ggml.token_type": [6] * 300}, "tokenizer.ggml.token_type"),
+        ({"tokenizer.ggml.token_type": [1.0] * 300}, "tokenizer.ggml.token_type"),
         ({"tokenizer.ggml.merges": ["a b c"]}, "tokenizer.ggml.merges"),
         ({"tokenizer.ggml.merges": None}, "tokenizer.ggml.merges"),
         ({"tokenizer.ggml.eos_token_id": 300}, "tokenizer.ggml.eos_token_id"),
@@ -240,6 +247,126 @@ def test_a_tokenizer_that_is_not_known_is_refused(fields, changes, named):
     with pytest.raises(InputError) as caught:
         tokenizer_files(changed, 300)
     assert caught.value.name == named
+
+
+# ------------------------------------------------------------------------------------------- SentencePiece
+
+
+def test_pieces_are_those_of_the_checkpoint(tmp_path):
+    """The file has scores and no merges; ids of contents and templates are those of the checkpoint's own tokenizer."""
+    found, agent = load_agent(make.write(tmp_path / "a.gguf", "llama2")), load_agent(CHECKPOINTS / "llama2")
+    assert found.model == agent.model
+    same(found.params, agent.params)
+    ours, theirs = found.tokenizer, agent.tokenizer
+    for name in ("size", "bos", "pad", "eos", "controls", "names", "chat_template"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    file, its = (
+        read_gguf(tmp_path / "a.gguf").tokenizer,
+        json.loads((CHECKPOINTS / "llama2" / "tokenizer.json").read_text()),
+    )
+    assert file["model"] == its["model"]
+    assert all(file[name] == its[name] for name in ("normalizer", "pre_tokenizer", "decoder", "added_tokens"))
+    for chat in json.loads((CHECKPOINTS / "llama2" / "chats.json").read_text()):
+        assert ours.encode_template(chat["text"]) == chat["ids"]
+        for opens in (True, False):
+            assert ours.encode(chat["text"], opens) == theirs.encode(chat["text"], opens)
+            assert ours.decode(chat["ids"], opens) == theirs.decode(chat["ids"], opens)
+
+
+SPECIAL = ["<unk>", "<s>", "</s>"]
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+WORDS = ["▁a", "ab", "▁ab", "ba", "bab", "▁▁", "▁▁▁▁", "aba", "é", "éa", "abab"]
+TOKENS = [*SPECIAL, *BYTES, "▁", "a", "b", "c", *WORDS, "[X]", "bc"]
+KINDS = [2, 3, 3, *[6] * 256, *[1] * (4 + len(WORDS)), 4, 3]  # nothing is merged to the control "bc"
+SCORES = [0.0] * 259 + [-1e6] * 4 + [-7.0, -3.5, -6.0, -2.0, -1.0, -8.0, -9.0, -4.0, -1e6, -5.0, -0.5, 0.0, 0.0]
+PIECED = {
+    "tokenizer.ggml.model": "llama",
+    "tokenizer.ggml.tokens": TOKENS,
+    "tokenizer.ggml.token_type": KINDS,
+    "tokenizer.ggml.scores": SCORES,
+}
+
+
+def by_definition(text, first=True):
+    """SentencePiece's BPE: of all neighbours that make a piece those with the best score are merged, the leftmost first."""
+    known = {token: score for token, kind, score in zip(TOKENS, KINDS, SCORES, strict=True) if kind == 1}
+    out = []
+    for n, part in enumerate(text.split("[X]")):
+        out += [TOKENS.index("[X]")] if n else []
+        parts = list(("▁" * bool(first and part) + part).replace(" ", "▁"))
+        while True:
+            pairs = [(-known[a + b], i) for i, (a, b) in enumerate(itertools.pairwise(parts)) if a + b in known]
+            if not pairs:
+                break
+            at = min(pairs)[1]
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        for part in parts:
+            out += [TOKENS.index(part)] if part in known else [3 + byte for byte in part.encode()]
+    return out
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_pieces_are_merged_by_score(first):
+    """Also what the vocabulary has no piece for, in bytes. By hand: 4,703 texts become the ids of sentencepiece 0.2.3."""
+    own = {} if first else {"tokenizer.ggml.add_space_prefix": False}
+    file, config = tokenizer_files(PIECED | own, len(TOKENS))
+    tokenizer = tokenizer_of(file, config)
+    made = {TOKENS.index("".join(pair)) for pair in file["model"]["merges"]}
+    assert {KINDS[i] for i in made} == {1}
+    assert {TOKENS[i] for i in made} == {word for word in WORDS if len(word) > 1}
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("aaabb c"), n)) for n in rng.integers(1, 20, 300)]
+    texts += [f"{a}{b}" for a, b in zip(texts, rng.choice(["é", "\n", "☃", "[X]", "éa", "x[X]"], 300), strict=True)]
+    for text in texts:
+        ids = tokenizer.encode(text, opens=True)
+        assert ids == by_definition(text, first), text
+        if "[X]" not in text:
+            assert tokenizer.decode(ids, opens=True) == text
+    assert len({i for text in texts for i in by_definition(text, first)} & set(range(259, len(TOKENS)))) > 10
+    if not first:
+        assert tokenizer.encode("ab") == tokenizer.encode("ab", opens=True)
+
+
+def test_special_ids_of_sentencepiece():
+    """Its own where the file names none."""
+    tokenizer = tokenizer_of(*tokenizer_files(PIECED, len(TOKENS)))
+    assert (tokenizer.bos, tokenizer.eos, tokenizer.pad) == (1, (2,), None)
+    assert tokenizer.names == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    _, config = tokenizer_files(PIECED | {"tokenizer.ggml.eos_token_id": 1}, len(TOKENS))
+    assert (config["eos_token_id"], config["add_bos_token"], config["add_eos_token"]) == ([1], True, False)
+
+
+def test_without_bytes_what_is_no_piece_cannot_be_written():
+    """The unknown id would stand for it, which nobody may write."""
+    left = [i for i, kind in enumerate(KINDS) if kind != 6]
+    fields = {key: [x[i] for i in left] if isinstance(x, list) else x for key, x in PIECED.items()}
+    tokenizer = tokenizer_of(*tokenizer_files(fields, len(left)))
+    assert tokenizer.encode("ab", opens=True) == [left.index(TOKENS.index("▁ab"))]
+    with pytest.raises(InputError, match="encode without '<unk>'"):
+        tokenizer.encode("a☃☃b", opens=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named", "found"),
+    [
+        ({"tokenizer.ggml.scores": None}, "tokenizer.ggml.scores", "no such key"),
+        ({"tokenizer.ggml.scores": SCORES[1:]}, "tokenizer.ggml.scores", f"{len(SCORES) - 1} entries"),
+        ({"tokenizer.ggml.scores": [*SCORES[1:], float("nan")]}, "tokenizer.ggml.scores", "nan"),
+        ({"tokenizer.ggml.scores": [*SCORES[1:], "1"]}, "tokenizer.ggml.scores", "1"),
+        ({"tokenizer.ggml.remove_extra_whitespaces": True}, "tokenizer.ggml.remove_extra_whitespaces", "true"),
+        ({"tokenizer.ggml.add_space_prefix": 1}, "tokenizer.ggml.add_space_prefix", "a int"),
+        ({"tokenizer.ggml.token_type": [*KINDS[:-2], 5, 3]}, "tokenizer.ggml.token_type", "'[X]' of kind UNUSED"),
+        ({"tokenizer.ggml.token_type": [*KINDS[:4], 1, *KINDS[5:]]}, "tokenizer.ggml.tokens", "no byte <0x01>"),
+        ({"tokenizer.ggml.tokens": [*TOKENS[:-1], "a"]}, "tokenizer.ggml.tokens", "'a' twice"),
+        ({"tokenizer.ggml.bos_token_id": 300}, "tokenizer.ggml.bos_token_id", "300"),
+    ],
+)
+def test_pieces_that_do_not_fit_are_refused(changes, named, found):
+    changed = {key: value for key, value in (PIECED | changes).items() if value is not None}
+    with pytest.raises(InputError) as caught:
+        tokenizer_files(changed, len(TOKENS))
+    assert caught.value.name == named
+    assert found in str(caught.value)
 
 
 PIECES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -31,12 +32,14 @@ class PreTokenizer(NamedTuple):
     patterns: tuple[str, ...]
     ignore_merges: bool = False  #: a piece that is an id as a whole is that id
     adds_bos: bool = False  #: where the file does not say
+    ids: tuple[tuple[str, int], ...] = ()  #: of special tokens, where the file does not say
     nfc: bool = False  #: texts are brought to Unicode's form C first, as the checkpoint's own tokenizer does; llama.cpp does not
 
 
 _LLAMA3 = PreTokenizer((LLAMA3,), ignore_merges=True, adds_bos=True)
 _QWEN2 = PreTokenizer((QWEN2,), nfc=True)
 _SMOLLM = PreTokenizer((ONE_DIGIT, GPT2))
+_SENTENCEPIECE = PreTokenizer((), adds_bos=True, ids=(("unknown", 0), ("bos", 1), ("eos", 2)))
 
 PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
     "default": PreTokenizer((PUNCTUATION, GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
@@ -53,34 +56,32 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
 }
 """What `tokenizer.ggml.pre` may be."""
 
-UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6
-"""Of `tokenizer.ggml.token_type`. The first three are not merged from bytes: they are found in a text as they are."""
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+"""Of `tokenizer.ggml.token_type`. Unknown, control and user-defined ones are not merged: they are found in a text as they are."""
 
 
 def tokenizer_files(fields: Mapping[str, Any], vocabulary: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """`tokenizer.json` and `tokenizer_config.json` of the metadata of a GGUF file.
 
+    `tokenizer.ggml.model` is ``gpt2``, a byte-level BPE, or ``llama``, SentencePiece's BPE, whose file has scores and no
+    merges: these are all ways to put a token together, best score first, as transformers makes them. Of two pairs that make
+    the same token SentencePiece takes the leftmost; that may differ where a token can be cut in several ways.
+
     Nothing is added to an encoded text. Rows without an id, which the converter calls ``[PAD17]``, have none here. Of
-    the config: ``bos_token``, ``eos_token``, ``eot_token``, ``unk_token``, ``pad_token`` (texts, where the file names them),
-    ``eos_token_id`` (ids of eos and eot), ``add_bos_token``, ``chat_template``.
+    the config: ``bos_token``, ``eos_token``, ``eot_token``, ``unk_token``, ``pad_token`` (texts, where the file names them, or
+    by SentencePiece's own ids), ``eos_token_id`` (ids of eos and eot), ``add_bos_token``, ``chat_template``.
 
     Args:
-      fields: the metadata; of a byte-level BPE (`tokenizer.ggml.model` is ``gpt2``).
+      fields: the metadata.
       vocabulary: rows of the table of ids.
 
     Raises:
       InputError: names the key: another kind of tokenizer, an unknown pre-tokenizer, a key that is missing or does not fit.
     """
     model = _need(fields, "tokenizer.ggml.model", str)
-    if model != "gpt2":
-        hint = (
-            ": SentencePiece's merges are not in the file, load the checkpoint's own folder" if model == "llama" else ""
-        )
-        raise InputError("tokenizer.ggml.model", repr(model), f"'gpt2', a byte-level BPE{hint}")
-    pre = _need(fields, "tokenizer.ggml.pre", str)
-    if pre not in PRE_TOKENIZERS:
-        raise InputError("tokenizer.ggml.pre", repr(pre), f"one of {', '.join(PRE_TOKENIZERS)}")
-    cut = PRE_TOKENIZERS[pre]
+    if model not in ("gpt2", "llama"):
+        raise InputError("tokenizer.ggml.model", repr(model), "'gpt2', a byte-level BPE, or 'llama', SentencePiece's")
+    cut = _SENTENCEPIECE if model == "llama" else _pre_tokenizer(fields)
     tokens = _texts(fields, "tokenizer.ggml.tokens")
     if len(tokens) != vocabulary:
         raise InputError("tokenizer.ggml.tokens", f"{len(tokens)} ids", f"{vocabulary}, the rows of token_embd.weight")
@@ -94,24 +95,96 @@ def tokenizer_files(fields: Mapping[str, Any], vocabulary: int) -> tuple[dict[st
         "truncation": None,
         "padding": None,
         "added_tokens": _added(kinds, tokens, filled),
-        "normalizer": {"type": "NFC"} if cut.nfc else None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*map(_split, cut.patterns), _bytes()]},
+        **(_pieces if model == "llama" else _byte_level)(fields, kinds, vocab, cut),
         "post_processor": None,
-        "decoder": _bytes(),
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": cut.ignore_merges,
-            "vocab": vocab,
-            "merges": _merges(fields, vocab),
-        },
+    }
+    file["model"] = {
+        "type": "BPE",
+        "dropout": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "ignore_merges": cut.ignore_merges,
+        "vocab": vocab,
+        **file["model"],
     }
     return file, _config(fields, tokens, cut)
+
+
+def _pre_tokenizer(fields: Mapping[str, Any]) -> PreTokenizer:
+    pre = _need(fields, "tokenizer.ggml.pre", str)
+    if pre not in PRE_TOKENIZERS:
+        raise InputError("tokenizer.ggml.pre", repr(pre), f"one of {', '.join(PRE_TOKENIZERS)}")
+    return PRE_TOKENIZERS[pre]
+
+
+def _byte_level(
+    fields: Mapping[str, Any], kinds: Sequence[int], vocab: Mapping[str, int], cut: PreTokenizer
+) -> dict[str, Any]:
+    """Every byte has a character of its own, and these are merged."""
+    if BYTE in kinds:
+        raise InputError("tokenizer.ggml.token_type", "an id of kind BYTE", "a byte-level BPE, which has none")
+    return {
+        "normalizer": {"type": "NFC"} if cut.nfc else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*map(_split, cut.patterns), _bytes()]},
+        "decoder": _bytes(),
+        "model": {"unk_token": None, "fuse_unk": False, "byte_fallback": False, "merges": _merges(fields, vocab)},
+    }
+
+
+def _pieces(
+    fields: Mapping[str, Any], kinds: Sequence[int], vocab: Mapping[str, int], cut: PreTokenizer
+) -> dict[str, Any]:
+    """Characters are merged, blanks being ``▁``; what is no piece is written in ids of bytes, or as the unknown one."""
+    del cut
+    key = "tokenizer.ggml.remove_extra_whitespaces"
+    if key in fields and _need(fields, key, bool):
+        raise InputError(key, "true", "blanks that are kept: others are not undone by decoding")
+    if unused := [token for token, i in vocab.items() if kinds[i] == UNUSED]:
+        raise InputError("tokenizer.ggml.token_type", f"{unused[0]!r} of kind UNUSED", "ids that are used")
+    found = {token for token, i in vocab.items() if kinds[i] == BYTE}
+    if found and (lacking := sorted({f"<0x{byte:02X}>" for byte in range(256)} - found)):
+        raise InputError("tokenizer.ggml.tokens", f"no byte {lacking[0]}", "all 256 of kind BYTE, or none")
+    key = "tokenizer.ggml.add_space_prefix"
+    first = _need(fields, key, bool) if key in fields else True
+    blank: dict[str, Any] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    back: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+    ]  # fmt: skip
+    unknown = next((token for token, i in vocab.items() if kinds[i] == UNKNOWN), None)
+    return {
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [*([{"type": "Prepend", "prepend": "▁"}] if first else []), blank],
+        },
+        "pre_tokenizer": None,
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [*back, *([{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if first else [])],
+        },
+        "model": {
+            "unk_token": unknown,
+            "fuse_unk": True,
+            "byte_fallback": bool(found),
+            "merges": _by_score(fields, kinds, vocab),
+        },
+    }
+
+
+def _by_score(fields: Mapping[str, Any], kinds: Sequence[int], vocab: Mapping[str, int]) -> list[list[str]]:
+    """Every pair of tokens that makes a third, best score first; of one score the longer beginnings, then the longer ends."""
+    scores = _need(fields, "tokenizer.ggml.scores", list)
+    if len(scores) != len(kinds):
+        raise InputError("tokenizer.ggml.scores", f"{len(scores)} entries", f"{len(kinds)}, one for every id")
+    if bad := [x for x in scores if not isinstance(x, float | int) or not math.isfinite(x)]:
+        raise InputError("tokenizer.ggml.scores", bad[0], "finite numbers")
+    plain = {token: i for token, i in vocab.items() if kinds[i] == NORMAL}
+    found = [
+        (-scores[i], -cut, cut - len(token), i, [token[:cut], token[cut:]])
+        for token, i in plain.items()
+        for cut in range(1, len(token))
+        if token[:cut] in plain and token[cut:] in plain
+    ]
+    return [pair for *_, pair in sorted(found)]
 
 
 def _split(pattern: str) -> dict[str, Any]:
@@ -126,8 +199,8 @@ def _kinds(fields: Mapping[str, Any], count: int) -> list[int]:
     kinds = _need(fields, "tokenizer.ggml.token_type", list)
     if len(kinds) != count:
         raise InputError("tokenizer.ggml.token_type", f"{len(kinds)} entries", f"{count}, one for every id")
-    if BYTE in kinds:
-        raise InputError("tokenizer.ggml.token_type", "an id of kind BYTE", "a byte-level BPE, which has none")
+    if bad := [x for x in kinds if not isinstance(x, int)]:
+        raise InputError("tokenizer.ggml.token_type", bad[0], "whole numbers")
     return kinds
 
 
@@ -156,9 +229,11 @@ def _merges(fields: Mapping[str, Any], vocab: Mapping[str, int]) -> list[list[st
 def _config(fields: Mapping[str, Any], tokens: Sequence[str], cut: PreTokenizer) -> dict[str, Any]:
     out: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     for name, key in (("bos", "bos"), ("eos", "eos"), ("eot", "eot"), ("unk", "unknown"), ("pad", "padding")):
+        at = dict(cut.ids).get(key)
         key = f"tokenizer.ggml.{key}_token_id"
         if key in fields:
             at = _need(fields, key, int)
+        if at is not None:
             if not 0 <= at < len(tokens):
                 raise InputError(key, at, f"an id from 0 to {len(tokens) - 1}")
             out[f"{name}_token"] = tokens[at]
