@@ -18,13 +18,14 @@ from rich.console import Console
 
 from experiments.commands import exit_code, parsed
 from experiments.llm.__main__ import form_of, main
+from experiments.llm.evaluation import regressions
 from experiments.llm.keeping import TIMED
 from experiments.llm.measure import Conversations
 from experiments.llm.settings import Eval, Show
 from experiments.llm.words import bases, compare, hosts, report, talking
 from experiments.llm.words import run as runs
 from experiments.llm.words.room import sizes_of
-from experiments.llm.words.run import load_text_run
+from experiments.llm.words.run import load_text_run, talk
 from experiments.llm.words.settings import Adapters, TextCompare, TextTrain
 from experiments.llm.words.setup import _minibatch, set_up_text, text_task_of
 from experiments.llm.words.starting import start_of_text
@@ -80,7 +81,8 @@ def trained(tmp_path_factory):
     (home / "mine.py").write_text(MINE)
     arguments = ["train", "--base", str(BASE), "--task", f"{home / 'mine.py'}:Mine", "--prompts", "4", "--group", "2",
                  "--stages", "2", "--test-prompts", "8", "--micro-batch", "4", "--lora.rank", "2", "--log", "jsonl",
-                 "--learning-rate", "0.01", "--no-unroll", "--warm.steps", "2", "--warm.batch", "2"]  # fmt: skip
+                 "--learning-rate", "0.01", "--no-unroll", "--warm.steps", "2", "--warm.batch", "2",
+                 "--probe-prompts", "6"]  # fmt: skip
     assert main([*arguments, "--out", str(home / "run")]) == 0
     return home / "run", arguments
 
@@ -122,6 +124,37 @@ def test_a_run_of_checkpoints(trained, capsys):
     assert "settings: warm: found" in capsys.readouterr().err
     assert main([*arguments, "--out", str(home), "--delta", "0.03"]) == 2
     assert "settings: found update.delta = 0.03, expected update.delta = 0.02" in capsys.readouterr().err
+
+
+def test_every_update_is_measured_on_probes(trained, tmp_path, capsys):
+    """Other held-out prompts than those of the accuracy, the same after every update; a team is measured once."""
+    home, _ = trained
+    records, summary = read_records(home), json.loads((home / "summary.json").read_text())
+    probes = [line["probe"] for line in records]
+    assert [x["after"] for x in probes[:-1]] == [x["before"] for x in probes[1:]]
+    assert [x["change"] for x in probes] == pytest.approx([x["after"] - x["before"] for x in probes])
+    loaded, start = load_text_run(home), load_text_run(home, start=True)
+    key = jax.random.fold_in(jax.random.key(loaded.settings.seed), 2)
+    for params, found in ((start.params, probes[0]["before"]), (loaded.params, probes[-1]["after"])):
+        assert talk(loaded.setup, params, loaded.setup.probes, 1, key).reward.mean() == pytest.approx(found)
+    asked = {x.prompt for x in loaded.setup.probes}
+    assert len(asked) == 6
+    assert asked != {x.prompt for x in loaded.setup.test[:6]}
+    assert (summary["probe_prompts"], summary["regressions_tested"]) == (6, 4)
+    assert summary["regressions"] == sum(x["regression"] for x in probes)
+    assert "sign test at level 0.01" in summary["regression_rule"]
+    worst = {k: min(line["probe"]["change"] for line in records if line["agent"] == k) for k in (0, 1)}
+    shutil.copytree(home, tmp_path / "run")
+    said = evaluate_text(Eval(tmp_path / "run", prompts=4, samples=1))["regressions"]
+    assert "Coordination regressions" in capsys.readouterr().out
+    assert {name: (x["updates"], x["worst"]) for name, x in said.items()} == {
+        "first": (2, worst[0]),
+        "second": (2, worst[1]),
+    }
+    worse = [{**line, "probe": {**line["probe"], "regression": line["agent"] == 1}} for line in records]
+    found = regressions(("first", "second"), [*worse, {**records[0], "probe": {}}])
+    assert [found[name]["regressions"] for name in ("first", "second")] == [0, 2]
+    assert found["first"]["updates"] == 2  # what was not measured does not count
 
 
 def test_checkpoints_hold_adapters_only(trained):

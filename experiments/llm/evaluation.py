@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from experiments.tables import show as table
 from teamtr_jax.llm.tasks import Problem, Task, demonstrated
 from teamtr_jax.validation import InputError, shown
 
-__all__ = ["evaluate", "by_agent", "rate_of", "sizes"]
+__all__ = ["evaluate", "regressions", "by_agent", "rate_of", "sizes"]
 
 
 def rate_of(x: NDArray[np.float64]) -> Mean:
@@ -130,21 +130,26 @@ def evaluate(settings: Eval) -> dict[str, Any]:
     )
     note = "against the demonstration; given right: where everybody before said what was demonstrated"
     table("By agent", ["agent", "as demonstrated", "given right", "first wrong"], agents, note)
-    lines = [(line["agent"], line["probe"]) for line in loaded.records if line["probe"]]
-    rows = []
-    report["regressions"] = {}
+    report["regressions"] = regressions(roles, loaded.records)
+    path = write_json(settings.run / name, report)
+    print("\nwritten:", shown(path), sep="\n  ")
+    return report
+
+
+def regressions(roles: Sequence[str], records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Print which agent's updates made the team worse on the probes; by role, of those that were measured."""
+    lines = [(line["agent"], line["probe"]) for line in records if line["probe"]]
+    rows, found = [], {}
     for agent, role in enumerate(roles):
         probes = [probe for who, probe in lines if who == agent]
         if not probes:
             continue
         count, worst = sum(p["regression"] for p in probes), min(p["change"] for p in probes)
-        report["regressions"][role] = {"updates": len(probes), "regressions": count, "worst": worst}
+        found[role] = {"updates": len(probes), "regressions": count, "worst": worst}
         rows.append([role, len(probes), count, f"{worst:+.3f}", f"{np.mean([p['change'] for p in probes]):+.4f}"])
     if rows:
         note = "updates after which fewer probes are solved, sign test at level 0.01 each; change of the mean reward on probes"
         table(
             "Coordination regressions", ["updated agent", "updates", "regressions", "worst", "mean change"], rows, note
         )
-    path = write_json(settings.run / name, report)
-    print("\nwritten:", shown(path), sep="\n  ")
-    return report
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,19 +13,21 @@ import scipy.stats
 from jax import Array
 from numpy.typing import NDArray
 
-from experiments.llm.setup import Setup
 from teamtr_jax.llm.layout import messages
 from teamtr_jax.llm.model import LanguageTeam, Params
 from teamtr_jax.llm.sampler import sample
 from teamtr_jax.llm.tasks import Problem, Task, earned
+from teamtr_jax.stage import Backend
 
 __all__ = ["Conversations", "converse", "Mean", "mean_of", "paired_gain", "Regression", "regression", "LEVEL", "Probe",
-           "pass_at"]  # fmt: skip
+           "remembering", "RULE", "pass_at"]  # fmt: skip
 
 Floats = NDArray[np.float64]
 
 LEVEL = 0.01
 """Of the test for a regression, each update by itself."""
+
+RULE = f"an update after which the mean reward on the probes is lower: one-sided sign test at level {LEVEL}"
 
 
 class Conversations(NamedTuple):
@@ -112,23 +114,27 @@ def regression(before: Floats, after: Floats) -> Regression:
 
 
 class Probe:
-    """Accuracy after every update, on the same prompts with the same random numbers."""
+    """Accuracy after every update, on the same prompts with the same random numbers.
 
-    def __init__(self, setup: Setup, key: Array):
-        self.setup, self.key = setup, key
+    Args:
+      rewards: ``[B, K]`` of parameters, as a `TrainState` has them; `None`: nothing is measured.
+    """
+
+    def __init__(self, rewards: Callable[[Params], Floats] | None):
+        self.rewards = rewards
         self.params: Any = None
-        self.last: NDArray[np.float64] | None = None
+        self.last: Floats | None = None
 
-    def measure(self, params: Params) -> NDArray[np.float64]:
+    def measure(self, params: Params) -> Floats:
+        """Not again where they are those of the last time."""
+        assert self.rewards is not None
         if self.last is None or params is not self.params:
-            setup = self.setup
-            found = converse(setup.team, params, setup.task, setup.probes, 1, self.key, setup.rows)
-            self.params, self.last = params, found.reward
+            self.params, self.last = params, self.rewards(params)
         return self.last
 
     def report(self, before: Params, after: Params) -> dict[str, Any]:
         """What an update did, with half the width of 95 % normal intervals."""
-        if not self.setup.probes:
+        if self.rewards is None:
             return {}
         old, new = self.measure(before), self.measure(after)
         found, reached = regression(old, new), mean_of(new.mean(-1))
@@ -136,6 +142,17 @@ class Probe:
             "before": float(old.mean()), "after": reached.value, "after_error": reached.error, "change": found.change,
             "change_error": paired_gain(old, new).error, "p_value": found.p_value, "regression": found.significant,
         }  # fmt: skip
+
+
+def remembering(backend: Backend, states: list[Any]) -> Backend:
+    """The backend, which also puts the state after every update into a list."""
+
+    def update(state: Any, estimate: Any, agent: Any) -> tuple[Any, Mapping[str, Any]]:
+        new, info = backend.update(state, estimate, agent)
+        states.append(new)
+        return new, info
+
+    return backend._replace(update=update)
 
 
 def pass_at(solved: NDArray[np.bool_], k: int) -> Floats:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
@@ -35,7 +36,7 @@ from experiments.llm.keeping import (
     tensorboard,
     try_places,
 )
-from experiments.llm.measure import Conversations, Probe, converse
+from experiments.llm.measure import RULE, Conversations, Probe, converse, remembering
 from experiments.llm.plugins import TASK_FILE, task_file
 from experiments.llm.settings import TEST_PROMPTS, Train
 from experiments.llm.setup import Setup, describe, set_up, start_of
@@ -50,23 +51,11 @@ from teamtr_jax.llm.warm_start import WarmStart
 from teamtr_jax.monitor import write_token_log
 from teamtr_jax.records import dump, update_lines
 from teamtr_jax.sampler_settings import Sampler
-from teamtr_jax.stage import Backend
 from teamtr_jax.training import CHECKPOINTS, read_records, train
 from teamtr_jax.validation import InputError, shown
 
 __all__ = ["ABOUT", "SUMMARY", "START", "TOKENS", "TIMED", "FIGURES", "train_run", "read_summary", "Loaded", "load_run",
            "Compilations", "COMPILATIONS"]  # fmt: skip
-
-
-def remembering(backend: Backend, states: list[TrainState]) -> Backend:
-    """The backend, which also puts the state after every update into a list."""
-
-    def update(state: Any, estimate: Any, agent: Any) -> tuple[Any, Mapping[str, Any]]:
-        new, info = backend.update(state, estimate, agent)
-        states.append(new)
-        return new, info
-
-    return backend._replace(update=update)
 
 
 def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
@@ -126,7 +115,7 @@ def train_run(settings: Train, start: Path | None = None) -> dict[str, Any]:
         "seconds": time.perf_counter() - began + earlier,
         "seconds_warm_start": warm["seconds"],
         "probe_prompts": settings.probe_prompts,
-        "regression_rule": "an update after which the mean reward on the probes is lower: one-sided sign test at level 0.01",
+        "regression_rule": RULE,
         "compilations": COMPILATIONS.count - compilations,
         "compilations_after_first_stage": compiled[-1] - compiled[0] if compiled else 0,
         "parameters": parameter_count(state.params) // setup.team.who.sets,
@@ -150,7 +139,11 @@ def _stages(settings: Train, setup: Setup, probe_key: Array, write: Write, compi
     log = TokenLogger(parts.append, rescore=True) if settings.log else None
     states: list[TrainState] = []
     backend = remembering(backend_of(setup, log=log), states)
-    probe = Probe(setup, probe_key)
+
+    def rewards(params: Params) -> NDArray[np.float64]:
+        return converse(setup.team, params, setup.task, setup.probes, 1, probe_key, setup.rows).reward
+
+    probe = Probe(rewards if setup.probes else None)
 
     def stage(state: TrainState, key: Array, k: int) -> tuple[TrainState, list[dict[str, Any]]]:
         begin = time.perf_counter()

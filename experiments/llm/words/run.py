@@ -31,7 +31,7 @@ from experiments.llm.keeping import (
     tensorboard,
     try_places,
 )
-from experiments.llm.measure import Conversations
+from experiments.llm.measure import RULE, Conversations, Probe, remembering
 from experiments.llm.words.hosts import mesh_there, require_same_call, require_same_texts, state_on
 from experiments.llm.words.room import room_for
 from experiments.llm.words.settings import Adapters, TextTrain
@@ -42,6 +42,7 @@ from teamtr_jax.checkpoint import latest, read_manifest, restore
 from teamtr_jax.files import reason
 from teamtr_jax.hosts import as_spread, from_first, is_first, on_first
 from teamtr_jax.llm.language_model import Params
+from teamtr_jax.llm.language_model import joined as joined_params
 from teamtr_jax.llm.mesh import require_parts, within
 from teamtr_jax.llm.tasks import Problem, earned, views_of
 from teamtr_jax.llm.text.drift import DriftPolicy
@@ -49,6 +50,7 @@ from teamtr_jax.llm.text_backend import TextTalk, init_text_state, text_backend,
 from teamtr_jax.llm.text_sampler import converse
 from teamtr_jax.llm.text_warm_start import TextWarmStart
 from teamtr_jax.llm.token_log import TokenLogger
+from teamtr_jax.llm.update import TrainState
 from teamtr_jax.monitor import write_token_log
 from teamtr_jax.records import dump, update_lines
 from teamtr_jax.sampler_settings import Sampler
@@ -117,10 +119,10 @@ def train_text(settings: TextTrain, start: Path | None = None) -> dict[str, Any]
         on_first(lambda: write_json(home / ABOUT, asked))
     begun = start_of_text(settings, setup, start)
     root = jax.random.key(settings.seed)
-    test_key, train_key = (jax.random.fold_in(root, i) for i in (1, 3))
+    test_key, probe_key, train_key = (jax.random.fold_in(root, i) for i in (1, 2, 3))
     first, frozen = init_text_state(setup.team, begun.params, setup.update)
     first = state_on(setup.team, first, mesh)
-    stage = _stages(settings, setup, frozen, write)
+    stage = _stages(settings, setup, frozen, probe_key, write)
     state, _ = train(stage, first, settings.stages, train_key, home, about, settings.progress)
     on_first(lambda: write_json(home / ABOUT, asked))
     if saved == settings.stages:
@@ -140,6 +142,8 @@ def train_text(settings: TextTrain, start: Path | None = None) -> dict[str, Any]
             "warm_start": begun.record,
             "test_prompts": len(setup.test),
             "test_samples": settings.test_samples,
+            "probe_prompts": settings.probe_prompts,
+            **({"regression_rule": RULE} if settings.probe_prompts else {}),
             **done_of(records),
             "seconds": time.perf_counter() - began + earlier,
             "compilations": COMPILATIONS.count - compilations,
@@ -192,12 +196,24 @@ def _measured(
     return {**gain, "accuracy_untrained": float(untrained.reward.mean())}
 
 
-def _stages(settings: TextTrain, setup: TextSetup, frozen: Sequence[Params], write: Write) -> Any:
-    """What `train` calls for each stage."""
+def _stages(settings: TextTrain, setup: TextSetup, frozen: Sequence[Params], probe_key: Array, write: Write) -> Any:
+    """What `train` calls for each stage: updates, probed and logged."""
     parts: list[dict[str, NDArray[Any]]] = []
     log = TokenLogger(parts.append, rescore=True) if settings.log else None
-    talk = TextTalk(DriftPolicy(settings.drift))
-    backend = text_backend(setup.team, frozen, setup.task, setup.update, setup.sampling, talk, log=log, mesh=setup.mesh)
+    states: list[TrainState] = []
+    backend = remembering(
+        text_backend(
+            setup.team, frozen, setup.task, setup.update, setup.sampling, TextTalk(DriftPolicy(settings.drift)), log=log,
+            mesh=setup.mesh,
+        ),
+        states,
+    )  # fmt: skip
+
+    def rewards(trained: Params) -> NDArray[np.float64]:
+        whole = [joined_params(own, rest) for own, rest in zip(trained, frozen, strict=True)]
+        return talk(setup, whole, setup.probes, 1, probe_key).reward
+
+    probe = Probe(rewards if setup.probes else None)
 
     def write_log(k: int) -> None:
         (settings.out / TOKENS).mkdir(exist_ok=True)
@@ -209,12 +225,15 @@ def _stages(settings: TextTrain, setup: TextSetup, frozen: Sequence[Params], wri
         if log is not None:
             parts.clear()
             log.begin(k)
+        states[:] = [state]
         final, records = run_stage(backend, state, setup.order, setup.method.schedule, key, k, setup.budget)
         lines = update_lines(records)
         if log is not None:
             on_first(lambda: write_log(k))
+        for line, before, after in zip(lines, states[:-1], states[1:], strict=True):
+            line |= {"delta": setup.update.delta, "probe": probe.report(before.params, after.params)}
         for line in lines:
-            line |= {"delta": setup.update.delta, "probe": {}, "time_stage": time.perf_counter() - begin}
+            line["time_stage"] = time.perf_counter() - begin
             write(line)
         return final, lines
 

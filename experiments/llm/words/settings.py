@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.llm.settings import MOST_ROLLOUTS, MOST_RUNS, Learn, require_methods
+from experiments.llm.settings import MOST_PROMPTS, MOST_ROLLOUTS, MOST_RUNS, Learn, require_methods
 from experiments.llm.words.hosts import SIZES, hosts_of, mesh_sizes
 from teamtr_jax.llm.checked import SEEDS, flags, made, texts, whole
 from teamtr_jax.llm.llama.lora import LINEARS, Lora
@@ -85,6 +85,8 @@ class TextTrain(Learn):
     """Held-out prompts on which the accuracy is measured before and after. None: 200, or as many as the task has."""
     test_samples: int = 1
     """Conversations for each of them."""
+    probe_prompts: int = 0
+    """Held-out prompts, drawn apart, on which every update is measured: did it make the team worse? 0: none is."""
     mesh: str | None = None
     """Divide the run among all devices: rows=2,fsdp=2,tensor=2, whose product is their number. None: one device."""
     hosts: str | None = None
@@ -106,6 +108,7 @@ class TextTrain(Learn):
         one_of("dtype", self.dtype, ("float32", "bfloat16"))
         one_of("drift", self.drift, ("keep", "refuse", "resample"))
         whole(self, 1, "micro_batch", "steps", high=MOST_ROLLOUTS)
+        whole(self, 0, "probe_prompts", high=MOST_PROMPTS)
         if self.cap is not None:
             whole(self, 1, "cap", high=MOST_CAP)
         if METHODS[self.method].lone:

@@ -56,6 +56,7 @@ class TextSetup:
     order: Order
     budget: int  #: rollouts of a stage
     test: list[Problem]
+    probes: list[Problem]
     rows: int  #: conversations of one call of the sampler where accuracy is measured
     mesh: Mesh | None = None  #: where parameters lie and rows are divided
 
@@ -124,6 +125,10 @@ def set_up_text(settings: TextTrain, mesh: Mesh | None = None) -> TextSetup:
             )
     rng = np.random.default_rng([settings.seed, 2])
     test = held_out_problems(task, rng, settings.test_prompts, TEXT_PROMPTS)
+    probes: list[Problem] = []
+    if settings.probe_prompts:
+        rng = np.random.default_rng([settings.seed, 3])
+        probes = held_out_problems(task, rng, settings.probe_prompts, name="probe_prompts")
     known = {path: _agent(settings, path, mesh) for path in dict.fromkeys(paths)}
     agents = [known[path] for path in paths]
     key = None if settings.full else jax.random.fold_in(jax.random.key(settings.seed), 0)
@@ -140,7 +145,9 @@ def set_up_text(settings: TextTrain, mesh: Mesh | None = None) -> TextSetup:
     )
     order = method.order or ORDERS[settings.order](updates)
     params = params_on(team, params, mesh)
-    return TextSetup(task, team, desks, params, bases, method, update, sampling, order, budget, test, rollouts, mesh)
+    return TextSetup(
+        task, team, desks, params, bases, method, update, sampling, order, budget, test, probes, rollouts, mesh
+    )
 
 
 def _minibatch(rollouts: int, settings: TextTrain) -> int:
@@ -186,6 +193,8 @@ def describe_text(settings: TextTrain, setup: TextSetup) -> dict[str, Any]:
         "update": asdict(setup.update),
         "sampling": asdict(setup.sampling),
     }
+    if settings.probe_prompts:  # runs of before there were any say nothing of them
+        about["probe_prompts"] = settings.probe_prompts
     return json.loads(dump(about))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from experiments.llm.evaluation import rate_of, sizes
+from experiments.llm.evaluation import rate_of, regressions, sizes
 from experiments.llm.measure import Mean, pass_at
 from experiments.llm.settings import Eval, Show
 from experiments.llm.setup import held_out_problems
@@ -104,6 +104,7 @@ def evaluate_text(settings: Eval) -> dict[str, Any]:
     title = f"{shown(setup.task.name)}, {loaded.settings.method}, {standing(loaded.stages)}"
     note = "K conversations a prompt; avg: mean reward; pass@k: one of k is right; 95 % intervals over prompts"
     table(title, ["difficulty", f"avg@{settings.samples}", *(f"pass@{k}" for k in sizes(settings.samples))], rows, note)
+    report["regressions"] = regressions(setup.team.names, loaded.records)
     path = write_json(settings.run / name, report)
     print("\nwritten:", shown(path), sep="\n  ")
     return report
