@@ -654,6 +654,17 @@ def test_columns_of_the_terminal():
     assert len(ledger.terminal(rows, 160).columns) == 13
 
 
+@pytest.mark.parametrize("width", [160, 240])
+def test_a_long_statement_is_wrapped_and_numbers_are_not(width):
+    """Nothing of it is cut off; a number stands in one line, however long the statement."""
+    words = [f"word{k}" for k in range(60)]
+    printed = Console(width=width, file=StringIO())
+    printed.print(ledger.terminal([row("S1", instances=123_456_789, statement=" ".join(words))], width))
+    said = printed.file.getvalue()
+    assert all(word in said.split() for word in words)
+    assert "123,456,789" in said
+
+
 def test_columns_of_the_json(tmp_path):
     """Every field by value; no number is null and named."""
     ledger.write_json(
