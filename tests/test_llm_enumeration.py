@@ -308,7 +308,7 @@ def test_stages_of_actual_updates(name):
     states = updates(world, params, order=order)
     for before, after in ((states[0], states[-1]), (states[-1], updates(world, states[-1], order=order)[-1])):
         stage = en.network_stage(world, before, after, order)
-        report, verdicts = audited(stage)
+        report, verdicts = jax.tree.map(np.asarray, audited(stage))
         assert float(abs(report.gap_fresh).max()) > 1e-6
         assert {"T0", "P3.3", "P3.4", "P3.6", "P3.7", "S0", "S1", "S2", "S3", "S4", "S7", "S7b", "S7c", "E1"} <= {
             id_ for id_, _ in verdicts
