@@ -24,20 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src import core, dispatch
 
 jax.config.update("jax_enable_x64", True)
-
-
-def staged(x: object) -> jax.Array:
-    """What `jnp.asarray` makes of a NumPy array: a copy. jax 0.10 compiles a program for each shape that does it."""
-    if isinstance(x, jax.Array):
-        return x
-    return jax.device_put(x.copy()) if isinstance(x, np.ndarray) else dispatch.apply_primitive(core.stage_p, x)
-
-
-if version("jax").startswith("0.10.") and hasattr(core, "stage_p"):
-    core.stage_p.def_impl(staged)
 # Every collection goes through what jax and four thousand tests keep: a sixth of the time of finding them, at the usual 700.
 gc.set_threshold(20_000, 20, 10)
 
