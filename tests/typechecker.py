@@ -4,10 +4,13 @@ jax rebuilds its pytrees with things that are no arrays (`eval_shape` puts shape
 fields of a registered dataclass cannot be held to `Array`.
 
 Before it checks a call jaxtyping asks the signature which argument is which; `inspect` takes a quarter of the time for that,
-a function with the same parameters next to none.
+a function with the same parameters next to none. What a protocol asks for is looked up once, as by Python 3.12.
 """
 
+import functools
 import inspect
+import sys
+import typing
 from types import SimpleNamespace
 
 import jaxtyping._decorator as decorator
@@ -59,4 +62,6 @@ def _signature(function):
     return Signature(list(found.parameters.values()), return_annotation=found.return_annotation)
 
 
+if sys.version_info < (3, 12):
+    typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
 decorator.inspect = SimpleNamespace(**vars(inspect) | {"signature": _signature})
