@@ -143,14 +143,14 @@ class Squares:
 @pytest.mark.parametrize("past", [0, 3])
 def test_what_is_kept_is_that_of_one_more_row(past):
     """Two rows less one, as autodiff is asked of arrays that are there; what rows have in common is no row's."""
-    kernel, own = {"kernel": jnp.ones(5, jnp.float32)}, 7 - past
+    kernel, own = {"kernel": jnp.ones(20_000, jnp.float32)}, 7 - past  # more bytes than there are rows
 
     def kept(rows):
         def features(kernel, begun):
             ids = jnp.ones((rows, own), jnp.int32)
             return Squares().features(kernel, ids, None, past=(begun,) if past else ())[0]
 
-        begun = (jnp.ones((rows, past, 5), jnp.float32),)
+        begun = (jnp.ones((rows, past, 20_000), jnp.float32),)
         return sum(x.nbytes for x in jax.tree.leaves(jax.vjp(features, kernel, begun)))
 
     assert kept(1) > kept(2) - kept(1)
