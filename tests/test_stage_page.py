@@ -398,18 +398,18 @@ def test_one_agent(save):  # noqa: F811
 
 
 def test_large_stages_are_shortened(save):  # noqa: F811
-    """45 agents and 601 states: the updates with the largest gaps, no map, no matrix, and all of it said."""
+    """45 agents and 700 states: the updates with the largest gaps, no map, no matrix, and all of it said."""
     rng = np.random.default_rng(0)
-    arrays = tables(rng, S=601, n=45)
-    prob = rng.dirichlet(np.ones(2), (601, 3))
-    arrays |= {"successor_index": rng.integers(0, 601, (601, 3, 2)), "successor_prob": prob}
+    arrays = tables(rng, S=700, n=45)
+    prob = rng.dirichlet(np.ones(2), (700, 3))
+    arrays |= {"successor_index": rng.integers(0, 700, (700, 3, 2)), "successor_prob": prob}
     del arrays["transition"]
     stage = read_stage(save(arrays))
     report = evaluate_stage(stage)
     text = stage_page.stage_page(stage, report, "x")
     page = Page(text)
     assert len(text) < 500_000
-    assert "601 states are too many for a map" in page.text
+    assert "700 states are too many for a map" in page.text
     assert "The table of all 45 agents would be too wide" in page.text
     assert "The 40 updates with the largest gaps are shown; 5 are not." in page.text
     assert 0 < page.text.count("contexts: on rollouts") <= stage_page.SENTENCES
