@@ -46,9 +46,9 @@ async function look(page) {
 </script>"""
 
 
-@pytest.fixture(scope="module", params=[4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[12, pytest.param(1, marks=pytest.mark.slow)])
 def seen(request, tmp_path_factory):
-    """``{page: what Chromium shows of it}`` for every page but the listings of source code; of the API every fourth, or all."""
+    """``{page: what Chromium shows of it}`` for every page but the listings of source code; of the API every twelfth, or all."""
     if not (BUILT / "index.html").is_file():
         pytest.skip("build/docs is not there: `make docs` builds it")
     pages = [path.as_uri() for path in sorted(BUILT.rglob("*.html")) if not {"_modules", "_static"} & set(path.parts)]
