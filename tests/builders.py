@@ -216,6 +216,11 @@ def stack(stages: list[Stage]) -> Stage:
     return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *stages)
 
 
+def first(stages: Stage) -> Stage:
+    """The first stage of a batch; an index into an array of jax's would be a program for every shape."""
+    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[0]), stages)
+
+
 def evaluated(cases: list[Case]) -> list[Evaluated]:
     """Reports of many cases of one shape as NumPy, `BATCH` at a time (padded with the last case: one compiled shape)."""
     out: list[Evaluated] = []

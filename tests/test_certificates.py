@@ -19,12 +19,12 @@ from theory.studies import u1
 
 @pytest.fixture(scope="module")
 def turns():
-    return jax.tree.map(lambda x: x[0], random_stages(np.random.default_rng(0), 1, 6, 3, 3, discount=0.9))
+    return builders.first(random_stages(np.random.default_rng(0), 1, 6, 3, 3, discount=0.9))
 
 
 @pytest.fixture(scope="module")
 def product():
-    return jax.tree.map(lambda x: x[0], random_stages(np.random.default_rng(1), 1, 4, (2, 3, 2), 3, discount=0.9))
+    return builders.first(random_stages(np.random.default_rng(1), 1, 4, (2, 3, 2), 3, discount=0.9))
 
 
 def weighted_floor(report):

@@ -42,7 +42,7 @@ def one(kind, seed=0, observations=2):
     actions, agents = ((2, 3), 2) if kind == "product" else (3, 2)
     rng = np.random.default_rng(seed)
     stages = random_stages(rng, 1, states, actions, agents, gamma, horizon, observations=observations)
-    return jax.tree.map(lambda x: x[0], stages)
+    return builders.first(stages)
 
 
 def seen(stage):
