@@ -1,5 +1,6 @@
 """Certified steps: the radius at which a certificate is greatest, the closed-form step of S9, the study of shares."""
 
+import builders
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +32,7 @@ def weighted_floor(report):
     return report.weighted_floor
 
 
+@jax.jit
 def weighted_stage(stage):
     """Every agent at once takes S9's step on one evaluation of the current team."""
     team = stage.team

@@ -8,6 +8,7 @@ from builders import (
     as_stage,
     discounted_ways,
     discounted_world,
+    first,
     four_ways,
     near,
     random_case,
@@ -34,7 +35,7 @@ evaluate = jax.jit(jax.vmap(both))
 
 def one(stage):
     """A single stage through the compiled batch of four."""
-    return jax.tree.map(lambda x: x[0], evaluate(stack([stage] * 4)))
+    return first(evaluate(stack([stage] * 4)))
 
 
 def gaps(report):
