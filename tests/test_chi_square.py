@@ -210,6 +210,8 @@ def test_within_budget(hand):
     shorter, theta = within_budget(team, current, target, 0.05)
     assert float(theta) == pytest.approx(math.sqrt(0.05 / 1.25), rel=1e-12)
     assert float(path_chi_square(team, current, shorter)) == pytest.approx(0.05, rel=1e-12)
+    ahead = target.at[0].set(jnp.array([1.0, 0.0]))  # after it nobody comes to heads: the paths are those of `current`
+    assert float(path_chi_square(team, current, ahead)) == pytest.approx(1.0 + 1.0, rel=1e-12)
     same, one = within_budget(team, current, target, 2.0)
     assert float(one) == 1.0
     np.testing.assert_array_equal(same, target)
