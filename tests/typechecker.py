@@ -2,21 +2,18 @@
 
 jax rebuilds its pytrees with things that are no arrays (`eval_shape` puts shapes in the fields, `vmap` its axes), so the
 fields of a registered dataclass cannot be held to `Array`.
-
-Before it checks a call jaxtyping asks the signature which argument is which; `inspect` takes a quarter of the time for that,
-a function with the same parameters next to none. What a protocol asks for is looked up once, as by Python 3.12.
 """
 
 import functools
 import inspect
-import sys
+import types
 import typing
-from types import SimpleNamespace
 
-import jaxtyping._decorator as decorator
+import jaxtyping
 from beartype import BeartypeConf, beartype
 
 _checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # a float is a complex, as NumPy's ArrayLike takes it
+_with_shapes = jaxtyping.jaxtyped
 
 
 def check(function):
@@ -24,44 +21,40 @@ def check(function):
     return function if getattr(function, "__name__", "") == "__init__" else _checked(function)
 
 
-class _Default:
-    """Stands in the source for the default of a parameter."""
-
-    def __init__(self, name):
-        self.name = name
-
-    def __repr__(self):
-        return f"defaults[{self.name!r}]"
+def install():
+    """Check every function of the package from its import on: `jaxtyped` is the decorator that the hook writes into modules."""
+    jaxtyping.jaxtyped = _jaxtyped
+    jaxtyping.install_import_hook("teamtr_jax", "typechecker.check")
 
 
-class Signature(inspect.Signature):
-    """One that binds arguments by calling a function that has its parameters."""
-
-    __slots__ = ("_named",)
-
-    def bind(self, /, *args, **kwargs):
+def _jaxtyped(function=None, *, typechecker):
+    """`jaxtyping.jaxtyped`, without its record of shapes (tens of microseconds at every call) where a signature has none."""
+    if function is None:
+        return functools.partial(_jaxtyped, typechecker=typechecker)
+    if inspect.isfunction(function) and function.__name__ != "__init__":
         try:
-            named = self._named
-        except AttributeError:
-            named = self._named = self._function()
-        return SimpleNamespace(arguments=named(*args, **kwargs), apply_defaults=lambda: None)
-
-    def _function(self):
-        """Returns what it is called with, by the name of each parameter, defaults too."""
-        given = {k: x.default for k, x in self.parameters.items() if x.default is not x.empty}
-        bare = [
-            x.replace(annotation=x.empty, default=_Default(k) if k in given else x.empty)
-            for k, x in self.parameters.items()
-        ]
-        named = ", ".join(f"{name!r}: {name}" for name in self.parameters)
-        return eval(f"lambda {str(inspect.Signature(bare))[1:-1]}: {{{named}}}", {"defaults": given})  # noqa: S307 — names
+            hints = typing.get_type_hints(function, include_extras=True)
+        except Exception:  # a name that is not there yet: jaxtyping lets that one annotation be
+            hints = None
+        if hints is not None and not any(map(_shaped, hints.values())):
+            return _switched(function, _checked(function))
+    return _with_shapes(function, typechecker=typechecker)
 
 
-def _signature(function):
-    found = inspect.signature(function)
-    return Signature(list(found.parameters.values()), return_annotation=found.return_annotation)
+def _switched(function, checked):
+    """A test may turn the checks off to meet what a user meets (`jaxtyping_disable`), as it can where there are shapes."""
+
+    @functools.wraps(function)
+    def call(*arguments, **named):
+        return (function if jaxtyping.config.jaxtyping_disable else checked)(*arguments, **named)
+
+    return call
 
 
-if sys.version_info < (3, 12):
-    typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
-decorator.inspect = SimpleNamespace(**vars(inspect) | {"signature": _signature})
+def _shaped(hint):
+    """Whether jaxtyping has a say in an annotation."""
+    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias):
+        return type(hint).__module__.startswith("jaxtyping") or hint.__module__.startswith("jaxtyping")
+    if isinstance(hint, list | tuple):  # the arguments of a Callable
+        return any(map(_shaped, hint))
+    return any(map(_shaped, typing.get_args(hint)))
