@@ -148,7 +148,7 @@ def coins(turns, step):
     return Stage(team, jnp.full_like(jnp.asarray(rows), 0.5), jnp.asarray(rows), jnp.arange(1))
 
 
-@pytest.mark.parametrize("turns", [4, 64])
+@pytest.mark.parametrize("turns", [4, pytest.param(64, marks=pytest.mark.slow)])
 def test_many_small_steps_are_sharp(turns):
     """S10: `X = 1` in `turns` equal steps, `E Z² = (1+1/T)ᵀ − 2`: the ratio is `√(((1+1/T)ᵀ−2)/(e−2))`, → 1."""
     report = evaluate_stage(coins(turns, 0.5 / math.sqrt(turns)))

@@ -289,7 +289,7 @@ def test_of_a_part_nothing_is_kept(tmp_path, monkeypatch, folder):
     assert len(alive) == 20
 
 
-@pytest.mark.parametrize("group", [10**9, 1000])
+@pytest.mark.parametrize("group", [10**9, pytest.param(1000, marks=pytest.mark.slow)])
 def test_memory_is_that_of_a_stage(tmp_path, group, monkeypatch):
     """Eight equal stages take what one takes and the report, of NumPy's memory and of pyarrow's; also in one row group."""
     monkeypatch.setattr(reading, "BLOCK", 1000)
