@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
 from teamtr_jax.chi_square import root_excess, root_increment
 from teamtr_jax.divergences import exclusive_sum
-from teamtr_jax.types import Layers, StageReport, require_report
+from teamtr_jax.types import Layers, StageReport, floats, require_report
 from teamtr_jax.validation import InputError, one_of
 
 __all__ = [
@@ -314,6 +315,16 @@ DEFAULT: tuple[Rung, ...] = (
 )
 
 
+def _form(report: StageReport) -> Form:
+    return "episodic" if report.episodic else "discounted"
+
+
+@jax.jit
+def _default_penalties(report: StageReport) -> dict[str, Array]:
+    """Every rung of `DEFAULT` that holds, in one program: one at a time they are some hundred programs of an operation each."""
+    return {rung.name: rung.fn(report) for rung in DEFAULT if _form(report) in rung.forms}
+
+
 def ladder(report: StageReport, rungs: Sequence[Rung] = DEFAULT) -> dict[str, Float[Array, " n"]]:
     """`{name: penalty [n]}` for every rung that holds in the form of this stage.
 
@@ -321,14 +332,16 @@ def ladder(report: StageReport, rungs: Sequence[Rung] = DEFAULT) -> dict[str, Fl
       InputError: if two rungs share a name, a rung returns another shape than ``[n]``, or a number of the report is NaN.
     """
     require_report(report)
-    form = "episodic" if report.episodic else "discounted"
+    form = _form(report)
+    together = floats(report.kl) is not None and sum(rung in DEFAULT for rung in rungs) > 1
+    ours = _default_penalties(report) if together else {}
     out: dict[str, Array] = {}
     for rung in rungs:
         if form not in rung.forms:
             continue
         if rung.name in out:
             raise InputError("rungs", f"two rungs named {rung.name}", "one name for each")
-        penalty = rung.fn(report)
+        penalty = ours[rung.name] if together and rung in DEFAULT else rung.fn(report)
         if penalty.shape != report.gap_fresh.shape:
             shape = list(report.gap_fresh.shape)
             raise InputError(f"rung {rung.name}", f"shape {list(penalty.shape)}", f"shape {shape}, one for each update")

@@ -131,6 +131,11 @@ def path_chi_square(team: Team, current: Float[Array, "S A"], new: Float[Array, 
     require_joint(team, current=current, new=new)
     if team.dynamics.horizon is None:
         raise InputError("team", "a discounted team", "an episodic team, whose paths end")
+    return _path_chi_square(team, current, new)
+
+
+@jax.jit
+def _path_chi_square(team: Team, current: Array, new: Array) -> Array:
     chi = chi_square_new_to_current(current, new)
     return along_paths(team, current, visits(team, current), chi[None])[0]
 

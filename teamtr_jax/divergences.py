@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -80,6 +81,7 @@ def kl_current_to_new(current: Float[Array, "*batch A"], new: Float[Array, "*bat
     return kl_terms(current, new, new - current).sum(-1)
 
 
+@jax.jit
 def kl_terms(
     current: Float[Array, "*batch A"], new: Float[Array, "*batch A"], step: Float[Array, "*batch A"]
 ) -> Float[Array, "*batch A"]:

@@ -5,6 +5,7 @@ Arrays of NumPy become jax's by `jax.device_put`: `jnp.asarray` and `jnp.stack` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -167,11 +168,12 @@ def random_case(
     return (turn_taking if protocol == "turn-taking" else product_team)(rng, world, zeros=zeros)
 
 
-def dense(world: dict) -> Dense:
+def dense(world: dict, put: Callable = jax.device_put) -> Dense:
     """The world as a full tensor."""
+    gamma = put(np.asarray(float(world.get("gamma", 1.0))))
     if "gamma" in world:
-        return Dense(jax.device_put(world["P"]), jnp.asarray(float(world["gamma"])))
-    return Dense(jax.device_put(world["P"]), jnp.asarray(1.0), jax.device_put(world["clock"]), world["T"])
+        return Dense(put(world["P"]), gamma)
+    return Dense(put(world["P"]), gamma, put(world["clock"]), world["T"])
 
 
 def successors(world: dict, slots: int | None = None, **options) -> Successors:
@@ -197,18 +199,18 @@ def successors(world: dict, slots: int | None = None, **options) -> Successors:
     )
 
 
-def as_stage(case: Case, dynamics=None) -> Stage:
+def as_stage(case: Case, dynamics=None, put: Callable = jax.device_put) -> Stage:
     """The case as the package sees it."""
     world = case.world
     team = Team(
-        dense(world) if dynamics is None else dynamics,
-        jax.device_put(world["r"]),
-        jax.device_put(world["rho"]),
-        None if case.active is None else jax.device_put(case.active),
+        dense(world, put) if dynamics is None else dynamics,
+        put(world["r"]),
+        put(world["rho"]),
+        None if case.active is None else put(case.active),
         case.agents,
         case.factors,
     )
-    return Stage(team, jax.device_put(case.current), jax.device_put(case.target), jax.device_put(case.order))
+    return Stage(team, put(case.current), put(case.target), put(case.order))
 
 
 def stack(stages: list[Stage]) -> Stage:
@@ -216,13 +218,18 @@ def stack(stages: list[Stage]) -> Stage:
     return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *stages)
 
 
+def first(stages: Stage) -> Stage:
+    """The first stage of a batch; an index into an array of jax's would be a program for every shape."""
+    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[0]), stages)
+
+
 def evaluated(cases: list[Case]) -> list[Evaluated]:
     """Reports of many cases of one shape as NumPy, `BATCH` at a time (padded with the last case: one compiled shape)."""
     out: list[Evaluated] = []
     for first in range(0, len(cases), BATCH):
         part = cases[first : first + BATCH]
-        filled = part + [part[-1]] * (BATCH - len(part))
-        batch = jax.tree.map(np.array, evaluate(stack([as_stage(case) for case in filled])))
+        stages = [as_stage(case, put=np.asarray) for case in part]
+        batch = jax.tree.map(np.array, evaluate(stack(stages + [stages[-1]] * (BATCH - len(part)))))
         out += [Evaluated(**jax.tree.map(lambda leaf, b=b: leaf[b], batch)) for b in range(len(part))]
     return out
 

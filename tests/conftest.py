@@ -7,11 +7,11 @@ Warnings are errors (pyproject.toml). Rank promotion is not: agents and hybrids 
 import os
 
 import jax
-from jaxtyping import install_import_hook
+import typechecker
 
 jax.config.update("jax_enable_x64", True)
 
 if os.environ.get("TEAMTR_JAX_TYPECHECK", "1") != "0":
-    install_import_hook("teamtr_jax", "typechecker.check")
+    typechecker.install()
 
 collect_ignore = ["mutants"]  # a program of its own, in an environment of its own

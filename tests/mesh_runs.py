@@ -112,7 +112,7 @@ class Letters:
     """A task in words: both are paid for small letters."""
 
     name, turns = "letters", 2
-    roles = Role("a", "Write small letters and nothing else, as many as you can.", 4), Role("b", cap=4)
+    roles = Role("a", "Write small letters, and nothing else!!", 4), Role("b", cap=4)  # views of one size: one program
 
     def sample(self, rng):
         return Problem("".join(rng.choice(list("abcd"), 3)), "")

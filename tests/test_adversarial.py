@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from dataclasses import replace
 
+import builders
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +45,7 @@ def judged():
     out = {}
     for (form, _), entries in groups.items():
         names = [rung.name for rung in rungs_of(form)]
-        stages = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(entry["stage"] for entry in entries))
+        stages = builders.stack([entry["stage"] for entry in entries])
         ratio, slack = judge_stages(stages, rungs_of(form))
         for b, entry in enumerate(entries):
             k = names.index(entry["rung"])
@@ -105,7 +106,7 @@ def test_a_wrong_rung_is_broken(climbs, k):
     found = climbs[-1][k]
     assert found.ratios[0] > 1 + found.slack[0] + 0.1
     assert (np.diff(found.ratios - found.slack) <= 0).all()
-    exact = recheck(jax.tree.map(lambda x: x[0], found.stages), RIGHT[k])
+    exact = recheck(builders.first(found.stages), RIGHT[k])
     assert exact.holds
     assert exact.ratio * (4, 10)[k] == pytest.approx(found.ratios[0], rel=1e-6)
 

@@ -12,8 +12,7 @@ import pytest
 from benchmarks import command_line, device, reference, report
 from benchmarks.programs import programs
 from benchmarks.stage_files import KINDS, Shape, arrays, shapes
-from teamtr_jax.records import dump, stage_record
-from teamtr_jax.surrogates import evaluate_stage
+from teamtr_jax.records import dump, evaluated_record
 from teamtr_jax.teams import read_stage
 
 GROUPS = [(name, group) for name, module in programs().items() for group in getattr(module, "GROUPS", [None])]
@@ -108,14 +107,13 @@ def without_time(rng, tables):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("form", FORMS)
 def test_the_reference_prints_what_teamtr_stage_prints(form, tmp_path):
-    """All keys, to 1e-9, infinities and all; what the variants of a form have in common is one shape, compiled once."""
+    """All keys, to 1e-9, infinities and all; by the programs of the command, which all forms of a kind share."""
     infinite = 0
     for index, variant in enumerate((plain, discount_zero, hidden, idle, without_time)):
         rng = np.random.default_rng([index, len(form)])
         path = tmp_path / f"{variant.__name__}.npz"
         np.savez(path, **variant(rng, arrays(FORMS[form], rng)))
-        stage = read_stage(path)
-        ours = json.loads(dump(stage_record(stage, evaluate_stage(stage), str(path))))
+        ours = json.loads(dump(evaluated_record(read_stage(path), str(path))))
         theirs = {key: reference.plain(value) for key, value in reference.stage(str(path)).items()}
         apart = {key: command_line.disagreement(ours.get(key), value) for key, value in theirs.items()}
         assert set(ours) == set(theirs)

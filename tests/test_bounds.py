@@ -301,13 +301,18 @@ def branch(step, reward, gamma=0.9):
     return Case(world, *policies, np.array([0]), np.zeros(3, int))
 
 
+@jax.jit
+def checked_t2(stage):
+    return t2.CLAIM.check(stage, stage_report(stage))[""]
+
+
 @pytest.mark.parametrize("gamma", [0.5, 0.9])
 def test_t2_on_the_fork(gamma):
     """T2: of ½ → ½+ε the bound is `√2·γ/(1−γ)·√((1−γ)κ)`, `κ = −½log(1−4ε²)`; the shift is 2γε, less by √(1−γ) as ε → 0."""
     step = 1e-3
     case = branch((0.5, 0.5 + step), 1.0, gamma)
     case.target[1:] = case.current[1:]
-    check = jax.jit(lambda stage: t2.CLAIM.check(stage, stage_report(stage))[""])(as_stage(case))
+    check = checked_t2(as_stage(case))
     delta = (1 - gamma) * -0.5 * math.log1p(-4 * step**2)
     assert float(check.bound[0]) == pytest.approx(math.sqrt(2) * gamma / (1 - gamma) * math.sqrt(delta), rel=1e-9)
     assert float(check.measured[0]) == pytest.approx(2 * gamma * step, rel=1e-9)

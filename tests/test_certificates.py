@@ -1,5 +1,6 @@
 """Certified steps: the radius at which a certificate is greatest, the closed-form step of S9, the study of shares."""
 
+import builders
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,18 +20,19 @@ from theory.studies import u1
 
 @pytest.fixture(scope="module")
 def turns():
-    return jax.tree.map(lambda x: x[0], random_stages(np.random.default_rng(0), 1, 6, 3, 3, discount=0.9))
+    return builders.first(random_stages(np.random.default_rng(0), 1, 6, 3, 3, discount=0.9))
 
 
 @pytest.fixture(scope="module")
 def product():
-    return jax.tree.map(lambda x: x[0], random_stages(np.random.default_rng(1), 1, 4, (2, 3, 2), 3, discount=0.9))
+    return builders.first(random_stages(np.random.default_rng(1), 1, 4, (2, 3, 2), 3, discount=0.9))
 
 
 def weighted_floor(report):
     return report.weighted_floor
 
 
+@jax.jit
 def weighted_stage(stage):
     """Every agent at once takes S9's step on one evaluation of the current team."""
     team = stage.team

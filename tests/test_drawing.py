@@ -58,7 +58,7 @@ def test_categorical_in_bfloat16_draws_by_another_law():
     """The trap: noise in the dtype of the logits. If this fails jax has mended it, and nothing here needs to change."""
     logits = logits_of_a_network(jnp.bfloat16)
     categorical = jax.jit(lambda key: jax.random.categorical(key, logits, shape=(2_000,)))
-    ids = np.concatenate([np.asarray(categorical(key)) for key in jax.random.split(jax.random.key(3), 4)])
+    ids = np.concatenate([np.asarray(categorical(key)) for key in jax.random.split(jax.random.key(3), 2)])
     probability = law(logits)
     assert p_value(ids, probability) < FALSE_ALARM
     likely = probability > 1e-3  # enough draws of each of these to see a distance
@@ -72,27 +72,28 @@ def test_rare_ids_are_not_lost_in_the_sum_of_the_others():
     grid = (np.arange(64) + 0.5) / 64
     first = 1 - np.arange(1, 65) * 2.0**-24 * 0.5  # the last numbers below 1 where the tail lives
     uniform = jnp.asarray(np.stack(np.meshgrid(first, grid), -1).reshape(-1, 2), jnp.float32)
-    ids = np.asarray(jax.vmap(lambda u: draw_token(logits, u)[0])(uniform))
+    ids = np.asarray(jax.jit(jax.vmap(lambda u: draw_token(logits, u)[0]))(uniform))
     assert len(np.unique(ids)) > 64  # by one uniform and one sum at most a handful
 
 
 def test_shapes_keys_and_what_cannot_be_written():
-    logits = jnp.zeros((2, 3, SIDE + 3)).at[..., :SIDE].set(-jnp.inf)
-    ids, log_probs = draw_token(logits, jax.random.key(0))
+    draw = jax.jit(draw_token)
+    logits = jnp.asarray(np.where(np.arange(SIDE + 3) < SIDE, -np.inf, np.zeros((2, 3, 1))))
+    ids, log_probs = draw(logits, jax.random.key(0))
     assert ids.shape == (2, 3)
     assert ids.dtype == jnp.int32
     assert (ids >= SIDE).all()
     np.testing.assert_allclose(log_probs, -np.log(3.0), rtol=1e-6)
-    edges = jnp.asarray(np.nextafter(np.float32(1), np.float32(0)))
-    ids, _ = draw_token(logits[0], jnp.full((3, 2), edges))
+    ids, _ = draw(logits, np.full((2, 3, 2), np.nextafter(np.float32(1), np.float32(0))))
     assert (ids == SIDE + 2).all()
-    for bad in (jnp.nan, jnp.inf):
-        ids, log_probs = draw_token(logits[0].at[0, 1].set(bad), jax.random.key(0))
-        assert ids[0] == -1
-        assert jnp.isnan(log_probs[0])
-        assert (ids[1:] >= SIDE).all()
-    ids, log_probs = draw_token(jnp.full((1, 5), -jnp.inf), jax.random.key(0))
-    assert ids[0] == -1
-    assert jnp.isnan(log_probs[0])
+    bad = np.array(logits)
+    bad[:, 0, 1] = np.nan, np.inf
+    bad[1, 2] = -np.inf
+    ids, log_probs = map(np.asarray, draw(bad, jax.random.key(0)))
+    lost = np.array([[True, False, False], [True, False, True]])
+    assert (ids[lost] == -1).all()
+    assert np.isnan(log_probs[lost]).all()
+    assert (ids[~lost] >= SIDE).all()
+    assert np.isfinite(log_probs[~lost]).all()
     with pytest.raises(InputError, match=r"uniform: found shape \[3\], expected shape \[3, 2\]"):
         draw_token(logits[0], jnp.zeros(3))

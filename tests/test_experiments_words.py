@@ -61,7 +61,7 @@ class Mine:
 
     @property
     def roles(self):
-        return Role("first", "Say something.", self.cap), Role("second", "", self.cap)
+        return Role("first", "Say something, or anything else.", self.cap), Role("second", "", self.cap)
 
     def sample(self, rng):
         return Problem(f"{rng.integers(self.most)} and more", "yes")

@@ -185,7 +185,7 @@ def test_the_bettor_gains_nothing_at_the_true_mean(alpha, high, lower):
     z = sequences((lower, high), 11)
     weight = np.where(z == high, p_high, 1 - p_high).prod(-1)
     sample = fs.Sample(z, lower, high)
-    capital = np.exp(limits._log_capital(sample, mean, alpha))
+    capital = np.exp(limits._log_capital(*limits._bets(sample, alpha), sample.lower, mean))
     assert weight @ capital == pytest.approx(np.ones(11), abs=1e-10)
     assert weight @ (fs.betting_bound(sample, alpha) > mean) <= alpha
     assert weight @ (fs.bernstein_bound(sample, alpha) > mean) <= alpha

@@ -67,22 +67,30 @@ def sparse(B, S):
     return Successors(jnp.asarray(rng.integers(S, size=(B, S, A, 2))), jnp.full((B, S, A, 2), 0.5), jnp.full(B, 0.9), lu_states=0)
 """
 
-DENSE = """
-for B, S in ((1000, 32), (4096, 8)):
-    world = dense(B, S)
-    for name, repeat in (("solves", 10), ("gradient", 10), ("stage", 3)):
-        run(name, world, B, S, repeat)
+ONE_OF_EACH = """
+world = dense(1000, 32)
+for name, repeat in (("solves", 10), ("gradient", 10), ("stage", 3)):
+    run(name, world, 1000, 32, repeat)
+world = dense(4096, 8)
+for name in ("solves", "gradient"):
+    run(name, world, 4096, 8, 10)
+world = sparse(20, 20)
+for name in ("solves", "gradient", "stage"):
+    run(name, world, 20, 20, 2)
 """
 
-SPARSE = """
-for B, S, repeat in ((1, 400, 2), (20, 20, 2)):
-    world = sparse(B, S)
-    for name in ("solves", "gradient", "stage"):
-        run(name, world, B, S, repeat)
+OTHER_SIZES = """
+run("stage", dense(4096, 8), 4096, 8, 3)
+world = sparse(1, 400)
+for name in ("solves", "gradient", "stage"):
+    run(name, world, 1, 400, 2)
 """
 
 
-@pytest.mark.parametrize(("worlds", "programs"), [(DENSE, 6), (SPARSE, 6)], ids=["dense", "sparse"])
+@pytest.mark.parametrize(
+    ("worlds", "programs"),
+    [pytest.param(ONE_OF_EACH, 8, id="one of each"), pytest.param(OTHER_SIZES, 4, marks=pytest.mark.slow, id="other sizes")],
+)  # fmt: skip
 def test_batched_solves_finish(worlds, programs):
     """V and m, their gradients and whole stages: B = 1000, S = 32 and B = 4096, S = 8 by LU; host factorisations too."""
     as_users_compile = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": ""}
@@ -134,8 +142,21 @@ def interaction(stage: Stage) -> Array:
     return interaction_matrix(stage, stage_report(stage))
 
 
-@pytest.mark.parametrize("several", [False, True], ids=["turn-taking", "product team"])
-@pytest.mark.parametrize("program", [stage_report, stage_verdicts, _stage_verdicts(STAGE_CLAIMS), interaction])
+audited = _stage_verdicts(STAGE_CLAIMS)
+"""The same claims as those of `stage_verdicts`, otherwise summarised."""
+
+
+@pytest.mark.parametrize(
+    ("program", "several"),
+    [
+        *((program, several) for program in (stage_report, interaction) for several in (False, True)),
+        (stage_verdicts, False),
+        (audited, True),
+        pytest.param(stage_verdicts, True, marks=pytest.mark.slow),
+        pytest.param(audited, False, marks=pytest.mark.slow),
+    ],
+    ids=lambda x: x.__name__ if callable(x) else "product team" if x else "turn-taking",
+)
 def test_lapack_calls_form_one_chain(program, several):
     """A batch of discounted stages: reports, every claim at once, what agents do to each other."""
     actions = (3, 2) if several else 3

@@ -36,9 +36,12 @@ def one(batch, i):
     return jax.tree.map(lambda x: x[i], batch)
 
 
+SCALED = jax.jit(scaled)
+
+
 def of_stage(stage, form, scales):
     """The certificate of the stage at these scales, by the stage's own report."""
-    target = scaled(stage.current, stage.target, stage.team, jnp.asarray(scales))
+    target = SCALED(stage.current, stage.target, stage.team, jnp.asarray(scales))
     report = evaluate_stage(Stage(stage.team, stage.current, target, stage.order))
     if form == "log_sum":
         return float(stage_bound_reused(report)), report
@@ -50,7 +53,7 @@ def of_stage(stage, form, scales):
 @pytest.mark.parametrize("name", CASES)
 def test_the_scales_are_best_and_the_certificate_is_that_of_the_stage(name, form):
     batch = stages(name)
-    together = jax.vmap(lambda s: joint_scales(s.team, s.current, s.target, form))(batch)
+    together = jax.jit(jax.vmap(lambda s: joint_scales(s.team, s.current, s.target, form)))(batch)
     for i in range(4):
         stage, found = one(batch, i), jax.tree.map(lambda x, i=i: x[i], together)
         alone = joint_scales(stage.team, stage.current, stage.target, form)

@@ -99,7 +99,7 @@ def test_sampled_as_enumerated(name):
     assert chisquare(seen, mean * rows / mean.sum()).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("name", TEAMS)
+@pytest.mark.parametrize("name", [pytest.param("alike", marks=pytest.mark.slow), "unlike"])
 def test_certificates_of_updates_are_exact(name):
     """Actual updates of both agents: every claim holds in the enumeration, and the KL of the record is about the exact one."""
     team = TEAMS[name]

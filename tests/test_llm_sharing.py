@@ -36,7 +36,6 @@ SMALL = ModelConfig(width=8, layers=1, heads=1)
 OTHER = ModelConfig(width=16, layers=1, heads=1)
 GROUPS = (0, 1, 0)
 LAYOUT = Layout(Vocabulary("01", 3, "?", ends=False), 1, 1, 6, round_robin(3))
-STEPS = ("sequential", "joint")
 
 
 def team_of(updates="sequential", models=(SMALL,) * 3, layout=LAYOUT, groups=GROUPS):
@@ -49,7 +48,7 @@ APART = LanguageTeam(LAYOUT, (SMALL,) * 3)
 
 
 def params_of(team, seed=0, scale=1.0):
-    return jax.tree.map(lambda x: scale * x, init_team(team, jax.random.key(seed)))
+    return jax.tree.map(lambda x: jnp.asarray(scale * np.asarray(x)), init_team(team, jax.random.key(seed)))
 
 
 def copied(team, params):
@@ -159,6 +158,7 @@ SETTINGS = UpdateSettings(
 )
 SAMPLING = LanguageSampling(prompts=4, group=8, held_out=2)
 LOGITS = jax.jit(policy_logits, static_argnums=(0, 1))
+LOSS = jax.jit(demonstration_loss, static_argnums=(0, 1))
 
 
 def log_probs(team, params, tokens):
@@ -183,8 +183,10 @@ def by_hand(team, states, rollouts):
     return (np.exp(old) * (old - new)).sum(-1), np.exp(log_ratio), advantage
 
 
-@pytest.mark.parametrize("updates", STEPS)
-@pytest.mark.parametrize("unlike", [False, True])
+@pytest.mark.parametrize(
+    ("unlike", "updates"),
+    [(False, "sequential"), (False, "joint"), (True, "sequential"), pytest.param(True, "joint", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_an_update_moves_all_sharers(updates, unlike):
     """K, the gain and S7 are sums over the messages of both sharers; the surrogate is of the messages it is made from."""
     team = team_of(updates, (SMALL, OTHER, SMALL) if unlike else (SMALL,) * 3)
@@ -259,7 +261,7 @@ def test_the_log_of_sharers():
 def test_gradients_of_sharers_add_up():
     """The gradient of a joint update is that of J in the shared parameters, and the sum of those of the sequential ones."""
     params = params_of(TEAM)
-    whole = jax.grad(lambda p: en.exact_objective(world_of(TEAM), p))(params)
+    whole = jax.jit(jax.grad(lambda p: en.exact_objective(world_of(TEAM), p)))(params)
     (_, first), (_, third) = (en.policy_gradient(world_of(TEAM), params, k) for k in (0, 2))
     _, joint = en.policy_gradient(world_of(team_of("joint")), params, 2)
     expected = jax.tree.map(lambda x: x[0], whole)
@@ -315,7 +317,7 @@ def test_warm_start_loss_of_sharers():
     said = np.take_along_axis(log_probs(TEAM, params, jnp.asarray(tokens)), tokens[:, 2::2, None], -1)[0, :, 0]
     for place, turns in ((0, [0, 2, 3, 5]), (1, [1, 4])):
         own = jax.tree.map(lambda x, place=place: x[place], params)
-        found = demonstration_loss(TEAM, place, own, place, jnp.asarray(tokens), TEAM.place(jnp.asarray(speaker)))
+        found = LOSS(TEAM, place, own, place, jnp.asarray(tokens), TEAM.place(jnp.asarray(speaker)))
         assert float(found) == pytest.approx(-said[turns].mean(), rel=1e-5)
 
 
@@ -350,13 +352,13 @@ def test_the_loss_of_sharers():
     )
     policy, target = layout_policy(SMALL, LAYOUT, old), layout_policy(SMALL, LAYOUT, new)
     leaves = policy.leaves(policy.start)
-    current, head = policy.features(leaves, tokens), policy.head(leaves)
+    current, head = jax.jit(policy.features)(leaves, tokens), policy.head(leaves)
     advantage, weight = jnp.linspace(-1.0, 2.0, rows), jnp.linspace(0.5, 1.5, rows)
     chunk = _Chunk(
         tokens, by_turn(LAYOUT, tokens), own, current, advantage, weight, own.any(-1) / rows, credited.any(-1) / rows
     )
     given = Given(policy, compiled, traced, jnp.float32(0.7), None)
-    found, seen = _loss(given, head, policy.leaves(target.start), chunk)
+    found, seen = jax.jit(lambda *x: _loss(given, *x))(head, policy.leaves(target.start), chunk)
     both = [jnp.stack([x, x]) for x in jax.tree.leaves(old)], [jnp.stack([x, x]) for x in jax.tree.leaves(new)]
     p, q = (log_probs(TEAM, jax.tree.unflatten(jax.tree.structure(old), x), tokens) for x in both)
     kl = (np.exp(p) * (p - q)).sum(-1)

@@ -210,11 +210,10 @@ OBJECTIVES = {
     "grpo": replace(METHODS["grpo"].settings, learning_rate=0.01, epochs=3, minibatch=16, micro_batch=16, beta=3.0),
     "dapo": replace(METHODS["dapo"].settings, learning_rate=0.01, epochs=3, minibatch=20, micro_batch=5),
     "one_step": replace(NO_RADIUS, epochs=1, minibatch=16, beta=3.0),
-    "gspo": replace(NO_RADIUS, ratio="geometric_mean", beta=3.0, clip_low=0.01, clip_high=0.01),
-    "k1": replace(NO_RADIUS, penalty="k1", monitor="k1", beta=3.0),
-    "k3": replace(NO_RADIUS, penalty="k3", monitor="k3", beta=3.0),
-    "budget": replace(NO_RADIUS, spending="chi_square", budget=0.05, beta=0.0, clip_low=math.inf, clip_high=math.inf),
-}
+    "gspo": replace(NO_RADIUS, ratio="geometric_mean", penalty="k1", monitor="k1", beta=3.0, clip_low=0.01, clip_high=0.01),
+    "budget": replace(NO_RADIUS, spending="chi_square", budget=0.05, penalty="k3", monitor="k3", beta=3.0,
+                      clip_low=math.inf, clip_high=math.inf),
+}  # fmt: skip
 PENALTIES = {  # of each token, from log-probabilities over the vocabulary and the log ratio of what was written
     "exact": lambda old, new, d: (jnp.exp(old) * (old - new)).sum(-1),
     "k1": lambda old, new, d: -d,
@@ -331,11 +330,12 @@ def tokens_moved(before, after, agent, rollouts):
 MONITORS = {"k1": lambda d: -d, "k3": lambda d: math.exp(d) - 1 - d}
 
 
-@pytest.mark.parametrize("kind", MONITORS)
-def test_monitors_by_samples(first, kind):
+@pytest.mark.parametrize("name", ["gspo", "budget"])
+def test_monitors_by_samples(first, name):
     """What `k1` and `k3` report, what stops an update early and what the step goes back to: by plain loops over tokens."""
     state, rollouts, *_ = first
-    settings = replace(OBJECTIVES[kind], learning_rate=0.02)
+    settings = replace(OBJECTIVES[name], learning_rate=0.02)
+    kind = settings.monitor
 
     def done(**changed):
         the = backend(replace(settings, **changed))
@@ -378,26 +378,50 @@ ON_TWO = """
 import sys
 import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
-jax.config.update("jax_enable_x64", True)
-from tests.test_llm_training import backend, start
+from tests.test_llm_training import backend, compiled_programs, importance_weighted, run_stage, start
 from teamtr_jax.schedules import fresh
 
+assert not jax.config.jax_enable_x64
 state, the = start(), backend()
-rollouts = the.rollout(state, jax.random.key(3))
+leaves, form = jax.tree.flatten((state, the.rollout(state, jax.random.key(3))))  # without x64 others than the given ones
+types = [x.dtype for x in jax.tree.leaves(state)]
+given = np.load(sys.argv[1])
+state, rollouts = form.unflatten([jax.numpy.asarray(given[f"arr_{k}"], x.dtype) for k, x in enumerate(leaves)])
+rollouts = rollouts._replace(source=state.params)
 after, info = the.update(state, the.estimate(state, rollouts, 1, fresh), 1)
 assert len(jax.devices()) == 2 and all(len(x.devices()) == 1 for x in jax.tree.leaves(after))
 lower = info["certificate_finite_sample"]
-np.savez(sys.argv[1], *jax.tree.leaves(after.params), tokens=rollouts.tokens, kl=info["kl"], lower=lower)
+np.savez(sys.argv[2], *jax.tree.leaves(after.params), kl=info["kl"], lower=lower)
+
+for stage in range(2):
+    state, records = run_stage(the, state, [0, 1], importance_weighted(), jax.random.key(stage))
+assert [x.dtype for x in jax.tree.leaves(state)] == types
+assert all(r.kl > 0 for r in records), records
+assert compiled_programs() == {"sample": 1, "update": 1, "score": 1, "prepare": 1}, compiled_programs()
+assert not jax.config.jax_enable_x64
 """
 
 
-def test_rows_over_devices(first, tmp_path):
-    """Two devices take half of every micro-batch each: the same update but for rounding."""
-    state, rollouts, _, after, info = first
-    path = tmp_path / "two.npz"
-    subprocess.run([sys.executable, "-c", ON_TWO, str(path)], check=True, cwd=ROOT, timeout=300)
-    found = np.load(path)
-    np.testing.assert_array_equal(found["tokens"], rollouts.tokens)
+@pytest.fixture(scope="module")
+def on_two(first, tmp_path_factory):
+    """The same update and two stages in a process of their own: two devices, no x64, a warning is an error."""
+    given, path = (tmp_path_factory.mktemp("two") / name for name in ("given.npz", "two.npz"))
+    np.savez(given, *jax.tree.leaves(first[:2]))
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "0"}
+    run = [sys.executable, "-W", "error", "-c", ON_TWO, str(given), str(path)]
+    return subprocess.run(run, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300), path
+
+
+def test_without_x64(on_two):
+    """No warning, the same types of state before and after, one program of each kind."""
+    done, _ = on_two
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_rows_over_devices(first, on_two):
+    """Two devices take half of every micro-batch each: the same update but for rounding. Of rollouts: test_llm_sampler.py."""
+    state, _, _, after, info = first
+    found = np.load(on_two[1])
     np.testing.assert_allclose(found["kl"], info["kl"], rtol=2e-3)
     np.testing.assert_allclose(found["lower"], info["certificate_finite_sample"], atol=1e-4)
     for k, (old, new) in enumerate(zip(*map(jax.tree.leaves, (state.params, after.params)), strict=True)):
@@ -483,11 +507,15 @@ def test_backtracking_ends_in_the_region(first, rate):
     assert np.concatenate(kls[:ROWS]).mean() > BASE.delta
 
 
+ORDER = jnp.tile(jnp.arange(ROWS, dtype=jnp.int32), (BASE.epochs, 1))
+
+
 def test_measured_share(first):
     """So many of the training rollouts are measured, at least, and all held out: the same step, figures of these rows."""
     state, rollouts, found, *_ = first
-    settings = replace(BASE, step_rule="none", measured=0.36)  # of 16: six
-    whole, _ = backend(replace(BASE, step_rule="none")).update(state, found, 1)
+    settings = replace(NO_RADIUS, step_rule="none", measured=0.36)  # of 16: six
+    whole, everything = backend(NO_RADIUS).update(state, found, 1)
+    assert everything["step_scale"] == 1
     new, info = backend(settings).update(state, found, 1)
     assert equal(whole.params, new.params)
     looked_at = [0, 2, 5, 8, 10, 13]
@@ -501,7 +529,7 @@ def test_measured_share(first):
     }
     for name, value in expected.items():
         np.testing.assert_allclose(info[name], value, rtol=2e-3, atol=2e-6, err_msg=name)
-    _, outcome = update_agent(TEAM, settings, state, 1, found.data, jnp.arange(ROWS, dtype=jnp.int32)[None])
+    _, outcome = update_agent(TEAM, settings, state, 1, found.data, ORDER)
     rows = np.flatnonzero(np.asarray(outcome.own).any((1, 2)))
     assert rows.tolist() == [*looked_at, *range(ROWS, SAMPLING.rows)]
     with pytest.raises(InputError, match=r"settings.measured: found 0.36, expected 1 with a log"):
@@ -818,6 +846,7 @@ def test_every_setting_of_the_optimiser_is_followed():
     b1, b2, rate, decay, most = 0.5, 0.75, 0.25, 0.125, 2.0
     settings = UpdateSettings(learning_rate=rate, moments=(b1, b2), weight_decay=decay, max_grad_norm=most)
     optimiser = optimiser_of(parts(settings)[1])
+    optimiser = optimiser._replace(update=jax.jit(optimiser.update))
     params = {"a": np.array([1.0, -2.0]), "b": np.array([0.5])}
     memory = optimiser.init(params)
     x, m, v = np.array([1.0, -2.0, 0.5]), np.zeros(3), np.zeros(3)
@@ -915,53 +944,24 @@ def test_every_method_runs(name):
     assert all(math.isfinite(record.kl) and record.kl >= 0 for record in records)
 
 
-WITHOUT_X64 = """
-import jax, numpy as np
-from teamtr_jax.llm.backend import *
-from teamtr_jax.llm.model import *
-from teamtr_jax.llm.tasks import Copy, layout_of
-from teamtr_jax.llm.update import *
-from teamtr_jax.llm.update_settings import UpdateSettings
-from teamtr_jax.schedules import importance_weighted
-from teamtr_jax.stage import run_stage
-assert not jax.config.jax_enable_x64
-task = Copy(symbols=2, agents=2)
-team = LanguageTeam(layout_of(task), (ModelConfig(8, 1, 2),) * 2)
-settings = UpdateSettings(minibatch=16, micro_batch=8)
-state = init_train_state(team, init_team(team, jax.random.key(0)), settings)
-backend = language_backend(team, task, settings, LanguageSampling(6, 4, held_out=2))
-types = [x.dtype for x in jax.tree.leaves(state)]
-for stage in range(2):
-    state, records = run_stage(backend, state, [0, 1], importance_weighted(), jax.random.key(stage))
-assert [x.dtype for x in jax.tree.leaves(state)] == types
-assert all(r.kl > 0 for r in records), records
-assert compiled_programs() == {"sample": 1, "update": 1, "score": 1, "prepare": 1}, compiled_programs()
-assert not jax.config.jax_enable_x64
-"""
-
-
-def test_without_x64():
-    """In a process of its own: no warning, the same types of state before and after, one program of each kind."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "0"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", WITHOUT_X64], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
 # ---------------------------------------------------------------------------------------------------------------- learning
 
 
 def test_learning_from_scratch():
-    """25 stages of 24 prompts × 8. Rewards on 48 prompts × 4 of the last team against the first: Welch's t, p < 1e-6."""
-    settings = replace(BASE, learning_rate=0.01, epochs=4, minibatch=64, micro_batch=32, delta=0.05)
-    the = backend(settings, LanguageSampling(24, 8))
-    state = begin = start(settings=settings, seed=1)
-    for stage in range(25):
+    """20 stages of 6 prompts × 4. Rewards on 48 prompts × 4 of the last team against the first: Welch's t, p < 1e-6."""
+    the = backend(replace(BASE, delta=0.05))
+    state = begin = start(seed=1)
+    for stage in range(20):
         state, records = run_stage(the, state, [0, 1], fresh, jax.random.key(100 + stage), stage)
         assert all(record.info["monitor"] <= 0.05 for record in records)
-    problems = draw(TASK, np.random.default_rng(9), 48, held_out=False)  # as many rows as a stage has
-    reward = [collect(TEAM, x.params, problems, TASK, 4, jax.random.key(9))[1].mean(-1) for x in (begin, state)]
-    test = ttest_ind(reward[1], reward[0], equal_var=False, alternative="greater")
+    problems = draw(TASK, np.random.default_rng(9), 48, held_out=False)
+
+    def rewards(params):
+        some = [problems[k : k + SAMPLING.prompts] for k in range(0, 48, SAMPLING.prompts)]  # as many as a stage has
+        drawn = [collect(TEAM, params, each, TASK, 4, jax.random.key(k))[1] for k, each in enumerate(some)]
+        return np.concatenate(drawn).mean(-1)
+
+    before, after = rewards(begin.params), rewards(state.params)
+    test = ttest_ind(after, before, equal_var=False, alternative="greater")
     assert test.pvalue < 1e-6
-    assert reward[1].mean() - reward[0].mean() > 0.2
+    assert after.mean() - before.mean() > 0.2

@@ -150,7 +150,8 @@ def test_several_stages_in_a_part(tmp_path, monkeypatch):
     """As many as have `PART` rows together, one at least; whatever the parts are, the report is the same."""
     columns = stages(np.random.default_rng(3), 7)
     path = write(tmp_path / "log.parquet", columns)
-    expected = monitor(read_token_log(path))
+    settings = Settings(draws=20)
+    expected = monitor(read_token_log(path), settings)
     sizes = np.unique(columns["stage"], return_counts=True)[1]
     for limit in (*np.cumsum(sizes).tolist(), *(np.cumsum(sizes) - 1).tolist()):
         monkeypatch.setattr(reading, "PART", limit)
@@ -161,7 +162,7 @@ def test_several_stages_in_a_part(tmp_path, monkeypatch):
             assert part.t.size <= limit or not several
             assert part.t.size + (following.stage == following.stage[0]).sum() > limit
             assert part.stage[-1] < following.stage[0]
-        same(monitor(parts), expected)
+        same(monitor(parts, settings), expected)
     monkeypatch.setattr(reading, "PART", 2 * columns["t"].size)
     assert len(list(read_stages(path))) == 1
 
@@ -288,7 +289,7 @@ def test_of_a_part_nothing_is_kept(tmp_path, monkeypatch, folder):
     assert len(alive) == 20
 
 
-@pytest.mark.parametrize("group", [10**9, 1000])
+@pytest.mark.parametrize("group", [10**9, pytest.param(1000, marks=pytest.mark.slow)])
 def test_memory_is_that_of_a_stage(tmp_path, group, monkeypatch):
     """Eight equal stages take what one takes and the report, of NumPy's memory and of pyarrow's; also in one row group."""
     monkeypatch.setattr(reading, "BLOCK", 1000)

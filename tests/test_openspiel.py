@@ -1,6 +1,7 @@
 """Teams from OpenSpiel's cooperative games: against the library's own values, and what is refused."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 
 from teamtr_jax import sizes
 from teamtr_jax.dynamics import Successors
-from teamtr_jax.surrogates import evaluate_stage, stage_report
+from teamtr_jax.surrogates import evaluate_stage
 from teamtr_jax.tabular import improvement_stage
 from teamtr_jax.teams import openspiel, openspiel_walk, read_stage, write_stage
 from teamtr_jax.teams.openspiel import openspiel_game
@@ -29,6 +30,10 @@ GAMES = (
     "turn_based_simultaneous_game(game=coop_box_pushing(horizon=2))",
     "repeated_game(stage_game=matrix_coordination(),num_repetitions=3)",
 )
+
+
+walked = functools.cache(openspiel_game)
+"""A game is walked in a process of its own, once for all tests that only look at its team."""
 
 
 def random_policy(game, seed=0):
@@ -106,7 +111,7 @@ def team_value(team, policy):
 @pytest.mark.parametrize("name", GAMES)
 def test_the_return_of_a_random_team_is_the_games(name, view):
     """Every view and protocol, chance, early ends, rewards on the way: the tree walked once more in plain Python."""
-    game = openspiel_game(name, view=view)
+    game = walked(name, view=view)
     policy = random_policy(game)
     expected = walked_value(pyspiel.load_game(name), rows_by_text(game, policy), view)
     assert abs(team_value(game.team, policy) - expected) < 1e-12 * max(1, abs(expected))
@@ -131,7 +136,7 @@ def test_the_return_is_that_of_the_library(name):
     policy_module = pytest.importorskip("open_spiel.python.policy")
     from open_spiel.python.algorithms.expected_game_score import policy_value
 
-    game, loaded = openspiel_game(name), pyspiel.load_game(name)
+    game, loaded = walked(name, view="information"), pyspiel.load_game(name)
     policy = random_policy(game, 1)
     rows = rows_by_text(game, policy)
 
@@ -149,7 +154,7 @@ def test_the_return_is_that_of_the_library(name):
 
 def test_the_best_team_of_tiny_hanabi():
     """All 3⁸ deterministic teams: the best one returns 10, none more, and so does full sight; counted by the payoffs too."""
-    game = openspiel_game("tiny_hanabi")
+    game = walked("tiny_hanabi", view="information")
     first, second = map(len, game.seen)
     assert (first, second) == (2, 6)
     teams = np.array(list(itertools.product(range(3), repeat=first + second)))
@@ -242,7 +247,7 @@ def unpadded(stage):
 
 def test_what_fills_the_steps_changes_no_number():
     """A file holds as many states for every step: numbers are those of the histories alone."""
-    game = openspiel_game("tiny_hanabi")
+    game = walked("tiny_hanabi", view="information")
     current, target = random_policy(game, 1), random_policy(game, 2)
     stage = Stage(game.team, *map(jnp.asarray, (current, target)), jnp.arange(2))
     small, there = unpadded(stage)
@@ -494,7 +499,7 @@ def test_without_openspiel(monkeypatch, tmp_path, module, message):
 @pytest.mark.parametrize("name", ["tiny_hanabi", "coop_box_pushing(horizon=2)"])
 def test_a_game_is_a_stage_file(tmp_path, name):
     """Written and read: the same arrays, ties included, with a random target."""
-    game = openspiel_game(name)
+    game = walked(name, view="information")
     stage = Stage(game.team, *(jnp.asarray(random_policy(game, k)) for k in (1, 2)), jnp.arange(2))
     write_stage(stage, tmp_path / "game.npz")
     again = read_stage(tmp_path / "game.npz")
@@ -504,9 +509,9 @@ def test_a_game_is_a_stage_file(tmp_path, name):
 
 def test_a_step_of_improvement_climbs_tiny_hanabi():
     """From the uniform team, which has the mean of the payoffs, both exact steps gain and keep ties."""
-    game = openspiel_game("tiny_hanabi")
+    game = walked("tiny_hanabi", view="information")
     stage = improvement_stage(game.team, jnp.asarray(game.offered / game.offered.sum(-1, keepdims=True)), 0.1, range(2))
-    returns = np.asarray(stage_report(stage).objective)
+    returns = np.asarray(evaluate_stage(stage).objective)
     assert abs(returns[0] - np.mean([float(x) for x in PAYOFF.split(";")])) < 1e-14
     assert all(np.diff(returns) > 0.1)
     np.testing.assert_array_equal(game.tied(np.asarray(stage.target)), stage.target)

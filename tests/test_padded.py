@@ -3,13 +3,14 @@
 import sys
 from dataclasses import replace
 
+import builders
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_stage_file import episodic, product_tables, tables
 
-from teamtr_jax import bounds, claims, cli, padded, programs
+from teamtr_jax import bounds, claims, cli, padded, programs, records
 from teamtr_jax.dynamics import Dense, Tree
 from teamtr_jax.padded import SIZES, evaluate_small, run
 from teamtr_jax.records import ORDER, evaluated_record
@@ -22,7 +23,7 @@ from teamtr_jax.visits import hybrids, team_policy
 
 def drawn(seed, *shape, **settings):
     """One random stage."""
-    return jax.tree.map(lambda x: x[0], random_stages(np.random.default_rng(seed), 1, *shape, **settings))
+    return builders.first(random_stages(np.random.default_rng(seed), 1, *shape, **settings))
 
 
 def successors(seed):
@@ -132,18 +133,34 @@ def compared(found, expected, budget, relative, about):
     assert (gap <= allowed).all(), (about, found, expected, allowed)
 
 
+def report_and_numbers(stage):
+    report = stage_report(stage)
+    return report, records._numbers(stage, report), {}
+
+
+def report_numbers_and_verdicts(stage):
+    return *report_and_numbers(stage)[:2], claims.stage_verdicts(stage)
+
+
+JUDGED = ["turn-taking", "episodic product"]
+
+
+def of_the_stage_itself(judged, stage):
+    """By one program for its shapes: its report, the numbers of its record, and if `judged` the verdicts."""
+    function = report_numbers_and_verdicts if judged else report_and_numbers
+    return jax.device_get(programs.run(function, stage, quick=True))
+
+
 @pytest.mark.parametrize("form", FORMS)
-def test_every_number_of_a_record_is_that_of_the_stage_itself(form, monkeypatch):
+def test_every_number_of_a_record_is_that_of_the_stage_itself(form):
     """A record of the shared program against one of a program for the shapes of the stage."""
     made = FORMS[form]()
     for name in CORNERS:
         stage = corner(made, name)
         if stage is None:
             continue
-        report = jax.device_get(programs.run(stage_report, stage, quick=True))
-        with monkeypatch.context() as patch:
-            patch.setattr(padded, "SIZES", ())
-            expected = evaluated_record(stage, "")
+        report, numbers, _ = of_the_stage_itself(form in JUDGED, stage)
+        expected = records._record(stage, numbers, "")
         found, allowed = evaluated_record(stage, ""), budgets(report)
         assert list(found) == list(expected)
         for key in found.keys() - allowed.keys():
@@ -156,9 +173,11 @@ def test_every_number_of_a_record_is_that_of_the_stage_itself(form, monkeypatch)
             assert not any(np.any(found.get(key, 0)) for key in still)
 
 
-@pytest.mark.parametrize("form", ["turn-taking", "successors", "episodic product"])
+@pytest.mark.parametrize("form", [*JUDGED, pytest.param("successors", marks=pytest.mark.slow)])
 def test_every_verdict_is_that_of_the_stage_itself(form):
     """The same checks of as many instances, violated, inconclusive and unknown at the same places.
+
+    Padded, a list of successors is the matrix of a turn-taking team: the records above say whether it is the right one.
 
     With equal rewards both sides of most inequalities are zero but for rounding: only that none is violated can be compared.
     """
@@ -167,7 +186,7 @@ def test_every_verdict_is_that_of_the_stage_itself(form):
         stage = corner(made, name)
         if stage is None:
             continue
-        expected = jax.device_get(programs.run(claims.stage_verdicts, stage, quick=True))
+        expected = of_the_stage_itself(True, stage)[2]
         found = run(claims.stage_verdicts, stage)
         assert found.keys() == expected.keys()
         for claim, checks in expected.items():
@@ -201,13 +220,13 @@ def test_no_padding_changes_the_method(states, agents):
 def test_an_action_is_left_that_nobody_takes(most, choices):
     """In a product team the joint actions that are added lead through it, and have probability zero."""
     stage = drawn(1, 2, (most, 2), 2, 0.9)
-    larger = padded.padded(stage)
+    larger, joint = padded.padded(stage), jax.jit(team_policy)
     assert set(larger.team.factors) == {choices}
     for old, new in ((stage.current, larger.current), (stage.target, larger.target)):
-        rows = np.asarray(team_policy(larger.team, jnp.asarray(new)))[:2]
-        np.testing.assert_allclose(rows[:, : 2 * most], team_policy(stage.team, old), rtol=1e-15)
+        rows = np.asarray(joint(larger.team, new))[:2]
+        np.testing.assert_allclose(rows[:, : 2 * most], joint(stage.team, old), rtol=1e-15)
         assert (rows[:, 2 * most :] == 0).all()
-    acts = np.asarray(hybrids(jax.tree.map(jnp.asarray, larger)).acts)
+    acts = np.asarray(jax.jit(lambda stage: hybrids(stage).acts)(larger))
     assert acts.sum(1).tolist() == [0] * 6 + [32] * 2  # of eight agents the two that there are, at all states
 
 

@@ -147,14 +147,15 @@ def advantage(team, v):
     return np.asarray(team.reward + team.dynamics.discount * team.dynamics.backward(jnp.asarray(v))) - v[:, None]
 
 
+averaged = jax.jit(marginal_advantage)
+
+
 def own_spans(stage, report):
     """`B_i` of S7b in a product team: span over the agent's own action, the others' averaged under `π̂ⁱ⁻¹`."""
     out = []
     for i in range(stage.team.agents):
         before = jnp.where(jnp.arange(stage.team.agents)[:, None, None] < i, stage.target, stage.current)
-        own = marginal_advantage(
-            stage.team, before, jnp.asarray(advantage(stage.team, report.values[i])), jnp.asarray(i)
-        )
+        own = averaged(stage.team, before, jnp.asarray(advantage(stage.team, report.values[i])), jnp.asarray(i))
         out.append(np.ptp(np.asarray(own), axis=-1).max())
     return np.array(out)
 

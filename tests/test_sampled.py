@@ -2,6 +2,7 @@
 
 import math
 
+import builders
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,7 +113,7 @@ def test_exact_backend_has_no_sampling_error(relay):
 
 def test_exact_clipped_surrogates_differ_by_the_clip_alone():
     """ζ = (1−γ)|L̂ − L^seq| of PPO on exact fresh tables is its clip part."""
-    stage = jax.tree.map(lambda x: x[0], random_stages(np.random.default_rng(0), 1, 4, 3, 2, discount=0.8))
+    stage = builders.first(random_stages(np.random.default_rng(0), 1, 4, 3, 2, discount=0.8))
     step = ppo_clip(math.inf, clip=0.05, epochs=20, learning_rate=0.2, adaptive=False)
     _, records = run_stage(exact_backend(stage.team, step), team_state(stage.team, stage.current), [0, 1])
     for record in records:

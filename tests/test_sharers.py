@@ -2,8 +2,10 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import flint
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -35,9 +37,13 @@ def two_messages(n, first, after, rewards):
     return team, jnp.asarray(np.stack([1 - ones, ones], -1))
 
 
-def report_of(team, chain, order):
-    moves = jnp.asarray(Sharing((0,) * team.agents).moves[order])
+@partial(jax.jit, compiler_options=chain_audit.OPTIONS)
+def _report(team, chain, moves):
     return hybrids_report(team, chain_hybrids(team, chain, moves), chain_solo_steps(team, chain, moves, chain[0]))
+
+
+def report_of(team, chain, order):
+    return _report(team, chain, Sharing((0,) * team.agents).moves[order])
 
 
 def test_coins_in_the_core():

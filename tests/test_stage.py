@@ -2,6 +2,7 @@
 
 import json
 
+import builders
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +49,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def one(batch):
-    return jax.tree.map(lambda x: x[0], batch)
+    return builders.first(batch)
 
 
 STEP = kl_constrained(0.01)
@@ -150,7 +151,7 @@ def test_a_batch_is_its_instances(batch):
     assert (np.sort(orders, 0) == np.arange(3)[:, None]).all()
     assert len({tuple(order) for order in orders.T}) > 1
     for i in range(3):
-        stage = jax.tree.map(lambda x, i=i: x[i], batch)
+        stage = jax.tree.map(lambda x, i=i: jax.device_put(np.asarray(x)[i]), batch)
         alone = exact_backend(stage.team, STEP)
         single_target, single_records = run_stage(alone, team_state(stage.team, stage.current), greedy, schedule)
         np.testing.assert_allclose(target.policy[i], single_target.policy, rtol=1e-9, atol=1e-12)

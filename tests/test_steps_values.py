@@ -36,7 +36,6 @@ from teamtr_jax.trust_region import (
     kl_constrained_step,
     natural_gradient,
     ppo_clip,
-    radius,
     value_weighted,
     value_weighted_step,
 )
@@ -501,7 +500,7 @@ def test_a_certified_step_of_every_agent(agent):
     objective, m, adv = by_numpy(P, r, pi, start, gamma)
     mine, weight = owner == agent, m / m.sum()
     for delta in (1e-3, 0.05):
-        step = certified_jit()(team, policy, jnp.asarray(agent), jnp.asarray(delta))
+        step = certified_step(team, policy, jnp.asarray(agent), jnp.asarray(delta))
         rows, price = constrained_by_scipy(pi[mine], adv[mine], weight[mine], delta)
         target = pi.copy()
         target[mine] = rows
@@ -518,10 +517,6 @@ def test_a_certified_step_of_every_agent(agent):
         np.testing.assert_allclose(step.report.surrogate_intermediate, [surrogate], rtol=1e-7)
 
 
-def certified_jit():
-    return functools.partial(radius._certificate, penalty=penalty_log_sum)
-
-
 @pytest.mark.parametrize("agent", [0, 1])
 def test_a_certified_step_of_a_product_team(agent):
     """The factor of the agent that moves, its advantage averaged over the other's actions, and the certificate."""
@@ -536,7 +531,7 @@ def test_a_certified_step_of_a_product_team(agent):
     objective, m, adv = by_numpy(P, r, joint(both), np.full(R, 1 / R), 0.7)
     own = np.einsum("sab,sb->sa" if agent == 0 else "sab,sa->sb", adv.reshape(R, A, A), both[1 - agent])
     rows, price = constrained_by_scipy(both[agent], own, m / m.sum(), 0.02)
-    step = certified_jit()(team, jnp.asarray(both), jnp.asarray(agent), jnp.asarray(0.02))
+    step = certified_step(team, jnp.asarray(both), jnp.asarray(agent), jnp.asarray(0.02))
     target = both.copy()
     target[agent] = rows
     np.testing.assert_allclose(step.target, target, rtol=1e-7)
@@ -551,7 +546,7 @@ def test_a_certified_step_of_an_episode():
     """Episodic: δ is summed over the episode, `ϱ` the range of its return, and the second agent's rows are those that move."""
     team = prompted(REWARD * np.arange(1, S + 1)[:, None])
     r = np.asarray(team.reward)
-    step = certified_jit()(team, jnp.asarray(POLICY), jnp.asarray(1), jnp.asarray(0.05))
+    step = certified_step(team, jnp.asarray(POLICY), jnp.asarray(1), jnp.asarray(0.05))
     weight, mine = np.full(R, 1 / R), slice(R, S)
     rows, price = constrained_by_scipy(POLICY[mine], r[mine], weight, 0.05)
     np.testing.assert_allclose(step.target, np.r_[POLICY[:R], rows], rtol=1e-7)
@@ -605,7 +600,7 @@ def test_a_certified_step_does_not_follow_rounding(form):
     noise = abs(np.asarray(advantages_of(team, joint)))
     assert 0 < noise.max() < 1e-13
     for agent in range(team.agents):
-        step = certified_jit()(team, policy, jnp.asarray(agent), jnp.asarray(0.02))
+        step = certified_step(team, policy, jnp.asarray(agent), jnp.asarray(0.02))
         np.testing.assert_array_equal(step.target, policy)
         assert (float(step.certificate), float(step.improvement)) == (0.0, 0.0)
 

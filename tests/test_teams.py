@@ -2,6 +2,7 @@
 
 import itertools
 
+import builders
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -554,7 +555,7 @@ def test_relay_by_enumeration():
 def test_improvement_stage_improves_product_teams_too():
     rng = np.random.default_rng(3)
     stages = random_stages(rng, 1, 4, (2, 3), 2, discount=0.9)
-    stage = jax.tree.map(lambda x: x[0], stages)
+    stage = builders.first(stages)
     better = improvement_stage(stage.team, stage.current, 0.02, [1, 0])
     report = evaluate_stage(better)
     np.testing.assert_allclose(report.kl, 0.02, rtol=1e-8)

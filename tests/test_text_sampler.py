@@ -230,7 +230,7 @@ def test_checkpoints_talk():
 
 
 TINY = replace(LLAMA, vocabulary=4, layers=1, heads=1, kv_heads=1, head_dim=8)
-SAMPLES = 20_000
+SAMPLES = 10_000
 
 
 def by_text(said):
@@ -292,7 +292,7 @@ def chi_square(observed, probability):
 
 def test_the_law_of_conversations(monkeypatch):
     """Two turns, a router by text, a temperature, stops and the cap: against all 676 conversations, at a level of 1e-4."""
-    monkeypatch.setattr(pens, "bucket", lambda count, least=4: writing.bucket(count, 4))  # 20,000 rows: few slots
+    monkeypatch.setattr(pens, "bucket", lambda count, least=4: writing.bucket(count, 4))  # many rows: few slots
     params = params_of(LAW, seed=3)
     found = converse(LAW, params, ["ab"], jax.random.key(2), SAMPLES, halve=False)
     expected = law(params)

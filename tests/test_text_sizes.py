@@ -1,7 +1,7 @@
 """What an update on text is said to take, against what XLA says of the compiled update; abstract parameters, no array is made."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from teamtr_jax.llm.given import Shared
 from teamtr_jax.llm.language_model import Reading, split_trained
 from teamtr_jax.llm.llama.config import LlamaConfig
 from teamtr_jax.llm.llama.lora import Lora
-from teamtr_jax.llm.text_sizes import Needs, TextSizes, bytes_beside, needs_text, require_text_room, text_needs
+from teamtr_jax.llm.text_sizes import Needs, TextSizes, _kept, bytes_beside, needs_text, require_text_room, text_needs
 from teamtr_jax.llm.text_update import Learner, _Program, _update
 from teamtr_jax.llm.token_statistics import BLOCK
 from teamtr_jax.llm.update import Lesson
@@ -126,6 +126,35 @@ def test_what_is_kept_of_one_more_beginning():
     model = replace(NARROW, dtype="bfloat16")
     some, more = (text_needs(model, replace(LARGE, rows=rows, shared=384, group=2)).beginnings for rows in (64, 66))
     assert more - some == 384 * (2 * 2 * 8) * (2 + 2 + 4)  # layers, keys and values, numbers
+
+
+@dataclass(frozen=True)
+class Squares:
+    """A network that keeps of each row what is squared, here and in its past, and of all rows its one kernel."""
+
+    vocabulary = width = init = init_cache = head = trained = partition = 0  # not asked for
+
+    def features(self, params, ids, readable, start=0, cache=None, past=()):
+        x = ids[..., None].astype(jnp.float32) * params["kernel"] ** 2
+        begun = sum((y**2).sum(1, keepdims=True) for (y,) in past)
+        return (x + begun) ** 2, (x,)
+
+
+@pytest.mark.parametrize("past", [0, 3])
+def test_what_is_kept_is_that_of_one_more_row(past):
+    """Two rows less one, as autodiff is asked of arrays that are there; what rows have in common is no row's."""
+    kernel, own = {"kernel": jnp.ones(20_000, jnp.float32)}, 7 - past  # more bytes than there are rows
+
+    def kept(rows):
+        def features(kernel, begun):
+            ids = jnp.ones((rows, own), jnp.int32)
+            return Squares().features(kernel, ids, None, past=(begun,) if past else ())[0]
+
+        begun = (jnp.ones((rows, past, 20_000), jnp.float32),)
+        return sum(x.nbytes for x in jax.tree.leaves(jax.vjp(features, kernel, begun)))
+
+    assert kept(1) > kept(2) - kept(1)
+    assert _kept(Squares(), kernel, {}, 7, past) == kept(2) - kept(1)
 
 
 def test_bases_of_others_are_counted_once():

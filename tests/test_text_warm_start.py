@@ -1,5 +1,7 @@
 """The supervised start of teams that talk in text: what it learns from, what it moves, and what it must never see."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,11 @@ from teamtr_jax.validation import InputError
 
 TASK = Relayed(largest=3, cap=24)
 FEW = TextWarmStart(steps=3, batch=2, learning_rate=0.03)
+
+
+@partial(jax.jit, static_argnums=0)
+def logits_after(model, params, ids):
+    return logits_of(model.features(params, ids, jnp.ones_like(ids, bool))[0], model.head(params))
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +63,10 @@ def test_the_loss_is_the_policys_own_at_its_temperature(team, started):
             texts = TASK.demonstrate(problem, rng)
             heard = [] if k == 0 else [(team.names[k - 1], texts[k - 1])]
             read, own = agent.scribe.opening(problem.prompt, heard), agent.scribe.message(texts[k])
-            ids = jnp.array(
+            ids = np.array(
                 [[*read, *own, *[0] * (256 - len(read) - len(own))]]
             )  # one shape; nothing reads what follows it
-            features, _ = agent.model.features(params[k], ids, jnp.ones_like(ids, bool))
-            logits = np.asarray(logits_of(features, agent.model.head(params[k])), np.float64)[0] / 0.7
+            logits = np.asarray(logits_after(agent.model, params[k], ids), np.float64)[0] / 0.7
             logp = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
             logp -= logits.max(-1, keepdims=True)
             values += [logp[len(read) + i - 1, x] for i, x in enumerate(own)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -89,14 +90,16 @@ def params_of(team: TextTeam, seed: int = 0, scale: float = 3.0):
 
 def rescored(team, params, which, reading):
     """Log-probabilities of what was written, by the network without a cache: the oracle of everything booked."""
-    model = team.models[which]
-    rows, views, length = reading.ids.shape
-    flat = jnp.asarray(reading.ids).reshape(rows * views, length)
-    features, _ = model.features(params, flat, jnp.asarray(reading.readable).reshape(rows * views, length))
-    features = features.reshape(rows, views * length, -1)
-    chosen = jnp.take_along_axis(features, jnp.asarray(reading.at).reshape(rows, -1, 1), 1)
-    logits = logits_of(chosen, model.head(params)) / team.temperature
-    logp = jax.nn.log_softmax(logits, -1)
-    written = np.asarray(reading.written).reshape(rows, -1, 1)
-    found = jnp.take_along_axis(logp, written, 2).reshape(reading.at.shape)
+    said = (np.asarray(x) for x in (reading.ids, reading.readable, reading.at, reading.written))
+    found = _log_probs(team.models[which], params, *said, team.temperature)
     return np.where(reading.own, np.asarray(found), 0)
+
+
+@partial(jax.jit, static_argnums=0)
+def _log_probs(model, params, ids, readable, at, written, temperature):
+    rows, views, length = ids.shape
+    features, _ = model.features(params, ids.reshape(-1, length), readable.reshape(-1, length))
+    features = features.reshape(rows, views * length, -1)
+    chosen = jnp.take_along_axis(features, at.reshape(rows, -1, 1), 1)
+    logp = jax.nn.log_softmax(logits_of(chosen, model.head(params)) / temperature, -1)
+    return jnp.take_along_axis(logp, written.reshape(rows, -1, 1), 2).reshape(at.shape)

@@ -56,17 +56,23 @@ def bernstein_bound(sample: Sample, alpha: float) -> NDArray[np.float64]:
     return np.asarray(mean - spread - 7 * width * scale / (3 * (prompts - 1)))
 
 
-def _log_capital(sample: Sample, mean: ArrayLike, alpha: float) -> NDArray[np.float64]:
-    """`Σ_{s≤t} log(1 + λ_s(Z_s − mean))` for every t; [..., B]."""
+def _bets(sample: Sample, alpha: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Values, and the bets on them but for the limit that a mean sets; [..., B]."""
     z = np.minimum(sample.values, LARGEST)
     prompts = z.shape[-1]
-    room = np.asarray(mean, np.float64)[..., None] - sample.lower
     past = np.concatenate([np.zeros_like(z[..., :1]), np.cumsum(z**2, -1)[..., :-1]], -1)
     variance = (max(sample.lower**2 / 4, 1 / LARGEST) + past) / np.arange(1, prompts + 1)
+    return z, np.sqrt(2 * math.log(1 / alpha) / (prompts * variance))
+
+
+def _log_capital(
+    z: NDArray[np.float64], bets: NDArray[np.float64], lower: float, mean: ArrayLike
+) -> NDArray[np.float64]:
+    """`Σ_{s≤t} log(1 + λ_s(Z_s − mean))` for every t; [..., B]."""
+    room = np.asarray(mean, np.float64)[..., None] - lower
     with np.errstate(divide="ignore"):  # against the lower end itself there is nothing to lose
         cap = STAKE / room
-    bet = np.minimum(np.sqrt(2 * math.log(1 / alpha) / (prompts * variance)), cap)
-    return np.cumsum(np.log1p(bet * (z - sample.lower - room)), -1)
+    return np.cumsum(np.log1p(np.minimum(bets, cap) * (z - lower - room)), -1)
 
 
 def betting_log_capital(sample: Sample, mean: ArrayLike, alpha: float) -> NDArray[np.float64]:
@@ -83,7 +89,7 @@ def betting_log_capital(sample: Sample, mean: ArrayLike, alpha: float) -> NDArra
     means = np.asarray(mean, np.float64)
     expected = f"a finite number, at least the lower end {sample.lower:g}"
     within("mean", means, sample.lower, below=np.inf, expected=expected)
-    return np.asarray(_log_capital(sample, mean, alpha).max(-1))
+    return np.asarray(_log_capital(*_bets(sample, alpha), sample.lower, mean).max(-1))
 
 
 def betting_bound(sample: Sample, alpha: float, iterations: int = 60) -> NDArray[np.float64]:
@@ -94,10 +100,10 @@ def betting_bound(sample: Sample, alpha: float, iterations: int = 60) -> NDArray
     """
     require_sample(sample, alpha)
     whole_number("iterations", iterations, 1)
-    low = np.full(sample.values.shape[:-1], sample.lower)
-    high = np.minimum(sample.values.max(-1), LARGEST)
+    (z, bets), enough = _bets(sample, alpha), math.log(1 / alpha)
+    low, high = np.full(z.shape[:-1], sample.lower), z.max(-1)
     for _ in range(iterations):
         middle = (low + high) / 2
-        rejected = _log_capital(sample, middle, alpha).max(-1) >= math.log(1 / alpha)
+        rejected = _log_capital(z, bets, sample.lower, middle).max(-1) >= enough
         low, high = np.where(rejected, middle, low), np.where(rejected, high, middle)
     return low

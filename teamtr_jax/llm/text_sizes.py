@@ -34,6 +34,9 @@ GRADIENTS = 2
 LOGITS = 3
 """Arrays ``[rows, V]`` that are alive while ids are drawn."""
 
+MANY = 65_521
+"""Rows for which shapes are asked: a prime, so that an axis that it divides is one of rows. No array is made."""
+
 
 @dataclass(frozen=True)
 class TextSizes:
@@ -98,29 +101,28 @@ def bytes_beside(frozen: Sequence[Params], which: int) -> int:
 
 
 def _kept(model: LanguageModel, trained: Params, frozen: Params, length: int, past: int) -> int:
-    """Bytes that a backward pass asks for of one more row ``[T]`` of ids: what autodiff keeps of two rows, less that of one.
+    """Bytes that a backward pass asks for of a row ``[T]`` of ids: what autodiff keeps that has an axis of rows.
 
     Args:
       past: so many first ids of the row were read before.
     """
 
-    def of(rows: int) -> int:
-        def read(params: Params, ids: jax.Array, *more: Any) -> Any:
-            return model.features(params, ids, jnp.ones((rows, length if more else past), bool), *more)
+    def read(params: Params, ids: jax.Array, *more: Any) -> Any:
+        return model.features(params, ids, jnp.ones((MANY, length if more else past), bool), *more)
 
-        def forward(trained: Params, frozen: Params, ids: jax.Array, begun: Any) -> Any:
-            def features(trained: Params, begun: Any) -> Any:
-                return read(joined(trained, frozen), ids, past, None, (begun,) if past else ())[0]
+    def forward(trained: Params, frozen: Params, ids: jax.Array, begun: Any) -> Any:
+        def features(trained: Params, begun: Any) -> Any:
+            return read(joined(trained, frozen), ids, past, None, (begun,) if past else ())[0]
 
-            return jax.vjp(features, trained, begun)
+        return jax.vjp(features, trained, begun)
 
-        first, rest = (jax.ShapeDtypeStruct((rows, count), jnp.int32) for count in (past, length - past))
-        begun = jax.eval_shape(read, joined(trained, frozen), first)[1] if past else ()
-        return _bytes(jax.eval_shape(forward, trained, frozen, rest, begun))
-
-    return of(2) - of(1)
+    first, rest = (jax.ShapeDtypeStruct((MANY, count), jnp.int32) for count in (past, length - past))
+    begun = jax.eval_shape(read, joined(trained, frozen), first)[1] if past else ()
+    kept = jax.tree.leaves(jax.eval_shape(forward, trained, frozen, rest, begun))
+    return _bytes([x for x in kept if any(size % MANY == 0 for size in x.shape)]) // MANY
 
 
+@lru_cache(maxsize=64)
 def _activations(model: Any, length: int, past: int = 0) -> tuple[int, int]:
     """Bytes of a row that are kept over a forward pass, and those that a backward pass through one layer has besides.
 

@@ -45,10 +45,10 @@ class CertifiedStep(NamedTuple):
 def certified_step(
     team: Team, policy: Array, agent: Array, radius: Float[Array, ""], penalty: Penalty = penalty_log_sum
 ) -> CertifiedStep:
-    """One agent's step `max Σ m A` with `E_d KL(current‖new) ≤ radius`, and its certificate `L − penalty(report)`. For `jit`.
+    """One agent's step `max Σ m A` with `E_d KL(current‖new) ≤ radius`, and its certificate `L − penalty(report)`.
 
     Args:
-      penalty: a bound on the fresh gap, a function of the report of this one update.
+      penalty: a bound on the fresh gap, a function of the report of this one update; compiled.
 
     Raises:
       InputError: if `agent` is not one of the team, `policy` is none of it, or the radius is negative or not a number.
@@ -57,6 +57,13 @@ def certified_step(
     require_setting("radius", radius)
     require_shape("radius", jnp.asarray(radius), ())
     require_policy(team, policy=policy)
+    improvement, multiplier, target, report = _step(team, policy, agent, radius)
+    return CertifiedStep(radius, _certificate(report, penalty), improvement, multiplier, target, report)
+
+
+@jax.jit
+def _step(team: Team, policy: Array, agent: Array, radius: Array) -> tuple[Array, Array, Array, StageReport]:
+    """What `CertifiedStep` says of a step whatever the penalty: one program for all of them."""
     joint = team_policy(team, policy)
     resolvent, v, m = evaluate_policy(team, joint)
     error = advantage_error(team, joint, resolvent, v)
@@ -79,9 +86,13 @@ def certified_step(
     whole = hybrids(stage)
     h = jax.tree.map(lambda x: x[:1], whole)._replace(policies=whole.policies[:2])
     report = hybrids_report(team, h, solo_steps(stage)[:1])
-    certificate = report.surrogate_intermediate - penalty(report)
     improvement = report.surrogate_intermediate + report.gap_fresh
-    return CertifiedStep(radius, certificate[0], improvement[0], info.multiplier, target, report)
+    return improvement[0], info.multiplier, target, report
+
+
+@partial(jax.jit, static_argnames="penalty")
+def _certificate(report: StageReport, penalty: Penalty) -> Array:
+    return (report.surrogate_intermediate - penalty(report))[0]
 
 
 def _tied_step(
@@ -98,11 +109,6 @@ def _tied_step(
     rows, info = kl_constrained_step(tied_table(team, table, agent), *found, radius, error=beyond)
     moved = with_tied_table(team, table, rows, agent)
     return moved if team.factors is None else policy.at[agent].set(moved), info
-
-
-@partial(jax.jit, static_argnames="penalty")
-def _certificate(team: Team, policy: Array, agent: Array, radius: Array, penalty: Penalty) -> CertifiedStep:
-    return certified_step(team, policy, agent, radius, penalty)
 
 
 def certificate_optimal_radius(
@@ -129,7 +135,7 @@ def certificate_optimal_radius(
         raise InputError("bracket", bracket, expected)
 
     def step(log_radius: float) -> CertifiedStep:
-        return _certificate(team, policy, jnp.asarray(agent), jnp.asarray(np.exp(log_radius)), penalty)
+        return certified_step(team, policy, jnp.asarray(agent), jnp.asarray(np.exp(log_radius)), penalty)
 
     grid = np.linspace(math.log(low), math.log(high), GRID)
     best = int(np.argmax([float(step(x).certificate) for x in grid]))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -101,27 +101,40 @@ def _gained(team: Team, policy: Array, tables: Array) -> Array:
     return after - before
 
 
+_joint_scales_of_s7c = partial(joint_scales, form="log_sum")
+
+
+def _scaled(team: Team, policy: Array, target: Array, scales: Array) -> Array:
+    return scaled(policy, target, team, scales)
+
+
+@cache
+def _over(f: Callable[..., Any], tables: int) -> Callable[..., Any]:
+    """`f` of every team with its policy, at every radius: compiled once for teams of one shape."""
+    inner = jax.vmap(f, in_axes=(0, 0) + (0,) * tables)
+    return jax.jit(jax.vmap(inner, in_axes=(None, None) + (0,) * tables))
+
+
 def _ways(teams: Team, policies: Array, radii: Floats) -> dict[str, Outcome]:
     """Certificate and improvement of every way, [radius, team]. One factorisation a program (`dynamics/_linear.py` says why)."""
 
     def over(f: Callable[..., Any], *tables: Array) -> Any:
-        inner = jax.vmap(f, in_axes=(0, 0, *(0 for _ in tables)))
-        return jax.jit(jax.vmap(inner, in_axes=(None, None, *(0 for _ in tables))))(teams, policies, *tables)
+        return _over(f, len(tables))(teams, policies, *tables)
 
     ones = jnp.ones((len(radii), policies.shape[0]))
     targets, penalised, weighted = over(_targets, jnp.asarray(radii)[:, None] * ones)
     agents = jnp.ones((*ones.shape, teams.agents))
     found = over(joint_scales, targets)
-    other = over(partial(joint_scales, form="log_sum"), targets)
+    other = over(_joint_scales_of_s7c, targets)
 
     def tables(scales: Array) -> Array:
-        return over(lambda team, policy, target, t: scaled(policy, target, team, t), targets, scales)
+        return over(_scaled, targets, scales)
 
     at = {
         "full": (found.full_certificate, targets),
         "common": (found.common_certificate, tables(found.common[..., None] * agents)),
         "joint": (found.certificate, tables(found.scales)), "joint, S7c": (other.certificate, tables(other.scales)),
-        "own radius, S7c": (over(partial(joint_scales, form="log_sum"), penalised).full_certificate, penalised),
+        "own radius, S7c": (over(_joint_scales_of_s7c, penalised).full_certificate, penalised),
         "S9 step": (over(joint_scales, weighted).full_certificate, weighted),
     }  # fmt: skip
     return {name: Outcome(np.asarray(lower), np.asarray(over(_gained, moved))) for name, (lower, moved) in at.items()}
