@@ -38,6 +38,7 @@ from teamtr_jax.llm.tasks import Problem
 from teamtr_jax.llm.text_warm_start import TextWarmStart
 from teamtr_jax.monitor import read_token_log
 from teamtr_jax.sampler_settings import Sampler
+from teamtr_jax.stage import Backend
 from teamtr_jax.training import CHECKPOINTS, read_records
 from teamtr_jax.validation import InputError
 
@@ -621,9 +622,14 @@ def test_minibatches_of_a_pass(tmp_path):
 
 def test_what_drifts_is_treated_as_was_asked(trained, monkeypatch):
     seen = []
-    monkeypatch.setattr(runs, "text_backend", lambda *arguments, log, mesh: seen.append((arguments[5], log)))
+
+    def noted(*arguments, log, mesh):
+        seen.append((arguments[5], log))
+        return Backend(*[None] * len(Backend._fields))
+
+    monkeypatch.setattr(runs, "text_backend", noted)
     settings, setup, *_ = load_text_run(trained[0])
-    runs._stages(replace(settings, drift="refuse", log=None), setup, (), print)
+    runs._stages(replace(settings, drift="refuse", log=None), setup, (), jax.random.key(0), print)
     ((talk, log),) = seen
     assert (talk.drift.kind, log) == ("refuse", None)
 

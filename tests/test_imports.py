@@ -116,6 +116,7 @@ INNER = [
     {"networks"},
     {"alignment", "backend", "methods", "text_backend"},
     {"replacement"},
+    {"text_replacement"},
 ]
 
 

@@ -31,7 +31,9 @@ def _jaxtyped(function=None, *, typechecker):
     """`jaxtyping.jaxtyped`, without its record of shapes (tens of microseconds at every call) where a signature has none."""
     if function is None:
         return functools.partial(_jaxtyped, typechecker=typechecker)
-    if inspect.isfunction(function) and function.__name__ != "__init__":
+    # Of a generator beartype would keep what was yielded last, of a function inside another one what that one holds.
+    kept = inspect.isgeneratorfunction(function) or "<locals>" in getattr(function, "__qualname__", "")
+    if inspect.isfunction(function) and function.__name__ != "__init__" and not kept:
         try:
             hints = typing.get_type_hints(function, include_extras=True)
         except Exception:  # a name that is not there yet: jaxtyping lets that one annotation be
