@@ -347,6 +347,7 @@ def test_bad_input_is_named(change, name):
     [
         ({"alpha": 2.0}, "alpha"), ({"reward_new": R[:2]}, "reward_new"), ({"reward_new": R * 3}, "reward_new"),
         ({"baseline": -0.1}, "baseline"), ({"log_ratio_old": X}, "log_ratio_old, log_ratio_new"), ({"bound": "t"}, "bound"),
+        ({"reward_old": R[:2]}, "reward_new"),
         ({"log_ratio_old": X, "log_ratio_new": X - math.inf}, "log_ratio_new"),
         ({"log_ratio_old": X + math.inf, "log_ratio_new": X}, "log_ratio_old"),
     ],

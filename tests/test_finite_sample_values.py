@@ -57,6 +57,20 @@ def tail(edge):
 # ----------------------------------------------------------------------------------------------------------- estimators
 
 
+def test_a_batch_is_each_of_its_samples():
+    """Axes before those of prompts and rollouts: four samples of two prompts, by each estimator."""
+    rewards = np.stack([R, 1 - R, R**2, R[::-1]])
+    ratios, kl = np.stack([X, -X, X / 2, X[::-1]]), np.stack([KL, 2 * KL, KL / 2, KL[::-1]])
+    for sample in (
+        lambda r, x, k: fs.message_sample(r, x, k, 0.3, 0.5),
+        lambda r, x, k: fs.clipped_sample(r, x, k, 0.5, "others"),
+        lambda r, x, k: fs.log_sample(r, x, 1.75),
+        lambda r, x, k: fs.truncated_sample(r, x, 1.75),
+    ):
+        found = sample(rewards, ratios, kl).values
+        close(found, np.stack([sample(*one).values for one in zip(rewards, ratios, kl, strict=True)]))
+
+
 @pytest.mark.parametrize("clip", [0.2, 0.5, 1.0])
 def test_message_sample(clip):
     """S8 in the form of S7, message by message; `b = 2τε + 2τ + Σκ`."""

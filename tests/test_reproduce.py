@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 import shutil
 from dataclasses import dataclass, replace
@@ -183,6 +184,19 @@ SHORT = Run(Way("TeamTR", "teamtr", delta=0.02), "chain agents=2", 0, 2, 64, wat
 @pytest.fixture(scope="module")
 def short():
     return SHORT.work()
+
+
+def test_a_worker_computes_in_float64_on_a_core_of_its_own(monkeypatch):
+    """Workers take the cores in turn."""
+    told, settings = [], []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: told.append(cores), raising=False)
+    monkeypatch.setattr(jax.config, "update", lambda *setting: settings.append(setting))
+    counter = multiprocessing.Value("i")
+    for _ in range(3):
+        runs._begin(counter)
+    assert told in ([{3}, {5}, {3}], [{5}, {3}, {5}])
+    assert settings == [("jax_enable_x64", True)] * 3
 
 
 def test_a_run_is_exact(short):

@@ -105,15 +105,15 @@ def test_what_a_comparison_would_have_caught():
 GAMMA = 0.75
 
 
-def stub_stages(values, form="discounted"):
+def stub_stages(values, actions=1):
     """Stages of one state whose reward is a number that claims read."""
     batch = len(values)
     with unchecked():
-        world = Dense(jnp.ones((batch, 1, 1, 1)), jnp.full(batch, GAMMA))
-        team = Team(
-            world, jnp.asarray(values).reshape(batch, 1, 1), jnp.ones((batch, 1)), jnp.zeros((batch, 1), int), 1
-        )
-        return Stage(team, jnp.ones((batch, 1, 1)), jnp.ones((batch, 1, 1)), jnp.zeros((batch, 1), int))
+        world = Dense(jnp.ones((batch, 1, actions, 1)), jnp.full(batch, GAMMA))
+        reward = jnp.repeat(jnp.asarray(values).reshape(batch, 1, 1), actions, -1)
+        team = Team(world, reward, jnp.ones((batch, 1)), jnp.zeros((batch, 1), int), 1)
+        policy = jnp.full((batch, 1, actions), 1 / actions)
+        return Stage(team, policy, policy, jnp.zeros((batch, 1), int))
 
 
 @pytest.fixture
@@ -266,6 +266,9 @@ def test_teams_of_up_to_24_states_are_decided(stub_reports, monkeypatch):
     assert (large.violated, large.inconclusive, large.decided) == (1, 3, 0)
     monkeypatch.setattr(audit, "EXACT_STATES", 1)
     assert audited(7, (FLOAT,))["float", ""].decided == 3
+    wide = stub_stages([OPENED] * 3, actions=2)  # it is states that count
+    family = Family("own", "stubs", 1.0, lambda rng, batch: wide)
+    assert audit.audit_family(family, 3, generator(), (FLOAT,), chunk=3)["float", ""].decided == 3
 
 
 def test_only_what_is_open_is_decided(stub_reports):
@@ -652,6 +655,8 @@ def test_columns_of_the_terminal():
     assert [column.header for column in table.columns] == heads
     assert [column.header for column in ledger.terminal(rows, 159).columns] == heads[:8]
     assert len(ledger.terminal(rows, 160).columns) == 13
+    assert [x.header for x in table.columns if x.justify == "left"] == ["id", "evidence", "statement"]
+    assert all(x.justify in ("left", "right") for x in table.columns)
 
 
 @pytest.mark.parametrize("width", [160, 240])
