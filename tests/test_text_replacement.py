@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 from scipy.special import log_softmax
-from text_teams import LLAMA, Pieces, agent, params_of
+from text_teams import LLAMA, Pieces, agent, logits_whole, params_of
 
 from teamtr_jax.finite_sample import finite_sample_certificate, mismatch_certificate
 from teamtr_jax.llm.conversations import reading_of
-from teamtr_jax.llm.language_model import logits_of
 from teamtr_jax.llm.text_replacement import sampled_text_swap
 from teamtr_jax.llm.text_sampler import converse, read_again
 from teamtr_jax.llm.text_team import TextTeam
@@ -56,11 +55,7 @@ def swap():
 
 def whole(team, own, reading):
     """``[R, M, L, V]``: log-probabilities at each message position of agent 1, of logits that are whole, in float64."""
-    model = team.models[1]
-    found, _ = model.features(own, jnp.asarray(reading.ids[:, 0]), jnp.asarray(reading.readable[:, 0]))
-    at = reading.at.reshape(len(reading.at), -1, 1)
-    logits = logits_of(jnp.take_along_axis(found, jnp.asarray(at), 1), model.head(own))
-    return log_softmax(np.asarray(logits, np.float64).reshape(*reading.at.shape, -1) / team.temperature, axis=-1)
+    return log_softmax(np.asarray(logits_whole(team, own, 1, reading), np.float64), axis=-1)
 
 
 @cache
@@ -127,7 +122,23 @@ def test_without_rewards():
     got = sampled_text_swap(TEAM, params(), SWAPPED, new_params(), 1, said(), micro_batch=5).swap
     assert got.kl.value == pytest.approx(swap().swap.kl.value, rel=1e-6)
     assert got.surrogate is got.certificate is got.limit is None
-    assert got.kl.n == len(PROBLEMS) * GROUP  # every conversation counts
+    assert (
+        got.kl == sampled_text_swap(TEAM, params(), SWAPPED, new_params(), 1, said(), reward(), micro_batch=5).swap.kl
+    )
+    assert got.kl.n == len(PROBLEMS)  # conversations about one problem are not independent
+
+
+def test_where_a_router_says_who_speaks():
+    """It is one function; the newcomer is measured on the messages that it was given to write."""
+
+    def router(said):
+        return (0.5, 0.5, 0.0) if len(said) % 2 else (0.0, 0.5, 0.5)
+
+    routed, after = (replace(team, router=router) for team in (TEAM, SWAPPED))
+    there = converse(routed, params(), PROBLEMS, jax.random.key(3), 2)
+    got = sampled_text_swap(routed, params(), after, new_params(), 1, there, np.zeros((len(PROBLEMS), 2))).swap
+    assert got.tokens == there.length[there.speaker == 1].sum() / len(there.said)
+    assert got.kl.value > 0
 
 
 def test_a_swap_for_itself():
@@ -198,6 +209,8 @@ SWAPS: dict[str, dict[str, Any]] = {
     "micro_batch": dict(micro_batch=0),
     "alpha": dict(alpha=1.0),
     "reward: found 23 rewards": dict(reward=np.zeros(23)),
+    "reward: found 1 for each problem, expected 4": dict(reward=np.zeros(24)),
+    "reward: found 3 for each problem, expected 4": dict(reward=np.zeros((8, 3))),
     "reward": dict(reward=np.full((6, 4), 1.5)),
 }  # fmt: skip
 

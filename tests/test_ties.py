@@ -310,10 +310,9 @@ def test_a_stage_file_holds_what_is_seen(tmp_path, kind):
 )
 def test_a_report_does_not_look_at_labels(kind):
     """It is that of the same tables without them."""
-    back = one(kind)
-    stage = back
+    stage = one(kind)
     free = Stage(replace(stage.team, observation=None), stage.current, stage.target, stage.order)
-    for x, y in zip(jax.tree.leaves(evaluate_stage(back)), jax.tree.leaves(evaluate_stage(free)), strict=True):
+    for x, y in zip(jax.tree.leaves(evaluate_stage(stage)), jax.tree.leaves(evaluate_stage(free)), strict=True):
         np.testing.assert_array_equal(x, y)
 
 

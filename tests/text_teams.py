@@ -90,16 +90,21 @@ def params_of(team: TextTeam, seed: int = 0, scale: float = 3.0):
 
 def rescored(team, params, which, reading):
     """Log-probabilities of what was written, by the network without a cache: the oracle of everything booked."""
-    said = (np.asarray(x) for x in (reading.ids, reading.readable, reading.at, reading.written))
-    found = _log_probs(team.models[which], params, *said, team.temperature)
-    return np.where(reading.own, np.asarray(found), 0)
+    logp = jax.nn.log_softmax(logits_whole(team, params, which, reading), -1)
+    found = np.take_along_axis(np.asarray(logp), np.asarray(reading.written)[..., None], -1)[..., 0]
+    return np.where(reading.own, found, 0)
+
+
+def logits_whole(team, params, which, reading):
+    """``[R, M, L, V]``: at each message position, temperature and all."""
+    said = (np.asarray(x) for x in (reading.ids, reading.readable, reading.at))
+    return _logits(team.models[which], params, *said, team.temperature)
 
 
 @partial(jax.jit, static_argnums=0)
-def _log_probs(model, params, ids, readable, at, written, temperature):
+def _logits(model, params, ids, readable, at, temperature):
     rows, views, length = ids.shape
     features, _ = model.features(params, ids.reshape(-1, length), readable.reshape(-1, length))
     features = features.reshape(rows, views * length, -1)
     chosen = jnp.take_along_axis(features, at.reshape(rows, -1, 1), 1)
-    logp = jax.nn.log_softmax(logits_of(chosen, model.head(params)) / temperature, -1)
-    return jnp.take_along_axis(logp, written.reshape(rows, -1, 1), 2).reshape(at.shape)
+    return (logits_of(chosen, model.head(params)) / temperature).reshape(*at.shape, -1)

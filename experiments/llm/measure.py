@@ -17,6 +17,7 @@ from teamtr_jax.llm.layout import messages
 from teamtr_jax.llm.model import LanguageTeam, Params
 from teamtr_jax.llm.sampler import sample
 from teamtr_jax.llm.tasks import Problem, Task, earned
+from teamtr_jax.llm.update import TrainState
 from teamtr_jax.stage import Backend
 
 __all__ = ["Conversations", "converse", "Mean", "mean_of", "paired_gain", "Regression", "regression", "LEVEL", "Probe",
@@ -117,22 +118,22 @@ class Probe:
     """Accuracy after every update, on the same prompts with the same random numbers.
 
     Args:
-      rewards: ``[B, K]`` of parameters, as a `TrainState` has them; `None`: nothing is measured.
+      rewards: ``[B, K]`` of the team in a state; `None`: nothing is measured.
     """
 
-    def __init__(self, rewards: Callable[[Params], Floats] | None):
+    def __init__(self, rewards: Callable[[TrainState], Floats] | None):
         self.rewards = rewards
         self.params: Any = None
         self.last: Floats | None = None
 
-    def measure(self, params: Params) -> Floats:
-        """Not again where they are those of the last time."""
+    def measure(self, state: TrainState) -> Floats:
+        """Not again where the parameters are those of the last time."""
         assert self.rewards is not None
-        if self.last is None or params is not self.params:
-            self.params, self.last = params, self.rewards(params)
+        if self.last is None or state.params is not self.params:
+            self.params, self.last = state.params, self.rewards(state)
         return self.last
 
-    def report(self, before: Params, after: Params) -> dict[str, Any]:
+    def report(self, before: TrainState, after: TrainState) -> dict[str, Any]:
         """What an update did, with half the width of 95 % normal intervals."""
         if self.rewards is None:
             return {}

@@ -140,8 +140,8 @@ def _stages(settings: Train, setup: Setup, probe_key: Array, write: Write, compi
     states: list[TrainState] = []
     backend = remembering(backend_of(setup, log=log), states)
 
-    def rewards(params: Params) -> NDArray[np.float64]:
-        return converse(setup.team, params, setup.task, setup.probes, 1, probe_key, setup.rows).reward
+    def rewards(state: TrainState) -> NDArray[np.float64]:
+        return converse(setup.team, state.params, setup.task, setup.probes, 1, probe_key, setup.rows).reward
 
     probe = Probe(rewards if setup.probes else None)
 
@@ -155,7 +155,7 @@ def _stages(settings: Train, setup: Setup, probe_key: Array, write: Write, compi
         lines = update_lines(records)
         for line, before, after in zip(lines, states[:-1], states[1:], strict=True):
             line["delta"] = setup.update.delta
-            line["probe"] = probe.report(before.params, after.params)
+            line["probe"] = probe.report(before, after)
         if log is not None:
             (settings.out / TOKENS).mkdir(exist_ok=True)
             path = settings.out / TOKENS / f"{k:08d}.{settings.log}"

@@ -238,7 +238,8 @@ def sampled_swap(
     new = own_log_probs(config, layout, own_params, probes.tokens)
     said = np.where(own, np.asarray(by_turn(layout, probes.tokens)), 0)[..., None]
     log_ratio = np.take_along_axis(new - out, said, -1)[..., 0]
-    return swap_of(SwapTokens(own, log_ratio, log_kl(out, new), log_kl(new, out)), score, alpha)
+    group = 1 if score is None else score.shape[1]
+    return swap_of(SwapTokens(own, log_ratio, log_kl(out, new), log_kl(new, out)), score, group, alpha)
 
 
 class SwapTokens(NamedTuple):
@@ -269,10 +270,14 @@ def checked_scores(reward: ArrayLike | None, rows: int) -> NDArray[np.float64] |
     return score
 
 
-def swap_of(tokens: SwapTokens, score: NDArray[np.float64] | None, alpha: float) -> SampledSwap:
-    """The swap from its tokens; `score` as `checked_scores` gives it. The limit is S8's, S12's where there is `away`."""
+def swap_of(tokens: SwapTokens, score: NDArray[np.float64] | None, group: int, alpha: float) -> SampledSwap:
+    """The swap from its tokens. The limit is S8's, S12's where there is `away`.
+
+    Args:
+      score: as `checked_scores` gives it, ``[B, group]``.
+      group: conversations of a prompt, one after the other; intervals are over prompts.
+    """
     own = tokens.own
-    group = 1 if score is None else score.shape[1]
     log_ratio = np.where(own, tokens.log_ratio, 0.0)
 
     def total(x: NDArray[np.float64]) -> NDArray[np.float64]:

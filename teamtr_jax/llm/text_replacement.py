@@ -60,8 +60,9 @@ def sampled_text_swap(
 
     Args:
       swapped: the team with the newcomer in the place of `agent`; everyone else as in `team`, parameters too.
-      said: of `team` with `params`, written by its own sampler (`converse`).
-      reward: ``[B, G]`` or ``[B]`` in [0, 1], of the same conversations, prompts independent; without it no certificates.
+      said: of `team` with `params`, written by its own sampler (`converse`); of the parameters of others that is not checked.
+      reward: ``[B, G]`` in [0, 1], of the G = `said.group` conversations about each of B independent problems (``[B]`` where G is
+        1); without it no certificates.
       alpha: probability of error of the limit and of each interval.
       micro_batch: rows that a network reads at once.
 
@@ -73,6 +74,8 @@ def sampled_text_swap(
     alpha = real_number("alpha", alpha, above=0.0, below=1.0)
     whole_number("micro_batch", micro_batch, 1)
     score = checked_scores(reward, len(said.said))
+    if score is not None and score.shape[1] != said.group:
+        raise InputError("reward", f"{score.shape[1]} for each problem", f"{said.group}, its conversations: [B, G]")
     _require_one(team, params, swapped, new_params, agent)
     _require_same_ids(team, swapped, said, agent)
     which = team.who.sharers[agent]
@@ -89,7 +92,7 @@ def sampled_text_swap(
     own = np.asarray(reading.own)
     away = np.where(own, current - own_messages(team, said, which).logp, 0.0)
     apart = k3_float64(away).sum((1, 2)).reshape(-1, said.group)
-    swap = swap_of(SwapTokens(own, new - current, kl, back, away), score, alpha)
+    swap = swap_of(SwapTokens(own, new - current, kl, back, away), score, said.group, alpha)
     return SampledTextSwap(swap, intervals.mean(apart.mean(1), alpha))
 
 
@@ -135,9 +138,10 @@ def _require_one(
         here, there = getattr(team, name), getattr(swapped, name)
         if here != there:
             raise InputError(f"{name} of swapped", repr(there), repr(here))
-    order, after = ([x.speaker(t) for t in range(team.turns)] for x in (team, swapped) if x.router is None)
-    if order != after:
-        raise InputError("schedule of swapped", repr(after), repr(order))
+    if team.router is None:
+        order, after = ([x.speaker(t) for t in range(team.turns)] for x in (team, swapped))
+        if order != after:
+            raise InputError("schedule of swapped", repr(after), repr(order))
     if others := [k for x in (team, swapped) for k in x.who.moved(agent) if k != agent]:
         found = f"{agent}, which shares its parameters with {', '.join(map(str, sorted(set(others))))}"
         raise InputError("agent", found, "an agent with parameters of its own")

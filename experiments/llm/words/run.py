@@ -42,7 +42,6 @@ from teamtr_jax.checkpoint import latest, read_manifest, restore
 from teamtr_jax.files import reason
 from teamtr_jax.hosts import as_spread, from_first, is_first, on_first
 from teamtr_jax.llm.language_model import Params
-from teamtr_jax.llm.language_model import joined as joined_params
 from teamtr_jax.llm.mesh import require_parts, within
 from teamtr_jax.llm.tasks import Problem, earned, views_of
 from teamtr_jax.llm.text.drift import DriftPolicy
@@ -209,9 +208,8 @@ def _stages(settings: TextTrain, setup: TextSetup, frozen: Sequence[Params], pro
         states,
     )  # fmt: skip
 
-    def rewards(trained: Params) -> NDArray[np.float64]:
-        whole = [joined_params(own, rest) for own, rest in zip(trained, frozen, strict=True)]
-        return talk(setup, whole, setup.probes, 1, probe_key).reward
+    def rewards(state: TrainState) -> NDArray[np.float64]:
+        return talk(setup, whole_params(state, frozen), setup.probes, 1, probe_key).reward
 
     probe = Probe(rewards if setup.probes else None)
 
@@ -231,7 +229,7 @@ def _stages(settings: TextTrain, setup: TextSetup, frozen: Sequence[Params], pro
         if log is not None:
             on_first(lambda: write_log(k))
         for line, before, after in zip(lines, states[:-1], states[1:], strict=True):
-            line |= {"delta": setup.update.delta, "probe": probe.report(before.params, after.params)}
+            line |= {"delta": setup.update.delta, "probe": probe.report(before, after)}
         for line in lines:
             line["time_stage"] = time.perf_counter() - begin
             write(line)

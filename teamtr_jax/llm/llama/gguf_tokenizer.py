@@ -81,7 +81,8 @@ def tokenizer_files(fields: Mapping[str, Any], vocabulary: int) -> tuple[dict[st
     model = _need(fields, "tokenizer.ggml.model", str)
     if model not in ("gpt2", "llama"):
         raise InputError("tokenizer.ggml.model", repr(model), "'gpt2', a byte-level BPE, or 'llama', SentencePiece's")
-    cut = _SENTENCEPIECE if model == "llama" else _pre_tokenizer(fields)
+    pieces = model == "llama"
+    cut = _SENTENCEPIECE if pieces else _pre_tokenizer(fields)
     tokens = _texts(fields, "tokenizer.ggml.tokens")
     if len(tokens) != vocabulary:
         raise InputError("tokenizer.ggml.tokens", f"{len(tokens)} ids", f"{vocabulary}, the rows of token_embd.weight")
@@ -95,7 +96,7 @@ def tokenizer_files(fields: Mapping[str, Any], vocabulary: int) -> tuple[dict[st
         "truncation": None,
         "padding": None,
         "added_tokens": _added(kinds, tokens, filled),
-        **(_pieces if model == "llama" else _byte_level)(fields, kinds, vocab, cut),
+        **(_pieces(fields, kinds, vocab) if pieces else _byte_level(fields, kinds, vocab, cut)),
         "post_processor": None,
     }
     file["model"] = {
@@ -131,11 +132,8 @@ def _byte_level(
     }
 
 
-def _pieces(
-    fields: Mapping[str, Any], kinds: Sequence[int], vocab: Mapping[str, int], cut: PreTokenizer
-) -> dict[str, Any]:
+def _pieces(fields: Mapping[str, Any], kinds: Sequence[int], vocab: Mapping[str, int]) -> dict[str, Any]:
     """Characters are merged, blanks being ``▁``; what is no piece is written in ids of bytes, or as the unknown one."""
-    del cut
     key = "tokenizer.ggml.remove_extra_whitespaces"
     if key in fields and _need(fields, key, bool):
         raise InputError(key, "true", "blanks that are kept: others are not undone by decoding")
